@@ -1,0 +1,46 @@
+//! What the server does with a request: acknowledge it.
+
+use glassloop::submit::{Dialect, Kind, Outcome, Request, ServerCodec};
+use glassloop::{Context, Handler, Origin, Verdict};
+
+/// The submit/ack service, for all connections.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Service {
+    pub(crate) dialect: Dialect,
+    /// The longest request that is taken, in bytes of `totalLength`.
+    pub(crate) max_frame: u32,
+    /// Whether a connection must begin with a `conn`.
+    pub(crate) require_conn: bool,
+}
+
+/// How far a connection's session has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Session {
+    AwaitsConn,
+    Ready,
+}
+
+impl Handler for Service {
+    type Codec = ServerCodec;
+    type State = Session;
+
+    fn connection(&mut self, _: &Origin) -> (ServerCodec, Session) {
+        let session = if self.require_conn { Session::AwaitsConn } else { Session::Ready };
+        (ServerCodec::with_max_frame(self.dialect, self.max_frame), session)
+    }
+
+    #[inline]
+    fn frame(&mut self, request: Request<'_>, cx: &mut Context<'_, Self>) -> Verdict {
+        match (*cx.state(), request.kind) {
+            (_, Kind::Conn) => *cx.state() = Session::Ready,
+            (Session::Ready, Kind::Submit) => {}
+            (Session::AwaitsConn, Kind::Submit) => {
+                log::debug!("connection {}: submit {} before conn is refused", cx.id(), request.id);
+                cx.send(request.ack(Outcome::Failed));
+                return Verdict::Close;
+            }
+        }
+        cx.send(request.ack(Outcome::Done));
+        Verdict::Continue
+    }
+}

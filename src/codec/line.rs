@@ -1,0 +1,175 @@
+//! Frames that end with a mark.
+
+use std::fmt;
+use std::io::BufRead;
+
+use bytes::{BufMut, BytesMut};
+
+use super::{Codec, Input};
+use crate::config::MAX_FRAME;
+
+/// Frames by a delimiter: lines, unless told otherwise.
+///
+/// The delimiter is not part of the frame; with the default one, `\n`, neither is a `\r` before it.
+/// Messages are sent with the delimiter alone. A message that contains it is refused, since it would arrive as two.
+///
+/// ```
+/// use glassloop::codec::{Codec, Input, Line};
+///
+/// let mut codec = Line::default();
+/// let mut input = Input::new(b"one\r\ntwo\nthr");
+/// assert_eq!(codec.decode(&mut input)?, Some(&b"one"[..]));
+/// assert_eq!(codec.decode(&mut input)?, Some(&b"two"[..]));
+/// assert_eq!(codec.decode(&mut input)?, None);
+/// # Ok::<(), glassloop::codec::LineError>(())
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Line {
+    delimiter: u8,
+    max: u32,
+    /// How many bytes at the front are known to hold no delimiter.
+    scanned: u32,
+}
+
+impl Default for Line {
+    fn default() -> Self {
+        Self::ending_with(b'\n')
+    }
+}
+
+/// What is wrong with a line.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum LineError {
+    /// A message contains the delimiter.
+    DelimiterInside {
+        /// Where, in bytes from the message's start.
+        at: usize,
+    },
+    /// The line is longer than allowed.
+    TooLong {
+        /// Bytes that were there, the delimiter included if it was found.
+        length: usize,
+        /// The most allowed, the delimiter included.
+        max: usize,
+    },
+}
+
+impl fmt::Display for LineError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::DelimiterInside { at } => write!(f, "delimiter inside a message, at byte {at}"),
+            Self::TooLong { length, max } => write!(f, "line of {length} bytes or more, at most {max} allowed"),
+        }
+    }
+}
+
+impl std::error::Error for LineError {}
+
+impl Line {
+    /// Frames that end with `delimiter`.
+    pub const fn ending_with(delimiter: u8) -> Self {
+        Self { delimiter, max: MAX_FRAME as u32, scanned: 0 }
+    }
+
+    /// Refuses lines longer than `max` bytes, the delimiter included. Default [`MAX_FRAME`].
+    ///
+    /// # Panics
+    /// If `max` is 0: not even an empty line has no byte.
+    #[must_use]
+    pub const fn max(mut self, max: u32) -> Self {
+        assert!(max > 0, "an empty line has one byte");
+        self.max = max;
+        self
+    }
+
+    fn too_long(&self, length: usize) -> LineError {
+        LineError::TooLong { length, max: self.max as usize }
+    }
+}
+
+impl Codec for Line {
+    type Frame<'a> = &'a [u8];
+    type Message<'a> = &'a [u8];
+    type Error = LineError;
+
+    fn decode<'a>(&mut self, input: &mut Input<'a>) -> Result<Option<&'a [u8]>, LineError> {
+        // No line that is allowed ends beyond `max`: what lies there is not looked at.
+        let max = self.max as usize;
+        let bytes = input.bytes();
+        let window = &bytes[..bytes.len().min(max)];
+        let mut unseen = &window[self.scanned as usize..];
+        // std keeps its fast memchr behind this door.
+        let skipped = unseen.skip_until(self.delimiter).expect("reading from memory cannot fail");
+        let end = self.scanned as usize + skipped;
+        if skipped > 0 && window[end - 1] == self.delimiter {
+            self.scanned = 0;
+            let line = &input.take(end)[..end - 1];
+            return Ok(Some(if self.delimiter == b'\n' { line.strip_suffix(b"\r").unwrap_or(line) } else { line }));
+        }
+        if end == max {
+            return Err(self.too_long(bytes.len()));
+        }
+        self.scanned = end as u32; // less than `max`, which has 32 bits
+        Ok(None)
+    }
+
+    fn encode(&mut self, line: &[u8], out: &mut BytesMut) -> Result<(), LineError> {
+        if let Some(at) = line.iter().position(|byte| *byte == self.delimiter) {
+            return Err(LineError::DelimiterInside { at });
+        }
+        if line.len() >= self.max as usize {
+            return Err(self.too_long(line.len() + 1));
+        }
+        out.reserve(line.len() + 1);
+        out.put_slice(line);
+        out.put_u8(self.delimiter);
+        Ok(())
+    }
+
+    fn max_frame(&self) -> usize {
+        self.max as usize
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_in_pieces_is_scanned_once() {
+        let mut codec = Line::default();
+        let text = b"a long line\n";
+        for end in 1..text.len() {
+            assert_eq!(codec.decode(&mut Input::new(&text[..end])), Ok(None));
+            assert_eq!(codec.scanned as usize, end);
+        }
+        assert_eq!(codec.decode(&mut Input::new(text)), Ok(Some(&text[..text.len() - 1])));
+        assert_eq!(codec.scanned, 0);
+    }
+
+    #[test]
+    fn the_longest_line_is_taken_and_one_byte_more_is_refused() {
+        let mut codec = Line::default().max(4);
+        assert_eq!(codec.decode(&mut Input::new(b"abc\n")), Ok(Some(&b"abc"[..])));
+        assert_eq!(codec.decode(&mut Input::new(b"abcd\n")), Err(LineError::TooLong { length: 5, max: 4 }));
+        let mut codec = Line::default().max(4);
+        assert_eq!(codec.decode(&mut Input::new(b"abc")), Ok(None));
+        assert_eq!(codec.decode(&mut Input::new(b"abcd")), Err(LineError::TooLong { length: 4, max: 4 }));
+    }
+
+    #[test]
+    fn a_carriage_return_belongs_to_the_newline_only() {
+        assert_eq!(Line::default().decode(&mut Input::new(b"a\r\n")), Ok(Some(&b"a"[..])));
+        assert_eq!(Line::ending_with(0).decode(&mut Input::new(b"a\r\0")), Ok(Some(&b"a\r"[..])));
+    }
+
+    #[test]
+    fn a_message_that_would_arrive_as_two_is_refused() {
+        let mut out = BytesMut::new();
+        assert_eq!(Line::default().encode(b"a\nb", &mut out), Err(LineError::DelimiterInside { at: 1 }));
+        assert_eq!(Line::default().max(4).encode(b"abcd", &mut out), Err(LineError::TooLong { length: 5, max: 4 }));
+        Line::default().encode(b"ab", &mut out).unwrap();
+        assert_eq!(&out[..], b"ab\n");
+    }
+}

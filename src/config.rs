@@ -1,0 +1,135 @@
+//! Every limit of the loop: its name, its default and the reason for it.
+
+use std::time::Duration;
+
+use crate::error::Error;
+use crate::id::Token;
+
+const KIB: usize = 1024;
+
+/// The longest frame that the shipped codecs take unless told otherwise: 65,536 bytes, all headers counted.
+///
+/// It bounds what a peer can make one connection hold before a single frame is handled. A codec
+/// carries its own limit ([`Codec::max_frame`](crate::Codec::max_frame)), so this is a default and not a field of [`Config`].
+pub const MAX_FRAME: usize = 64 * KIB;
+
+/// The limits of one reactor.
+///
+/// ```
+/// use glassloop::Config;
+///
+/// let config = Config { max_connections: Some(100), ..Config::default() };
+/// assert_eq!(config.accepts_per_turn, 16);
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// How long a listener rests after an error that only time can mend (no descriptor, no memory). Default 50 ms.
+    ///
+    /// Edge-triggered polling owes no new event for a connection that already waits, so the loop
+    /// asks again by the clock; 50 ms is at most 20 attempts a second.
+    pub accept_backoff: Duration,
+    /// Connections accepted per listener in one turn. Default 16.
+    ///
+    /// More would let a storm of newcomers starve those who are served already.
+    pub accepts_per_turn: usize,
+    /// Bytes that handlers may queue for *other* connections before the batch at hand yields. Default 1 MiB.
+    ///
+    /// A mark, not a cap: the frame that crosses it is finished. With it, a fan-out to many holds at
+    /// most this plus what one frame asks for.
+    pub command_high: usize,
+    /// How long replies may still take to leave once a connection or the whole loop is closing. Default 10 s.
+    pub drain_timeout: Duration,
+    /// Events taken from the poller in one turn; the rest come with the next. Default 1,024.
+    pub events_per_turn: usize,
+    /// How long a closed connection is kept, its sending side shut, for the peer to notice. Default 2 s.
+    ///
+    /// Whoever closes a socket while bytes are still coming in makes the kernel answer with a reset,
+    /// which may destroy the last replies on their way (RFC 1122, 4.2.2.13). What arrives in that time is read and dropped.
+    pub linger_timeout: Duration,
+    /// Connections open at once; beyond it nothing is accepted until one leaves. Default `None`: the process's
+    /// limit of descriptors less 64 (for listeners, logs and the program's own files).
+    pub max_connections: Option<usize>,
+    /// Whether small replies leave at once (`TCP_NODELAY`). Default yes: the loop batches by itself.
+    pub nodelay: bool,
+    /// Size of the read buffer that all connections share, and the bytes one connection may read in a turn. Default 256 KiB.
+    ///
+    /// Large enough that big payloads come in few calls, small enough to stay in a processor's cache.
+    pub scratch: usize,
+    /// Bytes of replies a connection may have queued at all; beyond it the connection closes. Default 1 MiB.
+    ///
+    /// The marks stop well-behaved streams long before it; what reaches the cap is one frame that
+    /// asks for a huge answer, or messages sent to a peer that does not read.
+    pub write_cap: usize,
+    /// Queued bytes from which on the connection is neither read nor handled (back-pressure). Default 64 KiB.
+    pub write_high: usize,
+    /// Queued bytes down to which replies must have drained before reading goes on. Default 32 KiB.
+    ///
+    /// Half of the high mark, so that a connection at the mark does not switch with every byte.
+    pub write_low: usize,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            accept_backoff: Duration::from_millis(50),
+            accepts_per_turn: 16,
+            command_high: 1024 * KIB,
+            drain_timeout: Duration::from_secs(10),
+            events_per_turn: 1024,
+            linger_timeout: Duration::from_secs(2),
+            max_connections: None,
+            nodelay: true,
+            scratch: 256 * KIB,
+            write_cap: 1024 * KIB,
+            write_high: 64 * KIB,
+            write_low: 32 * KIB,
+        }
+    }
+}
+
+impl Config {
+    /// Checks how the limits stand to each other.
+    ///
+    /// # Errors
+    /// [`Error::Config`] with both numbers, if one is zero that may not be, or two are in the wrong order.
+    pub fn check(&self) -> Result<(), Error> {
+        let at_least_one = [
+            ("accepts_per_turn", self.accepts_per_turn),
+            ("command_high", self.command_high),
+            ("events_per_turn", self.events_per_turn),
+            ("max_connections", self.max_connections.unwrap_or(1)),
+            ("scratch", self.scratch),
+            ("write_high", self.write_high),
+        ];
+        if let Some((name, _)) = at_least_one.iter().find(|(_, value)| *value == 0) {
+            return Err(Error::Config { problem: format!("{name} is 0, at least 1 is needed") });
+        }
+        let in_order = [
+            ("write_low", self.write_low, "write_high", self.write_high.saturating_sub(1)),
+            ("write_high", self.write_high, "write_cap", self.write_cap),
+            ("max_connections", self.max_connections.unwrap_or(0), "what a token can number", Token::MAX_SLOTS),
+        ];
+        if let Some((low, below, high, above)) = in_order.iter().find(|(_, below, _, above)| below > above) {
+            return Err(Error::Config { problem: format!("{low} is {below}, but {high} allows at most {above}") });
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_defaults_agree_with_each_other() {
+        Config::default().check().unwrap();
+    }
+
+    #[test]
+    fn limits_in_the_wrong_order_are_named_with_their_numbers() {
+        let config = Config { write_low: 9, write_high: 9, ..Config::default() };
+        assert_eq!(config.check().unwrap_err().to_string(), "bad configuration: write_low is 9, but write_high allows at most 8");
+        let config = Config { scratch: 0, ..Config::default() };
+        assert_eq!(config.check().unwrap_err().to_string(), "bad configuration: scratch is 0, at least 1 is needed");
+    }
+}

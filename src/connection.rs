@@ -1,0 +1,400 @@
+//! One connection's machine: buffers and a state, no socket and no clock.
+//!
+//! ```text
+//!            receive                                    unsent, sent
+//!   bytes ───────────► decode ─► Handler::frame ─► encode ───────────► bytes
+//!                        └────────── repeated: a batch ──┘
+//! ```
+//!
+//! The reactor lends it the bytes that it has read, and takes the bytes that it has to write.
+//! Whoever has bytes from elsewhere can drive it as well: a test, a fuzzer, another transport.
+//!
+//! ```
+//! use glassloop::connection::Connection;
+//! use glassloop::{Config, Context, Handler, Origin, Shared, Verdict, codec::Line};
+//!
+//! struct Shout;
+//!
+//! impl Handler for Shout {
+//!     type Codec = Line;
+//!     type State = ();
+//!
+//!     fn connection(&mut self, _: &Origin) -> (Line, ()) {
+//!         (Line::default(), ())
+//!     }
+//!
+//!     fn frame(&mut self, line: &[u8], cx: &mut Context<'_, Self>) -> Verdict {
+//!         cx.send(&*line.to_ascii_uppercase());
+//!         Verdict::Continue
+//!     }
+//! }
+//!
+//! let shared = &mut Shared::new(Config::default(), std::time::Instant::now());
+//! let handler = &mut Shout;
+//! let mut connection = Connection::unconnected(handler);
+//! connection.receive(b"hel", handler, shared);
+//! connection.receive(b"lo\nwor", handler, shared);
+//! assert_eq!(connection.unsent(), b"HELLO\n");
+//! ```
+
+mod inbox;
+
+use core::net::{Ipv4Addr, SocketAddr};
+use std::mem;
+use std::num::NonZeroU32;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use bytes::{Buf, BytesMut};
+
+use self::inbox::Inbox;
+use crate::codec::{Codec, Input, Need};
+use crate::handler::{Context, Handler, Origin, Sends, Shared};
+use crate::id::ConnectionId;
+use crate::observe::Step;
+use crate::reason::CloseReason;
+use crate::state::{Cause, Reading, State};
+use crate::verdict::Verdict;
+
+/// One connection, as a machine that takes bytes and gives bytes.
+///
+/// Generic over the codec and the handler's per-connection state only. Its methods are of three kinds: what happened
+/// (`established`, `receive`, `end_of_input`, `sent`, `apply`), what it has to say (`unsent`), and what it waits for (`is_reading`, `has_backlog`).
+#[derive(Debug)]
+pub struct Connection<C, S> {
+    id: ConnectionId,
+    peer: SocketAddr,
+    state: State,
+    /// What was read and not handled yet: an unfinished frame, or more if the batch was cut.
+    inbox: Inbox,
+    /// Encoded, and not yet taken by the socket.
+    out: BytesMut,
+    codec: C,
+    user: S,
+}
+
+impl<C: Codec, S> Connection<C, S> {
+    /// A connection in state `state`, with what `handler` wants for one that comes from `origin`.
+    ///
+    /// # Panics
+    /// If [`Handler::connection`] does.
+    pub fn new<H: Handler<Codec = C, State = S>>(id: ConnectionId, origin: &Origin, handler: &mut H) -> Self {
+        let (codec, user) = handler.connection(origin);
+        let state = match origin {
+            Origin::Accepted { .. } => State::Open(Reading::Flowing),
+            Origin::Dialed { .. } => State::Connecting,
+        };
+        Self { id, peer: origin.peer(), state, inbox: Inbox::default(), out: BytesMut::new(), codec, user }
+    }
+
+    /// An open connection with an id and an address of no meaning, to be driven by hand.
+    pub fn unconnected<H: Handler<Codec = C, State = S>>(handler: &mut H) -> Self {
+        let origin = Origin::Accepted { peer: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)), listener: 0 };
+        Self::new(ConnectionId::new(0, NonZeroU32::MIN), &origin, handler)
+    }
+
+    /// Its name.
+    pub fn id(&self) -> ConnectionId {
+        self.id
+    }
+
+    /// The other side's address.
+    pub fn peer_addr(&self) -> SocketAddr {
+        self.peer
+    }
+
+    /// Where it stands.
+    pub fn state(&self) -> &State {
+        &self.state
+    }
+
+    /// Bytes of heap that its two buffers hold: none while nothing is unfinished or unsent.
+    pub fn heap(&self) -> usize {
+        self.inbox.heap() + self.out.capacity()
+    }
+
+    /// Whether bytes from the socket are wanted now.
+    #[inline]
+    pub fn is_reading(&self) -> bool {
+        matches!(self.state, State::Open(Reading::Flowing) | State::Lingering(_))
+    }
+
+    /// Whether whole frames may be waiting inside, left from a batch that was cut: [`proceed`](Self::proceed) before reading more.
+    #[inline]
+    pub fn has_backlog(&self) -> bool {
+        matches!(self.state, State::Open(Reading::Flowing)) && self.inbox.is_ripe()
+    }
+
+    /// Whether all whole frames that were received are handled. What is held beyond them is the start of one.
+    pub fn is_caught_up(&self) -> bool {
+        !self.inbox.is_ripe()
+    }
+
+    /// Moves to the next state, and lets go of what that state has no use for.
+    ///
+    /// # Panics
+    /// If the state's table has no such transition; see [`State::next`].
+    pub fn apply(&mut self, cause: Cause, shared: &mut Shared) {
+        let from = self.state.name();
+        // Whatever panics in between, a connection without a state must not go on.
+        let state = mem::replace(&mut self.state, State::Closed(CloseReason::Aborted));
+        self.state = state.next(cause);
+        shared.observe.note(Step::State { id: self.id, from, to: &self.state });
+        if !matches!(self.state, State::Open(_) | State::Connecting) {
+            let dropped = mem::take(&mut self.inbox).held().len();
+            self.discard(dropped, shared);
+        }
+        if let State::Closed(_) = self.state {
+            self.out = BytesMut::new();
+        }
+    }
+
+    /// Tells the handler that the connection is open.
+    pub fn established<H: Handler<Codec = C, State = S>>(&mut self, handler: &mut H, shared: &mut Shared) {
+        if let State::Connecting = self.state {
+            self.apply(Cause::Established, shared);
+        }
+        self.call(handler, shared, H::open);
+    }
+
+    /// Runs one callback of the handler on this connection, and carries out its verdict. A panic in it closes the connection.
+    pub fn call<H, F>(&mut self, handler: &mut H, shared: &mut Shared, callback: F)
+    where
+        H: Handler<Codec = C, State = S>,
+        F: FnOnce(&mut H, &mut Context<'_, H>) -> Verdict,
+    {
+        if let Some(cause) = self.ask(handler, shared, callback) {
+            self.apply(cause, shared);
+        }
+    }
+
+    /// Takes in bytes that were read, and handles every frame that they complete.
+    ///
+    /// Replies are in [`unsent`](Self::unsent) afterwards. If the batch had to be cut (see [`Reading`]), the rest is kept inside;
+    /// if the connection is ending, it is dropped and counted.
+    pub fn receive<H: Handler<Codec = C, State = S>>(&mut self, bytes: &[u8], handler: &mut H, shared: &mut Shared) {
+        let mut fresh = bytes;
+        // First what was there before: an unfinished frame, completed with as little copying as can be.
+        while let (State::Open(Reading::Flowing), false) = (&self.state, self.inbox.is_empty()) {
+            let held = self.inbox.held().len();
+            let copied = self.inbox.wants().min(fresh.len());
+            self.inbox.append(&fresh[..copied]);
+            if !self.inbox.is_ripe() {
+                return; // and all of `fresh` is inside
+            }
+            let inbox = mem::take(&mut self.inbox);
+            let (taken, need) = self.batch(inbox.held(), handler, shared);
+            if taken >= held {
+                // What was there before is used up. Of the copied bytes, those not taken still stand in `fresh`.
+                fresh = &fresh[taken - held..];
+            } else {
+                fresh = &fresh[copied..];
+                self.keep(inbox.without(taken, need), shared);
+            }
+        }
+        let mut need = Need::Now;
+        if let State::Open(Reading::Flowing) = self.state {
+            let taken;
+            (taken, need) = self.batch(fresh, handler, shared);
+            fresh = &fresh[taken..];
+        }
+        if self.inbox.is_empty() {
+            self.keep(Inbox::holding(fresh, need), shared);
+        } else {
+            self.inbox.append(fresh);
+        }
+    }
+
+    /// Goes on with frames that an earlier batch left inside.
+    pub fn proceed<H: Handler<Codec = C, State = S>>(&mut self, handler: &mut H, shared: &mut Shared) {
+        self.receive(&[], handler, shared);
+    }
+
+    /// Takes note that the peer has closed its sending side, after all that was received.
+    pub fn end_of_input<H: Handler<Codec = C, State = S>>(&mut self, handler: &mut H, shared: &mut Shared) {
+        self.apply(Cause::InputEnded, shared);
+        if let State::Closed(_) = self.state {
+            return; // that was the end of the lingering
+        }
+        let held = self.inbox.held().len();
+        if held > 0 {
+            return self.apply(Cause::Close(CloseReason::Truncated { held }), shared);
+        }
+        let cause = match self.ask(handler, shared, H::eof) {
+            Some(Cause::Close(CloseReason::Handler)) => Some(Cause::Close(CloseReason::PeerClosed)),
+            other => other,
+        };
+        if let Some(cause) = cause {
+            self.apply(cause, shared);
+        }
+    }
+
+    /// The bytes to be written.
+    #[inline]
+    pub fn unsent(&self) -> &[u8] {
+        &self.out
+    }
+
+    /// Takes note that the first `n` bytes of [`unsent`](Self::unsent) were written.
+    ///
+    /// # Panics
+    /// If there are fewer.
+    #[inline]
+    pub fn sent(&mut self, n: usize) {
+        if n == self.out.len() {
+            self.out.clear();
+        } else {
+            self.out.advance(n);
+        }
+    }
+
+    /// Queues bytes that were encoded elsewhere, on behalf of another connection. They are one or more whole messages.
+    pub fn queue(&mut self, bytes: &[u8], shared: &mut Shared) {
+        let (queued, cap) = (self.out.len() + bytes.len(), shared.config.write_cap);
+        if queued > cap {
+            return self.apply(Cause::Close(CloseReason::OutboxFull { queued, cap }), shared);
+        }
+        self.out.extend_from_slice(bytes);
+        shared.observe.note(Step::Queued { id: self.id, bytes: bytes.len() });
+    }
+
+    /// Draws the consequences of what was written: back-pressure lifted, or all said that was to be said.
+    pub fn after_flush(&mut self, shared: &mut Shared) {
+        match self.state {
+            State::Open(Reading::Choked) if self.out.len() <= shared.config.write_low => self.apply(Cause::Unchoke, shared),
+            State::Draining { .. } if self.out.is_empty() => self.apply(Cause::Flushed, shared),
+            _ => {}
+        }
+    }
+
+    /// Room for the missing bytes of a large frame, to be read straight into place; empty if copying them is cheaper.
+    pub fn place(&mut self) -> &mut [u8] {
+        if let State::Open(_) = self.state { self.inbox.place() } else { &mut [] }
+    }
+
+    /// Takes note that the first `n` bytes of [`place`](Self::place) were read. Follow with [`receive`](Self::receive).
+    pub fn placed(&mut self, n: usize) {
+        self.inbox.placed(n);
+    }
+
+    /// Lends the connection a warm write buffer, if it has nothing queued: so a batch of replies that leaves at once needs no memory of its own.
+    pub fn lend(&mut self, spare: &mut BytesMut) -> bool {
+        let lent = self.out.is_empty();
+        if lent {
+            mem::swap(&mut self.out, spare);
+        }
+        lent
+    }
+
+    /// Takes the buffer back; what is still unsent moves into one of the connection's own, of just its size.
+    pub fn give_back(&mut self, lent: bool, spare: &mut BytesMut) {
+        if lent {
+            mem::swap(&mut self.out, spare);
+            self.out = if spare.is_empty() { BytesMut::new() } else { BytesMut::from(&spare[..]) };
+            spare.clear();
+        } else if self.out.is_empty() {
+            self.out = BytesMut::new();
+        }
+    }
+
+    /// Tells the handler that the connection is over.
+    ///
+    /// # Panics
+    /// If it is not.
+    pub fn farewell<H: Handler<Codec = C, State = S>>(mut self, handler: &mut H, shared: &mut Shared) -> CloseReason {
+        let State::Closed(reason) = mem::replace(&mut self.state, State::Closed(CloseReason::Aborted)) else {
+            panic!("farewell to {}, which is not closed", self.id);
+        };
+        let _ = self.guarded(shared, |connection, shared| {
+            let mut cx = Context { sends: Sends::Closed, ..connection.context(shared) };
+            handler.close(&mut cx, &reason);
+            None
+        });
+        reason
+    }
+
+    /// Runs one callback; returns what its verdict means.
+    fn ask<H, F>(&mut self, handler: &mut H, shared: &mut Shared, callback: F) -> Option<Cause>
+    where
+        H: Handler<Codec = C, State = S>,
+        F: FnOnce(&mut H, &mut Context<'_, H>) -> Verdict,
+    {
+        self.guarded(shared, |connection, shared| {
+            let mut cx = connection.context(shared);
+            let verdict = callback(handler, &mut cx);
+            cx.conclude(verdict)
+        })
+    }
+
+    /// Handles the frames at the front of `bytes`. Returns how many bytes they had, and what the codec said of the rest.
+    #[inline]
+    fn batch<H: Handler<Codec = C, State = S>>(&mut self, bytes: &[u8], handler: &mut H, shared: &mut Shared) -> (usize, Need) {
+        let mut taken = 0;
+        let mut need = Need::Now;
+        let cause = self.guarded(shared, |connection, shared| {
+            let mut cx = connection.context::<H>(shared);
+            while taken < bytes.len() {
+                if cx.out.len() >= cx.shared.config.write_high {
+                    return Some(Cause::Choke);
+                }
+                if cx.shared.commands.is_full(cx.shared.config.command_high) {
+                    return Some(Cause::Yield);
+                }
+                let mut input = Input::new(&bytes[taken..]);
+                let frame = match cx.codec.decode(&mut input) {
+                    Ok(Some(frame)) => frame,
+                    Ok(None) => {
+                        need = input.said();
+                        let (rest, max) = (bytes.len() - taken, cx.codec.max_frame());
+                        assert!(rest <= max, "the codec holds {rest} bytes of a frame, and said at most {max}");
+                        return None;
+                    }
+                    Err(error) => return Some(Cause::Close(CloseReason::Protocol(Box::new(error)))),
+                };
+                assert!(input.taken() > 0, "the codec made a frame of nothing");
+                taken += input.taken();
+                cx.shared.observe.note(Step::Frame { id: cx.id, bytes: input.taken() });
+                let verdict = handler.frame(frame, &mut cx);
+                if let Some(cause) = cx.conclude(verdict) {
+                    return Some(cause);
+                }
+            }
+            need = Need::More;
+            None
+        });
+        if let Some(cause) = cause {
+            self.apply(cause, shared);
+        }
+        (taken, need)
+    }
+
+    /// Runs user code. A panic in it is contained here, and ends this connection.
+    #[inline]
+    fn guarded(&mut self, shared: &mut Shared, run: impl FnOnce(&mut Self, &mut Shared) -> Option<Cause>) -> Option<Cause> {
+        // Unwind safety: the connection takes no more part than to send what was encoded whole; the handler is warned of it in its docs.
+        catch_unwind(AssertUnwindSafe(|| run(self, shared))).unwrap_or_else(|_| {
+            log::error!("the handler panicked in a callback for connection {} from {}", self.id, self.peer);
+            shared.observe.note(Step::Panicked { id: self.id });
+            Some(Cause::Close(CloseReason::HandlerPanicked))
+        })
+    }
+
+    #[inline]
+    fn context<'c, H: Handler<Codec = C, State = S>>(&'c mut self, shared: &'c mut Shared) -> Context<'c, H> {
+        let Self { id, peer, codec, user, out, .. } = self;
+        Context { id: *id, peer: *peer, codec, state: user, out, shared, sends: Sends::Open }
+    }
+
+    /// Keeps what is left of the inbox, unless the connection is ending.
+    fn keep(&mut self, inbox: Inbox, shared: &mut Shared) {
+        match self.state {
+            State::Open(_) => self.inbox = inbox,
+            _ => self.discard(inbox.held().len(), shared),
+        }
+    }
+
+    fn discard(&self, bytes: usize, shared: &mut Shared) {
+        if bytes > 0 {
+            shared.observe.note(Step::Discarded { id: self.id, bytes });
+        }
+    }
+}

@@ -1,0 +1,64 @@
+//! What can keep a reactor from starting, or end it: never a single peer.
+
+use core::net::SocketAddr;
+use std::{error, fmt, io};
+
+/// Why a reactor could not be set up, or could not go on.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum Error {
+    /// A setting contradicts another one; see [`Config`](crate::Config).
+    Config {
+        /// What is wrong, with both numbers.
+        problem: String,
+    },
+    /// An outgoing connection could not even be begun.
+    Connect {
+        /// Where it was to go.
+        addr: SocketAddr,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// An address could not be listened on, or turned out not to be one.
+    Listen {
+        /// The address as it was asked for.
+        addr: String,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The poller failed: the loop cannot go on.
+    Poll(io::Error),
+    /// The poller could not be made.
+    Setup(io::Error),
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Error::Config { problem } => write!(f, "bad configuration: {problem}"),
+            Error::Connect { addr, source } => write!(f, "cannot connect to {addr}: {source}"),
+            Error::Listen { addr, source } => write!(f, "cannot listen on {addr}: {source}"),
+            Error::Poll(source) => write!(f, "polling failed: {source}"),
+            Error::Setup(source) => write!(f, "cannot make a poller: {source}"),
+        }
+    }
+}
+
+impl error::Error for Error {
+    fn source(&self) -> Option<&(dyn error::Error + 'static)> {
+        match self {
+            Error::Config { .. } => None,
+            Error::Connect { source, .. } | Error::Listen { source, .. } | Error::Poll(source) | Error::Setup(source) => Some(source),
+        }
+    }
+}
+
+impl From<Error> for io::Error {
+    fn from(error: Error) -> Self {
+        let kind = match &error {
+            Error::Config { .. } => io::ErrorKind::InvalidInput,
+            Error::Connect { source, .. } | Error::Listen { source, .. } | Error::Poll(source) | Error::Setup(source) => source.kind(),
+        };
+        io::Error::new(kind, error)
+    }
+}

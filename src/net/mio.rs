@@ -1,0 +1,165 @@
+//! The real outside world: mio's poller and sockets, std's clock.
+
+use core::net::SocketAddr;
+use std::io;
+use std::net::{Shutdown, TcpListener};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use ::mio::{Events, Interest, Poll, Token, Waker, net};
+
+use super::{Event, Net, Stream, Wake};
+
+/// Sockets of the system, polled by mio.
+#[derive(Debug)]
+pub struct MioNet {
+    poll: Poll,
+    events: Events,
+    waker: Arc<Waker>,
+}
+
+impl MioNet {
+    /// Makes a poller that hands out at most `events` events at a time, and whose waker is registered under `waker`.
+    ///
+    /// # Errors
+    /// What the system says, out of descriptors for instance.
+    pub fn new(events: usize, waker: usize) -> io::Result<Self> {
+        let poll = Poll::new()?;
+        let waker = Arc::new(Waker::new(poll.registry(), Token(waker))?);
+        Ok(Self { poll, events: Events::with_capacity(events), waker })
+    }
+
+    /// Makes a listener of the std kind ready for the loop: non-blocking, and with `nodelay` as the accepted sockets shall have it.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub fn adopt(listener: TcpListener, nodelay: bool) -> io::Result<Listener> {
+        listener.set_nonblocking(true)?;
+        let (listener, inherited) = set_inherited_nodelay(listener, nodelay);
+        Ok(Listener { socket: net::TcpListener::from_std(listener), nodelay: nodelay && !inherited })
+    }
+}
+
+/// A listener, and whether what it accepts still wants `TCP_NODELAY`.
+#[derive(Debug)]
+pub struct Listener {
+    socket: net::TcpListener,
+    nodelay: bool,
+}
+
+/// On Linux an accepted socket has its listener's `TCP_NODELAY`: one call for all instead of one each.
+///
+/// std offers that option on streams only; it is the same socket option, so the descriptor passes through that type and back.
+#[cfg(target_os = "linux")]
+fn set_inherited_nodelay(listener: TcpListener, nodelay: bool) -> (TcpListener, bool) {
+    use std::os::fd::OwnedFd;
+    let as_stream = std::net::TcpStream::from(OwnedFd::from(listener));
+    let done = as_stream.set_nodelay(nodelay).is_ok();
+    (TcpListener::from(OwnedFd::from(as_stream)), done)
+}
+
+#[cfg(not(target_os = "linux"))]
+fn set_inherited_nodelay(listener: TcpListener, _nodelay: bool) -> (TcpListener, bool) {
+    (listener, false)
+}
+
+const BOTH: Interest = Interest::READABLE.add(Interest::WRITABLE);
+
+impl Net for MioNet {
+    type Listener = Listener;
+    type Stream = net::TcpStream;
+
+    const SHORT_READ_IS_EMPTY: bool = cfg!(all(
+        not(mio_unsupported_force_poll_poll),
+        any(
+            target_os = "linux",
+            target_os = "android",
+            target_os = "macos",
+            target_os = "ios",
+            target_os = "freebsd",
+            target_os = "netbsd",
+            target_os = "openbsd",
+            target_os = "dragonfly",
+        )
+    ));
+
+    fn poll(&mut self, events: &mut Vec<Event>, timeout: Option<Duration>) -> io::Result<Instant> {
+        match self.poll.poll(&mut self.events, timeout) {
+            Ok(()) => events.extend(self.events.iter().map(|event| Event {
+                token: event.token().0,
+                readable: event.is_readable(),
+                writable: event.is_writable(),
+                read_closed: event.is_read_closed(),
+                write_closed: event.is_write_closed(),
+            })),
+            // A signal. The deadlines are absolute, so the next turn sleeps for what is left.
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+        Ok(Instant::now())
+    }
+
+    fn accept(&mut self, listener: &mut Listener) -> io::Result<(net::TcpStream, SocketAddr)> {
+        let (stream, peer) = listener.socket.accept()?;
+        if listener.nodelay {
+            // Fails if the peer is gone already; the first read will tell.
+            let _ = stream.set_nodelay(true);
+        }
+        Ok((stream, peer))
+    }
+
+    fn connect(&mut self, addr: SocketAddr) -> io::Result<net::TcpStream> {
+        net::TcpStream::connect(addr)
+    }
+
+    fn register(&mut self, stream: &mut net::TcpStream, token: usize) -> io::Result<()> {
+        self.poll.registry().register(stream, Token(token), BOTH)
+    }
+
+    fn deregister(&mut self, stream: &mut net::TcpStream) -> io::Result<()> {
+        self.poll.registry().deregister(stream)
+    }
+
+    fn listen(&mut self, listener: &mut Listener, token: usize) -> io::Result<()> {
+        self.poll.registry().register(&mut listener.socket, Token(token), Interest::READABLE)
+    }
+
+    fn unlisten(&mut self, mut listener: Listener) -> io::Result<()> {
+        self.poll.registry().deregister(&mut listener.socket)
+    }
+
+    fn waker(&self) -> Arc<dyn Wake> {
+        self.waker.clone()
+    }
+
+    /// Linux only: std has no getrlimit, but the limit stands in `/proc/self/limits` (proc(5)).
+    fn descriptor_limit(&self) -> Option<usize> {
+        let limits = std::fs::read_to_string("/proc/self/limits").ok()?;
+        let line = limits.lines().find_map(|line| line.strip_prefix("Max open files"))?;
+        line.split_whitespace().next()?.parse().ok()
+    }
+}
+
+impl Stream for net::TcpStream {
+    fn established(&mut self) -> io::Result<bool> {
+        if let Some(error) = self.take_error()? {
+            return Err(error);
+        }
+        match self.peer_addr() {
+            Ok(_) => Ok(true),
+            Err(error) if error.kind() == io::ErrorKind::NotConnected => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn shut_write(&mut self) -> io::Result<()> {
+        self.shutdown(Shutdown::Write)
+    }
+}
+
+impl Wake for Waker {
+    fn wake(&self) {
+        // It fails only when the loop is gone, or so full of wake-ups that it is awake anyway.
+        let _ = Waker::wake(self);
+    }
+}

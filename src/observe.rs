@@ -1,0 +1,285 @@
+//! Seeing through the loop: every step goes past one hook, and is counted.
+
+use core::net::SocketAddr;
+use std::fmt;
+use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::time::Instant;
+
+use crate::id::ConnectionId;
+use crate::reason::CloseReason;
+use crate::state::State;
+use crate::transport::{Fill, Flush};
+use crate::verdict::Verdict;
+
+/// One step of the loop, as it happens.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum Step<'a> {
+    /// The poller returned: a turn begins.
+    Turn {
+        /// When it woke; the turn's only look at the clock.
+        now: Instant,
+        /// Events it brought.
+        events: usize,
+    },
+    /// The poller reported a connection ready.
+    Event {
+        /// Whose.
+        id: ConnectionId,
+        /// For reading.
+        readable: bool,
+        /// For writing.
+        writable: bool,
+    },
+    /// An event, a command or a deadline came for a connection that is gone, and was ignored.
+    Stale,
+    /// A connection came in and was registered.
+    Accepted {
+        /// Its name from here on.
+        id: ConnectionId,
+        /// Where it comes from.
+        peer: SocketAddr,
+        /// The number of the listener it came through.
+        listener: usize,
+    },
+    /// A connection could not be accepted, or not be registered.
+    AcceptFailed {
+        /// The number of the listener.
+        listener: usize,
+        /// What the system said.
+        error: &'a io::Error,
+    },
+    /// An outgoing connection was begun and registered.
+    Dialed {
+        /// Its name from here on.
+        id: ConnectionId,
+        /// Where it goes.
+        peer: SocketAddr,
+    },
+    /// One read call.
+    Read {
+        /// On whose socket.
+        id: ConnectionId,
+        /// What came of it.
+        fill: &'a Fill,
+    },
+    /// A whole frame was cut out of what was read.
+    Frame {
+        /// Whose.
+        id: ConnectionId,
+        /// Its length on the wire.
+        bytes: usize,
+    },
+    /// The handler answered a callback with something else than [`Verdict::Continue`].
+    Verdict {
+        /// For which connection.
+        id: ConnectionId,
+        /// What it wants.
+        verdict: Verdict,
+    },
+    /// A message was encoded into a connection's write buffer.
+    Queued {
+        /// Whose.
+        id: ConnectionId,
+        /// Its length on the wire.
+        bytes: usize,
+    },
+    /// One write call.
+    Write {
+        /// On whose socket.
+        id: ConnectionId,
+        /// What came of it.
+        flush: &'a Flush,
+    },
+    /// A connection went from one state to another.
+    State {
+        /// Which.
+        id: ConnectionId,
+        /// The state it left, by [`State::name`].
+        from: &'static str,
+        /// Where it stands now.
+        to: &'a State,
+    },
+    /// Bytes that a peer had sent were dropped unhandled, since the connection was ending.
+    Discarded {
+        /// Whose.
+        id: ConnectionId,
+        /// How many.
+        bytes: usize,
+    },
+    /// A budget ran out: the connection goes on in the next turn.
+    Deferred {
+        /// Which.
+        id: ConnectionId,
+    },
+    /// The time a closing connection had is over.
+    Deadline {
+        /// Which.
+        id: ConnectionId,
+    },
+    /// User code panicked; the connection closes, the loop goes on.
+    Panicked {
+        /// In a callback for which connection.
+        id: ConnectionId,
+    },
+    /// A connection's slot was freed.
+    Closed {
+        /// Its name until here.
+        id: ConnectionId,
+        /// Why it ended.
+        reason: &'a CloseReason,
+    },
+}
+
+/// Sees every step of the loop, in order.
+///
+/// It runs inside the loop: what it does costs every connection time. If it panics it is taken
+/// off, and the loop goes on without it.
+pub trait Observer {
+    /// Is told of one step.
+    fn step(&mut self, step: &Step<'_>);
+}
+
+impl<F: FnMut(&Step<'_>)> Observer for F {
+    fn step(&mut self, step: &Step<'_>) {
+        self(step);
+    }
+}
+
+/// How often each step was taken since the loop was made.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Counters {
+    /// Turns, which is calls of the poller.
+    pub turns: u64,
+    /// Events for living connections.
+    pub events: u64,
+    /// Events, commands and deadlines for connections that were gone.
+    pub stale: u64,
+    /// Connections accepted.
+    pub accepted: u64,
+    /// Failed accepts.
+    pub accept_errors: u64,
+    /// Outgoing connections begun.
+    pub dialed: u64,
+    /// Connections closed, and their slots freed.
+    pub closed: u64,
+    /// Read calls, whatever came of them.
+    pub reads: u64,
+    /// Read calls that found nothing.
+    pub reads_blocked: u64,
+    /// Bytes read.
+    pub bytes_read: u64,
+    /// Bytes read and dropped, since their connection was ending.
+    pub bytes_discarded: u64,
+    /// Frames handed to the handler.
+    pub frames: u64,
+    /// Messages encoded.
+    pub queued: u64,
+    /// Write calls, whatever came of them.
+    pub writes: u64,
+    /// Write calls that found no room.
+    pub writes_blocked: u64,
+    /// Bytes written.
+    pub bytes_written: u64,
+    /// Times a connection's budget for a turn ran out.
+    pub deferred: u64,
+    /// Deadlines that passed.
+    pub deadlines: u64,
+    /// Panics in callbacks.
+    pub panics: u64,
+    /// Registrations with the poller made or ended, which is calls of `epoll_ctl` on Linux.
+    pub registrations: u64,
+}
+
+impl Counters {
+    #[inline(always)]
+    fn count(&mut self, step: &Step<'_>) {
+        match step {
+            Step::Turn { .. } => self.turns += 1,
+            Step::Event { .. } => self.events += 1,
+            Step::Stale => self.stale += 1,
+            Step::Accepted { .. } => {
+                self.accepted += 1;
+                self.registrations += 1;
+            }
+            Step::AcceptFailed { .. } => self.accept_errors += 1,
+            Step::Dialed { .. } => {
+                self.dialed += 1;
+                self.registrations += 1;
+            }
+            Step::Read { fill, .. } => {
+                self.reads += 1;
+                match fill {
+                    Fill::Bytes(n) => self.bytes_read += *n as u64,
+                    Fill::Blocked => self.reads_blocked += 1,
+                    Fill::End | Fill::Failed(_) => {}
+                }
+            }
+            Step::Frame { .. } => self.frames += 1,
+            Step::Queued { .. } => self.queued += 1,
+            Step::Write { flush, .. } => {
+                self.writes += 1;
+                match flush {
+                    Flush::Bytes(n) => self.bytes_written += *n as u64,
+                    Flush::Blocked => self.writes_blocked += 1,
+                    Flush::Failed(_) => {}
+                }
+            }
+            Step::Discarded { bytes, .. } => self.bytes_discarded += *bytes as u64,
+            Step::Deferred { .. } => self.deferred += 1,
+            Step::Deadline { .. } => self.deadlines += 1,
+            Step::Panicked { .. } => self.panics += 1,
+            Step::Closed { .. } => {
+                self.closed += 1;
+                self.registrations += 1;
+            }
+            Step::Verdict { .. } | Step::State { .. } => {}
+        }
+    }
+}
+
+/// The one place that all steps go past: the counters, and the observer if there is one.
+#[derive(Default)]
+pub struct Observe {
+    counters: Counters,
+    observer: Option<Box<dyn Observer>>,
+}
+
+impl Observe {
+    /// Counts a step and shows it. Without an observer, all but the counting is one predicted branch.
+    // Inlined always: the step is known at each place, so what is left of `count` is one addition.
+    #[inline(always)]
+    pub(crate) fn note(&mut self, step: Step<'_>) {
+        self.counters.count(&step);
+        if self.observer.is_some() {
+            self.show(&step);
+        }
+    }
+
+    #[cold]
+    fn show(&mut self, step: &Step<'_>) {
+        let Some(observer) = &mut self.observer else { return };
+        if catch_unwind(AssertUnwindSafe(|| observer.step(step))).is_err() {
+            log::error!("the observer panicked and is taken off");
+            self.observer = None;
+        }
+    }
+
+    /// Lets `observer` see every step from here on, instead of the one before.
+    pub fn set_observer(&mut self, observer: impl Observer + 'static) {
+        self.observer = Some(Box::new(observer));
+    }
+
+    /// The counts so far.
+    pub fn counters(&self) -> Counters {
+        self.counters
+    }
+}
+
+impl fmt::Debug for Observe {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Observe").field("counters", &self.counters).field("observed", &self.observer.is_some()).finish()
+    }
+}

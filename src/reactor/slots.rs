@@ -1,0 +1,122 @@
+//! The slab of connections: who sits where, and whether it is still the same one.
+
+use std::fmt;
+use std::num::NonZeroU32;
+use std::time::Instant;
+
+use slab::Slab;
+
+use crate::connection::Connection;
+use crate::handler::Handler;
+use crate::id::{ConnectionId, Token};
+use crate::net::Net;
+use crate::state::State;
+use crate::transport::Readiness;
+
+/// One connection with its socket.
+pub(super) struct Slot<H: Handler, N: Net> {
+    pub(super) connection: Connection<H::Codec, H::State>,
+    pub(super) stream: N::Stream,
+    pub(super) readiness: Readiness,
+    /// True exactly while its id is on the resume queue.
+    pub(super) queued: bool,
+    pub(super) due: Due,
+}
+
+/// What a closing connection still has time for.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Due {
+    /// It is not closing.
+    Never,
+    /// Until then its last replies may leave.
+    Drained(Instant),
+    /// Until then its peer may notice.
+    Lingered(Instant),
+}
+
+impl Due {
+    pub(super) fn at(self) -> Option<Instant> {
+        match self {
+            Due::Never => None,
+            Due::Drained(at) | Due::Lingered(at) => Some(at),
+        }
+    }
+}
+
+/// All connections of a loop.
+pub(super) struct Slots<H: Handler, N: Net> {
+    slab: Slab<Slot<H, N>>,
+    /// The generation of the connection that was added last.
+    generation: u32,
+}
+
+impl<H: Handler, N: Net> Default for Slots<H, N> {
+    fn default() -> Self {
+        Self { slab: Slab::new(), generation: 0 }
+    }
+}
+
+impl<H: Handler, N: Net> Slots<H, N> {
+    /// Bytes a slot takes; the slab adds a word to tell that it is taken, where the slot's type has no room for that.
+    pub(super) const FOOTPRINT: usize = size_of::<Slot<H, N>>();
+
+    pub(super) fn len(&self) -> usize {
+        self.slab.len()
+    }
+
+    /// The name that the next connection to be added will have.
+    pub(super) fn next_id(&mut self) -> ConnectionId {
+        self.generation = self.generation.wrapping_add(1);
+        let generation = NonZeroU32::new(self.generation).unwrap_or_else(|| {
+            self.generation = 1; // 0 belongs to no connection
+            NonZeroU32::MIN
+        });
+        let slot = u32::try_from(self.slab.vacant_key()).expect("fewer connections than a token can number");
+        ConnectionId::new(slot, generation)
+    }
+
+    /// Adds a connection that was named by [`next_id`](Self::next_id).
+    pub(super) fn insert(&mut self, slot: Slot<H, N>) {
+        let id = slot.connection.id();
+        let key = self.slab.insert(slot);
+        assert_eq!(key, id.slot(), "a connection must sit where its name says");
+    }
+
+    /// The connection with this very name.
+    #[inline]
+    pub(super) fn get(&mut self, id: ConnectionId) -> Option<&mut Slot<H, N>> {
+        self.slab.get_mut(id.slot()).filter(|slot| slot.connection.id() == id)
+    }
+
+    /// The same, if it is open.
+    pub(super) fn open(&mut self, id: ConnectionId) -> Option<&mut Slot<H, N>> {
+        self.get(id).filter(|slot| matches!(slot.connection.state(), State::Open(_)))
+    }
+
+    /// The name of the connection that an event is about, if that one is still there.
+    #[inline]
+    pub(super) fn find(&self, token: Token) -> Option<ConnectionId> {
+        let Token::Connection { slot, .. } = token else { return None };
+        let id = self.slab.get(slot)?.connection.id();
+        token.names(id).then_some(id)
+    }
+
+    pub(super) fn remove(&mut self, id: ConnectionId) -> Option<Slot<H, N>> {
+        self.get(id)?;
+        Some(self.slab.remove(id.slot()))
+    }
+
+    pub(super) fn ids(&self) -> Vec<ConnectionId> {
+        self.iter().map(|slot| slot.connection.id()).collect()
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = &Slot<H, N>> {
+        self.slab.iter().map(|(_, slot)| slot)
+    }
+}
+
+impl<H: Handler, N: Net> fmt::Debug for Slots<H, N> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list().entries(self.iter().map(|slot| (slot.connection.id(), slot.connection.state()))).finish()
+    }
+}

@@ -1,0 +1,155 @@
+//! What ends: commands carried out, deadlines passed, connections reaped, the loop itself.
+
+use std::time::Instant;
+
+use crate::command::{Command, Commands};
+use crate::handler::Handler;
+use crate::id::ConnectionId;
+use crate::net::Net;
+use crate::observe::Step;
+use crate::reactor::slots::Due;
+use crate::reactor::{Reactor, Turn};
+use crate::reason::CloseReason;
+use crate::state::Cause;
+use crate::verdict::Stop;
+
+/// The life of a loop.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Phase {
+    /// It accepts and serves.
+    Running,
+    /// It accepts nothing more; until then what was read is answered and sent.
+    Draining(Instant),
+    /// Nothing is open any more.
+    Stopped,
+}
+
+impl Phase {
+    pub(super) fn is_draining(self) -> bool {
+        matches!(self, Phase::Draining(_))
+    }
+
+    pub(super) fn deadline(self) -> Option<Instant> {
+        match self {
+            Phase::Draining(until) => Some(until),
+            Phase::Running | Phase::Stopped => None,
+        }
+    }
+}
+
+impl<H: Handler, N: Net> Reactor<H, N> {
+    /// Carries out what was asked for: by callbacks, of other connections; by anyone, of the loop.
+    pub(super) fn deliver(&mut self) {
+        if !self.shared.commands.is_empty() {
+            let mut commands = std::mem::take(&mut self.shared.commands);
+            self.carry_out(&mut commands);
+            // No callback has run meanwhile. What remains is the memory, for the next commands.
+            self.shared.commands = commands;
+        }
+        let asked = self.handle.asked().max(self.shared.commands.take_stop());
+        match (asked, self.phase) {
+            (Some(Stop::Gracefully), Phase::Running) => self.drain(),
+            (Some(Stop::AtOnce), Phase::Running | Phase::Draining(_)) => self.drop_all(),
+            _ => {}
+        }
+    }
+
+    fn carry_out(&mut self, commands: &mut Commands) {
+        while let Some((command, bytes)) = commands.pop() {
+            let (Command::Send(id, _) | Command::Close(id) | Command::Resume(id)) = command;
+            let Some(slot) = self.slots.open(id) else {
+                self.shared.observe.note(Step::Stale);
+                continue;
+            };
+            match command {
+                Command::Send(..) => slot.connection.queue(bytes, &mut self.shared),
+                Command::Close(_) => slot.connection.apply(Cause::Close(CloseReason::Handler), &mut self.shared),
+                Command::Resume(_) => slot.connection.apply(Cause::Resume, &mut self.shared),
+            }
+            if self.touched.last() != Some(&id) {
+                self.touched.push(id);
+            }
+        }
+    }
+
+    /// Lets those go whose time is up.
+    pub(super) fn expire(&mut self) {
+        while let Some(id) = self.deadlines.pop(self.shared.now) {
+            let slot = self.slots.get(id).expect("a deadline is disarmed before its connection goes");
+            slot.due = Due::Never;
+            self.shared.observe.note(Step::Deadline { id });
+            self.give_up(id);
+        }
+        if self.phase.deadline().is_some_and(|until| until <= self.shared.now) {
+            for id in self.slots.ids() {
+                self.shared.observe.note(Step::Deadline { id });
+                self.give_up(id);
+            }
+        }
+    }
+
+    /// Closes a connection whose time is up, whatever it still has to send.
+    fn give_up(&mut self, id: ConnectionId) {
+        let Some(slot) = self.slots.get(id) else { return };
+        let unsent = slot.connection.unsent().len();
+        slot.connection.apply(Cause::Close(CloseReason::Shutdown), &mut self.shared);
+        slot.connection.apply(Cause::Expired { unsent }, &mut self.shared);
+        self.settle(id);
+    }
+
+    /// Frees the slots of those who are over, and tells the handler.
+    pub(super) fn reap(&mut self) {
+        let mut closed = std::mem::take(&mut self.closed);
+        for id in closed.drain(..) {
+            // It may be listed twice.
+            let Some(mut slot) = self.slots.remove(id) else { continue };
+            // Closing the socket is not enough: a duplicate of its descriptor, in a child process say, would keep the events coming.
+            if let Err(error) = self.net.deregister(&mut slot.stream) {
+                log::warn!("cannot deregister connection {id}: {error}");
+            }
+            let peer = slot.connection.peer_addr();
+            let reason = slot.connection.farewell(&mut self.handler, &mut self.shared);
+            log::debug!("connection {id} from {peer} ended: {reason}");
+            self.shared.observe.note(Step::Closed { id, reason: &reason });
+        }
+        self.closed = closed;
+    }
+
+    /// What the turn leaves behind.
+    pub(super) fn outlook(&mut self) -> Turn {
+        match self.phase {
+            Phase::Running => Turn::Running,
+            Phase::Draining(_) if self.slots.len() > 0 => Turn::Running,
+            Phase::Draining(_) | Phase::Stopped => {
+                self.phase = Phase::Stopped;
+                Turn::Stopped
+            }
+        }
+    }
+
+    /// Begins to stop: nobody new, and everybody ends when what was read from him is answered and sent.
+    fn drain(&mut self) {
+        let until = self.shared.now + self.shared.config.drain_timeout;
+        log::debug!("stopping: {} connections to drain", self.slots.len());
+        self.unlisten();
+        self.phase = Phase::Draining(until);
+        for id in self.slots.ids() {
+            let slot = self.slots.get(id).expect("just listed");
+            if slot.is_to_end() {
+                slot.connection.apply(Cause::Close(CloseReason::Shutdown), &mut self.shared);
+                self.touched.push(id);
+            }
+        }
+    }
+
+    /// Stops as it is.
+    fn drop_all(&mut self) {
+        self.unlisten();
+        self.phase = Phase::Stopped;
+        for id in self.slots.ids() {
+            let slot = self.slots.get(id).expect("just listed");
+            slot.connection.apply(Cause::Fail(CloseReason::Shutdown), &mut self.shared);
+            self.settle(id);
+        }
+    }
+}

@@ -1,0 +1,169 @@
+//! The life of a connection: one enum, and every transition of it in one place.
+//!
+//! ```text
+//!                       ┌──────────────── Open ────────────────┐
+//!  Connecting ────────► │ Flowing ◄─► Choked, Yielded, Paused  │
+//!      │                │    └──────► Ended (the peer's FIN)   │
+//!      │                └───────┬──────────────────────────────┘
+//!      │                  close │ reason
+//!      │                        ▼            all sent
+//!      │                    Draining ─────────────────────────► Lingering ──┐
+//!      │                        │  all sent, and the peer's end was read    │ the peer's end,
+//!      ▼                        ▼                                           ▼ or the deadline
+//!    Closed ◄───────────────────┴───────────────────────────────────────────┘
+//! ```
+//!
+//! A failed read or write, and [`Verdict::Abort`](crate::Verdict::Abort), lead from anywhere straight to `Closed`.
+
+use crate::reason::CloseReason;
+
+/// Where a connection stands.
+#[derive(Debug)]
+pub enum State {
+    /// An outgoing connection that is not decided yet.
+    Connecting,
+    /// Established; what comes in is handled, as far as [`Reading`] says.
+    Open(Reading),
+    /// Nothing more is handled; what is queued goes out first.
+    Draining {
+        /// Why it ends.
+        reason: CloseReason,
+        /// Whether the peer may still send, so that it must be given time to read the last replies.
+        linger: bool,
+    },
+    /// All was sent and our sending side is shut; what still comes in is read and dropped until the peer's end.
+    Lingering(CloseReason),
+    /// Over. The slot is freed when the turn ends.
+    Closed(CloseReason),
+}
+
+/// Whether an open connection takes in more, and if not, why.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reading {
+    /// Bytes are read and frames handled as they come.
+    Flowing,
+    /// Back-pressure: more replies wait than the high mark allows. Goes on by itself below the low mark.
+    Choked,
+    /// The batch was cut so that the loop can carry out what it asked for. Goes on with the next turn.
+    Yielded,
+    /// The handler asked for a pause, and must ask for the end of it.
+    Paused,
+    /// The peer has closed its sending side; the handler may still write.
+    Ended,
+}
+
+/// What can move a connection from one state to the next.
+#[derive(Debug)]
+pub enum Cause {
+    /// The outgoing connection is established.
+    Established,
+    /// The queue of replies has reached the high mark.
+    Choke,
+    /// The queue of replies has drained to the low mark.
+    Unchoke,
+    /// The batch has queued as much for others as it may.
+    Yield,
+    /// The turn after the batch was cut.
+    Proceed,
+    /// The handler wants no more frames for now.
+    Pause,
+    /// The handler wants frames again. Ignored if it had not paused.
+    Resume,
+    /// The peer's end was read.
+    InputEnded,
+    /// The connection is to end when all is sent. Ignored if it is ending already.
+    Close(CloseReason),
+    /// All that was queued is sent.
+    Flushed,
+    /// The time to drain or to linger is over.
+    Expired {
+        /// Bytes of replies not sent yet.
+        unsent: usize,
+    },
+    /// The connection is broken or abandoned: there is nothing to wait for.
+    Fail(CloseReason),
+}
+
+impl State {
+    /// Where `cause` leads from here.
+    ///
+    /// # Panics
+    /// If the cause cannot arise in this state: that is a bug in the loop.
+    #[must_use]
+    pub fn next(self, cause: Cause) -> State {
+        use Reading::{Choked, Ended, Flowing, Paused, Yielded};
+        use State::{Closed, Connecting, Draining, Lingering, Open};
+        match (self, cause) {
+            (Connecting, Cause::Established) => Open(Flowing),
+            (Connecting, Cause::Close(reason)) => Closed(reason),
+
+            (Open(Flowing), Cause::Choke) => Open(Choked),
+            (Open(Flowing), Cause::Yield) => Open(Yielded),
+            (Open(Ended), Cause::Pause) => Open(Ended),
+            (Open(_), Cause::Pause) => Open(Paused),
+            (Open(Flowing), Cause::InputEnded) => Open(Ended),
+            (Open(Choked), Cause::Unchoke) | (Open(Yielded), Cause::Proceed) | (Open(Paused), Cause::Resume) => Open(Flowing),
+            (Open(reading), Cause::Resume) => Open(reading),
+            (Open(reading), Cause::Close(reason)) => Draining { reason, linger: reading != Ended },
+
+            (Draining { reason, linger: true }, Cause::Flushed) => Lingering(reason),
+            (Draining { reason, linger: false }, Cause::Flushed) => Closed(reason),
+            (Draining { reason, .. }, Cause::Expired { unsent: 0 }) => Closed(reason),
+            (Draining { .. }, Cause::Expired { unsent }) => Closed(CloseReason::DrainTimeout { unsent }),
+            // By now all was handed over; however the peer leaves, the reason for the end stays.
+            (Lingering(reason), Cause::InputEnded | Cause::Expired { .. } | Cause::Fail(_)) => Closed(reason),
+
+            (state @ (Draining { .. } | Lingering(_) | Closed(_)), Cause::Close(_)) => state,
+            (state @ (Connecting | Draining { .. } | Lingering(_) | Closed(_)), Cause::Resume) => state,
+            (state @ Closed(_), Cause::Fail(_) | Cause::Expired { .. }) => state,
+            (Connecting | Open(_) | Draining { .. }, Cause::Fail(reason)) => Closed(reason),
+
+            (state, cause) => panic!("{cause:?} cannot happen to a connection that is {state:?}"),
+        }
+    }
+
+    /// A short constant name, for a trace.
+    pub fn name(&self) -> &'static str {
+        match self {
+            State::Connecting => "connecting",
+            State::Open(Reading::Flowing) => "open",
+            State::Open(Reading::Choked) => "open, choked",
+            State::Open(Reading::Yielded) => "open, yielded",
+            State::Open(Reading::Paused) => "open, paused",
+            State::Open(Reading::Ended) => "open, input ended",
+            State::Draining { .. } => "draining",
+            State::Lingering(_) => "lingering",
+            State::Closed(_) => "closed",
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_end_that_was_read_needs_no_lingering() {
+        let draining = State::Open(Reading::Flowing).next(Cause::InputEnded).next(Cause::Close(CloseReason::PeerClosed));
+        assert!(matches!(draining.next(Cause::Flushed), State::Closed(CloseReason::PeerClosed)));
+        let draining = State::Open(Reading::Choked).next(Cause::Close(CloseReason::Handler));
+        assert!(matches!(draining.next(Cause::Flushed), State::Lingering(CloseReason::Handler)));
+    }
+
+    #[test]
+    fn the_first_reason_stays_once_all_was_sent() {
+        let lingering = || State::Lingering(CloseReason::Handler);
+        for cause in [Cause::Close(CloseReason::Shutdown), Cause::Resume] {
+            assert!(matches!(lingering().next(cause), State::Lingering(CloseReason::Handler)));
+        }
+        for cause in [Cause::Fail(CloseReason::Reset), Cause::InputEnded, Cause::Expired { unsent: 0 }] {
+            assert!(matches!(lingering().next(cause), State::Closed(CloseReason::Handler)));
+        }
+    }
+
+    #[test]
+    #[should_panic(expected = "Established cannot happen to a connection that is Closed(Aborted)")]
+    fn an_impossible_transition_is_a_bug() {
+        let _ = State::Closed(CloseReason::Aborted).next(Cause::Established);
+    }
+}

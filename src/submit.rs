@@ -1,0 +1,399 @@
+//! The submit/ack protocol: four packets over a length-prefixed stream, in two dialects.
+//!
+//! ```text
+//!  request  | totalLength u32 | commandID u8 | ID 8 bytes | payload 0..        |   13 bytes + payload
+//!  ack      | totalLength u32 | commandID u8 | ID 8 bytes | result u8: 0 or 1  |   14 bytes
+//! ```
+//!
+//! All numbers are big-endian, and `totalLength` counts itself. A client sends `conn` (0x01) or `submit` (0x02); the server
+//! answers each with one ack, in order, and with the ID as it came, whatever its bytes are.
+//!
+//! A server reads requests and writes acks ([`ServerCodec`]), a client the other way round
+//! ([`ClientCodec`]): a packet on the wrong side of the wire has no type here, and is an unknown command.
+//!
+//! There is **no authentication** in this protocol. Listen where you trust the peers, or put something in front.
+
+use std::fmt;
+
+use bytes::{BufMut, BytesMut};
+
+use crate::codec::{Codec, Input, LengthField, LengthFieldError};
+use crate::config::MAX_FRAME;
+
+/// Bytes in front of a payload or result: length, command and ID.
+pub const HEADER: usize = 13;
+/// Bytes of an ack.
+pub const ACK: usize = HEADER + 1;
+
+/// Which bytes stand for the two acks.
+///
+/// The course that the protocol comes from says 0x81 and 0x82 in its text, but the constants in its
+/// published program count from 0x80, so that is what its clients and servers really speak.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Dialect {
+    /// As the text says: connack 0x81, submitack 0x82.
+    #[default]
+    Text,
+    /// As the published source does: connack 0x80, submitack 0x81.
+    Source,
+}
+
+impl Dialect {
+    const fn ack(self, kind: Kind) -> u8 {
+        match (self, kind) {
+            (Dialect::Text, Kind::Conn) => 0x81,
+            (Dialect::Text, Kind::Submit) => 0x82,
+            (Dialect::Source, Kind::Conn) => 0x80,
+            (Dialect::Source, Kind::Submit) => 0x81,
+        }
+    }
+}
+
+/// What a request asks for, and what an ack answers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// Opens a session. Optional, unless the server demands it.
+    Conn,
+    /// Hands over a payload.
+    Submit,
+}
+
+/// The eight bytes by which a client knows its request again.
+///
+/// Clients count per connection in decimal digits, from `00000001`, and go on with `00000000`
+/// after `99999999`; a server takes any eight bytes.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Id(pub [u8; 8]);
+
+impl Id {
+    /// The `n`-th ID of a connection, as eight digits; it wraps after 99,999,999.
+    pub fn nth(n: u64) -> Self {
+        let mut digits = [b'0'; 8];
+        let mut rest = n;
+        for digit in digits.iter_mut().rev() {
+            *digit += (rest % 10) as u8; // a digit
+            rest /= 10;
+        }
+        Self(digits)
+    }
+}
+
+impl fmt::Display for Id {
+    /// Escaped, so that a peer's bytes can be logged.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.0.escape_ascii())
+    }
+}
+
+impl fmt::Debug for Id {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Id({self})")
+    }
+}
+
+/// A packet from client to server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Request<'a> {
+    /// Which of the two it is.
+    pub kind: Kind,
+    /// The client's ID for it.
+    pub id: Id,
+    /// Whatever the client has to say.
+    pub payload: &'a [u8],
+}
+
+/// A packet from server to client.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ack {
+    /// What it answers.
+    pub kind: Kind,
+    /// The request's ID.
+    pub id: Id,
+    /// How it went.
+    pub outcome: Outcome,
+}
+
+/// The result in an ack.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// Result 0: done.
+    Done,
+    /// Result 1: refused, or failed for any other reason.
+    Failed,
+}
+
+impl Request<'_> {
+    /// The ack that answers this request.
+    pub fn ack(&self, outcome: Outcome) -> Ack {
+        Ack { kind: self.kind, id: self.id, outcome }
+    }
+}
+
+/// What is wrong with a packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Error {
+    /// `totalLength` is outside the limits; for an ack that is anything but 14.
+    Length(LengthFieldError),
+    /// No packet has this command, or not in this direction.
+    UnknownCommand {
+        /// The byte in its place.
+        command: u8,
+    },
+    /// An ack's result is neither 0 nor 1.
+    UnknownResult {
+        /// The byte in its place.
+        result: u8,
+    },
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Length(error) => error.fmt(f),
+            Self::UnknownCommand { command } => write!(f, "unknown command 0x{command:02x}"),
+            Self::UnknownResult { result } => write!(f, "unknown result {result}, it is 0 or 1"),
+        }
+    }
+}
+
+impl std::error::Error for Error {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Self::Length(error) => Some(error),
+            _ => None,
+        }
+    }
+}
+
+impl From<LengthFieldError> for Error {
+    fn from(error: LengthFieldError) -> Self {
+        Self::Length(error)
+    }
+}
+
+/// The server's side: requests in, acks out.
+#[derive(Clone, Debug)]
+pub struct ServerCodec(Wire);
+
+/// The client's side: acks in, requests out.
+#[derive(Clone, Debug)]
+pub struct ClientCodec {
+    acks: Wire,
+    max_request: usize,
+}
+
+/// What both sides share: the frame and the dialect.
+#[derive(Clone, Debug)]
+struct Wire {
+    frame: LengthField,
+    dialect: Dialect,
+}
+
+impl Wire {
+    fn new(dialect: Dialect, min_frame: usize, max_frame: u32) -> Self {
+        Self { frame: LengthField::whole(4).min(min_frame as u32).max(max_frame), dialect }
+    }
+
+    /// The next frame in its parts: command, ID and the rest.
+    #[inline]
+    fn decode<'a>(&mut self, input: &mut Input<'a>) -> Result<Option<(u8, Id, &'a [u8])>, Error> {
+        let Some(frame) = self.frame.decode(input)? else { return Ok(None) };
+        let (front, rest) = frame.body.split_at(HEADER - 4); // the frame's minimum makes sure that it is there
+        let (command, id) = (front[0], front[1..].try_into().expect("eight bytes"));
+        Ok(Some((command, Id(id), rest)))
+    }
+}
+
+impl ServerCodec {
+    /// A server's codec for one connection, with frames of at most 65,536 bytes.
+    pub fn new(dialect: Dialect) -> Self {
+        Self::with_max_frame(dialect, MAX_FRAME as u32)
+    }
+
+    /// The same, with requests of at most `max_frame` bytes (`totalLength`).
+    ///
+    /// # Panics
+    /// If that is less than 13: not even an empty request would fit.
+    pub fn with_max_frame(dialect: Dialect, max_frame: u32) -> Self {
+        Self(Wire::new(dialect, HEADER, max_frame))
+    }
+}
+
+impl Default for ServerCodec {
+    fn default() -> Self {
+        Self::new(Dialect::default())
+    }
+}
+
+impl Codec for ServerCodec {
+    type Frame<'a> = Request<'a>;
+    type Message<'a> = Ack;
+    type Error = Error;
+
+    #[inline]
+    fn decode<'a>(&mut self, input: &mut Input<'a>) -> Result<Option<Request<'a>>, Error> {
+        let Some((command, id, payload)) = self.0.decode(input)? else { return Ok(None) };
+        let kind = match command {
+            0x01 => Kind::Conn,
+            0x02 => Kind::Submit,
+            _ => return Err(Error::UnknownCommand { command }),
+        };
+        Ok(Some(Request { kind, id, payload }))
+    }
+
+    #[inline]
+    fn encode(&mut self, ack: Ack, out: &mut BytesMut) -> Result<(), Error> {
+        let mut packet = [0; ACK];
+        packet[3] = ACK as u8;
+        packet[4] = self.0.dialect.ack(ack.kind);
+        packet[5..HEADER].copy_from_slice(&ack.id.0);
+        packet[HEADER] = match ack.outcome {
+            Outcome::Done => 0,
+            Outcome::Failed => 1,
+        };
+        out.put_slice(&packet);
+        Ok(())
+    }
+
+    fn max_frame(&self) -> usize {
+        self.0.frame.max_frame()
+    }
+}
+
+impl ClientCodec {
+    /// A client's codec for one connection, with requests of at most 65,536 bytes.
+    pub fn new(dialect: Dialect) -> Self {
+        Self { acks: Wire::new(dialect, ACK, ACK as u32), max_request: MAX_FRAME }
+    }
+}
+
+impl Default for ClientCodec {
+    fn default() -> Self {
+        Self::new(Dialect::default())
+    }
+}
+
+impl Codec for ClientCodec {
+    type Frame<'a> = Ack;
+    type Message<'a> = Request<'a>;
+    type Error = Error;
+
+    fn decode<'a>(&mut self, input: &mut Input<'a>) -> Result<Option<Ack>, Error> {
+        let Some((command, id, result)) = self.acks.decode(input)? else { return Ok(None) };
+        let kinds = [Kind::Conn, Kind::Submit];
+        let Some(kind) = kinds.into_iter().find(|kind| self.acks.dialect.ack(*kind) == command) else {
+            return Err(Error::UnknownCommand { command });
+        };
+        let outcome = match result[0] {
+            0 => Outcome::Done,
+            1 => Outcome::Failed,
+            result => return Err(Error::UnknownResult { result }),
+        };
+        Ok(Some(Ack { kind, id, outcome }))
+    }
+
+    fn encode(&mut self, request: Request<'_>, out: &mut BytesMut) -> Result<(), Error> {
+        let length = HEADER + request.payload.len();
+        let max = self.max_request;
+        let Some(total) = u32::try_from(length).ok().filter(|_| length <= max) else {
+            return Err(LengthFieldError::TooLong { length: length as u64, max }.into());
+        };
+        out.reserve(length);
+        out.put_u32(total);
+        out.put_u8(match request.kind {
+            Kind::Conn => 0x01,
+            Kind::Submit => 0x02,
+        });
+        out.put_slice(&request.id.0);
+        out.put_slice(request.payload);
+        Ok(())
+    }
+
+    fn max_frame(&self) -> usize {
+        self.acks.frame.max_frame()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const DIALECTS: [(Dialect, u8, u8); 2] = [(Dialect::Text, 0x81, 0x82), (Dialect::Source, 0x80, 0x81)];
+    const ANY_ID: Id = Id(*b"\0\xff\r\n\x1b \"9");
+
+    #[test]
+    fn requests_and_acks_cross_the_wire_in_both_dialects() {
+        for (dialect, connack, submitack) in DIALECTS {
+            let (mut server, mut client) = (ServerCodec::new(dialect), ClientCodec::new(dialect));
+            for (kind, command, ack_command) in [(Kind::Conn, 0x01, connack), (Kind::Submit, 0x02, submitack)] {
+                let request = Request { kind, id: ANY_ID, payload: b"pay" };
+                let mut wire = BytesMut::new();
+                client.encode(request, &mut wire).unwrap();
+                assert_eq!(wire[..5], [0, 0, 0, 16, command]);
+                assert_eq!(server.decode(&mut Input::new(&wire)), Ok(Some(request)));
+
+                for (outcome, result) in [(Outcome::Done, 0), (Outcome::Failed, 1)] {
+                    let ack = request.ack(outcome);
+                    let mut wire = BytesMut::new();
+                    server.encode(ack, &mut wire).unwrap();
+                    assert_eq!((wire[..5].to_vec(), &wire[5..13], wire[13]), (vec![0, 0, 0, 14, ack_command], &ANY_ID.0[..], result));
+                    assert_eq!(client.decode(&mut Input::new(&wire)), Ok(Some(ack)));
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn every_other_command_is_refused_on_both_sides() {
+        for (dialect, connack, submitack) in DIALECTS {
+            for command in 0..=u8::MAX {
+                let mut wire = vec![0, 0, 0, 14, command];
+                wire.extend([b'1'; 8]);
+                wire.push(0);
+                let unknown = Error::UnknownCommand { command };
+                let request = ServerCodec::new(dialect).decode(&mut Input::new(&wire)).map(|_| ());
+                assert_eq!(request, if [1, 2].contains(&command) { Ok(()) } else { Err(unknown) });
+                let ack = ClientCodec::new(dialect).decode(&mut Input::new(&wire)).map(|_| ());
+                assert_eq!(ack, if [connack, submitack].contains(&command) { Ok(()) } else { Err(unknown) });
+            }
+        }
+    }
+
+    #[test]
+    fn a_packet_cut_anywhere_asks_for_more() {
+        let mut wire = BytesMut::new();
+        ClientCodec::default().encode(Request { kind: Kind::Submit, id: ANY_ID, payload: b"x" }, &mut wire).unwrap();
+        for end in 0..wire.len() {
+            assert_eq!(ServerCodec::default().decode(&mut Input::new(&wire[..end])), Ok(None));
+        }
+    }
+
+    #[test]
+    fn an_ack_of_another_length_or_result_is_refused() {
+        let mut client = ClientCodec::default();
+        for length in [0, 13, 15, 255] {
+            assert!(matches!(client.decode(&mut Input::new(&[0, 0, 0, length])), Err(Error::Length(_))), "{length}");
+        }
+        let wire = b"\0\0\0\x0e\x8200000001\x02";
+        assert_eq!(client.decode(&mut Input::new(wire)), Err(Error::UnknownResult { result: 2 }));
+    }
+
+    #[test]
+    fn ids_are_eight_digits_and_wrap() {
+        assert_eq!(Id::nth(1).0, *b"00000001");
+        assert_eq!(Id::nth(99_999_999).0, *b"99999999");
+        assert_eq!(Id::nth(100_000_000).0, *b"00000000");
+        assert_eq!(ANY_ID.to_string(), r#"\x00\xff\r\n\x1b \"9"#);
+    }
+
+    #[test]
+    fn a_request_above_the_limit_is_not_encoded() {
+        let mut wire = BytesMut::new();
+        let payload = vec![0; MAX_FRAME];
+        let fits = Request { kind: Kind::Submit, id: ANY_ID, payload: &payload[HEADER..] };
+        ClientCodec::default().encode(fits, &mut wire).unwrap();
+        let error = ClientCodec::default().encode(Request { payload: &payload[HEADER - 1..], ..fits }, &mut wire);
+        assert!(matches!(error, Err(Error::Length(LengthFieldError::TooLong { length: 65_537, max: 65_536 }))));
+    }
+}

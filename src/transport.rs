@@ -1,0 +1,195 @@
+//! The two ends of the pipe: [`fill`] and [`flush`], the only places that read(2) and write(2).
+//!
+//! A system call can say five things: some bytes, the end, "not now", "a signal came", an error.
+//! Here they become one small enum each, and the remembered readiness is kept true.
+
+use std::io::{self, ErrorKind, IoSliceMut, Read, Write};
+
+use crate::net::Event;
+
+/// What is remembered of a socket's readiness between two events.
+///
+/// Polling is edge-triggered: a bit is set by an event and stays set until an operation has
+/// shown that it is used up. Whoever stops reading while the bit is set must come back by himself.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Readiness {
+    /// A read may find something.
+    pub readable: bool,
+    /// A write may find room.
+    pub writable: bool,
+    /// The peer's end was announced: from here on only `Ok(0)`, an error or `WouldBlock` ends the reading.
+    pub read_closed: bool,
+}
+
+impl Readiness {
+    /// Adds what an event reports.
+    pub fn merge(&mut self, event: &Event) {
+        self.readable |= event.readable || event.read_closed;
+        self.writable |= event.writable || event.write_closed;
+        self.read_closed |= event.read_closed;
+    }
+}
+
+/// What came of one read.
+#[derive(Debug)]
+pub enum Fill {
+    /// This many bytes, at least one.
+    Bytes(usize),
+    /// The peer has closed its sending side, and all its bytes were read.
+    End,
+    /// Nothing now; an event will tell.
+    Blocked,
+    /// The connection is broken.
+    Failed(io::Error),
+}
+
+/// What came of one write.
+#[derive(Debug)]
+pub enum Flush {
+    /// This many bytes were taken, at least one.
+    Bytes(usize),
+    /// No room now; an event will tell.
+    Blocked,
+    /// The connection is broken.
+    Failed(io::Error),
+}
+
+/// Reads once: into `place` first, as far as it has room, then into `scratch`.
+///
+/// `short_read_is_empty` says whether fewer bytes than there was room for prove the socket empty
+/// ([`Net::SHORT_READ_IS_EMPTY`](crate::net::Net::SHORT_READ_IS_EMPTY)); they never do once the peer's end was announced,
+/// since no further event would tell of it.
+pub fn fill(
+    stream: &mut impl Read,
+    place: &mut [u8],
+    scratch: &mut [u8],
+    readiness: &mut Readiness,
+    short_read_is_empty: bool,
+) -> Fill {
+    let room = place.len() + scratch.len();
+    debug_assert!(room > 0, "a read into nothing looks like the end");
+    loop {
+        // recv(2) is a little cheaper than readv(2), so the common case does not go through the list.
+        let outcome = if place.is_empty() {
+            stream.read(scratch)
+        } else {
+            stream.read_vectored(&mut [IoSliceMut::new(place), IoSliceMut::new(scratch)])
+        };
+        return match outcome {
+            Ok(0) => {
+                readiness.readable = false;
+                Fill::End
+            }
+            Ok(n) => {
+                if n < room && short_read_is_empty && !readiness.read_closed {
+                    readiness.readable = false;
+                }
+                Fill::Bytes(n)
+            }
+            Err(error) if error.kind() == ErrorKind::Interrupted => continue,
+            Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                readiness.readable = false;
+                Fill::Blocked
+            }
+            Err(error) => Fill::Failed(error),
+        };
+    }
+}
+
+/// Writes once.
+///
+/// A short write is not taken as proof of a full socket: the caller tries again until `Blocked`,
+/// which costs one call where the peer is slow already, and holds on every platform.
+pub fn flush(stream: &mut impl Write, bytes: &[u8], readiness: &mut Readiness) -> Flush {
+    loop {
+        return match stream.write(bytes) {
+            Ok(0) => Flush::Failed(ErrorKind::WriteZero.into()),
+            Ok(n) => Flush::Bytes(n),
+            Err(error) if error.kind() == ErrorKind::Interrupted => continue,
+            Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                readiness.writable = false;
+                Flush::Blocked
+            }
+            Err(error) => Flush::Failed(error),
+        };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::VecDeque;
+
+    use super::*;
+
+    /// A stream that answers from a script.
+    struct Script(VecDeque<io::Result<usize>>);
+
+    impl Script {
+        fn new(answers: impl IntoIterator<Item = io::Result<usize>>) -> Self {
+            Self(answers.into_iter().collect())
+        }
+    }
+
+    impl Read for Script {
+        fn read(&mut self, _: &mut [u8]) -> io::Result<usize> {
+            self.0.pop_front().expect("one read too many")
+        }
+    }
+
+    impl Write for Script {
+        fn write(&mut self, _: &[u8]) -> io::Result<usize> {
+            self.0.pop_front().expect("one write too many")
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    const READY: Readiness = Readiness { readable: true, writable: true, read_closed: false };
+
+    fn read(answers: impl IntoIterator<Item = io::Result<usize>>, readiness: &mut Readiness) -> Fill {
+        fill(&mut Script::new(answers), &mut [], &mut [0; 8], readiness, true)
+    }
+
+    #[test]
+    fn a_full_read_leaves_the_socket_readable_and_a_short_one_does_not() {
+        let mut readiness = READY;
+        assert!(matches!(read([Ok(8)], &mut readiness), Fill::Bytes(8)));
+        assert!(readiness.readable);
+        assert!(matches!(read([Ok(7)], &mut readiness), Fill::Bytes(7)));
+        assert!(!readiness.readable);
+    }
+
+    #[test]
+    fn a_short_read_proves_nothing_once_the_end_was_announced() {
+        let mut readiness = Readiness { read_closed: true, ..READY };
+        assert!(matches!(read([Ok(7)], &mut readiness), Fill::Bytes(7)));
+        assert!(readiness.readable);
+        assert!(matches!(read([Ok(0)], &mut readiness), Fill::End));
+        assert!(!readiness.readable);
+    }
+
+    #[test]
+    fn a_short_read_proves_nothing_where_the_poller_does_not_say_so() {
+        let mut readiness = READY;
+        assert!(matches!(fill(&mut Script::new([Ok(1)]), &mut [], &mut [0; 8], &mut readiness, false), Fill::Bytes(1)));
+        assert!(readiness.readable);
+    }
+
+    #[test]
+    fn signals_are_retried_and_blocking_is_remembered() {
+        let mut readiness = READY;
+        let answers = || [Err(ErrorKind::Interrupted.into()), Err(ErrorKind::WouldBlock.into())];
+        assert!(matches!(read(answers(), &mut readiness), Fill::Blocked));
+        assert!(!readiness.readable && readiness.writable);
+        assert!(matches!(flush(&mut Script::new(answers()), b"x", &mut readiness), Flush::Blocked));
+        assert!(!readiness.writable);
+    }
+
+    #[test]
+    fn a_write_of_nothing_is_a_failure_and_not_a_reason_to_spin() {
+        assert!(matches!(flush(&mut Script::new([Ok(0)]), b"x", &mut READY.clone()), Flush::Failed(_)));
+        assert!(matches!(flush(&mut Script::new([Ok(1)]), b"xy", &mut READY.clone()), Flush::Bytes(1)));
+    }
+}
