@@ -332,26 +332,29 @@ impl<C: Codec, S> Connection<C, S> {
         let mut need = Need::Now;
         let cause = self.guarded(shared, |connection, shared| {
             let mut cx = connection.context::<H>(shared);
-            while taken < bytes.len() {
+            // `taken` must survive a panic, so it lives in memory; the cursor need not be read back from there.
+            let mut at = 0;
+            while at < bytes.len() {
                 if cx.out.len() >= cx.shared.config.write_high {
                     return Some(Cause::Choke);
                 }
                 if cx.shared.commands.is_full(cx.shared.config.command_high) {
                     return Some(Cause::Yield);
                 }
-                let mut input = Input::new(&bytes[taken..]);
+                let mut input = Input::new(&bytes[at..]);
                 let frame = match cx.codec.decode(&mut input) {
                     Ok(Some(frame)) => frame,
                     Ok(None) => {
                         need = input.said();
-                        let (rest, max) = (bytes.len() - taken, cx.codec.max_frame());
+                        let (rest, max) = (bytes.len() - at, cx.codec.max_frame());
                         assert!(rest <= max, "the codec holds {rest} bytes of a frame, and said at most {max}");
                         return None;
                     }
                     Err(error) => return Some(Cause::Close(CloseReason::Protocol(Box::new(error)))),
                 };
                 assert!(input.taken() > 0, "the codec made a frame of nothing");
-                taken += input.taken();
+                at += input.taken();
+                taken = at;
                 cx.shared.observe.note(Step::Frame { id: cx.id, bytes: input.taken() });
                 let verdict = handler.frame(frame, &mut cx);
                 if let Some(cause) = cx.conclude(verdict) {

@@ -174,35 +174,25 @@ impl From<LengthFieldError> for Error {
 
 /// The server's side: requests in, acks out.
 #[derive(Clone, Debug)]
-pub struct ServerCodec(Wire);
+pub struct ServerCodec {
+    dialect: Dialect,
+    max_request: u32,
+}
 
 /// The client's side: acks in, requests out.
 #[derive(Clone, Debug)]
 pub struct ClientCodec {
-    acks: Wire,
-    max_request: usize,
-}
-
-/// What both sides share: the frame and the dialect.
-#[derive(Clone, Debug)]
-struct Wire {
-    frame: LengthField,
     dialect: Dialect,
 }
 
-impl Wire {
-    fn new(dialect: Dialect, min_frame: usize, max_frame: u32) -> Self {
-        Self { frame: LengthField::whole(4).min(min_frame as u32).max(max_frame), dialect }
-    }
-
-    /// The next frame in its parts: command, ID and the rest.
-    #[inline]
-    fn decode<'a>(&mut self, input: &mut Input<'a>) -> Result<Option<(u8, Id, &'a [u8])>, Error> {
-        let Some(frame) = self.frame.decode(input)? else { return Ok(None) };
-        let (front, rest) = frame.body.split_at(HEADER - 4); // the frame's minimum makes sure that it is there
-        let (command, id) = (front[0], front[1..].try_into().expect("eight bytes"));
-        Ok(Some((command, Id(id), rest)))
-    }
+/// The next frame in its parts: command, ID and the rest.
+// Inlined always: only then is all but the limits known when it is compiled, and the general codec folds into a few instructions.
+#[inline(always)]
+fn decode<'a>(input: &mut Input<'a>, min: usize, max: u32) -> Result<Option<(u8, Id, &'a [u8])>, Error> {
+    let Some(frame) = LengthField::whole(4).min(min as u32).max(max).decode(input)? else { return Ok(None) };
+    let (front, rest) = frame.body.split_at(HEADER - 4); // at least that much is there, by `min`
+    let (command, id) = (front[0], front[1..].try_into().expect("eight bytes"));
+    Ok(Some((command, Id(id), rest)))
 }
 
 impl ServerCodec {
@@ -216,7 +206,8 @@ impl ServerCodec {
     /// # Panics
     /// If that is less than 13: not even an empty request would fit.
     pub fn with_max_frame(dialect: Dialect, max_frame: u32) -> Self {
-        Self(Wire::new(dialect, HEADER, max_frame))
+        assert!(max_frame as usize >= HEADER, "no request fits into {max_frame} bytes");
+        Self { dialect, max_request: max_frame }
     }
 }
 
@@ -233,7 +224,7 @@ impl Codec for ServerCodec {
 
     #[inline]
     fn decode<'a>(&mut self, input: &mut Input<'a>) -> Result<Option<Request<'a>>, Error> {
-        let Some((command, id, payload)) = self.0.decode(input)? else { return Ok(None) };
+        let Some((command, id, payload)) = decode(input, HEADER, self.max_request)? else { return Ok(None) };
         let kind = match command {
             0x01 => Kind::Conn,
             0x02 => Kind::Submit,
@@ -246,7 +237,7 @@ impl Codec for ServerCodec {
     fn encode(&mut self, ack: Ack, out: &mut BytesMut) -> Result<(), Error> {
         let mut packet = [0; ACK];
         packet[3] = ACK as u8;
-        packet[4] = self.0.dialect.ack(ack.kind);
+        packet[4] = self.dialect.ack(ack.kind);
         packet[5..HEADER].copy_from_slice(&ack.id.0);
         packet[HEADER] = match ack.outcome {
             Outcome::Done => 0,
@@ -257,14 +248,14 @@ impl Codec for ServerCodec {
     }
 
     fn max_frame(&self) -> usize {
-        self.0.frame.max_frame()
+        self.max_request as usize
     }
 }
 
 impl ClientCodec {
-    /// A client's codec for one connection, with requests of at most 65,536 bytes.
+    /// A client's codec for one connection. It sends requests of at most 65,536 bytes.
     pub fn new(dialect: Dialect) -> Self {
-        Self { acks: Wire::new(dialect, ACK, ACK as u32), max_request: MAX_FRAME }
+        Self { dialect }
     }
 }
 
@@ -280,9 +271,9 @@ impl Codec for ClientCodec {
     type Error = Error;
 
     fn decode<'a>(&mut self, input: &mut Input<'a>) -> Result<Option<Ack>, Error> {
-        let Some((command, id, result)) = self.acks.decode(input)? else { return Ok(None) };
+        let Some((command, id, result)) = decode(input, ACK, ACK as u32)? else { return Ok(None) };
         let kinds = [Kind::Conn, Kind::Submit];
-        let Some(kind) = kinds.into_iter().find(|kind| self.acks.dialect.ack(*kind) == command) else {
+        let Some(kind) = kinds.into_iter().find(|kind| self.dialect.ack(*kind) == command) else {
             return Err(Error::UnknownCommand { command });
         };
         let outcome = match result[0] {
@@ -295,7 +286,7 @@ impl Codec for ClientCodec {
 
     fn encode(&mut self, request: Request<'_>, out: &mut BytesMut) -> Result<(), Error> {
         let length = HEADER + request.payload.len();
-        let max = self.max_request;
+        let max = MAX_FRAME;
         let Some(total) = u32::try_from(length).ok().filter(|_| length <= max) else {
             return Err(LengthFieldError::TooLong { length: length as u64, max }.into());
         };
@@ -311,7 +302,7 @@ impl Codec for ClientCodec {
     }
 
     fn max_frame(&self) -> usize {
-        self.acks.frame.max_frame()
+        ACK
     }
 }
 

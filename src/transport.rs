@@ -19,6 +19,8 @@ pub struct Readiness {
     pub writable: bool,
     /// The peer's end was announced: from here on only `Ok(0)`, an error or `WouldBlock` ends the reading.
     pub read_closed: bool,
+    /// Nothing that is written can arrive any more.
+    pub write_closed: bool,
 }
 
 impl Readiness {
@@ -27,6 +29,7 @@ impl Readiness {
         self.readable |= event.readable || event.read_closed;
         self.writable |= event.writable || event.write_closed;
         self.read_closed |= event.read_closed;
+        self.write_closed |= event.write_closed;
     }
 }
 
@@ -146,7 +149,7 @@ mod tests {
         }
     }
 
-    const READY: Readiness = Readiness { readable: true, writable: true, read_closed: false };
+    const READY: Readiness = Readiness { readable: true, writable: true, read_closed: false, write_closed: false };
 
     fn read(answers: impl IntoIterator<Item = io::Result<usize>>, readiness: &mut Readiness) -> Fill {
         fill(&mut Script::new(answers), &mut [], &mut [0; 8], readiness, true)

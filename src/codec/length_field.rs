@@ -153,7 +153,7 @@ impl LengthField {
     }
 
     /// Checks a frame's whole length.
-    #[inline]
+    #[inline(always)]
     fn check(&self, length: u64) -> Result<usize, LengthFieldError> {
         if length < u64::from(self.min) {
             return Err(LengthFieldError::TooShort { length, min: self.min as usize });
@@ -170,7 +170,7 @@ impl Codec for LengthField {
     type Message<'a> = Framed<'a>;
     type Error = LengthFieldError;
 
-    #[inline]
+    #[inline(always)] // see `submit`: a codec whose shape is a constant folds into a few instructions
     fn decode<'a>(&mut self, input: &mut Input<'a>) -> Result<Option<Framed<'a>>, LengthFieldError> {
         let bytes = input.bytes();
         let Some(header) = bytes.get(..self.header()) else {

@@ -16,9 +16,6 @@ impl<H: Handler, N: Net> Reactor<H, N> {
         let slot = self.slots.get(id).expect("an event is heard by whom it names");
         self.shared.observe.note(Step::Event { id, readable: event.readable, writable: event.writable });
         slot.readiness.merge(event);
-        if event.write_closed {
-            slot.notice_hang_up(&mut self.shared);
-        }
         // Who is on the queue already has his turn there.
         if !slot.queued {
             self.serve(id);
@@ -82,6 +79,7 @@ impl<H: Handler, N: Net> Reactor<H, N> {
     /// Sees to it that whatever a connection waits for will come: an event, its place on the queue, a deadline, or the end.
     pub(super) fn settle(&mut self, id: ConnectionId) {
         let Some(slot) = self.slots.get(id) else { return };
+        slot.notice_hang_up(&mut self.shared);
         let due = match (slot.connection.state(), slot.due) {
             (State::Connecting | State::Open(Reading::Paused | Reading::Ended), _) => return,
             (State::Open(Reading::Choked), _) => {
@@ -130,6 +128,10 @@ impl<H: Handler, N: Net> Slot<H, N> {
     #[inline]
     fn flush(&mut self, shared: &mut Shared) {
         let id = self.connection.id();
+        // After a reset the frames before it can still be read; a write that fails would end the connection first.
+        if self.readiness.write_closed && self.readiness.readable && self.connection.is_reading() {
+            return;
+        }
         while self.readiness.writable && !self.connection.unsent().is_empty() {
             let flush = transport::flush(&mut self.stream, self.connection.unsent(), &mut self.readiness);
             shared.observe.note(Step::Write { id, flush: &flush });
@@ -178,7 +180,7 @@ impl<H: Handler, N: Net> Slot<H, N> {
 
     /// Nothing that is written can arrive any more. Who reads or writes will find out; who does neither is told here.
     fn notice_hang_up(&mut self, shared: &mut Shared) {
-        if let State::Open(Reading::Paused | Reading::Ended) = self.connection.state() {
+        if let (true, State::Open(Reading::Paused | Reading::Ended)) = (self.readiness.write_closed, self.connection.state()) {
             self.connection.apply(Cause::Fail(CloseReason::Reset), shared);
         }
     }

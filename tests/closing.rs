@@ -1,0 +1,200 @@
+//! How connections and loops end, on real sockets.
+
+mod util;
+
+use std::io::{ErrorKind, Read, Write};
+use std::time::{Duration, Instant};
+
+use glassloop::codec::Line;
+use glassloop::{Config, Context, Handler, Origin, Reactor, Stop, Turn, Verdict};
+use util::{Client, PATIENCE, Server, ack, id, service, submit, turn_until};
+
+#[test]
+fn a_half_closed_peer_gets_all_its_answers_and_then_the_end() {
+    let server = Server::submit();
+    for count in [1, 1000, 20_000] {
+        let mut client = server.connect();
+        let mut writer = client.stream.try_clone().unwrap();
+        let requests: Vec<u8> = (0..count).flat_map(|n| submit(&id(n), b"then I am done")).collect();
+        let writing = std::thread::spawn(move || {
+            writer.write_all(&requests).unwrap();
+            writer.shutdown(std::net::Shutdown::Write).unwrap();
+        });
+        client.expect(&(0..count).flat_map(|n| ack(&id(n))).collect::<Vec<_>>());
+        client.expect_end();
+        writing.join().unwrap();
+        assert_eq!(server.next_end(), "closed by the peer");
+    }
+}
+
+#[test]
+fn bytes_and_the_end_before_the_accept_are_answered_too() {
+    let mut reactor = Reactor::bind("127.0.0.1:0", service()).unwrap();
+    let mut client = Client::connect(reactor.local_addrs()[0]);
+    client.send(&submit(&id(1), b"early"));
+    client.shut_write();
+    turn_until(&mut reactor, |reactor| reactor.counters().closed == 1);
+    client.expect(&ack(&id(1)));
+    client.expect_end();
+}
+
+#[test]
+fn an_end_in_mid_frame_is_told_from_a_clean_one() {
+    let server = Server::submit();
+    let mut client = server.connect();
+    client.send(&[submit(&id(1), b""), submit(&id(2), b"cut off")[..7].to_vec()].concat());
+    client.shut_write();
+    client.expect(&ack(&id(1)));
+    client.expect_end();
+    assert_eq!(server.next_end(), "closed by the peer 7 bytes into a frame");
+}
+
+#[test]
+fn a_reset_ends_one_connection_and_is_not_taken_for_an_end() {
+    let server = Server::submit();
+    let mut bystander = server.connect();
+    for n in 0..50 {
+        let mut client = server.connect();
+        client.send(&submit(&id(1), b"first"));
+        client.expect(&ack(&id(1)));
+        client.send(&submit(&id(2), b"in the middle of")[..12]);
+        client.reset();
+        assert_eq!(server.next_end(), "reset by the peer");
+        bystander.send(&submit(&id(n), b""));
+        bystander.expect(&ack(&id(n)));
+    }
+    // Before it is accepted, or with nothing said at all.
+    for _ in 0..50 {
+        server.connect().reset();
+        assert_eq!(server.next_end(), "reset by the peer");
+    }
+}
+
+#[test]
+fn a_refused_peer_that_is_still_sending_reads_its_last_replies_and_the_end_instead_of_a_reset() {
+    let server = Server::submit();
+    let mut client = server.connect();
+    client.send(&[submit(&id(1), b"good"), vec![0; 4]].concat());
+    // Much more than the loop reads in a turn, sent after the refusal: a plain close would answer with a reset.
+    let mut writer = client.stream.try_clone().unwrap();
+    let flood = std::thread::spawn(move || {
+        let deadline = Instant::now() + Duration::from_millis(300);
+        while Instant::now() < deadline && writer.write_all(&[0; 16 * 1024]).is_ok() {}
+        writer.shutdown(std::net::Shutdown::Write)
+    });
+    client.expect(&ack(&id(1)));
+    client.expect_end();
+    flood.join().unwrap().expect("the server must have read to the end");
+    assert_eq!(server.next_end(), "protocol error by the peer: frame of 0 bytes, at least 13 needed");
+}
+
+#[test]
+fn a_refused_peer_that_never_leaves_is_let_go_after_the_linger_time() {
+    let config = Config { linger_timeout: Duration::from_millis(50), ..Config::default() };
+    let server = Server::start(service(), config);
+    let mut client = server.connect();
+    client.send(&[0; 4]);
+    client.expect_end();
+    assert!(server.next_end().starts_with("protocol error"));
+    let counters = server.stop();
+    assert_eq!((counters.deadlines, counters.closed), (1, 1));
+}
+
+#[test]
+fn a_peer_that_does_not_read_its_last_replies_is_let_go_after_the_drain_time() {
+    let config = Config { drain_timeout: Duration::from_millis(50), write_cap: 64 << 20, ..Config::default() };
+    let server = Server::start(Flood, config);
+    let mut client = server.connect();
+    client.send(b"bye\n");
+    let end = server.next_end();
+    assert!(end.starts_with("drain deadline passed, ") && end.ends_with(" bytes of replies not read by the peer"), "{end}");
+    drop(client);
+}
+
+/// Answers `one` with 60,000 bytes, and anything else with more than a socket takes. Closes after `bye`.
+struct Flood;
+
+impl Handler for Flood {
+    type Codec = Line;
+    type State = ();
+
+    fn connection(&mut self, _: &Origin) -> (Line, ()) {
+        (Line::default().max(1 << 20), ())
+    }
+
+    fn frame(&mut self, line: &[u8], cx: &mut Context<'_, Self>) -> Verdict {
+        let count = if line == b"one" { 1 } else { 300 };
+        (0..count).for_each(|_| cx.send(&*vec![b'x'; 60_000]));
+        if line == b"bye" { Verdict::Close } else { Verdict::Continue }
+    }
+}
+
+#[test]
+fn a_graceful_stop_answers_what_was_read_and_ends_with_no_reset() {
+    let server = Server::submit();
+    let mut clients: Vec<Client> = (0..20).map(|_| server.connect()).collect();
+    for client in &mut clients {
+        client.send(&submit(&id(1), b"read"));
+        client.expect(&ack(&id(1)));
+        // Half a frame is no request: it is not waited for.
+        client.send(&submit(&id(2), b"half")[..9]);
+    }
+    let addr = server.addr;
+    server.handle.stop(Stop::Gracefully);
+    for client in &mut clients {
+        client.expect_end();
+    }
+    drop(clients);
+    for _ in 0..20 {
+        assert_eq!(server.next_end(), "shut down");
+    }
+    assert_eq!(server.stop().frames, 20);
+    assert!(std::net::TcpStream::connect(addr).is_err(), "nobody listens any more");
+}
+
+#[test]
+fn requests_read_but_not_yet_handled_are_answered_by_a_graceful_stop() {
+    // Each answer takes the connection over the high mark, so most of the requests wait inside.
+    let config = Config { write_high: 1, write_low: 0, ..Config::default() };
+    let mut reactor = Reactor::new(Flood, config).unwrap();
+    let addr = reactor.listen("127.0.0.1:0").unwrap();
+    let mut client = Client::connect(addr);
+    client.send(&b"one\n".repeat(200));
+    turn_until(&mut reactor, |reactor| reactor.counters().writes_blocked > 0);
+    assert!(reactor.counters().frames < 200);
+    reactor.stop(Stop::Gracefully);
+    let reading = std::thread::spawn(move || {
+        let mut got = Vec::new();
+        client.stream.read_to_end(&mut got).map(|_| got.len())
+    });
+    turn_until(&mut reactor, |reactor| reactor.turn(Some(Duration::ZERO)).unwrap() == Turn::Stopped);
+    assert_eq!(reading.join().unwrap().unwrap(), 200 * 60_001);
+}
+
+#[test]
+fn a_graceful_stop_does_not_wait_for_peers_that_never_read() {
+    let config = Config { drain_timeout: Duration::from_millis(50), write_cap: 64 << 20, ..Config::default() };
+    let mut reactor = Reactor::new(Flood, config).unwrap();
+    let addr = reactor.listen("127.0.0.1:0").unwrap();
+    let mut client = Client::connect(addr);
+    client.send(b"much\n");
+    turn_until(&mut reactor, |reactor| reactor.counters().writes_blocked > 0);
+    reactor.stop(Stop::Gracefully);
+    turn_until(&mut reactor, |reactor| reactor.connections() == 0);
+    assert_eq!(reactor.turn(None).unwrap(), Turn::Stopped);
+}
+
+#[test]
+fn a_stop_at_once_drops_everything() {
+    let mut reactor = Reactor::bind("127.0.0.1:0", service()).unwrap();
+    let mut client = Client::connect(reactor.local_addrs()[0]);
+    turn_until(&mut reactor, |reactor| reactor.connections() == 1);
+    reactor.handle().stop(Stop::Gracefully);
+    reactor.handle().stop(Stop::AtOnce);
+    assert_eq!(reactor.turn(Some(PATIENCE)).unwrap(), Turn::Stopped);
+    assert_eq!(reactor.connections(), 0);
+    client.expect_gone();
+    assert_eq!(reactor.turn(None).unwrap(), Turn::Stopped, "a stopped loop stays stopped");
+    let refused = std::net::TcpStream::connect(client.stream.peer_addr().unwrap()).unwrap_err();
+    assert_eq!(refused.kind(), ErrorKind::ConnectionRefused);
+}

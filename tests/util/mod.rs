@@ -1,0 +1,172 @@
+//! The words that the tests speak: a server in a thread, and a client that expects.
+
+#![allow(dead_code, unreachable_pub)] // each test file uses its own part
+
+use std::io::{ErrorKind, Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::sync::mpsc::{self, Receiver};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use glassloop::submit::Dialect;
+use glassloop::{Config, Counters, Handle, Handler, Reactor, Step, Stop, Turn};
+
+#[path = "../../examples/server/session.rs"]
+mod session;
+
+pub(crate) use session::Service;
+
+/// No test waits longer for anything; none waits that long unless it fails.
+pub const PATIENCE: Duration = Duration::from_secs(20);
+
+/// The example server's service, with its defaults.
+pub(crate) fn service() -> Service {
+    Service { dialect: Dialect::Text, max_frame: 65_536, require_conn: false }
+}
+
+/// A reactor that runs in a thread of its own until it is stopped or dropped.
+pub struct Server {
+    pub addr: SocketAddr,
+    pub handle: Handle,
+    ends: Receiver<String>,
+    thread: Option<JoinHandle<Counters>>,
+}
+
+impl Server {
+    pub fn submit() -> Self {
+        Self::start(service(), Config::default())
+    }
+
+    pub fn start<H: Handler + Send + 'static>(handler: H, config: Config) -> Self {
+        let (tell, told) = mpsc::channel();
+        let (end, ends) = mpsc::channel();
+        let thread = thread::spawn(move || {
+            let mut reactor = Reactor::new(handler, config).unwrap();
+            let addr = reactor.listen("127.0.0.1:0").unwrap();
+            reactor.set_observer(move |step: &Step<'_>| {
+                if let Step::Closed { reason, .. } = step {
+                    let _ = end.send(reason.to_string());
+                }
+            });
+            tell.send((addr, reactor.handle())).unwrap();
+            reactor.run().unwrap();
+            assert_eq!((reactor.connections(), reactor.buffered()), (0, 0), "a stopped loop holds nothing");
+            reactor.counters()
+        });
+        let (addr, handle) = told.recv().unwrap();
+        Self { addr, handle, ends, thread: Some(thread) }
+    }
+
+    pub fn connect(&self) -> Client {
+        Client::connect(self.addr)
+    }
+
+    /// Why the next connection ended.
+    pub fn next_end(&self) -> String {
+        self.ends.recv_timeout(PATIENCE).expect("a connection should have ended")
+    }
+
+    /// Stops it gracefully and returns its counters.
+    pub fn stop(mut self) -> Counters {
+        self.handle.stop(Stop::Gracefully);
+        self.thread.take().unwrap().join().expect("the loop must not panic")
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.handle.stop(Stop::AtOnce);
+        if let Some(thread) = self.thread.take() {
+            let outcome = thread.join();
+            assert!(thread::panicking() || outcome.is_ok(), "the loop must not panic");
+        }
+    }
+}
+
+/// A blocking client that knows what it wants to hear.
+pub struct Client {
+    pub stream: TcpStream,
+}
+
+impl Client {
+    pub fn connect(addr: SocketAddr) -> Self {
+        let stream = TcpStream::connect(addr).unwrap();
+        stream.set_nodelay(true).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        stream.set_write_timeout(Some(PATIENCE)).unwrap();
+        Self { stream }
+    }
+
+    pub fn send(&mut self, bytes: &[u8]) {
+        self.stream.write_all(bytes).unwrap();
+    }
+
+    #[track_caller]
+    pub fn expect(&mut self, wanted: &[u8]) {
+        let mut got = vec![0; wanted.len()];
+        self.stream.read_exact(&mut got).unwrap_or_else(|error| panic!("{} bytes wanted: {error}", wanted.len()));
+        assert!(got == wanted, "got {}\nwanted {}", got.escape_ascii(), wanted.escape_ascii());
+    }
+
+    /// The peer's orderly end, and not a reset.
+    #[track_caller]
+    pub fn expect_end(&mut self) {
+        let mut rest = Vec::new();
+        self.stream.read_to_end(&mut rest).expect("an orderly end");
+        assert!(rest.is_empty(), "{} before the end", rest.escape_ascii());
+    }
+
+    /// Any end at all.
+    #[track_caller]
+    pub fn expect_gone(&mut self) {
+        match self.stream.read(&mut [0; 64]) {
+            Ok(0) => {}
+            Err(error) if error.kind() == ErrorKind::ConnectionReset => {}
+            other => panic!("the connection should be gone: {other:?}"),
+        }
+    }
+
+    pub fn shut_write(&mut self) {
+        self.stream.shutdown(Shutdown::Write).unwrap();
+    }
+
+    /// Closes with a reset.
+    pub fn reset(self) {
+        socket2::SockRef::from(&self.stream).set_linger(Some(Duration::ZERO)).unwrap();
+    }
+}
+
+/// Turns the loop until `done` says so.
+#[track_caller]
+pub fn turn_until<H: Handler>(reactor: &mut Reactor<H>, mut done: impl FnMut(&mut Reactor<H>) -> bool) {
+    let end = Instant::now() + PATIENCE;
+    while !done(reactor) {
+        assert!(Instant::now() < end, "the loop did not get there: {reactor:?}");
+        if reactor.turn(Some(Duration::from_millis(1))).unwrap() == Turn::Stopped {
+            assert!(done(reactor), "the loop stopped before it got there");
+            return;
+        }
+    }
+}
+
+/// A submit request.
+pub fn submit(id: &[u8; 8], payload: &[u8]) -> Vec<u8> {
+    request(0x02, id, payload)
+}
+
+pub fn request(command: u8, id: &[u8; 8], payload: &[u8]) -> Vec<u8> {
+    let mut packet = u32::try_from(13 + payload.len()).unwrap().to_be_bytes().to_vec();
+    packet.push(command);
+    packet.extend(id);
+    packet.extend(payload);
+    packet
+}
+
+/// The ack of a submit, in the text's dialect.
+pub fn ack(id: &[u8; 8]) -> Vec<u8> {
+    request(0x82, id, &[0])
+}
+
+pub fn id(n: u64) -> [u8; 8] {
+    glassloop::submit::Id::nth(n).0
+}
