@@ -37,17 +37,17 @@
 //! assert_eq!(connection.unsent(), b"HELLO\n");
 //! ```
 
+mod callbacks;
 mod inbox;
 
 use core::net::{Ipv4Addr, SocketAddr};
 use std::mem;
 use std::num::NonZeroU32;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use bytes::{Buf, BytesMut};
 
 use self::inbox::Inbox;
-use crate::codec::{Codec, Input, Need};
+use crate::codec::{Codec, Need};
 use crate::handler::{Context, Handler, Origin, Sends, Shared};
 use crate::id::ConnectionId;
 use crate::observe::Step;
@@ -310,81 +310,6 @@ impl<C: Codec, S> Connection<C, S> {
             None
         });
         reason
-    }
-
-    /// Runs one callback; returns what its verdict means.
-    fn ask<H, F>(&mut self, handler: &mut H, shared: &mut Shared, callback: F) -> Option<Cause>
-    where
-        H: Handler<Codec = C, State = S>,
-        F: FnOnce(&mut H, &mut Context<'_, H>) -> Verdict,
-    {
-        self.guarded(shared, |connection, shared| {
-            let mut cx = connection.context(shared);
-            let verdict = callback(handler, &mut cx);
-            cx.conclude(verdict)
-        })
-    }
-
-    /// Handles the frames at the front of `bytes`. Returns how many bytes they had, and what the codec said of the rest.
-    #[inline]
-    fn batch<H: Handler<Codec = C, State = S>>(&mut self, bytes: &[u8], handler: &mut H, shared: &mut Shared) -> (usize, Need) {
-        let mut taken = 0;
-        let mut need = Need::Now;
-        let cause = self.guarded(shared, |connection, shared| {
-            let mut cx = connection.context::<H>(shared);
-            // `taken` must survive a panic, so it lives in memory; the cursor need not be read back from there.
-            let mut at = 0;
-            while at < bytes.len() {
-                if cx.out.len() >= cx.shared.config.write_high {
-                    return Some(Cause::Choke);
-                }
-                if cx.shared.commands.is_full(cx.shared.config.command_high) {
-                    return Some(Cause::Yield);
-                }
-                let mut input = Input::new(&bytes[at..]);
-                let frame = match cx.codec.decode(&mut input) {
-                    Ok(Some(frame)) => frame,
-                    Ok(None) => {
-                        need = input.said();
-                        let (rest, max) = (bytes.len() - at, cx.codec.max_frame());
-                        assert!(rest <= max, "the codec holds {rest} bytes of a frame, and said at most {max}");
-                        return None;
-                    }
-                    Err(error) => return Some(Cause::Close(CloseReason::Protocol(Box::new(error)))),
-                };
-                assert!(input.taken() > 0, "the codec made a frame of nothing");
-                at += input.taken();
-                taken = at;
-                cx.shared.observe.note(Step::Frame { id: cx.id, bytes: input.taken() });
-                let verdict = handler.frame(frame, &mut cx);
-                if let Some(cause) = cx.conclude(verdict) {
-                    return Some(cause);
-                }
-            }
-            need = Need::More;
-            None
-        });
-        if let Some(cause) = cause {
-            self.apply(cause, shared);
-        }
-        (taken, need)
-    }
-
-    /// Runs user code. A panic in it is contained here, and ends this connection.
-    #[inline]
-    fn guarded(&mut self, shared: &mut Shared, run: impl FnOnce(&mut Self, &mut Shared) -> Option<Cause>) -> Option<Cause> {
-        // Unwind safety: the connection takes no more part than to send what was encoded whole; the handler is warned of it in its docs.
-        catch_unwind(AssertUnwindSafe(|| run(self, shared))).unwrap_or_else(|_| {
-            log::error!("the handler panicked in a callback for connection {} from {}", self.id, self.peer);
-            shared.observe.note(Step::Panicked { id: self.id });
-            Some(Cause::Close(CloseReason::HandlerPanicked))
-        })
-    }
-
-    #[inline]
-    fn context<'c, H: Handler<Codec = C, State = S>>(&'c mut self, shared: &'c mut Shared) -> Context<'c, H> {
-        let Self { id, peer, codec, user, out, .. } = self;
-        Context { id: *id, peer: *peer, codec, state: user, out, shared, sends: Sends::Open }
     }
 
     /// Keeps what is left of the inbox, unless the connection is ending.

@@ -1,20 +1,20 @@
 //! placeholder
-mod command;
-mod error;
-mod reason;
-mod state;
-mod verdict;
-mod handler;
-mod observe;
-mod reactor;
-mod deadline;
 pub mod codec;
+mod command;
 pub mod config;
 pub mod connection;
+mod deadline;
+mod error;
+mod handler;
 pub mod id;
 pub mod net;
+mod observe;
+mod reactor;
+mod reason;
+mod state;
 pub mod submit;
 pub mod transport;
+mod verdict;
 
 pub use crate::codec::Codec;
 pub use crate::command::Handle;

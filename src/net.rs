@@ -3,13 +3,13 @@
 //! The reactor is generic over [`Net`], so that it can run unchanged over a simulated one. Users
 //! never see the parameter: it defaults to [`MioNet`].
 
-mod mio;
+mod mio_net;
 
 use core::net::SocketAddr;
 use std::io::{self, Read, Write};
 use std::time::{Duration, Instant};
 
-pub use self::mio::MioNet;
+pub use self::mio_net::MioNet;
 
 /// One report of the poller: what a source may be ready for.
 ///

@@ -251,6 +251,7 @@ impl Observe {
     /// Counts a step and shows it. Without an observer, all but the counting is one predicted branch.
     // Inlined always: the step is known at each place, so what is left of `count` is one addition.
     #[inline(always)]
+    #[expect(clippy::needless_pass_by_value, reason = "a step is made at the call, only for this")]
     pub(crate) fn note(&mut self, step: Step<'_>) {
         self.counters.count(&step);
         if self.observer.is_some() {

@@ -26,6 +26,9 @@ use crate::net::{Event, MioNet, Net};
 use crate::observe::{Counters, Observer, Step};
 use crate::verdict::{Stop, Verdict};
 
+/// Descriptors that are not for connections: listeners, logs, the program's own files.
+const RESERVE: usize = 64;
+
 /// An event loop: one thread, one poller, all connections, one handler.
 ///
 /// ```no_run
@@ -132,8 +135,6 @@ impl<H: Handler, N: Net> Reactor<H, N> {
     /// [`Error::Config`] if the limits contradict each other.
     pub fn with_net(net: N, handler: H, config: Config) -> Result<Self, Error> {
         config.check()?;
-        /// Descriptors that are not for connections: listeners, logs, the program's own files.
-        const RESERVE: usize = 64;
         let max_connections = config.max_connections.unwrap_or_else(|| match net.descriptor_limit() {
             Some(limit) => limit.saturating_sub(RESERVE).clamp(1, Token::MAX_SLOTS),
             None => 1024 - RESERVE,

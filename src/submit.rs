@@ -185,14 +185,21 @@ pub struct ClientCodec {
     dialect: Dialect,
 }
 
-/// The next frame in its parts: command, ID and the rest.
+/// What all four packets begin with, and the rest.
+struct Packet<'a> {
+    command: u8,
+    id: Id,
+    rest: &'a [u8],
+}
+
+/// The next frame, taken apart.
 // Inlined always: only then is all but the limits known when it is compiled, and the general codec folds into a few instructions.
 #[inline(always)]
-fn decode<'a>(input: &mut Input<'a>, min: usize, max: u32) -> Result<Option<(u8, Id, &'a [u8])>, Error> {
+fn decode<'a>(input: &mut Input<'a>, min: usize, max: u32) -> Result<Option<Packet<'a>>, Error> {
     let Some(frame) = LengthField::whole(4).min(min as u32).max(max).decode(input)? else { return Ok(None) };
     let (front, rest) = frame.body.split_at(HEADER - 4); // at least that much is there, by `min`
     let (command, id) = (front[0], front[1..].try_into().expect("eight bytes"));
-    Ok(Some((command, Id(id), rest)))
+    Ok(Some(Packet { command, id: Id(id), rest }))
 }
 
 impl ServerCodec {
@@ -224,7 +231,7 @@ impl Codec for ServerCodec {
 
     #[inline]
     fn decode<'a>(&mut self, input: &mut Input<'a>) -> Result<Option<Request<'a>>, Error> {
-        let Some((command, id, payload)) = decode(input, HEADER, self.max_request)? else { return Ok(None) };
+        let Some(Packet { command, id, rest: payload }) = decode(input, HEADER, self.max_request)? else { return Ok(None) };
         let kind = match command {
             0x01 => Kind::Conn,
             0x02 => Kind::Submit,
@@ -270,8 +277,8 @@ impl Codec for ClientCodec {
     type Message<'a> = Request<'a>;
     type Error = Error;
 
-    fn decode<'a>(&mut self, input: &mut Input<'a>) -> Result<Option<Ack>, Error> {
-        let Some((command, id, result)) = decode(input, ACK, ACK as u32)? else { return Ok(None) };
+    fn decode(&mut self, input: &mut Input<'_>) -> Result<Option<Ack>, Error> {
+        let Some(Packet { command, id, rest: result }) = decode(input, ACK, ACK as u32)? else { return Ok(None) };
         let kinds = [Kind::Conn, Kind::Submit];
         let Some(kind) = kinds.into_iter().find(|kind| self.dialect.ack(*kind) == command) else {
             return Err(Error::UnknownCommand { command });

@@ -62,13 +62,7 @@ pub enum Flush {
 /// `short_read_is_empty` says whether fewer bytes than there was room for prove the socket empty
 /// ([`Net::SHORT_READ_IS_EMPTY`](crate::net::Net::SHORT_READ_IS_EMPTY)); they never do once the peer's end was announced,
 /// since no further event would tell of it.
-pub fn fill(
-    stream: &mut impl Read,
-    place: &mut [u8],
-    scratch: &mut [u8],
-    readiness: &mut Readiness,
-    short_read_is_empty: bool,
-) -> Fill {
+pub fn fill(stream: &mut impl Read, place: &mut [u8], scratch: &mut [u8], readiness: &mut Readiness, short_read_is_empty: bool) -> Fill {
     let room = place.len() + scratch.len();
     debug_assert!(room > 0, "a read into nothing looks like the end");
     loop {

@@ -15,12 +15,12 @@ fn a_half_closed_peer_gets_all_its_answers_and_then_the_end() {
     for count in [1, 1000, 20_000] {
         let mut client = server.connect();
         let mut writer = client.stream.try_clone().unwrap();
-        let requests: Vec<u8> = (0..count).flat_map(|n| submit(&id(n), b"then I am done")).collect();
+        let requests: Vec<u8> = (0..count).flat_map(|n| submit(id(n), b"then I am done")).collect();
         let writing = std::thread::spawn(move || {
             writer.write_all(&requests).unwrap();
             writer.shutdown(std::net::Shutdown::Write).unwrap();
         });
-        client.expect(&(0..count).flat_map(|n| ack(&id(n))).collect::<Vec<_>>());
+        client.expect(&(0..count).flat_map(|n| ack(id(n))).collect::<Vec<_>>());
         client.expect_end();
         writing.join().unwrap();
         assert_eq!(server.next_end(), "closed by the peer");
@@ -31,10 +31,10 @@ fn a_half_closed_peer_gets_all_its_answers_and_then_the_end() {
 fn bytes_and_the_end_before_the_accept_are_answered_too() {
     let mut reactor = Reactor::bind("127.0.0.1:0", service()).unwrap();
     let mut client = Client::connect(reactor.local_addrs()[0]);
-    client.send(&submit(&id(1), b"early"));
+    client.send(&submit(id(1), b"early"));
     client.shut_write();
     turn_until(&mut reactor, |reactor| reactor.counters().closed == 1);
-    client.expect(&ack(&id(1)));
+    client.expect(&ack(id(1)));
     client.expect_end();
 }
 
@@ -42,9 +42,9 @@ fn bytes_and_the_end_before_the_accept_are_answered_too() {
 fn an_end_in_mid_frame_is_told_from_a_clean_one() {
     let server = Server::submit();
     let mut client = server.connect();
-    client.send(&[submit(&id(1), b""), submit(&id(2), b"cut off")[..7].to_vec()].concat());
+    client.send(&[submit(id(1), b""), submit(id(2), b"cut off")[..7].to_vec()].concat());
     client.shut_write();
-    client.expect(&ack(&id(1)));
+    client.expect(&ack(id(1)));
     client.expect_end();
     assert_eq!(server.next_end(), "closed by the peer 7 bytes into a frame");
 }
@@ -55,13 +55,13 @@ fn a_reset_ends_one_connection_and_is_not_taken_for_an_end() {
     let mut bystander = server.connect();
     for n in 0..50 {
         let mut client = server.connect();
-        client.send(&submit(&id(1), b"first"));
-        client.expect(&ack(&id(1)));
-        client.send(&submit(&id(2), b"in the middle of")[..12]);
+        client.send(&submit(id(1), b"first"));
+        client.expect(&ack(id(1)));
+        client.send(&submit(id(2), b"in the middle of")[..12]);
         client.reset();
         assert_eq!(server.next_end(), "reset by the peer");
-        bystander.send(&submit(&id(n), b""));
-        bystander.expect(&ack(&id(n)));
+        bystander.send(&submit(id(n), b""));
+        bystander.expect(&ack(id(n)));
     }
     // Before it is accepted, or with nothing said at all.
     for _ in 0..50 {
@@ -74,7 +74,7 @@ fn a_reset_ends_one_connection_and_is_not_taken_for_an_end() {
 fn a_refused_peer_that_is_still_sending_reads_its_last_replies_and_the_end_instead_of_a_reset() {
     let server = Server::submit();
     let mut client = server.connect();
-    client.send(&[submit(&id(1), b"good"), vec![0; 4]].concat());
+    client.send(&[submit(id(1), b"good"), vec![0; 4]].concat());
     // Much more than the loop reads in a turn, sent after the refusal: a plain close would answer with a reset.
     let mut writer = client.stream.try_clone().unwrap();
     let flood = std::thread::spawn(move || {
@@ -82,7 +82,7 @@ fn a_refused_peer_that_is_still_sending_reads_its_last_replies_and_the_end_inste
         while Instant::now() < deadline && writer.write_all(&[0; 16 * 1024]).is_ok() {}
         writer.shutdown(std::net::Shutdown::Write)
     });
-    client.expect(&ack(&id(1)));
+    client.expect(&ack(id(1)));
     client.expect_end();
     flood.join().unwrap().expect("the server must have read to the end");
     assert_eq!(server.next_end(), "protocol error by the peer: frame of 0 bytes, at least 13 needed");
@@ -134,10 +134,10 @@ fn a_graceful_stop_answers_what_was_read_and_ends_with_no_reset() {
     let server = Server::submit();
     let mut clients: Vec<Client> = (0..20).map(|_| server.connect()).collect();
     for client in &mut clients {
-        client.send(&submit(&id(1), b"read"));
-        client.expect(&ack(&id(1)));
+        client.send(&submit(id(1), b"read"));
+        client.expect(&ack(id(1)));
         // Half a frame is no request: it is not waited for.
-        client.send(&submit(&id(2), b"half")[..9]);
+        client.send(&submit(id(2), b"half")[..9]);
     }
     let addr = server.addr;
     server.handle.stop(Stop::Gracefully);

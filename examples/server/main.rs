@@ -12,9 +12,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use clap::{Parser, ValueEnum};
-use glassloop::submit::{self, HEADER};
 #[cfg(unix)]
 use glassloop::Stop;
+use glassloop::submit::{self, HEADER};
 use glassloop::{Config, Handle, Reactor};
 use socket2::{Domain, Socket, Type};
 
@@ -56,7 +56,7 @@ struct Args {
     drain_timeout: Duration,
 
     /// What to log on stderr: error, warn, info, debug (each connection's end and why), trace, or a filter such as glassloop=debug
-    #[arg(long, value_name = "LEVEL", default_value = "info")]
+    #[arg(long, value_name = "LEVEL", default_value = "info", value_parser = log_filter)]
     log: String,
 }
 
@@ -85,6 +85,17 @@ impl FromStr for Admin {
 
 fn at_least_one(text: &str) -> Result<usize, String> {
     text.parse().ok().filter(|n| *n > 0).ok_or_else(|| "a whole number from 1 on is needed".to_string())
+}
+
+/// A level for all, or `module=level`, or several of these with commas.
+fn log_filter(text: &str) -> Result<String, String> {
+    for part in text.split(',') {
+        let level = part.split_once('=').map_or(part, |(_, level)| level);
+        if level.parse::<log::LevelFilter>().is_err() {
+            return Err(format!("`{level}` is not a level (error, warn, info, debug, trace, off)"));
+        }
+    }
+    Ok(text.to_string())
 }
 
 fn main() -> ExitCode {

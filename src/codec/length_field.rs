@@ -224,7 +224,9 @@ impl Codec for LengthField {
 mod tests {
     use super::*;
 
-    fn decode(codec: &mut LengthField, bytes: &[u8]) -> Result<Option<(Vec<u8>, Vec<u8>)>, LengthFieldError> {
+    type Parts = (Vec<u8>, Vec<u8>);
+
+    fn decode(codec: &mut LengthField, bytes: &[u8]) -> Result<Option<Parts>, LengthFieldError> {
         let frame = codec.decode(&mut Input::new(bytes))?;
         Ok(frame.map(|frame| (frame.head.to_vec(), frame.body.to_vec())))
     }

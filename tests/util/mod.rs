@@ -3,13 +3,14 @@
 #![allow(dead_code, unreachable_pub)] // each test file uses its own part
 
 use std::io::{ErrorKind, Read, Write};
-use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpStream};
 use std::sync::mpsc::{self, Receiver};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use glassloop::submit::Dialect;
 use glassloop::{Config, Counters, Handle, Handler, Reactor, Step, Stop, Turn};
+use socket2::{Domain, Socket, Type};
 
 #[path = "../../examples/server/session.rs"]
 mod session;
@@ -83,6 +84,16 @@ impl Drop for Server {
     }
 }
 
+/// A loop in the test's own hands, with room for many who wait to be accepted.
+pub fn reactor<H: Handler>(handler: H, config: Config) -> (Reactor<H>, SocketAddr) {
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+    socket.bind(&SocketAddr::from((Ipv4Addr::LOCALHOST, 0)).into()).unwrap();
+    socket.listen(4096).unwrap();
+    let mut reactor = Reactor::new(handler, config).unwrap();
+    let addr = reactor.listen_on(socket.into()).unwrap();
+    (reactor, addr)
+}
+
 /// A blocking client that knows what it wants to hear.
 pub struct Client {
     pub stream: TcpStream,
@@ -150,11 +161,11 @@ pub fn turn_until<H: Handler>(reactor: &mut Reactor<H>, mut done: impl FnMut(&mu
 }
 
 /// A submit request.
-pub fn submit(id: &[u8; 8], payload: &[u8]) -> Vec<u8> {
+pub fn submit(id: [u8; 8], payload: &[u8]) -> Vec<u8> {
     request(0x02, id, payload)
 }
 
-pub fn request(command: u8, id: &[u8; 8], payload: &[u8]) -> Vec<u8> {
+pub fn request(command: u8, id: [u8; 8], payload: &[u8]) -> Vec<u8> {
     let mut packet = u32::try_from(13 + payload.len()).unwrap().to_be_bytes().to_vec();
     packet.push(command);
     packet.extend(id);
@@ -163,7 +174,7 @@ pub fn request(command: u8, id: &[u8; 8], payload: &[u8]) -> Vec<u8> {
 }
 
 /// The ack of a submit, in the text's dialect.
-pub fn ack(id: &[u8; 8]) -> Vec<u8> {
+pub fn ack(id: [u8; 8]) -> Vec<u8> {
     request(0x82, id, &[0])
 }
 

@@ -6,7 +6,7 @@ use std::net::{Shutdown, TcpListener};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use ::mio::{Events, Interest, Poll, Token, Waker, net};
+use mio::{Events, Interest, Poll, Token, Waker, net};
 
 use super::{Event, Net, Stream, Wake};
 

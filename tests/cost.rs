@@ -1,0 +1,100 @@
+//! What a request costs, counted: system calls, allocations, bytes. These do not lie on a shared machine.
+
+mod util;
+
+use std::time::Duration;
+
+use allocation_counter::{AllocationInfo, measure};
+use glassloop::{Config, Counters, Handler, Reactor};
+use util::{Client, ack, id, reactor, service, submit, turn_until};
+
+/// Serves `rounds` times what `requests` holds, in lock-step. Returns what it cost: the steps of the loop, and what its thread allocated in its turns.
+fn cost(requests: &[u8], acks: &[u8], rounds: u64) -> (Counters, AllocationInfo) {
+    let mut reactor = Reactor::bind("127.0.0.1:0", service()).unwrap();
+    let mut client = Client::connect(reactor.local_addrs()[0]);
+    let mut round = |reactor: &mut Reactor<_>| {
+        client.send(requests);
+        let done = reactor.counters().bytes_written + acks.len() as u64;
+        let info = measure(|| {
+            while reactor.counters().bytes_written < done {
+                let _ = reactor.turn(Some(Duration::from_secs(5))).unwrap();
+            }
+        });
+        client.expect(acks);
+        info
+    };
+    for _ in 0..10 {
+        round(&mut reactor); // the buffers find their size
+    }
+    let before = reactor.counters();
+    let mut allocated = AllocationInfo::default();
+    for _ in 0..rounds {
+        allocated += round(&mut reactor);
+    }
+    let mut counters = reactor.counters();
+    counters.turns -= before.turns;
+    counters.events -= before.events;
+    counters.reads -= before.reads;
+    counters.writes -= before.writes;
+    counters.frames -= before.frames;
+    counters.registrations -= before.registrations;
+    (counters, allocated)
+}
+
+#[test]
+fn a_lone_request_costs_one_wait_one_read_one_write_and_nothing_else() {
+    let (counters, allocated) = cost(&submit(id(1), b"hello"), &ack(id(1)), 1000);
+    assert_eq!(counters.frames, 1000);
+    assert_eq!((counters.turns, counters.events), (1000, 1000));
+    assert_eq!((counters.reads, counters.reads_blocked), (1000, 0));
+    assert_eq!((counters.writes, counters.writes_blocked), (1000, 0));
+    assert_eq!(counters.registrations, 0, "no epoll_ctl");
+    assert_eq!(allocated.count_total, 0, "no allocation");
+}
+
+#[test]
+fn a_batch_costs_one_read_and_one_write() {
+    let requests = submit(id(1), b"one of 128").repeat(128);
+    let (counters, allocated) = cost(&requests, &ack(id(1)).repeat(128), 100);
+    assert_eq!(counters.frames, 12_800);
+    assert_eq!((counters.turns, counters.reads, counters.writes), (100, 100, 100));
+    assert_eq!((counters.registrations, allocated.count_total), (0, 0));
+}
+
+#[test]
+fn an_idle_connection_holds_its_slot_and_nothing_else() {
+    const CONNECTIONS: usize = 256; // a power of two, so that the slab has no spare room
+    let (mut reactor, addr) = reactor(service(), Config::default());
+    let mut clients: Vec<Client> = (0..CONNECTIONS).map(|_| Client::connect(addr)).collect();
+    let info = measure(|| turn_until(&mut reactor, |reactor| reactor.connections() == CONNECTIONS));
+    for client in &mut clients {
+        client.send(&submit(id(1), &[0; 5000]));
+    }
+    let served = measure(|| turn_until(&mut reactor, |reactor| reactor.counters().frames == CONNECTIONS as u64));
+    assert_eq!(reactor.buffered(), 0);
+
+    let per_connection = usize::try_from(info.bytes_current).unwrap() / CONNECTIONS;
+    let slot = footprint(&reactor);
+    println!("an idle connection holds {per_connection} bytes; its slot has {slot}");
+    assert!(per_connection <= slot + 16, "{per_connection} bytes held, a slot has {slot}");
+    assert!(slot + 16 <= 256, "a slot has grown to {slot} bytes");
+    // The shared write buffer has found its size, and the list of events may have; no connection holds on to anything.
+    assert!(served.bytes_current < 4096, "{} bytes stay after serving", served.bytes_current);
+}
+
+fn footprint<H: Handler>(_: &Reactor<H>) -> usize {
+    Reactor::<H>::idle_footprint()
+}
+
+#[test]
+fn an_idle_loop_sleeps() {
+    let mut reactor = Reactor::bind("127.0.0.1:0", service()).unwrap();
+    let addr = reactor.local_addrs()[0];
+    let _clients: Vec<Client> = (0..20).map(|_| Client::connect(addr)).collect();
+    turn_until(&mut reactor, |reactor| reactor.counters().events >= 20);
+    let before = reactor.counters();
+    let _ = reactor.turn(Some(Duration::from_millis(200))).unwrap();
+    let mut after = reactor.counters();
+    after.turns -= 1;
+    assert_eq!(after, before, "nothing but the one wait");
+}

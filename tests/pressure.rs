@@ -1,0 +1,131 @@
+//! Peers that send more than they read, and limits that hold.
+
+mod util;
+
+use std::io::{ErrorKind, Read, Write};
+use std::time::Duration;
+
+use glassloop::{Config, Reactor};
+use util::{Client, ack, id, service, submit, turn_until};
+
+/// Sends until neither the sockets nor the loop take any more. Returns how many bytes that was, and the most memory that the loop's connections held.
+fn flood<H: glassloop::Handler>(reactor: &mut Reactor<H>, client: &mut Client, stream: &[u8]) -> (usize, usize) {
+    client.stream.set_nonblocking(true).unwrap();
+    let (mut sent, mut peak, mut idle) = (0, 0, 0);
+    while idle < 50 {
+        match client.stream.write(&stream[sent % stream.len()..]) {
+            Ok(n) => {
+                sent += n;
+                idle = 0;
+            }
+            Err(error) if error.kind() == ErrorKind::WouldBlock => idle += 1,
+            Err(error) => panic!("{error}"),
+        }
+        let _ = reactor.turn(Some(Duration::from_millis(u64::from(idle > 0)))).unwrap();
+        peak = peak.max(reactor.buffered());
+    }
+    client.stream.set_nonblocking(false).unwrap();
+    (sent, peak)
+}
+
+#[test]
+fn a_peer_that_sends_for_ever_and_never_reads_costs_bounded_memory_and_loses_nothing() {
+    let mut reactor = Reactor::bind("127.0.0.1:0", service()).unwrap();
+    let mut client = Client::connect(reactor.local_addrs()[0]);
+    let requests: Vec<u8> = (0..10_000).flat_map(|n| submit(id(n), b"")).collect();
+    let (sent, peak) = flood(&mut reactor, &mut client, &requests);
+
+    // What one read brought and could not be handled, and the replies up to the mark: their buffer may have doubled to grow.
+    let config = reactor.config();
+    let bound = config.scratch + 2 * (config.write_high + 14);
+    println!("{sent} bytes sent, at most {peak} bytes held, {bound} allowed");
+    assert!((1..=bound).contains(&peak), "{peak} bytes held, {bound} allowed");
+    assert!(reactor.counters().writes_blocked > 0 && reactor.counters().bytes_read < sent as u64);
+
+    // It goes on by itself as soon as the peer reads, and nothing is lost. The last request may have been cut.
+    let frames = sent / 13;
+    let mut reader = client.stream.try_clone().unwrap();
+    let reading = std::thread::spawn(move || {
+        let mut got = vec![0; frames * 14];
+        reader.read_exact(&mut got).map(|()| got)
+    });
+    turn_until(&mut reactor, |_| reading.is_finished());
+    let wanted: Vec<u8> = (0..frames as u64).flat_map(|n| ack(id(n % 10_000))).collect();
+    assert!(reading.join().unwrap().unwrap() == wanted);
+    turn_until(&mut reactor, |reactor| reactor.counters().frames == frames as u64);
+}
+
+#[test]
+fn above_the_high_mark_nothing_is_read_until_the_queue_is_down_to_the_low_mark() {
+    let mut reactor = Reactor::bind("127.0.0.1:0", service()).unwrap();
+    let mut client = Client::connect(reactor.local_addrs()[0]);
+    flood(&mut reactor, &mut client, &submit(id(1), b"").repeat(1000));
+    let choked = reactor.counters();
+    for _ in 0..100 {
+        let _ = reactor.turn(Some(Duration::ZERO)).unwrap();
+    }
+    let after = reactor.counters();
+    assert_eq!((after.reads, after.writes, after.frames), (choked.reads, choked.writes, choked.frames));
+    // A little room is not enough: the kernel reports room when about a third of its buffer is free.
+    client.stream.read_exact(&mut [0; 14]).unwrap();
+    let _ = reactor.turn(Some(Duration::from_millis(5))).unwrap();
+    assert_eq!(reactor.counters().reads, choked.reads);
+}
+
+#[test]
+fn a_flooder_does_not_starve_a_quiet_peer() {
+    let mut reactor = Reactor::bind("127.0.0.1:0", service()).unwrap();
+    let addr = reactor.local_addrs()[0];
+    let (mut flooder, mut quiet) = (Client::connect(addr), Client::connect(addr));
+    turn_until(&mut reactor, |reactor| reactor.connections() == 2);
+    let requests = submit(id(7), &[0; 1000]).repeat(20_000);
+    let mut writer = flooder.stream.try_clone().unwrap();
+    let writing = std::thread::spawn(move || writer.write_all(&requests));
+    let reading = std::thread::spawn(move || flooder.expect(&ack(id(7)).repeat(20_000)));
+    let mut rounds = 0;
+    while !reading.is_finished() {
+        quiet.send(&submit(id(1), b"me too"));
+        let frames = reactor.counters().frames;
+        // The request is there before the turn begins, so this turn or the next must serve it, whatever the flooder does.
+        let _ = reactor.turn(Some(Duration::from_millis(100))).unwrap();
+        let _ = reactor.turn(Some(Duration::from_millis(100))).unwrap();
+        assert!(reactor.counters().frames > frames);
+        quiet.expect(&ack(id(1)));
+        rounds += 1;
+    }
+    assert!(rounds > 0);
+    writing.join().unwrap().unwrap();
+    reading.join().unwrap();
+    assert!(reactor.counters().bytes_read > 20_000_000);
+}
+
+#[test]
+fn at_the_limit_of_connections_newcomers_wait_until_one_leaves() {
+    let mut reactor = Reactor::new(service(), Config { max_connections: Some(2), ..Config::default() }).unwrap();
+    let addr = reactor.listen("127.0.0.1:0").unwrap();
+    let mut clients: Vec<Client> = (0..5).map(|_| Client::connect(addr)).collect();
+    for client in &mut clients {
+        client.send(&submit(id(1), b""));
+    }
+    for gone in 0..5 {
+        let answered = (gone + 2).min(5);
+        turn_until(&mut reactor, |reactor| reactor.counters().frames == answered);
+        assert!(reactor.connections() <= 2);
+        let mut first = clients.remove(0);
+        first.expect(&ack(id(1)));
+        drop(first);
+        turn_until(&mut reactor, |reactor| reactor.counters().closed == gone + 1);
+    }
+    assert!(reactor.connect(addr).is_ok());
+}
+
+#[test]
+fn a_full_turn_of_accepts_leaves_the_rest_for_the_next() {
+    let mut reactor = Reactor::new(service(), Config { accepts_per_turn: 3, ..Config::default() }).unwrap();
+    let addr = reactor.listen("127.0.0.1:0").unwrap();
+    let _clients: Vec<Client> = (0..10).map(|_| Client::connect(addr)).collect();
+    for accepted in [3, 6, 9, 10] {
+        let _ = reactor.turn(Some(Duration::from_millis(100))).unwrap();
+        assert_eq!(reactor.counters().accepted, accepted);
+    }
+}

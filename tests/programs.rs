@@ -1,0 +1,268 @@
+//! The examples as a user starts them: what they print, what they answer, how they exit.
+
+#![cfg(unix)]
+
+mod util;
+
+use std::io::{BufRead, BufReader, Read};
+use std::net::TcpListener;
+use std::path::PathBuf;
+use std::process::{Child, ChildStdout, Command, Output, Stdio};
+use std::sync::Once;
+use std::time::{Duration, Instant};
+
+use util::{Client, PATIENCE, ack, id, request, submit};
+
+/// The path of an example, built if need be: with the whole suite it is there already.
+fn example(name: &str) -> PathBuf {
+    static BUILD: Once = Once::new();
+    BUILD.call_once(|| {
+        let status = Command::new(env!("CARGO")).args(["build", "--quiet", "--examples"]).status().unwrap();
+        assert!(status.success());
+    });
+    let test = std::env::current_exe().unwrap();
+    test.parent().unwrap().parent().unwrap().join("examples").join(name)
+}
+
+/// A server process; it is killed with the test.
+struct Process {
+    child: Child,
+    stdout: BufReader<ChildStdout>,
+}
+
+impl Process {
+    fn start(args: &[&str]) -> Self {
+        Self::run(Command::new(example("server")).args(args))
+    }
+
+    fn run(command: &mut Command) -> Self {
+        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let stdout = BufReader::new(child.stdout.take().unwrap());
+        Self { child, stdout }
+    }
+
+    /// The address in the next line on stdout.
+    fn listening_on(&mut self) -> std::net::SocketAddr {
+        let mut line = String::new();
+        self.stdout.read_line(&mut line).unwrap();
+        let addr = line.strip_prefix("listening on ").unwrap_or_else(|| panic!("not a greeting: {line:?}"));
+        addr.trim_end().parse().unwrap()
+    }
+
+    fn signal(&self, name: &str) {
+        let status = Command::new("kill").args(["-s", name, &self.child.id().to_string()]).status().unwrap();
+        assert!(status.success());
+    }
+
+    /// Waits for the end; returns the exit code and what stood on stderr.
+    fn end(mut self) -> (Option<i32>, String) {
+        let deadline = Instant::now() + PATIENCE;
+        let status = loop {
+            match self.child.try_wait().unwrap() {
+                Some(status) => break status,
+                None => assert!(Instant::now() < deadline, "the server does not end"),
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        };
+        let mut stderr = String::new();
+        self.child.stderr.take().unwrap().read_to_string(&mut stderr).unwrap();
+        (status.code(), stderr)
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn client(args: &[&str]) -> Output {
+    Command::new(example("client")).args(args).output().unwrap()
+}
+
+#[test]
+fn the_server_names_its_real_addresses_and_serves_on_all_of_them() {
+    let mut server = Process::start(&["--listen", "127.0.0.1:0", "--listen", "127.0.0.1:0", "--admin", "off"]);
+    let addrs = [server.listening_on(), server.listening_on()];
+    assert_ne!(addrs[0], addrs[1]);
+    for addr in addrs {
+        assert_ne!(addr.port(), 0);
+        let mut client = Client::connect(addr);
+        client.send(&submit(id(1), b"hello"));
+        client.expect(&ack(id(1)));
+    }
+}
+
+#[test]
+fn a_first_signal_stops_gracefully_and_the_exit_code_is_0() {
+    for signal in ["INT", "TERM"] {
+        let mut server = Process::start(&["--listen", "127.0.0.1:0"]);
+        let addr = server.listening_on();
+        let mut client = Client::connect(addr);
+        client.send(&submit(id(1), b"hello"));
+        client.expect(&ack(id(1)));
+        client.send(&submit(id(2), b"half")[..10]);
+        server.signal(signal);
+        client.expect_end();
+        drop(client);
+        let (code, stderr) = server.end();
+        assert_eq!(code, Some(0), "{stderr}");
+        assert!(stderr.contains("1 connections were accepted, 1 requests taken"), "{stderr}");
+        assert!(std::net::TcpStream::connect(addr).is_err());
+    }
+}
+
+#[test]
+fn a_second_signal_stops_at_once() {
+    let mut server = Process::start(&["--listen", "127.0.0.1:0", "--drain-timeout", "1h"]);
+    let addr = server.listening_on();
+    // A peer that asks for more than it reads: draining would take the hour.
+    let mut client = Client::connect(addr);
+    client.stream.set_write_timeout(Some(Duration::from_millis(300))).unwrap();
+    let requests = submit(id(1), b"").repeat(10_000);
+    while std::io::Write::write_all(&mut client.stream, &requests).is_ok() {}
+    server.signal("TERM");
+    // Once it refuses newcomers the first signal has been taken.
+    let deadline = Instant::now() + PATIENCE;
+    while std::net::TcpStream::connect(addr).is_ok() {
+        assert!(Instant::now() < deadline);
+    }
+    assert!(server.child.try_wait().unwrap().is_none(), "it waits for the peer");
+    server.signal("TERM");
+    let (code, stderr) = server.end();
+    assert_eq!(code, Some(1), "{stderr}");
+    assert!(stderr.contains("stopping at once"), "{stderr}");
+}
+
+#[test]
+fn an_address_in_use_is_named_with_what_to_do() {
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let addr = taken.local_addr().unwrap().to_string();
+    let (code, stderr) = Process::start(&["--listen", &addr]).end();
+    assert_eq!(code, Some(1));
+    assert!(stderr.contains(&format!("cannot listen on {addr}: address already in use")), "{stderr}");
+    assert!(stderr.contains("--listen"), "{stderr}");
+}
+
+#[test]
+fn wrong_flags_are_refused_with_a_hint() {
+    for (args, hint) in [
+        (&["--listen", "nowhere"][..], "not an address such as"),
+        (&["--max-frame", "12"], "12 is not in 13.."),
+        (&["--max-connections", "0"], "from 1 on"),
+        (&["--admin", "maybe"], "neither `off` nor an address"),
+        (&["--dialect", "klingon"], "possible values: text, source"),
+        (&["--drain-timeout", "soon"], "--drain-timeout"),
+        (&["--log", "loud"], "a level (error, warn, info, debug, trace, off)"),
+    ] {
+        let (code, stderr) = Process::start(args).end();
+        assert_ne!(code, Some(0), "{args:?}");
+        assert!(stderr.contains(hint), "{args:?}: {stderr}");
+    }
+}
+
+#[test]
+fn a_connection_s_end_is_logged_at_debug_and_requests_are_not() {
+    let mut server = Process::start(&["--listen", "127.0.0.1:0", "--log", "debug", "--require-conn"]);
+    let addr = server.listening_on();
+    let mut client = Client::connect(addr);
+    client.send(&[request(0x01, id(1), b""), submit(id(2), b"secret")].concat());
+    client.expect(&[request(0x81, id(1), &[0]), ack(id(2))].concat());
+    client.send(b"GET ");
+    client.expect_end();
+    drop(client);
+    // Peer bytes in the log are escaped.
+    let mut rude = Client::connect(addr);
+    rude.send(&submit(*b"\x1b[31m\r\n!", b""));
+    rude.expect(&request(0x82, *b"\x1b[31m\r\n!", &[1]));
+    rude.expect_end();
+    drop(rude);
+    server.signal("TERM");
+    let (code, stderr) = server.end();
+    assert_eq!(code, Some(0));
+    assert!(stderr.contains("ended: protocol error by the peer: frame of 1195725856 bytes, at most 65536 allowed"), "{stderr}");
+    assert!(stderr.contains(r"submit \x1b[31m\r\n! before conn is refused"), "{stderr}");
+    assert!(!stderr.contains("secret") && !stderr.contains('\x1b'), "{stderr}");
+}
+
+#[test]
+fn the_client_prints_every_ack_and_exits_with_0() {
+    for (server_args, client_args) in [
+        (&[][..], &["--conns", "5", "--count", "10"][..]),
+        (&["--dialect", "source"], &["--dialect", "source", "--conns", "2", "--count", "3"]),
+        (&["--require-conn"], &["--conn", "--conns", "2", "--count", "3"]),
+    ] {
+        let mut server = Process::start(&[&["--listen", "127.0.0.1:0"], server_args].concat());
+        let addr = server.listening_on().to_string();
+        let output = client(&[&["--addr", &addr, "--interval", "1ms"], client_args].concat());
+        let stdout = String::from_utf8(output.stdout).unwrap();
+        assert!(output.status.success(), "{stdout}{}", String::from_utf8_lossy(&output.stderr));
+        let wanted = if client_args.contains(&"5") { 50 } else { 6 };
+        assert_eq!(stdout.lines().filter(|line| line.contains("submitack") && line.ends_with(" ok")).count(), wanted, "{stdout}");
+        assert!(stdout.ends_with(&format!("{wanted} of {wanted} acks\n")), "{stdout}");
+    }
+}
+
+#[test]
+fn the_client_exits_with_1_if_an_ack_is_missing_or_wrong() {
+    let answers = [Vec::new(), ack(id(7)), request(0x82, id(1), &[1]), request(0x81, id(1), &[0]), b"\0\0\0\x0d\x8200000001".to_vec()];
+    for answer in answers {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let addr = listener.local_addr().unwrap().to_string();
+        let serving = std::thread::spawn(move || {
+            let (stream, _) = listener.accept().unwrap();
+            let mut peer = Client { stream };
+            peer.stream.read_exact(&mut [0; 13]).unwrap();
+            peer.send(&answer);
+        });
+        let output = client(&["--addr", &addr, "--conns", "1", "--count", "2", "--interval", "0s"]);
+        serving.join().unwrap();
+        assert_eq!(output.status.code(), Some(1));
+        assert!(String::from_utf8_lossy(&output.stderr).contains("client: conn 1: "), "{output:?}");
+    }
+    let nobody = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
+    let output = client(&["--addr", &nobody, "--conns", "1"]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("Connection refused"), "{output:?}");
+}
+
+#[test]
+fn strace_counts_what_the_loop_counts() {
+    let trace = std::env::temp_dir().join(format!("glassloop-strace-{}", std::process::id()));
+    let mut command = Command::new("strace");
+    command.args(["-f", "-o"]).arg(&trace).args(["-e", "trace=recvfrom,sendto,read,write,epoll_wait,epoll_pwait,epoll_ctl"]);
+    command.arg(example("server")).args(["--listen", "127.0.0.1:0"]);
+    if !Command::new("strace").arg("true").output().is_ok_and(|output| output.status.success()) {
+        println!("not compared: strace is not installed here, or may not trace");
+        return;
+    }
+    let mut server = Process::run(&mut command);
+    let mut client = Client::connect(server.listening_on());
+    let ask = |client: &mut Client, n| {
+        client.send(&submit(id(n), b"count me"));
+        client.expect(&ack(id(n)));
+    };
+    ask(&mut client, 0);
+    // Marks in the trace: requests of another length.
+    client.send(&submit(id(1), &[b'['; 100]));
+    client.expect(&ack(id(1)));
+    (0..200).for_each(|n| ask(&mut client, n));
+    client.send(&submit(id(1), &[b']'; 100]));
+    client.expect(&ack(id(1)));
+    drop(client);
+    let pid = Command::new("pgrep").args(["-P", &server.child.id().to_string()]).output().unwrap().stdout;
+    let pid = String::from_utf8(pid).unwrap();
+    let _ = Command::new("kill").args(["-s", "TERM", pid.trim()]).status();
+    let (_, stderr) = server.end();
+    let text = std::fs::read_to_string(&trace).unwrap();
+    std::fs::remove_file(&trace).unwrap();
+    let lines: Vec<&str> = text.lines().collect();
+    let mark = |sign: &str| lines.iter().position(|line| line.contains("recvfrom") && line.contains(sign));
+    let (Some(begin), Some(end)) = (mark("[[[["), mark("]]]]")) else { panic!("no marks in the trace\n{text}\n{stderr}") };
+    let between = &lines[begin + 1..end];
+    let count = |name: &str| between.iter().filter(|line| line.contains(&format!(" {name}("))).count();
+    assert_eq!((count("recvfrom"), count("sendto")), (200, 201), "the mark's own answer is the one more");
+    assert_eq!(count("epoll_wait") + count("epoll_pwait"), 201);
+    assert_eq!(count("epoll_ctl") + count("read") + count("write"), 0);
+}
