@@ -147,3 +147,16 @@ fn the_library_depends_on_its_four_crates_only() {
         section.lines().filter_map(|line| line.split('=').next()).map(str::trim).filter(|name| !name.is_empty()).collect();
     assert_eq!(names, ["bytes", "log", "mio", "slab"]);
 }
+
+#[test]
+fn the_readme_names_every_limit_with_its_default() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let readme = std::fs::read_to_string(root.join("README.md")).unwrap();
+    let config = std::fs::read_to_string(root.join("src/config.rs")).unwrap();
+    let fields = config.split("pub struct Config {").nth(1).unwrap().split("\n}").next().unwrap();
+    let names: Vec<&str> = fields.lines().filter_map(|line| line.trim().strip_prefix("pub ")?.split(':').next()).collect();
+    assert!(names.len() > 10);
+    for name in names {
+        assert!(readme.contains(&format!("`{name}`")), "README's table of limits lacks `{name}`");
+    }
+}
