@@ -104,7 +104,7 @@ fn hostile_input_is_refused_after_the_good_requests_before_it_and_nobody_else_no
         hostile.push((format!("unknown command 0x{command:02x}"), request(command, id(9), b"")));
     }
     hostile.push(("frame of 1195725856 bytes, at most 65536 allowed".into(), b"GET / HTTP/1.1\r\n\r\n".to_vec()));
-    hostile.push(("frame of 369295616 bytes, at most 65536 allowed".into(), b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc".to_vec()));
+    hostile.push(("frame of 369295618 bytes, at most 65536 allowed".into(), b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc".to_vec()));
 
     for (n, (reason, bytes)) in hostile.into_iter().enumerate() {
         let mut client = server.connect();
