@@ -135,10 +135,7 @@ impl<H: Handler, N: Net> Reactor<H, N> {
     /// [`Error::Config`] if the limits contradict each other.
     pub fn with_net(net: N, handler: H, config: Config) -> Result<Self, Error> {
         config.check()?;
-        let max_connections = config.max_connections.unwrap_or_else(|| match net.descriptor_limit() {
-            Some(limit) => limit.saturating_sub(RESERVE).clamp(1, Token::MAX_SLOTS),
-            None => 1024 - RESERVE,
-        });
+        let max_connections = max_connections(&config, net.descriptor_limit());
         Ok(Self {
             handle: Handle::new(net.waker()),
             net,
@@ -210,7 +207,10 @@ impl<H: Handler, N: Net> Reactor<H, N> {
         let mut events = std::mem::take(&mut self.events);
         for event in events.drain(..) {
             match Token::unpack(event.token) {
-                Token::Listener(number) => self.listeners[number].hear(),
+                Token::Listener(number) => match self.listeners.get_mut(number) {
+                    Some(listener) => listener.hear(),
+                    None => self.shared.observe.note(Step::Stale),
+                },
                 Token::Waker => {} // the mailbox is looked into in every turn
                 token @ Token::Connection { .. } => match self.slots.find(token) {
                     Some(id) => self.hear(id, &event),
@@ -292,6 +292,20 @@ impl<H: Handler, N: Net> Reactor<H, N> {
     /// Bytes of memory a connection takes while it is idle: its slot, and nothing else.
     pub fn idle_footprint() -> usize {
         Slots::<H, N>::FOOTPRINT
+    }
+}
+
+/// As many connections as configured, or else as many as there are descriptors for.
+fn max_connections(config: &Config, descriptors: Option<usize>) -> usize {
+    let possible = descriptors.map(|limit| limit.saturating_sub(RESERVE));
+    match (config.max_connections, possible) {
+        (Some(wanted), Some(possible)) if wanted > possible => {
+            log::warn!("{wanted} connections are allowed, but the system's limit of descriptors leaves room for {possible}");
+            wanted
+        }
+        (Some(wanted), _) => wanted,
+        (None, Some(possible)) => possible.clamp(1, Token::MAX_SLOTS),
+        (None, None) => 1024 - RESERVE,
     }
 }
 

@@ -184,17 +184,25 @@ fn a_frame_s_memory_follows_what_has_arrived_and_not_what_was_claimed() {
 
 #[test]
 fn a_codec_that_breaks_its_word_is_contained() {
-    /// Makes frames of nothing, or never any.
-    #[derive(Clone)]
-    struct Broken {
-        frames_of_nothing: bool,
+    #[derive(Clone, Copy)]
+    enum Broken {
+        FramesOfNothing,
+        NeverAny,
+        NeedsWhatItHas,
+        NeedsTooMuch,
     }
     impl Codec for Broken {
         type Frame<'a> = ();
         type Message<'a> = ();
         type Error = std::fmt::Error;
-        fn decode(&mut self, _: &mut glassloop::codec::Input<'_>) -> Result<Option<()>, Self::Error> {
-            Ok(self.frames_of_nothing.then_some(()))
+        fn decode(&mut self, input: &mut glassloop::codec::Input<'_>) -> Result<Option<()>, Self::Error> {
+            match self {
+                Broken::FramesOfNothing => return Ok(Some(())),
+                Broken::NeverAny => {}
+                Broken::NeedsWhatItHas => input.need(1),
+                Broken::NeedsTooMuch => input.need(101),
+            }
+            Ok(None)
         }
         fn encode(&mut self, (): (), _: &mut BytesMut) -> Result<(), Self::Error> {
             Ok(())
@@ -209,8 +217,8 @@ fn a_codec_that_breaks_its_word_is_contained() {
         }
         fn send_back((): (), _: &mut Context<'_, Mirror<Self>>) {}
     }
-    for frames_of_nothing in [true, false] {
-        let handler = &mut Mirror::new(Broken { frames_of_nothing });
+    for broken in [Broken::FramesOfNothing, Broken::NeverAny, Broken::NeedsWhatItHas, Broken::NeedsTooMuch] {
+        let handler = &mut Mirror::new(broken);
         let shared = &mut Shared::new(Config::default(), Instant::now());
         let mut connection = Connection::unconnected(handler);
         for _ in 0..11 {

@@ -235,6 +235,19 @@ fn a_panic_closes_its_own_connection_only_and_lets_the_earlier_replies_out() {
 }
 
 #[test]
+fn a_batch_that_asks_for_much_of_others_yields_and_loses_nothing() {
+    // One command takes more than this: every frame ends its batch.
+    let server = Server::start(Obedient::default(), Config { command_high: 1, ..Config::default() });
+    let (mut heir, mut other) = pair(&server);
+    other.send(&b"tell heir x\n".repeat(100));
+    heir.expect(&b"tell heir x\n".repeat(100));
+    other.send(b"close\n");
+    other.expect_end();
+    drop((heir, other));
+    assert!(server.stop().deferred >= 99);
+}
+
+#[test]
 fn a_handler_can_stop_the_loop() {
     let server = obedient();
     let (mut heir, mut other) = pair(&server);

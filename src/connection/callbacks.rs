@@ -45,8 +45,7 @@ impl<C: Codec, S> Connection<C, S> {
                     Ok(Some(frame)) => frame,
                     Ok(None) => {
                         need = input.said();
-                        let (rest, max) = (bytes.len() - at, cx.codec.max_frame());
-                        assert!(rest <= max, "the codec holds {rest} bytes of a frame, and said at most {max}");
+                        check_word(need, bytes.len() - at, cx.codec.max_frame());
                         return None;
                     }
                     Err(error) => return Some(Cause::Close(CloseReason::Protocol(Box::new(error)))),
@@ -84,5 +83,14 @@ impl<C: Codec, S> Connection<C, S> {
     pub(super) fn context<'c, H: Handler<Codec = C, State = S>>(&'c mut self, shared: &'c mut Shared) -> Context<'c, H> {
         let Self { id, peer, codec, user, out, .. } = self;
         Context { id: *id, peer: *peer, codec, state: user, out, shared, sends: Sends::Open }
+    }
+}
+
+/// Holds a codec to what it says of an unfinished frame of which `held` bytes are there: else it could make its connection spin, or grow without end.
+fn check_word(need: Need, held: usize, max: usize) {
+    assert!(held <= max, "the codec holds {held} bytes of a frame, and said at most {max}");
+    if let Need::Total(total) = need {
+        let total = total as usize;
+        assert!(held < total && total <= max, "the codec needs {total} bytes, has {held}, and said at most {max}");
     }
 }

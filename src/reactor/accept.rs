@@ -73,10 +73,11 @@ impl<H: Handler, N: Net> Reactor<H, N> {
     /// Accepts from a listener of the net's own kind, which is bound to `addr`.
     ///
     /// # Errors
-    /// [`Error::Listen`] if it cannot be registered.
+    /// [`Error::Listen`] if it cannot be registered, or if the loop is stopping.
     pub fn add_listener(&mut self, mut socket: N::Listener, addr: SocketAddr) -> Result<(), Error> {
         let token = Token::Listener(self.listeners.len()).pack();
-        self.net.listen(&mut socket, token).map_err(|source| Error::Listen { addr: addr.to_string(), source })?;
+        let registered = self.phase.running().and_then(|()| self.net.listen(&mut socket, token));
+        registered.map_err(|source| Error::Listen { addr: addr.to_string(), source })?;
         self.listeners.push(Listener { socket, addr, waiting: Waiting::None });
         Ok(())
     }
@@ -89,9 +90,10 @@ impl<H: Handler, N: Net> Reactor<H, N> {
     /// Begins a connection to `addr`. The handler is told how it went: by [`Handler::open`] or [`Handler::close`].
     ///
     /// # Errors
-    /// [`Error::Connect`] if it could not even be begun, or if there are as many connections as there may be.
+    /// [`Error::Connect`] if it could not even be begun, if there are as many connections as there may be, or if the loop is stopping.
     pub fn connect(&mut self, addr: SocketAddr) -> Result<ConnectionId, Error> {
         let failed = |source| Error::Connect { addr, source };
+        self.phase.running().map_err(failed)?;
         if self.slots.len() >= self.max_connections {
             return Err(failed(io::Error::other(format!("{} connections are open, no more are allowed", self.slots.len()))));
         }

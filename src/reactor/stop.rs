@@ -1,5 +1,6 @@
 //! What ends: commands carried out, deadlines passed, connections reaped, the loop itself.
 
+use std::io;
 use std::time::Instant;
 
 use crate::command::{Command, Commands};
@@ -27,6 +28,14 @@ pub(super) enum Phase {
 impl Phase {
     pub(super) fn is_draining(self) -> bool {
         matches!(self, Phase::Draining(_))
+    }
+
+    /// Whether anything new may begin.
+    pub(super) fn running(self) -> io::Result<()> {
+        match self {
+            Phase::Running => Ok(()),
+            Phase::Draining(_) | Phase::Stopped => Err(io::Error::other("the loop is stopping")),
+        }
     }
 
     pub(super) fn deadline(self) -> Option<Instant> {
