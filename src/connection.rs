@@ -171,6 +171,7 @@ impl<C: Codec, S> Connection<C, S> {
     ///
     /// Replies are in [`unsent`](Self::unsent) afterwards. If the batch had to be cut (see [`Reading`]), the rest is kept inside;
     /// if the connection is ending, it is dropped and counted.
+    #[inline]
     pub fn receive<H: Handler<Codec = C, State = S>>(&mut self, bytes: &[u8], handler: &mut H, shared: &mut Shared) {
         let mut fresh = bytes;
         // First what was there before: an unfinished frame, completed with as little copying as can be.
@@ -197,10 +198,10 @@ impl<C: Codec, S> Connection<C, S> {
             (taken, need) = self.batch(fresh, handler, shared);
             fresh = &fresh[taken..];
         }
-        if self.inbox.is_empty() {
-            self.keep(Inbox::holding(fresh, need), shared);
-        } else {
+        if !self.inbox.is_empty() {
             self.inbox.append(fresh);
+        } else if !fresh.is_empty() {
+            self.keep(Inbox::holding(fresh, need), shared);
         }
     }
 
@@ -258,6 +259,7 @@ impl<C: Codec, S> Connection<C, S> {
     }
 
     /// Draws the consequences of what was written: back-pressure lifted, or all said that was to be said.
+    #[inline]
     pub fn after_flush(&mut self, shared: &mut Shared) {
         match self.state {
             State::Open(Reading::Choked) if self.out.len() <= shared.config.write_low => self.apply(Cause::Unchoke, shared),
@@ -267,6 +269,7 @@ impl<C: Codec, S> Connection<C, S> {
     }
 
     /// Room for the missing bytes of a large frame, to be read straight into place; empty if copying them is cheaper.
+    #[inline]
     pub fn place(&mut self) -> &mut [u8] {
         if let State::Open(_) = self.state { self.inbox.place() } else { &mut [] }
     }
@@ -277,6 +280,7 @@ impl<C: Codec, S> Connection<C, S> {
     }
 
     /// Lends the connection a warm write buffer, if it has nothing queued: so a batch of replies that leaves at once needs no memory of its own.
+    #[inline]
     pub fn lend(&mut self, spare: &mut BytesMut) -> bool {
         let lent = self.out.is_empty();
         if lent {
@@ -286,11 +290,14 @@ impl<C: Codec, S> Connection<C, S> {
     }
 
     /// Takes the buffer back; what is still unsent moves into one of the connection's own, of just its size.
+    #[inline]
     pub fn give_back(&mut self, lent: bool, spare: &mut BytesMut) {
         if lent {
             mem::swap(&mut self.out, spare);
-            self.out = if spare.is_empty() { BytesMut::new() } else { BytesMut::from(&spare[..]) };
-            spare.clear();
+            if !spare.is_empty() {
+                self.out = BytesMut::from(&spare[..]);
+                spare.clear();
+            }
         } else if self.out.is_empty() {
             self.out = BytesMut::new();
         }

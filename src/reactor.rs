@@ -198,8 +198,13 @@ impl<H: Handler, N: Net> Reactor<H, N> {
             return Some(Duration::ZERO);
         }
         let deadlines = [self.deadlines.next(), self.phase.deadline(), self.next_accept()];
-        let nearest = deadlines.into_iter().flatten().min().map(|at| at.saturating_duration_since(self.shared.now));
-        [timeout, nearest].into_iter().flatten().min()
+        match deadlines.into_iter().flatten().min() {
+            None => timeout,
+            Some(at) => {
+                let left = at.saturating_duration_since(self.shared.now);
+                Some(timeout.map_or(left, |timeout| timeout.min(left)))
+            }
+        }
     }
 
     /// Hands each event to whom it is for.
@@ -212,10 +217,7 @@ impl<H: Handler, N: Net> Reactor<H, N> {
                     None => self.shared.observe.note(Step::Stale),
                 },
                 Token::Waker => {} // the mailbox is looked into in every turn
-                token @ Token::Connection { .. } => match self.slots.find(token) {
-                    Some(id) => self.hear(id, &event),
-                    None => self.shared.observe.note(Step::Stale),
-                },
+                token @ Token::Connection { .. } => self.hear(token, &event),
             }
         }
         self.events = events;

@@ -83,14 +83,16 @@ impl Inbox {
     }
 
     /// Room for the rest of the frame, if it is known to be long.
+    #[inline]
     pub(super) fn place(&mut self) -> &mut [u8] {
-        let missing = match self.need {
-            Need::Total(_) if self.held > 0 => self.wants(),
-            _ => 0,
-        };
-        if missing < WORTH_PLACING {
-            return &mut [];
+        match self.need {
+            Need::Total(_) if self.held > 0 && self.wants() >= WORTH_PLACING => self.make_place(),
+            _ => &mut [],
         }
+    }
+
+    fn make_place(&mut self) -> &mut [u8] {
+        let missing = self.wants();
         if self.bytes.len() == self.held {
             self.bytes.resize(self.held + missing.min(self.held.max(WORTH_PLACING)), 0);
         }

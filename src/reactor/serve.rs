@@ -1,7 +1,7 @@
 //! Moving one connection on: the picture `fill ─► decode ─► handle ─► encode ─► flush`, for one socket.
 
 use crate::handler::{Handler, Shared};
-use crate::id::ConnectionId;
+use crate::id::{ConnectionId, Token};
 use crate::net::{Event, Net, Stream};
 use crate::observe::Step;
 use crate::reactor::Reactor;
@@ -12,8 +12,10 @@ use crate::transport::{self, Fill, Flush};
 
 impl<H: Handler, N: Net> Reactor<H, N> {
     /// An event has come for a connection.
-    pub(super) fn hear(&mut self, id: ConnectionId, event: &Event) {
-        let slot = self.slots.get(id).expect("an event is heard by whom it names");
+    #[inline]
+    pub(super) fn hear(&mut self, token: Token, event: &Event) {
+        let Some(slot) = self.slots.find(token) else { return self.shared.observe.note(Step::Stale) };
+        let id = slot.connection.id();
         self.shared.observe.note(Step::Event { id, readable: event.readable, writable: event.writable });
         slot.readiness.merge(event);
         // Who is on the queue already has his turn there.

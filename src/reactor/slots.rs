@@ -93,12 +93,11 @@ impl<H: Handler, N: Net> Slots<H, N> {
         self.get(id).filter(|slot| matches!(slot.connection.state(), State::Open(_)))
     }
 
-    /// The name of the connection that an event is about, if that one is still there.
+    /// The connection that an event is about, if that one is still there.
     #[inline]
-    pub(super) fn find(&self, token: Token) -> Option<ConnectionId> {
+    pub(super) fn find(&mut self, token: Token) -> Option<&mut Slot<H, N>> {
         let Token::Connection { slot, .. } = token else { return None };
-        let id = self.slab.get(slot)?.connection.id();
-        token.names(id).then_some(id)
+        self.slab.get_mut(slot).filter(|slot| token.names(slot.connection.id()))
     }
 
     pub(super) fn remove(&mut self, id: ConnectionId) -> Option<Slot<H, N>> {
