@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::error::Error;
+use std::io::{self, Write};
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
@@ -13,23 +14,25 @@ use glassloop::{CloseReason, Config, ConnectionId, Context, Handler, Origin, Rea
 /// Talks to a submit/ack server and checks its answers.
 ///
 /// Each connection sends one request, waits for its ack, and sends the next when the interval is
-/// over. Exits with 1 if an ack is missing or wrong.
+/// over. Exits with 1 if an ack is missing or wrong, once the connections have ended: a server
+/// that stays silent is waited for, as long as it takes.
 #[derive(Parser)]
+#[command(version)]
 struct Args {
     /// Where the server listens
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:8888", value_parser = resolve)]
     addr: SocketAddr,
 
     /// Connections to open
-    #[arg(long, value_name = "N", default_value_t = 5)]
-    conns: usize,
+    #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u16).range(1..))]
+    conns: u16,
 
     /// Submits to send on each
-    #[arg(long, value_name = "N", default_value_t = 10)]
+    #[arg(long, value_name = "N", default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..))]
     count: u64,
 
     /// Least time between two submits of a connection, for instance 0s, 20ms or 1s
-    #[arg(long, value_name = "TIME", default_value = "1s", value_parser = humantime::parse_duration)]
+    #[arg(long, value_name = "TIME", default_value = "1s", value_parser = interval)]
     interval: Duration,
 
     /// Command bytes of the acks: `text` is 0x81/0x82 as the course says, `source` 0x80/0x81 as its program sends
@@ -50,6 +53,11 @@ enum Dialect {
 fn resolve(text: &str) -> Result<SocketAddr, String> {
     let addr = text.to_socket_addrs().ok().and_then(|mut addrs| addrs.next());
     addr.ok_or_else(|| "not an address such as 127.0.0.1:8888".to_string())
+}
+
+fn interval(text: &str) -> Result<Duration, String> {
+    let interval = humantime::parse_duration(text).map_err(|error| error.to_string())?;
+    if interval > Duration::from_secs(24 * 60 * 60) { Err("at most a day".into()) } else { Ok(interval) }
 }
 
 /// All the client's connections.
@@ -74,6 +82,8 @@ struct Talk {
     waits: Option<(Kind, Id)>,
     submitted: u64,
     acked: u64,
+    /// Whether an ack was wrong.
+    failed: bool,
     /// Before then it may not submit again.
     next: Instant,
 }
@@ -93,7 +103,7 @@ impl Client {
         talk.submitted += 1;
         let (number, id) = (talk.number, Id::nth(talk.submitted));
         let payload = payload();
-        println!("conn {number}: submit {id} {payload:?}");
+        say(&format!("conn {number}: submit {id} {payload:?}"));
         talk.next = now + self.args.interval;
         Self::request(cx, Kind::Submit, id, &payload)
     }
@@ -115,15 +125,11 @@ impl Handler for Client {
             Dialect::Text => submit::Dialect::Text,
             Dialect::Source => submit::Dialect::Source,
         };
-        (ClientCodec::new(dialect), Talk { number: self.made, waits: None, submitted: 0, acked: 0, next: self.started })
+        (ClientCodec::new(dialect), Talk { number: self.made, waits: None, submitted: 0, acked: 0, failed: false, next: self.started })
     }
 
     fn open(&mut self, cx: &mut Context<'_, Self>) -> Verdict {
-        match (self.args.conn, self.args.count) {
-            (true, _) => Self::request(cx, Kind::Conn, Id::nth(0), "hello"),
-            (false, 0) => Verdict::Close,
-            (false, _) => self.submit(cx),
-        }
+        if self.args.conn { Self::request(cx, Kind::Conn, Id::nth(0), "hello") } else { self.submit(cx) }
     }
 
     fn frame(&mut self, ack: Ack, cx: &mut Context<'_, Self>) -> Verdict {
@@ -131,9 +137,13 @@ impl Handler for Client {
         let talk = cx.state();
         let number = talk.number;
         let result = if ack.outcome == Outcome::Done { "ok" } else { "failed" };
-        println!("conn {number}: {} {} {result}", if ack.kind == Kind::Conn { "connack" } else { "submitack" }, ack.id);
-        if talk.waits.take() != Some((ack.kind, ack.id)) || ack.outcome != Outcome::Done {
-            self.failures.push(format!("conn {number}: wrong ack: {:?} {} {result}", ack.kind, ack.id));
+        say(&format!("conn {number}: {} {} {result}", name(ack.kind), ack.id));
+        let wanted = talk.waits.take();
+        if wanted != Some((ack.kind, ack.id)) || ack.outcome != Outcome::Done {
+            talk.failed = true;
+            let wanted = wanted.map_or("none".into(), |(kind, id)| format!("{} {id} ok", name(kind)));
+            let hint = if ack.outcome == Outcome::Failed && !self.args.conn { "; a server that requires a conn wants --conn" } else { "" };
+            self.failures.push(format!("conn {number}: wrong ack: {} {} {result}, expected {wanted}{hint}", name(ack.kind), ack.id));
             return Verdict::Close;
         }
         if ack.kind == Kind::Submit {
@@ -141,7 +151,10 @@ impl Handler for Client {
             self.acked += 1;
         }
         match (talk.acked == self.args.count, talk.submitted) {
-            (true, _) => Verdict::Close,
+            (true, _) => {
+                cx.close(id); // after the batch: if there is one ack too many in it, it shall be seen
+                Verdict::Continue
+            }
             (false, 0) => self.submit(cx), // the conn was answered
             (false, _) => {
                 self.due.insert((talk.next, id));
@@ -151,11 +164,30 @@ impl Handler for Client {
     }
 
     fn close(&mut self, cx: &mut Context<'_, Self>, reason: &CloseReason) {
-        let Talk { number, acked, .. } = *cx.state();
+        let Talk { number, acked, failed, .. } = *cx.state();
         self.ended += 1;
-        if acked < self.args.count {
-            self.failures.push(format!("conn {number}: {acked} of {} acks came, then: {reason}", self.args.count));
+        if acked < self.args.count && !failed {
+            let hint = match reason.protocol() {
+                Some(submit::Error::UnknownCommand { .. }) => "; perhaps it speaks the other --dialect",
+                _ => "",
+            };
+            self.failures.push(format!("conn {number}: {acked} of {} acks came, then: {reason}{hint}", self.args.count));
         }
+    }
+}
+
+fn name(kind: Kind) -> &'static str {
+    match kind {
+        Kind::Conn => "connack",
+        Kind::Submit => "submitack",
+    }
+}
+
+/// Prints a line. If nobody takes it, there is nobody to work for.
+fn say(line: &str) {
+    if let Err(error) = writeln!(io::stdout(), "{line}") {
+        eprintln!("client: stdout takes no line: {error}");
+        std::process::exit(1);
     }
 }
 
@@ -185,7 +217,7 @@ fn talk(args: Args) -> Result<ExitCode, Box<dyn Error>> {
     for _ in 0..conns {
         reactor.connect(addr)?;
     }
-    while reactor.handler().ended < conns {
+    while reactor.handler().ended < usize::from(conns) {
         let now = Instant::now();
         while let Some(id) = reactor.handler().take_due(now) {
             reactor.with(id, Client::submit);
@@ -196,7 +228,7 @@ fn talk(args: Args) -> Result<ExitCode, Box<dyn Error>> {
         }
     }
     let client = reactor.handler();
-    println!("{} of {} acks", client.acked, count * conns as u64);
+    say(&format!("{} of {} acks", client.acked, count.saturating_mul(conns.into())));
     for failure in &client.failures {
         eprintln!("client: {failure}");
     }

@@ -1,4 +1,4 @@
-//! The smallest embedding: every line comes back. Try it with `nc 127.0.0.1 7000`.
+//! The smallest embedding: every line comes back. Try it with `nc 127.0.0.1 7000`; another address can be given as the argument.
 
 use glassloop::codec::Line;
 use glassloop::{Context, Handler, Origin, Reactor, Verdict};
@@ -19,9 +19,14 @@ impl Handler for Echo {
     }
 }
 
-fn main() -> Result<(), glassloop::Error> {
+fn main() {
     let addr = std::env::args().nth(1).unwrap_or_else(|| "127.0.0.1:7000".into());
-    let mut reactor = Reactor::bind(addr, Echo)?;
-    println!("listening on {}", reactor.local_addrs()[0]);
-    reactor.run()
+    let served = Reactor::bind(addr, Echo).and_then(|mut reactor| {
+        println!("listening on {}", reactor.local_addrs()[0]);
+        reactor.run()
+    });
+    if let Err(error) = served {
+        eprintln!("echo: {error}");
+        std::process::exit(1);
+    }
 }

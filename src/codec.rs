@@ -27,9 +27,9 @@ pub trait Codec {
 
     /// Takes the next frame off the front of `input`, if it is there whole.
     ///
-    /// On `Ok(None)` nothing may have been taken. The next call then starts with the same bytes,
-    /// and has more of them; so a codec may remember how far it looked, and must not look again.
-    /// If it knows how long the frame will be it says so with [`Input::need`], and is not called before.
+    /// On `Ok(None)` nothing may have been taken. The next call then starts with the same bytes, and as a rule
+    /// has more of them; so a codec can remember how far it looked, and need not look there again.
+    /// If it knows how long the frame will be it says so with [`Input::need`], and is spared the calls before that.
     ///
     /// # Errors
     /// The codec's own, if no number of further bytes can make a frame of these. The connection closes.
@@ -40,6 +40,8 @@ pub trait Codec {
     /// # Errors
     /// The codec's own, if `message` cannot be expressed. What was appended until then is taken
     /// back, and the connection closes: a handler that sends such a thing has a bug.
+    ///
+    /// **Trap:** what stands in `out` already belongs to earlier messages. A codec that takes it away panics.
     fn encode(&mut self, message: Self::Message<'_>, out: &mut BytesMut) -> Result<(), Self::Error>;
 
     /// The most bytes that an unfinished frame can have, headers included.
@@ -92,7 +94,8 @@ impl<'a> Input<'a> {
 
     /// Says that the frame at the front is `total` bytes long, those already there included.
     ///
-    /// It is a promise: [`Codec::decode`] is not called again before that many are there, and the loop reads them straight into place.
+    /// It is a promise: more than are there, and no more than [`Codec::max_frame`], else the codec has broken its word, which panics. The
+    /// loop waits until so many are there, and reads a long frame straight into place.
     #[inline]
     pub fn need(&mut self, total: usize) {
         self.need = u32::try_from(total).map_or(Need::More, Need::Total);

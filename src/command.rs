@@ -32,7 +32,9 @@ pub struct Commands {
     queue: VecDeque<Command>,
     /// What the queued sends are to send, one behind the other: no allocation for each.
     encoded: BytesMut,
-    /// How much of that was popped already.
+    /// The message that is being encoded.
+    message: BytesMut,
+    /// How much of `encoded` was popped already.
     sent: usize,
     stop: Option<Stop>,
 }
@@ -44,7 +46,10 @@ impl Commands {
 
     /// Queues what `encode` appends, to be sent to `to`.
     pub(crate) fn push_send<E>(&mut self, to: ConnectionId, encode: impl FnOnce(&mut BytesMut) -> Result<(), E>) -> Result<(), E> {
-        let bytes = append_whole(&mut self.encoded, encode)?;
+        // Not straight behind the others': a codec that takes bytes back must not reach theirs.
+        self.message.clear();
+        let bytes = append_whole(&mut self.message, encode)?;
+        self.encoded.extend_from_slice(&self.message);
         self.push(Command::Send(to, bytes));
         Ok(())
     }
@@ -80,6 +85,9 @@ impl Commands {
 }
 
 /// Appends what `encode` writes, or nothing: neither an error nor a panic leaves half a message behind.
+///
+/// # Panics
+/// If `encode` takes away what was there before.
 pub(crate) fn append_whole<E>(out: &mut BytesMut, encode: impl FnOnce(&mut BytesMut) -> Result<(), E>) -> Result<usize, E> {
     struct Undo<'a> {
         out: &'a mut BytesMut,
@@ -94,8 +102,10 @@ pub(crate) fn append_whole<E>(out: &mut BytesMut, encode: impl FnOnce(&mut Bytes
     let before = out.len();
     let mut undo = Undo { out, len: before };
     encode(undo.out)?;
-    undo.len = undo.out.len().max(before);
-    Ok(undo.len - before)
+    let after = undo.out.len();
+    assert!(after >= before, "the codec took {} bytes away that were not its own", before - after);
+    undo.len = after;
+    Ok(after - before)
 }
 
 /// A hand on the loop for other threads: it can be told to stop.

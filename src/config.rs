@@ -26,22 +26,24 @@ pub struct Config {
     /// How long a listener rests after an error that only time can mend (no descriptor, no memory). Default 50 ms.
     ///
     /// Edge-triggered polling owes no new event for a connection that already waits, so the loop
-    /// asks again by the clock; 50 ms is at most 20 attempts a second.
+    /// asks again by the clock; 50 ms is at most 20 attempts a second. At most a minute.
     pub accept_backoff: Duration,
     /// Connections accepted per listener in one turn. Default 16.
     ///
     /// More would let a storm of newcomers starve those who are served already.
     pub accepts_per_turn: usize,
-    /// Bytes that handlers may queue for *other* connections before the batch at hand yields. Default 1 MiB.
+    /// Bytes that handlers may queue for *other* connections before they are delivered at once, and the batch at hand yields. Default 1 MiB.
     ///
-    /// A mark, not a cap: the frame that crosses it is finished. With it, a fan-out to many holds at
-    /// most this plus what one frame asks for.
+    /// A mark, not a cap: the callback that crosses it is finished. With it, a fan-out to many holds at
+    /// most this plus what one callback asks for.
     pub command_high: usize,
-    /// How long replies may still take to leave once a connection or the whole loop is closing. Default 10 s.
+    /// How long a closing connection waits for its peer to take *some* of its last replies. Default 10 s; `Duration::MAX` is for ever.
+    ///
+    /// As long as some leave it waits on, but for one thing: when the whole loop stops, this is the time it has in all.
     pub drain_timeout: Duration,
     /// Events taken from the poller in one turn; the rest come with the next. Default 1,024.
     pub events_per_turn: usize,
-    /// How long a closed connection is kept, its sending side shut, for the peer to notice. Default 2 s.
+    /// How long a closed connection is kept, its sending side shut, after the peer was last heard. Default 2 s; no longer than `drain_timeout` in all.
     ///
     /// Whoever closes a socket while bytes are still coming in makes the kernel answer with a reset,
     /// which may destroy the last replies on their way (RFC 1122, 4.2.2.13). What arrives in that time is read and dropped.
@@ -107,7 +109,8 @@ impl Config {
         let in_order = [
             ("write_low", self.write_low, "write_high", self.write_high.saturating_sub(1)),
             ("write_high", self.write_high, "write_cap", self.write_cap),
-            ("max_connections", self.max_connections.unwrap_or(0), "what a token can number", Token::MAX_SLOTS),
+            ("accept_backoff, in ms,", self.accept_backoff.as_millis().try_into().unwrap_or(usize::MAX), "patience with newcomers", 60_000),
+            ("max_connections", self.max_connections.unwrap_or(0), "the most that can be told apart", Token::MAX_SLOTS),
         ];
         if let Some((low, below, high, above)) = in_order.iter().find(|(_, below, _, above)| below > above) {
             return Err(Error::Config { problem: format!("{low} is {below}, but {high} allows at most {above}") });

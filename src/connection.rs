@@ -7,7 +7,8 @@
 //! ```
 //!
 //! The reactor lends it the bytes that it has read, and takes the bytes that it has to write.
-//! Whoever has bytes from elsewhere can drive it as well: a test, a fuzzer, another transport.
+//! Whoever has bytes from elsewhere can drive it as well, a test or a fuzzer for instance. Only what
+//! the handler asks of *other* connections or of the loop needs a reactor to carry it out.
 //!
 //! ```
 //! use glassloop::connection::Connection;
@@ -48,6 +49,7 @@ use bytes::{Buf, BytesMut};
 
 use self::inbox::Inbox;
 use crate::codec::{Codec, Need};
+use crate::guard::contain;
 use crate::handler::{Context, Handler, Origin, Sends, Shared};
 use crate::id::ConnectionId;
 use crate::observe::Step;
@@ -58,7 +60,7 @@ use crate::verdict::Verdict;
 /// One connection, as a machine that takes bytes and gives bytes.
 ///
 /// Generic over the codec and the handler's per-connection state only. Its methods are of three kinds: what happened
-/// (`established`, `receive`, `end_of_input`, `sent`, `apply`), what it has to say (`unsent`), and what it waits for (`is_reading`, `has_backlog`).
+/// (`established`, `receive`, `end_of_input`, `sent`), what it has to say (`unsent`), and what it waits for (`is_reading`, `has_backlog`).
 #[derive(Debug)]
 pub struct Connection<C, S> {
     id: ConnectionId,
@@ -73,7 +75,7 @@ pub struct Connection<C, S> {
 }
 
 impl<C: Codec, S> Connection<C, S> {
-    /// A connection in state `state`, with what `handler` wants for one that comes from `origin`.
+    /// A connection with what `handler` wants for one that comes from `origin`: open if it was accepted, else connecting.
     ///
     /// # Panics
     /// If [`Handler::connection`] does.
@@ -133,7 +135,7 @@ impl<C: Codec, S> Connection<C, S> {
     ///
     /// # Panics
     /// If the state's table has no such transition; see [`State::next`].
-    pub fn apply(&mut self, cause: Cause, shared: &mut Shared) {
+    pub(crate) fn apply(&mut self, cause: Cause, shared: &mut Shared) {
         let from = self.state.name();
         // Whatever panics in between, a connection without a state must not go on.
         let state = mem::replace(&mut self.state, State::Closed(CloseReason::Aborted));
@@ -143,8 +145,9 @@ impl<C: Codec, S> Connection<C, S> {
             let dropped = mem::take(&mut self.inbox).held().len();
             self.discard(dropped, shared);
         }
-        if let State::Closed(_) = self.state {
-            self.out = BytesMut::new();
+        if let (State::Closed(_), bytes @ 1..) = (&self.state, self.out.len()) {
+            self.out.clear(); // and not more: it may be the borrowed one
+            shared.observe.note(Step::Dropped { id: self.id, bytes });
         }
     }
 
@@ -173,6 +176,7 @@ impl<C: Codec, S> Connection<C, S> {
     /// if the connection is ending, it is dropped and counted.
     #[inline]
     pub fn receive<H: Handler<Codec = C, State = S>>(&mut self, bytes: &[u8], handler: &mut H, shared: &mut Shared) {
+        let State::Open(_) = self.state else { return self.discard(bytes.len(), shared) };
         let mut fresh = bytes;
         // First what was there before: an unfinished frame, completed with as little copying as can be.
         while let (State::Open(Reading::Flowing), false) = (&self.state, self.inbox.is_empty()) {
@@ -211,7 +215,11 @@ impl<C: Codec, S> Connection<C, S> {
     }
 
     /// Takes note that the peer has closed its sending side, after all that was received.
+    ///
+    /// # Panics
+    /// If it is not [`is_reading`](Self::is_reading): nobody can have read the end then.
     pub fn end_of_input<H: Handler<Codec = C, State = S>>(&mut self, handler: &mut H, shared: &mut Shared) {
+        assert!(self.is_reading(), "the end of input came to {}, which is {}", self.id, self.state.name());
         self.apply(Cause::InputEnded, shared);
         if let State::Closed(_) = self.state {
             return; // that was the end of the lingering
@@ -275,6 +283,9 @@ impl<C: Codec, S> Connection<C, S> {
     }
 
     /// Takes note that the first `n` bytes of [`place`](Self::place) were read. Follow with [`receive`](Self::receive).
+    ///
+    /// # Panics
+    /// If there was no room for so many.
     pub fn placed(&mut self, n: usize) {
         self.inbox.placed(n);
     }
@@ -289,33 +300,42 @@ impl<C: Codec, S> Connection<C, S> {
         lent
     }
 
-    /// Takes the buffer back; what is still unsent moves into one of the connection's own, of just its size.
+    /// Takes the lent buffer back; what is still unsent moves into one of the connection's own, of just its size.
     #[inline]
-    pub fn give_back(&mut self, lent: bool, spare: &mut BytesMut) {
-        if lent {
-            mem::swap(&mut self.out, spare);
-            if !spare.is_empty() {
-                self.out = BytesMut::from(&spare[..]);
-                spare.clear();
-            }
-        } else if self.out.is_empty() {
+    pub fn give_back(&mut self, spare: &mut BytesMut) {
+        mem::swap(&mut self.out, spare);
+        if !spare.is_empty() {
+            self.out = BytesMut::from(&spare[..]);
+            spare.clear();
+        }
+    }
+
+    /// Lets go of a write buffer of the connection's own that is empty.
+    pub fn slim(&mut self) {
+        if self.out.is_empty() {
             self.out = BytesMut::new();
         }
     }
 
-    /// Tells the handler that the connection is over.
+    /// Tells the handler that the connection is over, and why; then drops what belonged to it.
     ///
     /// # Panics
-    /// If it is not.
+    /// If it is not over.
     pub fn farewell<H: Handler<Codec = C, State = S>>(mut self, handler: &mut H, shared: &mut Shared) -> CloseReason {
+        let (id, peer) = (self.id, self.peer);
         let State::Closed(reason) = mem::replace(&mut self.state, State::Closed(CloseReason::Aborted)) else {
-            panic!("farewell to {}, which is not closed", self.id);
+            panic!("farewell to {id}, which is not closed");
         };
         let _ = self.guarded(shared, |connection, shared| {
+            // The codec's error prints itself: that is user code too.
+            log::debug!("connection {id} from {peer} ended: {reason}");
             let mut cx = Context { sends: Sends::Closed, ..connection.context(shared) };
             handler.close(&mut cx, &reason);
             None
         });
+        if contain(|| drop(self)).is_none() {
+            shared.observe.note(Step::Panicked { id });
+        }
         reason
     }
 

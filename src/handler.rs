@@ -28,6 +28,8 @@ pub type MessageOf<'a, H> = <<H as Handler>::Codec as Codec>::Message<'a>;
 /// most one [`eof`](Self::eof), and exactly one [`close`](Self::close), which also comes if `open` never did, because
 /// an outgoing connection failed.
 ///
+/// A loop that is dropped closes its sockets and calls nobody: stop it first.
+///
 /// **Trap:** the loop stands still while a callback runs. One that takes 100 ms delays every connection by 100 ms.
 ///
 /// **Trap:** a panic in a callback closes the connection that it was called for, and the loop goes on with the *same* handler: keep
@@ -135,22 +137,27 @@ pub(crate) enum Sends {
 impl<H: Handler> Context<'_, H> {
     /// What a callback's verdict, and what it sent, mean for the connection.
     pub(crate) fn conclude(&mut self, verdict: Verdict) -> Option<Cause> {
-        if let Sends::Refused(_) = self.sends {
-            let Sends::Refused(reason) = mem::replace(&mut self.sends, Sends::Closed) else { unreachable!("just looked at") };
-            return Some(Cause::Close(reason));
-        }
         if verdict != Verdict::Continue {
             self.shared.observe.note(Step::Verdict { id: self.id, verdict });
         }
-        match verdict {
-            Verdict::Continue => None,
-            Verdict::Pause => Some(Cause::Pause),
-            Verdict::Close => Some(Cause::Close(CloseReason::Handler)),
-            Verdict::Abort => Some(Cause::Fail(CloseReason::Aborted)),
-            Verdict::Stop => {
-                self.shared.commands.stop(Stop::Gracefully);
-                None
-            }
+        if verdict == Verdict::Stop {
+            self.shared.commands.stop(Stop::Gracefully);
+        }
+        match (verdict, mem::replace(&mut self.sends, Sends::Open)) {
+            (Verdict::Abort, _) => Some(Cause::Fail(CloseReason::Aborted)),
+            (_, Sends::Refused(reason)) => Some(Cause::Close(reason)),
+            (Verdict::Pause, _) => Some(Cause::Pause),
+            (Verdict::Close, _) => Some(Cause::Close(CloseReason::Handler)),
+            (Verdict::Continue | Verdict::Stop, _) => None,
+        }
+    }
+
+    /// Remembers the first message that could not be sent: it ends the connection.
+    fn refuse(&mut self, reason: CloseReason) {
+        match self.sends {
+            Sends::Open => self.sends = Sends::Refused(reason),
+            Sends::Refused(_) => {}
+            Sends::Closed => log::error!("connection {} had a message at its end that is lost: {reason}", self.id),
         }
     }
 
@@ -195,21 +202,21 @@ impl<H: Handler> Context<'_, H> {
             }
             Ok(bytes) => {
                 self.out.truncate(before);
-                self.sends = Sends::Refused(CloseReason::OutboxFull { queued: before + bytes, cap: self.shared.config.write_cap });
+                self.refuse(CloseReason::OutboxFull { queued: before + bytes, cap: self.shared.config.write_cap });
             }
-            Err(error) => self.sends = Sends::Refused(CloseReason::Unencodable(Box::new(error))),
+            Err(error) => self.refuse(CloseReason::Unencodable(Box::new(error))),
         }
     }
 
     /// Sends `message` to another connection, or to this one: encoded now, by this connection's codec, and delivered after the batch.
     ///
-    /// If `to` is gone or closing by then, nothing happens, and it is counted as stale. If it is not open
-    /// wide enough ([`Config::write_cap`]) it closes with [`CloseReason::OutboxFull`]. A message that the codec refuses ends
+    /// If `to` is gone or closing by then, nothing happens, and it is counted as stale. If its queue has no room
+    /// for it ([`Config::write_cap`]) it closes with [`CloseReason::OutboxFull`]. A message that the codec refuses ends
     /// *this* connection with [`CloseReason::Unencodable`].
     pub fn send_to<'m>(&mut self, to: ConnectionId, message: impl Into<MessageOf<'m, H>>) {
         let codec = &mut *self.codec;
         if let Err(error) = self.shared.commands.push_send(to, |out| codec.encode(message.into(), out)) {
-            self.sends = Sends::Refused(CloseReason::Unencodable(Box::new(error)));
+            self.refuse(CloseReason::Unencodable(Box::new(error)));
         }
     }
 

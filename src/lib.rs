@@ -53,13 +53,14 @@
 //! | 3 | [`connection`] | one connection's machine: buffers and a state, no socket and no clock |
 //! | 2 | `handler`, `command`, `deadline`, `observe` | what a user writes; what he asks of others; whose time is up; who watches |
 //! | 1 | [`codec`], [`submit`], [`transport`], [`net`] | bytes to frames; four packets; the only read and write; the one seam to the system |
-//! | 0 | [`config`], [`id`], `state`, `reason`, `verdict`, `error` | limits, names, and the enums that everything above speaks in |
+//! | 0 | [`config`], [`id`], `state`, `reason`, `verdict`, `error`, `guard` | limits, names, and the enums that everything above speaks in |
 //!
 //! Begin with `state` (the life of a connection in one table), go on with [`transport`] and
 //! [`connection`], then read `reactor` from `turn` downwards. The rest explains itself on the way.
 //!
 //! # What to know before using it
 //!
+//! - **Make a reactor in the thread that runs it**: it cannot be sent to another one. A [`Handle`] can.
 //! - **A callback that takes long stands in everybody's way.** There is one thread.
 //! - **Back-pressure is not reading.** Above [`Config::write_high`] a connection is neither read nor handled; it goes on by itself.
 //! - **Half-close is not close.** A peer that shut its sending side still gets its replies; see [`Handler::eof`].
@@ -80,6 +81,7 @@ pub mod transport;
 mod command;
 mod deadline;
 mod error;
+mod guard;
 mod handler;
 mod observe;
 mod reactor;

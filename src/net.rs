@@ -65,6 +65,8 @@ pub trait Net {
     ///
     /// So it is with epoll and kqueue, as long as the peer's end has not been announced (that end
     /// would never be announced again). It saves one read call in two; mio does not promise it in general.
+    /// One exception: a read also stops short at TCP's urgent mark (RFC 6093), so a peer that sends
+    /// urgent data may wait for its own next bytes until the ones before them are read. Nobody else does.
     const SHORT_READ_IS_EMPTY: bool;
 
     /// Waits for events, at most for `timeout` (`None`: for ever), and puts them into `events`, which is empty.

@@ -3,9 +3,9 @@
 use core::net::SocketAddr;
 use std::fmt;
 use std::io;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Instant;
 
+use crate::guard::contain;
 use crate::id::ConnectionId;
 use crate::reason::CloseReason;
 use crate::state::State;
@@ -108,6 +108,13 @@ pub enum Step<'a> {
         /// How many.
         bytes: usize,
     },
+    /// Replies were dropped, since their connection is over.
+    Dropped {
+        /// Whose.
+        id: ConnectionId,
+        /// How many bytes of them.
+        bytes: usize,
+    },
     /// A budget ran out: the connection goes on in the next turn.
     Deferred {
         /// Which.
@@ -183,6 +190,8 @@ pub struct Counters {
     pub writes_blocked: u64,
     /// Bytes written.
     pub bytes_written: u64,
+    /// Bytes of replies that no socket took before their connection was over.
+    pub bytes_dropped: u64,
     /// Times a connection's budget for a turn ran out.
     pub deferred: u64,
     /// Deadlines that passed.
@@ -228,6 +237,7 @@ impl Counters {
                 }
             }
             Step::Discarded { bytes, .. } => self.bytes_discarded += *bytes as u64,
+            Step::Dropped { bytes, .. } => self.bytes_dropped += *bytes as u64,
             Step::Deferred { .. } => self.deferred += 1,
             Step::Deadline { .. } => self.deadlines += 1,
             Step::Panicked { .. } => self.panics += 1,
@@ -262,9 +272,10 @@ impl Observe {
     #[cold]
     fn show(&mut self, step: &Step<'_>) {
         let Some(observer) = &mut self.observer else { return };
-        if catch_unwind(AssertUnwindSafe(|| observer.step(step))).is_err() {
+        if contain(|| observer.step(step)).is_none() {
             log::error!("the observer panicked and is taken off");
-            self.observer = None;
+            let observer = self.observer.take();
+            contain(|| drop(observer));
         }
     }
 

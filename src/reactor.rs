@@ -59,7 +59,7 @@ pub struct Reactor<H: Handler, N: Net = MioNet> {
     /// Connections that were given something to write, or were closed, outside of their own batch.
     touched: Vec<ConnectionId>,
     /// Connections that are over; their slots are freed when the turn ends, and never inside a batch.
-    closed: Vec<ConnectionId>,
+    closed: VecDeque<ConnectionId>,
     events: Vec<Event>,
     /// The read buffer that all connections share.
     scratch: Box<[u8]>,
@@ -85,7 +85,7 @@ impl<H: Handler> Reactor<H> {
     ///
     /// # Errors
     /// [`Error::Listen`] if the address is taken or is none, [`Error::Setup`] if there is no poller to be had.
-    pub fn bind(addr: impl ToSocketAddrs + fmt::Display, handler: H) -> Result<Self, Error> {
+    pub fn bind(addr: impl ToSocketAddrs + fmt::Debug, handler: H) -> Result<Self, Error> {
         let mut reactor = Self::new(handler, Config::default())?;
         reactor.listen(addr)?;
         Ok(reactor)
@@ -96,7 +96,8 @@ impl<H: Handler> Reactor<H> {
     /// # Errors
     /// [`Error::Config`] if the limits contradict each other, [`Error::Setup`] if there is no poller to be had.
     pub fn new(handler: H, config: Config) -> Result<Self, Error> {
-        let net = MioNet::new(config.events_per_turn, Token::Waker.pack()).map_err(Error::Setup)?;
+        config.check()?;
+        let net = MioNet::new(config.events_per_turn, Token::Waker.pack(), config.nodelay).map_err(Error::Setup)?;
         Self::with_net(net, handler, config)
     }
 
@@ -107,8 +108,8 @@ impl<H: Handler> Reactor<H> {
     ///
     /// # Errors
     /// [`Error::Listen`] if the address is taken, or is none.
-    pub fn listen(&mut self, addr: impl ToSocketAddrs + fmt::Display) -> Result<SocketAddr, Error> {
-        let text = addr.to_string();
+    pub fn listen(&mut self, addr: impl ToSocketAddrs + fmt::Debug) -> Result<SocketAddr, Error> {
+        let text = format!("{addr:?}").trim_matches('"').to_string();
         let listener = TcpListener::bind(addr).map_err(|source| Error::Listen { addr: text, source })?;
         self.listen_on(listener)
     }
@@ -122,7 +123,7 @@ impl<H: Handler> Reactor<H> {
     pub fn listen_on(&mut self, listener: TcpListener) -> Result<SocketAddr, Error> {
         let addr = listener.local_addr().map_err(|source| Error::Listen { addr: "a given socket".into(), source })?;
         let failed = |source| Error::Listen { addr: addr.to_string(), source };
-        let listener = MioNet::adopt(listener, self.shared.config.nodelay).map_err(failed)?;
+        let listener = self.net.adopt(listener).map_err(failed)?;
         self.add_listener(listener, addr)?;
         Ok(addr)
     }
@@ -145,7 +146,7 @@ impl<H: Handler, N: Net> Reactor<H, N> {
             deadlines: Deadlines::default(),
             resume: VecDeque::new(),
             touched: Vec::new(),
-            closed: Vec::new(),
+            closed: VecDeque::new(),
             events: Vec::with_capacity(config.events_per_turn),
             scratch: vec![0; config.scratch].into_boxed_slice(),
             spare: BytesMut::new(),
@@ -194,7 +195,8 @@ impl<H: Handler, N: Net> Reactor<H, N> {
 
     /// How long the next poll may sleep.
     fn patience(&self, timeout: Option<Duration>) -> Option<Duration> {
-        if !self.resume.is_empty() || !self.shared.commands.is_empty() || self.can_accept() {
+        let unfinished = !(self.resume.is_empty() && self.touched.is_empty() && self.shared.commands.is_empty());
+        if unfinished || self.can_accept() {
             return Some(Duration::ZERO);
         }
         let deadlines = [self.deadlines.next(), self.phase.deadline(), self.next_accept()];
@@ -232,17 +234,17 @@ impl<H: Handler, N: Net> Reactor<H, N> {
         }
     }
 
-    /// Runs `callback` on an open connection, as if it were one of the handler's own: its replies are sent, its verdict is
-    /// carried out, a panic in it closes the connection. Returns whether the connection was there and open.
+    /// Runs `callback` on an open connection, as if it were one of the handler's own: the next turn sends its replies and
+    /// carries out its verdict, and a panic in it closes the connection. Returns whether the connection was there and open.
     ///
-    /// For use between turns, by the program that owns the loop.
+    /// For use between turns, by the program that owns the loop. [`Context::now`] is still the last turn's time.
     pub fn with(&mut self, id: ConnectionId, callback: impl FnOnce(&mut H, &mut Context<'_, H>) -> Verdict) -> bool {
         let Some(slot) = self.slots.open(id) else {
             self.shared.observe.note(Step::Stale);
             return false;
         };
         slot.connection.call(&mut self.handler, &mut self.shared, callback);
-        self.flush_now(id);
+        self.touched.push(id);
         true
     }
 
@@ -259,6 +261,11 @@ impl<H: Handler, N: Net> Reactor<H, N> {
     /// The handler.
     pub fn handler(&mut self) -> &mut H {
         &mut self.handler
+    }
+
+    /// Takes the reactor apart and gives the handler back. Open connections are closed as they are.
+    pub fn into_handler(self) -> H {
+        self.handler
     }
 
     /// Lets `observer` see every step from here on, instead of the one before.

@@ -65,7 +65,7 @@ pub enum Cause {
     Yield,
     /// The turn after the batch was cut.
     Proceed,
-    /// The handler wants no more frames for now.
+    /// The handler wants no more frames for now. Ignored if there will be none.
     Pause,
     /// The handler wants frames again. Ignored if it had not paused.
     Resume,
@@ -114,7 +114,7 @@ impl State {
             (Lingering(reason), Cause::InputEnded | Cause::Expired { .. } | Cause::Fail(_)) => Closed(reason),
 
             (state @ (Draining { .. } | Lingering(_) | Closed(_)), Cause::Close(_)) => state,
-            (state @ (Connecting | Draining { .. } | Lingering(_) | Closed(_)), Cause::Resume) => state,
+            (state @ (Connecting | Draining { .. } | Lingering(_) | Closed(_)), Cause::Resume | Cause::Pause) => state,
             (state @ Closed(_), Cause::Fail(_) | Cause::Expired { .. }) => state,
             (Connecting | Open(_) | Draining { .. }, Cause::Fail(reason)) => Closed(reason),
 

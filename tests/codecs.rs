@@ -75,7 +75,7 @@ fn drive<C: Mirrored>(handler: &mut Mirror<C>, stream: &[u8], pieces: &[usize], 
         written.extend_from_slice(&connection.unsent()[..few]);
         connection.sent(few);
         connection.after_flush(shared);
-        connection.give_back(false, &mut BytesMut::new());
+        connection.slim();
         if connection.has_backlog() {
             connection.proceed(handler, shared);
         } else if connection.is_reading() && !rest.is_empty() {

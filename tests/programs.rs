@@ -114,6 +114,25 @@ fn a_first_signal_stops_gracefully_and_the_exit_code_is_0() {
 }
 
 #[test]
+fn a_signal_right_after_the_greeting_stops_gracefully_too() {
+    for _ in 0..20 {
+        let mut server = Process::start(&["--listen", "127.0.0.1:0"]);
+        server.listening_on();
+        server.signal("TERM");
+        assert_eq!(server.end().0, Some(0));
+    }
+}
+
+#[test]
+fn nothing_is_announced_before_all_listeners_are_there() {
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let mut server = Process::start(&["--listen", "127.0.0.1:0", "--listen", &taken.local_addr().unwrap().to_string()]);
+    let mut line = String::new();
+    server.stdout.read_line(&mut line).unwrap();
+    assert_eq!((line.as_str(), server.end().0), ("", Some(1)));
+}
+
+#[test]
 fn a_second_signal_stops_at_once() {
     let mut server = Process::start(&["--listen", "127.0.0.1:0", "--drain-timeout", "1h"]);
     let addr = server.listening_on();
@@ -150,7 +169,7 @@ fn wrong_flags_are_refused_with_a_hint() {
     for (args, hint) in [
         (&["--listen", "nowhere"][..], "not an address such as"),
         (&["--max-frame", "12"], "12 is not in 13.."),
-        (&["--max-connections", "0"], "from 1 on"),
+        (&["--max-connections", "0"], "0 is not in 1.."),
         (&["--admin", "maybe"], "neither `off` nor an address"),
         (&["--dialect", "klingon"], "possible values: text, source"),
         (&["--drain-timeout", "soon"], "--drain-timeout"),
@@ -206,7 +225,15 @@ fn the_client_prints_every_ack_and_exits_with_0() {
 
 #[test]
 fn the_client_exits_with_1_if_an_ack_is_missing_or_wrong() {
-    let answers = [Vec::new(), ack(id(7)), request(0x82, id(1), &[1]), request(0x81, id(1), &[0]), b"\0\0\0\x0d\x8200000001".to_vec()];
+    let twice = ack(id(2)).repeat(2);
+    let answers = [
+        Vec::new(),
+        [ack(id(1)), twice].concat(),
+        ack(id(7)),
+        request(0x82, id(1), &[1]),
+        request(0x81, id(1), &[0]),
+        b"\0\0\0\x0d\x8200000001".to_vec(),
+    ];
     for answer in answers {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let addr = listener.local_addr().unwrap().to_string();
@@ -261,11 +288,11 @@ fn strace_counts_what_the_loop_counts() {
     let mark = |sign: &str| lines.iter().position(|line| line.contains("recvfrom") && line.contains(sign));
     let (Some(begin), Some(end)) = (mark("[[[["), mark("]]]]")) else { panic!("no marks in the trace\n{text}\n{stderr}") };
     // The loop's own thread; the one that waits for signals has its calls too. A call that was interrupted in the log is counted where it ends.
-    let thread = lines[begin].split(' ').next().unwrap();
+    let (thread, _) = lines[begin].split_once(' ').unwrap();
+    let calls = || lines[begin + 1..end].iter().filter_map(|line| line.strip_prefix(thread)).map(str::trim_start);
     let count = |name: &str| {
-        let whole = [format!("{thread} {name}("), format!("{thread} <... {name} resumed>")];
-        let calls = lines[begin + 1..end].iter().filter(|line| whole.iter().any(|start| line.starts_with(start)));
-        calls.filter(|line| !line.contains("<unfinished")).count()
+        let whole = [format!("{name}("), format!("<... {name} resumed>")];
+        calls().filter(|call| whole.iter().any(|start| call.starts_with(start)) && !call.contains("<unfinished")).count()
     };
     assert_eq!((count("recvfrom"), count("sendto")), (200, 201), "the mark's own answer is the one more:\n{text}");
     assert_eq!(count("epoll_wait") + count("epoll_pwait"), 201);

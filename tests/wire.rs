@@ -2,39 +2,48 @@
 
 mod util;
 
-use glassloop::Config;
 use glassloop::submit::Dialect;
-use util::{Server, ack, id, request, service, submit};
+use glassloop::{Config, Reactor};
+use util::{Client, Server, ack, id, reactor, request, service, submit, turn_until};
+
+/// Sends `bytes`, and lets the loop read just them, apart from what is sent later.
+fn deliver(reactor: &mut Reactor<util::Service>, client: &mut Client, bytes: &[u8]) {
+    let read = reactor.counters().bytes_read + bytes.len() as u64;
+    client.send(bytes);
+    turn_until(reactor, |reactor| reactor.counters().bytes_read == read);
+}
 
 #[test]
 fn a_stream_of_two_frames_is_served_wherever_it_is_cut() {
-    let server = Server::submit();
+    let (mut reactor, addr) = reactor(service(), Config::default());
     let stream = [submit(id(1), b"hello"), submit(id(2), b"")].concat();
-    let mut client = server.connect();
+    let mut client = Client::connect(addr);
     for cut in 0..=stream.len() {
-        client.send(&stream[..cut]);
+        deliver(&mut reactor, &mut client, &stream[..cut]);
         // What is whole is answered without waiting for the rest.
         if cut >= 18 {
             client.expect(&ack(id(1)));
         }
-        client.send(&stream[cut..]);
+        deliver(&mut reactor, &mut client, &stream[cut..]);
         if cut < 18 {
             client.expect(&ack(id(1)));
         }
         client.expect(&ack(id(2)));
     }
+    assert!(reactor.counters().reads as usize >= 2 * stream.len(), "each piece was read by itself");
 }
 
 #[test]
 fn one_byte_at_a_time_is_enough() {
-    let server = Server::submit();
-    let mut client = server.connect();
+    let (mut reactor, addr) = reactor(service(), Config::default());
+    let mut client = Client::connect(addr);
     for n in 0..10 {
         for byte in submit(id(n), b"drip") {
-            client.send(&[byte]);
+            deliver(&mut reactor, &mut client, &[byte]);
         }
         client.expect(&ack(id(n)));
     }
+    assert!(reactor.counters().reads >= 170);
 }
 
 #[test]

@@ -24,10 +24,12 @@ use session::Service;
 ///
 /// There is no authentication in this protocol: listen where you trust the peers.
 /// SIGINT and SIGTERM stop it gracefully: nobody new is accepted, what was read is answered and
-/// sent, then it exits with 0. A second signal drops everything at once, and it exits with 1.
+/// sent, at most for --drain-timeout, and peers have two seconds to leave; then it exits with 0.
+/// A second signal drops everything at once, and it exits with 1.
 #[derive(Parser)]
+#[command(version)]
 struct Args {
-    /// Address to listen on; port 0 lets the system choose one. May be given several times
+    /// Address to listen on, as HOST:PORT; port 0 lets the system choose one. May be given several times
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:8888")]
     listen: Vec<String>,
 
@@ -36,8 +38,8 @@ struct Args {
     admin: Admin,
 
     /// Connections open at once; further ones wait until one leaves [default: the limit of open files less 64]
-    #[arg(long, value_name = "N", value_parser = at_least_one)]
-    max_connections: Option<usize>,
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    max_connections: Option<u32>,
 
     /// Longest request taken, in bytes of totalLength (13 more than its payload)
     #[arg(long, value_name = "BYTES", default_value_t = glassloop::config::MAX_FRAME as u32, value_parser = clap::value_parser!(u32).range(HEADER as i64..))]
@@ -51,11 +53,11 @@ struct Args {
     #[arg(long, value_enum, default_value_t = Dialect::Text)]
     dialect: Dialect,
 
-    /// How long a graceful stop may take, for instance 500ms or 10s; then what is left is dropped
+    /// How long a graceful stop may take, and how long a closing connection waits for a peer that takes no reply: 500ms, 10s
     #[arg(long, value_name = "TIME", default_value = "10s", value_parser = humantime::parse_duration)]
     drain_timeout: Duration,
 
-    /// What to log on stderr: error, warn, info, debug (each connection's end and why), trace, or a filter such as glassloop=debug
+    /// What to log on stderr: off, error, warn, info, debug (each connection's end and why), trace, or a filter such as glassloop=debug
     #[arg(long, value_name = "LEVEL", default_value = "info", value_parser = log_filter)]
     log: String,
 }
@@ -81,10 +83,6 @@ impl FromStr for Admin {
             addr => addr.parse().map(Admin::At).map_err(|_| "neither `off` nor an address such as 127.0.0.1:8889".to_string()),
         }
     }
-}
-
-fn at_least_one(text: &str) -> Result<usize, String> {
-    text.parse().ok().filter(|n| *n > 0).ok_or_else(|| "a whole number from 1 on is needed".to_string())
 }
 
 /// A level for all, or `module=level`, or several of these with commas.
@@ -120,21 +118,26 @@ fn serve(args: &Args) -> Result<ExitCode, Box<dyn Error>> {
         max_frame: args.max_frame,
         require_conn: args.require_conn,
     };
-    let config = Config { max_connections: args.max_connections, drain_timeout: args.drain_timeout, ..Config::default() };
+    let config =
+        Config { max_connections: args.max_connections.map(|n| n as usize), drain_timeout: args.drain_timeout, ..Config::default() };
     let mut reactor = Reactor::new(service, config)?;
+    // Before anybody is told that it is there, it can be stopped.
+    let forced = stop_on_signals(reactor.handle()).map_err(|error| format!("cannot watch for signals: {error}"))?;
     for addr in &args.listen {
-        let bound = reactor.listen_on(listen(addr)?)?;
-        announce(bound);
+        reactor.listen_on(listen(addr)?)?;
     }
+    reactor.local_addrs().into_iter().for_each(announce);
     if let Admin::At(addr) = args.admin {
         log::warn!("--admin {addr}: this version serves nothing there yet");
     }
-    log::info!("at most {} connections, requests of at most {} bytes", reactor.max_connections(), args.max_frame);
+    log::info!("room for {} connections, requests of at most {} bytes", reactor.max_connections(), args.max_frame);
 
-    let forced = stop_on_signals(reactor.handle())?;
     reactor.run()?;
     let counters = reactor.counters();
     log::info!("stopped: {} connections were accepted, {} requests taken", counters.accepted, counters.frames);
+    if counters.bytes_dropped > 0 {
+        log::warn!("{} bytes of replies were dropped, since their peers were gone or did not read", counters.bytes_dropped);
+    }
     Ok(if forced.load(Ordering::Relaxed) { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }
 
@@ -145,7 +148,7 @@ fn listen(text: &str) -> Result<TcpListener, String> {
 
     let addr = text.to_socket_addrs().ok().and_then(|mut addrs| addrs.next());
     let Some(addr) = addr else {
-        return Err(format!("cannot listen on {text}: not an address such as 127.0.0.1:8888 or [::1]:8888"));
+        return Err(format!("cannot listen on {text}: not an address with a port, such as 127.0.0.1:8888, [::1]:8888 or localhost:8888"));
     };
     let open = || {
         let socket = Socket::new(Domain::for_address(addr), Type::STREAM, None)?;

@@ -121,19 +121,24 @@ impl LengthField {
     }
 
     /// Puts `offset` bytes before the field. Default 0.
+    ///
+    /// # Panics
+    /// If a frame's most length leaves no room for them.
     #[must_use]
     pub const fn at(mut self, offset: u8) -> Self {
         self.offset = offset;
-        if self.min < self.header() as u32 {
-            self.min = self.header() as u32;
-        }
-        self
+        let min = self.min;
+        self.min(min)
     }
 
     /// Refuses frames shorter than `min` bytes, headers included. Default: the headers alone.
+    ///
+    /// # Panics
+    /// If that is more than a frame's most length: set that one first.
     #[must_use]
     pub const fn min(mut self, min: u32) -> Self {
         self.min = if min < self.header() as u32 { self.header() as u32 } else { min };
+        assert!(self.min <= self.max, "no frame fits between the least and the most length");
         self
     }
 

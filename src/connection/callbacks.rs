@@ -1,9 +1,8 @@
 //! Running user code: one callback, or a whole batch of frames; and keeping what goes wrong in it to this connection.
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
-
 use crate::codec::{Codec, Input, Need};
 use crate::connection::Connection;
+use crate::guard::contain;
 use crate::handler::{Context, Handler, Sends, Shared};
 use crate::observe::Step;
 use crate::reason::CloseReason;
@@ -71,8 +70,7 @@ impl<C: Codec, S> Connection<C, S> {
     /// Runs user code. A panic in it is contained here, and ends this connection.
     #[inline]
     pub(super) fn guarded(&mut self, shared: &mut Shared, run: impl FnOnce(&mut Self, &mut Shared) -> Option<Cause>) -> Option<Cause> {
-        // Unwind safety: the connection takes no more part than to send what was encoded whole; the handler is warned of it in its docs.
-        catch_unwind(AssertUnwindSafe(|| run(self, shared))).unwrap_or_else(|_| {
+        contain(|| run(self, shared)).unwrap_or_else(|| {
             log::error!("the handler panicked in a callback for connection {} from {}", self.id, self.peer);
             shared.observe.note(Step::Panicked { id: self.id });
             Some(Cause::Close(CloseReason::HandlerPanicked))

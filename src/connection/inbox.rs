@@ -8,7 +8,8 @@ const WORTH_PLACING: usize = 4096;
 /// The bytes at the front of a connection's stream that no frame could be made of so far.
 ///
 /// It holds memory only while it holds bytes. It grows with what has arrived, not with what a
-/// peer claims: never to more than double that, or by 4 KiB. No byte is zeroed or moved twice for the same frame.
+/// peer claims: never to more than double that, or by 4 KiB. No byte is zeroed twice, and none copied again for
+/// each segment that arrives; only growing moves them.
 #[derive(Debug)]
 pub(super) struct Inbox {
     /// The first `held` bytes were received; those behind are room for more, zeroed once.
@@ -63,9 +64,8 @@ impl Inbox {
     }
 
     /// The same without its first `n` bytes; of the rest the codec said `need`.
-    pub(super) fn without(mut self, n: usize, need: Need) -> Self {
-        self.bytes.drain(..n);
-        Self { held: self.held - n, need, ..self }
+    pub(super) fn without(&self, n: usize, need: Need) -> Self {
+        Self::holding(&self.held()[n..], need)
     }
 
     /// Takes in further bytes.
@@ -102,6 +102,7 @@ impl Inbox {
 
     /// Takes note that `n` bytes of the place were received.
     pub(super) fn placed(&mut self, n: usize) {
+        assert!(n <= self.bytes.len() - self.held, "{n} bytes placed where there is less room");
         self.held += n;
     }
 }

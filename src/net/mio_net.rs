@@ -16,27 +16,29 @@ pub struct MioNet {
     poll: Poll,
     events: Events,
     waker: Arc<Waker>,
+    nodelay: bool,
 }
 
 impl MioNet {
-    /// Makes a poller that hands out at most `events` events at a time, and whose waker is registered under `waker`.
+    /// Makes a poller that hands out at most `events` events at a time, and whose waker is registered under `waker`; all its
+    /// sockets get `TCP_NODELAY` or do not, as `nodelay` says.
     ///
     /// # Errors
     /// What the system says, out of descriptors for instance.
-    pub fn new(events: usize, waker: usize) -> io::Result<Self> {
+    pub fn new(events: usize, waker: usize, nodelay: bool) -> io::Result<Self> {
         let poll = Poll::new()?;
         let waker = Arc::new(Waker::new(poll.registry(), Token(waker))?);
-        Ok(Self { poll, events: Events::with_capacity(events), waker })
+        Ok(Self { poll, events: Events::with_capacity(events), waker, nodelay })
     }
 
-    /// Makes a listener of the std kind ready for the loop: non-blocking, and with `nodelay` as the accepted sockets shall have it.
+    /// Makes a listener of the std kind ready for the loop: non-blocking, and with `TCP_NODELAY` as the accepted sockets shall have it.
     ///
     /// # Errors
     /// What the system says.
-    pub fn adopt(listener: TcpListener, nodelay: bool) -> io::Result<Listener> {
+    pub fn adopt(&self, listener: TcpListener) -> io::Result<Listener> {
         listener.set_nonblocking(true)?;
-        let (listener, inherited) = set_inherited_nodelay(listener, nodelay);
-        Ok(Listener { socket: net::TcpListener::from_std(listener), nodelay: nodelay && !inherited })
+        let (listener, inherited) = set_inherited_nodelay(listener, self.nodelay);
+        Ok(Listener { socket: net::TcpListener::from_std(listener), nodelay: self.nodelay && !inherited })
     }
 }
 
@@ -109,7 +111,12 @@ impl Net for MioNet {
     }
 
     fn connect(&mut self, addr: SocketAddr) -> io::Result<net::TcpStream> {
-        net::TcpStream::connect(addr)
+        let stream = net::TcpStream::connect(addr)?;
+        if self.nodelay {
+            // Works before the connection is established, but for Windows; there it stays as the system has it.
+            let _ = stream.set_nodelay(true);
+        }
+        Ok(stream)
     }
 
     fn register(&mut self, stream: &mut net::TcpStream, token: usize) -> io::Result<()> {

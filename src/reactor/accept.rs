@@ -2,11 +2,11 @@
 
 use core::net::SocketAddr;
 use std::io::{self, ErrorKind};
-use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::connection::Connection;
 use crate::error::Error;
+use crate::guard::contain;
 use crate::handler::{Handler, Origin};
 use crate::id::{ConnectionId, Token};
 use crate::net::Net;
@@ -21,24 +21,26 @@ pub(super) struct Listener<N: Net> {
     socket: N::Listener,
     addr: SocketAddr,
     waiting: Waiting,
+    /// Until then a failed accept is counted, but not logged again.
+    quiet: Option<Instant>,
 }
 
 /// Whether connections wait at a listener.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Waiting {
-    /// None; an event will tell.
-    None,
-    /// Some may. Edge-triggered polling says so once, so it is remembered.
-    Some,
-    /// Some may, but the system could not hand them over. Worth asking again then.
+    /// Nobody; an event will tell.
+    Nobody,
+    /// Somebody may. Edge-triggered polling says so once, so it is remembered.
+    Somebody,
+    /// Somebody may, but the system could not hand him over. Worth asking again then.
     Until(Instant),
 }
 
 impl<N: Net> Listener<N> {
     /// An event has come: connections wait.
     pub(super) fn hear(&mut self) {
-        if self.waiting == Waiting::None {
-            self.waiting = Waiting::Some;
+        if self.waiting == Waiting::Nobody {
+            self.waiting = Waiting::Somebody;
         }
     }
 }
@@ -49,7 +51,7 @@ enum Failure {
     Blocked,
     /// That one connection is gone; ask for the next.
     Retry,
-    /// The system has no room. Only time, or a connection's end, can mend that.
+    /// The system has no room. Only time can mend that.
     BackOff,
 }
 
@@ -78,7 +80,7 @@ impl<H: Handler, N: Net> Reactor<H, N> {
         let token = Token::Listener(self.listeners.len()).pack();
         let registered = self.phase.running().and_then(|()| self.net.listen(&mut socket, token));
         registered.map_err(|source| Error::Listen { addr: addr.to_string(), source })?;
-        self.listeners.push(Listener { socket, addr, waiting: Waiting::None });
+        self.listeners.push(Listener { socket, addr, waiting: Waiting::Nobody, quiet: None });
         Ok(())
     }
 
@@ -103,14 +105,17 @@ impl<H: Handler, N: Net> Reactor<H, N> {
 
     /// Lets in those who wait, as many from each listener as a turn allows.
     pub(super) fn accept(&mut self) {
-        for number in 0..self.listeners.len() {
+        let listeners = self.listeners.len();
+        for n in 0..listeners {
+            // Each turn begins with another one: near the limit of connections the first takes all the room there is.
+            let number = (n + self.shared.observe.counters().turns as usize) % listeners;
             if let Waiting::Until(at) = self.listeners[number].waiting {
                 if at <= self.shared.now {
-                    self.listeners[number].waiting = Waiting::Some;
+                    self.listeners[number].waiting = Waiting::Somebody;
                 }
             }
             for _ in 0..self.shared.config.accepts_per_turn {
-                if self.listeners[number].waiting != Waiting::Some || self.slots.len() >= self.max_connections {
+                if self.listeners[number].waiting != Waiting::Somebody || self.slots.len() >= self.max_connections {
                     break;
                 }
                 self.accept_one(number);
@@ -124,16 +129,22 @@ impl<H: Handler, N: Net> Reactor<H, N> {
         let error = match outcome {
             Ok((stream, peer)) => match self.admit(stream, Origin::Accepted { peer, listener: number }) {
                 Ok(_) => return,
-                Err(error) => error,
+                Err(error) => {
+                    log::warn!("a connection from {peer} is dropped: {error}");
+                    error
+                }
             },
             Err(error) => {
                 match classify(&error) {
-                    Failure::Blocked => return listener.waiting = Waiting::None,
+                    Failure::Blocked => return listener.waiting = Waiting::Nobody,
                     Failure::Retry => log::debug!("a connection was gone before {} accepted it: {error}", listener.addr),
                     Failure::BackOff => {
-                        let pause = self.shared.config.accept_backoff;
-                        listener.waiting = Waiting::Until(self.shared.now + pause);
-                        log::warn!("accepting on {} rests for {pause:?}: {error}", listener.addr);
+                        let (now, pause) = (self.shared.now, self.shared.config.accept_backoff);
+                        listener.waiting = Waiting::Until(now + pause);
+                        if listener.quiet.is_none_or(|until| until <= now) {
+                            listener.quiet = Some(now + Duration::from_secs(1));
+                            log::warn!("cannot accept on {}, trying again every {pause:?}: {error}", listener.addr);
+                        }
                     }
                 }
                 error
@@ -146,16 +157,16 @@ impl<H: Handler, N: Net> Reactor<H, N> {
     fn admit(&mut self, mut stream: N::Stream, origin: Origin) -> io::Result<ConnectionId> {
         let id = self.slots.next_id();
         self.net.register(&mut stream, Token::of(id).pack())?;
-        self.shared.observe.note(match origin {
-            Origin::Accepted { peer, listener } => Step::Accepted { id, peer, listener },
-            Origin::Dialed { peer } => Step::Dialed { id, peer },
-        });
-        let Ok(connection) = catch_unwind(AssertUnwindSafe(|| Connection::new(id, &origin, &mut self.handler))) else {
+        let Some(connection) = contain(|| Connection::new(id, &origin, &mut self.handler)) else {
             log::error!("the handler panicked over a new connection from {}", origin.peer());
             self.shared.observe.note(Step::Panicked { id });
             let _ = self.net.deregister(&mut stream);
             return Err(io::Error::other("the handler panicked over it"));
         };
+        self.shared.observe.note(match origin {
+            Origin::Accepted { peer, listener } => Step::Accepted { id, peer, listener },
+            Origin::Dialed { peer } => Step::Dialed { id, peer },
+        });
         self.slots.insert(Slot { connection, stream, readiness: Readiness::default(), queued: false, due: Due::Never });
         if let Origin::Accepted { .. } = origin {
             let slot = self.slots.get(id).expect("just inserted");
@@ -167,14 +178,14 @@ impl<H: Handler, N: Net> Reactor<H, N> {
 
     /// Whether a listener could be asked at once.
     pub(super) fn can_accept(&self) -> bool {
-        self.has_room() && self.listeners.iter().any(|listener| listener.waiting == Waiting::Some)
+        self.has_room() && self.listeners.iter().any(|listener| listener.waiting == Waiting::Somebody)
     }
 
     /// When a listener that rests is worth asking again.
     pub(super) fn next_accept(&self) -> Option<Instant> {
         let resting = self.listeners.iter().filter_map(|listener| match listener.waiting {
             Waiting::Until(at) => Some(at),
-            Waiting::None | Waiting::Some => None,
+            Waiting::Nobody | Waiting::Somebody => None,
         });
         resting.min().filter(|_| self.has_room())
     }

@@ -57,25 +57,35 @@ impl<H: Handler, N: Net> Reactor<H, N> {
                 break;
             }
         }
-        slot.connection.give_back(lent, spare);
+        if lent {
+            slot.connection.give_back(spare);
+        } else {
+            slot.connection.slim();
+        }
         self.settle(id);
+        self.relieve();
     }
 
     /// Writes what was queued for connections outside of their own batch.
     pub(super) fn flush(&mut self) {
         let mut touched = std::mem::take(&mut self.touched);
         for id in touched.drain(..) {
-            self.flush_now(id);
+            let Some(slot) = self.slots.get(id) else { continue };
+            slot.flush(&mut self.shared);
+            slot.connection.slim();
+            self.settle(id);
         }
         self.touched = touched;
     }
 
-    /// Writes what is queued for one connection.
-    pub(super) fn flush_now(&mut self, id: ConnectionId) {
-        let Some(slot) = self.slots.get(id) else { return };
-        slot.flush(&mut self.shared);
-        slot.connection.give_back(false, &mut self.spare);
-        self.settle(id);
+    /// Carries out commands before the turn comes to them, if one connection has asked for as much as all may.
+    ///
+    /// No callback runs here. Without it the next connection would find the queue full and yield as well, and so on for ever.
+    pub(super) fn relieve(&mut self) {
+        if self.shared.commands.is_full(self.shared.config.command_high) {
+            self.carry_out_commands();
+            self.flush();
+        }
     }
 
     /// Sees to it that whatever a connection waits for will come: an event, its place on the queue, a deadline, or the end.
@@ -89,16 +99,20 @@ impl<H: Handler, N: Net> Reactor<H, N> {
                 return assert!(!slot.readiness.writable, "{id} is choked, although its socket takes more");
             }
             (State::Open(Reading::Flowing | Reading::Yielded), _) => return self.defer_if_unfinished(id),
-            (State::Draining { .. }, Due::Never) => Due::Drained(self.shared.now + self.shared.config.drain_timeout),
+            (State::Draining { .. }, Due::Never) => Due::Drained {
+                until: self.shared.now.checked_add(self.shared.config.drain_timeout),
+                unsent: slot.connection.unsent().len(),
+            },
             (State::Draining { .. }, _) => return,
-            (State::Lingering(_), Due::Lingered(_)) => return self.defer_if_unfinished(id),
+            (State::Lingering(_), Due::Lingered { .. }) => return self.defer_if_unfinished(id),
             (State::Lingering(_), _) => {
                 // Fails if the peer is gone; then the next read says so.
                 let _ = slot.stream.shut_write();
-                Due::Lingered(self.shared.now + self.shared.config.linger_timeout)
+                let (now, config) = (self.shared.now, &self.shared.config);
+                Due::Lingered { until: now.checked_add(config.linger_timeout), end: now.checked_add(config.drain_timeout), heard: false }
             }
             (State::Closed(_), _) => {
-                self.closed.push(id);
+                self.closed.push_back(id);
                 Due::Never
             }
         };
@@ -108,8 +122,8 @@ impl<H: Handler, N: Net> Reactor<H, N> {
         }
         if let Some(at) = due.at() {
             self.deadlines.arm(at, id);
-            self.defer_if_unfinished(id);
         }
+        self.defer_if_unfinished(id);
     }
 
     /// Puts a connection on the resume queue if there is more to do than its budget allowed: no event will come for that.
@@ -156,6 +170,9 @@ impl<H: Handler, N: Net> Slot<H, N> {
         shared.observe.note(Step::Read { id, fill: &fill });
         match fill {
             Fill::Bytes(n) => {
+                if let Due::Lingered { heard, .. } = &mut self.due {
+                    *heard = true;
+                }
                 let placed = n.min(room);
                 self.connection.placed(placed);
                 self.connection.receive(&scratch[..n - placed], handler, shared);
@@ -166,6 +183,12 @@ impl<H: Handler, N: Net> Slot<H, N> {
             Fill::Failed(error) => self.connection.apply(Cause::Fail(CloseReason::from_io(error)), shared),
         }
         0
+    }
+
+    /// Tries to write, whether or not the poller has spoken of room: it does so only when much is free.
+    pub(super) fn try_flush(&mut self, shared: &mut Shared) {
+        self.readiness.writable = true;
+        self.flush(shared);
     }
 
     /// Finds out whether an outgoing connection is established, if the socket has something to say.

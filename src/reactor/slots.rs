@@ -28,17 +28,29 @@ pub(super) struct Slot<H: Handler, N: Net> {
 pub(super) enum Due {
     /// It is not closing.
     Never,
-    /// Until then its last replies may leave.
-    Drained(Instant),
+    /// Its last replies are to leave.
+    Drained {
+        /// When to look whether some did. `None`: never.
+        until: Option<Instant>,
+        /// How many bytes there were at the last look.
+        unsent: usize,
+    },
     /// Until then its peer may notice.
-    Lingered(Instant),
+    Lingered {
+        /// When to look whether the peer still sends. `None`: never.
+        until: Option<Instant>,
+        /// When it is enough, even if he does. `None`: never.
+        end: Option<Instant>,
+        /// Whether anything has come since the last look.
+        heard: bool,
+    },
 }
 
 impl Due {
     pub(super) fn at(self) -> Option<Instant> {
         match self {
             Due::Never => None,
-            Due::Drained(at) | Due::Lingered(at) => Some(at),
+            Due::Drained { until, .. } | Due::Lingered { until, .. } => until,
         }
     }
 }

@@ -3,7 +3,8 @@
 use std::io;
 use std::time::Instant;
 
-use crate::command::{Command, Commands};
+use crate::command::Command;
+use crate::guard::contain;
 use crate::handler::Handler;
 use crate::id::ConnectionId;
 use crate::net::Net;
@@ -19,8 +20,8 @@ use crate::verdict::Stop;
 pub(super) enum Phase {
     /// It accepts and serves.
     Running,
-    /// It accepts nothing more; until then what was read is answered and sent.
-    Draining(Instant),
+    /// It accepts nothing more; until then what was read is answered and sent. `None`: as long as it takes.
+    Draining(Option<Instant>),
     /// Nothing is open any more.
     Stopped,
 }
@@ -40,7 +41,7 @@ impl Phase {
 
     pub(super) fn deadline(self) -> Option<Instant> {
         match self {
-            Phase::Draining(until) => Some(until),
+            Phase::Draining(until) => until,
             Phase::Running | Phase::Stopped => None,
         }
     }
@@ -50,10 +51,7 @@ impl<H: Handler, N: Net> Reactor<H, N> {
     /// Carries out what was asked for: by callbacks, of other connections; by anyone, of the loop.
     pub(super) fn deliver(&mut self) {
         if !self.shared.commands.is_empty() {
-            let mut commands = std::mem::take(&mut self.shared.commands);
-            self.carry_out(&mut commands);
-            // No callback has run meanwhile. What remains is the memory, for the next commands.
-            self.shared.commands = commands;
+            self.carry_out_commands();
         }
         let asked = self.handle.asked().max(self.shared.commands.take_stop());
         match (asked, self.phase) {
@@ -63,7 +61,8 @@ impl<H: Handler, N: Net> Reactor<H, N> {
         }
     }
 
-    fn carry_out(&mut self, commands: &mut Commands) {
+    pub(super) fn carry_out_commands(&mut self) {
+        let mut commands = std::mem::take(&mut self.shared.commands);
         while let Some((command, bytes)) = commands.pop() {
             let (Command::Send(id, _) | Command::Close(id) | Command::Resume(id)) = command;
             let Some(slot) = self.slots.open(id) else {
@@ -79,15 +78,33 @@ impl<H: Handler, N: Net> Reactor<H, N> {
                 self.touched.push(id);
             }
         }
+        // No callback has run meanwhile. What remains is the memory, for the next commands.
+        self.shared.commands = commands;
     }
 
     /// Lets those go whose time is up.
     pub(super) fn expire(&mut self) {
         while let Some(id) = self.deadlines.pop(self.shared.now) {
             let slot = self.slots.get(id).expect("a deadline is disarmed before its connection goes");
-            slot.due = Due::Never;
+            let before = std::mem::replace(&mut slot.due, Due::Never);
             self.shared.observe.note(Step::Deadline { id });
-            self.give_up(id);
+            if let Due::Drained { .. } = before {
+                slot.try_flush(&mut self.shared);
+            }
+            match before {
+                // Who reads, however slowly, gets his replies: as long as some of them left there is another period.
+                Due::Drained { unsent, .. } if slot.connection.unsent().len() < unsent => self.settle(id),
+                // Who still sends would be answered with a reset; but not for ever.
+                Due::Lingered { end, heard: true, .. } if end.is_none_or(|end| self.shared.now < end) => {
+                    let again = self.shared.now.checked_add(self.shared.config.linger_timeout);
+                    let until = again.into_iter().chain(end).min();
+                    slot.due = Due::Lingered { until, end, heard: false };
+                    if let Some(at) = until {
+                        self.deadlines.arm(at, id);
+                    }
+                }
+                _ => self.give_up(id),
+            }
         }
         if self.phase.deadline().is_some_and(|until| until <= self.shared.now) {
             for id in self.slots.ids() {
@@ -108,20 +125,18 @@ impl<H: Handler, N: Net> Reactor<H, N> {
 
     /// Frees the slots of those who are over, and tells the handler.
     pub(super) fn reap(&mut self) {
-        let mut closed = std::mem::take(&mut self.closed);
-        for id in closed.drain(..) {
+        while let Some(id) = self.closed.pop_front() {
             // It may be listed twice.
             let Some(mut slot) = self.slots.remove(id) else { continue };
             // Closing the socket is not enough: a duplicate of its descriptor, in a child process say, would keep the events coming.
             if let Err(error) = self.net.deregister(&mut slot.stream) {
                 log::warn!("cannot deregister connection {id}: {error}");
             }
-            let peer = slot.connection.peer_addr();
             let reason = slot.connection.farewell(&mut self.handler, &mut self.shared);
-            log::debug!("connection {id} from {peer} ended: {reason}");
             self.shared.observe.note(Step::Closed { id, reason: &reason });
+            contain(|| drop(reason));
+            self.relieve();
         }
-        self.closed = closed;
     }
 
     /// What the turn leaves behind.
@@ -138,7 +153,7 @@ impl<H: Handler, N: Net> Reactor<H, N> {
 
     /// Begins to stop: nobody new, and everybody ends when what was read from him is answered and sent.
     fn drain(&mut self) {
-        let until = self.shared.now + self.shared.config.drain_timeout;
+        let until = self.shared.now.checked_add(self.shared.config.drain_timeout);
         log::debug!("stopping: {} connections to drain", self.slots.len());
         self.unlisten();
         self.phase = Phase::Draining(until);
@@ -149,6 +164,7 @@ impl<H: Handler, N: Net> Reactor<H, N> {
                 self.touched.push(id);
             }
         }
+        self.flush(); // before the deadlines, however short they are
     }
 
     /// Stops as it is.

@@ -1,0 +1,300 @@
+//! Faults that were there once.
+
+mod util;
+
+use std::time::{Duration, Instant};
+
+use bytes::{BufMut, BytesMut};
+use glassloop::codec::{Codec, Input, Line};
+use glassloop::{CloseReason, Config, ConnectionId, Context, Handler, Origin, Reactor, Verdict};
+use util::{Client, PATIENCE, ack, id, reactor, service, submit, turn_until};
+
+/// Does what a line's first word says, and remembers everybody.
+#[derive(Default)]
+struct Everybody {
+    ids: Vec<ConnectionId>,
+    ends: Vec<String>,
+    loud: u64,
+    quiet: u64,
+}
+
+impl Handler for Everybody {
+    type Codec = Line;
+    type State = Bomb;
+
+    fn connection(&mut self, _: &Origin) -> (Line, Bomb) {
+        (Line::default(), Bomb(false))
+    }
+
+    fn open(&mut self, cx: &mut Context<'_, Self>) -> Verdict {
+        self.ids.push(cx.id());
+        Verdict::Continue
+    }
+
+    fn frame(&mut self, line: &[u8], cx: &mut Context<'_, Self>) -> Verdict {
+        match line {
+            b"loud" => {
+                self.loud += 1;
+                (0..100).for_each(|_| cx.resume(cx.id()));
+            }
+            b"quiet" => {
+                self.quiet += 1;
+                cx.send(line);
+            }
+            b"arm" => cx.state().0 = true,
+            b"throw" => std::panic::panic_any(Bomb(true)),
+            b"stop" | b"abort" => {
+                cx.send(&b"two\nlines"[..]);
+                return if line == b"stop" { Verdict::Stop } else { Verdict::Abort };
+            }
+            _ => {}
+        }
+        Verdict::Continue
+    }
+
+    fn close(&mut self, cx: &mut Context<'_, Self>, reason: &CloseReason) {
+        self.ends.push(reason.to_string());
+        for id in &self.ids {
+            cx.send_to(*id, &b"somebody left, and nobody knows why"[..]);
+        }
+    }
+}
+
+/// Panics when it is dropped, if it is armed.
+struct Bomb(bool);
+
+impl Drop for Bomb {
+    fn drop(&mut self) {
+        assert!(!self.0, "in a destructor");
+    }
+}
+
+/// A loop with one connection, and that one's client.
+fn one(config: Config) -> (Reactor<Everybody>, Client, ConnectionId) {
+    let (mut reactor, addr) = reactor(Everybody::default(), config);
+    let client = Client::connect(addr);
+    settle(&mut reactor, 1);
+    let id = reactor.handler().ids[0];
+    (reactor, client, id)
+}
+
+/// Turns until all `connections` are there and the loop would sleep.
+fn settle<H: Handler>(reactor: &mut Reactor<H>, connections: usize) {
+    turn_until(reactor, |reactor| reactor.connections() == connections);
+    turn_until(reactor, |reactor| {
+        let events = reactor.counters().events;
+        let _ = reactor.turn(Some(Duration::from_millis(1))).unwrap();
+        reactor.counters().events == events
+    });
+}
+
+#[test]
+fn what_was_asked_for_between_turns_does_not_wait_for_an_event() {
+    for verdict in [Verdict::Abort, Verdict::Close] {
+        let (mut reactor, mut client, id) = one(Config::default());
+        assert!(reactor.with(id, |_, _| verdict));
+        let _ = reactor.turn(None).unwrap(); // would wait for ever
+        client.expect_gone();
+    }
+}
+
+#[test]
+fn a_linger_that_begins_between_turns_has_its_whole_time() {
+    let linger_timeout = Duration::from_millis(200);
+    let (mut reactor, _client, id) = one(Config { linger_timeout, ..Config::default() });
+    // The program does something else for longer than that.
+    let busy = Instant::now();
+    while busy.elapsed() < linger_timeout {
+        std::hint::spin_loop();
+    }
+    assert!(reactor.with(id, |_, _| Verdict::Close));
+    let closed = Instant::now();
+    turn_until(&mut reactor, |reactor| reactor.connections() == 0);
+    assert!(closed.elapsed() >= linger_timeout);
+}
+
+#[test]
+fn a_connection_that_asks_for_much_of_others_does_not_keep_the_next_one_waiting() {
+    let (mut reactor, mut loud, _) = one(Config { command_high: 1000, ..Config::default() });
+    let mut quiet = Client::connect(loud.stream.peer_addr().unwrap());
+    settle(&mut reactor, 2);
+    loud.send(&b"loud\n".repeat(10_000));
+    turn_until(&mut reactor, |reactor| reactor.handler().loud > 0);
+    quiet.send(b"quiet\n");
+    turn_until(&mut reactor, |reactor| reactor.handler().quiet == 1);
+    assert!(reactor.handler().loud < 1000, "{} loud frames came first", reactor.handler().loud);
+    quiet.expect(b"quiet\n");
+}
+
+#[test]
+fn what_many_ends_ask_of_others_is_bounded_too() {
+    const PEERS: usize = 300;
+    let config = Config { command_high: 10_000, ..Config::default() };
+    let (mut reactor, addr) = reactor(Everybody::default(), config);
+    let mut clients: Vec<Client> = (0..PEERS).map(|_| Client::connect(addr)).collect();
+    settle(&mut reactor, PEERS);
+    let stays = clients.pop().unwrap();
+    drop(clients);
+    let mut peak = 0;
+    while reactor.connections() > 1 {
+        let turn = allocation_counter::measure(|| {
+            let _ = reactor.turn(Some(Duration::from_millis(1))).unwrap();
+        });
+        peak = peak.max(turn.bytes_max);
+    }
+    // Without a bound: 300 ends × 300 messages × 60 bytes, 5 MB. With it: the mark, one callback, and what the one that stays was sent.
+    assert!(peak < 400_000, "{peak} bytes");
+    drop(stays);
+}
+
+#[test]
+fn a_verdict_is_not_lost_with_a_message_that_could_not_be_sent() {
+    let (mut reactor, mut client, _) = one(Config::default());
+    client.send(b"stop\n");
+    client.shut_write();
+    turn_until(&mut reactor, |reactor| reactor.connections() == 0 && reactor.local_addrs().is_empty());
+
+    let (mut reactor, mut client, _) = one(Config::default());
+    client.send(b"abort\n");
+    turn_until(&mut reactor, |reactor| reactor.connections() == 0);
+    assert_eq!(reactor.handler().ends, ["aborted by the handler"]);
+}
+
+#[test]
+fn destructors_that_panic_are_contained() {
+    for line in [&b"arm\n"[..], b"throw\n"] {
+        let (mut reactor, mut client, _) = one(Config::default());
+        client.send(line);
+        client.shut_write();
+        turn_until(&mut reactor, |reactor| reactor.counters().closed == 1);
+        assert_eq!(reactor.counters().panics, 1);
+    }
+}
+
+#[test]
+fn a_codec_that_takes_back_what_is_not_its_own_is_contained() {
+    struct Clearing;
+    impl Codec for Clearing {
+        type Frame<'a> = &'a [u8];
+        type Message<'a> = &'a [u8];
+        type Error = std::fmt::Error;
+        fn decode<'a>(&mut self, input: &mut Input<'a>) -> Result<Option<&'a [u8]>, Self::Error> {
+            Ok(Some(input.take(1)))
+        }
+        fn encode(&mut self, message: &[u8], out: &mut BytesMut) -> Result<(), Self::Error> {
+            out.clear();
+            out.put_slice(message);
+            Ok(())
+        }
+        fn max_frame(&self) -> usize {
+            1
+        }
+    }
+    struct Sends;
+    impl Handler for Sends {
+        type Codec = Clearing;
+        type State = ();
+        fn connection(&mut self, _: &Origin) -> (Clearing, ()) {
+            (Clearing, ())
+        }
+        fn frame(&mut self, byte: &[u8], cx: &mut Context<'_, Self>) -> Verdict {
+            for message in [&b"long message"[..], b"x"] {
+                if byte == b"o" { cx.send_to(cx.id(), message) } else { cx.send(message) }
+            }
+            Verdict::Continue
+        }
+    }
+    let mut reactor = Reactor::bind("127.0.0.1:0", Sends).unwrap();
+    let mut client = Client::connect(reactor.local_addrs()[0]);
+    client.send(b"o");
+    turn_until(&mut reactor, |reactor| reactor.counters().bytes_written == 13);
+    client.expect(b"long messagex");
+    client.send(b"s");
+    turn_until(&mut reactor, |reactor| reactor.counters().panics == 1);
+}
+
+#[test]
+fn a_timeout_may_be_for_ever() {
+    let config = Config { drain_timeout: Duration::MAX, linger_timeout: Duration::MAX, ..Config::default() };
+    let (mut reactor, addr) = reactor(service(), config);
+    let mut client = Client::connect(addr);
+    client.send(&[0; 4]);
+    turn_until(&mut reactor, |reactor| reactor.counters().bytes_read == 4);
+    client.expect_end();
+    reactor.stop(glassloop::Stop::Gracefully);
+    let _ = reactor.turn(None).unwrap();
+    assert_eq!(reactor.connections(), 1);
+    drop(client);
+    turn_until(&mut reactor, |reactor| reactor.connections() == 0);
+}
+
+#[test]
+fn a_connection_the_handler_panicked_over_is_not_counted_as_accepted() {
+    struct Refuses;
+    impl Handler for Refuses {
+        type Codec = Line;
+        type State = ();
+        fn connection(&mut self, _: &Origin) -> (Line, ()) {
+            panic!("as asked")
+        }
+        fn frame(&mut self, _: &[u8], _: &mut Context<'_, Self>) -> Verdict {
+            Verdict::Continue
+        }
+    }
+    let mut reactor = Reactor::bind("127.0.0.1:0", Refuses).unwrap();
+    let mut client = Client::connect(reactor.local_addrs()[0]);
+    turn_until(&mut reactor, |reactor| reactor.counters().panics == 1);
+    client.expect_gone();
+    let counters = reactor.counters();
+    assert_eq!((counters.accepted, counters.closed, counters.accept_errors), (0, 0, 1));
+}
+
+#[test]
+fn an_end_does_not_cost_the_others_their_warm_buffer() {
+    let (mut reactor, addr) = reactor(service(), Config::default());
+    let requests = submit(id(1), b"").repeat(500);
+    let acks = ack(id(1)).repeat(500);
+    let (mut stays, mut leaves) = (Client::connect(addr), Client::connect(addr));
+    settle(&mut reactor, 2);
+    let serve = |reactor: &mut Reactor<_>, client: &mut Client| {
+        client.send(&requests);
+        let done = reactor.counters().bytes_written + acks.len() as u64;
+        let info = allocation_counter::measure(|| {
+            while reactor.counters().bytes_written < done {
+                let _ = reactor.turn(Some(PATIENCE)).unwrap();
+            }
+        });
+        client.expect(&acks);
+        info.count_total
+    };
+    for _ in 0..3 {
+        serve(&mut reactor, &mut stays);
+    }
+    serve(&mut reactor, &mut leaves);
+    drop(leaves);
+    turn_until(&mut reactor, |reactor| reactor.counters().closed == 1);
+    assert_eq!(serve(&mut reactor, &mut stays), 0);
+}
+
+#[test]
+fn at_the_limit_each_listener_gets_its_turn() {
+    let mut reactor = Reactor::new(service(), Config { max_connections: Some(1), ..Config::default() }).unwrap();
+    let (first, second) = (reactor.listen("127.0.0.1:0").unwrap(), reactor.listen("127.0.0.1:0").unwrap());
+    // All of them closed already, so that each is served and gone within a few turns.
+    for addr in [first; 20].into_iter().chain([second; 20]) {
+        Client::connect(addr).shut_write();
+    }
+    let mut through = [0, 0];
+    let seen = std::rc::Rc::new(std::cell::RefCell::new(Vec::new()));
+    let log = seen.clone();
+    reactor.set_observer(move |step: &glassloop::Step<'_>| {
+        if let glassloop::Step::Accepted { listener, .. } = step {
+            log.borrow_mut().push(*listener);
+        }
+    });
+    turn_until(&mut reactor, |reactor| reactor.counters().closed == 40);
+    for listener in &seen.borrow()[..30] {
+        through[*listener] += 1;
+    }
+    assert!(through[0] > 5 && through[1] > 5, "{through:?} of the first 30");
+}
