@@ -167,7 +167,7 @@ fn an_address_in_use_is_named_with_what_to_do() {
 #[test]
 fn wrong_flags_are_refused_with_a_hint() {
     for (args, hint) in [
-        (&["--listen", "nowhere"][..], "not an address such as"),
+        (&["--listen", "nowhere"][..], "not an address with a port"),
         (&["--max-frame", "12"], "12 is not in 13.."),
         (&["--max-connections", "0"], "0 is not in 1.."),
         (&["--admin", "maybe"], "neither `off` nor an address"),
