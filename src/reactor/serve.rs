@@ -185,10 +185,12 @@ impl<H: Handler, N: Net> Slot<H, N> {
         0
     }
 
-    /// Tries to write, whether or not the poller has spoken of room: it does so only when much is free.
-    pub(super) fn try_flush(&mut self, shared: &mut Shared) {
-        self.readiness.writable = true;
-        self.flush(shared);
+    /// Tries once more to send the last replies, whether or not the poller has spoken of room: it does so only when much is free.
+    pub(super) fn last_try(&mut self, shared: &mut Shared) {
+        if let State::Draining { .. } = self.connection.state() {
+            self.readiness.writable = true;
+            self.flush(shared);
+        }
     }
 
     /// Finds out whether an outgoing connection is established, if the socket has something to say.

@@ -61,6 +61,7 @@ impl<H: Handler, N: Net> Reactor<H, N> {
         }
     }
 
+    /// Carries out what callbacks asked of other connections.
     pub(super) fn carry_out_commands(&mut self) {
         let mut commands = std::mem::take(&mut self.shared.commands);
         while let Some((command, bytes)) = commands.pop() {
@@ -88,9 +89,7 @@ impl<H: Handler, N: Net> Reactor<H, N> {
             let slot = self.slots.get(id).expect("a deadline is disarmed before its connection goes");
             let before = std::mem::replace(&mut slot.due, Due::Never);
             self.shared.observe.note(Step::Deadline { id });
-            if let Due::Drained { .. } = before {
-                slot.try_flush(&mut self.shared);
-            }
+            slot.last_try(&mut self.shared);
             match before {
                 // Who reads, however slowly, gets his replies: as long as some of them left there is another period.
                 Due::Drained { unsent, .. } if slot.connection.unsent().len() < unsent => self.settle(id),
@@ -109,6 +108,7 @@ impl<H: Handler, N: Net> Reactor<H, N> {
         if self.phase.deadline().is_some_and(|until| until <= self.shared.now) {
             for id in self.slots.ids() {
                 self.shared.observe.note(Step::Deadline { id });
+                self.slots.get(id).expect("just listed").last_try(&mut self.shared);
                 self.give_up(id);
             }
         }
