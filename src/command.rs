@@ -76,7 +76,7 @@ impl Commands {
 
     /// Whether what waits takes `high` bytes or more.
     pub(crate) fn is_full(&self, high: usize) -> bool {
-        self.encoded.len() + self.queue.len() * size_of::<Command>() >= high
+        !self.queue.is_empty() && self.encoded.len() + self.queue.len() * size_of::<Command>() >= high
     }
 
     pub(crate) fn is_empty(&self) -> bool {

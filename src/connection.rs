@@ -140,14 +140,14 @@ impl<C: Codec, S> Connection<C, S> {
         // Whatever panics in between, a connection without a state must not go on.
         let state = mem::replace(&mut self.state, State::Closed(CloseReason::Aborted));
         self.state = state.next(cause);
-        shared.observe.note(Step::State { id: self.id, from, to: &self.state });
+        shared.observe.note(|| Step::State { id: self.id, from, to: &self.state });
         if !matches!(self.state, State::Open(_) | State::Connecting) {
             let dropped = mem::take(&mut self.inbox).held().len();
             self.discard(dropped, shared);
         }
         if let (State::Closed(_), bytes @ 1..) = (&self.state, self.out.len()) {
             self.out.clear(); // and not more: it may be the borrowed one
-            shared.observe.note(Step::Dropped { id: self.id, bytes });
+            shared.observe.note(|| Step::Dropped { id: self.id, bytes });
         }
     }
 
@@ -263,7 +263,7 @@ impl<C: Codec, S> Connection<C, S> {
             return self.apply(Cause::Close(CloseReason::OutboxFull { queued, cap }), shared);
         }
         self.out.extend_from_slice(bytes);
-        shared.observe.note(Step::Queued { id: self.id, bytes: bytes.len() });
+        shared.observe.note(|| Step::Queued { id: self.id, bytes: bytes.len() });
     }
 
     /// Draws the consequences of what was written: back-pressure lifted, or all said that was to be said.
@@ -334,7 +334,7 @@ impl<C: Codec, S> Connection<C, S> {
             None
         });
         if contain(|| drop(self)).is_none() {
-            shared.observe.note(Step::Panicked { id });
+            shared.observe.note(|| Step::Panicked { id });
         }
         reason
     }
@@ -349,7 +349,7 @@ impl<C: Codec, S> Connection<C, S> {
 
     fn discard(&self, bytes: usize, shared: &mut Shared) {
         if bytes > 0 {
-            shared.observe.note(Step::Discarded { id: self.id, bytes });
+            shared.observe.note(|| Step::Discarded { id: self.id, bytes });
         }
     }
 }

@@ -136,9 +136,18 @@ pub(crate) enum Sends {
 
 impl<H: Handler> Context<'_, H> {
     /// What a callback's verdict, and what it sent, mean for the connection.
+    #[inline]
     pub(crate) fn conclude(&mut self, verdict: Verdict) -> Option<Cause> {
+        match (verdict, &self.sends) {
+            (Verdict::Continue, Sends::Open) => None,
+            _ => self.conclude_otherwise(verdict),
+        }
+    }
+
+    #[cold]
+    fn conclude_otherwise(&mut self, verdict: Verdict) -> Option<Cause> {
         if verdict != Verdict::Continue {
-            self.shared.observe.note(Step::Verdict { id: self.id, verdict });
+            self.shared.observe.note(|| Step::Verdict { id: self.id, verdict });
         }
         if verdict == Verdict::Stop {
             self.shared.commands.stop(Stop::Gracefully);
@@ -150,6 +159,19 @@ impl<H: Handler> Context<'_, H> {
             (Verdict::Close, _) => Some(Cause::Close(CloseReason::Handler)),
             (Verdict::Continue | Verdict::Stop, _) => None,
         }
+    }
+
+    /// The last message made the queue longer than it may be.
+    #[cold]
+    fn refuse_overflow(&mut self, before: usize) {
+        let queued = self.out.len();
+        self.out.truncate(before);
+        self.refuse(CloseReason::OutboxFull { queued, cap: self.shared.config.write_cap });
+    }
+
+    #[cold]
+    fn refuse_unencodable(&mut self, error: <H::Codec as Codec>::Error) {
+        self.refuse(CloseReason::Unencodable(Box::new(error)));
     }
 
     /// Remembers the first message that could not be sent: it ends the connection.
@@ -192,19 +214,18 @@ impl<H: Handler> Context<'_, H> {
     /// [`Config::write_cap`], or that the codec refuses, ends the connection with
     /// [`CloseReason::OutboxFull`] or [`CloseReason::Unencodable`] as soon as the callback returns. Messages
     /// sent before it still go out; those after it do not, nor does anything sent in [`Handler::close`].
-    #[inline]
+    // Inlined always, and the failures are not: so the codec's part folds into the handler's.
+    #[inline(always)]
     pub fn send<'m>(&mut self, message: impl Into<MessageOf<'m, H>>) {
         let Sends::Open = self.sends else { return };
         let (codec, before) = (&mut *self.codec, self.out.len());
         match append_whole(self.out, |out| codec.encode(message.into(), out)) {
             Ok(bytes) if self.out.len() <= self.shared.config.write_cap => {
-                self.shared.observe.note(Step::Queued { id: self.id, bytes });
+                let id = self.id;
+                self.shared.observe.note(move || Step::Queued { id, bytes });
             }
-            Ok(bytes) => {
-                self.out.truncate(before);
-                self.refuse(CloseReason::OutboxFull { queued: before + bytes, cap: self.shared.config.write_cap });
-            }
-            Err(error) => self.refuse(CloseReason::Unencodable(Box::new(error))),
+            Ok(_) => self.refuse_overflow(before),
+            Err(error) => self.refuse_unencodable(error),
         }
     }
 
@@ -216,7 +237,7 @@ impl<H: Handler> Context<'_, H> {
     pub fn send_to<'m>(&mut self, to: ConnectionId, message: impl Into<MessageOf<'m, H>>) {
         let codec = &mut *self.codec;
         if let Err(error) = self.shared.commands.push_send(to, |out| codec.encode(message.into(), out)) {
-            self.refuse(CloseReason::Unencodable(Box::new(error)));
+            self.refuse_unencodable(error);
         }
     }
 

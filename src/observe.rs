@@ -259,20 +259,21 @@ pub struct Observe {
 
 impl Observe {
     /// Counts a step and shows it. Without an observer, all but the counting is one predicted branch.
-    // Inlined always: the step is known at each place, so what is left of `count` is one addition.
+    // Inlined always: the step is known at each place, so what is left of `count` is an addition. It
+    // is made anew to be shown; made once, it would be stored for that even where nobody watches.
     #[inline(always)]
-    #[expect(clippy::needless_pass_by_value, reason = "a step is made at the call, only for this")]
-    pub(crate) fn note(&mut self, step: Step<'_>) {
-        self.counters.count(&step);
+    pub(crate) fn note<'a>(&mut self, step: impl Fn() -> Step<'a>) {
+        self.counters.count(&step());
         if self.observer.is_some() {
-            self.show(&step);
+            self.show(step);
         }
     }
 
     #[cold]
-    fn show(&mut self, step: &Step<'_>) {
+    #[inline(never)]
+    fn show<'a>(&mut self, step: impl Fn() -> Step<'a>) {
         let Some(observer) = &mut self.observer else { return };
-        if contain(|| observer.step(step)).is_none() {
+        if contain(|| observer.step(&step())).is_none() {
             log::error!("the observer panicked and is taken off");
             let observer = self.observer.take();
             contain(|| drop(observer));

@@ -182,7 +182,7 @@ impl<H: Handler, N: Net> Reactor<H, N> {
         let resumable = self.resume.len();
         let patience = self.patience(timeout);
         self.shared.now = self.net.poll(&mut self.events, patience).map_err(Error::Poll)?;
-        self.shared.observe.note(Step::Turn { now: self.shared.now, events: self.events.len() });
+        self.shared.observe.note(|| Step::Turn { now: self.shared.now, events: self.events.len() });
 
         self.dispatch(); //        events: accept, and serve who is ready
         self.resume(resumable); // who was not finished in the last turn
@@ -216,7 +216,7 @@ impl<H: Handler, N: Net> Reactor<H, N> {
             match Token::unpack(event.token) {
                 Token::Listener(number) => match self.listeners.get_mut(number) {
                     Some(listener) => listener.hear(),
-                    None => self.shared.observe.note(Step::Stale),
+                    None => self.shared.observe.note(|| Step::Stale),
                 },
                 Token::Waker => {} // the mailbox is looked into in every turn
                 token @ Token::Connection { .. } => self.hear(token, &event),
@@ -240,7 +240,7 @@ impl<H: Handler, N: Net> Reactor<H, N> {
     /// For use between turns, by the program that owns the loop. [`Context::now`] is still the last turn's time.
     pub fn with(&mut self, id: ConnectionId, callback: impl FnOnce(&mut H, &mut Context<'_, H>) -> Verdict) -> bool {
         let Some(slot) = self.slots.open(id) else {
-            self.shared.observe.note(Step::Stale);
+            self.shared.observe.note(|| Step::Stale);
             return false;
         };
         slot.connection.call(&mut self.handler, &mut self.shared, callback);

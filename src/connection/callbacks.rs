@@ -52,7 +52,8 @@ impl<C: Codec, S> Connection<C, S> {
                 assert!(input.taken() > 0, "the codec made a frame of nothing");
                 at += input.taken();
                 taken = at;
-                cx.shared.observe.note(Step::Frame { id: cx.id, bytes: input.taken() });
+                let (id, bytes) = (cx.id, input.taken());
+                cx.shared.observe.note(move || Step::Frame { id, bytes });
                 let verdict = handler.frame(frame, &mut cx);
                 if let Some(cause) = cx.conclude(verdict) {
                     return Some(cause);
@@ -72,7 +73,7 @@ impl<C: Codec, S> Connection<C, S> {
     pub(super) fn guarded(&mut self, shared: &mut Shared, run: impl FnOnce(&mut Self, &mut Shared) -> Option<Cause>) -> Option<Cause> {
         contain(|| run(self, shared)).unwrap_or_else(|| {
             log::error!("the handler panicked in a callback for connection {} from {}", self.id, self.peer);
-            shared.observe.note(Step::Panicked { id: self.id });
+            shared.observe.note(|| Step::Panicked { id: self.id });
             Some(Cause::Close(CloseReason::HandlerPanicked))
         })
     }

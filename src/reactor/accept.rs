@@ -150,7 +150,7 @@ impl<H: Handler, N: Net> Reactor<H, N> {
                 error
             }
         };
-        self.shared.observe.note(Step::AcceptFailed { listener: number, error: &error });
+        self.shared.observe.note(|| Step::AcceptFailed { listener: number, error: &error });
     }
 
     /// Gives a new socket a slot, registers it once and for both directions, and tells the handler.
@@ -159,11 +159,11 @@ impl<H: Handler, N: Net> Reactor<H, N> {
         self.net.register(&mut stream, Token::of(id).pack())?;
         let Some(connection) = contain(|| Connection::new(id, &origin, &mut self.handler)) else {
             log::error!("the handler panicked over a new connection from {}", origin.peer());
-            self.shared.observe.note(Step::Panicked { id });
+            self.shared.observe.note(|| Step::Panicked { id });
             let _ = self.net.deregister(&mut stream);
             return Err(io::Error::other("the handler panicked over it"));
         };
-        self.shared.observe.note(match origin {
+        self.shared.observe.note(|| match origin {
             Origin::Accepted { peer, listener } => Step::Accepted { id, peer, listener },
             Origin::Dialed { peer } => Step::Dialed { id, peer },
         });

@@ -14,9 +14,9 @@ impl<H: Handler, N: Net> Reactor<H, N> {
     /// An event has come for a connection.
     #[inline]
     pub(super) fn hear(&mut self, token: Token, event: &Event) {
-        let Some(slot) = self.slots.find(token) else { return self.shared.observe.note(Step::Stale) };
+        let Some(slot) = self.slots.find(token) else { return self.shared.observe.note(|| Step::Stale) };
         let id = slot.connection.id();
-        self.shared.observe.note(Step::Event { id, readable: event.readable, writable: event.writable });
+        self.shared.observe.note(|| Step::Event { id, readable: event.readable, writable: event.writable });
         slot.readiness.merge(event);
         // Who is on the queue already has his turn there.
         if !slot.queued {
@@ -26,7 +26,7 @@ impl<H: Handler, N: Net> Reactor<H, N> {
 
     /// A connection's place on the resume queue has come.
     pub(super) fn go_on(&mut self, id: ConnectionId) {
-        let Some(slot) = self.slots.get(id) else { return self.shared.observe.note(Step::Stale) };
+        let Some(slot) = self.slots.get(id) else { return self.shared.observe.note(|| Step::Stale) };
         slot.queued = false;
         if let State::Open(Reading::Yielded) = slot.connection.state() {
             slot.connection.apply(Cause::Proceed, &mut self.shared);
@@ -134,7 +134,7 @@ impl<H: Handler, N: Net> Reactor<H, N> {
         if (yielded || unread) && !slot.queued {
             slot.queued = true;
             self.resume.push_back(id);
-            self.shared.observe.note(Step::Deferred { id });
+            self.shared.observe.note(|| Step::Deferred { id });
         }
     }
 }
@@ -150,7 +150,7 @@ impl<H: Handler, N: Net> Slot<H, N> {
         }
         while self.readiness.writable && !self.connection.unsent().is_empty() {
             let flush = transport::flush(&mut self.stream, self.connection.unsent(), &mut self.readiness);
-            shared.observe.note(Step::Write { id, flush: &flush });
+            shared.observe.note(|| Step::Write { id, flush: &flush });
             match flush {
                 Flush::Bytes(n) => self.connection.sent(n),
                 Flush::Blocked => break,
@@ -167,7 +167,7 @@ impl<H: Handler, N: Net> Slot<H, N> {
         let place = self.connection.place();
         let room = place.len();
         let fill = transport::fill(&mut self.stream, place, scratch, &mut self.readiness, N::SHORT_READ_IS_EMPTY);
-        shared.observe.note(Step::Read { id, fill: &fill });
+        shared.observe.note(|| Step::Read { id, fill: &fill });
         match fill {
             Fill::Bytes(n) => {
                 if let Due::Lingered { heard, .. } = &mut self.due {

@@ -67,7 +67,7 @@ impl<H: Handler, N: Net> Reactor<H, N> {
         while let Some((command, bytes)) = commands.pop() {
             let (Command::Send(id, _) | Command::Close(id) | Command::Resume(id)) = command;
             let Some(slot) = self.slots.open(id) else {
-                self.shared.observe.note(Step::Stale);
+                self.shared.observe.note(|| Step::Stale);
                 continue;
             };
             match command {
@@ -88,7 +88,7 @@ impl<H: Handler, N: Net> Reactor<H, N> {
         while let Some(id) = self.deadlines.pop(self.shared.now) {
             let slot = self.slots.get(id).expect("a deadline is disarmed before its connection goes");
             let before = std::mem::replace(&mut slot.due, Due::Never);
-            self.shared.observe.note(Step::Deadline { id });
+            self.shared.observe.note(|| Step::Deadline { id });
             slot.last_try(&mut self.shared);
             match before {
                 // Who reads, however slowly, gets his replies: as long as some of them left there is another period.
@@ -107,7 +107,7 @@ impl<H: Handler, N: Net> Reactor<H, N> {
         }
         if self.phase.deadline().is_some_and(|until| until <= self.shared.now) {
             for id in self.slots.ids() {
-                self.shared.observe.note(Step::Deadline { id });
+                self.shared.observe.note(|| Step::Deadline { id });
                 self.slots.get(id).expect("just listed").last_try(&mut self.shared);
                 self.give_up(id);
             }
@@ -133,7 +133,7 @@ impl<H: Handler, N: Net> Reactor<H, N> {
                 log::warn!("cannot deregister connection {id}: {error}");
             }
             let reason = slot.connection.farewell(&mut self.handler, &mut self.shared);
-            self.shared.observe.note(Step::Closed { id, reason: &reason });
+            self.shared.observe.note(|| Step::Closed { id, reason: &reason });
             contain(|| drop(reason));
             self.relieve();
         }
