@@ -30,28 +30,27 @@ impl<C: Codec, S> Connection<C, S> {
         let mut need = Need::Now;
         let cause = self.guarded(shared, |connection, shared| {
             let mut cx = connection.context::<H>(shared);
-            // `taken` must survive a panic, so it lives in memory; the cursor need not be read back from there.
-            let mut at = 0;
-            while at < bytes.len() {
+            let mut rest = bytes;
+            while !rest.is_empty() {
                 if cx.out.len() >= cx.shared.config.write_high {
                     return Some(Cause::Choke);
                 }
                 if cx.shared.commands.is_full(cx.shared.config.command_high) {
                     return Some(Cause::Yield);
                 }
-                let mut input = Input::new(&bytes[at..]);
+                let mut input = Input::new(rest);
                 let frame = match cx.codec.decode(&mut input) {
                     Ok(Some(frame)) => frame,
                     Ok(None) => {
                         need = input.said();
-                        check_word(need, bytes.len() - at, cx.codec.max_frame());
+                        check_word(need, rest.len(), cx.codec.max_frame());
                         return None;
                     }
                     Err(error) => return Some(Cause::Close(CloseReason::Protocol(Box::new(error)))),
                 };
                 assert!(input.taken() > 0, "the codec made a frame of nothing");
-                at += input.taken();
-                taken = at;
+                rest = input.bytes();
+                taken = bytes.len() - rest.len(); // kept up to date, since the handler may panic
                 let (id, bytes) = (cx.id, input.taken());
                 cx.shared.observe.note(move || Step::Frame { id, bytes });
                 let verdict = handler.frame(frame, &mut cx);
