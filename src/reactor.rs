@@ -313,7 +313,12 @@ fn max_connections(config: &Config, descriptors: Option<usize>) -> usize {
             wanted
         }
         (Some(wanted), _) => wanted,
-        (None, Some(possible)) => possible.clamp(1, Token::MAX_SLOTS),
+        (None, Some(possible)) => {
+            if possible < RESERVE {
+                log::warn!("the system's limit of descriptors leaves room for {possible} connections only");
+            }
+            possible.clamp(1, Token::MAX_SLOTS)
+        }
         (None, None) => 1024 - RESERVE,
     }
 }
