@@ -260,3 +260,20 @@ fn without_a_number_there_are_as_many_connections_as_descriptors_less_a_reserve(
     assert_eq!(play(Config::default()).0.max_connections(), 36);
     assert_eq!(play(Config { max_connections: Some(7), ..Config::default() }).0.max_connections(), 7);
 }
+
+#[test]
+fn at_the_drain_deadline_the_last_replies_are_tried_once_more() {
+    let (mut reactor, stage) = play(Config::default());
+    let token = admit(&mut reactor, &stage);
+    stage.borrow_mut().reads.push_back(Ok([submit(id(1), b"x"), vec![0; 4]].concat()));
+    stage.borrow_mut().writes.push_back(Err(ErrorKind::WouldBlock.into()));
+    stage.borrow_mut().events.push(readable(token));
+    let _ = turn(&mut reactor);
+    assert_eq!(stage.borrow().written, b"");
+    // The poller says nothing of room: it waits until much is free.
+    let _ = turn(&mut reactor);
+    assert_eq!(stage.borrow().timeouts.last(), Some(&Some(Duration::from_secs(10))));
+    assert_eq!(stage.borrow().written, ack(id(1)));
+    let _ = turn(&mut reactor);
+    assert_eq!((stage.borrow().timeouts.last(), reactor.connections()), (Some(&Some(Duration::from_secs(2))), 0));
+}
