@@ -115,7 +115,7 @@ impl<H: Handler, N: Net> Reactor<H, N> {
                 }
             }
             for _ in 0..self.shared.config.accepts_per_turn {
-                if self.listeners[number].waiting != Waiting::Somebody || self.slots.len() >= self.max_connections {
+                if self.listeners[number].waiting != Waiting::Somebody || !self.has_room() {
                     break;
                 }
                 self.accept_one(number);
