@@ -1,6 +1,8 @@
 //! The course's client: some connections, each submitting now and then, every ack printed and checked.
 
-use std::collections::BTreeSet;
+#[path = "cli/timeout.rs"]
+mod timeout;
+
 use std::error::Error;
 use std::io::{self, Write};
 use std::net::{SocketAddr, ToSocketAddrs};
@@ -9,19 +11,20 @@ use std::time::{Duration, Instant};
 
 use clap::{Parser, ValueEnum};
 use glassloop::submit::{self, Ack, ClientCodec, Id, Kind, Outcome, Request};
-use glassloop::{CloseReason, Config, ConnectionId, Context, Handler, Origin, Reactor, Turn, Verdict};
+use glassloop::{CloseReason, Config, Context, Direction, Handler, Origin, Reactor, TimerId, Turn, Verdict};
+
+use timeout::Timeout;
 
 /// Talks to a submit/ack server and checks its answers.
 ///
 /// Each connection sends one request, waits for its ack, and sends the next when the interval is
-/// over. Exits with 1 if an ack is missing or wrong, once the connections have ended: a server
-/// that stays silent is waited for, as long as it takes.
+/// over. Exits with 1 if a connection fails, or if an ack is late, missing or wrong, once all connections have ended.
 #[derive(Parser)]
 #[command(version)]
 struct Args {
-    /// Where the server listens
+    /// Where the server listens; if a name has several addresses they are tried in turn
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:8888", value_parser = resolve)]
-    addr: SocketAddr,
+    addr: Addrs,
 
     /// Connections to open
     #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u16).range(1..))]
@@ -34,6 +37,14 @@ struct Args {
     /// Least time between two submits of a connection, for instance 0s, 20ms or 1s
     #[arg(long, value_name = "TIME", default_value = "1s", value_parser = interval)]
     interval: Duration,
+
+    /// How long a connection may take to be established, or `off` for as long as the system tries
+    #[arg(long, value_name = "TIME|off", default_value = "10s")]
+    connect_timeout: Timeout,
+
+    /// How long the server may take for an ack, or `off`
+    #[arg(long, value_name = "TIME|off", default_value = "10s")]
+    ack_timeout: Timeout,
 
     /// Command bytes of the acks: `text` is 0x81/0x82 as the course says, `source` 0x80/0x81 as its program sends
     #[arg(long, value_enum, default_value_t = Dialect::Text)]
@@ -50,9 +61,13 @@ enum Dialect {
     Source,
 }
 
-fn resolve(text: &str) -> Result<SocketAddr, String> {
-    let addr = text.to_socket_addrs().ok().and_then(|mut addrs| addrs.next());
-    addr.ok_or_else(|| "not an address such as 127.0.0.1:8888".to_string())
+/// The addresses that a name has.
+#[derive(Clone)]
+struct Addrs(Vec<SocketAddr>);
+
+fn resolve(text: &str) -> Result<Addrs, String> {
+    let addrs = text.to_socket_addrs().map(|addrs| Addrs(addrs.collect()));
+    addrs.map_err(|error| format!("{error}; an address such as 127.0.0.1:8888 or localhost:8888 is wanted"))
 }
 
 fn interval(text: &str) -> Result<Duration, String> {
@@ -66,8 +81,6 @@ struct Client {
     started: Instant,
     /// Connections made so far, for their numbers.
     made: usize,
-    /// Whose turn it is to submit, and when.
-    due: BTreeSet<(Instant, ConnectionId)>,
     acked: u64,
     /// Connections that are over.
     ended: usize,
@@ -89,9 +102,10 @@ struct Talk {
 }
 
 impl Client {
-    /// Sends one request.
-    fn request(cx: &mut Context<'_, Self>, kind: Kind, id: Id, payload: &str) -> Verdict {
+    /// Sends one request, and gives its ack a deadline.
+    fn request(&self, cx: &mut Context<'_, Self>, kind: Kind, id: Id, payload: &str) -> Verdict {
         cx.state().waits = Some((kind, id));
+        cx.set_read_deadline(self.args.ack_timeout.0.and_then(|time| cx.now().checked_add(time)));
         cx.send(Request { kind, id, payload: payload.as_bytes() });
         Verdict::Continue
     }
@@ -105,19 +119,14 @@ impl Client {
         let payload = payload();
         say(&format!("conn {number}: submit {id} {payload:?}"));
         talk.next = now + self.args.interval;
-        Self::request(cx, Kind::Submit, id, &payload)
-    }
-
-    /// Takes out a connection whose time has come.
-    fn take_due(&mut self, now: Instant) -> Option<ConnectionId> {
-        self.due.first().filter(|(at, _)| *at <= now)?;
-        self.due.pop_first().map(|(_, id)| id)
+        self.request(cx, Kind::Submit, id, &payload)
     }
 }
 
 impl Handler for Client {
     type Codec = ClientCodec;
     type State = Talk;
+    type Mail = ();
 
     fn connection(&mut self, _: &Origin) -> (ClientCodec, Talk) {
         self.made += 1;
@@ -129,13 +138,14 @@ impl Handler for Client {
     }
 
     fn open(&mut self, cx: &mut Context<'_, Self>) -> Verdict {
-        if self.args.conn { Self::request(cx, Kind::Conn, Id::nth(0), "hello") } else { self.submit(cx) }
+        if self.args.conn { self.request(cx, Kind::Conn, Id::nth(0), "hello") } else { self.submit(cx) }
     }
 
     fn frame(&mut self, ack: Ack, cx: &mut Context<'_, Self>) -> Verdict {
         let id = cx.id();
         let talk = cx.state();
         let number = talk.number;
+        let next = talk.next;
         let result = if ack.outcome == Outcome::Done { "ok" } else { "failed" };
         say(&format!("conn {number}: {} {} {result}", name(ack.kind), ack.id));
         let wanted = talk.waits.take();
@@ -150,17 +160,32 @@ impl Handler for Client {
             talk.acked += 1;
             self.acked += 1;
         }
-        match (talk.acked == self.args.count, talk.submitted) {
+        let progress = (talk.acked == self.args.count, talk.submitted);
+        cx.set_read_deadline(None);
+        match progress {
             (true, _) => {
                 cx.close(id); // after the batch: if there is one ack too many in it, it shall be seen
                 Verdict::Continue
             }
             (false, 0) => self.submit(cx), // the conn was answered
             (false, _) => {
-                self.due.insert((talk.next, id));
+                cx.set_timer(next);
                 Verdict::Continue
             }
         }
+    }
+
+    fn timer(&mut self, _: TimerId, cx: &mut Context<'_, Self>) -> Verdict {
+        self.submit(cx)
+    }
+
+    fn deadline(&mut self, _: Direction, cx: &mut Context<'_, Self>) -> Verdict {
+        let talk = cx.state();
+        talk.failed = true;
+        let waits = talk.waits.map_or("any".into(), |(kind, id)| format!("{} {id}", name(kind)));
+        let time = self.args.ack_timeout.0.unwrap_or_default();
+        self.failures.push(format!("conn {}: no {waits} within {}", talk.number, humantime::format_duration(time)));
+        Verdict::Abort
     }
 
     fn close(&mut self, cx: &mut Context<'_, Self>, reason: &CloseReason) {
@@ -211,19 +236,15 @@ fn main() -> ExitCode {
 }
 
 fn talk(args: Args) -> Result<ExitCode, Box<dyn Error>> {
-    let (addr, conns, count) = (args.addr, args.conns, args.count);
-    let client = Client { args, started: Instant::now(), made: 0, due: BTreeSet::new(), acked: 0, ended: 0, failures: Vec::new() };
-    let mut reactor = Reactor::new(client, Config::default())?;
+    let (addrs, conns, count, patience) = (args.addr.clone(), args.conns, args.count, args.connect_timeout.0);
+    let client = Client { args, started: Instant::now(), made: 0, acked: 0, ended: 0, failures: Vec::new() };
+    // Between two submits it is silent for as long as the interval says.
+    let mut reactor = Reactor::new(client, Config { idle_timeout: None, ..Config::default() })?;
     for _ in 0..conns {
-        reactor.connect(addr)?;
+        reactor.connect(&addrs.0[..], patience.unwrap_or(Duration::MAX))?;
     }
     while reactor.handler().ended < usize::from(conns) {
-        let now = Instant::now();
-        while let Some(id) = reactor.handler().take_due(now) {
-            reactor.with(id, Client::submit);
-        }
-        let next = reactor.handler().due.first().map(|(at, _)| at.saturating_duration_since(now));
-        if reactor.turn(next)? == Turn::Stopped {
+        if reactor.turn(None)? == Turn::Stopped {
             break;
         }
     }

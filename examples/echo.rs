@@ -8,6 +8,7 @@ struct Echo;
 impl Handler for Echo {
     type Codec = Line;
     type State = ();
+    type Mail = ();
 
     fn connection(&mut self, _: &Origin) -> (Line, ()) {
         (Line::default(), ())

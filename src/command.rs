@@ -1,18 +1,15 @@
 //! What user code asks of other connections or of the loop: a value, carried out after the batch.
 //!
 //! A callback never re-enters the loop. What it wants beyond its own connection is queued here
-//! and carried out when no callback runs; what comes from other threads waits in the mailbox
-//! behind a [`Handle`].
+//! and carried out when no callback runs.
 
 use std::collections::VecDeque;
-use std::fmt;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::time::Duration;
 
 use bytes::BytesMut;
 
+use crate::address::Address;
 use crate::id::ConnectionId;
-use crate::net::Wake;
 use crate::verdict::Stop;
 
 /// One thing to be done to one connection.
@@ -36,7 +33,20 @@ pub struct Commands {
     message: BytesMut,
     /// How much of `encoded` was popped already.
     sent: usize,
+    /// Connections to be made.
+    dials: VecDeque<Dial>,
     stop: Option<Stop>,
+}
+
+/// A connection to be made.
+#[derive(Debug)]
+pub(crate) struct Dial {
+    /// Where to, in the order in which to try.
+    pub(crate) addrs: Vec<Address>,
+    /// How long it may take, over all addresses.
+    pub(crate) timeout: Duration,
+    /// The handler's own word for it.
+    pub(crate) key: u64,
 }
 
 impl Commands {
@@ -55,7 +65,15 @@ impl Commands {
     }
 
     pub(crate) fn stop(&mut self, how: Stop) {
-        self.stop = self.stop.max(Some(how));
+        self.stop = Some(self.stop.map_or(how, |asked| asked.firmer(how)));
+    }
+
+    pub(crate) fn dial(&mut self, dial: Dial) {
+        self.dials.push_back(dial);
+    }
+
+    pub(crate) fn pop_dial(&mut self) -> Option<Dial> {
+        self.dials.pop_front()
     }
 
     pub(crate) fn take_stop(&mut self) -> Option<Stop> {
@@ -80,7 +98,7 @@ impl Commands {
     }
 
     pub(crate) fn is_empty(&self) -> bool {
-        self.queue.is_empty() && self.stop.is_none()
+        self.queue.is_empty() && self.dials.is_empty() && self.stop.is_none()
     }
 }
 
@@ -106,49 +124,6 @@ pub(crate) fn append_whole<E>(out: &mut BytesMut, encode: impl FnOnce(&mut Bytes
     assert!(after >= before, "the codec took {} bytes away that were not its own", before - after);
     undo.len = after;
     Ok(after - before)
-}
-
-/// A hand on the loop for other threads: it can be told to stop.
-///
-/// Clones reach the same loop. A handle outlives its loop; then it reaches nothing.
-#[derive(Clone)]
-pub struct Handle {
-    mailbox: Arc<Mailbox>,
-}
-
-/// What other threads have left for the loop.
-struct Mailbox {
-    /// 0 for nothing, else a [`Stop`] plus one; it only grows.
-    stop: AtomicU8,
-    waker: Arc<dyn Wake>,
-}
-
-impl Handle {
-    pub(crate) fn new(waker: Arc<dyn Wake>) -> Self {
-        Self { mailbox: Arc::new(Mailbox { stop: AtomicU8::new(0), waker }) }
-    }
-
-    /// Asks the loop to stop. Asking again changes nothing, but [`Stop::AtOnce`] overtakes [`Stop::Gracefully`].
-    pub fn stop(&self, how: Stop) {
-        // First the letter, then the bell: the loop looks after it wakes.
-        self.mailbox.stop.fetch_max(how as u8 + 1, Ordering::AcqRel);
-        self.mailbox.waker.wake();
-    }
-
-    /// What was asked for so far.
-    pub(crate) fn asked(&self) -> Option<Stop> {
-        match self.mailbox.stop.load(Ordering::Acquire) {
-            0 => None,
-            1 => Some(Stop::Gracefully),
-            _ => Some(Stop::AtOnce),
-        }
-    }
-}
-
-impl fmt::Debug for Handle {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Handle").field("asked", &self.asked()).finish()
-    }
 }
 
 #[cfg(test)]

@@ -26,12 +26,25 @@ pub struct Config {
     /// How long a listener rests after an error that only time can mend (no descriptor, no memory). Default 50 ms.
     ///
     /// Edge-triggered polling owes no new event for a connection that already waits, so the loop
-    /// asks again by the clock; 50 ms is at most 20 attempts a second. At most a minute.
+    /// asks again by the clock; 50 ms is at most 20 attempts a second, over all listeners of the loop. At most a minute.
     pub accept_backoff: Duration,
     /// Connections accepted per listener in one turn. Default 16.
     ///
     /// More would let a storm of newcomers starve those who are served already.
     pub accepts_per_turn: usize,
+    /// Bytes of memory that the buffers of all connections may hold together; beyond it those that hold most are closed. Default 256 MiB.
+    ///
+    /// No honest crowd gets there: what is read is handled at once, so only unfinished frames and unread replies are held. Ten
+    /// thousand peers who each send all but the last byte of a frame do, and then it is they who are closed, with [`CloseReason::Overload`](crate::CloseReason::Overload).
+    pub buffered_high: usize,
+    /// Bytes down to which connections are closed once there were too many. Default 192 MiB.
+    ///
+    /// Well below the other mark, so that the search for those who hold most is rare.
+    pub buffered_low: usize,
+    /// Timers, and messages from other threads, that are handled in one turn, each; the rest come with the next. Default 1,024.
+    ///
+    /// A hundred thousand timers in one tick, or a thread that posts without pause, so leave the sockets their part of the time.
+    pub calls_per_turn: usize,
     /// Bytes that handlers may queue for *other* connections before they are delivered at once, and the batch at hand yields. Default 1 MiB.
     ///
     /// A mark, not a cap: the callback that crosses it is finished. With it, a fan-out to many holds at
@@ -43,13 +56,30 @@ pub struct Config {
     pub drain_timeout: Duration,
     /// Events taken from the poller in one turn; the rest come with the next. Default 1,024.
     pub events_per_turn: usize,
+    /// How long a frame may take, from its first byte to its last; `None`: as long as it likes. Default 10 s.
+    ///
+    /// A peer that drips a byte now and then is never idle, so no idle time would end it. Counted while the connection
+    /// is read: not while it is paused or held back. Then the connection closes with [`CloseReason::FrameTimeout`](crate::CloseReason::FrameTimeout).
+    pub frame_timeout: Option<Duration>,
+    /// How long a peer has for its first frame, where the handler waits for one ([`Context::expect_handshake`](crate::Context::expect_handshake)); `None`: as long as it likes. Default 5 s.
+    pub handshake_timeout: Option<Duration>,
+    /// How long a connection may be silent in both directions; `None`: as long as it likes. Default 60 s.
+    ///
+    /// Whatever its state: a handler that pauses a connection for longer needs a longer one, or none.
+    pub idle_timeout: Option<Duration>,
     /// How long a closed connection is kept, its sending side shut, after the peer was last heard. Default 2 s; no longer than `drain_timeout` in all.
     ///
     /// Whoever closes a socket while bytes are still coming in makes the kernel answer with a reset,
     /// which may destroy the last replies on their way (RFC 1122, 4.2.2.13). What arrives in that time is read and dropped.
     pub linger_timeout: Duration,
+    /// How many loops of this process share its descriptors; the default for `max_connections` is divided by it. Default 1.
+    pub loops: usize,
+    /// Bytes that letters from other threads ([`Handle`](crate::Handle)) may take while they wait for the loop. Default 4 MiB.
+    ///
+    /// Beyond it the sender is told, and has his letter back.
+    pub mailbox_cap: usize,
     /// Connections open at once; beyond it nothing is accepted until one leaves. Default `None`: the process's
-    /// limit of descriptors less 64 (for listeners, logs and the program's own files).
+    /// limit of descriptors less a reserve for listeners, logs and the program's own files: 64, or a quarter if that is less.
     pub max_connections: Option<usize>,
     /// Whether small replies leave at once (`TCP_NODELAY`). Default yes: the loop batches by itself.
     pub nodelay: bool,
@@ -63,11 +93,18 @@ pub struct Config {
     /// asks for a huge answer, or messages sent to a peer that does not read.
     pub write_cap: usize,
     /// Queued bytes from which on the connection is neither read nor handled (back-pressure). Default 64 KiB.
+    ///
+    /// It is what a connection's own frames cause that holds it back: a handler that sends of its own accord is told of
+    /// the low mark ([`Handler::drained`](crate::Handler::drained)), and goes on reading meanwhile; so two who flood each other do not both wait for ever.
     pub write_high: usize,
     /// Queued bytes down to which replies must have drained before reading goes on. Default 32 KiB.
     ///
     /// Half of the high mark, so that a connection at the mark does not switch with every byte.
     pub write_low: usize,
+    /// How long a peer may take none of the bytes that are queued for it; `None`: as long as it likes. Default 30 s.
+    ///
+    /// Counted from the last byte that it took. Then the connection closes with [`CloseReason::WriteTimeout`](crate::CloseReason::WriteTimeout).
+    pub write_timeout: Option<Duration>,
 }
 
 impl Default for Config {
@@ -75,16 +112,25 @@ impl Default for Config {
         Self {
             accept_backoff: Duration::from_millis(50),
             accepts_per_turn: 16,
+            buffered_high: 256 * 1024 * KIB,
+            buffered_low: 192 * 1024 * KIB,
+            calls_per_turn: 1024,
             command_high: 1024 * KIB,
             drain_timeout: Duration::from_secs(10),
             events_per_turn: 1024,
+            frame_timeout: Some(Duration::from_secs(10)),
+            handshake_timeout: Some(Duration::from_secs(5)),
+            idle_timeout: Some(Duration::from_secs(60)),
             linger_timeout: Duration::from_secs(2),
+            loops: 1,
+            mailbox_cap: 4 * 1024 * KIB,
             max_connections: None,
             nodelay: true,
             scratch: 256 * KIB,
             write_cap: 1024 * KIB,
             write_high: 64 * KIB,
             write_low: 32 * KIB,
+            write_timeout: Some(Duration::from_secs(30)),
         }
     }
 }
@@ -97,8 +143,10 @@ impl Config {
     pub fn check(&self) -> Result<(), Error> {
         let at_least_one = [
             ("accepts_per_turn", self.accepts_per_turn),
+            ("calls_per_turn", self.calls_per_turn),
             ("command_high", self.command_high),
             ("events_per_turn", self.events_per_turn),
+            ("loops", self.loops),
             ("max_connections", self.max_connections.unwrap_or(1)),
             ("scratch", self.scratch),
             ("write_high", self.write_high),
@@ -109,6 +157,7 @@ impl Config {
         let in_order = [
             ("write_low", self.write_low, "write_high", self.write_high.saturating_sub(1)),
             ("write_high", self.write_high, "write_cap", self.write_cap),
+            ("buffered_low", self.buffered_low, "buffered_high", self.buffered_high),
             ("accept_backoff, in ms,", self.accept_backoff.as_millis().try_into().unwrap_or(usize::MAX), "patience with newcomers", 60_000),
             ("max_connections", self.max_connections.unwrap_or(0), "the most that can be told apart", Token::MAX_SLOTS),
         ];

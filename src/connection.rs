@@ -19,6 +19,7 @@
 //! impl Handler for Shout {
 //!     type Codec = Line;
 //!     type State = ();
+//!     type Mail = ();
 //!
 //!     fn connection(&mut self, _: &Origin) -> (Line, ()) {
 //!         (Line::default(), ())
@@ -39,23 +40,28 @@
 //! ```
 
 mod callbacks;
+mod expiry;
 mod inbox;
+mod outbox;
 
 use core::net::{Ipv4Addr, SocketAddr};
 use std::mem;
 use std::num::NonZeroU32;
 
-use bytes::{Buf, BytesMut};
+use bytes::BytesMut;
 
 use self::inbox::Inbox;
+use crate::address::Address;
+use crate::clock::Stamp;
 use crate::codec::{Codec, Need};
+use crate::deadline::Deadlines;
 use crate::guard::contain;
 use crate::handler::{Context, Handler, Origin, Sends, Shared};
 use crate::id::ConnectionId;
 use crate::observe::Step;
 use crate::reason::CloseReason;
 use crate::state::{Cause, Reading, State};
-use crate::verdict::Verdict;
+use crate::verdict::{Direction, Verdict};
 
 /// One connection, as a machine that takes bytes and gives bytes.
 ///
@@ -64,14 +70,26 @@ use crate::verdict::Verdict;
 #[derive(Debug)]
 pub struct Connection<C, S> {
     id: ConnectionId,
-    peer: SocketAddr,
+    peer: Address,
     state: State,
     /// What was read and not handled yet: an unfinished frame, or more if the batch was cut.
     inbox: Inbox,
     /// Encoded, and not yet taken by the socket.
     out: BytesMut,
+    /// Whether `out` was at the high mark since the handler was last told that it has drained.
+    full: bool,
     codec: C,
     user: S,
+    /// Those that the handler has set.
+    deadlines: Deadlines,
+    /// When bytes last moved, in whichever direction. For a closing connection: when the peer was last heard.
+    active: Stamp,
+    /// When the peer last took some of `out`, or it was empty. For a closing connection: or when the closing began.
+    moved: Stamp,
+    /// When the unfinished frame in the inbox began, or was first waited for again.
+    begun: Stamp,
+    /// Since when the handler waits for the peer's first frame.
+    handshake: Option<Stamp>,
 }
 
 impl<C: Codec, S> Connection<C, S> {
@@ -85,12 +103,26 @@ impl<C: Codec, S> Connection<C, S> {
             Origin::Accepted { .. } => State::Open(Reading::Flowing),
             Origin::Dialed { .. } => State::Connecting,
         };
-        Self { id, peer: origin.peer(), state, inbox: Inbox::default(), out: BytesMut::new(), codec, user }
+        Self {
+            id,
+            peer: origin.peer().clone(),
+            state,
+            inbox: Inbox::default(),
+            out: BytesMut::new(),
+            full: false,
+            codec,
+            user,
+            deadlines: Deadlines::default(),
+            active: 0,
+            moved: 0,
+            begun: 0,
+            handshake: None,
+        }
     }
 
     /// An open connection with an id and an address of no meaning, to be driven by hand.
     pub fn unconnected<H: Handler<Codec = C, State = S>>(handler: &mut H) -> Self {
-        let origin = Origin::Accepted { peer: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)), listener: 0 };
+        let origin = Origin::Accepted { peer: Address::Tcp(SocketAddr::from((Ipv4Addr::LOCALHOST, 0))), listener: 0 };
         Self::new(ConnectionId::new(0, NonZeroU32::MIN), &origin, handler)
     }
 
@@ -100,8 +132,13 @@ impl<C: Codec, S> Connection<C, S> {
     }
 
     /// The other side's address.
-    pub fn peer_addr(&self) -> SocketAddr {
-        self.peer
+    pub fn peer_addr(&self) -> &Address {
+        &self.peer
+    }
+
+    /// Takes note that it is this one of several addresses that answers.
+    pub fn set_peer_addr(&mut self, peer: Address) {
+        self.peer = peer;
     }
 
     /// Where it stands.
@@ -117,18 +154,22 @@ impl<C: Codec, S> Connection<C, S> {
     /// Whether bytes from the socket are wanted now.
     #[inline]
     pub fn is_reading(&self) -> bool {
-        matches!(self.state, State::Open(Reading::Flowing) | State::Lingering(_))
+        match self.state {
+            State::Open(Reading::Flowing) => !self.deadlines.has_passed(Direction::Read),
+            State::Lingering(_) => true,
+            _ => false,
+        }
     }
 
     /// Whether whole frames may be waiting inside, left from a batch that was cut: [`proceed`](Self::proceed) before reading more.
     #[inline]
     pub fn has_backlog(&self) -> bool {
-        matches!(self.state, State::Open(Reading::Flowing)) && self.inbox.is_ripe()
+        self.inbox.is_ripe() && matches!(self.state, State::Open(_)) && self.is_reading()
     }
 
-    /// Whether all whole frames that were received are handled. What is held beyond them is the start of one.
+    /// Whether all whole frames that were received are handled, or will not be. What is held beyond them is the start of one.
     pub fn is_caught_up(&self) -> bool {
-        !self.inbox.is_ripe()
+        !self.inbox.is_ripe() || self.deadlines.has_passed(Direction::Read)
     }
 
     /// Moves to the next state, and lets go of what that state has no use for.
@@ -141,6 +182,9 @@ impl<C: Codec, S> Connection<C, S> {
         let state = mem::replace(&mut self.state, State::Closed(CloseReason::Aborted));
         self.state = state.next(cause);
         shared.observe.note(|| Step::State { id: self.id, from, to: &self.state });
+        if from != self.state.name() {
+            self.restamp(shared);
+        }
         if !matches!(self.state, State::Open(_) | State::Connecting) {
             let dropped = mem::take(&mut self.inbox).held().len();
             self.discard(dropped, shared);
@@ -153,6 +197,7 @@ impl<C: Codec, S> Connection<C, S> {
 
     /// Tells the handler that the connection is open.
     pub fn established<H: Handler<Codec = C, State = S>>(&mut self, handler: &mut H, shared: &mut Shared) {
+        (self.active, self.moved) = (shared.clock.stamp(), shared.clock.stamp());
         if let State::Connecting = self.state {
             self.apply(Cause::Established, shared);
         }
@@ -176,6 +221,17 @@ impl<C: Codec, S> Connection<C, S> {
     /// if the connection is ending, it is dropped and counted.
     #[inline]
     pub fn receive<H: Handler<Codec = C, State = S>>(&mut self, bytes: &[u8], handler: &mut H, shared: &mut Shared) {
+        self.active = shared.clock.stamp();
+        self.take_in(bytes, handler, shared);
+    }
+
+    /// Goes on with frames that an earlier batch left inside.
+    pub fn proceed<H: Handler<Codec = C, State = S>>(&mut self, handler: &mut H, shared: &mut Shared) {
+        self.take_in(&[], handler, shared);
+    }
+
+    #[inline]
+    fn take_in<H: Handler<Codec = C, State = S>>(&mut self, bytes: &[u8], handler: &mut H, shared: &mut Shared) {
         let State::Open(_) = self.state else { return self.discard(bytes.len(), shared) };
         let mut fresh = bytes;
         // First what was there before: an unfinished frame, completed with as little copying as can be.
@@ -188,6 +244,9 @@ impl<C: Codec, S> Connection<C, S> {
             }
             let inbox = mem::take(&mut self.inbox);
             let (taken, need) = self.batch(inbox.held(), handler, shared);
+            if taken > 0 {
+                self.begun = shared.clock.stamp();
+            }
             if taken >= held {
                 // What was there before is used up. Of the copied bytes, those not taken still stand in `fresh`.
                 fresh = &fresh[taken - held..];
@@ -205,13 +264,9 @@ impl<C: Codec, S> Connection<C, S> {
         if !self.inbox.is_empty() {
             self.inbox.append(fresh);
         } else if !fresh.is_empty() {
+            self.begun = shared.clock.stamp();
             self.keep(Inbox::holding(fresh, need), shared);
         }
-    }
-
-    /// Goes on with frames that an earlier batch left inside.
-    pub fn proceed<H: Handler<Codec = C, State = S>>(&mut self, handler: &mut H, shared: &mut Shared) {
-        self.receive(&[], handler, shared);
     }
 
     /// Takes note that the peer has closed its sending side, after all that was received.
@@ -237,45 +292,6 @@ impl<C: Codec, S> Connection<C, S> {
         }
     }
 
-    /// The bytes to be written.
-    #[inline]
-    pub fn unsent(&self) -> &[u8] {
-        &self.out
-    }
-
-    /// Takes note that the first `n` bytes of [`unsent`](Self::unsent) were written.
-    ///
-    /// # Panics
-    /// If there are fewer.
-    #[inline]
-    pub fn sent(&mut self, n: usize) {
-        if n == self.out.len() {
-            self.out.clear();
-        } else {
-            self.out.advance(n);
-        }
-    }
-
-    /// Queues bytes that were encoded elsewhere, on behalf of another connection. They are one or more whole messages.
-    pub fn queue(&mut self, bytes: &[u8], shared: &mut Shared) {
-        let (queued, cap) = (self.out.len() + bytes.len(), shared.config.write_cap);
-        if queued > cap {
-            return self.apply(Cause::Close(CloseReason::OutboxFull { queued, cap }), shared);
-        }
-        self.out.extend_from_slice(bytes);
-        shared.observe.note(|| Step::Queued { id: self.id, bytes: bytes.len() });
-    }
-
-    /// Draws the consequences of what was written: back-pressure lifted, or all said that was to be said.
-    #[inline]
-    pub fn after_flush(&mut self, shared: &mut Shared) {
-        match self.state {
-            State::Open(Reading::Choked) if self.out.len() <= shared.config.write_low => self.apply(Cause::Unchoke, shared),
-            State::Draining { .. } if self.out.is_empty() => self.apply(Cause::Flushed, shared),
-            _ => {}
-        }
-    }
-
     /// Room for the missing bytes of a large frame, to be read straight into place; empty if copying them is cheaper.
     #[inline]
     pub fn place(&mut self) -> &mut [u8] {
@@ -290,52 +306,26 @@ impl<C: Codec, S> Connection<C, S> {
         self.inbox.placed(n);
     }
 
-    /// Lends the connection a warm write buffer, if it has nothing queued: so a batch of replies that leaves at once needs no memory of its own.
-    #[inline]
-    pub fn lend(&mut self, spare: &mut BytesMut) -> bool {
-        let lent = self.out.is_empty();
-        if lent {
-            mem::swap(&mut self.out, spare);
-        }
-        lent
-    }
-
-    /// Takes the lent buffer back; what is still unsent moves into one of the connection's own, of just its size.
-    #[inline]
-    pub fn give_back(&mut self, spare: &mut BytesMut) {
-        mem::swap(&mut self.out, spare);
-        if !spare.is_empty() {
-            self.out = BytesMut::from(&spare[..]);
-            spare.clear();
-        }
-    }
-
-    /// Lets go of a write buffer of the connection's own that is empty.
-    pub fn slim(&mut self) {
-        if self.out.is_empty() {
-            self.out = BytesMut::new();
-        }
-    }
-
     /// Tells the handler that the connection is over, and why; then drops what belonged to it.
     ///
     /// # Panics
     /// If it is not over.
     pub fn farewell<H: Handler<Codec = C, State = S>>(mut self, handler: &mut H, shared: &mut Shared) -> CloseReason {
-        let (id, peer) = (self.id, self.peer);
+        let id = self.id;
         let State::Closed(reason) = mem::replace(&mut self.state, State::Closed(CloseReason::Aborted)) else {
             panic!("farewell to {id}, which is not closed");
         };
         let _ = self.guarded(shared, |connection, shared| {
             // The codec's error prints itself: that is user code too.
-            log::debug!("connection {id} from {peer} ended: {reason}");
+            log::debug!("connection {id} from {} ended: {reason}", connection.peer);
             let mut cx = Context { sends: Sends::Closed, ..connection.context(shared) };
             handler.close(&mut cx, &reason);
             None
         });
         if contain(|| drop(self)).is_none() {
-            shared.observe.note(|| Step::Panicked { id });
+            shared.observe.note(|| Step::Panicked { id: Some(id) });
         }
+        shared.timers.forget(id);
         reason
     }
 

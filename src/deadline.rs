@@ -1,65 +1,141 @@
-//! Which connection's time is up next.
+//! What a connection's time can be up for; and Go's deadlines, which a handler sets: one for reading, one for writing, absolute, and sticky once they have passed.
 
-use std::collections::BTreeSet;
 use std::time::Instant;
 
-use crate::id::ConnectionId;
+use crate::clock::Clock;
+use crate::verdict::Direction;
 
-/// The deadlines of connections that are closing, one each at most.
-///
-/// Ordered, so that the next one is at hand; exact, so that a connection that is gone leaves
-/// nothing behind that would wake the loop. Only closing connections pay for it.
+/// What a connection's time can be up for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Expiry {
+    /// An attempt to connect.
+    Connect,
+    /// A deadline that the handler had set.
+    Deadline(Direction),
+    /// The sending of the last replies ([`Config::drain_timeout`](crate::Config::drain_timeout)).
+    Drain,
+    /// A frame ([`Config::frame_timeout`](crate::Config::frame_timeout)).
+    Frame,
+    /// The peer's first frame ([`Config::handshake_timeout`](crate::Config::handshake_timeout)).
+    Handshake,
+    /// Silence ([`Config::idle_timeout`](crate::Config::idle_timeout)).
+    Idle,
+    /// Waiting for the peer's end ([`Config::linger_timeout`](crate::Config::linger_timeout)).
+    Linger,
+    /// A peer that does not read ([`Config::write_timeout`](crate::Config::write_timeout)).
+    Write,
+}
+
+/// A connection's two deadlines. Who never sets one pays a word for them.
 #[derive(Debug, Default)]
-pub(crate) struct Deadlines {
-    ordered: BTreeSet<(Instant, ConnectionId)>,
+pub(crate) struct Deadlines(Option<Box<[Deadline; 2]>>);
+
+/// One direction's deadline.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Deadline {
+    Never,
+    /// It passes with this tick.
+    At(u64),
+    /// It has passed, and the handler was told; until it is set anew nothing goes in this direction.
+    Passed,
 }
 
 impl Deadlines {
-    /// Adds a deadline.
-    pub(crate) fn arm(&mut self, at: Instant, id: ConnectionId) {
-        self.ordered.insert((at, id));
-    }
-
-    /// Takes one back.
-    pub(crate) fn disarm(&mut self, at: Instant, id: ConnectionId) {
-        self.ordered.remove(&(at, id));
-    }
-
-    /// The nearest one.
-    pub(crate) fn next(&self) -> Option<Instant> {
-        self.ordered.first().map(|(at, _)| *at)
-    }
-
-    /// Takes the nearest one out, if it is not after `now`.
-    pub(crate) fn pop(&mut self, now: Instant) -> Option<ConnectionId> {
-        let (at, _) = self.ordered.first()?;
-        if *at > now {
-            return None;
+    /// Sets one direction's deadline, or clears it; in both cases what had passed is forgotten.
+    pub(crate) fn set(&mut self, direction: Direction, at: Option<Instant>, clock: &Clock) {
+        let deadline = match at {
+            None => Deadline::Never,
+            // Not rounded up to the next tick: what is over is over at once.
+            Some(at) if at <= clock.now() => Deadline::At(clock.tick()),
+            Some(at) => Deadline::At(clock.tick_at(at)),
+        };
+        if let (None, Deadline::Never) = (&self.0, deadline) {
+            return;
         }
-        self.ordered.pop_first().map(|(_, id)| id)
+        self.0.get_or_insert_with(|| Box::new([Deadline::Never; 2]))[direction as usize] = deadline;
+    }
+
+    /// Whether none was ever set.
+    #[inline]
+    pub(crate) fn are_unset(&self) -> bool {
+        self.0.is_none()
+    }
+
+    /// Whether one direction's deadline is over, be it that the handler was told or not.
+    #[inline]
+    pub(crate) fn is_over(&self, direction: Direction, clock: &Clock) -> bool {
+        self.0.is_some()
+            && match self.get(direction) {
+                Deadline::Never => false,
+                Deadline::At(tick) => tick <= clock.tick(),
+                Deadline::Passed => true,
+            }
+    }
+
+    /// Whether one direction's deadline is over, and the handler was told.
+    #[inline]
+    pub(crate) fn has_passed(&self, direction: Direction) -> bool {
+        self.0.is_some() && self.get(direction) == Deadline::Passed
+    }
+
+    /// The next direction of which the handler is to be told; it counts as told from here on.
+    pub(crate) fn tell(&mut self, clock: &Clock) -> Option<Direction> {
+        let both = self.0.as_mut()?;
+        let direction = [Direction::Read, Direction::Write]
+            .into_iter()
+            .find(|direction| matches!(both[*direction as usize], Deadline::At(tick) if tick <= clock.tick()))?;
+        both[direction as usize] = Deadline::Passed;
+        Some(direction)
+    }
+
+    /// The tick at which one direction's deadline passes.
+    pub(crate) fn tick(&self, direction: Direction) -> Option<u64> {
+        match self.get(direction) {
+            Deadline::At(tick) => Some(tick),
+            Deadline::Never | Deadline::Passed => None,
+        }
+    }
+
+    fn get(&self, direction: Direction) -> Deadline {
+        self.0.as_ref().map_or(Deadline::Never, |both| both[direction as usize])
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::num::NonZeroU32;
     use std::time::Duration;
 
     use super::*;
+    use Direction::{Read, Write};
 
     #[test]
-    fn deadlines_come_in_order_and_never_early() {
-        let (start, second) = (Instant::now(), Duration::from_secs(1));
-        let id = |slot| ConnectionId::new(slot, NonZeroU32::MIN);
-        let mut deadlines = Deadlines::default();
-        deadlines.arm(start + 2 * second, id(2));
-        deadlines.arm(start + second, id(1));
-        deadlines.arm(start + second, id(3));
-        deadlines.disarm(start + second, id(3));
-        assert_eq!(deadlines.next(), Some(start + second));
-        assert_eq!(deadlines.pop(start), None);
-        assert_eq!(deadlines.pop(start + 3 * second), Some(id(1)));
-        assert_eq!(deadlines.pop(start + 3 * second), Some(id(2)));
-        assert_eq!((deadlines.pop(start + 3 * second), deadlines.next()), (None, None));
+    fn a_deadline_is_told_once_and_stays_over_until_it_is_set_anew() {
+        let begun = Instant::now();
+        let (mut clock, mut deadlines) = (Clock::new(begun), Deadlines::default());
+        deadlines.set(Read, Some(begun + Duration::from_millis(5)), &clock);
+        assert!(!deadlines.is_over(Read, &clock) && deadlines.tell(&clock).is_none());
+        clock.advance(begun + Duration::from_millis(5));
+        assert!(deadlines.is_over(Read, &clock) && !deadlines.is_over(Write, &clock));
+        assert_eq!((deadlines.tell(&clock), deadlines.tell(&clock)), (Some(Read), None));
+        assert!(deadlines.is_over(Read, &clock) && deadlines.has_passed(Read) && deadlines.tick(Read).is_none());
+        deadlines.set(Write, None, &clock);
+        assert!(deadlines.has_passed(Read), "clearing one leaves the other");
+        deadlines.set(Read, None, &clock);
+        assert!(!deadlines.is_over(Read, &clock));
+    }
+
+    #[test]
+    fn what_is_over_when_it_is_set_is_over_at_once_unless_it_is_cleared_first() {
+        let begun = Instant::now();
+        let (mut clock, mut deadlines) = (Clock::new(begun), Deadlines::default());
+        clock.advance(begun + Duration::from_micros(1500));
+        deadlines.set(Write, Some(clock.now()), &clock);
+        assert!(deadlines.is_over(Write, &clock));
+        deadlines.set(Write, None, &clock);
+        assert_eq!(deadlines.tell(&clock), None);
+        deadlines.set(Read, begun.checked_sub(Duration::from_secs(1)), &clock);
+        deadlines.set(Write, Some(begun), &clock);
+        assert_eq!([(); 3].map(|()| deadlines.tell(&clock)), [Some(Read), Some(Write), None]);
     }
 }

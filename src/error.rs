@@ -1,7 +1,8 @@
 //! What can keep a reactor from starting, or end it: never a single peer.
 
-use core::net::SocketAddr;
 use std::{error, fmt, io};
+
+use crate::connect_error::ConnectError;
 
 /// Why a reactor could not be set up, or could not go on.
 #[derive(Debug)]
@@ -13,12 +14,7 @@ pub enum Error {
         problem: String,
     },
     /// An outgoing connection could not even be begun.
-    Connect {
-        /// Where it was to go.
-        addr: SocketAddr,
-        /// What the system said.
-        source: io::Error,
-    },
+    Connect(ConnectError),
     /// An address could not be listened on, or turned out not to be one.
     Listen {
         /// The address as it was asked for.
@@ -36,7 +32,7 @@ impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Error::Config { problem } => write!(f, "bad configuration: {problem}"),
-            Error::Connect { addr, source } => write!(f, "cannot connect to {addr}: {source}"),
+            Error::Connect(source) => write!(f, "{source}"),
             Error::Listen { addr, source } => write!(f, "cannot listen on {addr}: {source}"),
             Error::Poll(source) => write!(f, "polling failed: {source}"),
             Error::Setup(source) => write!(f, "cannot make a poller: {source}"),
@@ -48,7 +44,8 @@ impl error::Error for Error {
     fn source(&self) -> Option<&(dyn error::Error + 'static)> {
         match self {
             Error::Config { .. } => None,
-            Error::Connect { source, .. } | Error::Listen { source, .. } | Error::Poll(source) | Error::Setup(source) => Some(source),
+            Error::Connect(source) => source.source(),
+            Error::Listen { source, .. } | Error::Poll(source) | Error::Setup(source) => Some(source),
         }
     }
 }
@@ -57,7 +54,8 @@ impl From<Error> for io::Error {
     fn from(error: Error) -> Self {
         let kind = match &error {
             Error::Config { .. } => io::ErrorKind::InvalidInput,
-            Error::Connect { source, .. } | Error::Listen { source, .. } | Error::Poll(source) | Error::Setup(source) => source.kind(),
+            Error::Connect(source) => source.failure.kind(),
+            Error::Listen { source, .. } | Error::Poll(source) | Error::Setup(source) => source.kind(),
         };
         io::Error::new(kind, error)
     }

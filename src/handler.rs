@@ -1,19 +1,25 @@
-//! What a user of the loop writes: a [`Handler`], and what it is handed: a [`Context`].
+//! What a user of the loop writes: a [`Handler`], and what it is handed: a [`Context`] or a [`LoopContext`].
 
-use core::net::SocketAddr;
+mod context;
+mod loop_context;
+
+pub(crate) use self::context::Sends;
+pub use self::context::{Context, SendError};
+pub use self::loop_context::LoopContext;
+pub(crate) use self::loop_context::{Callback, Connections};
+
 use std::time::Instant;
-use std::{fmt, mem};
 
-use bytes::BytesMut;
-
+use crate::address::Address;
+use crate::clock::Clock;
 use crate::codec::Codec;
-use crate::command::{Command, Commands, append_whole};
+use crate::command::Commands;
 use crate::config::Config;
-use crate::id::ConnectionId;
-use crate::observe::{Observe, Step};
+use crate::observe::Observe;
 use crate::reason::CloseReason;
-use crate::state::Cause;
-use crate::verdict::{Stop, Verdict};
+use crate::throttle::Throttle;
+use crate::timers::{TimerId, Timers};
+use crate::verdict::{Direction, Verdict};
 
 /// The frames that handler `H` is given.
 pub type FrameOf<'a, H> = <<H as Handler>::Codec as Codec>::Frame<'a>;
@@ -26,7 +32,8 @@ pub type MessageOf<'a, H> = <<H as Handler>::Codec as Codec>::Message<'a>;
 /// lock and no `RefCell`; what belongs to one connection lives in `State`. For each connection
 /// the calls are, in this order: [`connection`](Self::connection), [`open`](Self::open), any number of [`frame`](Self::frame), at
 /// most one [`eof`](Self::eof), and exactly one [`close`](Self::close), which also comes if `open` never did, because
-/// an outgoing connection failed.
+/// an outgoing connection failed. While it is open come besides, whenever there is a reason: [`drained`](Self::drained), [`timer`](Self::timer) and
+/// [`deadline`](Self::deadline). What concerns no single connection comes with a [`LoopContext`]: [`mail`](Self::mail) and [`loop_timer`](Self::loop_timer).
 ///
 /// A loop that is dropped closes its sockets and calls nobody: stop it first.
 ///
@@ -39,6 +46,8 @@ pub trait Handler: Sized {
     type Codec: Codec;
     /// What is remembered for each connection.
     type State;
+    /// What other threads may post ([`Handle::post`](crate::Handle::post)); `()` if nothing.
+    type Mail;
 
     /// Makes the codec and the state of a new connection.
     fn connection(&mut self, origin: &Origin) -> (Self::Codec, Self::State);
@@ -59,33 +68,64 @@ pub trait Handler: Sized {
         Verdict::Close
     }
 
+    /// So much of what was queued has left that there is room for more: the place to go on with a long stream.
+    ///
+    /// Called once after the queue was at [`Config::write_high`] or above, when it is down at [`Config::write_low`]; at most once a turn.
+    fn drained(&mut self, _cx: &mut Context<'_, Self>) -> Verdict {
+        Verdict::Continue
+    }
+
+    /// A deadline of this connection has passed, one that [`Context::set_read_deadline`] or its like had set.
+    ///
+    /// By default the connection closes, with [`CloseReason::ReadDeadline`] once what is queued is sent, or with [`CloseReason::WriteDeadline`] at once. A handler that wants to go on
+    /// sets the deadline anew or clears it, and returns [`Verdict::Continue`]. Without the first, that direction stands still: nothing is read, or nothing
+    /// is written and [`Context::try_send`] refuses.
+    fn deadline(&mut self, _which: Direction, _cx: &mut Context<'_, Self>) -> Verdict {
+        Verdict::Close
+    }
+
+    /// A timer that [`Context::set_timer`] set has come.
+    fn timer(&mut self, _timer: TimerId, _cx: &mut Context<'_, Self>) -> Verdict {
+        Verdict::Continue
+    }
+
+    /// A timer of the loop has come ([`LoopContext::set_timer`], [`Reactor::set_timer`](crate::Reactor::set_timer)).
+    ///
+    /// A panic here, or in [`mail`](Self::mail), is logged and counted; no connection ends for it.
+    fn loop_timer(&mut self, _timer: TimerId, _cx: &mut LoopContext<'_, Self>) {}
+
+    /// Another thread has posted something. By default it is dropped.
+    fn mail(&mut self, _mail: Self::Mail, _cx: &mut LoopContext<'_, Self>) {}
+
     /// The connection is over, and its socket about to be closed. What is sent to it from here is dropped.
     fn close(&mut self, _cx: &mut Context<'_, Self>, _reason: &CloseReason) {}
 }
 
 /// Where a connection comes from.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Origin {
     /// It came in.
     Accepted {
         /// The other side.
-        peer: SocketAddr,
+        peer: Address,
         /// The number of the listener, counted from 0 in the order in which they were added.
         listener: usize,
     },
     /// We went out.
     Dialed {
-        /// The other side.
-        peer: SocketAddr,
+        /// The other side: the first address to be tried.
+        peer: Address,
+        /// The word by which whoever dialed knows it again; 0 if there was none.
+        key: u64,
     },
 }
 
 impl Origin {
     /// The other side's address.
-    pub fn peer(&self) -> SocketAddr {
-        match *self {
-            Origin::Accepted { peer, .. } | Origin::Dialed { peer } => peer,
+    pub fn peer(&self) -> &Address {
+        match self {
+            Origin::Accepted { peer, .. } | Origin::Dialed { peer, .. } => peer,
         }
     }
 }
@@ -100,160 +140,33 @@ pub struct Shared {
     /// Who watches.
     pub observe: Observe,
     /// The time, as of this turn.
-    pub now: Instant,
+    pub(crate) clock: Clock,
+    /// Who wants to be called when.
+    pub(crate) timers: Timers,
+    /// What was logged lately.
+    pub(crate) throttle: Throttle,
 }
 
 impl Shared {
     /// Without an observer, and with nothing asked for yet. The time is whatever the caller says it is.
     pub fn new(config: Config, now: Instant) -> Self {
-        Self { config, commands: Commands::default(), observe: Observe::default(), now }
-    }
-}
-
-/// A callback's view of its connection, and its way to all others.
-///
-/// It borrows the write buffer and the state, while the frame borrows the read buffer: so a reply
-/// can be encoded straight from the frame, and nothing is copied or counted in between.
-pub struct Context<'c, H: Handler> {
-    pub(crate) id: ConnectionId,
-    pub(crate) peer: SocketAddr,
-    pub(crate) codec: &'c mut H::Codec,
-    pub(crate) state: &'c mut H::State,
-    pub(crate) out: &'c mut BytesMut,
-    pub(crate) shared: &'c mut Shared,
-    pub(crate) sends: Sends,
-}
-
-/// Whether messages for this connection are still taken.
-pub(crate) enum Sends {
-    /// They are.
-    Open,
-    /// A message could not be; the connection ends for this reason.
-    Refused(CloseReason),
-    /// The connection is over.
-    Closed,
-}
-
-impl<H: Handler> Context<'_, H> {
-    /// What a callback's verdict, and what it sent, mean for the connection.
-    #[inline]
-    pub(crate) fn conclude(&mut self, verdict: Verdict) -> Option<Cause> {
-        match (verdict, &self.sends) {
-            (Verdict::Continue, Sends::Open) => None,
-            _ => self.conclude_otherwise(verdict),
+        Self {
+            config,
+            commands: Commands::default(),
+            observe: Observe::default(),
+            clock: Clock::new(now),
+            timers: Timers::default(),
+            throttle: Throttle::default(),
         }
     }
 
-    #[cold]
-    fn conclude_otherwise(&mut self, verdict: Verdict) -> Option<Cause> {
-        if verdict != Verdict::Continue {
-            self.shared.observe.note(|| Step::Verdict { id: self.id, verdict });
-        }
-        if verdict == Verdict::Stop {
-            self.shared.commands.stop(Stop::Gracefully);
-        }
-        match (verdict, mem::replace(&mut self.sends, Sends::Open)) {
-            (Verdict::Abort, _) => Some(Cause::Fail(CloseReason::Aborted)),
-            (_, Sends::Refused(reason)) => Some(Cause::Close(reason)),
-            (Verdict::Pause, _) => Some(Cause::Pause),
-            (Verdict::Close, _) => Some(Cause::Close(CloseReason::Handler)),
-            (Verdict::Continue | Verdict::Stop, _) => None,
-        }
-    }
-
-    /// The last message made the queue longer than it may be.
-    #[cold]
-    fn refuse_overflow(&mut self, before: usize) {
-        let queued = self.out.len();
-        self.out.truncate(before);
-        self.refuse(CloseReason::OutboxFull { queued, cap: self.shared.config.write_cap });
-    }
-
-    #[cold]
-    fn refuse_unencodable(&mut self, error: <H::Codec as Codec>::Error) {
-        self.refuse(CloseReason::Unencodable(Box::new(error)));
-    }
-
-    /// Remembers the first message that could not be sent: it ends the connection.
-    fn refuse(&mut self, reason: CloseReason) {
-        match self.sends {
-            Sends::Open => self.sends = Sends::Refused(reason),
-            Sends::Refused(_) => {}
-            Sends::Closed => log::error!("connection {} had a message at its end that is lost: {reason}", self.id),
-        }
-    }
-
-    /// The connection's name.
-    pub fn id(&self) -> ConnectionId {
-        self.id
-    }
-
-    /// The other side's address, as it was when the connection was made.
-    pub fn peer_addr(&self) -> SocketAddr {
-        self.peer
-    }
-
-    /// The time: when this turn of the loop began. All callbacks of a turn see the same.
+    /// The time, as of this turn.
     pub fn now(&self) -> Instant {
-        self.shared.now
+        self.clock.now()
     }
 
-    /// What the handler remembers for this connection.
-    pub fn state(&mut self) -> &mut H::State {
-        self.state
-    }
-
-    /// Bytes queued for this connection and not yet taken by its socket.
-    pub fn pending(&self) -> usize {
-        self.out.len()
-    }
-
-    /// Encodes `message` into this connection's write buffer; it leaves when the batch is done.
-    ///
-    /// It never blocks, and never drops a message in silence: one that does not fit under
-    /// [`Config::write_cap`], or that the codec refuses, ends the connection with
-    /// [`CloseReason::OutboxFull`] or [`CloseReason::Unencodable`] as soon as the callback returns. Messages
-    /// sent before it still go out; those after it do not, nor does anything sent in [`Handler::close`].
-    // Inlined always, and the failures are not: so the codec's part folds into the handler's.
-    #[inline(always)]
-    pub fn send<'m>(&mut self, message: impl Into<MessageOf<'m, H>>) {
-        let Sends::Open = self.sends else { return };
-        let (codec, before) = (&mut *self.codec, self.out.len());
-        match append_whole(self.out, |out| codec.encode(message.into(), out)) {
-            Ok(bytes) if self.out.len() <= self.shared.config.write_cap => {
-                let id = self.id;
-                self.shared.observe.note(move || Step::Queued { id, bytes });
-            }
-            Ok(_) => self.refuse_overflow(before),
-            Err(error) => self.refuse_unencodable(error),
-        }
-    }
-
-    /// Sends `message` to another connection, or to this one: encoded now, by this connection's codec, and delivered after the batch.
-    ///
-    /// If `to` is gone or closing by then, nothing happens, and it is counted as stale. If its queue has no room
-    /// for it ([`Config::write_cap`]) it closes with [`CloseReason::OutboxFull`]. A message that the codec refuses ends
-    /// *this* connection with [`CloseReason::Unencodable`].
-    pub fn send_to<'m>(&mut self, to: ConnectionId, message: impl Into<MessageOf<'m, H>>) {
-        let codec = &mut *self.codec;
-        if let Err(error) = self.shared.commands.push_send(to, |out| codec.encode(message.into(), out)) {
-            self.refuse_unencodable(error);
-        }
-    }
-
-    /// Closes another connection after the batch, as [`Verdict::Close`] does this one.
-    pub fn close(&mut self, id: ConnectionId) {
-        self.shared.commands.push(Command::Close(id));
-    }
-
-    /// Ends the pause that [`Verdict::Pause`] began, after the batch. Without one, nothing happens.
-    pub fn resume(&mut self, id: ConnectionId) {
-        self.shared.commands.push(Command::Resume(id));
-    }
-}
-
-impl<H: Handler> fmt::Debug for Context<'_, H> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Context").field("id", &self.id).field("peer", &self.peer).field("pending", &self.out.len()).finish_non_exhaustive()
+    /// Lets the time go on to `now`; it never goes back.
+    pub fn advance(&mut self, now: Instant) {
+        self.clock.advance(now);
     }
 }

@@ -13,6 +13,7 @@
 //! impl Handler for Echo {
 //!     type Codec = Line;
 //!     type State = ();
+//!     type Mail = ();
 //!
 //!     fn connection(&mut self, _: &Origin) -> (Line, ()) {
 //!         (Line::default(), ())
@@ -78,28 +79,43 @@ pub mod net;
 pub mod submit;
 pub mod transport;
 
+mod address;
+mod clock;
 mod command;
+mod connect_error;
 mod deadline;
 mod error;
 mod guard;
+mod handle;
 mod handler;
+mod mailbox;
 mod observe;
+mod pair;
 mod reactor;
 mod reason;
 mod state;
+mod sync;
+mod throttle;
+mod timers;
 mod verdict;
 
+pub use crate::address::Address;
 pub use crate::codec::Codec;
-pub use crate::command::{Commands, Handle};
+pub use crate::command::Commands;
 pub use crate::config::Config;
+pub use crate::connect_error::{ConnectError, ConnectFailure};
+pub use crate::deadline::Expiry;
 pub use crate::error::Error;
-pub use crate::handler::{Context, FrameOf, Handler, MessageOf, Origin, Shared};
+pub use crate::handle::{Handle, PostError};
+pub use crate::handler::{Context, FrameOf, Handler, LoopContext, MessageOf, Origin, SendError, Shared};
 pub use crate::id::ConnectionId;
 pub use crate::observe::{Counters, Observe, Observer, Step};
+pub use crate::pair::{Either, Pair};
 pub use crate::reactor::{Reactor, Turn};
 pub use crate::reason::CloseReason;
 pub use crate::state::{Cause, Reading, State};
-pub use crate::verdict::{Stop, Verdict};
+pub use crate::timers::TimerId;
+pub use crate::verdict::{Direction, Stop, Verdict};
 
 /// The README's examples are compiled with the tests.
 #[cfg(doctest)]

@@ -4,12 +4,15 @@
 //! never see the parameter: it defaults to [`MioNet`].
 
 mod mio_net;
+mod socket;
 
-use core::net::SocketAddr;
 use std::io::{self, Read, Write};
 use std::time::{Duration, Instant};
 
 pub use self::mio_net::MioNet;
+pub use self::socket::{Listener, Socket};
+
+use crate::address::Address;
 
 /// One report of the poller: what a source may be ready for.
 ///
@@ -32,17 +35,28 @@ pub struct Event {
 ///
 /// `read` and `write` must not block, and say so with [`WouldBlock`](io::ErrorKind::WouldBlock).
 pub trait Stream: Read + Write {
-    /// Whether an outgoing connection is established; `Ok(false)` means "not decided yet".
+    /// How an outgoing connection stands.
     ///
     /// # Errors
     /// What kept it from being established.
-    fn established(&mut self) -> io::Result<bool>;
+    fn established(&mut self) -> io::Result<Established>;
 
     /// Shuts the sending side: the peer reads all that was written, then the end.
     ///
     /// # Errors
     /// What the system says; `NotConnected` if the peer is gone.
     fn shut_write(&mut self) -> io::Result<()>;
+}
+
+/// How an outgoing connection stands, as far as nothing has gone wrong.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Established {
+    /// Not decided. An event will tell.
+    NotYet,
+    /// It is there.
+    Yes,
+    /// It is there, and its other end is its own: the port was free, and the system happened to choose it for this side.
+    WithItself,
 }
 
 /// Something that makes a sleeping [`Net::poll`] return. Cheap, and safe from any thread.
@@ -82,13 +96,13 @@ pub trait Net {
     ///
     /// # Errors
     /// `WouldBlock` when none waits; else what the system says.
-    fn accept(&mut self, listener: &mut Self::Listener) -> io::Result<(Self::Stream, SocketAddr)>;
+    fn accept(&mut self, listener: &mut Self::Listener) -> io::Result<(Self::Stream, Address)>;
 
     /// Begins a connection to `addr`. It is decided when a writable event comes; see [`Stream::established`].
     ///
     /// # Errors
     /// What the system says at once.
-    fn connect(&mut self, addr: SocketAddr) -> io::Result<Self::Stream>;
+    fn connect(&mut self, addr: &Address) -> io::Result<Self::Stream>;
 
     /// Registers a stream for both directions under `token`.
     ///
@@ -113,6 +127,9 @@ pub trait Net {
     /// # Errors
     /// What the system says; the listener is closed all the same.
     fn unlisten(&mut self, listener: Self::Listener) -> io::Result<()>;
+
+    /// The time, for what is asked of the loop before its first turn. From then on it is what [`poll`](Self::poll) says.
+    fn now(&self) -> Instant;
 
     /// A waker for this poller. All of them are the same one.
     fn waker(&self) -> std::sync::Arc<dyn Wake>;

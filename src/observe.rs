@@ -1,14 +1,17 @@
 //! Seeing through the loop: every step goes past one hook, and is counted.
 
-use core::net::SocketAddr;
 use std::fmt;
 use std::io;
 use std::time::Instant;
 
+use crate::address::Address;
+use crate::connect_error::ConnectFailure;
+use crate::deadline::Expiry;
 use crate::guard::contain;
 use crate::id::ConnectionId;
 use crate::reason::CloseReason;
 use crate::state::State;
+use crate::timers::TimerId;
 use crate::transport::{Fill, Flush};
 use crate::verdict::Verdict;
 
@@ -39,7 +42,7 @@ pub enum Step<'a> {
         /// Its name from here on.
         id: ConnectionId,
         /// Where it comes from.
-        peer: SocketAddr,
+        peer: &'a Address,
         /// The number of the listener it came through.
         listener: usize,
     },
@@ -50,12 +53,21 @@ pub enum Step<'a> {
         /// What the system said.
         error: &'a io::Error,
     },
-    /// An outgoing connection was begun and registered.
+    /// A socket began to connect and was registered; with several addresses there may be several, one after the other.
     Dialed {
-        /// Its name from here on.
+        /// Whose.
         id: ConnectionId,
         /// Where it goes.
-        peer: SocketAddr,
+        peer: &'a Address,
+    },
+    /// An attempt to connect has failed, and its socket is closed.
+    DialFailed {
+        /// Whose.
+        id: ConnectionId,
+        /// Where it went.
+        peer: &'a Address,
+        /// What became of it.
+        failure: &'a ConnectFailure,
     },
     /// One read call.
     Read {
@@ -120,15 +132,24 @@ pub enum Step<'a> {
         /// Which.
         id: ConnectionId,
     },
-    /// The time a closing connection had is over.
+    /// A connection's time for something is over.
     Deadline {
-        /// Which.
+        /// Whose.
         id: ConnectionId,
+        /// For what.
+        expiry: Expiry,
     },
+    /// A timer has come.
+    Timer {
+        /// Which.
+        timer: TimerId,
+    },
+    /// A letter from another thread was read.
+    Letter,
     /// User code panicked; the connection closes, the loop goes on.
     Panicked {
-        /// In a callback for which connection.
-        id: ConnectionId,
+        /// In a callback for which connection; `None` if it was for none.
+        id: Option<ConnectionId>,
     },
     /// A connection's slot was freed.
     Closed {
@@ -168,8 +189,10 @@ pub struct Counters {
     pub accepted: u64,
     /// Failed accepts.
     pub accept_errors: u64,
-    /// Outgoing connections begun.
+    /// Attempts to connect begun.
     pub dialed: u64,
+    /// Attempts to connect that failed once they were begun.
+    pub dial_errors: u64,
     /// Connections closed, and their slots freed.
     pub closed: u64,
     /// Read calls, whatever came of them.
@@ -196,6 +219,10 @@ pub struct Counters {
     pub deferred: u64,
     /// Deadlines that passed.
     pub deadlines: u64,
+    /// Timers that came.
+    pub timers: u64,
+    /// Letters read that other threads had written.
+    pub letters: u64,
     /// Panics in callbacks.
     pub panics: u64,
     /// Registrations with the poller made or ended, which is calls of `epoll_ctl` on Linux.
@@ -216,6 +243,10 @@ impl Counters {
             Step::AcceptFailed { .. } => self.accept_errors += 1,
             Step::Dialed { .. } => {
                 self.dialed += 1;
+                self.registrations += 1;
+            }
+            Step::DialFailed { .. } => {
+                self.dial_errors += 1;
                 self.registrations += 1;
             }
             Step::Read { fill, .. } => {
@@ -240,6 +271,8 @@ impl Counters {
             Step::Dropped { bytes, .. } => self.bytes_dropped += *bytes as u64,
             Step::Deferred { .. } => self.deferred += 1,
             Step::Deadline { .. } => self.deadlines += 1,
+            Step::Timer { .. } => self.timers += 1,
+            Step::Letter => self.letters += 1,
             Step::Panicked { .. } => self.panics += 1,
             Step::Closed { .. } => {
                 self.closed += 1;

@@ -1,29 +1,31 @@
 //! The loop. [`Reactor::turn`] is one round of it, and the whole of it in ten lines.
 
 mod accept;
+mod calls;
+mod dial;
+mod outside;
 mod serve;
 mod slots;
 mod stop;
 
-use core::net::SocketAddr;
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
-use std::net::{TcpListener, ToSocketAddrs};
 use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
 
 use self::accept::Listener;
+use self::dial::Attempt;
 use self::slots::Slots;
 use self::stop::Phase;
-use crate::command::Handle;
 use crate::config::Config;
-use crate::deadline::Deadlines;
 use crate::error::Error;
+use crate::handle::{Handle, Letter, Recipient};
 use crate::handler::{Context, Handler, Shared};
 use crate::id::{ConnectionId, Token};
 use crate::net::{Event, MioNet, Net};
 use crate::observe::{Counters, Observer, Step};
+use crate::timers::TimerId;
 use crate::verdict::{Stop, Verdict};
 
 /// Descriptors that are not for connections: listeners, logs, the program's own files.
@@ -37,6 +39,7 @@ const RESERVE: usize = 64;
 /// # impl Handler for Echo {
 /// #     type Codec = Line;
 /// #     type State = ();
+/// #     type Mail = ();
 /// #     fn connection(&mut self, _: &Origin) -> (Line, ()) { (Line::default(), ()) }
 /// #     fn frame(&mut self, line: &[u8], cx: &mut Context<'_, Self>) -> Verdict { cx.send(line); Verdict::Continue }
 /// # }
@@ -51,9 +54,12 @@ pub struct Reactor<H: Handler, N: Net = MioNet> {
     net: N,
     handler: H,
     listeners: Vec<Listener<N>>,
+    /// Until then no listener is asked: the system has no room.
+    resting: Option<Instant>,
     slots: Slots<H, N>,
+    /// Outgoing connections that are not established yet.
+    dials: BTreeMap<ConnectionId, Attempt>,
     shared: Shared,
-    deadlines: Deadlines,
     /// Connections that have something to do without an event: a budget ran out, a pause ended.
     resume: VecDeque<ConnectionId>,
     /// Connections that were given something to write, or were closed, outside of their own batch.
@@ -65,8 +71,14 @@ pub struct Reactor<H: Handler, N: Net = MioNet> {
     scratch: Box<[u8]>,
     /// The write buffer that connections borrow for a batch.
     spare: BytesMut,
+    /// Bytes of memory that the buffers of all connections hold.
+    buffered: usize,
     max_connections: usize,
-    handle: Handle,
+    post: Recipient<H::Mail>,
+    /// Those taken out of the mailbox and not read yet.
+    letters: VecDeque<Letter<H::Mail>>,
+    /// Whether the last poll brought all the events it may: there are more, and no new edge will tell.
+    more: bool,
     phase: Phase,
 }
 
@@ -80,55 +92,6 @@ pub enum Turn {
     Stopped,
 }
 
-impl<H: Handler> Reactor<H> {
-    /// A loop with the default limits that listens on `addr`.
-    ///
-    /// # Errors
-    /// [`Error::Listen`] if the address is taken or is none, [`Error::Setup`] if there is no poller to be had.
-    pub fn bind(addr: impl ToSocketAddrs + fmt::Debug, handler: H) -> Result<Self, Error> {
-        let mut reactor = Self::new(handler, Config::default())?;
-        reactor.listen(addr)?;
-        Ok(reactor)
-    }
-
-    /// A loop that listens nowhere yet.
-    ///
-    /// # Errors
-    /// [`Error::Config`] if the limits contradict each other, [`Error::Setup`] if there is no poller to be had.
-    pub fn new(handler: H, config: Config) -> Result<Self, Error> {
-        config.check()?;
-        let net = MioNet::new(config.events_per_turn, Token::Waker.pack(), config.nodelay).map_err(Error::Setup)?;
-        Self::with_net(net, handler, config)
-    }
-
-    /// Listens on `addr` too; port 0 lets the system choose. Returns the real address.
-    ///
-    /// The backlog (connections that wait to be accepted) is std's. For another one, or other
-    /// socket options, make the listener yourself and give it to [`listen_on`](Self::listen_on).
-    ///
-    /// # Errors
-    /// [`Error::Listen`] if the address is taken, or is none.
-    pub fn listen(&mut self, addr: impl ToSocketAddrs + fmt::Debug) -> Result<SocketAddr, Error> {
-        let text = format!("{addr:?}").trim_matches('"').to_string();
-        let listener = TcpListener::bind(addr).map_err(|source| Error::Listen { addr: text, source })?;
-        self.listen_on(listener)
-    }
-
-    /// Accepts from a listener that was made elsewhere: by another crate, by another process. Returns its address.
-    ///
-    /// It is made non-blocking, and gets [`Config::nodelay`].
-    ///
-    /// # Errors
-    /// [`Error::Listen`] with what the system says.
-    pub fn listen_on(&mut self, listener: TcpListener) -> Result<SocketAddr, Error> {
-        let addr = listener.local_addr().map_err(|source| Error::Listen { addr: "a given socket".into(), source })?;
-        let failed = |source| Error::Listen { addr: addr.to_string(), source };
-        let listener = self.net.adopt(listener).map_err(failed)?;
-        self.add_listener(listener, addr)?;
-        Ok(addr)
-    }
-}
-
 impl<H: Handler, N: Net> Reactor<H, N> {
     /// A loop over any [`Net`].
     ///
@@ -137,22 +100,27 @@ impl<H: Handler, N: Net> Reactor<H, N> {
     pub fn with_net(net: N, handler: H, config: Config) -> Result<Self, Error> {
         config.check()?;
         let max_connections = max_connections(&config, net.descriptor_limit());
+        let now = net.now();
         Ok(Self {
-            handle: Handle::new(net.waker()),
+            post: Recipient(Handle::new(net.waker(), config.mailbox_cap)),
+            letters: VecDeque::new(),
             net,
             handler,
             listeners: Vec::new(),
+            resting: None,
             slots: Slots::default(),
-            deadlines: Deadlines::default(),
+            dials: BTreeMap::new(),
             resume: VecDeque::new(),
             touched: Vec::new(),
             closed: VecDeque::new(),
             events: Vec::with_capacity(config.events_per_turn),
             scratch: vec![0; config.scratch].into_boxed_slice(),
             spare: BytesMut::new(),
+            buffered: 0,
             max_connections,
+            more: false,
             phase: Phase::Running,
-            shared: Shared::new(config, Instant::now()),
+            shared: Shared::new(config, now),
         })
     }
 
@@ -181,37 +149,45 @@ impl<H: Handler, N: Net> Reactor<H, N> {
         }
         let resumable = self.resume.len();
         let patience = self.patience(timeout);
-        self.shared.now = self.net.poll(&mut self.events, patience).map_err(Error::Poll)?;
-        self.shared.observe.note(|| Step::Turn { now: self.shared.now, events: self.events.len() });
+        self.shared.clock.advance(self.net.poll(&mut self.events, patience).map_err(Error::Poll)?);
+        self.shared.observe.note(|| Step::Turn { now: self.shared.clock.now(), events: self.events.len() });
 
         self.dispatch(); //        events: accept, and serve who is ready
         self.resume(resumable); // who was not finished in the last turn
         self.deliver(); //         commands: what was asked of other connections and of the loop
-        self.expire(); //          deadlines
+        self.expire(); //          deadlines and timers
         self.flush(); //           replies that were queued outside of a batch
         self.reap(); //            who is over
         Ok(self.outlook())
     }
 
+    /// When the next turn is due even if no event comes: now, if something was left undone; `None` if it can sleep for ever.
+    ///
+    /// For a program that has a loop of its own: it waits until then, or until the poller's descriptor
+    /// (`AsFd`, on Unix) is readable, and then takes a turn of zero.
+    pub fn next_deadline(&self) -> Option<Instant> {
+        let undone = !(self.resume.is_empty()
+            && self.touched.is_empty()
+            && self.closed.is_empty()
+            && self.letters.is_empty()
+            && self.shared.commands.is_empty());
+        if undone || self.more || self.can_accept() {
+            return Some(self.shared.now());
+        }
+        let alarm = self.shared.timers.next().and_then(|tick| self.shared.clock.instant(tick));
+        [alarm, self.phase.deadline(), self.next_accept()].into_iter().flatten().min()
+    }
+
     /// How long the next poll may sleep.
     fn patience(&self, timeout: Option<Duration>) -> Option<Duration> {
-        let unfinished = !(self.resume.is_empty() && self.touched.is_empty() && self.shared.commands.is_empty());
-        if unfinished || self.can_accept() {
-            return Some(Duration::ZERO);
-        }
-        let deadlines = [self.deadlines.next(), self.phase.deadline(), self.next_accept()];
-        match deadlines.into_iter().flatten().min() {
-            None => timeout,
-            Some(at) => {
-                let left = at.saturating_duration_since(self.shared.now);
-                Some(timeout.map_or(left, |timeout| timeout.min(left)))
-            }
-        }
+        let left = self.next_deadline().map(|at| at.saturating_duration_since(self.shared.now()));
+        left.into_iter().chain(timeout).min()
     }
 
     /// Hands each event to whom it is for.
     fn dispatch(&mut self) {
         let mut events = std::mem::take(&mut self.events);
+        self.more = events.len() >= self.shared.config.events_per_turn;
         for event in events.drain(..) {
             match Token::unpack(event.token) {
                 Token::Listener(number) => match self.listeners.get_mut(number) {
@@ -253,9 +229,19 @@ impl<H: Handler, N: Net> Reactor<H, N> {
         self.shared.commands.stop(how);
     }
 
+    /// Lets [`Handler::loop_timer`] be called at `at`; see [`LoopContext::set_timer`](crate::LoopContext::set_timer).
+    pub fn set_timer(&mut self, at: Instant) -> TimerId {
+        self.shared.timers.set(at, None, &self.shared.clock)
+    }
+
+    /// Takes a timer back, the loop's or a connection's; whether it was still to come.
+    pub fn cancel_timer(&mut self, timer: TimerId) -> bool {
+        self.shared.timers.cancel(timer)
+    }
+
     /// A hand on this loop for other threads.
-    pub fn handle(&self) -> Handle {
-        self.handle.clone()
+    pub fn handle(&self) -> Handle<H::Mail> {
+        self.post.0.clone()
     }
 
     /// The handler.
@@ -295,7 +281,7 @@ impl<H: Handler, N: Net> Reactor<H, N> {
 
     /// Bytes of heap that the connections' own buffers hold: nothing for those that are idle.
     pub fn buffered(&self) -> usize {
-        self.slots.iter().map(|slot| slot.connection.heap()).sum()
+        self.buffered
     }
 
     /// Bytes of memory a connection takes while it is idle: its slot, and nothing else.
@@ -306,7 +292,7 @@ impl<H: Handler, N: Net> Reactor<H, N> {
 
 /// As many connections as configured, or else as many as there are descriptors for.
 fn max_connections(config: &Config, descriptors: Option<usize>) -> usize {
-    let possible = descriptors.map(|limit| limit.saturating_sub(RESERVE));
+    let possible = descriptors.map(|limit| (limit - RESERVE.min(limit / 4)) / config.loops);
     match (config.max_connections, possible) {
         (Some(wanted), Some(possible)) if wanted > possible => {
             log::warn!("{wanted} connections are allowed, but the system's limit of descriptors leaves room for {possible}");
@@ -319,7 +305,7 @@ fn max_connections(config: &Config, descriptors: Option<usize>) -> usize {
             }
             possible.clamp(1, Token::MAX_SLOTS)
         }
-        (None, None) => 1024 - RESERVE,
+        (None, None) => (1024 - RESERVE) / config.loops,
     }
 }
 

@@ -104,7 +104,7 @@ impl State {
             (Open(Flowing), Cause::InputEnded) => Open(Ended),
             (Open(Choked), Cause::Unchoke) | (Open(Yielded), Cause::Proceed) | (Open(Paused), Cause::Resume) => Open(Flowing),
             (Open(reading), Cause::Resume) => Open(reading),
-            (Open(reading), Cause::Close(reason)) => Draining { reason, linger: reading != Ended },
+            (Open(reading), Cause::Close(reason)) => Draining { linger: reading != Ended && reason.lingers(), reason },
 
             (Draining { reason, linger: true }, Cause::Flushed) => Lingering(reason),
             (Draining { reason, linger: false }, Cause::Flushed) => Closed(reason),

@@ -1,5 +1,7 @@
 //! What user code decides, as values: the loop carries them out, and is never called back into.
 
+use std::time::Duration;
+
 /// What the loop shall do with a connection after a callback.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use]
@@ -19,10 +21,33 @@ pub enum Verdict {
 }
 
 /// How a loop comes to its end.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stop {
-    /// Accept nothing more, answer what was read, flush, close.
+    /// Accept nothing more, answer what was read, flush, close; at most for [`Config::drain_timeout`](crate::Config::drain_timeout).
     Gracefully,
+    /// The same, but at most for so long.
+    Within(Duration),
     /// Drop everything as it is.
     AtOnce,
+}
+
+impl Stop {
+    /// Of two that were asked for, the firmer one: a number overrules the default, and a smaller number a larger one.
+    pub(crate) fn firmer(self, other: Self) -> Self {
+        match (self, other) {
+            (Stop::AtOnce, _) | (_, Stop::AtOnce) => Stop::AtOnce,
+            (Stop::Within(one), Stop::Within(another)) => Stop::Within(one.min(another)),
+            (Stop::Within(grace), Stop::Gracefully) | (Stop::Gracefully, Stop::Within(grace)) => Stop::Within(grace),
+            (Stop::Gracefully, Stop::Gracefully) => Stop::Gracefully,
+        }
+    }
+}
+
+/// One of the two ways that bytes go on a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Direction {
+    /// From the peer to us.
+    Read,
+    /// From us to the peer.
+    Write,
 }

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use glassloop::codec::Line;
 use glassloop::{Config, Context, Handler, Origin, Reactor, Stop, Turn, Verdict};
-use util::{Client, PATIENCE, Server, ack, id, service, submit, turn_until};
+use util::{Client, PATIENCE, Server, ack, addr_of, id, service, submit, turn_until};
 
 #[test]
 fn a_half_closed_peer_gets_all_its_answers_and_then_the_end() {
@@ -30,7 +30,7 @@ fn a_half_closed_peer_gets_all_its_answers_and_then_the_end() {
 #[test]
 fn bytes_and_the_end_before_the_accept_are_answered_too() {
     let mut reactor = Reactor::bind("127.0.0.1:0", service()).unwrap();
-    let mut client = Client::connect(reactor.local_addrs()[0]);
+    let mut client = Client::connect(addr_of(&reactor));
     client.send(&submit(id(1), b"early"));
     client.shut_write();
     turn_until(&mut reactor, |reactor| reactor.counters().closed == 1);
@@ -117,6 +117,7 @@ struct Flood;
 impl Handler for Flood {
     type Codec = Line;
     type State = ();
+    type Mail = ();
 
     fn connection(&mut self, _: &Origin) -> (Line, ()) {
         (Line::default().max(1 << 20), ())
@@ -226,7 +227,7 @@ fn a_graceful_stop_does_not_wait_for_peers_that_never_read() {
 #[test]
 fn a_stop_at_once_drops_everything() {
     let mut reactor = Reactor::bind("127.0.0.1:0", service()).unwrap();
-    let mut client = Client::connect(reactor.local_addrs()[0]);
+    let mut client = Client::connect(addr_of(&reactor));
     turn_until(&mut reactor, |reactor| reactor.connections() == 1);
     reactor.handle().stop(Stop::Gracefully);
     reactor.handle().stop(Stop::AtOnce);

@@ -51,6 +51,7 @@ impl<C> Mirror<C> {
 impl<C: Mirrored> Handler for Mirror<C> {
     type Codec = C;
     type State = ();
+    type Mail = ();
 
     fn connection(&mut self, _: &Origin) -> (C, ()) {
         (self.codec.clone(), ())
@@ -73,7 +74,7 @@ fn drive<C: Mirrored>(handler: &mut Mirror<C>, stream: &[u8], pieces: &[usize], 
     loop {
         let few = connection.unsent().len().min(pieces.next().unwrap());
         written.extend_from_slice(&connection.unsent()[..few]);
-        connection.sent(few);
+        connection.sent(few, shared);
         connection.after_flush(shared);
         connection.slim();
         if connection.has_backlog() {

@@ -6,12 +6,12 @@ use std::time::Duration;
 
 use allocation_counter::{AllocationInfo, measure};
 use glassloop::{Config, Counters, Handler, Reactor};
-use util::{Client, ack, id, reactor, service, submit, turn_until};
+use util::{Client, ack, addr_of, id, reactor, service, submit, turn_until};
 
 /// Serves `rounds` times what `requests` holds, in lock-step. Returns what it cost: the steps of the loop, and what its thread allocated in its turns.
 fn cost(requests: &[u8], acks: &[u8], rounds: u64) -> (Counters, AllocationInfo) {
     let mut reactor = Reactor::bind("127.0.0.1:0", service()).unwrap();
-    let mut client = Client::connect(reactor.local_addrs()[0]);
+    let mut client = Client::connect(addr_of(&reactor));
     let mut round = |reactor: &mut Reactor<_>| {
         client.send(requests);
         let done = reactor.counters().bytes_written + acks.len() as u64;
@@ -62,7 +62,7 @@ fn a_batch_costs_one_read_and_one_write() {
 }
 
 #[test]
-fn an_idle_connection_holds_its_slot_and_nothing_else() {
+fn an_idle_connection_holds_its_slot_and_its_place_among_the_deadlines_and_nothing_else() {
     const CONNECTIONS: usize = 256; // a power of two, so that the slab has no spare room
     let (mut reactor, addr) = reactor(service(), Config::default());
     let mut clients: Vec<Client> = (0..CONNECTIONS).map(|_| Client::connect(addr)).collect();
@@ -76,7 +76,7 @@ fn an_idle_connection_holds_its_slot_and_nothing_else() {
     let per_connection = usize::try_from(info.bytes_current).unwrap() / CONNECTIONS;
     let slot = footprint(&reactor);
     println!("an idle connection holds {per_connection} bytes; its slot has {slot}");
-    assert!(per_connection <= slot + 16, "{per_connection} bytes held, a slot has {slot}");
+    assert!(per_connection <= slot + 32, "{per_connection} bytes held, a slot has {slot}");
     assert!(slot + 16 <= 256, "a slot has grown to {slot} bytes");
     // The shared write buffer has found its size, and the list of events may have; no connection holds on to anything.
     assert!(served.bytes_current < 4096, "{} bytes stay after serving", served.bytes_current);
@@ -89,7 +89,7 @@ fn footprint<H: Handler>(_: &Reactor<H>) -> usize {
 #[test]
 fn an_idle_loop_sleeps() {
     let mut reactor = Reactor::bind("127.0.0.1:0", service()).unwrap();
-    let addr = reactor.local_addrs()[0];
+    let addr = addr_of(&reactor);
     let _clients: Vec<Client> = (0..20).map(|_| Client::connect(addr)).collect();
     turn_until(&mut reactor, |reactor| reactor.counters().events >= 20);
     let before = reactor.counters();

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use glassloop::codec::{Line, LineError};
 use glassloop::{CloseReason, Config, ConnectionId, Context, Handler, Origin, Reactor, Shared, State, Step, Turn, Verdict};
-use util::{Client, PATIENCE, Server, turn_until};
+use util::{Client, PATIENCE, Server, addr_of, turn_until};
 
 /// Does what each line says, and remembers who is there.
 #[derive(Default)]
@@ -21,6 +21,7 @@ struct Obedient {
 impl Handler for Obedient {
     type Codec = Line;
     type State = Vec<u8>;
+    type Mail = ();
 
     fn connection(&mut self, _: &Origin) -> (Line, Vec<u8>) {
         (Line::default(), Vec::new())
@@ -173,7 +174,7 @@ fn a_paused_connection_gets_no_frames_until_it_is_resumed() {
 #[test]
 fn frames_that_came_before_a_reset_are_handled() {
     let mut reactor = Reactor::bind("127.0.0.1:0", Obedient::default()).unwrap();
-    let mut client = Client::connect(reactor.local_addrs()[0]);
+    let mut client = Client::connect(addr_of(&reactor));
     client.send(b"echo 1\necho 2\n");
     client.reset();
     turn_until(&mut reactor, |reactor| reactor.counters().closed == 1);
@@ -185,7 +186,7 @@ fn a_reset_is_noticed_even_where_nobody_reads_or_writes() {
     // Together with the pause, and long after it.
     for wait_for_the_pause in [false, true] {
         let mut reactor = Reactor::bind("127.0.0.1:0", Obedient::default()).unwrap();
-        let mut client = Client::connect(reactor.local_addrs()[0]);
+        let mut client = Client::connect(addr_of(&reactor));
         client.send(b"pause\n");
         if wait_for_the_pause {
             turn_until(&mut reactor, |reactor| reactor.handler().calls.last().is_some_and(|call| call == "pause"));
@@ -260,7 +261,7 @@ fn a_handler_can_stop_the_loop() {
 #[test]
 fn the_calls_come_in_order_and_close_comes_once() {
     let mut reactor = Reactor::bind("127.0.0.1:0", Obedient::default()).unwrap();
-    let mut client = Client::connect(reactor.local_addrs()[0]);
+    let mut client = Client::connect(addr_of(&reactor));
     client.send(b"echo 1\necho 2\n");
     client.shut_write();
     turn_until(&mut reactor, |reactor| reactor.counters().closed == 1);
@@ -272,7 +273,7 @@ fn the_calls_come_in_order_and_close_comes_once() {
 #[test]
 fn a_half_closed_peer_can_be_written_to_until_the_handler_closes() {
     let mut reactor = Reactor::bind("127.0.0.1:0", Obedient { keep_open_at_eof: true, ..Obedient::default() }).unwrap();
-    let mut client = Client::connect(reactor.local_addrs()[0]);
+    let mut client = Client::connect(addr_of(&reactor));
     client.send(b"name me\n");
     client.shut_write();
     turn_until(&mut reactor, |reactor| reactor.handler().calls.last().is_some_and(|call| call == "eof"));
@@ -295,6 +296,7 @@ fn panics_in_every_callback_are_contained() {
     impl Handler for Brittle {
         type Codec = Line;
         type State = ();
+        type Mail = ();
         fn connection(&mut self, _: &Origin) -> (Line, ()) {
             assert_ne!(self.0, "connection");
             (Line::default(), ())
@@ -317,7 +319,7 @@ fn panics_in_every_callback_are_contained() {
     }
     for place in ["connection", "open", "frame", "eof", "close"] {
         let mut reactor = Reactor::bind("127.0.0.1:0", Brittle(place)).unwrap();
-        let mut client = Client::connect(reactor.local_addrs()[0]);
+        let mut client = Client::connect(addr_of(&reactor));
         client.send(b"line\n");
         client.shut_write();
         turn_until(&mut reactor, |reactor| reactor.counters().panics == 1 && reactor.connections() == 0);
@@ -330,7 +332,7 @@ fn panics_in_every_callback_are_contained() {
 fn a_panicking_observer_is_taken_off() {
     let mut reactor = Reactor::bind("127.0.0.1:0", Obedient::default()).unwrap();
     reactor.set_observer(|_: &Step<'_>| panic!("as asked"));
-    let mut client = Client::connect(reactor.local_addrs()[0]);
+    let mut client = Client::connect(addr_of(&reactor));
     turn_until(&mut reactor, |reactor| reactor.connections() == 1);
     turn_until(&mut reactor, |reactor| reactor.counters().writes == 1);
     client.expect(b"welcome\n");
@@ -357,7 +359,7 @@ fn every_step_is_shown_in_order() {
             other => format!("{other:?}"),
         });
     });
-    let mut client = Client::connect(reactor.local_addrs()[0]);
+    let mut client = Client::connect(addr_of(&reactor));
     turn_until(&mut reactor, |reactor| reactor.counters().writes == 1);
     client.send(b"echo 1\necho 2\npar");
     turn_until(&mut reactor, |reactor| reactor.counters().writes == 2);
@@ -387,17 +389,22 @@ fn every_step_is_shown_in_order() {
 fn an_outgoing_connection_reports_how_it_went() {
     let server = obedient();
     let mut reactor = Reactor::new(Obedient::default(), Config::default()).unwrap();
-    let id = reactor.connect(server.addr).unwrap();
+    let id = reactor.connect(server.addr, PATIENCE).unwrap();
     assert!(!reactor.with(id, |_, _| unreachable!("it is not established yet")));
     turn_until(&mut reactor, |reactor| reactor.handler().calls.len() >= 3);
     assert_eq!(reactor.handler().calls[..3], ["open", "welcome", "what?"]);
 
     let nobody = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let mut reactor = Reactor::new(Obedient::default(), Config::default()).unwrap();
-    reactor.connect(nobody).unwrap();
+    reactor.connect(nobody, PATIENCE).unwrap();
     turn_until(&mut reactor, |reactor| reactor.counters().closed == 1);
     let calls = &reactor.handler().calls;
-    assert!(calls.len() == 1 && calls[0].starts_with("close: connect failed: Connection refused"), "{calls:?}");
+    assert!(
+        calls.len() == 1
+            && calls[0].starts_with("close: cannot connect to ")
+            && calls[0].ends_with("connection refused: nobody listens there"),
+        "{calls:?}"
+    );
 }
 
 #[test]
@@ -412,15 +419,15 @@ fn the_machine_can_be_driven_with_bytes_alone() {
     // Back-pressure: the fourth waits inside.
     assert_eq!(connection.unsent(), b"echo 1\necho 2\necho 3\n");
     assert!(!connection.is_reading());
-    connection.sent(10);
+    connection.sent(10, shared);
     connection.after_flush(shared);
     assert!(!connection.is_reading() && !connection.has_backlog());
-    connection.sent(1);
+    connection.sent(1, shared);
     connection.after_flush(shared);
     assert!(connection.has_backlog());
     connection.proceed(handler, shared);
     assert_eq!(connection.unsent(), b" 2\necho 3\necho 4\n");
-    connection.sent(connection.unsent().len());
+    connection.sent(connection.unsent().len(), shared);
     connection.after_flush(shared);
     connection.end_of_input(handler, shared);
     assert!(matches!(connection.state(), State::Draining { reason: CloseReason::PeerClosed, linger: false }));
@@ -435,6 +442,7 @@ fn the_codec_s_own_error_can_be_had_back() {
     impl Handler for Strict {
         type Codec = Line;
         type State = ();
+        type Mail = ();
         fn connection(&mut self, _: &Origin) -> (Line, ()) {
             (Line::default().max(4), ())
         }
@@ -446,7 +454,7 @@ fn the_codec_s_own_error_can_be_had_back() {
         }
     }
     let mut reactor = Reactor::bind("127.0.0.1:0", Strict(None)).unwrap();
-    let mut client = Client::connect(reactor.local_addrs()[0]);
+    let mut client = Client::connect(addr_of(&reactor));
     client.send(b"too long");
     client.shut_write();
     turn_until(&mut reactor, |reactor| reactor.counters().closed == 1);

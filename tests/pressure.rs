@@ -6,7 +6,7 @@ use std::io::{ErrorKind, Read, Write};
 use std::time::Duration;
 
 use glassloop::{Config, Reactor};
-use util::{Client, ack, id, service, submit, turn_until};
+use util::{Client, ack, addr_of, id, service, submit, turn_until};
 
 /// Sends until neither the sockets nor the loop take any more. Returns how many bytes that was, and the most memory that the loop's connections held.
 fn flood<H: glassloop::Handler>(reactor: &mut Reactor<H>, client: &mut Client, stream: &[u8]) -> (usize, usize) {
@@ -31,7 +31,7 @@ fn flood<H: glassloop::Handler>(reactor: &mut Reactor<H>, client: &mut Client, s
 #[test]
 fn a_peer_that_sends_for_ever_and_never_reads_costs_bounded_memory_and_loses_nothing() {
     let mut reactor = Reactor::bind("127.0.0.1:0", service()).unwrap();
-    let mut client = Client::connect(reactor.local_addrs()[0]);
+    let mut client = Client::connect(addr_of(&reactor));
     let requests: Vec<u8> = (0..10_000).flat_map(|n| submit(id(n), b"")).collect();
     let (sent, peak) = flood(&mut reactor, &mut client, &requests);
 
@@ -58,7 +58,7 @@ fn a_peer_that_sends_for_ever_and_never_reads_costs_bounded_memory_and_loses_not
 #[test]
 fn above_the_high_mark_nothing_is_read_until_the_queue_is_down_to_the_low_mark() {
     let mut reactor = Reactor::bind("127.0.0.1:0", service()).unwrap();
-    let mut client = Client::connect(reactor.local_addrs()[0]);
+    let mut client = Client::connect(addr_of(&reactor));
     flood(&mut reactor, &mut client, &submit(id(1), b"").repeat(1000));
     let choked = reactor.counters();
     for _ in 0..100 {
@@ -75,7 +75,7 @@ fn above_the_high_mark_nothing_is_read_until_the_queue_is_down_to_the_low_mark()
 #[test]
 fn a_flooder_does_not_starve_a_quiet_peer() {
     let mut reactor = Reactor::bind("127.0.0.1:0", service()).unwrap();
-    let addr = reactor.local_addrs()[0];
+    let addr = addr_of(&reactor);
     let (mut flooder, mut quiet) = (Client::connect(addr), Client::connect(addr));
     turn_until(&mut reactor, |reactor| reactor.connections() == 2);
     let requests = submit(id(7), &[0; 1000]).repeat(20_000);
@@ -116,7 +116,7 @@ fn at_the_limit_of_connections_newcomers_wait_until_one_leaves() {
         drop(first);
         turn_until(&mut reactor, |reactor| reactor.counters().closed == gone + 1);
     }
-    assert!(reactor.connect(addr).is_ok());
+    assert!(reactor.connect(addr, Duration::MAX).is_ok());
 }
 
 #[test]

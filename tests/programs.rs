@@ -251,7 +251,7 @@ fn the_client_exits_with_1_if_an_ack_is_missing_or_wrong() {
     let nobody = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
     let output = client(&["--addr", &nobody, "--conns", "1"]);
     assert_eq!(output.status.code(), Some(1));
-    assert!(String::from_utf8_lossy(&output.stderr).contains("Connection refused"), "{output:?}");
+    assert!(String::from_utf8_lossy(&output.stderr).contains("connection refused: nobody listens there"), "{output:?}");
 }
 
 #[test]

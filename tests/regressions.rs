@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use bytes::{BufMut, BytesMut};
 use glassloop::codec::{Codec, Input, Line};
 use glassloop::{CloseReason, Config, ConnectionId, Context, Handler, Origin, Reactor, Verdict};
-use util::{Client, PATIENCE, ack, id, reactor, service, submit, turn_until};
+use util::{Client, PATIENCE, ack, addr_of, id, reactor, service, submit, turn_until};
 
 /// Does what a line's first word says, and remembers everybody.
 #[derive(Default)]
@@ -21,6 +21,7 @@ struct Everybody {
 impl Handler for Everybody {
     type Codec = Line;
     type State = Bomb;
+    type Mail = ();
 
     fn connection(&mut self, _: &Origin) -> (Line, Bomb) {
         (Line::default(), Bomb(false))
@@ -194,6 +195,7 @@ fn a_codec_that_takes_back_what_is_not_its_own_is_contained() {
     impl Handler for Sends {
         type Codec = Clearing;
         type State = ();
+        type Mail = ();
         fn connection(&mut self, _: &Origin) -> (Clearing, ()) {
             (Clearing, ())
         }
@@ -205,7 +207,7 @@ fn a_codec_that_takes_back_what_is_not_its_own_is_contained() {
         }
     }
     let mut reactor = Reactor::bind("127.0.0.1:0", Sends).unwrap();
-    let mut client = Client::connect(reactor.local_addrs()[0]);
+    let mut client = Client::connect(addr_of(&reactor));
     client.send(b"o");
     turn_until(&mut reactor, |reactor| reactor.counters().bytes_written == 13);
     client.expect(b"long messagex");
@@ -234,6 +236,7 @@ fn a_connection_the_handler_panicked_over_is_not_counted_as_accepted() {
     impl Handler for Refuses {
         type Codec = Line;
         type State = ();
+        type Mail = ();
         fn connection(&mut self, _: &Origin) -> (Line, ()) {
             panic!("as asked")
         }
@@ -242,7 +245,7 @@ fn a_connection_the_handler_panicked_over_is_not_counted_as_accepted() {
         }
     }
     let mut reactor = Reactor::bind("127.0.0.1:0", Refuses).unwrap();
-    let mut client = Client::connect(reactor.local_addrs()[0]);
+    let mut client = Client::connect(addr_of(&reactor));
     turn_until(&mut reactor, |reactor| reactor.counters().panics == 1);
     client.expect_gone();
     let counters = reactor.counters();

@@ -1,24 +1,28 @@
 //! The submit/ack server: `cargo run --release --example server -- --help`.
 
+mod listeners;
 mod session;
+#[path = "../cli/timeout.rs"]
+mod timeout;
 
 use std::error::Error;
-use std::io::{self, ErrorKind, Write};
-use std::net::{SocketAddr, TcpListener, ToSocketAddrs};
+use std::io::{self, Write};
+use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::str::FromStr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc;
+use std::thread;
 use std::time::Duration;
 
 use clap::{Parser, ValueEnum};
-#[cfg(unix)]
-use glassloop::Stop;
 use glassloop::submit::{self, HEADER};
-use glassloop::{Config, Handle, Reactor};
-use socket2::{Domain, Socket, Type};
+use glassloop::{Config, Counters, Handle, Reactor, Stop};
 
+use listeners::{Door, Doors};
 use session::Service;
+use timeout::Timeout;
 
 /// Serves the submit/ack protocol: every request is answered with one ack, in order.
 ///
@@ -26,24 +30,50 @@ use session::Service;
 /// SIGINT and SIGTERM stop it gracefully: nobody new is accepted, what was read is answered and
 /// sent, at most for --drain-timeout, and peers have two seconds to leave; then it exits with 0.
 /// A second signal drops everything at once, and it exits with 1.
+///
+/// Where systemd hands over sockets (`LISTEN_FDS`), it serves on those, and on what --listen names besides.
 #[derive(Parser)]
 #[command(version)]
 struct Args {
-    /// Address to listen on, as HOST:PORT; port 0 lets the system choose one. May be given several times
-    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:8888")]
+    /// Address to listen on, as HOST:PORT or unix:PATH; port 0 lets the system choose one. May be given several times [default: 127.0.0.1:8888]
+    #[arg(long, value_name = "ADDR")]
     listen: Vec<String>,
+
+    /// Loops, each in a thread of its own; the system spreads the connections over them
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=1024))]
+    threads: u16,
 
     /// Address of the admin page, or `off`. Accepted, but this version serves nothing there yet
     #[arg(long, value_name = "ADDR|off", default_value = "off")]
     admin: Admin,
 
-    /// Connections open at once; further ones wait until one leaves [default: the limit of open files less 64]
+    /// Connections open at once, over all threads; further ones wait until one leaves [default: the limit of open files less a reserve]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     max_connections: Option<u32>,
 
     /// Longest request taken, in bytes of totalLength (13 more than its payload)
     #[arg(long, value_name = "BYTES", default_value_t = glassloop::config::MAX_FRAME as u32, value_parser = clap::value_parser!(u32).range(HEADER as i64..))]
     max_frame: u32,
+
+    /// Bytes that unfinished requests and unread replies of all connections may take together; beyond it those with the most are closed
+    #[arg(long, value_name = "BYTES", default_value_t = Config::default().buffered_high as u64, value_parser = clap::value_parser!(u64).range(1..))]
+    max_buffered: u64,
+
+    /// How long a connection may be silent in both directions, or `off`
+    #[arg(long, value_name = "TIME|off", default_value = "60s")]
+    idle_timeout: Timeout,
+
+    /// How long a request may take from its first byte to its last, or `off`
+    #[arg(long, value_name = "TIME|off", default_value = "10s")]
+    frame_timeout: Timeout,
+
+    /// How long a peer may take none of the replies that wait for it, or `off`
+    #[arg(long, value_name = "TIME|off", default_value = "30s")]
+    write_timeout: Timeout,
+
+    /// How long a peer may take for its conn, with --require-conn, or `off`
+    #[arg(long, value_name = "TIME|off", default_value = "5s")]
+    handshake_timeout: Timeout,
 
     /// Refuse submits on a connection that did not begin with a conn: result 1, then close
     #[arg(long)]
@@ -109,70 +139,100 @@ fn main() -> ExitCode {
 }
 
 fn serve(args: &Args) -> Result<ExitCode, Box<dyn Error>> {
+    if args.max_connections.is_some_and(|connections| connections < args.threads.into()) {
+        return Err("each thread needs room for a connection: --max-connections is less than --threads".into());
+    }
     raise_descriptor_limit();
-    let service = Service {
-        dialect: match args.dialect {
-            Dialect::Text => submit::Dialect::Text,
-            Dialect::Source => submit::Dialect::Source,
-        },
-        max_frame: args.max_frame,
-        require_conn: args.require_conn,
+    let mut doors = Doors::open(&args.listen, args.threads.into())?;
+    let (ready, starting) = mpsc::channel();
+    let mut threads = Vec::new();
+    for (number, doors) in doors.of_loops.drain(..).enumerate() {
+        let (service, config, ready) = (service(args), config(args, number), ready.clone());
+        let name = format!("loop {number}");
+        threads.push(thread::Builder::new().name(name).spawn(move || run_loop(service, config, doors, ready))?);
+    }
+    drop(ready);
+    let mut handles = Vec::new();
+    let mut room = 0;
+    for (handle, connections) in starting {
+        handles.push(handle);
+        room += connections;
+    }
+    let forced = if handles.len() == threads.len() {
+        // Before anybody is told that it is there, it can be stopped.
+        let forced = stop_on_signals(handles).map_err(|error| format!("cannot watch for signals: {error}"))?;
+        doors.names.iter().for_each(|name| announce(name));
+        if let Admin::At(addr) = args.admin {
+            log::warn!("--admin {addr}: this version serves nothing there yet");
+        }
+        log::info!("room for {room} connections, requests of at most {} bytes", args.max_frame);
+        forced
+    } else {
+        for handle in handles {
+            handle.stop(Stop::AtOnce); // another one has failed, and says so below
+        }
+        Arc::default()
     };
-    let config =
-        Config { max_connections: args.max_connections.map(|n| n as usize), drain_timeout: args.drain_timeout, ..Config::default() };
-    let mut reactor = Reactor::new(service, config)?;
-    // Before anybody is told that it is there, it can be stopped.
-    let forced = stop_on_signals(reactor.handle()).map_err(|error| format!("cannot watch for signals: {error}"))?;
-    for addr in &args.listen {
-        reactor.listen_on(listen(addr)?)?;
+    let mut total = Counters::default();
+    for thread in threads {
+        let counters = thread.join().map_err(|_| "a loop panicked")??;
+        total.accepted += counters.accepted;
+        total.frames += counters.frames;
+        total.bytes_dropped += counters.bytes_dropped;
     }
-    reactor.local_addrs().into_iter().for_each(announce);
-    if let Admin::At(addr) = args.admin {
-        log::warn!("--admin {addr}: this version serves nothing there yet");
-    }
-    log::info!("room for {} connections, requests of at most {} bytes", reactor.max_connections(), args.max_frame);
-
-    reactor.run()?;
-    let counters = reactor.counters();
-    log::info!("stopped: {} connections were accepted, {} requests taken", counters.accepted, counters.frames);
-    if counters.bytes_dropped > 0 {
-        log::warn!("{} bytes of replies were dropped, since their peers were gone or did not read", counters.bytes_dropped);
+    log::info!("stopped: {} connections were accepted, {} requests taken", total.accepted, total.frames);
+    if total.bytes_dropped > 0 {
+        log::warn!("{} bytes of replies were dropped, since their peers were gone or did not read", total.bytes_dropped);
     }
     Ok(if forced.load(Ordering::Relaxed) { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }
 
-/// Makes the listener itself, for a longer backlog than std's.
-fn listen(text: &str) -> Result<TcpListener, String> {
-    /// Connections that may wait to be accepted; the system cuts it to its own limit (`net.core.somaxconn` on Linux).
-    const BACKLOG: i32 = 4096;
+fn service(args: &Args) -> Service {
+    let dialect = match args.dialect {
+        Dialect::Text => submit::Dialect::Text,
+        Dialect::Source => submit::Dialect::Source,
+    };
+    Service { dialect, max_frame: args.max_frame, require_conn: args.require_conn }
+}
 
-    let addr = text.to_socket_addrs().ok().and_then(|mut addrs| addrs.next());
-    let Some(addr) = addr else {
-        return Err(format!("cannot listen on {text}: not an address with a port, such as 127.0.0.1:8888, [::1]:8888 or localhost:8888"));
-    };
-    let open = || {
-        let socket = Socket::new(Domain::for_address(addr), Type::STREAM, None)?;
-        // On Unix: so that a restarted server need not wait for its predecessor's connections to fade. Elsewhere it would share the port.
-        #[cfg(unix)]
-        socket.set_reuse_address(true)?;
-        socket.bind(&addr.into())?;
-        socket.listen(BACKLOG)?;
-        Ok(socket.into())
-    };
-    open().map_err(|error: io::Error| match error.kind() {
-        ErrorKind::AddrInUse => format!(
-            "cannot listen on {addr}: address already in use; stop the program that has it (`ss -ltnp` names it), or choose another with --listen"
-        ),
-        ErrorKind::AddrNotAvailable => format!("cannot listen on {addr}: this machine has no such address; choose another with --listen"),
-        ErrorKind::PermissionDenied => {
-            format!("cannot listen on {addr}: permission denied; ports below 1024 are for the administrator, choose another with --listen")
-        }
-        _ => format!("cannot listen on {addr}: {error}"),
-    })
+/// The limits of one of the loops.
+fn config(args: &Args, number: usize) -> Config {
+    let loops = usize::from(args.threads);
+    let share = |all: usize| all / loops + usize::from(number < all % loops);
+    let buffered = share(usize::try_from(args.max_buffered).unwrap_or(usize::MAX)).max(1);
+    Config {
+        buffered_high: buffered,
+        buffered_low: buffered - buffered / 4,
+        drain_timeout: args.drain_timeout,
+        frame_timeout: args.frame_timeout.0,
+        handshake_timeout: args.handshake_timeout.0,
+        idle_timeout: args.idle_timeout.0,
+        loops,
+        max_connections: args.max_connections.map(|all| share(all as usize)),
+        write_timeout: args.write_timeout.0,
+        ..Config::default()
+    }
+}
+
+/// One loop: made, announced to whoever starts it, and run until it is stopped.
+fn run_loop(
+    service: Service,
+    config: Config,
+    doors: Vec<Door>,
+    ready: mpsc::Sender<(Handle<()>, usize)>,
+) -> Result<Counters, glassloop::Error> {
+    let mut reactor = Reactor::new(service, config)?;
+    for door in doors {
+        door.give_to(&mut reactor)?;
+    }
+    let _ = ready.send((reactor.handle(), reactor.max_connections()));
+    drop(ready); // that was all: whoever starts the loops waits until each has spoken or is gone
+    reactor.run()?;
+    Ok(reactor.counters())
 }
 
 /// Says where it listens, on stdout, at once: whoever started it with port 0 waits for this line.
-fn announce(addr: SocketAddr) {
+fn announce(addr: &str) {
     let mut stdout = io::stdout();
     if let Err(error) = writeln!(stdout, "listening on {addr}").and_then(|()| stdout.flush()) {
         log::warn!("listening on {addr}, but stdout takes no line: {error}");
@@ -189,24 +249,26 @@ fn raise_descriptor_limit() {
 
 /// Lets the first signal stop the loop gracefully and the second one at once; tells later whether it came to that.
 #[cfg(unix)]
-fn stop_on_signals(handle: Handle) -> io::Result<Arc<AtomicBool>> {
+fn stop_on_signals(handles: Vec<Handle<()>>) -> io::Result<Arc<AtomicBool>> {
     use signal_hook::consts::{SIGINT, SIGTERM};
 
     let forced = Arc::new(AtomicBool::new(false));
     let told = forced.clone();
     let mut signals = signal_hook::iterator::Signals::new([SIGINT, SIGTERM])?;
-    std::thread::Builder::new().name("signals".into()).spawn(move || {
+    thread::Builder::new().name("signals".into()).spawn(move || {
         let mut how = Stop::Gracefully;
         for signal in &mut signals {
             let name = if signal == SIGINT { "SIGINT" } else { "SIGTERM" };
             match how {
                 Stop::Gracefully => log::info!("{name}: answering what was read, then stopping; once more to stop at once"),
-                Stop::AtOnce => {
+                Stop::AtOnce | Stop::Within(_) => {
                     log::warn!("{name} again: stopping at once");
                     told.store(true, Ordering::Relaxed);
                 }
             }
-            handle.stop(how);
+            for handle in &handles {
+                handle.stop(how);
+            }
             how = Stop::AtOnce;
         }
     })?;
@@ -214,6 +276,6 @@ fn stop_on_signals(handle: Handle) -> io::Result<Arc<AtomicBool>> {
 }
 
 #[cfg(not(unix))]
-fn stop_on_signals(_: Handle) -> io::Result<Arc<AtomicBool>> {
+fn stop_on_signals(_: Vec<Handle<()>>) -> io::Result<Arc<AtomicBool>> {
     Ok(Arc::default()) // the system ends the process
 }

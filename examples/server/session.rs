@@ -23,10 +23,18 @@ pub(crate) enum Session {
 impl Handler for Service {
     type Codec = ServerCodec;
     type State = Session;
+    type Mail = ();
 
     fn connection(&mut self, _: &Origin) -> (ServerCodec, Session) {
         let session = if self.require_conn { Session::AwaitsConn } else { Session::Ready };
         (ServerCodec::with_max_frame(self.dialect, self.max_frame), session)
+    }
+
+    fn open(&mut self, cx: &mut Context<'_, Self>) -> Verdict {
+        if self.require_conn {
+            cx.expect_handshake();
+        }
+        Verdict::Continue
     }
 
     #[inline]

@@ -7,7 +7,7 @@ use crate::handler::{Context, Handler, Sends, Shared};
 use crate::observe::Step;
 use crate::reason::CloseReason;
 use crate::state::Cause;
-use crate::verdict::Verdict;
+use crate::verdict::{Direction, Verdict};
 
 impl<C: Codec, S> Connection<C, S> {
     /// Runs one callback; returns what its verdict means.
@@ -16,11 +16,29 @@ impl<C: Codec, S> Connection<C, S> {
         H: Handler<Codec = C, State = S>,
         F: FnOnce(&mut H, &mut Context<'_, H>) -> Verdict,
     {
-        self.guarded(shared, |connection, shared| {
-            let mut cx = connection.context(shared);
-            let verdict = callback(handler, &mut cx);
-            cx.conclude(verdict)
-        })
+        self.guarded(shared, |connection, shared| connection.run(shared, |cx| callback(handler, cx)))
+    }
+
+    /// Runs a callback that has the handler already, and carries out its verdict.
+    pub(crate) fn call_alone<H>(&mut self, shared: &mut Shared, callback: impl FnOnce(&mut Context<'_, H>) -> Verdict)
+    where
+        H: Handler<Codec = C, State = S>,
+    {
+        let cause = self.guarded(shared, |connection, shared| connection.run(shared, callback));
+        if let Some(cause) = cause {
+            self.apply(cause, shared);
+        }
+    }
+
+    fn run<H>(&mut self, shared: &mut Shared, callback: impl FnOnce(&mut Context<'_, H>) -> Verdict) -> Option<Cause>
+    where
+        H: Handler<Codec = C, State = S>,
+    {
+        let mut cx = self.context(shared);
+        let verdict = callback(&mut cx);
+        let cause = cx.conclude(verdict);
+        self.full |= self.out.len() >= shared.config.write_high;
+        cause
     }
 
     /// Handles the frames at the front of `bytes`. Returns how many bytes they had, and what the codec said of the rest.
@@ -28,13 +46,11 @@ impl<C: Codec, S> Connection<C, S> {
     pub(super) fn batch<H: Handler<Codec = C, State = S>>(&mut self, bytes: &[u8], handler: &mut H, shared: &mut Shared) -> (usize, Need) {
         let mut taken = 0;
         let mut need = Need::Now;
+        let before = self.out.len();
         let cause = self.guarded(shared, |connection, shared| {
             let mut cx = connection.context::<H>(shared);
             let mut rest = bytes;
             while !rest.is_empty() {
-                if cx.out.len() >= cx.shared.config.write_high {
-                    return Some(Cause::Choke);
-                }
                 if cx.shared.commands.is_full(cx.shared.config.command_high) {
                     return Some(Cause::Yield);
                 }
@@ -51,16 +67,26 @@ impl<C: Codec, S> Connection<C, S> {
                 assert!(input.taken() > 0, "the codec made a frame of nothing");
                 rest = input.bytes();
                 taken = bytes.len() - rest.len(); // kept up to date, since the handler may panic
+                *cx.handshake = None;
                 let (id, bytes) = (cx.id, input.taken());
                 cx.shared.observe.note(move || Step::Frame { id, bytes });
                 let verdict = handler.frame(frame, &mut cx);
                 if let Some(cause) = cx.conclude(verdict) {
                     return Some(cause);
                 }
+                // Only what the frames themselves have caused holds them back. If a peer were not read because of what we
+                // send of our own accord, and we not by him for the same reason, both would wait for ever.
+                if cx.out.len() >= cx.shared.config.write_high && cx.out.len() > before {
+                    return Some(Cause::Choke);
+                }
+                if cx.deadlines.is_over(Direction::Read, &cx.shared.clock) {
+                    return Some(Cause::Yield); // the handler is told first
+                }
             }
             need = Need::More;
             None
         });
+        self.full |= self.out.len() >= shared.config.write_high;
         if let Some(cause) = cause {
             self.apply(cause, shared);
         }
@@ -71,16 +97,22 @@ impl<C: Codec, S> Connection<C, S> {
     #[inline]
     pub(super) fn guarded(&mut self, shared: &mut Shared, run: impl FnOnce(&mut Self, &mut Shared) -> Option<Cause>) -> Option<Cause> {
         contain(|| run(self, shared)).unwrap_or_else(|| {
-            log::error!("the handler panicked in a callback for connection {} from {}", self.id, self.peer);
-            shared.observe.note(|| Step::Panicked { id: self.id });
+            if let Some(suppressed) = shared.throttle.admit(("panic", None), shared.clock.now()) {
+                log::error!("the handler panicked in a callback for connection {} from {}{suppressed}", self.id, self.peer);
+            }
+            shared.observe.note(|| Step::Panicked { id: Some(self.id) });
             Some(Cause::Close(CloseReason::HandlerPanicked))
         })
     }
 
     #[inline]
     pub(super) fn context<'c, H: Handler<Codec = C, State = S>>(&'c mut self, shared: &'c mut Shared) -> Context<'c, H> {
-        let Self { id, peer, codec, user, out, .. } = self;
-        Context { id: *id, peer: *peer, codec, state: user, out, shared, sends: Sends::Open }
+        let Self { id, peer, codec, user, out, deadlines, handshake, moved, .. } = self;
+        if out.is_empty() {
+            *moved = shared.clock.stamp();
+        }
+        let sends = Sends::of(deadlines, shared);
+        Context { id: *id, peer, codec, state: user, out, shared, sends, deadlines, handshake }
     }
 }
 

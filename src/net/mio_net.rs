@@ -1,14 +1,16 @@
 //! The real outside world: mio's poller and sockets, std's clock.
 
-use core::net::SocketAddr;
 use std::io;
-use std::net::{Shutdown, TcpListener};
+use std::net::TcpListener;
+#[cfg(unix)]
+use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use mio::{Events, Interest, Poll, Token, Waker, net};
 
-use super::{Event, Net, Stream, Wake};
+use super::{Event, Listener, Net, Socket, Wake};
+use crate::address::Address;
 
 /// Sockets of the system, polled by mio.
 #[derive(Debug)]
@@ -38,15 +40,26 @@ impl MioNet {
     pub fn adopt(&self, listener: TcpListener) -> io::Result<Listener> {
         listener.set_nonblocking(true)?;
         let (listener, inherited) = set_inherited_nodelay(listener, self.nodelay);
-        Ok(Listener { socket: net::TcpListener::from_std(listener), nodelay: self.nodelay && !inherited })
+        Ok(Listener::Tcp { socket: net::TcpListener::from_std(listener), nodelay: self.nodelay && !inherited })
+    }
+
+    /// The same for a Unix domain socket.
+    ///
+    /// # Errors
+    /// What the system says.
+    #[cfg(unix)]
+    pub fn adopt_unix(&self, listener: std::os::unix::net::UnixListener) -> io::Result<Listener> {
+        listener.set_nonblocking(true)?;
+        Ok(Listener::Unix(net::UnixListener::from_std(listener)))
     }
 }
 
-/// A listener, and whether what it accepts still wants `TCP_NODELAY`.
-#[derive(Debug)]
-pub struct Listener {
-    socket: net::TcpListener,
-    nodelay: bool,
+/// The descriptor of the poller: readable while a turn would find events.
+#[cfg(unix)]
+impl AsFd for MioNet {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.poll.registry().as_fd()
+    }
 }
 
 /// On Linux an accepted socket has its listener's `TCP_NODELAY`: one call for all instead of one each.
@@ -69,7 +82,7 @@ const BOTH: Interest = Interest::READABLE.add(Interest::WRITABLE);
 
 impl Net for MioNet {
     type Listener = Listener;
-    type Stream = net::TcpStream;
+    type Stream = Socket;
 
     const SHORT_READ_IS_EMPTY: bool = cfg!(all(
         not(mio_unsupported_force_poll_poll),
@@ -101,38 +114,58 @@ impl Net for MioNet {
         Ok(Instant::now())
     }
 
-    fn accept(&mut self, listener: &mut Listener) -> io::Result<(net::TcpStream, SocketAddr)> {
-        let (stream, peer) = listener.socket.accept()?;
-        if listener.nodelay {
-            // Fails if the peer is gone already; the first read will tell.
-            let _ = stream.set_nodelay(true);
+    fn accept(&mut self, listener: &mut Listener) -> io::Result<(Socket, Address)> {
+        match listener {
+            Listener::Tcp { socket, nodelay } => {
+                let (stream, peer) = socket.accept()?;
+                if *nodelay {
+                    // Fails if the peer is gone already; the first read will tell.
+                    let _ = stream.set_nodelay(true);
+                }
+                Ok((Socket::Tcp(stream), peer.into()))
+            }
+            #[cfg(unix)]
+            Listener::Unix(socket) => {
+                let (stream, peer) = socket.accept()?;
+                Ok((Socket::Unix(stream), Address::Unix(peer.as_pathname().map(Into::into))))
+            }
         }
-        Ok((stream, peer))
     }
 
-    fn connect(&mut self, addr: SocketAddr) -> io::Result<net::TcpStream> {
-        let stream = net::TcpStream::connect(addr)?;
-        if self.nodelay {
-            // Works before the connection is established, but for Windows; there it stays as the system has it.
-            let _ = stream.set_nodelay(true);
+    fn connect(&mut self, addr: &Address) -> io::Result<Socket> {
+        match addr {
+            Address::Tcp(addr) => {
+                let stream = net::TcpStream::connect(*addr)?;
+                if self.nodelay {
+                    // Works before the connection is established, but for Windows; there it stays as the system has it.
+                    let _ = stream.set_nodelay(true);
+                }
+                Ok(Socket::Tcp(stream))
+            }
+            #[cfg(unix)]
+            Address::Unix(Some(path)) => net::UnixStream::connect(path).map(Socket::Unix),
+            Address::Unix(_) => Err(io::ErrorKind::Unsupported.into()),
         }
-        Ok(stream)
     }
 
-    fn register(&mut self, stream: &mut net::TcpStream, token: usize) -> io::Result<()> {
-        self.poll.registry().register(stream, Token(token), BOTH)
+    fn register(&mut self, stream: &mut Socket, token: usize) -> io::Result<()> {
+        self.poll.registry().register(stream.source(), Token(token), BOTH)
     }
 
-    fn deregister(&mut self, stream: &mut net::TcpStream) -> io::Result<()> {
-        self.poll.registry().deregister(stream)
+    fn deregister(&mut self, stream: &mut Socket) -> io::Result<()> {
+        self.poll.registry().deregister(stream.source())
     }
 
     fn listen(&mut self, listener: &mut Listener, token: usize) -> io::Result<()> {
-        self.poll.registry().register(&mut listener.socket, Token(token), Interest::READABLE)
+        self.poll.registry().register(listener.source(), Token(token), Interest::READABLE)
     }
 
     fn unlisten(&mut self, mut listener: Listener) -> io::Result<()> {
-        self.poll.registry().deregister(&mut listener.socket)
+        self.poll.registry().deregister(listener.source())
+    }
+
+    fn now(&self) -> Instant {
+        Instant::now()
     }
 
     fn waker(&self) -> Arc<dyn Wake> {
@@ -144,23 +177,6 @@ impl Net for MioNet {
         let limits = std::fs::read_to_string("/proc/self/limits").ok()?;
         let line = limits.lines().find_map(|line| line.strip_prefix("Max open files"))?;
         line.split_whitespace().next()?.parse().ok()
-    }
-}
-
-impl Stream for net::TcpStream {
-    fn established(&mut self) -> io::Result<bool> {
-        if let Some(error) = self.take_error()? {
-            return Err(error);
-        }
-        match self.peer_addr() {
-            Ok(_) => Ok(true),
-            Err(error) if error.kind() == io::ErrorKind::NotConnected => Ok(false),
-            Err(error) => Err(error),
-        }
-    }
-
-    fn shut_write(&mut self) -> io::Result<()> {
-        self.shutdown(Shutdown::Write)
     }
 }
 

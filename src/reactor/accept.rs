@@ -1,9 +1,9 @@
-//! Letting connections in, and making them: never so many that others starve, and whatever fails, the loop goes on.
+//! Letting connections in: never so many that others starve, and whatever fails, the loop goes on.
 
-use core::net::SocketAddr;
 use std::io::{self, ErrorKind};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
+use crate::address::Address;
 use crate::connection::Connection;
 use crate::error::Error;
 use crate::guard::contain;
@@ -12,17 +12,14 @@ use crate::id::{ConnectionId, Token};
 use crate::net::Net;
 use crate::observe::Step;
 use crate::reactor::Reactor;
-use crate::reactor::slots::{Due, Slot};
+use crate::reactor::slots::Slot;
 use crate::reactor::stop::Phase;
-use crate::transport::Readiness;
 
 /// A socket that accepts, and whether it is worth asking.
 pub(super) struct Listener<N: Net> {
     socket: N::Listener,
-    addr: SocketAddr,
+    addr: Address,
     waiting: Waiting,
-    /// Until then a failed accept is counted, but not logged again.
-    quiet: Option<Instant>,
 }
 
 /// Whether connections wait at a listener.
@@ -32,7 +29,7 @@ enum Waiting {
     Nobody,
     /// Somebody may. Edge-triggered polling says so once, so it is remembered.
     Somebody,
-    /// Somebody may, but the system could not hand him over. Worth asking again then.
+    /// Somebody may, but this listener fails. Worth asking again then.
     Until(Instant),
 }
 
@@ -51,8 +48,10 @@ enum Failure {
     Blocked,
     /// That one connection is gone; ask for the next.
     Retry,
-    /// The system has no room. Only time can mend that.
-    BackOff,
+    /// The system has no room, whichever listener asks. Only time can mend that.
+    NoRoom,
+    /// It is this listener that fails. Perhaps time mends it.
+    Sick,
 }
 
 /// Sorts accept(2)'s errors. Linux passes on what happened to the new connection before it was accepted.
@@ -66,8 +65,9 @@ fn classify(error: &io::Error) -> Failure {
         | ErrorKind::NetworkDown
         | ErrorKind::NetworkUnreachable
         | ErrorKind::TimedOut => Failure::Retry,
+        ErrorKind::InvalidInput | ErrorKind::PermissionDenied | ErrorKind::Unsupported => Failure::Sick,
         // EMFILE, ENFILE, ENOBUFS, ENOMEM, and whatever nobody thought of: not again at once.
-        _ => Failure::BackOff,
+        _ => Failure::NoRoom,
     }
 }
 
@@ -76,46 +76,37 @@ impl<H: Handler, N: Net> Reactor<H, N> {
     ///
     /// # Errors
     /// [`Error::Listen`] if it cannot be registered, or if the loop is stopping.
-    pub fn add_listener(&mut self, mut socket: N::Listener, addr: SocketAddr) -> Result<(), Error> {
+    pub fn add_listener(&mut self, mut socket: N::Listener, addr: impl Into<Address>) -> Result<(), Error> {
+        let addr = addr.into();
         let token = Token::Listener(self.listeners.len()).pack();
         let registered = self.phase.running().and_then(|()| self.net.listen(&mut socket, token));
         registered.map_err(|source| Error::Listen { addr: addr.to_string(), source })?;
-        self.listeners.push(Listener { socket, addr, waiting: Waiting::Nobody, quiet: None });
+        self.listeners.push(Listener { socket, addr, waiting: Waiting::Nobody });
         Ok(())
     }
 
     /// The addresses it listens on, in the order in which they were added. Empty once it is stopping.
-    pub fn local_addrs(&self) -> Vec<SocketAddr> {
-        self.listeners.iter().map(|listener| listener.addr).collect()
-    }
-
-    /// Begins a connection to `addr`. The handler is told how it went: by [`Handler::open`] or [`Handler::close`].
-    ///
-    /// # Errors
-    /// [`Error::Connect`] if it could not even be begun, if there are as many connections as there may be, or if the loop is stopping.
-    pub fn connect(&mut self, addr: SocketAddr) -> Result<ConnectionId, Error> {
-        let failed = |source| Error::Connect { addr, source };
-        self.phase.running().map_err(failed)?;
-        if self.slots.len() >= self.max_connections {
-            return Err(failed(io::Error::other(format!("{} connections are open, no more are allowed", self.slots.len()))));
-        }
-        let stream = self.net.connect(addr).map_err(failed)?;
-        self.admit(stream, Origin::Dialed { peer: addr }).map_err(failed)
+    pub fn local_addrs(&self) -> Vec<Address> {
+        self.listeners.iter().map(|listener| listener.addr.clone()).collect()
     }
 
     /// Lets in those who wait, as many from each listener as a turn allows.
     pub(super) fn accept(&mut self) {
+        let now = self.shared.now();
+        if self.resting.is_some_and(|until| until <= now) {
+            self.resting = None;
+        }
         let listeners = self.listeners.len();
         for n in 0..listeners {
             // Each turn begins with another one: near the limit of connections the first takes all the room there is.
             let number = (n + self.shared.observe.counters().turns as usize) % listeners;
             if let Waiting::Until(at) = self.listeners[number].waiting {
-                if at <= self.shared.now {
+                if at <= now {
                     self.listeners[number].waiting = Waiting::Somebody;
                 }
             }
             for _ in 0..self.shared.config.accepts_per_turn {
-                if self.listeners[number].waiting != Waiting::Somebody || !self.has_room() {
+                if self.listeners[number].waiting != Waiting::Somebody || !self.has_room() || self.resting.is_some() {
                     break;
                 }
                 self.accept_one(number);
@@ -123,74 +114,114 @@ impl<H: Handler, N: Net> Reactor<H, N> {
         }
     }
 
-    fn accept_one(&mut self, number: usize) {
-        let listener = &mut self.listeners[number];
-        let outcome = self.net.accept(&mut listener.socket);
-        let error = match outcome {
-            Ok((stream, peer)) => match self.admit(stream, Origin::Accepted { peer, listener: number }) {
-                Ok(_) => return,
-                Err(error) => {
-                    log::warn!("a connection from {peer} is dropped: {error}");
-                    error
+    /// Lets in all who wait already, and serves what they have sent: closing a listener resets those in its queue.
+    pub(super) fn accept_the_last(&mut self) {
+        for number in 0..self.listeners.len() {
+            self.listeners[number].waiting = Waiting::Somebody;
+            while self.listeners[number].waiting == Waiting::Somebody && self.has_room() && self.resting.is_none() {
+                let Some(id) = self.accept_one(number) else { continue };
+                if let Some(slot) = self.slots.get(id) {
+                    // No event will tell any more before the loop drains; asking costs a call.
+                    (slot.readiness.readable, slot.readiness.writable) = (true, true);
+                    self.serve(id);
                 }
+            }
+        }
+    }
+
+    fn accept_one(&mut self, number: usize) -> Option<ConnectionId> {
+        let listener = &mut self.listeners[number];
+        let error = match self.net.accept(&mut listener.socket) {
+            Ok((stream, peer)) => match self.admit(stream, peer, number) {
+                Ok(id) => return Some(id),
+                Err(error) => error,
             },
             Err(error) => {
-                match classify(&error) {
-                    Failure::Blocked => return listener.waiting = Waiting::Nobody,
-                    Failure::Retry => log::debug!("a connection was gone before {} accepted it: {error}", listener.addr),
-                    Failure::BackOff => {
-                        let (now, pause) = (self.shared.now, self.shared.config.accept_backoff);
-                        listener.waiting = Waiting::Until(now + pause);
-                        if listener.quiet.is_none_or(|until| until <= now) {
-                            listener.quiet = Some(now + Duration::from_secs(1));
-                            log::warn!("cannot accept on {}, trying again every {pause:?}: {error}", listener.addr);
-                        }
-                    }
-                }
+                self.take_accept_error(number, &error)?;
                 error
             }
         };
         self.shared.observe.note(|| Step::AcceptFailed { listener: number, error: &error });
+        None
+    }
+
+    /// Decides what a failed accept means; `None` if it was no failure.
+    fn take_accept_error(&mut self, number: usize, error: &io::Error) -> Option<()> {
+        let listener = &mut self.listeners[number];
+        let (now, pause) = (self.shared.now(), self.shared.config.accept_backoff);
+        let what_now = match classify(error) {
+            Failure::Blocked => {
+                listener.waiting = Waiting::Nobody;
+                return None;
+            }
+            Failure::Retry => {
+                log::debug!("a connection was gone before {} accepted it: {error}", listener.addr);
+                return Some(());
+            }
+            Failure::NoRoom => {
+                self.resting = Some(now + pause);
+                "nobody is accepted for now"
+            }
+            Failure::Sick => {
+                listener.waiting = Waiting::Until(now + pause);
+                "this listener rests"
+            }
+        };
+        if let Some(suppressed) = self.shared.throttle.admit(("accept", error.raw_os_error()), now) {
+            log::warn!("cannot accept on {}: {error}; {what_now}, and is asked again every {pause:?}{suppressed}", listener.addr);
+        }
+        Some(())
     }
 
     /// Gives a new socket a slot, registers it once and for both directions, and tells the handler.
-    fn admit(&mut self, mut stream: N::Stream, origin: Origin) -> io::Result<ConnectionId> {
+    fn admit(&mut self, mut stream: N::Stream, peer: Address, listener: usize) -> io::Result<ConnectionId> {
         let id = self.slots.next_id();
-        self.net.register(&mut stream, Token::of(id).pack())?;
-        let Some(connection) = contain(|| Connection::new(id, &origin, &mut self.handler)) else {
-            log::error!("the handler panicked over a new connection from {}", origin.peer());
-            self.shared.observe.note(|| Step::Panicked { id });
-            let _ = self.net.deregister(&mut stream);
-            return Err(io::Error::other("the handler panicked over it"));
-        };
-        self.shared.observe.note(|| match origin {
-            Origin::Accepted { peer, listener } => Step::Accepted { id, peer, listener },
-            Origin::Dialed { peer } => Step::Dialed { id, peer },
+        let origin = Origin::Accepted { peer, listener };
+        let made = self.net.register(&mut stream, Token::of(id).pack()).and_then(|()| {
+            let connection = contain(|| Connection::new(id, &origin, &mut self.handler));
+            connection.ok_or_else(|| {
+                self.shared.observe.note(|| Step::Panicked { id: Some(id) });
+                let _ = self.net.deregister(&mut stream);
+                io::Error::other("the handler panicked over it")
+            })
         });
-        self.slots.insert(Slot { connection, stream, readiness: Readiness::default(), queued: false, due: Due::Never });
-        if let Origin::Accepted { .. } = origin {
-            let slot = self.slots.get(id).expect("just inserted");
-            slot.connection.established(&mut self.handler, &mut self.shared);
-            self.settle(id);
-        }
+        let peer = origin.peer();
+        let connection = made.inspect_err(|error| {
+            if let Some(suppressed) = self.shared.throttle.admit(("admit", error.raw_os_error()), self.shared.clock.now()) {
+                log::warn!("a connection from {peer} is dropped: {error}{suppressed}");
+            }
+        })?;
+        self.shared.observe.note(|| Step::Accepted { id, peer, listener });
+        self.enter(Slot::new(connection, Some(stream)));
+        let slot = self.slots.get(id).expect("just entered");
+        slot.connection.established(&mut self.handler, &mut self.shared);
+        self.settle(id);
         Ok(id)
+    }
+
+    /// Gives a connection its slot.
+    pub(super) fn enter(&mut self, slot: Slot<H, N>) {
+        let id = slot.connection.id();
+        self.slots.insert(slot);
+        self.post.0.mailbox().with(|agreed| agreed.enter(id));
     }
 
     /// Whether a listener could be asked at once.
     pub(super) fn can_accept(&self) -> bool {
-        self.has_room() && self.listeners.iter().any(|listener| listener.waiting == Waiting::Somebody)
+        self.has_room() && self.resting.is_none() && self.listeners.iter().any(|listener| listener.waiting == Waiting::Somebody)
     }
 
     /// When a listener that rests is worth asking again.
     pub(super) fn next_accept(&self) -> Option<Instant> {
-        let resting = self.listeners.iter().filter_map(|listener| match listener.waiting {
+        let times = self.listeners.iter().filter_map(|listener| match listener.waiting {
             Waiting::Until(at) => Some(at),
-            Waiting::Nobody | Waiting::Somebody => None,
+            Waiting::Somebody => self.resting,
+            Waiting::Nobody => None,
         });
-        resting.min().filter(|_| self.has_room())
+        times.min().filter(|_| self.has_room())
     }
 
-    fn has_room(&self) -> bool {
+    pub(super) fn has_room(&self) -> bool {
         matches!(self.phase, Phase::Running) && self.slots.len() < self.max_connections
     }
 

@@ -5,7 +5,7 @@ use crate::id::{ConnectionId, Token};
 use crate::net::{Event, Net, Stream};
 use crate::observe::Step;
 use crate::reactor::Reactor;
-use crate::reactor::slots::{Due, Slot};
+use crate::reactor::slots::Slot;
 use crate::reason::CloseReason;
 use crate::state::{Cause, Reading, State};
 use crate::transport::{self, Fill, Flush};
@@ -18,6 +18,10 @@ impl<H: Handler, N: Net> Reactor<H, N> {
         let id = slot.connection.id();
         self.shared.observe.note(|| Step::Event { id, readable: event.readable, writable: event.writable });
         slot.readiness.merge(event);
+        if let State::Connecting = slot.connection.state() {
+            self.decide(id);
+            return self.serve(id);
+        }
         // Who is on the queue already has his turn there.
         if !slot.queued {
             self.serve(id);
@@ -36,12 +40,11 @@ impl<H: Handler, N: Net> Reactor<H, N> {
 
     /// Moves a connection on as far as it goes, within its budget.
     #[inline]
-    fn serve(&mut self, id: ConnectionId) {
+    pub(super) fn serve(&mut self, id: ConnectionId) {
         let Self { slots, handler, shared, scratch, spare, phase, .. } = self;
         let Some(slot) = slots.get(id) else { return };
-        if let State::Connecting = slot.connection.state() {
-            slot.decide(handler, shared);
-        }
+        // Before anything is read: a deadline that has passed comes before bytes that are there already.
+        slot.connection.tell_deadlines(handler, shared);
         let mut budget = shared.config.scratch;
         let lent = slot.connection.lend(spare);
         loop {
@@ -71,11 +74,15 @@ impl<H: Handler, N: Net> Reactor<H, N> {
         let mut touched = std::mem::take(&mut self.touched);
         for id in touched.drain(..) {
             let Some(slot) = self.slots.get(id) else { continue };
+            if let State::Connecting = slot.connection.state() {
+                continue;
+            }
             slot.flush(&mut self.shared);
             slot.connection.slim();
             self.settle(id);
         }
         self.touched = touched;
+        self.shed();
     }
 
     /// Carries out commands before the turn comes to them, if one connection has asked for as much as all may.
@@ -86,44 +93,97 @@ impl<H: Handler, N: Net> Reactor<H, N> {
             self.carry_out_commands();
             self.flush();
         }
+        self.shed();
+    }
+
+    /// Closes those who hold most, if all together hold more than they may.
+    #[inline]
+    pub(super) fn shed(&mut self) {
+        if self.buffered > self.shared.config.buffered_high {
+            self.shed_the_largest();
+        }
+    }
+
+    #[cold]
+    fn shed_the_largest(&mut self) {
+        let total = self.buffered;
+        let mut holders: Vec<(u32, ConnectionId)> = self.slots.iter().map(|slot| (slot.counted, slot.connection.id())).collect();
+        holders.sort_unstable_by(|one, another| another.cmp(one));
+        let mut shed = 0;
+        for (held, id) in holders {
+            if self.buffered <= self.shared.config.buffered_low {
+                break;
+            }
+            let slot = self.slots.get(id).expect("just listed");
+            slot.connection.apply(Cause::Fail(CloseReason::Overload { held: held as usize, total }), &mut self.shared);
+            slot.connection.slim();
+            self.settle(id);
+            shed += 1;
+        }
+        if let Some(suppressed) = self.shared.throttle.admit(("overload", None), self.shared.now()) {
+            log::warn!("all connections together held {total} bytes: the {shed} that held most are closed{suppressed}");
+        }
     }
 
     /// Sees to it that whatever a connection waits for will come: an event, its place on the queue, a deadline, or the end.
+    #[inline]
     pub(super) fn settle(&mut self, id: ConnectionId) {
-        let Some(slot) = self.slots.get(id) else { return };
-        slot.notice_hang_up(&mut self.shared);
-        let due = match (slot.connection.state(), slot.due) {
-            (State::Connecting | State::Open(Reading::Paused | Reading::Ended), _) => return,
-            (State::Open(Reading::Choked), _) => {
-                // Else nothing would ever wake it: the flush that lifts the pressure waits for a writable event.
-                return assert!(!slot.readiness.writable, "{id} is choked, although its socket takes more");
+        let Self { slots, handler, shared, .. } = self;
+        let Some(slot) = slots.get(id) else { return };
+        slot.notice_hang_up(shared);
+        if slot.connection.is_drained(shared) {
+            slot.connection.drained(handler, shared);
+        }
+        match slot.connection.state() {
+            // Else nothing would ever wake it: the flush that lifts the pressure waits for a writable event.
+            State::Open(Reading::Choked) => {
+                assert!(!(slot.readiness.writable && slot.connection.is_writing()), "{id} is choked, although its socket takes more");
             }
-            (State::Open(Reading::Flowing | Reading::Yielded), _) => return self.defer_if_unfinished(id),
-            (State::Draining { .. }, Due::Never) => Due::Drained {
-                until: self.shared.now.checked_add(self.shared.config.drain_timeout),
-                unsent: slot.connection.unsent().len(),
-            },
-            (State::Draining { .. }, _) => return,
-            (State::Lingering(_), Due::Lingered { .. }) => return self.defer_if_unfinished(id),
-            (State::Lingering(_), _) => {
+            State::Lingering(_) if !slot.shut => {
+                slot.shut = true;
                 // Fails if the peer is gone; then the next read says so.
-                let _ = slot.stream.shut_write();
-                let (now, config) = (self.shared.now, &self.shared.config);
-                Due::Lingered { until: now.checked_add(config.linger_timeout), end: now.checked_add(config.drain_timeout), heard: false }
+                let _ = slot.parts().1.shut_write();
             }
-            (State::Closed(_), _) => {
-                self.closed.push_back(id);
-                Due::Never
-            }
-        };
-        let before = std::mem::replace(&mut slot.due, due);
-        if let Some(at) = before.at() {
-            self.deadlines.disarm(at, id);
+            State::Closed(_) => self.closed.push_back(id),
+            _ => {}
         }
-        if let Some(at) = due.at() {
-            self.deadlines.arm(at, id);
-        }
+        self.account(id);
+        self.look_in_time(id);
         self.defer_if_unfinished(id);
+    }
+
+    /// Keeps the sum of all buffers true.
+    #[inline]
+    fn account(&mut self, id: ConnectionId) {
+        let Some(slot) = self.slots.get(id) else { return };
+        let heap = u32::try_from(slot.connection.heap()).unwrap_or(u32::MAX);
+        if heap != slot.counted {
+            self.buffered = self.buffered - slot.counted as usize + heap as usize;
+            slot.counted = heap;
+        }
+    }
+
+    /// Sees to it that a connection's deadlines are looked at before the first of them passes.
+    ///
+    /// Where it has moved to a later time nothing is done: the look comes early, and finds out. So deadlines that move with every byte cost a store.
+    #[inline]
+    fn look_in_time(&mut self, id: ConnectionId) {
+        let Some(slot) = self.slots.get(id) else { return };
+        if slot.connection.is_at_rest() && (slot.look != 0) == self.shared.config.idle_timeout.is_some() {
+            return;
+        }
+        let tick = match slot.connection.state() {
+            State::Connecting => self.dials.get(&id).map(|dial| dial.until),
+            _ => slot.connection.next_expiry(&self.shared).map(|(tick, _)| tick),
+        };
+        match tick {
+            Some(tick) if slot.look != 0 && slot.look <= tick => {}
+            _ => {
+                let before = std::mem::replace(&mut slot.look, tick.map_or(0, |tick| tick.max(1)));
+                let ticks = [before, slot.look].map(|tick| Some(tick).filter(|tick| *tick != 0));
+                self.shared.timers.look(id, ticks[0], ticks[1]);
+            }
+        }
     }
 
     /// Puts a connection on the resume queue if there is more to do than its budget allowed: no event will come for that.
@@ -131,7 +191,10 @@ impl<H: Handler, N: Net> Reactor<H, N> {
         let Some(slot) = self.slots.get(id) else { return };
         let yielded = matches!(slot.connection.state(), State::Open(Reading::Yielded));
         let unread = slot.connection.is_reading() && (slot.readiness.readable || slot.connection.has_backlog());
-        if (yielded || unread) && !slot.queued {
+        let unsent = slot.connection.is_writing()
+            && slot.readiness.writable
+            && !matches!(slot.connection.state(), State::Connecting | State::Closed(_));
+        if (yielded || unread || unsent) && !slot.queued {
             slot.queued = true;
             self.resume.push_back(id);
             self.shared.observe.note(|| Step::Deferred { id });
@@ -148,13 +211,14 @@ impl<H: Handler, N: Net> Slot<H, N> {
         if self.readiness.write_closed && self.readiness.readable && self.connection.is_reading() {
             return;
         }
-        while self.readiness.writable && !self.connection.unsent().is_empty() {
-            let flush = transport::flush(&mut self.stream, self.connection.unsent(), &mut self.readiness);
+        while self.readiness.writable && self.connection.is_writing() {
+            let (connection, stream, readiness) = self.parts();
+            let flush = transport::flush(stream, connection.unsent(), readiness);
             shared.observe.note(|| Step::Write { id, flush: &flush });
             match flush {
-                Flush::Bytes(n) => self.connection.sent(n),
+                Flush::Bytes(n) => connection.sent(n, shared),
                 Flush::Blocked => break,
-                Flush::Failed(error) => self.connection.apply(Cause::Fail(CloseReason::from_io(error)), shared),
+                Flush::Failed(error) => connection.apply(Cause::Fail(CloseReason::from_io(error)), shared),
             }
         }
         self.connection.after_flush(shared);
@@ -164,44 +228,30 @@ impl<H: Handler, N: Net> Slot<H, N> {
     #[inline]
     fn fill(&mut self, scratch: &mut [u8], handler: &mut H, shared: &mut Shared) -> usize {
         let id = self.connection.id();
-        let place = self.connection.place();
+        let (connection, stream, readiness) = self.parts();
+        let place = connection.place();
         let room = place.len();
-        let fill = transport::fill(&mut self.stream, place, scratch, &mut self.readiness, N::SHORT_READ_IS_EMPTY);
+        let fill = transport::fill(stream, place, scratch, readiness, N::SHORT_READ_IS_EMPTY);
         shared.observe.note(|| Step::Read { id, fill: &fill });
         match fill {
             Fill::Bytes(n) => {
-                if let Due::Lingered { heard, .. } = &mut self.due {
-                    *heard = true;
-                }
                 let placed = n.min(room);
-                self.connection.placed(placed);
-                self.connection.receive(&scratch[..n - placed], handler, shared);
+                connection.placed(placed);
+                connection.receive(&scratch[..n - placed], handler, shared);
                 return n;
             }
-            Fill::End => self.connection.end_of_input(handler, shared),
+            Fill::End => connection.end_of_input(handler, shared),
             Fill::Blocked => {}
-            Fill::Failed(error) => self.connection.apply(Cause::Fail(CloseReason::from_io(error)), shared),
+            Fill::Failed(error) => connection.apply(Cause::Fail(CloseReason::from_io(error)), shared),
         }
         0
     }
 
-    /// Tries once more to send the last replies, whether or not the poller has spoken of room: it does so only when much is free.
+    /// Tries once more to send what is queued, whether or not the poller has spoken of room: it does so only when much is free.
     pub(super) fn last_try(&mut self, shared: &mut Shared) {
-        if let State::Draining { .. } = self.connection.state() {
+        if let State::Draining { .. } | State::Open(_) = self.connection.state() {
             self.readiness.writable = true;
             self.flush(shared);
-        }
-    }
-
-    /// Finds out whether an outgoing connection is established, if the socket has something to say.
-    fn decide(&mut self, handler: &mut H, shared: &mut Shared) {
-        if !self.readiness.writable {
-            return;
-        }
-        match self.stream.established() {
-            Ok(true) => self.connection.established(handler, shared),
-            Ok(false) => self.readiness.writable = false,
-            Err(error) => self.connection.apply(Cause::Fail(CloseReason::ConnectFailed(error)), shared),
         }
     }
 

@@ -2,7 +2,6 @@
 
 use std::fmt;
 use std::num::NonZeroU32;
-use std::time::Instant;
 
 use slab::Slab;
 
@@ -16,42 +15,28 @@ use crate::transport::Readiness;
 /// One connection with its socket.
 pub(super) struct Slot<H: Handler, N: Net> {
     pub(super) connection: Connection<H::Codec, H::State>,
-    pub(super) stream: N::Stream,
+    /// `None` only while it is connecting, between two attempts.
+    pub(super) stream: Option<N::Stream>,
+    /// The tick at which its deadlines are looked at; 0 for never.
+    pub(super) look: u64,
+    /// Bytes of its buffers that the loop's sum of them holds.
+    pub(super) counted: u32,
     pub(super) readiness: Readiness,
     /// True exactly while its id is on the resume queue.
     pub(super) queued: bool,
-    pub(super) due: Due,
+    /// Whether our sending side is shut.
+    pub(super) shut: bool,
 }
 
-/// What a closing connection still has time for.
-#[derive(Clone, Copy, Debug)]
-pub(super) enum Due {
-    /// It is not closing.
-    Never,
-    /// Its last replies are to leave.
-    Drained {
-        /// When to look whether some did. `None`: never.
-        until: Option<Instant>,
-        /// How many bytes there were at the last look.
-        unsent: usize,
-    },
-    /// Until then its peer may notice.
-    Lingered {
-        /// When to look whether the peer still sends. `None`: never.
-        until: Option<Instant>,
-        /// When it is enough, even if he does. `None`: never.
-        end: Option<Instant>,
-        /// Whether anything has come since the last look.
-        heard: bool,
-    },
-}
+impl<H: Handler, N: Net> Slot<H, N> {
+    pub(super) fn new(connection: Connection<H::Codec, H::State>, stream: Option<N::Stream>) -> Self {
+        Self { connection, stream, look: 0, counted: 0, readiness: Readiness::default(), queued: false, shut: false }
+    }
 
-impl Due {
-    pub(super) fn at(self) -> Option<Instant> {
-        match self {
-            Due::Never => None,
-            Due::Drained { until, .. } | Due::Lingered { until, .. } => until,
-        }
+    /// The socket of a connection that is past connecting.
+    #[inline]
+    pub(super) fn parts(&mut self) -> (&mut Connection<H::Codec, H::State>, &mut N::Stream, &mut Readiness) {
+        (&mut self.connection, self.stream.as_mut().expect("who is past connecting has a socket"), &mut self.readiness)
     }
 }
 

@@ -1,15 +1,14 @@
-//! What ends: commands carried out, deadlines passed, connections reaped, the loop itself.
+//! What ends: connections, and the loop itself.
 
 use std::io;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use crate::command::Command;
+use crate::deadline::Expiry;
 use crate::guard::contain;
 use crate::handler::Handler;
 use crate::id::ConnectionId;
 use crate::net::Net;
 use crate::observe::Step;
-use crate::reactor::slots::Due;
 use crate::reactor::{Reactor, Turn};
 use crate::reason::CloseReason;
 use crate::state::Cause;
@@ -48,67 +47,32 @@ impl Phase {
 }
 
 impl<H: Handler, N: Net> Reactor<H, N> {
-    /// Carries out what was asked for: by callbacks, of other connections; by anyone, of the loop.
-    pub(super) fn deliver(&mut self) {
-        if !self.shared.commands.is_empty() {
-            self.carry_out_commands();
-        }
-        let asked = self.handle.asked().max(self.shared.commands.take_stop());
-        match (asked, self.phase) {
-            (Some(Stop::Gracefully), Phase::Running) => self.drain(),
-            (Some(Stop::AtOnce), Phase::Running | Phase::Draining(_)) => self.drop_all(),
-            _ => {}
+    /// Begins to stop, or makes the end come sooner.
+    pub(super) fn come_to_an_end(&mut self, how: Stop) {
+        let grace = match how {
+            Stop::AtOnce => None,
+            Stop::Within(grace) => Some(grace),
+            Stop::Gracefully => Some(self.shared.config.drain_timeout),
+        };
+        match (self.phase, grace) {
+            (Phase::Running, Some(grace)) => self.drain(grace),
+            (Phase::Draining(until), Some(grace)) => {
+                self.phase = Phase::Draining(until.into_iter().chain(self.shared.now().checked_add(grace)).min());
+            }
+            (Phase::Running | Phase::Draining(_), None) => self.drop_all(),
+            (Phase::Stopped, _) => {}
         }
     }
 
-    /// Carries out what callbacks asked of other connections.
-    pub(super) fn carry_out_commands(&mut self) {
-        let mut commands = std::mem::take(&mut self.shared.commands);
-        while let Some((command, bytes)) = commands.pop() {
-            let (Command::Send(id, _) | Command::Close(id) | Command::Resume(id)) = command;
-            let Some(slot) = self.slots.open(id) else {
-                self.shared.observe.note(|| Step::Stale);
-                continue;
-            };
-            match command {
-                Command::Send(..) => slot.connection.queue(bytes, &mut self.shared),
-                Command::Close(_) => slot.connection.apply(Cause::Close(CloseReason::Handler), &mut self.shared),
-                Command::Resume(_) => slot.connection.apply(Cause::Resume, &mut self.shared),
-            }
-            if self.touched.last() != Some(&id) {
-                self.touched.push(id);
-            }
-        }
-        // No callback has run meanwhile. What remains is the memory, for the next commands.
-        self.shared.commands = commands;
-    }
-
-    /// Lets those go whose time is up.
-    pub(super) fn expire(&mut self) {
-        while let Some(id) = self.deadlines.pop(self.shared.now) {
-            let slot = self.slots.get(id).expect("a deadline is disarmed before its connection goes");
-            let before = std::mem::replace(&mut slot.due, Due::Never);
-            self.shared.observe.note(|| Step::Deadline { id });
-            slot.last_try(&mut self.shared);
-            match before {
-                // Who reads, however slowly, gets his replies: as long as some of them left there is another period.
-                Due::Drained { unsent, .. } if slot.connection.unsent().len() < unsent => self.settle(id),
-                // Who still sends would be answered with a reset; but not for ever.
-                Due::Lingered { end, heard: true, .. } if end.is_none_or(|end| self.shared.now < end) => {
-                    let again = self.shared.now.checked_add(self.shared.config.linger_timeout);
-                    let until = again.into_iter().chain(end).min();
-                    slot.due = Due::Lingered { until, end, heard: false };
-                    if let Some(at) = until {
-                        self.deadlines.arm(at, id);
-                    }
-                }
-                _ => self.give_up(id),
-            }
-        }
-        if self.phase.deadline().is_some_and(|until| until <= self.shared.now) {
+    /// Closes whoever is still there when the time to stop is over.
+    pub(super) fn give_up_if_the_time_is_over(&mut self) {
+        if self.phase.deadline().is_some_and(|until| until <= self.shared.now()) {
             for id in self.slots.ids() {
-                self.shared.observe.note(|| Step::Deadline { id });
-                self.slots.get(id).expect("just listed").last_try(&mut self.shared);
+                self.shared.observe.note(|| Step::Deadline { id, expiry: Expiry::Drain });
+                let slot = self.slots.get(id).expect("just listed");
+                if slot.stream.is_some() {
+                    slot.last_try(&mut self.shared);
+                }
                 self.give_up(id);
             }
         }
@@ -129,9 +93,12 @@ impl<H: Handler, N: Net> Reactor<H, N> {
             // It may be listed twice.
             let Some(mut slot) = self.slots.remove(id) else { continue };
             // Closing the socket is not enough: a duplicate of its descriptor, in a child process say, would keep the events coming.
-            if let Err(error) = self.net.deregister(&mut slot.stream) {
+            if let Some(Err(error)) = slot.stream.as_mut().map(|stream| self.net.deregister(stream)) {
                 log::warn!("cannot deregister connection {id}: {error}");
             }
+            self.buffered -= slot.counted as usize;
+            self.dials.remove(&id);
+            self.post.0.mailbox().with(|agreed| agreed.leave(id));
             let reason = slot.connection.farewell(&mut self.handler, &mut self.shared);
             self.shared.observe.note(|| Step::Closed { id, reason: &reason });
             contain(|| drop(reason));
@@ -146,15 +113,17 @@ impl<H: Handler, N: Net> Reactor<H, N> {
             Phase::Draining(_) if self.slots.len() > 0 => Turn::Running,
             Phase::Draining(_) | Phase::Stopped => {
                 self.phase = Phase::Stopped;
+                self.post.0.mailbox().with(|agreed| agreed.gone = true);
                 Turn::Stopped
             }
         }
     }
 
     /// Begins to stop: nobody new, and everybody ends when what was read from him is answered and sent.
-    fn drain(&mut self) {
-        let until = self.shared.now.checked_add(self.shared.config.drain_timeout);
-        log::debug!("stopping: {} connections to drain", self.slots.len());
+    fn drain(&mut self, grace: Duration) {
+        let until = self.shared.now().checked_add(grace);
+        log::debug!("stopping: {} connections to drain, at most for {grace:?}", self.slots.len());
+        self.accept_the_last();
         self.unlisten();
         self.phase = Phase::Draining(until);
         for id in self.slots.ids() {

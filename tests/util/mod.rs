@@ -26,9 +26,9 @@ pub(crate) fn service() -> Service {
 }
 
 /// A reactor that runs in a thread of its own until it is stopped or dropped.
-pub struct Server {
+pub struct Server<M = ()> {
     pub addr: SocketAddr,
-    pub handle: Handle,
+    pub handle: Handle<M>,
     ends: Receiver<String>,
     thread: Option<JoinHandle<Counters>>,
 }
@@ -37,8 +37,10 @@ impl Server {
     pub fn submit() -> Self {
         Self::start(service(), Config::default())
     }
+}
 
-    pub fn start<H: Handler + Send + 'static>(handler: H, config: Config) -> Self {
+impl<M: Send + 'static> Server<M> {
+    pub fn start<H: Handler<Mail = M> + Send + 'static>(handler: H, config: Config) -> Self {
         let (tell, told) = mpsc::channel();
         let (end, ends) = mpsc::channel();
         let thread = thread::spawn(move || {
@@ -74,7 +76,7 @@ impl Server {
     }
 }
 
-impl Drop for Server {
+impl<M> Drop for Server<M> {
     fn drop(&mut self) {
         self.handle.stop(Stop::AtOnce);
         if let Some(thread) = self.thread.take() {
@@ -92,6 +94,11 @@ pub fn reactor<H: Handler>(handler: H, config: Config) -> (Reactor<H>, SocketAdd
     let mut reactor = Reactor::new(handler, config).unwrap();
     let addr = reactor.listen_on(socket.into()).unwrap();
     (reactor, addr)
+}
+
+/// Where a loop listens.
+pub fn addr_of<H: Handler>(reactor: &Reactor<H>) -> SocketAddr {
+    reactor.local_addrs()[0].tcp().unwrap()
 }
 
 /// A blocking client that knows what it wants to hear.

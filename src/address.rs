@@ -1,0 +1,65 @@
+//! Where a socket is: on the network, or in the file system.
+
+use core::net::SocketAddr;
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// The address of a listener or of a peer.
+///
+/// It prints as `127.0.0.1:8888`, or as `unix:` and a path. What a peer could have chosen is escaped.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[non_exhaustive]
+pub enum Address {
+    /// TCP, over IPv4 or IPv6.
+    Tcp(SocketAddr),
+    /// A Unix domain socket, with its path if it has one: a client's as a rule has none.
+    Unix(Option<Arc<Path>>),
+}
+
+impl Address {
+    /// A Unix domain socket at this path.
+    pub fn unix(path: impl Into<PathBuf>) -> Self {
+        Address::Unix(Some(path.into().into()))
+    }
+
+    /// The TCP address, if it is one.
+    pub fn tcp(&self) -> Option<SocketAddr> {
+        match self {
+            Address::Tcp(addr) => Some(*addr),
+            Address::Unix(_) => None,
+        }
+    }
+}
+
+impl From<SocketAddr> for Address {
+    fn from(addr: SocketAddr) -> Self {
+        Address::Tcp(addr)
+    }
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Address::Tcp(addr) => addr.fmt(f),
+            Address::Unix(Some(path)) => write!(f, "unix:{}", path.display().to_string().escape_debug()),
+            Address::Unix(None) => write!(f, "unix:(unnamed)"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_takes_no_more_room_than_a_tcp_one() {
+        assert_eq!(size_of::<Address>(), size_of::<SocketAddr>());
+    }
+
+    #[test]
+    fn what_a_peer_chose_cannot_break_a_log_line() {
+        assert_eq!(Address::unix("/tmp/a\nb\x1b").to_string(), "unix:/tmp/a\\nb\\u{1b}");
+        assert_eq!(Address::from(SocketAddr::from(([127, 0, 0, 1], 8888))).to_string(), "127.0.0.1:8888");
+    }
+}

@@ -1,0 +1,115 @@
+//! Whose time is up, and for what: one table of all deadlines that a connection has.
+
+use std::time::Duration;
+
+use super::Connection;
+use crate::clock::Stamp;
+use crate::codec::Codec;
+use crate::deadline::Expiry;
+use crate::handler::{Handler, Shared};
+use crate::observe::Step;
+use crate::reason::CloseReason;
+use crate::state::{Cause, Reading, State};
+use crate::verdict::Direction;
+
+impl<C: Codec, S> Connection<C, S> {
+    /// The tick at which the first of its deadlines passes, and which one that is.
+    pub(crate) fn next_expiry(&self, shared: &Shared) -> Option<(u64, Expiry)> {
+        let (clock, config) = (&shared.clock, &shared.config);
+        let guard = |since: Stamp, time: Option<Duration>| time.and_then(|time| clock.about_after(since, time));
+        let mut first: Option<(u64, Expiry)> = None;
+        let mut consider = |tick: Option<u64>, expiry| {
+            if let Some(tick) = tick.filter(|tick| first.is_none_or(|(earliest, _)| *tick < earliest)) {
+                first = Some((tick, expiry));
+            }
+        };
+        match self.state {
+            State::Connecting | State::Closed(_) => {}
+            State::Open(reading) => {
+                let unfinished = reading == Reading::Flowing && self.is_reading() && !self.inbox.is_empty();
+                consider(self.deadlines.tick(Direction::Read), Expiry::Deadline(Direction::Read));
+                consider(self.deadlines.tick(Direction::Write), Expiry::Deadline(Direction::Write));
+                consider(self.handshake.and_then(|since| guard(since, config.handshake_timeout)), Expiry::Handshake);
+                consider(guard(self.begun, config.frame_timeout).filter(|_| unfinished), Expiry::Frame);
+                consider(guard(self.moved, config.write_timeout).filter(|_| self.is_writing()), Expiry::Write);
+                consider(guard(self.active, config.idle_timeout), Expiry::Idle);
+            }
+            State::Draining { .. } => consider(clock.after(self.moved, config.drain_timeout), Expiry::Drain),
+            State::Lingering(_) => {
+                consider(clock.after(self.active, config.linger_timeout), Expiry::Linger);
+                consider(clock.after(self.moved, config.drain_timeout), Expiry::Linger);
+            }
+        }
+        first
+    }
+
+    /// Whether nothing can have become due earlier than it was: the common case, told by a few loads.
+    #[inline]
+    pub(crate) fn is_at_rest(&self) -> bool {
+        self.inbox.is_empty()
+            && self.out.is_empty()
+            && self.handshake.is_none()
+            && self.deadlines.are_unset()
+            && matches!(self.state, State::Open(_))
+    }
+
+    /// Draws the consequences if its first deadline has passed; whether one had.
+    pub fn expire<H: Handler<Codec = C, State = S>>(&mut self, handler: &mut H, shared: &mut Shared) -> bool {
+        let Some((_, expiry)) = self.next_expiry(shared).filter(|(tick, _)| *tick <= shared.clock.tick()) else { return false };
+        if let Expiry::Deadline(_) = expiry {
+            self.tell_deadlines(handler, shared);
+            return true;
+        }
+        shared.observe.note(|| Step::Deadline { id: self.id, expiry });
+        let (held, unsent) = (self.inbox.held().len(), self.out.len());
+        let time = |time: Option<Duration>| time.unwrap_or_default();
+        let cause = match expiry {
+            Expiry::Handshake => Cause::Close(CloseReason::HandshakeTimeout { after: time(shared.config.handshake_timeout) }),
+            Expiry::Frame => Cause::Close(CloseReason::FrameTimeout { held, after: time(shared.config.frame_timeout) }),
+            Expiry::Idle => Cause::Close(CloseReason::IdleTimeout { after: time(shared.config.idle_timeout) }),
+            // Nothing to drain: that it takes nothing is what it ends for.
+            Expiry::Write => Cause::Fail(CloseReason::WriteTimeout { unsent, after: time(shared.config.write_timeout) }),
+            Expiry::Drain | Expiry::Linger | Expiry::Connect | Expiry::Deadline(_) => Cause::Expired { unsent },
+        };
+        self.apply(cause, shared);
+        true
+    }
+
+    /// Tells the handler of those of its own deadlines that have passed.
+    #[inline]
+    pub fn tell_deadlines<H: Handler<Codec = C, State = S>>(&mut self, handler: &mut H, shared: &mut Shared) {
+        if !self.deadlines.are_unset() {
+            self.tell_set_deadlines(handler, shared);
+        }
+    }
+
+    #[cold]
+    fn tell_set_deadlines<H: Handler<Codec = C, State = S>>(&mut self, handler: &mut H, shared: &mut Shared) {
+        // Each at most once: a handler that sets one anew in the past is told of it in the next turn.
+        for _ in 0..2 {
+            let State::Open(_) = self.state else { return };
+            let Some(direction) = self.deadlines.tell(&shared.clock) else { return };
+            shared.observe.note(|| Step::Deadline { id: self.id, expiry: Expiry::Deadline(direction) });
+            let cause = match self.ask(handler, shared, |handler, cx| handler.deadline(direction, cx)) {
+                Some(Cause::Close(CloseReason::Handler)) => match direction {
+                    Direction::Read => Some(Cause::Close(CloseReason::ReadDeadline)),
+                    Direction::Write => Some(Cause::Fail(CloseReason::WriteDeadline { unsent: self.out.len() })),
+                },
+                other => other,
+            };
+            if let Some(cause) = cause {
+                self.apply(cause, shared);
+            }
+        }
+    }
+
+    /// A state begins: so do its times.
+    pub(super) fn restamp(&mut self, shared: &Shared) {
+        let now = shared.clock.stamp();
+        match self.state {
+            State::Open(Reading::Flowing) => self.begun = now,
+            State::Draining { .. } | State::Lingering(_) => (self.active, self.moved) = (now, now),
+            _ => {}
+        }
+    }
+}

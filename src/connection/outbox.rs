@@ -1,0 +1,111 @@
+//! What was encoded and not taken by the socket yet: queued, lent, sent, and what follows from that.
+
+use std::mem;
+
+use bytes::{Buf, BytesMut};
+
+use super::Connection;
+use crate::codec::Codec;
+use crate::handler::{Handler, Shared};
+use crate::observe::Step;
+use crate::reason::CloseReason;
+use crate::state::{Cause, Reading, State};
+use crate::verdict::Direction;
+
+impl<C: Codec, S> Connection<C, S> {
+    /// Whether bytes are queued that may be written now.
+    #[inline]
+    pub fn is_writing(&self) -> bool {
+        !self.out.is_empty() && !self.deadlines.has_passed(Direction::Write)
+    }
+
+    /// The bytes to be written.
+    #[inline]
+    pub fn unsent(&self) -> &[u8] {
+        &self.out
+    }
+
+    /// Takes note that the first `n` bytes of [`unsent`](Self::unsent) were written.
+    ///
+    /// # Panics
+    /// If there are fewer.
+    #[inline]
+    pub fn sent(&mut self, n: usize, shared: &Shared) {
+        self.active = shared.clock.stamp();
+        self.moved = self.active;
+        if n == self.out.len() {
+            self.out.clear();
+        } else {
+            self.out.advance(n);
+        }
+    }
+
+    /// Queues bytes that were encoded elsewhere, on behalf of another connection. They are one or more whole messages.
+    pub fn queue(&mut self, bytes: &[u8], shared: &mut Shared) {
+        if self.deadlines.is_over(Direction::Write, &shared.clock) {
+            return self.apply(Cause::Fail(CloseReason::WriteDeadline { unsent: self.out.len() + bytes.len() }), shared);
+        }
+        let (queued, cap) = (self.out.len() + bytes.len(), shared.config.write_cap);
+        if queued > cap {
+            return self.apply(Cause::Close(CloseReason::OutboxFull { queued, cap }), shared);
+        }
+        if self.out.is_empty() {
+            self.moved = shared.clock.stamp();
+        }
+        self.out.extend_from_slice(bytes);
+        self.full |= self.out.len() >= shared.config.write_high;
+        shared.observe.note(|| Step::Queued { id: self.id, bytes: bytes.len() });
+    }
+
+    /// Draws the consequences of what was written: back-pressure lifted, or all said that was to be said.
+    #[inline]
+    pub fn after_flush(&mut self, shared: &mut Shared) {
+        match self.state {
+            State::Open(Reading::Choked) if self.out.len() <= shared.config.write_low => self.apply(Cause::Unchoke, shared),
+            State::Draining { .. } if self.out.is_empty() => self.apply(Cause::Flushed, shared),
+            _ => {}
+        }
+    }
+
+    /// Whether the handler is to be told that there is room again.
+    #[inline]
+    pub fn is_drained(&self, shared: &Shared) -> bool {
+        self.full
+            && self.out.len() <= shared.config.write_low
+            && matches!(self.state, State::Open(_))
+            && !self.deadlines.has_passed(Direction::Write)
+    }
+
+    /// Tells it. What it queues then leaves with the next turn.
+    pub fn drained<H: Handler<Codec = C, State = S>>(&mut self, handler: &mut H, shared: &mut Shared) {
+        self.full = false;
+        self.call(handler, shared, H::drained);
+    }
+
+    /// Lends the connection a warm write buffer, if it has nothing queued: so a batch of replies that leaves at once needs no memory of its own.
+    #[inline]
+    pub fn lend(&mut self, spare: &mut BytesMut) -> bool {
+        let lent = self.out.is_empty();
+        if lent {
+            mem::swap(&mut self.out, spare);
+        }
+        lent
+    }
+
+    /// Takes the lent buffer back; what is still unsent moves into one of the connection's own, of just its size.
+    #[inline]
+    pub fn give_back(&mut self, spare: &mut BytesMut) {
+        mem::swap(&mut self.out, spare);
+        if !spare.is_empty() {
+            self.out = BytesMut::from(&spare[..]);
+            spare.clear();
+        }
+    }
+
+    /// Lets go of a write buffer of the connection's own that is empty.
+    pub fn slim(&mut self) {
+        if self.out.is_empty() {
+            self.out = BytesMut::new();
+        }
+    }
+}

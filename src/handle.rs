@@ -1,0 +1,214 @@
+//! The loop's hand to other threads.
+
+use std::error::Error;
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use crate::id::ConnectionId;
+use crate::mailbox::{Mailbox, Put};
+use crate::net::Wake;
+use crate::verdict::Stop;
+
+/// A hand on a loop for other threads: what they ask is put into its mailbox, and the loop is woken.
+///
+/// `M` is what the handler takes as [`Handler::Mail`](crate::Handler::Mail). Clones reach the same loop; a handle may
+/// outlive it, and then says so. What one thread asks is carried out in the order in which it was asked.
+///
+/// The mailbox is bounded ([`Config::mailbox_cap`](crate::Config::mailbox_cap)). Where it is full nothing waits and nothing
+/// is dropped: the letter comes back in the error, and it is the sender's to try again, to slow down, or to give up.
+pub struct Handle<M> {
+    mailbox: Arc<Post<M>>,
+    waker: Arc<dyn Wake>,
+}
+
+/// The mailbox of a loop.
+pub(crate) type Post<M> = Mailbox<Letter<M>, Agreed>;
+
+/// One letter.
+#[derive(Debug)]
+pub(crate) enum Letter<M> {
+    /// Send this, which is one or more whole frames.
+    Send(ConnectionId, Bytes),
+    /// Close this one after a flush.
+    Close(ConnectionId),
+    /// For the handler.
+    Mail(M),
+}
+
+/// What loop and handles agree on.
+#[derive(Debug, Default)]
+pub(crate) struct Agreed {
+    /// Who sits in each slot: the generation, or 0 for nobody.
+    living: Vec<u32>,
+    /// What was asked for and not seen by the loop yet.
+    pub(crate) stop: Option<Stop>,
+    /// No letter will be read any more.
+    pub(crate) gone: bool,
+}
+
+impl Agreed {
+    /// A connection was made.
+    pub(crate) fn enter(&mut self, id: ConnectionId) {
+        if self.living.len() <= id.slot() {
+            self.living.resize(id.slot() + 1, 0);
+        }
+        self.living[id.slot()] = id.generation();
+    }
+
+    /// A connection is gone.
+    pub(crate) fn leave(&mut self, id: ConnectionId) {
+        self.living[id.slot()] = 0;
+    }
+
+    fn lives(&self, id: ConnectionId) -> Result<(), Refusal> {
+        self.listens()?;
+        if self.living.get(id.slot()) == Some(&id.generation()) { Ok(()) } else { Err(Refusal::Gone) }
+    }
+
+    fn listens(&self) -> Result<(), Refusal> {
+        if self.gone { Err(Refusal::Stopped) } else { Ok(()) }
+    }
+}
+
+enum Refusal {
+    Gone,
+    Stopped,
+}
+
+/// Why a letter was not taken. It comes back with the error.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum PostError<T> {
+    /// The mailbox is full: the loop is behind. Try again later, or give up; nothing was queued.
+    Full(T),
+    /// The connection is over, and its id will never name another one.
+    Gone(T),
+    /// The loop has stopped.
+    Stopped(T),
+}
+
+impl<T> PostError<T> {
+    /// What was to be posted.
+    pub fn into_inner(self) -> T {
+        match self {
+            PostError::Full(letter) | PostError::Gone(letter) | PostError::Stopped(letter) => letter,
+        }
+    }
+}
+
+impl<T> fmt::Debug for PostError<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            PostError::Full(_) => "Full(..)",
+            PostError::Gone(_) => "Gone(..)",
+            PostError::Stopped(_) => "Stopped(..)",
+        })
+    }
+}
+
+impl<T> fmt::Display for PostError<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            PostError::Full(_) => "the loop's mailbox is full",
+            PostError::Gone(_) => "the connection is gone",
+            PostError::Stopped(_) => "the loop has stopped",
+        })
+    }
+}
+
+impl<T> Error for PostError<T> {}
+
+impl<M> Handle<M> {
+    pub(crate) fn new(waker: Arc<dyn Wake>, cap: usize) -> Self {
+        Self { mailbox: Arc::new(Mailbox::new(cap)), waker }
+    }
+
+    /// Sends `frame` to a connection. It is encoded already: one whole frame, or several, and never mixed with another thread's.
+    ///
+    /// Taken is not delivered: if the connection closes before the loop comes to it, the frame is counted as stale and
+    /// dropped; if its queue has no room ([`Config::write_cap`](crate::Config::write_cap)), it closes with [`CloseReason::OutboxFull`](crate::CloseReason::OutboxFull).
+    ///
+    /// **Trap:** what is not a whole frame garbles the stream: encode it with the connection's own [`Codec`](crate::Codec).
+    ///
+    /// # Errors
+    /// [`PostError`], with the frame in it.
+    pub fn send(&self, id: ConnectionId, frame: impl Into<Bytes>) -> Result<(), PostError<Bytes>> {
+        let frame = frame.into();
+        let weight = frame.len();
+        self.put(frame, |frame| Letter::Send(id, frame), weight, |agreed| agreed.lives(id))
+    }
+
+    /// Hands `mail` to the handler: [`Handler::mail`](crate::Handler::mail) is called with it, in the loop's thread.
+    ///
+    /// # Errors
+    /// [`PostError`], with the mail in it: `Full` or `Stopped`.
+    pub fn post(&self, mail: M) -> Result<(), PostError<M>> {
+        self.put(mail, Letter::Mail, 0, Agreed::listens)
+    }
+
+    /// Closes a connection once all that is queued for it is sent.
+    ///
+    /// # Errors
+    /// [`PostError`].
+    pub fn close(&self, id: ConnectionId) -> Result<(), PostError<ConnectionId>> {
+        self.put(id, Letter::Close, 0, |agreed| agreed.lives(id))
+    }
+
+    /// Asks the loop to stop gracefully, within `grace` instead of [`Config::drain_timeout`](crate::Config::drain_timeout).
+    ///
+    /// Of several such wishes the shortest counts. It never fails, however full the mailbox is; a loop that has stopped has done so already.
+    pub fn shutdown(&self, grace: Duration) {
+        self.stop(Stop::Within(grace));
+    }
+
+    /// Asks the loop to stop. Asking again can make it end sooner, and never later.
+    pub fn stop(&self, how: Stop) {
+        self.mailbox.with(|agreed| agreed.stop = Some(agreed.stop.map_or(how, |asked| asked.firmer(how))));
+        self.mailbox.ring(|| self.waker.wake());
+    }
+
+    pub(crate) fn mailbox(&self) -> &Post<M> {
+        &self.mailbox
+    }
+
+    /// Puts in the letter that `write` makes of `content`, unless something is against it; then the content comes back.
+    fn put<T>(
+        &self,
+        content: T,
+        write: impl FnOnce(T) -> Letter<M>,
+        weight: usize,
+        admit: impl FnOnce(&Agreed) -> Result<(), Refusal>,
+    ) -> Result<(), PostError<T>> {
+        let weight = weight + size_of::<Letter<M>>();
+        match self.mailbox.put(content, write, weight, admit, || self.waker.wake()) {
+            Put::Done => Ok(()),
+            Put::Full(content) => Err(PostError::Full(content)),
+            Put::Refused(content, Refusal::Gone) => Err(PostError::Gone(content)),
+            Put::Refused(content, Refusal::Stopped) => Err(PostError::Stopped(content)),
+        }
+    }
+}
+
+impl<M> Clone for Handle<M> {
+    fn clone(&self) -> Self {
+        Self { mailbox: self.mailbox.clone(), waker: self.waker.clone() }
+    }
+}
+
+impl<M> fmt::Debug for Handle<M> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Handle").field("gone", &self.mailbox.with(|agreed| agreed.gone)).finish_non_exhaustive()
+    }
+}
+
+/// The loop's own end of the mailbox: when it goes, the handles know.
+#[derive(Debug)]
+pub(crate) struct Recipient<M>(pub(crate) Handle<M>);
+
+impl<M> Drop for Recipient<M> {
+    fn drop(&mut self) {
+        self.0.mailbox.with(|agreed| agreed.gone = true);
+    }
+}

@@ -1,0 +1,296 @@
+//! A callback's view of one connection.
+
+use std::error::Error;
+use std::time::{Duration, Instant};
+use std::{fmt, mem};
+
+use bytes::BytesMut;
+
+use super::{Handler, MessageOf, Shared};
+use crate::address::Address;
+use crate::clock::Stamp;
+use crate::codec::Codec;
+use crate::command::{Command, Dial, append_whole};
+use crate::deadline::Deadlines;
+use crate::id::ConnectionId;
+use crate::observe::Step;
+use crate::reason::CloseReason;
+use crate::state::Cause;
+use crate::timers::TimerId;
+use crate::verdict::{Direction, Stop, Verdict};
+
+/// A callback's view of its connection, and its way to all others.
+///
+/// It borrows the write buffer and the state, while the frame borrows the read buffer: so a reply
+/// can be encoded straight from the frame, and nothing is copied or counted in between.
+pub struct Context<'c, H: Handler> {
+    pub(crate) id: ConnectionId,
+    pub(crate) peer: &'c Address,
+    pub(crate) codec: &'c mut H::Codec,
+    pub(crate) state: &'c mut H::State,
+    pub(crate) out: &'c mut BytesMut,
+    pub(crate) shared: &'c mut Shared,
+    pub(crate) sends: Sends,
+    pub(crate) deadlines: &'c mut Deadlines,
+    /// Since when the handler waits for the peer's first frame.
+    pub(crate) handshake: &'c mut Option<Stamp>,
+}
+
+/// Whether messages for this connection are still taken.
+#[derive(Debug)]
+pub(crate) enum Sends {
+    /// They are.
+    Open,
+    /// A message could not be; the connection ends for this reason.
+    Refused(CloseReason),
+    /// The write deadline is over.
+    Expired,
+    /// The connection is over.
+    Closed,
+}
+
+/// Why a message was not queued.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum SendError<E> {
+    /// The connection is ending or over.
+    Closed,
+    /// The write deadline has passed, and was not set anew.
+    DeadlinePassed,
+    /// There is no room: the queue would have grown beyond [`Config::write_cap`](crate::Config::write_cap).
+    OutboxFull {
+        /// Bytes that would have been queued with this message.
+        queued: usize,
+        /// The cap.
+        cap: usize,
+    },
+    /// The codec refused to encode it.
+    Unencodable(E),
+}
+
+impl<E: fmt::Display> fmt::Display for SendError<E> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            SendError::Closed => write!(f, "the connection is over"),
+            SendError::DeadlinePassed => write!(f, "the write deadline has passed"),
+            SendError::OutboxFull { queued, cap } => write!(f, "write buffer full: {queued} bytes to queue, {cap} allowed"),
+            SendError::Unencodable(error) => write!(f, "the message cannot be encoded: {error}"),
+        }
+    }
+}
+
+impl<E: Error + 'static> Error for SendError<E> {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        match self {
+            SendError::Unencodable(error) => Some(error),
+            _ => None,
+        }
+    }
+}
+
+impl<H: Handler> Context<'_, H> {
+    /// What a callback's verdict, and what it sent, mean for the connection.
+    #[inline]
+    pub(crate) fn conclude(&mut self, verdict: Verdict) -> Option<Cause> {
+        match (verdict, &self.sends) {
+            (Verdict::Continue, Sends::Open) => None,
+            _ => self.conclude_otherwise(verdict),
+        }
+    }
+
+    #[cold]
+    fn conclude_otherwise(&mut self, verdict: Verdict) -> Option<Cause> {
+        if verdict != Verdict::Continue {
+            self.shared.observe.note(|| Step::Verdict { id: self.id, verdict });
+        }
+        if verdict == Verdict::Stop {
+            self.shared.commands.stop(Stop::Gracefully);
+        }
+        match (verdict, mem::replace(&mut self.sends, Sends::Open)) {
+            (Verdict::Abort, _) => Some(Cause::Fail(CloseReason::Aborted)),
+            (_, Sends::Refused(reason @ CloseReason::WriteDeadline { .. })) => Some(Cause::Fail(reason)),
+            (_, Sends::Refused(reason)) => Some(Cause::Close(reason)),
+            (Verdict::Pause, _) => Some(Cause::Pause),
+            (Verdict::Close, _) => Some(Cause::Close(CloseReason::Handler)),
+            (Verdict::Continue | Verdict::Stop, sends) => {
+                self.sends = sends;
+                None
+            }
+        }
+    }
+
+    /// A message could not be queued: that ends the connection, for the first such reason.
+    #[cold]
+    fn refuse(&mut self, error: SendError<<H::Codec as Codec>::Error>) {
+        let reason = match error {
+            SendError::Closed => return,
+            SendError::DeadlinePassed => CloseReason::WriteDeadline { unsent: self.out.len() },
+            SendError::OutboxFull { queued, cap } => CloseReason::OutboxFull { queued, cap },
+            SendError::Unencodable(error) => CloseReason::Unencodable(Box::new(error)),
+        };
+        match self.sends {
+            Sends::Open | Sends::Expired => self.sends = Sends::Refused(reason),
+            Sends::Refused(_) => {}
+            Sends::Closed => log::error!("connection {} had a message at its end that is lost: {reason}", self.id),
+        }
+    }
+
+    /// The connection's name.
+    pub fn id(&self) -> ConnectionId {
+        self.id
+    }
+
+    /// The other side's address, as it was when the connection was made.
+    pub fn peer_addr(&self) -> &Address {
+        self.peer
+    }
+
+    /// The time: when this turn of the loop began. All callbacks of a turn see the same.
+    pub fn now(&self) -> Instant {
+        self.shared.now()
+    }
+
+    /// What the handler remembers for this connection.
+    pub fn state(&mut self) -> &mut H::State {
+        self.state
+    }
+
+    /// Bytes queued for this connection and not yet taken by its socket.
+    pub fn pending(&self) -> usize {
+        self.out.len()
+    }
+
+    /// Encodes `message` into this connection's write buffer; it leaves when the batch is done.
+    ///
+    /// It never blocks, and never drops a message in silence: one that cannot be queued ends the connection as soon as the
+    /// callback returns, with [`CloseReason::OutboxFull`], [`CloseReason::Unencodable`] or [`CloseReason::WriteDeadline`]. Messages
+    /// sent before it still go out, but for the last case; those after it do not, nor does anything sent in [`Handler::close`]. Who wants to decide himself uses [`try_send`](Self::try_send).
+    // Inlined always, and the failures are not: so the codec's part folds into the handler's.
+    #[inline(always)]
+    pub fn send<'m>(&mut self, message: impl Into<MessageOf<'m, H>>) {
+        if let Err(error) = self.try_send(message) {
+            self.refuse(error);
+        }
+    }
+
+    /// The same as [`send`](Self::send), but what cannot be queued has no consequence: it is for the handler to say what follows.
+    ///
+    /// # Errors
+    /// [`SendError`]. Nothing was queued then.
+    #[inline(always)]
+    pub fn try_send<'m>(&mut self, message: impl Into<MessageOf<'m, H>>) -> Result<(), SendError<<H::Codec as Codec>::Error>> {
+        let Sends::Open = self.sends else { return Err(self.why_not()) };
+        let (codec, before) = (&mut *self.codec, self.out.len());
+        match append_whole(self.out, |out| codec.encode(message.into(), out)) {
+            Ok(bytes) if self.out.len() <= self.shared.config.write_cap => {
+                let id = self.id;
+                self.shared.observe.note(move || Step::Queued { id, bytes });
+                Ok(())
+            }
+            Ok(_) => Err(self.take_back(before)),
+            Err(error) => Err(SendError::Unencodable(error)),
+        }
+    }
+
+    #[cold]
+    fn why_not(&self) -> SendError<<H::Codec as Codec>::Error> {
+        match self.sends {
+            Sends::Expired => SendError::DeadlinePassed,
+            Sends::Open | Sends::Refused(_) | Sends::Closed => SendError::Closed,
+        }
+    }
+
+    /// The last message made the queue longer than it may be.
+    #[cold]
+    fn take_back(&mut self, before: usize) -> SendError<<H::Codec as Codec>::Error> {
+        let queued = self.out.len();
+        self.out.truncate(before);
+        SendError::OutboxFull { queued, cap: self.shared.config.write_cap }
+    }
+
+    /// Sends `message` to another connection, or to this one: encoded now, by this connection's codec, and delivered after the batch.
+    ///
+    /// If `to` is gone or closing by then, nothing happens, and it is counted as stale. If its queue has no room
+    /// for it ([`Config::write_cap`]) it closes with [`CloseReason::OutboxFull`]. A message that the codec refuses ends
+    /// *this* connection with [`CloseReason::Unencodable`].
+    pub fn send_to<'m>(&mut self, to: ConnectionId, message: impl Into<MessageOf<'m, H>>) {
+        let codec = &mut *self.codec;
+        if let Err(error) = self.shared.commands.push_send(to, |out| codec.encode(message.into(), out)) {
+            self.refuse(SendError::Unencodable(error));
+        }
+    }
+
+    /// Closes another connection after the batch, as [`Verdict::Close`] does this one.
+    pub fn close(&mut self, id: ConnectionId) {
+        self.shared.commands.push(Command::Close(id));
+    }
+
+    /// Ends the pause that [`Verdict::Pause`] began, after the batch. Without one, nothing happens.
+    pub fn resume(&mut self, id: ConnectionId) {
+        self.shared.commands.push(Command::Resume(id));
+    }
+
+    /// Begins a connection to the first of `addrs` that answers, after the batch; see [`Reactor::connect`](crate::Reactor::connect). `key` comes back in [`Origin::Dialed`](crate::Origin::Dialed).
+    ///
+    /// The handler is told how it went: by [`Handler::open`], or by [`Handler::close`], which comes too if it could not even be begun.
+    pub fn connect(&mut self, addrs: Vec<Address>, timeout: Duration, key: u64) {
+        self.shared.commands.dial(Dial { addrs, timeout, key });
+    }
+
+    /// Lets [`Handler::timer`] be called for this connection at `at`: never before, and at most a tick (1 ms) and a turn later.
+    ///
+    /// What is over already comes with the next tick. A timer ends with its connection. **Trap:** [`now`](Self::now) is when the turn
+    /// began; a time counted from there is nearer than one counted from the system's clock.
+    pub fn set_timer(&mut self, at: Instant) -> TimerId {
+        self.shared.timers.set(at, Some(self.id), &self.shared.clock)
+    }
+
+    /// Takes a timer back, of this connection or any other; whether it was still to come.
+    pub fn cancel_timer(&mut self, timer: TimerId) -> bool {
+        self.shared.timers.cancel(timer)
+    }
+
+    /// Sets both deadlines; see [`set_read_deadline`](Self::set_read_deadline) and [`set_write_deadline`](Self::set_write_deadline).
+    pub fn set_deadline(&mut self, at: Option<Instant>) {
+        self.set_read_deadline(at);
+        self.set_write_deadline(at);
+    }
+
+    /// Sets the time after which nothing more is read from this peer; `None` clears it.
+    ///
+    /// As in Go it is absolute: what arrives does not move it. When it passes, [`Handler::deadline`] is called, whether or not bytes are waiting; one
+    /// that is over already passes at once, before any further frame. It stays passed until it is set anew, and clearing it does not touch the other.
+    pub fn set_read_deadline(&mut self, at: Option<Instant>) {
+        self.deadlines.set(Direction::Read, at, &self.shared.clock);
+    }
+
+    /// Sets the time after which nothing more is written to this peer; `None` clears it.
+    ///
+    /// When it passes, [`Handler::deadline`] is called, whether or not anything is queued. What is queued stays so, and goes out if the deadline is set anew.
+    /// While it is over, [`try_send`](Self::try_send) refuses with [`SendError::DeadlinePassed`], and [`send`](Self::send) ends the connection.
+    pub fn set_write_deadline(&mut self, at: Option<Instant>) {
+        self.deadlines.set(Direction::Write, at, &self.shared.clock);
+        if let Sends::Open | Sends::Expired = self.sends {
+            self.sends = Sends::of(self.deadlines, self.shared);
+        }
+    }
+
+    /// Gives the peer [`Config::handshake_timeout`](crate::Config::handshake_timeout) from now on for its next whole frame. Meant for [`Handler::open`].
+    pub fn expect_handshake(&mut self) {
+        *self.handshake = Some(self.shared.clock.stamp());
+    }
+}
+
+impl Sends {
+    /// Whether an open connection with these deadlines takes messages.
+    #[inline]
+    pub(crate) fn of(deadlines: &Deadlines, shared: &Shared) -> Self {
+        if deadlines.is_over(Direction::Write, &shared.clock) { Sends::Expired } else { Sends::Open }
+    }
+}
+
+impl<H: Handler> fmt::Debug for Context<'_, H> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Context").field("id", &self.id).field("peer", &self.peer).field("pending", &self.out.len()).finish_non_exhaustive()
+    }
+}

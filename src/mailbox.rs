@@ -1,0 +1,103 @@
+//! Letters from other threads: a bounded queue, and a bell that wakes the loop.
+//!
+//! First the letter, then the bell; the loop first silences the bell, then takes the letters. So a
+//! letter is either taken, or its bell is still to be heard; and however many are written while the
+//! loop is busy, the bell rings once. `tests/lost_wakeup.rs` has a model checker try every
+//! order in which the threads can do that.
+
+use std::collections::VecDeque;
+
+use crate::sync::{AtomicBool, Mutex, Ordering};
+
+/// The queue. `L` are the letters, `S` what sender and receiver have to agree on besides.
+#[derive(Debug)]
+pub(crate) struct Mailbox<L, S> {
+    inside: Mutex<Inside<L, S>>,
+    /// Set from the moment when the bell is rung until the loop comes to look.
+    rung: AtomicBool,
+    cap: usize,
+}
+
+#[derive(Debug)]
+pub(crate) struct Inside<L, S> {
+    letters: VecDeque<L>,
+    /// What the waiting letters take, by their senders' account.
+    weight: usize,
+    pub(crate) shared: S,
+}
+
+impl<L, S: Default> Mailbox<L, S> {
+    /// A mailbox whose letters may weigh `cap` in all.
+    pub(crate) fn new(cap: usize) -> Self {
+        let inside = Inside { letters: VecDeque::new(), weight: 0, shared: S::default() };
+        Self { inside: Mutex::new(inside), rung: AtomicBool::new(false), cap }
+    }
+
+    /// Looks at, or changes, what is agreed on.
+    pub(crate) fn with<R>(&self, look: impl FnOnce(&mut S) -> R) -> R {
+        look(&mut self.lock().shared)
+    }
+
+    /// Puts in the letter that `write` makes of `content`, if there is room for its weight and `admit` finds nothing against it, and rings if nobody has yet.
+    ///
+    /// A letter that is heavier than all may be is taken if it is the only one: else it could never be sent.
+    pub(crate) fn put<T, E>(
+        &self,
+        content: T,
+        write: impl FnOnce(T) -> L,
+        weight: usize,
+        admit: impl FnOnce(&S) -> Result<(), E>,
+        ring: impl FnOnce(),
+    ) -> Put<T, E> {
+        let mut inside = self.lock();
+        if let Err(error) = admit(&inside.shared) {
+            return Put::Refused(content, error);
+        }
+        if inside.weight > 0 && inside.weight.saturating_add(weight) > self.cap {
+            return Put::Full(content);
+        }
+        inside.letters.push_back(write(content));
+        inside.weight = inside.weight.saturating_add(weight);
+        drop(inside);
+        self.ring(ring);
+        Put::Done
+    }
+
+    /// Wakes the loop, if nobody has since it last looked.
+    pub(crate) fn ring(&self, ring: impl FnOnce()) {
+        if !self.rung.swap(true, Ordering::AcqRel) {
+            ring();
+        }
+    }
+
+    /// Whether there may be something to take. The look that costs least.
+    pub(crate) fn has_rung(&self) -> bool {
+        self.rung.load(Ordering::Acquire)
+    }
+
+    /// Takes all letters out, into an empty queue, and lets `look` see the rest.
+    pub(crate) fn take<R>(&self, into: &mut VecDeque<L>, look: impl FnOnce(&mut S) -> R) -> R {
+        // First the bell: who writes from here on rings again.
+        self.rung.swap(false, Ordering::AcqRel);
+        let mut inside = self.lock();
+        std::mem::swap(&mut inside.letters, into);
+        inside.weight = 0;
+        look(&mut inside.shared)
+    }
+
+    fn lock(&self) -> impl std::ops::DerefMut<Target = Inside<L, S>> + '_ {
+        // Nobody panics while it is held; if somebody did, what is in it would still be whole.
+        self.inside.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+}
+
+/// What became of a letter.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Put<T, E> {
+    /// It waits for the loop.
+    Done,
+    /// There is no room for it now.
+    Full(T),
+    /// There is something against it.
+    Refused(T, E),
+}

@@ -1,0 +1,145 @@
+//! Whom no socket calls: those of whom others asked something, those who got mail, and those whose time has come.
+
+use crate::command::Command;
+use crate::deadline::Expiry;
+use crate::guard::contain;
+use crate::handle::Letter;
+use crate::handler::{Callback, Connections, Handler, LoopContext, Shared};
+use crate::id::ConnectionId;
+use crate::net::Net;
+use crate::observe::Step;
+use crate::reactor::Reactor;
+use crate::reactor::slots::Slots;
+use crate::reason::CloseReason;
+use crate::state::{Cause, State};
+use crate::timers::{Alarm, TimerId};
+
+impl<H: Handler, N: Net> Reactor<H, N> {
+    /// Carries out what was asked for: by callbacks, of other connections; by other threads; by anyone, of the loop.
+    pub(super) fn deliver(&mut self) {
+        let mut stop = None;
+        if self.letters.is_empty() && self.post.0.mailbox().has_rung() {
+            stop = self.post.0.mailbox().take(&mut self.letters, |agreed| agreed.stop.take());
+        }
+        for _ in 0..self.shared.config.calls_per_turn {
+            let Some(letter) = self.letters.pop_front() else { break };
+            self.carry_out_letter(letter);
+        }
+        if !self.shared.commands.is_empty() {
+            self.carry_out_commands();
+            while let Some(dial) = self.shared.commands.pop_dial() {
+                self.begin_for_handler(dial);
+            }
+        }
+        [stop, self.shared.commands.take_stop()].into_iter().flatten().for_each(|how| self.come_to_an_end(how));
+    }
+
+    /// Carries out what callbacks asked of other connections.
+    pub(super) fn carry_out_commands(&mut self) {
+        let mut commands = std::mem::take(&mut self.shared.commands);
+        while let Some((command, bytes)) = commands.pop() {
+            let (Command::Send(id, _) | Command::Close(id) | Command::Resume(id)) = command;
+            self.change(id, |connection, shared| match command {
+                Command::Send(..) => connection.queue(bytes, shared),
+                Command::Close(_) => connection.apply(Cause::Close(CloseReason::Handler), shared),
+                Command::Resume(_) => connection.apply(Cause::Resume, shared),
+            });
+        }
+        // No callback has run meanwhile. What remains is the memory, for the next commands.
+        self.shared.commands = commands;
+    }
+
+    /// Does what one letter from another thread asks.
+    fn carry_out_letter(&mut self, letter: Letter<H::Mail>) {
+        self.shared.observe.note(|| Step::Letter);
+        match letter {
+            Letter::Send(id, frame) => self.change(id, |connection, shared| connection.queue(&frame, shared)),
+            Letter::Close(id) => self.change(id, |connection, shared| connection.apply(Cause::Close(CloseReason::Handler), shared)),
+            Letter::Mail(mail) => self.call_for_loop(|handler, cx| handler.mail(mail, cx)),
+        }
+        self.relieve();
+    }
+
+    /// Changes an open connection; what follows from that comes when its replies are written.
+    fn change(&mut self, id: ConnectionId, change: impl FnOnce(&mut ConnectionOf<H>, &mut Shared)) {
+        let Some(slot) = self.slots.open(id) else { return self.shared.observe.note(|| Step::Stale) };
+        change(&mut slot.connection, &mut self.shared);
+        if self.touched.last() != Some(&id) {
+            self.touched.push(id);
+        }
+    }
+
+    /// Runs a callback that belongs to no connection.
+    fn call_for_loop(&mut self, callback: impl FnOnce(&mut H, &mut LoopContext<'_, H>)) {
+        let Self { handler, shared, slots, touched, .. } = self;
+        let mut connections = Reach { slots, touched };
+        let called = contain(|| callback(handler, &mut LoopContext { shared: &mut *shared, connections: &mut connections }));
+        if called.is_none() {
+            if let Some(suppressed) = shared.throttle.admit(("panic", None), shared.clock.now()) {
+                log::error!("the handler panicked in a callback for the loop{suppressed}");
+            }
+            shared.observe.note(|| Step::Panicked { id: None });
+        }
+    }
+
+    /// Calls those whose time has come, and looks at the connections whose may have.
+    pub(super) fn expire(&mut self) {
+        for _ in 0..self.shared.config.calls_per_turn {
+            match self.shared.timers.pop(&self.shared.clock) {
+                Some(Alarm::Look(id)) => self.look(id),
+                Some(Alarm::Timer(timer)) => self.fire(timer),
+                None => break,
+            }
+            self.relieve();
+        }
+        self.give_up_if_the_time_is_over();
+    }
+
+    /// Looks whether one of a connection's deadlines has passed. As a rule it has moved on meanwhile.
+    fn look(&mut self, id: ConnectionId) {
+        let slot = self.slots.get(id).expect("who is gone is not looked for");
+        slot.look = 0;
+        if let State::Connecting = slot.connection.state() {
+            self.expire_attempt(id);
+            return self.settle(id);
+        }
+        let due = slot.connection.next_expiry(&self.shared).filter(|(tick, _)| *tick <= self.shared.clock.tick());
+        if let Some((_, Expiry::Write | Expiry::Drain)) = due {
+            // Who reads, however slowly, is not given up: if some of it leaves now there is another period.
+            slot.last_try(&mut self.shared);
+        }
+        if let Some(slot) = self.slots.get(id) {
+            slot.connection.expire(&mut self.handler, &mut self.shared);
+        }
+        self.settle(id);
+    }
+
+    fn fire(&mut self, timer: TimerId) {
+        let Some(id) = timer.owner() else {
+            self.shared.observe.note(|| Step::Timer { timer });
+            return self.call_for_loop(|handler, cx| handler.loop_timer(timer, cx));
+        };
+        // It may be closing: then nothing is called any more, but its close.
+        let Some(slot) = self.slots.open(id) else { return self.shared.observe.note(|| Step::Stale) };
+        self.shared.observe.note(|| Step::Timer { timer });
+        slot.connection.call(&mut self.handler, &mut self.shared, |handler, cx| handler.timer(timer, cx));
+        self.touched.push(id);
+    }
+}
+
+type ConnectionOf<H> = crate::connection::Connection<<H as Handler>::Codec, <H as Handler>::State>;
+
+/// The way from a callback of the loop to its connections.
+struct Reach<'r, H: Handler, N: Net> {
+    slots: &'r mut Slots<H, N>,
+    touched: &'r mut Vec<ConnectionId>,
+}
+
+impl<H: Handler, N: Net> Connections<H> for Reach<'_, H, N> {
+    fn call(&mut self, id: ConnectionId, shared: &mut Shared, callback: &mut Callback<'_, H>) -> bool {
+        let Some(slot) = self.slots.open(id) else { return false };
+        slot.connection.call_alone(shared, callback);
+        self.touched.push(id);
+        true
+    }
+}
