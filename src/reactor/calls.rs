@@ -108,10 +108,8 @@ impl<H: Handler, N: Net> Reactor<H, N> {
             // Who reads, however slowly, is not given up: if some of it leaves now there is another period.
             slot.last_try(&mut self.shared);
         }
-        if let Some(slot) = self.slots.get(id) {
-            slot.connection.expire(&mut self.handler, &mut self.shared);
-        }
-        self.settle(id);
+        slot.connection.expire(&mut self.handler, &mut self.shared);
+        self.touched.push(id);
     }
 
     fn fire(&mut self, timer: TimerId) {

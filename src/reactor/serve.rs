@@ -133,6 +133,7 @@ impl<H: Handler, N: Net> Reactor<H, N> {
         slot.notice_hang_up(shared);
         if slot.connection.is_drained(shared) {
             slot.connection.drained(handler, shared);
+            slot.connection.after_flush(shared);
         }
         match slot.connection.state() {
             // Else nothing would ever wake it: the flush that lifts the pressure waits for a writable event.
@@ -147,57 +148,25 @@ impl<H: Handler, N: Net> Reactor<H, N> {
             State::Closed(_) => self.closed.push_back(id),
             _ => {}
         }
-        self.account(id);
-        self.look_in_time(id);
-        self.defer_if_unfinished(id);
-    }
-
-    /// Keeps the sum of all buffers true.
-    #[inline]
-    fn account(&mut self, id: ConnectionId) {
-        let Some(slot) = self.slots.get(id) else { return };
+        // The sum of all buffers.
         let heap = u32::try_from(slot.connection.heap()).unwrap_or(u32::MAX);
         if heap != slot.counted {
             self.buffered = self.buffered - slot.counted as usize + heap as usize;
             slot.counted = heap;
         }
-    }
-
-    /// Sees to it that a connection's deadlines are looked at before the first of them passes.
-    ///
-    /// Where it has moved to a later time nothing is done: the look comes early, and finds out. So deadlines that move with every byte cost a store.
-    #[inline]
-    fn look_in_time(&mut self, id: ConnectionId) {
-        let Some(slot) = self.slots.get(id) else { return };
-        if slot.connection.is_at_rest() && (slot.look != 0) == self.shared.config.idle_timeout.is_some() {
-            return;
+        // Its deadlines: where bytes have moved and nothing waits they have only moved on, and the look that is due finds out.
+        if !slot.connection.is_at_rest() || (slot.look != 0) != shared.config.idle_timeout.is_some() {
+            let tick = match slot.connection.state() {
+                State::Connecting => self.dials.get(&id).map(|attempt| attempt.until),
+                _ => slot.connection.next_expiry(shared).map(|(tick, _)| tick),
+            };
+            slot.look_by(tick, shared);
         }
-        let tick = match slot.connection.state() {
-            State::Connecting => self.dials.get(&id).map(|dial| dial.until),
-            _ => slot.connection.next_expiry(&self.shared).map(|(tick, _)| tick),
-        };
-        match tick {
-            Some(tick) if slot.look != 0 && slot.look <= tick => {}
-            _ => {
-                let before = std::mem::replace(&mut slot.look, tick.map_or(0, |tick| tick.max(1)));
-                let ticks = [before, slot.look].map(|tick| Some(tick).filter(|tick| *tick != 0));
-                self.shared.timers.look(id, ticks[0], ticks[1]);
-            }
-        }
-    }
-
-    /// Puts a connection on the resume queue if there is more to do than its budget allowed: no event will come for that.
-    fn defer_if_unfinished(&mut self, id: ConnectionId) {
-        let Some(slot) = self.slots.get(id) else { return };
-        let yielded = matches!(slot.connection.state(), State::Open(Reading::Yielded));
-        let unread = slot.connection.is_reading() && (slot.readiness.readable || slot.connection.has_backlog());
-        let unsent = slot.connection.is_writing()
-            && slot.readiness.writable
-            && !matches!(slot.connection.state(), State::Connecting | State::Closed(_));
-        if (yielded || unread || unsent) && !slot.queued {
+        // What no event will come for.
+        if slot.is_unfinished() && !slot.queued {
             slot.queued = true;
             self.resume.push_back(id);
-            self.shared.observe.note(|| Step::Deferred { id });
+            shared.observe.note(|| Step::Deferred { id });
         }
     }
 }
@@ -252,6 +221,29 @@ impl<H: Handler, N: Net> Slot<H, N> {
         if let State::Draining { .. } | State::Open(_) = self.connection.state() {
             self.readiness.writable = true;
             self.flush(shared);
+        }
+    }
+
+    /// Sees to it that its deadlines are looked at by `tick`. A look that comes earlier does no harm, and moving it would cost more.
+    fn look_by(&mut self, tick: Option<u64>, shared: &mut Shared) {
+        let (before, tick) = (self.look, tick.map_or(0, |tick| tick.max(1)));
+        if before == 0 || tick == 0 || tick < before {
+            self.look = tick;
+            let [before, tick] = [before, tick].map(|tick| Some(tick).filter(|tick| *tick != 0));
+            shared.timers.look(self.connection.id(), before, tick);
+        }
+    }
+
+    /// Whether there is more to do than its budget allowed.
+    fn is_unfinished(&self) -> bool {
+        let connection = &self.connection;
+        match connection.state() {
+            State::Connecting | State::Closed(_) => false,
+            State::Open(Reading::Yielded) => true,
+            _ => {
+                (connection.is_reading() && (self.readiness.readable || connection.has_backlog()))
+                    || (connection.is_writing() && self.readiness.writable)
+            }
         }
     }
 
