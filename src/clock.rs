@@ -10,6 +10,9 @@ use std::time::{Duration, Instant};
 pub(crate) struct Clock {
     epoch: Instant,
     now: Instant,
+    /// From `epoch` to `now`.
+    since: Duration,
+    /// The same in whole ticks.
     tick: u64,
 }
 
@@ -24,13 +27,16 @@ impl Clock {
 
     /// A clock that begins at `now`.
     pub(crate) fn new(now: Instant) -> Self {
-        Self { epoch: now, now, tick: 0 }
+        Self { epoch: now, now, since: Duration::ZERO, tick: 0 }
     }
 
     /// Goes on to `now`, and never back.
     pub(crate) fn advance(&mut self, now: Instant) {
-        self.now = now.max(self.now);
-        self.tick = whole_millis(self.now.duration_since(self.epoch));
+        if now > self.now {
+            self.now = now;
+            self.since = now.duration_since(self.epoch);
+            self.tick = whole_millis(self.since);
+        }
     }
 
     /// The time.
@@ -71,9 +77,9 @@ impl Clock {
         Some(tick.next_multiple_of(grain))
     }
 
-    /// When a tick comes; `None` if that is beyond what the system can tell.
-    pub(crate) fn instant(&self, tick: u64) -> Option<Instant> {
-        self.epoch.checked_add(Duration::from_millis(tick))
+    /// How long it is until a tick comes.
+    pub(crate) fn left(&self, tick: u64) -> Duration {
+        Duration::from_millis(tick).saturating_sub(self.since)
     }
 }
 
@@ -97,14 +103,15 @@ mod tests {
         for micros in [0, 1, 999, 1000, 1001, 60_000_000] {
             let at = epoch + Duration::from_micros(micros);
             let tick = clock.tick_at(at);
-            let came = clock.instant(tick).unwrap();
+            let came = epoch + Duration::from_millis(tick);
             assert!(came >= at && came < at + Duration::from_millis(1), "{micros}");
         }
         assert_eq!(clock.tick_at(epoch.checked_sub(Duration::from_secs(1)).unwrap_or(epoch)), 0);
         clock.advance(epoch + Duration::from_micros(1900));
         let stamp = clock.stamp();
         let tick = clock.after(stamp, Duration::from_millis(5)).unwrap();
-        assert!(clock.instant(tick).unwrap() >= clock.now() + Duration::from_millis(5));
+        assert!(epoch + Duration::from_millis(tick) >= clock.now() + Duration::from_millis(5));
+        assert!(clock.left(tick) >= Duration::from_millis(5) && clock.left(0) == Duration::ZERO);
     }
 
     #[test]

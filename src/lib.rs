@@ -37,7 +37,7 @@
 //!             │        └────────── repeated over all that was read ──┘ └ one write a batch
 //!             └ into one buffer that all connections share
 //!
-//!  turn:  poll ─► events ─► resume queue ─► commands ─► deadlines ─► flush ─► reap
+//!  turn:  poll ─► events ─► resume queue ─► commands, letters ─► deadlines, timers ─► flush ─► reap
 //! ```
 //!
 //! A request crosses each module once, from left to right. There are three back-arcs, each in one place: *resume* (a
@@ -51,20 +51,28 @@
 //! | floor | modules | in a sentence |
 //! |---|---|---|
 //! | 4 | `reactor` | the loop: [`Reactor::turn`] fits on one screen, [`Reactor::run`] is it in a loop |
-//! | 3 | [`connection`] | one connection's machine: buffers and a state, no socket and no clock |
-//! | 2 | `handler`, `command`, `deadline`, `observe` | what a user writes; what he asks of others; whose time is up; who watches |
-//! | 1 | [`codec`], [`submit`], [`transport`], [`net`] | bytes to frames; four packets; the only read and write; the one seam to the system |
-//! | 0 | [`config`], [`id`], `state`, `reason`, `verdict`, `error`, `guard` | limits, names, and the enums that everything above speaks in |
+//! | 3 | [`connection`], `pair` | one connection's machine: buffers, a state and stamps, no socket and no clock; two handlers made one |
+//! | 2 | `handler`, `command`, `deadline`, `timers`, `handle`, `observe` | what a user writes; what he asks of others; what time is up for, and whose; the hand for other threads; who watches |
+//! | 1 | [`codec`], [`submit`], [`transport`], [`net`], `mailbox` | bytes to frames; four packets; the only read and write; the one seam to the system; letters and a bell |
+//! | 0 | [`config`], [`id`], `address`, `clock`, `state`, `reason`, `verdict`, `error`, `connect_error`, `guard`, `throttle`, `sync` | limits, names, time, and the enums that everything above speaks in |
 //!
 //! Begin with `state` (the life of a connection in one table), go on with [`transport`] and
 //! [`connection`], then read `reactor` from `turn` downwards. The rest explains itself on the way.
+//!
+//! # Time
+//!
+//! The clock is read once a turn, when the poller wakes. Deadlines are kept in ticks of a millisecond and rounded to the late
+//! side: nothing comes early, and a timer at most a tick and a turn late. The guards ([`Config::idle_timeout`] and its like) are about right only, within a 64th of
+//! their length, so that one wake-up does for all whose time is up. What moves with every byte is a stamp, and moving it a store.
 //!
 //! # What to know before using it
 //!
 //! - **Make a reactor in the thread that runs it**: it cannot be sent to another one. A [`Handle`] can.
 //! - **A callback that takes long stands in everybody's way.** There is one thread.
-//! - **Back-pressure is not reading.** Above [`Config::write_high`] a connection is neither read nor handled; it goes on by itself.
+//! - **Back-pressure is not reading.** A connection whose replies have reached [`Config::write_high`] is neither read nor handled; it goes on by itself. A handler that sends of its
+//!   own accord looks at [`Context::pending`], and goes on when [`Handler::drained`] is called.
 //! - **Half-close is not close.** A peer that shut its sending side still gets its replies; see [`Handler::eof`].
+//! - **Silence ends**: after [`Config::idle_timeout`], unless it is `None`. A client that waits long between two requests sets it so.
 //! - **A panic in a callback ends one connection**, unless the program is built with `panic = "abort"`.
 //! - **Every limit has a name, a default and a reason**: [`Config`].
 //! - **Every step can be watched**: [`Observer`], [`Counters`].

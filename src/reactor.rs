@@ -166,22 +166,28 @@ impl<H: Handler, N: Net> Reactor<H, N> {
     /// For a program that has a loop of its own: it waits until then, or until the poller's descriptor
     /// (`AsFd`, on Unix) is readable, and then takes a turn of zero.
     pub fn next_deadline(&self) -> Option<Instant> {
-        let undone = !(self.resume.is_empty()
-            && self.touched.is_empty()
-            && self.closed.is_empty()
-            && self.letters.is_empty()
-            && self.shared.commands.is_empty());
-        if undone || self.more || self.can_accept() {
-            return Some(self.shared.now());
-        }
-        let alarm = self.shared.timers.next().and_then(|tick| self.shared.clock.instant(tick));
-        [alarm, self.phase.deadline(), self.next_accept()].into_iter().flatten().min()
+        let patience = self.patience(None)?;
+        self.shared.now().checked_add(patience)
     }
 
     /// How long the next poll may sleep.
     fn patience(&self, timeout: Option<Duration>) -> Option<Duration> {
-        let left = self.next_deadline().map(|at| at.saturating_duration_since(self.shared.now()));
-        left.into_iter().chain(timeout).min()
+        if self.has_work() || self.more || self.can_accept() {
+            return Some(Duration::ZERO);
+        }
+        let alarm = self.shared.timers.next().map(|tick| self.shared.clock.left(tick));
+        let others = self.phase.deadline().into_iter().chain(self.next_accept()).min();
+        let other = others.map(|at| at.saturating_duration_since(self.shared.now()));
+        [timeout, alarm, other].into_iter().flatten().min()
+    }
+
+    /// Whether something was left undone that no event will tell of.
+    fn has_work(&self) -> bool {
+        !(self.resume.is_empty()
+            && self.touched.is_empty()
+            && self.closed.is_empty()
+            && self.letters.is_empty()
+            && self.shared.commands.is_empty())
     }
 
     /// Hands each event to whom it is for.

@@ -46,6 +46,8 @@ pub(crate) struct Timers {
     /// The timers that belong to connections: they go when it goes.
     owned: BTreeSet<(ConnectionId, TimerId)>,
     serial: u64,
+    /// The tick of the first of all, so that each turn need not look for it.
+    first: Option<u64>,
 }
 
 impl Timers {
@@ -54,6 +56,7 @@ impl Timers {
         self.serial += 1;
         let timer = TimerId { tick: clock.tick_at(at).max(clock.tick() + 1), serial: self.serial, owner };
         self.ordered.insert(timer);
+        self.first = self.first.into_iter().chain([timer.tick]).min();
         self.owned.extend(owner.map(|owner| (owner, timer)));
         timer
     }
@@ -63,7 +66,9 @@ impl Timers {
         if let Some(owner) = timer.owner {
             self.owned.remove(&(owner, timer));
         }
-        self.ordered.remove(&timer)
+        let was = self.ordered.remove(&timer);
+        self.find_first();
+        was
     }
 
     /// Takes back all timers of a connection.
@@ -89,17 +94,30 @@ impl Timers {
         if let Some(to) = to {
             self.looks.entry(to).or_default().insert(id);
         }
+        self.find_first();
+    }
+
+    fn find_first(&mut self) {
+        let look = self.looks.first_key_value().map(|(tick, _)| *tick);
+        self.first = look.into_iter().chain(self.ordered.first().map(|timer| timer.tick)).min();
     }
 
     /// The tick of the first alarm.
+    #[inline]
     pub(crate) fn next(&self) -> Option<u64> {
-        let look = self.looks.first_key_value().map(|(tick, _)| *tick);
-        look.into_iter().chain(self.ordered.first().map(|timer| timer.tick)).min()
+        self.first
     }
 
     /// Takes out the first alarm whose tick has passed.
+    #[inline]
     pub(crate) fn pop(&mut self, clock: &Clock) -> Option<Alarm> {
-        let tick = self.next().filter(|tick| *tick <= clock.tick())?;
+        let tick = self.first.filter(|tick| *tick <= clock.tick())?;
+        let alarm = self.pop_at(tick);
+        self.find_first();
+        alarm
+    }
+
+    fn pop_at(&mut self, tick: u64) -> Option<Alarm> {
         let Some(mut waiting) = self.looks.first_entry().filter(|waiting| *waiting.key() == tick) else {
             let timer = self.ordered.pop_first()?;
             if let Some(owner) = timer.owner {

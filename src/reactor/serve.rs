@@ -71,6 +71,9 @@ impl<H: Handler, N: Net> Reactor<H, N> {
 
     /// Writes what was queued for connections outside of their own batch.
     pub(super) fn flush(&mut self) {
+        if self.touched.is_empty() {
+            return;
+        }
         let mut touched = std::mem::take(&mut self.touched);
         for id in touched.drain(..) {
             let Some(slot) = self.slots.get(id) else { continue };
