@@ -18,8 +18,14 @@ impl<H: Handler, N: Net> Reactor<H, N> {
     /// Carries out what was asked for: by callbacks, of other connections; by other threads; by anyone, of the loop.
     pub(super) fn deliver(&mut self) {
         let mut stop = None;
-        if self.letters.is_empty() && self.post.0.mailbox().has_rung() {
-            stop = self.post.0.mailbox().take(&mut self.letters, |agreed| agreed.stop.take());
+        let mailbox = self.post.0.mailbox();
+        if mailbox.has_rung() {
+            // Letters that are not read yet keep further ones waiting; the wish to stop is heard at once.
+            stop = if self.letters.is_empty() {
+                mailbox.take(&mut self.letters, |agreed| agreed.stop.take())
+            } else {
+                mailbox.with(|agreed| agreed.stop.take())
+            };
         }
         for _ in 0..self.shared.config.calls_per_turn {
             let Some(letter) = self.letters.pop_front() else { break };
