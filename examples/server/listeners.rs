@@ -28,6 +28,7 @@ impl Door {
         }
     }
 
+    #[cfg(unix)]
     fn try_clone(&self) -> io::Result<Self> {
         match self {
             Door::Tcp(listener) => listener.try_clone().map(Door::Tcp),
@@ -94,6 +95,7 @@ impl Doors {
     }
 
     /// One socket for all loops.
+    #[cfg(unix)]
     fn share(&mut self, name: String, door: Door) -> io::Result<()> {
         let (first, others) = self.of_loops.split_first_mut().expect("there is at least one loop");
         for doors in others {
