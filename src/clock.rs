@@ -77,6 +77,12 @@ impl Clock {
         Some(tick.next_multiple_of(grain))
     }
 
+    /// The later of two stamps.
+    pub(crate) fn later(&self, one: Stamp, other: Stamp) -> Stamp {
+        let age = |stamp| self.stamp().wrapping_sub(stamp);
+        if age(one) < age(other) { one } else { other }
+    }
+
     /// How long it is until a tick comes.
     pub(crate) fn left(&self, tick: u64) -> Duration {
         Duration::from_millis(tick).saturating_sub(self.since)

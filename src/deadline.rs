@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use crate::clock::Clock;
+use crate::clock::{Clock, Stamp};
 use crate::verdict::Direction;
 
 /// What a connection's time can be up for.
@@ -29,7 +29,16 @@ pub enum Expiry {
 
 /// A connection's two deadlines. Who never sets one pays a word for them.
 #[derive(Debug, Default)]
-pub(crate) struct Deadlines(Option<Box<[Deadline; 2]>>);
+pub(crate) struct Deadlines(Option<Box<Both>>);
+
+#[derive(Debug)]
+struct Both {
+    /// By direction.
+    deadlines: [Deadline; 2],
+    /// When reading last stood still because its deadline had passed, and when it went on.
+    stood: Option<Stamp>,
+    went_on: Option<Stamp>,
+}
 
 /// One direction's deadline.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -53,7 +62,12 @@ impl Deadlines {
         if let (None, Deadline::Never) = (&self.0, deadline) {
             return;
         }
-        self.0.get_or_insert_with(|| Box::new([Deadline::Never; 2]))[direction as usize] = deadline;
+        let unset = || Box::new(Both { deadlines: [Deadline::Never; 2], stood: None, went_on: None });
+        let both = self.0.get_or_insert_with(unset);
+        both.deadlines[direction as usize] = deadline;
+        if direction == Direction::Read {
+            both.went_on = both.stood.take().filter(|stood| *stood != clock.stamp()).map(|_| clock.stamp()).or(both.went_on);
+        }
     }
 
     /// Whether none was ever set.
@@ -79,14 +93,23 @@ impl Deadlines {
         self.0.is_some() && self.get(direction) == Deadline::Passed
     }
 
-    /// The next direction of which the handler is to be told; it counts as told from here on.
-    pub(crate) fn tell(&mut self, clock: &Clock) -> Option<Direction> {
-        let both = self.0.as_mut()?;
-        let direction = [Direction::Read, Direction::Write]
-            .into_iter()
-            .find(|direction| matches!(both[*direction as usize], Deadline::At(tick) if tick <= clock.tick()))?;
-        both[direction as usize] = Deadline::Passed;
-        Some(direction)
+    /// Whether the handler is to be told that this deadline has passed; it counts as told from here on.
+    pub(crate) fn tell(&mut self, direction: Direction, clock: &Clock) -> bool {
+        let Some(both) = &mut self.0 else { return false };
+        let deadline = &mut both.deadlines[direction as usize];
+        let passes = matches!(*deadline, Deadline::At(tick) if tick <= clock.tick());
+        if passes {
+            *deadline = Deadline::Passed;
+            if direction == Direction::Read {
+                both.stood = Some(clock.stamp());
+            }
+        }
+        passes
+    }
+
+    /// When reading last went on after it had stood still.
+    pub(crate) fn went_on(&self) -> Option<Stamp> {
+        self.0.as_ref()?.went_on
     }
 
     /// The tick at which one direction's deadline passes.
@@ -98,7 +121,7 @@ impl Deadlines {
     }
 
     fn get(&self, direction: Direction) -> Deadline {
-        self.0.as_ref().map_or(Deadline::Never, |both| both[direction as usize])
+        self.0.as_ref().map_or(Deadline::Never, |both| both.deadlines[direction as usize])
     }
 }
 
@@ -114,10 +137,10 @@ mod tests {
         let begun = Instant::now();
         let (mut clock, mut deadlines) = (Clock::new(begun), Deadlines::default());
         deadlines.set(Read, Some(begun + Duration::from_millis(5)), &clock);
-        assert!(!deadlines.is_over(Read, &clock) && deadlines.tell(&clock).is_none());
+        assert!(!deadlines.is_over(Read, &clock) && !deadlines.tell(Read, &clock));
         clock.advance(begun + Duration::from_millis(5));
         assert!(deadlines.is_over(Read, &clock) && !deadlines.is_over(Write, &clock));
-        assert_eq!((deadlines.tell(&clock), deadlines.tell(&clock)), (Some(Read), None));
+        assert_eq!([Read, Read, Write].map(|direction| deadlines.tell(direction, &clock)), [true, false, false]);
         assert!(deadlines.is_over(Read, &clock) && deadlines.has_passed(Read) && deadlines.tick(Read).is_none());
         deadlines.set(Write, None, &clock);
         assert!(deadlines.has_passed(Read), "clearing one leaves the other");
@@ -133,9 +156,9 @@ mod tests {
         deadlines.set(Write, Some(clock.now()), &clock);
         assert!(deadlines.is_over(Write, &clock));
         deadlines.set(Write, None, &clock);
-        assert_eq!(deadlines.tell(&clock), None);
+        assert!(!deadlines.tell(Write, &clock));
         deadlines.set(Read, begun.checked_sub(Duration::from_secs(1)), &clock);
         deadlines.set(Write, Some(begun), &clock);
-        assert_eq!([(); 3].map(|()| deadlines.tell(&clock)), [Some(Read), Some(Write), None]);
+        assert_eq!([Read, Write, Read].map(|direction| deadlines.tell(direction, &clock)), [true, true, false]);
     }
 }

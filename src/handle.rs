@@ -1,5 +1,6 @@
 //! The loop's hand to other threads.
 
+use std::collections::VecDeque;
 use std::error::Error;
 use std::fmt;
 use std::sync::Arc;
@@ -7,6 +8,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
+use crate::guard::contain;
 use crate::id::ConnectionId;
 use crate::mailbox::{Mailbox, Put};
 use crate::net::Wake;
@@ -148,7 +150,7 @@ impl<M> Handle<M> {
         self.put(mail, Letter::Mail, 0, Agreed::listens)
     }
 
-    /// Closes a connection once all that is queued for it is sent.
+    /// Closes a connection once all that is queued for it is sent; one that is not established yet is given up.
     ///
     /// # Errors
     /// [`PostError`].
@@ -158,6 +160,7 @@ impl<M> Handle<M> {
 
     /// Asks the loop to stop gracefully, within `grace` instead of [`Config::drain_timeout`](crate::Config::drain_timeout).
     ///
+    /// What was posted before is read before, but for [`Stop::AtOnce`], which nothing holds up.
     /// Of several such wishes the shortest counts. It never fails, however full the mailbox is; a loop that has stopped has done so already.
     pub fn shutdown(&self, grace: Duration) {
         self.stop(Stop::Within(grace));
@@ -207,8 +210,17 @@ impl<M> fmt::Debug for Handle<M> {
 #[derive(Debug)]
 pub(crate) struct Recipient<M>(pub(crate) Handle<M>);
 
+impl<M> Recipient<M> {
+    /// Takes no more letters, and drops those that wait: nobody will read them.
+    pub(crate) fn retire(&self) {
+        let mut letters = VecDeque::new();
+        self.0.mailbox.take(&mut letters, |agreed| agreed.gone = true);
+        contain(|| drop(letters)); // what they hold is the user's, and may have something to say about it
+    }
+}
+
 impl<M> Drop for Recipient<M> {
     fn drop(&mut self) {
-        self.0.mailbox.with(|agreed| agreed.gone = true);
+        self.retire();
     }
 }

@@ -128,7 +128,7 @@ pub trait Net {
     /// What the system says; the listener is closed all the same.
     fn unlisten(&mut self, listener: Self::Listener) -> io::Result<()>;
 
-    /// The time, for what is asked of the loop before its first turn. From then on it is what [`poll`](Self::poll) says.
+    /// The time, for what is asked of the loop between its turns. In a turn it is what [`poll`](Self::poll) says.
     fn now(&self) -> Instant;
 
     /// A waker for this poller. All of them are the same one.

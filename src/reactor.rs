@@ -77,6 +77,8 @@ pub struct Reactor<H: Handler, N: Net = MioNet> {
     post: Recipient<H::Mail>,
     /// Those taken out of the mailbox and not read yet.
     letters: VecDeque<Letter<H::Mail>>,
+    /// The end that another thread has asked for, and that waits for the letters before it.
+    asked: Option<Stop>,
     /// Whether the last poll brought all the events it may: there are more, and no new edge will tell.
     more: bool,
     phase: Phase,
@@ -104,6 +106,7 @@ impl<H: Handler, N: Net> Reactor<H, N> {
         Ok(Self {
             post: Recipient(Handle::new(net.waker(), config.mailbox_cap)),
             letters: VecDeque::new(),
+            asked: None,
             net,
             handler,
             listeners: Vec::new(),
@@ -187,6 +190,7 @@ impl<H: Handler, N: Net> Reactor<H, N> {
             && self.touched.is_empty()
             && self.closed.is_empty()
             && self.letters.is_empty()
+            && !self.post.0.mailbox().has_rung()
             && self.shared.commands.is_empty())
     }
 
@@ -219,8 +223,9 @@ impl<H: Handler, N: Net> Reactor<H, N> {
     /// Runs `callback` on an open connection, as if it were one of the handler's own: the next turn sends its replies and
     /// carries out its verdict, and a panic in it closes the connection. Returns whether the connection was there and open.
     ///
-    /// For use between turns, by the program that owns the loop. [`Context::now`] is still the last turn's time.
+    /// For use between turns, by the program that owns the loop. The clock is read anew for it.
     pub fn with(&mut self, id: ConnectionId, callback: impl FnOnce(&mut H, &mut Context<'_, H>) -> Verdict) -> bool {
+        self.shared.clock.advance(self.net.now());
         let Some(slot) = self.slots.open(id) else {
             self.shared.observe.note(|| Step::Stale);
             return false;

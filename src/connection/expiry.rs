@@ -30,7 +30,8 @@ impl<C: Codec, S> Connection<C, S> {
                 consider(self.deadlines.tick(Direction::Read), Expiry::Deadline(Direction::Read));
                 consider(self.deadlines.tick(Direction::Write), Expiry::Deadline(Direction::Write));
                 consider(self.handshake.and_then(|since| guard(since, config.handshake_timeout)), Expiry::Handshake);
-                consider(guard(self.begun, config.frame_timeout).filter(|_| unfinished), Expiry::Frame);
+                let begun = self.deadlines.went_on().map_or(self.begun, |went_on| clock.later(self.begun, went_on));
+                consider(guard(begun, config.frame_timeout).filter(|_| unfinished), Expiry::Frame);
                 consider(guard(self.moved, config.write_timeout).filter(|_| self.is_writing()), Expiry::Write);
                 consider(guard(self.active, config.idle_timeout), Expiry::Idle);
             }
@@ -85,10 +86,11 @@ impl<C: Codec, S> Connection<C, S> {
 
     #[cold]
     fn tell_set_deadlines<H: Handler<Codec = C, State = S>>(&mut self, handler: &mut H, shared: &mut Shared) {
-        // Each at most once: a handler that sets one anew in the past is told of it in the next turn.
-        for _ in 0..2 {
-            let State::Open(_) = self.state else { return };
-            let Some(direction) = self.deadlines.tell(&shared.clock) else { return };
+        // Each once: a handler that sets one anew in the past is told of it with the next tick.
+        for direction in [Direction::Read, Direction::Write] {
+            if !matches!(self.state, State::Open(_)) || !self.deadlines.tell(direction, &shared.clock) {
+                continue;
+            }
             shared.observe.note(|| Step::Deadline { id: self.id, expiry: Expiry::Deadline(direction) });
             let cause = match self.ask(handler, shared, |handler, cx| handler.deadline(direction, cx)) {
                 Some(Cause::Close(CloseReason::Handler)) => match direction {

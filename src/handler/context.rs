@@ -220,7 +220,7 @@ impl<H: Handler> Context<'_, H> {
         }
     }
 
-    /// Closes another connection after the batch, as [`Verdict::Close`] does this one.
+    /// Closes another connection after the batch, as [`Verdict::Close`] does this one. One that is not established yet is given up.
     pub fn close(&mut self, id: ConnectionId) {
         self.shared.commands.push(Command::Close(id));
     }

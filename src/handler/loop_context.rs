@@ -45,9 +45,9 @@ impl<H: Handler> LoopContext<'_, H> {
         })
     }
 
-    /// Closes a connection once all that is queued for it is sent; whether it was there and open.
-    pub fn close(&mut self, id: ConnectionId) -> bool {
-        self.with(id, |_| Verdict::Close)
+    /// Closes a connection after this call, once all that is queued for it is sent; one that is not established yet is given up.
+    pub fn close(&mut self, id: ConnectionId) {
+        self.shared.commands.push(Command::Close(id));
     }
 
     /// Ends the pause of a connection, after this call; see [`Context::resume`].

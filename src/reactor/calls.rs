@@ -13,19 +13,19 @@ use crate::reactor::slots::Slots;
 use crate::reason::CloseReason;
 use crate::state::{Cause, State};
 use crate::timers::{Alarm, TimerId};
+use crate::verdict::Stop;
 
 impl<H: Handler, N: Net> Reactor<H, N> {
     /// Carries out what was asked for: by callbacks, of other connections; by other threads; by anyone, of the loop.
     pub(super) fn deliver(&mut self) {
-        let mut stop = None;
         let mailbox = self.post.0.mailbox();
         if mailbox.has_rung() {
-            // Letters that are not read yet keep further ones waiting; the wish to stop is heard at once.
-            stop = if self.letters.is_empty() {
+            let asked = if self.letters.is_empty() {
                 mailbox.take(&mut self.letters, |agreed| agreed.stop.take())
             } else {
-                mailbox.with(|agreed| agreed.stop.take())
+                mailbox.with(|agreed| agreed.stop.take_if(|how| *how == Stop::AtOnce))
             };
+            self.asked = self.asked.into_iter().chain(asked).reduce(Stop::firmer);
         }
         for _ in 0..self.shared.config.calls_per_turn {
             let Some(letter) = self.letters.pop_front() else { break };
@@ -37,19 +37,18 @@ impl<H: Handler, N: Net> Reactor<H, N> {
                 self.begin_for_handler(dial);
             }
         }
-        [stop, self.shared.commands.take_stop()].into_iter().flatten().for_each(|how| self.come_to_an_end(how));
+        // What a thread wrote before it asked for the end comes before the end.
+        let asked = self.asked.take_if(|how| *how == Stop::AtOnce || self.letters.is_empty());
+        if let Some(how) = asked.into_iter().chain(self.shared.commands.take_stop()).reduce(Stop::firmer) {
+            self.come_to_an_end(how);
+        }
     }
 
     /// Carries out what callbacks asked of other connections.
     pub(super) fn carry_out_commands(&mut self) {
         let mut commands = std::mem::take(&mut self.shared.commands);
         while let Some((command, bytes)) = commands.pop() {
-            let (Command::Send(id, _) | Command::Close(id) | Command::Resume(id)) = command;
-            self.change(id, |connection, shared| match command {
-                Command::Send(..) => connection.queue(bytes, shared),
-                Command::Close(_) => connection.apply(Cause::Close(CloseReason::Handler), shared),
-                Command::Resume(_) => connection.apply(Cause::Resume, shared),
-            });
+            self.change(command, bytes);
         }
         // No callback has run meanwhile. What remains is the memory, for the next commands.
         self.shared.commands = commands;
@@ -59,17 +58,28 @@ impl<H: Handler, N: Net> Reactor<H, N> {
     fn carry_out_letter(&mut self, letter: Letter<H::Mail>) {
         self.shared.observe.note(|| Step::Letter);
         match letter {
-            Letter::Send(id, frame) => self.change(id, |connection, shared| connection.queue(&frame, shared)),
-            Letter::Close(id) => self.change(id, |connection, shared| connection.apply(Cause::Close(CloseReason::Handler), shared)),
+            Letter::Send(id, frame) => self.change(Command::Send(id, frame.len()), &frame),
+            Letter::Close(id) => self.change(Command::Close(id), &[]),
             Letter::Mail(mail) => self.call_for_loop(|handler, cx| handler.mail(mail, cx)),
         }
         self.relieve();
     }
 
-    /// Changes an open connection; what follows from that comes when its replies are written.
-    fn change(&mut self, id: ConnectionId, change: impl FnOnce(&mut ConnectionOf<H>, &mut Shared)) {
-        let Some(slot) = self.slots.open(id) else { return self.shared.observe.note(|| Step::Stale) };
-        change(&mut slot.connection, &mut self.shared);
+    /// Changes an open connection; what follows from that comes when its replies are written. One that is connecting can be closed.
+    fn change(&mut self, command: Command, bytes: &[u8]) {
+        let (Command::Send(id, _) | Command::Close(id) | Command::Resume(id)) = command;
+        let slot = self.slots.get(id).filter(|slot| match slot.connection.state() {
+            State::Open(_) => true,
+            State::Connecting => matches!(command, Command::Close(_)),
+            _ => false,
+        });
+        let Some(slot) = slot else { return self.shared.observe.note(|| Step::Stale) };
+        let (connection, shared) = (&mut slot.connection, &mut self.shared);
+        match command {
+            Command::Send(..) => connection.queue(bytes, shared),
+            Command::Close(_) => connection.apply(Cause::Close(CloseReason::Handler), shared),
+            Command::Resume(_) => connection.apply(Cause::Resume, shared),
+        }
         if self.touched.last() != Some(&id) {
             self.touched.push(id);
         }
@@ -130,8 +140,6 @@ impl<H: Handler, N: Net> Reactor<H, N> {
         self.touched.push(id);
     }
 }
-
-type ConnectionOf<H> = crate::connection::Connection<<H as Handler>::Codec, <H as Handler>::State>;
 
 /// The way from a callback of the loop to its connections.
 struct Reach<'r, H: Handler, N: Net> {

@@ -55,6 +55,7 @@ impl<H: Handler, N: Net> Reactor<H, N> {
     /// # Errors
     /// [`Error::Connect`] if nothing could be begun: no address, no room for one more connection, a loop that is stopping, or a handler that panicked.
     pub fn connect_to(&mut self, addrs: Vec<Address>, timeout: Duration) -> Result<ConnectionId, Error> {
+        self.shared.clock.advance(self.net.now());
         self.begin(Dial { addrs, timeout, key: 0 }).map_err(|(_, error)| Error::Connect(error))
     }
 
@@ -70,6 +71,7 @@ impl<H: Handler, N: Net> Reactor<H, N> {
         contain(|| drop(reason));
     }
 
+    /// A connection that is about to be made.
     fn begin(&mut self, dial: Dial) -> Result<ConnectionId, (Origin, ConnectError)> {
         let Dial { addrs, timeout, key } = dial;
         let mut rest = VecDeque::from(addrs);
@@ -183,10 +185,11 @@ impl<H: Handler, N: Net> Reactor<H, N> {
 impl Attempt {
     /// Gives the present address its part of the time that is left.
     fn give_time(&mut self, now: u64) {
-        let left = Duration::from_millis(self.end.saturating_sub(now));
+        let left = Duration::from_millis(self.end.saturating_sub(now + 1)); // the last tick is there so as not to be early
         let addresses = u32::try_from(self.rest.len()).map_or(u32::MAX, |rest| rest.saturating_add(1));
         self.time = (left / addresses).max(FAIR_TRY).min(left);
-        self.until = now.saturating_add(u64::try_from(self.time.as_millis()).unwrap_or(u64::MAX)).min(self.end).max(now + 1);
+        let ticks = u64::try_from(self.time.as_millis()).unwrap_or(u64::MAX);
+        self.until = now.saturating_add(ticks).saturating_add(1).min(self.end).max(now + 1);
     }
 }
 
@@ -206,7 +209,7 @@ mod tests {
     #[test]
     fn addresses_share_the_time_and_none_gets_too_little_to_be_of_use() {
         for (addresses, end, until) in
-            [(1, 60_000, 60_000), (3, 60_000, 20_000), (3, 5_000, 2_000), (3, 1_500, 1_500), (1, 0, 1), (1, u64::MAX, u64::MAX)]
+            [(1, 60_001, 60_001), (3, 60_001, 20_001), (3, 5_001, 2_001), (3, 1_501, 1_501), (1, 1, 1), (1, u64::MAX, u64::MAX)]
         {
             let mut attempt = attempt(addresses, end);
             attempt.give_time(0);

@@ -229,7 +229,8 @@ impl<H: Handler, N: Net> Slot<H, N> {
 
     /// Sees to it that its deadlines are looked at by `tick`. A look that comes earlier does no harm, and moving it would cost more.
     fn look_by(&mut self, tick: Option<u64>, shared: &mut Shared) {
-        let (before, tick) = (self.look, tick.map_or(0, |tick| tick.max(1)));
+        // With the next tick at the earliest: what is set anew for the past in a callback must not hold up the turn.
+        let (before, tick) = (self.look, tick.map_or(0, |tick| tick.max(shared.clock.tick() + 1)));
         if before == 0 || tick == 0 || tick < before {
             self.look = tick;
             let [before, tick] = [before, tick].map(|tick| Some(tick).filter(|tick| *tick != 0));
@@ -252,8 +253,10 @@ impl<H: Handler, N: Net> Slot<H, N> {
 
     /// Nothing that is written can arrive any more. Who reads or writes will find out; who does neither is told here.
     fn notice_hang_up(&mut self, shared: &mut Shared) {
-        if let (true, State::Open(Reading::Paused | Reading::Ended)) = (self.readiness.write_closed, self.connection.state()) {
-            self.connection.apply(Cause::Fail(CloseReason::Reset), shared);
+        let connection = &mut self.connection;
+        let State::Open(reading) = connection.state() else { return };
+        if self.readiness.write_closed && *reading != Reading::Yielded && !connection.is_reading() && !connection.is_writing() {
+            connection.apply(Cause::Fail(CloseReason::Reset), shared);
         }
     }
 

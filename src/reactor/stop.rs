@@ -113,7 +113,9 @@ impl<H: Handler, N: Net> Reactor<H, N> {
             Phase::Draining(_) if self.slots.len() > 0 => Turn::Running,
             Phase::Draining(_) | Phase::Stopped => {
                 self.phase = Phase::Stopped;
-                self.post.0.mailbox().with(|agreed| agreed.gone = true);
+                self.post.retire();
+                let letters = std::mem::take(&mut self.letters);
+                contain(|| drop(letters));
                 Turn::Stopped
             }
         }
@@ -124,6 +126,8 @@ impl<H: Handler, N: Net> Reactor<H, N> {
         let until = self.shared.now().checked_add(grace);
         log::debug!("stopping: {} connections to drain, at most for {grace:?}", self.slots.len());
         self.accept_the_last();
+        // Each connection has as long as the loop.
+        self.shared.config.drain_timeout = self.shared.config.drain_timeout.max(grace);
         self.unlisten();
         self.phase = Phase::Draining(until);
         for id in self.slots.ids() {
