@@ -44,6 +44,13 @@ pub trait Codec {
     /// **Trap:** what stands in `out` already belongs to earlier messages. A codec that takes it away panics.
     fn encode(&mut self, message: Self::Message<'_>, out: &mut BytesMut) -> Result<(), Self::Error>;
 
+    /// Puts an error into the box in which it ends the connection ([`CloseReason::protocol`](crate::CloseReason::protocol) finds it there).
+    ///
+    /// A codec made of others hands out theirs, so that who looks for one need not know what it was a part of.
+    fn boxed(error: Self::Error) -> Box<dyn Error + Send + Sync> {
+        Box::new(error)
+    }
+
     /// The most bytes that an unfinished frame can have, headers included.
     ///
     /// A connection never holds more of one: a codec that asks for more bytes than this has broken its own word, which panics.

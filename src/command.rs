@@ -34,7 +34,7 @@ pub struct Commands {
     /// How much of `encoded` was popped already.
     sent: usize,
     /// Connections to be made.
-    dials: VecDeque<Dial>,
+    dials: Vec<Dial>,
     stop: Option<Stop>,
 }
 
@@ -69,11 +69,11 @@ impl Commands {
     }
 
     pub(crate) fn dial(&mut self, dial: Dial) {
-        self.dials.push_back(dial);
+        self.dials.push(dial);
     }
 
-    pub(crate) fn pop_dial(&mut self) -> Option<Dial> {
-        self.dials.pop_front()
+    pub(crate) fn take_dials(&mut self) -> Vec<Dial> {
+        std::mem::take(&mut self.dials)
     }
 
     pub(crate) fn take_stop(&mut self) -> Option<Stop> {

@@ -76,7 +76,7 @@ pub struct Config {
     pub loops: usize,
     /// Bytes that letters from other threads ([`Handle`](crate::Handle)) may take while they wait for the loop. Default 4 MiB.
     ///
-    /// Beyond it the sender is told, and has his letter back.
+    /// Beyond it the sender is told, and has his letter back. As many again may have been taken in by the loop and not be read yet.
     pub mailbox_cap: usize,
     /// Connections open at once; beyond it nothing is accepted until one leaves. Default `None`: the process's
     /// limit of descriptors less a reserve for listeners, logs and the program's own files: 64, or a quarter if that is less.
@@ -96,6 +96,8 @@ pub struct Config {
     ///
     /// It is what a connection's own frames cause that holds it back: a handler that sends of its own accord is told of
     /// the low mark ([`Handler::drained`](crate::Handler::drained)), and goes on reading meanwhile; so two who flood each other do not both wait for ever.
+    ///
+    /// **Trap:** where both sides send requests *and* answer the other's, without a bound on those that are not answered yet, no buffer is large enough: bound them.
     pub write_high: usize,
     /// Queued bytes down to which replies must have drained before reading goes on. Default 32 KiB.
     ///

@@ -129,7 +129,7 @@ impl<M> Handle<M> {
 
     /// Sends `frame` to a connection. It is encoded already: one whole frame, or several, and never mixed with another thread's.
     ///
-    /// Taken is not delivered: if the connection closes before the loop comes to it, the frame is counted as stale and
+    /// Taken is not delivered: if the connection is not established when the loop comes to it, or is closing, the frame is counted as stale and
     /// dropped; if its queue has no room ([`Config::write_cap`](crate::Config::write_cap)), it closes with [`CloseReason::OutboxFull`](crate::CloseReason::OutboxFull).
     ///
     /// **Trap:** what is not a whole frame garbles the stream: encode it with the connection's own [`Codec`](crate::Codec).
@@ -143,6 +143,8 @@ impl<M> Handle<M> {
     }
 
     /// Hands `mail` to the handler: [`Handler::mail`](crate::Handler::mail) is called with it, in the loop's thread.
+    ///
+    /// Taken is not read: mail that waits when the loop ends at once is dropped with it.
     ///
     /// # Errors
     /// [`PostError`], with the mail in it: `Full` or `Stopped`.

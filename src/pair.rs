@@ -6,6 +6,7 @@ use std::fmt;
 use bytes::BytesMut;
 
 use crate::codec::{Codec, Input};
+use crate::guard::contain;
 use crate::handler::{Callback, Connections, Context, FrameOf, Handler, LoopContext, Origin, Shared};
 use crate::id::ConnectionId;
 use crate::reason::CloseReason;
@@ -44,7 +45,7 @@ impl<L: Error, R: Error> Error for Either<L, R> {
 /// Which one, a function of the connection's [`Origin`] says, as a rule by the number of its listener. Each handler sees
 /// connections of its own only, and nothing of the other. No boxes, no `dyn`: what it costs is a branch a call. Pairs can be made of pairs.
 ///
-/// Mail goes to the one it is addressed to. Of a loop timer both are told; each knows its own by the [`TimerId`].
+/// A codec's error reaches [`Handler::close`] as that codec's own, and not as an [`Either`]. Mail goes to the one it is addressed to. Of a loop timer both are told; each knows its own by the [`TimerId`].
 ///
 /// **Trap:** [`Context::send_to`] encodes with the sender's codec. Sent to a connection of the other handler, that is another protocol's frame.
 ///
@@ -105,6 +106,13 @@ impl<L: Codec, R: Codec> Codec for Either<L, R> {
             (Either::Left(codec), Either::Left(message)) => codec.encode(message, out).map_err(Either::Left),
             (Either::Right(codec), Either::Right(message)) => codec.encode(message, out).map_err(Either::Right),
             _ => panic!("a message of one protocol for a connection of the other"),
+        }
+    }
+
+    fn boxed(error: Self::Error) -> Box<dyn Error + Send + Sync> {
+        match error {
+            Either::Left(error) => L::boxed(error),
+            Either::Right(error) => R::boxed(error),
         }
     }
 
@@ -197,8 +205,10 @@ impl<L: Handler, R: Handler> Handler for Pair<L, R> {
 
     fn loop_timer(&mut self, timer: TimerId, cx: &mut LoopContext<'_, Self>) {
         let LoopContext { shared, connections } = cx;
-        self.left.loop_timer(timer, &mut LoopContext { shared, connections: &mut LeftOf(&mut **connections) });
+        // A panic of the one is no reason not to tell the other.
+        let told = contain(|| self.left.loop_timer(timer, &mut LoopContext { shared, connections: &mut LeftOf(&mut **connections) }));
         self.right.loop_timer(timer, &mut LoopContext { shared, connections: &mut RightOf(&mut **connections) });
+        assert!(told.is_some(), "the first of the two handlers panicked over a timer of the loop");
     }
 
     fn mail(&mut self, mail: Self::Mail, cx: &mut LoopContext<'_, Self>) {

@@ -30,6 +30,8 @@ use crate::verdict::{Stop, Verdict};
 
 /// Descriptors that are not for connections: listeners, logs, the program's own files.
 const RESERVE: usize = 64;
+/// What each further loop takes for itself: a poller, a waker, a listener or two.
+const DESCRIPTORS_OF_A_LOOP: usize = 4;
 
 /// An event loop: one thread, one poller, all connections, one handler.
 ///
@@ -303,7 +305,8 @@ impl<H: Handler, N: Net> Reactor<H, N> {
 
 /// As many connections as configured, or else as many as there are descriptors for.
 fn max_connections(config: &Config, descriptors: Option<usize>) -> usize {
-    let possible = descriptors.map(|limit| (limit - RESERVE.min(limit / 4)) / config.loops);
+    let reserve = |limit: usize| RESERVE.min(limit / 4) + DESCRIPTORS_OF_A_LOOP * (config.loops - 1);
+    let possible = descriptors.map(|limit| limit.saturating_sub(reserve(limit)) / config.loops);
     match (config.max_connections, possible) {
         (Some(wanted), Some(possible)) if wanted > possible => {
             log::warn!("{wanted} connections are allowed, but the system's limit of descriptors leaves room for {possible}");

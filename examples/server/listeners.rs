@@ -4,8 +4,10 @@ use std::error::Error;
 use std::io::{self, ErrorKind};
 use std::net::{SocketAddr, TcpListener, ToSocketAddrs};
 #[cfg(unix)]
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
+#[cfg(unix)]
 use std::os::unix::net::UnixListener;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use glassloop::{Handler, Reactor};
 use socket2::{Domain, Socket, Type};
@@ -45,14 +47,17 @@ pub(crate) struct Doors {
     pub(crate) of_loops: Vec<Vec<Door>>,
     /// As they are announced, each once.
     pub(crate) names: Vec<String>,
-    /// Socket files that were made here; they go when the server does.
-    files: Vec<PathBuf>,
+    /// Socket files that were made here, each with its number in the file system; they go when the server does.
+    files: Vec<(PathBuf, u64)>,
 }
 
 impl Drop for Doors {
     fn drop(&mut self) {
-        for path in &self.files {
-            let _ = std::fs::remove_file(path);
+        for (path, number) in &self.files {
+            // Unless somebody else has put his own there meanwhile.
+            if file_number(path) == Some(*number) {
+                let _ = std::fs::remove_file(path);
+            }
         }
     }
 }
@@ -121,9 +126,12 @@ impl Doors {
         let failed = |error: io::Error| format!("cannot listen on unix:{path}: {error}");
         let socket = || Socket::new(Domain::UNIX, Type::STREAM, None);
         let addr = socket2::SockAddr::unix(path).map_err(failed)?;
-        // A file that a predecessor has left behind, and nobody listens at, is in the way of nobody else.
+        // A socket that a predecessor has left behind, and nobody listens at. Another kind of file refuses as well, and is left alone.
         let refused = |error: io::Error| error.kind() == ErrorKind::ConnectionRefused;
-        if socket().map_err(failed)?.connect(&addr).is_err_and(refused) {
+        let is_socket = std::fs::symlink_metadata(path).is_ok_and(|file| file.file_type().is_socket());
+        let probe = socket().map_err(failed)?;
+        probe.set_nonblocking(true).map_err(failed)?; // a living one whose queue is full would keep us waiting
+        if is_socket && probe.connect(&addr).is_err_and(refused) {
             std::fs::remove_file(path).map_err(failed)?;
         }
         let socket = socket().map_err(failed)?;
@@ -133,7 +141,7 @@ impl Doors {
             }
             _ => failed(error),
         })?;
-        self.files.push(path.into());
+        self.files.extend(file_number(path.as_ref()).map(|number| (path.into(), number)));
         socket.listen(BACKLOG).map_err(failed)?;
         self.share(format!("unix:{path}"), Door::Unix(socket.into())).map_err(failed)?;
         Ok(())
@@ -156,6 +164,17 @@ impl Doors {
         }
         Ok(())
     }
+}
+
+/// What tells this file from another one of the same name.
+#[cfg(unix)]
+fn file_number(path: &Path) -> Option<u64> {
+    std::fs::symlink_metadata(path).ok().map(|file| file.ino())
+}
+
+#[cfg(not(unix))]
+fn file_number(_: &Path) -> Option<u64> {
+    None
 }
 
 /// Connections that may wait to be accepted; the system cuts it to its own limit (`net.core.somaxconn` on Linux).

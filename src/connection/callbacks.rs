@@ -62,7 +62,7 @@ impl<C: Codec, S> Connection<C, S> {
                         check_word(need, rest.len(), cx.codec.max_frame());
                         return None;
                     }
-                    Err(error) => return Some(Cause::Close(CloseReason::Protocol(Box::new(error)))),
+                    Err(error) => return Some(Cause::Close(CloseReason::Protocol(C::boxed(error)))),
                 };
                 assert!(input.taken() > 0, "the codec made a frame of nothing");
                 rest = input.bytes();

@@ -13,10 +13,11 @@ use crate::state::{Cause, Reading, State};
 use crate::verdict::Direction;
 
 impl<C: Codec, S> Connection<C, S> {
-    /// Whether bytes are queued that may be written now.
+    /// Whether bytes are queued that may be written now. Those of a closing connection may, whatever the handler's deadline: they have the drain time.
     #[inline]
     pub fn is_writing(&self) -> bool {
-        !self.out.is_empty() && !self.deadlines.has_passed(Direction::Write)
+        let held_back = self.deadlines.has_passed(Direction::Write) && matches!(self.state, State::Open(_));
+        !self.out.is_empty() && !held_back
     }
 
     /// The bytes to be written.

@@ -126,7 +126,7 @@ impl<H: Handler> Context<'_, H> {
             SendError::Closed => return,
             SendError::DeadlinePassed => CloseReason::WriteDeadline { unsent: self.out.len() },
             SendError::OutboxFull { queued, cap } => CloseReason::OutboxFull { queued, cap },
-            SendError::Unencodable(error) => CloseReason::Unencodable(Box::new(error)),
+            SendError::Unencodable(error) => CloseReason::Unencodable(H::Codec::boxed(error)),
         };
         match self.sends {
             Sends::Open | Sends::Expired => self.sends = Sends::Refused(reason),
@@ -211,7 +211,7 @@ impl<H: Handler> Context<'_, H> {
     /// Sends `message` to another connection, or to this one: encoded now, by this connection's codec, and delivered after the batch.
     ///
     /// If `to` is gone or closing by then, nothing happens, and it is counted as stale. If its queue has no room
-    /// for it ([`Config::write_cap`]) it closes with [`CloseReason::OutboxFull`]. A message that the codec refuses ends
+    /// for it ([`Config::write_cap`]) it closes with [`CloseReason::OutboxFull`], and with [`CloseReason::WriteDeadline`] if that of `to` has passed. A message that the codec refuses ends
     /// *this* connection with [`CloseReason::Unencodable`].
     pub fn send_to<'m>(&mut self, to: ConnectionId, message: impl Into<MessageOf<'m, H>>) {
         let codec = &mut *self.codec;
@@ -266,7 +266,7 @@ impl<H: Handler> Context<'_, H> {
 
     /// Sets the time after which nothing more is written to this peer; `None` clears it.
     ///
-    /// When it passes, [`Handler::deadline`] is called, whether or not anything is queued. What is queued stays so, and goes out if the deadline is set anew.
+    /// When it passes, [`Handler::deadline`] is called, whether or not anything is queued. What is queued stays so, and goes out if the deadline is set anew, or if the connection closes for another reason.
     /// While it is over, [`try_send`](Self::try_send) refuses with [`SendError::DeadlinePassed`], and [`send`](Self::send) ends the connection.
     pub fn set_write_deadline(&mut self, at: Option<Instant>) {
         self.deadlines.set(Direction::Write, at, &self.shared.clock);

@@ -8,7 +8,7 @@ use crate::connection::Connection;
 use crate::error::Error;
 use crate::guard::contain;
 use crate::handler::{Handler, Origin};
-use crate::id::{ConnectionId, Token};
+use crate::id::Token;
 use crate::net::Net;
 use crate::observe::Step;
 use crate::reactor::Reactor;
@@ -44,8 +44,6 @@ impl<N: Net> Listener<N> {
 
 /// What to do about a failed accept.
 enum Failure {
-    /// None waits.
-    Blocked,
     /// That one connection is gone; ask for the next.
     Retry,
     /// The system has no room, whichever listener asks. Only time can mend that.
@@ -54,10 +52,16 @@ enum Failure {
     Sick,
 }
 
-/// Sorts accept(2)'s errors. Linux passes on what happened to the new connection before it was accepted.
+/// EMFILE, ENFILE and ENOBUFS, which have no [`ErrorKind`]: their numbers on Unix (the last one on Linux and on BSD) and on Windows.
+const NO_ROOM: [i32; 6] = [24, 23, 105, 55, 10024, 10055];
+
+/// ENONET, EPROTO, ENOPROTOOPT and EHOSTDOWN on Linux, where accept(2) passes on what happened to the new connection before it was accepted.
+const GONE: [i32; 4] = [64, 71, 92, 112];
+
+/// Sorts accept(2)'s errors.
 fn classify(error: &io::Error) -> Failure {
+    let is_one_of = |numbers: &[i32]| error.raw_os_error().is_some_and(|number| numbers.contains(&number));
     match error.kind() {
-        ErrorKind::WouldBlock => Failure::Blocked,
         ErrorKind::Interrupted
         | ErrorKind::ConnectionAborted
         | ErrorKind::ConnectionReset
@@ -65,9 +69,11 @@ fn classify(error: &io::Error) -> Failure {
         | ErrorKind::NetworkDown
         | ErrorKind::NetworkUnreachable
         | ErrorKind::TimedOut => Failure::Retry,
-        ErrorKind::InvalidInput | ErrorKind::PermissionDenied | ErrorKind::Unsupported => Failure::Sick,
-        // EMFILE, ENFILE, ENOBUFS, ENOMEM, and whatever nobody thought of: not again at once.
-        _ => Failure::NoRoom,
+        _ if cfg!(target_os = "linux") && is_one_of(&GONE) => Failure::Retry,
+        ErrorKind::OutOfMemory => Failure::NoRoom,
+        _ if is_one_of(&NO_ROOM) => Failure::NoRoom,
+        // Whatever nobody thought of: not again at once, but it need not be everybody's.
+        _ => Failure::Sick,
     }
 }
 
@@ -114,50 +120,41 @@ impl<H: Handler, N: Net> Reactor<H, N> {
         }
     }
 
-    /// Lets in all who wait already, and serves what they have sent: closing a listener resets those in its queue.
+    /// Lets in all who wait already, and closes the listeners: whoever is in a listener's queue when it closes is reset.
     pub(super) fn accept_the_last(&mut self) {
-        for number in 0..self.listeners.len() {
-            self.listeners[number].waiting = Waiting::Somebody;
+        while let Some(last) = self.listeners.last_mut() {
+            last.waiting = Waiting::Somebody;
+            let number = self.listeners.len() - 1;
             while self.listeners[number].waiting == Waiting::Somebody && self.has_room() && self.resting.is_none() {
-                let Some(id) = self.accept_one(number) else { continue };
-                if let Some(slot) = self.slots.get(id) {
-                    // No event will tell any more before the loop drains; asking costs a call.
-                    (slot.readiness.readable, slot.readiness.writable) = (true, true);
-                    self.serve(id);
-                }
+                self.accept_one(number);
             }
+            // Nothing in between: that is the time in which newcomers are lost.
+            self.unlisten_last();
         }
     }
 
-    fn accept_one(&mut self, number: usize) -> Option<ConnectionId> {
+    fn accept_one(&mut self, number: usize) {
         let listener = &mut self.listeners[number];
         let error = match self.net.accept(&mut listener.socket) {
             Ok((stream, peer)) => match self.admit(stream, peer, number) {
-                Ok(id) => return Some(id),
+                Ok(()) => return,
                 Err(error) => error,
             },
+            Err(error) if error.kind() == ErrorKind::WouldBlock => return listener.waiting = Waiting::Nobody,
             Err(error) => {
-                self.take_accept_error(number, &error)?;
+                self.take_accept_error(number, &error);
                 error
             }
         };
         self.shared.observe.note(|| Step::AcceptFailed { listener: number, error: &error });
-        None
     }
 
-    /// Decides what a failed accept means; `None` if it was no failure.
-    fn take_accept_error(&mut self, number: usize, error: &io::Error) -> Option<()> {
+    /// Decides what a failed accept means.
+    fn take_accept_error(&mut self, number: usize, error: &io::Error) {
         let listener = &mut self.listeners[number];
         let (now, pause) = (self.shared.now(), self.shared.config.accept_backoff);
         let what_now = match classify(error) {
-            Failure::Blocked => {
-                listener.waiting = Waiting::Nobody;
-                return None;
-            }
-            Failure::Retry => {
-                log::debug!("a connection was gone before {} accepted it: {error}", listener.addr);
-                return Some(());
-            }
+            Failure::Retry => return log::debug!("a connection was gone before {} accepted it: {error}", listener.addr),
             Failure::NoRoom => {
                 self.resting = Some(now + pause);
                 "nobody is accepted for now"
@@ -170,11 +167,10 @@ impl<H: Handler, N: Net> Reactor<H, N> {
         if let Some(suppressed) = self.shared.throttle.admit(("accept", error.raw_os_error()), now) {
             log::warn!("cannot accept on {}: {error}; {what_now}, and is asked again every {pause:?}{suppressed}", listener.addr);
         }
-        Some(())
     }
 
     /// Gives a new socket a slot, registers it once and for both directions, and tells the handler.
-    fn admit(&mut self, mut stream: N::Stream, peer: Address, listener: usize) -> io::Result<ConnectionId> {
+    fn admit(&mut self, mut stream: N::Stream, peer: Address, listener: usize) -> io::Result<()> {
         let id = self.slots.next_id();
         let origin = Origin::Accepted { peer, listener };
         let made = self.net.register(&mut stream, Token::of(id).pack()).and_then(|()| {
@@ -196,7 +192,7 @@ impl<H: Handler, N: Net> Reactor<H, N> {
         let slot = self.slots.get(id).expect("just entered");
         slot.connection.established(&mut self.handler, &mut self.shared);
         self.settle(id);
-        Ok(id)
+        Ok(())
     }
 
     /// Gives a connection its slot.
@@ -227,10 +223,15 @@ impl<H: Handler, N: Net> Reactor<H, N> {
 
     /// Closes all listeners: newcomers are refused from here on.
     pub(super) fn unlisten(&mut self) {
-        for listener in self.listeners.drain(..) {
-            if let Err(error) = self.net.unlisten(listener.socket) {
-                log::warn!("cannot deregister the listener on {}: {error}", listener.addr);
-            }
+        while !self.listeners.is_empty() {
+            self.unlisten_last();
+        }
+    }
+
+    fn unlisten_last(&mut self) {
+        let Some(listener) = self.listeners.pop() else { return };
+        if let Err(error) = self.net.unlisten(listener.socket) {
+            log::warn!("cannot deregister the listener on {}: {error}", listener.addr);
         }
     }
 }

@@ -33,14 +33,19 @@ impl<H: Handler, N: Net> Reactor<H, N> {
         }
         if !self.shared.commands.is_empty() {
             self.carry_out_commands();
-            while let Some(dial) = self.shared.commands.pop_dial() {
-                self.begin_for_handler(dial);
-            }
+            self.begin_dials();
         }
         // What a thread wrote before it asked for the end comes before the end.
         let asked = self.asked.take_if(|how| *how == Stop::AtOnce || self.letters.is_empty());
         if let Some(how) = asked.into_iter().chain(self.shared.commands.take_stop()).reduce(Stop::firmer) {
             self.come_to_an_end(how);
+        }
+    }
+
+    /// Begins those connections that callbacks have asked for by now. What the handler asks for when one fails comes with the next turn.
+    pub(super) fn begin_dials(&mut self) {
+        for dial in self.shared.commands.take_dials() {
+            self.begin_for_handler(dial);
         }
     }
 
@@ -80,6 +85,7 @@ impl<H: Handler, N: Net> Reactor<H, N> {
             Command::Close(_) => connection.apply(Cause::Close(CloseReason::Handler), shared),
             Command::Resume(_) => connection.apply(Cause::Resume, shared),
         }
+        slot.account(&mut self.buffered);
         if self.touched.last() != Some(&id) {
             self.touched.push(id);
         }
@@ -87,8 +93,8 @@ impl<H: Handler, N: Net> Reactor<H, N> {
 
     /// Runs a callback that belongs to no connection.
     fn call_for_loop(&mut self, callback: impl FnOnce(&mut H, &mut LoopContext<'_, H>)) {
-        let Self { handler, shared, slots, touched, .. } = self;
-        let mut connections = Reach { slots, touched };
+        let Self { handler, shared, slots, touched, buffered, .. } = self;
+        let mut connections = Reach { slots, touched, buffered };
         let called = contain(|| callback(handler, &mut LoopContext { shared: &mut *shared, connections: &mut connections }));
         if called.is_none() {
             if let Some(suppressed) = shared.throttle.admit(("panic", None), shared.clock.now()) {
@@ -137,6 +143,7 @@ impl<H: Handler, N: Net> Reactor<H, N> {
         let Some(slot) = self.slots.open(id) else { return self.shared.observe.note(|| Step::Stale) };
         self.shared.observe.note(|| Step::Timer { timer });
         slot.connection.call(&mut self.handler, &mut self.shared, |handler, cx| handler.timer(timer, cx));
+        slot.account(&mut self.buffered);
         self.touched.push(id);
     }
 }
@@ -145,12 +152,14 @@ impl<H: Handler, N: Net> Reactor<H, N> {
 struct Reach<'r, H: Handler, N: Net> {
     slots: &'r mut Slots<H, N>,
     touched: &'r mut Vec<ConnectionId>,
+    buffered: &'r mut usize,
 }
 
 impl<H: Handler, N: Net> Connections<H> for Reach<'_, H, N> {
     fn call(&mut self, id: ConnectionId, shared: &mut Shared, callback: &mut Callback<'_, H>) -> bool {
         let Some(slot) = self.slots.open(id) else { return false };
         slot.connection.call_alone(shared, callback);
+        slot.account(self.buffered);
         self.touched.push(id);
         true
     }

@@ -90,7 +90,7 @@ impl<H: Handler, N: Net> Reactor<H, N> {
         };
         self.enter(Slot::new(connection, None));
         let end = self.shared.clock.after(self.shared.clock.stamp(), timeout).unwrap_or(u64::MAX);
-        let attempt = Attempt { addr, rest, until: end, time: timeout, end, failure: None, tried: 0, self_connects: 0 };
+        let attempt = Attempt { addr, rest, until: end, time: timeout, end, failure: None, tried: 1, self_connects: 0 };
         self.dials.insert(id, attempt);
         self.attempt(id);
         Ok(id)
@@ -99,7 +99,6 @@ impl<H: Handler, N: Net> Reactor<H, N> {
     /// Tries the addresses, from the present one on, until one does not fail at once.
     fn attempt(&mut self, id: ConnectionId) {
         while let Some(attempt) = self.dials.get_mut(&id) {
-            attempt.tried += 1;
             attempt.give_time(self.shared.clock.tick());
             let begun = self.net.connect(&attempt.addr).and_then(|mut stream| {
                 self.net.register(&mut stream, Token::of(id).pack())?;
@@ -147,6 +146,7 @@ impl<H: Handler, N: Net> Reactor<H, N> {
         };
         let failed = std::mem::replace(&mut attempt.addr, next.clone().unwrap_or(Address::Unix(None)));
         attempt.failure.get_or_insert((failed, failure));
+        attempt.tried += usize::from(next.is_some());
         if next.is_none() {
             let (addr, failure) = attempt.failure.take().expect("just put there");
             let error = ConnectError { addr: Some(addr), failure, tried: attempt.tried };
@@ -166,6 +166,7 @@ impl<H: Handler, N: Net> Reactor<H, N> {
                 if let Some(attempt) = self.dials.remove(&id) {
                     slot.connection.set_peer_addr(attempt.addr);
                 }
+                slot.look_by(None, &mut self.shared); // that was for the attempt; an open connection has deadlines of its own
                 slot.connection.established(&mut self.handler, &mut self.shared);
             }
             Ok(Established::WithItself) => self.try_next(id, ConnectFailure::SelfConnect),

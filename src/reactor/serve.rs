@@ -139,10 +139,6 @@ impl<H: Handler, N: Net> Reactor<H, N> {
             slot.connection.after_flush(shared);
         }
         match slot.connection.state() {
-            // Else nothing would ever wake it: the flush that lifts the pressure waits for a writable event.
-            State::Open(Reading::Choked) => {
-                assert!(!(slot.readiness.writable && slot.connection.is_writing()), "{id} is choked, although its socket takes more");
-            }
             State::Lingering(_) if !slot.shut => {
                 slot.shut = true;
                 // Fails if the peer is gone; then the next read says so.
@@ -151,12 +147,7 @@ impl<H: Handler, N: Net> Reactor<H, N> {
             State::Closed(_) => self.closed.push_back(id),
             _ => {}
         }
-        // The sum of all buffers.
-        let heap = u32::try_from(slot.connection.heap()).unwrap_or(u32::MAX);
-        if heap != slot.counted {
-            self.buffered = self.buffered - slot.counted as usize + heap as usize;
-            slot.counted = heap;
-        }
+        slot.account(&mut self.buffered);
         // Its deadlines: where bytes have moved and nothing waits they have only moved on, and the look that is due finds out.
         if !slot.connection.is_at_rest() || (slot.look != 0) != shared.config.idle_timeout.is_some() {
             let tick = match slot.connection.state() {
@@ -227,8 +218,18 @@ impl<H: Handler, N: Net> Slot<H, N> {
         }
     }
 
+    /// Keeps the sum of all buffers true.
+    #[inline]
+    pub(super) fn account(&mut self, sum: &mut usize) {
+        let heap = u32::try_from(self.connection.heap()).unwrap_or(u32::MAX);
+        if heap != self.counted {
+            *sum = *sum - self.counted as usize + heap as usize;
+            self.counted = heap;
+        }
+    }
+
     /// Sees to it that its deadlines are looked at by `tick`. A look that comes earlier does no harm, and moving it would cost more.
-    fn look_by(&mut self, tick: Option<u64>, shared: &mut Shared) {
+    pub(super) fn look_by(&mut self, tick: Option<u64>, shared: &mut Shared) {
         // With the next tick at the earliest: what is set anew for the past in a callback must not hold up the turn.
         let (before, tick) = (self.look, tick.map_or(0, |tick| tick.max(shared.clock.tick() + 1)));
         if before == 0 || tick == 0 || tick < before {

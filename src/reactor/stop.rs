@@ -113,6 +113,7 @@ impl<H: Handler, N: Net> Reactor<H, N> {
             Phase::Draining(_) if self.slots.len() > 0 => Turn::Running,
             Phase::Draining(_) | Phase::Stopped => {
                 self.phase = Phase::Stopped;
+                self.begin_dials(); // which fails: so the handler hears of each of them
                 self.post.retire();
                 let letters = std::mem::take(&mut self.letters);
                 contain(|| drop(letters));
@@ -126,10 +127,16 @@ impl<H: Handler, N: Net> Reactor<H, N> {
         let until = self.shared.now().checked_add(grace);
         log::debug!("stopping: {} connections to drain, at most for {grace:?}", self.slots.len());
         self.accept_the_last();
+        for id in self.slots.ids() {
+            if let Some(slot) = self.slots.open(id) {
+                // What has arrived by now is answered too, the poller's word for it or not.
+                slot.readiness.readable = true;
+                self.serve(id);
+            }
+        }
+        self.phase = Phase::Draining(until);
         // Each connection has as long as the loop.
         self.shared.config.drain_timeout = self.shared.config.drain_timeout.max(grace);
-        self.unlisten();
-        self.phase = Phase::Draining(until);
         for id in self.slots.ids() {
             let slot = self.slots.get(id).expect("just listed");
             if slot.is_to_end() {

@@ -1,0 +1,90 @@
+//! The loop as one source of another one: a plain `mio::Poll` that has a UDP socket besides, on the same port.
+//!
+//! Type `cargo run --example embed_nested`, and in another terminal `nc 127.0.0.1 PORT` with the port that it names: every line
+//! comes back. With `nc -u 127.0.0.1 PORT` any line is answered with how many are connected. Who says nothing for two seconds is let go.
+
+#[cfg(unix)]
+mod unix {
+    use std::error::Error;
+    use std::io;
+    use std::os::fd::AsRawFd;
+    use std::time::{Duration, Instant};
+
+    use glassloop::codec::Line;
+    use glassloop::{Config, Context, Handler, Origin, Reactor, Turn, Verdict};
+    use mio::net::UdpSocket;
+    use mio::unix::SourceFd;
+    use mio::{Events, Interest, Poll, Token};
+
+    const INNER: Token = Token(0);
+    const COUNT: Token = Token(1);
+
+    struct Echo;
+
+    impl Handler for Echo {
+        type Codec = Line;
+        type State = ();
+        type Mail = ();
+
+        fn connection(&mut self, _: &Origin) -> (Line, ()) {
+            (Line::default(), ())
+        }
+
+        fn frame(&mut self, line: &[u8], cx: &mut Context<'_, Self>) -> Verdict {
+            cx.send(line);
+            Verdict::Continue
+        }
+    }
+
+    /// How long the outer loop may sleep: until the inner one's next deadline.
+    fn patience(inner: &Reactor<Echo>) -> Option<Duration> {
+        inner.next_deadline().map(|at| at.saturating_duration_since(Instant::now()))
+    }
+
+    /// Tells all who ask how many connections there are.
+    fn answer(socket: &UdpSocket, connections: usize) {
+        // Until an error, which as a rule is `WouldBlock`: there is no new edge before that.
+        while let Ok((_, asker)) = socket.recv_from(&mut [0; 64]) {
+            let _ = socket.send_to(format!("{connections}\n").as_bytes(), asker);
+        }
+    }
+
+    pub(super) fn main() -> Result<(), Box<dyn Error>> {
+        let addr = std::env::args().nth(1).unwrap_or_else(|| "127.0.0.1:0".into());
+        let config = Config { idle_timeout: Some(Duration::from_secs(2)), ..Config::default() };
+        let mut inner = Reactor::new(Echo, config)?;
+        let addr = inner.listen(addr)?;
+        let mut count = UdpSocket::bind(addr)?;
+
+        let mut outer = Poll::new()?;
+        outer.registry().register(&mut SourceFd(&inner.as_raw_fd()), INNER, Interest::READABLE)?;
+        outer.registry().register(&mut count, COUNT, Interest::READABLE)?;
+        println!("listening on {addr}");
+
+        let mut events = Events::with_capacity(16);
+        loop {
+            match outer.poll(&mut events, patience(&inner)) {
+                Err(error) if error.kind() != io::ErrorKind::Interrupted => return Err(error.into()),
+                _ => {}
+            }
+            // Whatever woke us: a turn that finds nothing to do costs one call. What it leaves undone is due at once, and
+            // then the outer poll does not sleep.
+            if inner.turn(Some(Duration::ZERO))? == Turn::Stopped {
+                return Ok(());
+            }
+            if events.iter().any(|event| event.token() == COUNT) {
+                answer(&count, inner.connections());
+            }
+        }
+    }
+}
+
+#[cfg(unix)]
+fn main() -> Result<(), Box<dyn std::error::Error>> {
+    unix::main()
+}
+
+#[cfg(not(unix))]
+fn main() {
+    eprintln!("embed_nested: a poller can be waited for by its descriptor on Unix only");
+}

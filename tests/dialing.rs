@@ -1,0 +1,607 @@
+//! Outgoing connections: every way in which they can fail, and exactly one outcome for each.
+
+#[path = "util/stage.rs"]
+mod played;
+mod util;
+
+use std::collections::{BTreeMap, VecDeque};
+use std::io;
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use glassloop::codec::Line;
+use glassloop::net::{Established, Event};
+use glassloop::{
+    Address, CloseReason, Config, ConnectFailure, ConnectionId, Context, Expiry, Handler, LoopContext, Origin, Reactor, Step, Stop, Turn,
+    Verdict,
+};
+use played::{Played, SharedStage, loopback, pass, play};
+use socket2::{Domain, Socket, Type};
+use util::turn_until;
+
+/// A dial that a callback shall begin.
+type Wish = (Vec<Address>, Duration, u64);
+
+/// Writes down what becomes of its dials.
+#[derive(Default)]
+struct Dialer {
+    /// Every outcome as it came: `open` and where to, `never` and why, or `closed` and why.
+    outcomes: Vec<(ConnectionId, u64, String)>,
+    /// What is dialed when the next connection opens.
+    in_open: VecDeque<Wish>,
+    /// How often it dials again when a connection is over.
+    again: usize,
+    /// How many connections were asked for a state.
+    made: usize,
+}
+
+impl Dialer {
+    /// What became of the dials with this key.
+    fn of_key(&self, key: u64) -> Vec<&str> {
+        self.outcomes.iter().filter(|(_, its, _)| *its == key).map(|(_, _, outcome)| outcome.as_str()).collect()
+    }
+}
+
+impl Handler for Dialer {
+    type Codec = Line;
+    /// Its key, if it was dialed, and whether it was open.
+    type State = (Option<u64>, bool);
+    type Mail = Wish;
+
+    fn connection(&mut self, origin: &Origin) -> (Line, Self::State) {
+        self.made += 1;
+        let key = if let Origin::Dialed { key, .. } = origin { Some(*key) } else { None };
+        (Line::default(), (key, false))
+    }
+
+    fn open(&mut self, cx: &mut Context<'_, Self>) -> Verdict {
+        if let (Some(key), _) = *cx.state() {
+            cx.state().1 = true;
+            self.outcomes.push((cx.id(), key, format!("open to {}", cx.peer_addr())));
+        }
+        for (addrs, timeout, key) in self.in_open.drain(..) {
+            cx.connect(addrs, timeout, key);
+        }
+        Verdict::Continue
+    }
+
+    fn frame(&mut self, _: &[u8], _: &mut Context<'_, Self>) -> Verdict {
+        Verdict::Continue
+    }
+
+    fn mail(&mut self, (addrs, timeout, key): Wish, cx: &mut LoopContext<'_, Self>) {
+        cx.connect(addrs, timeout, key);
+    }
+
+    fn close(&mut self, cx: &mut Context<'_, Self>, reason: &CloseReason) {
+        let (Some(key), opened) = *cx.state() else { return };
+        self.outcomes.push((cx.id(), key, format!("{}: {reason}", if opened { "closed" } else { "never" })));
+        if self.again > 0 {
+            self.again -= 1;
+            cx.connect(vec![loopback(1)], Duration::from_secs(1), key + 1);
+        }
+    }
+}
+
+const LONG: Duration = Duration::from_secs(60);
+
+fn dialer() -> Reactor<Dialer> {
+    Reactor::new(Dialer::default(), Config::default()).unwrap()
+}
+
+/// Turns until there are so many outcomes, and returns them as texts.
+fn outcomes(reactor: &mut Reactor<Dialer>, count: usize) -> Vec<String> {
+    turn_until(reactor, |reactor| reactor.handler().outcomes.len() >= count);
+    for _ in 0..3 {
+        let _ = reactor.turn(Some(Duration::ZERO)).unwrap(); // nothing more comes
+    }
+    assert_eq!(reactor.handler().outcomes.len(), count);
+    reactor.handler().outcomes.iter().map(|(_, _, outcome)| outcome.clone()).collect()
+}
+
+/// An address at which nobody listens. The socket is kept, so that no other test is given the port.
+fn dead() -> SocketAddr {
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+    socket.bind(&SocketAddr::from((Ipv4Addr::LOCALHOST, 0)).into()).unwrap();
+    let addr = socket.local_addr().unwrap().as_socket().unwrap();
+    std::mem::forget(socket);
+    addr
+}
+
+/// Begins a dial in the very present: the loop counts from its last turn. Returns a time that is not later than that.
+fn dial_now(reactor: &mut Reactor<Dialer>, addrs: &[SocketAddr], timeout: Duration) -> Instant {
+    let now = Instant::now();
+    let _ = reactor.turn(Some(Duration::ZERO)).unwrap();
+    reactor.connect(addrs, timeout).unwrap();
+    now
+}
+
+fn alive() -> (TcpListener, SocketAddr) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let addr = listener.local_addr().unwrap();
+    (listener, addr)
+}
+
+/// A listener that answers nobody, since its queue is full; and those who fill it.
+struct Silent {
+    addr: SocketAddr,
+    listener: Socket,
+    queue: Vec<TcpStream>,
+}
+
+/// Linux drops the first packet of a newcomer for whom there is no room in the queue. Elsewhere he may be refused.
+#[cfg(target_os = "linux")]
+fn silent() -> Silent {
+    let listener = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+    listener.bind(&SocketAddr::from((Ipv4Addr::LOCALHOST, 0)).into()).unwrap();
+    listener.listen(0).unwrap();
+    let addr = listener.local_addr().unwrap().as_socket().unwrap();
+    let queue = (0..10).map_while(|_| TcpStream::connect_timeout(&addr, Duration::from_millis(200)).ok()).collect();
+    Silent { addr, listener, queue }
+}
+
+#[test]
+fn where_nobody_listens_the_dial_is_refused() {
+    let mut reactor = dialer();
+    let addr = dead();
+    let id = reactor.connect(addr, LONG).unwrap();
+    assert_eq!(outcomes(&mut reactor, 1), [format!("never: cannot connect to {addr}: connection refused: nobody listens there")]);
+    assert_eq!((reactor.handler().outcomes[0].0, reactor.connections(), reactor.counters().dial_errors), (id, 0, 1));
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+fn where_nobody_answers_the_dial_ends_at_its_deadline_and_not_before() {
+    let silent = silent();
+    let mut reactor = dialer();
+    let timeout = Duration::from_millis(300);
+    let begun = dial_now(&mut reactor, &[silent.addr], timeout);
+    // How long it says that was is a matter of the test by hand below.
+    assert!(outcomes(&mut reactor, 1)[0].starts_with(&format!("never: cannot connect to {}: no answer within 30", silent.addr)));
+    assert!(begun.elapsed() >= timeout);
+    reactor.connect(silent.addr, Duration::ZERO).unwrap();
+    assert!(outcomes(&mut reactor, 2)[1].contains(": no answer within "));
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+fn of_several_addresses_each_is_tried_in_turn_until_one_answers() {
+    let (mut reactor, silent, dead, (_listener, alive)) = (dialer(), silent(), dead(), alive());
+    reactor.connect(&[dead, alive][..], LONG).unwrap();
+    assert_eq!(outcomes(&mut reactor, 1), [format!("open to {alive}")]);
+    assert_eq!((reactor.counters().dialed, reactor.counters().dial_errors), (2, 1));
+    let begun = dial_now(&mut reactor, &[silent.addr, dead, alive], Duration::from_secs(5));
+    assert_eq!(outcomes(&mut reactor, 2)[1], format!("open to {alive}"));
+    assert!(begun.elapsed() >= Duration::from_millis(1990), "the first had its fair time; to the tick it is tested by hand below");
+    // It is the first one's failure that is told.
+    reactor.connect(&[dead, silent.addr][..], Duration::from_millis(100)).unwrap();
+    let failure = "connection refused: nobody listens there (nor to any of 1 other addresses)";
+    assert_eq!(outcomes(&mut reactor, 3)[2], format!("never: cannot connect to {dead}: {failure}"));
+}
+
+#[test]
+fn what_cannot_be_begun_is_an_error_for_the_caller_and_an_end_for_a_callback() {
+    let (_listener, addr) = alive();
+    let mut reactor = Reactor::new(Dialer::default(), Config { max_connections: Some(1), ..Config::default() }).unwrap();
+    let handle = reactor.handle();
+    assert_eq!(reactor.connect_to(Vec::new(), LONG).unwrap_err().to_string(), "cannot connect: no address to connect to");
+    handle.post((Vec::new(), LONG, 1)).unwrap();
+    assert_eq!(outcomes(&mut reactor, 1), ["never: cannot connect: no address to connect to"]);
+
+    reactor.connect(addr, LONG).unwrap();
+    let full = format!("cannot connect to {addr}: 1 connections are open, no more are allowed");
+    assert_eq!(reactor.connect(addr, LONG).unwrap_err().to_string(), full);
+    handle.post((vec![addr.into()], LONG, 2)).unwrap();
+    turn_until(&mut reactor, |reactor| reactor.handler().outcomes.len() == 3);
+    assert_eq!(reactor.handler().of_key(2), [format!("never: {full}")]);
+
+    reactor.stop(Stop::Gracefully);
+    handle.post((vec![addr.into()], LONG, 3)).unwrap();
+    let _ = reactor.turn(Some(Duration::ZERO)).unwrap();
+    handle.post((vec![addr.into()], LONG, 4)).unwrap();
+    let _ = reactor.turn(Some(Duration::ZERO)).unwrap();
+    let stopping = format!("cannot connect to {addr}: the loop is stopping");
+    assert_eq!(reactor.connect(addr, LONG).unwrap_err().to_string(), stopping);
+    // The third was asked for in the turn of the stop: there was no room yet. The fourth came later.
+    assert_eq!(reactor.handler().of_key(3), [format!("never: {full}")]);
+    assert_eq!(reactor.handler().of_key(4), [format!("never: {stopping}")]);
+}
+
+#[test]
+fn a_callback_dials_under_a_key_and_knows_its_connection_by_it() {
+    let (mut reactor, dead, (_listener, alive)) = (dialer(), dead(), alive());
+    reactor.handler().in_open.extend([
+        (vec![alive.into()], LONG, 77),
+        (vec![dead.into(), alive.into()], LONG, 78),
+        (vec![dead.into()], LONG, 79),
+    ]);
+    reactor.connect(alive, LONG).unwrap();
+    outcomes(&mut reactor, 4);
+    let open = format!("open to {alive}");
+    for key in [0, 77, 78] {
+        assert_eq!(reactor.handler().of_key(key), [&open]);
+    }
+    assert!(reactor.handler().of_key(79)[0].starts_with("never: "));
+}
+
+#[test]
+#[cfg(unix)]
+fn a_unix_socket_is_dialed_by_its_path() {
+    let path = std::env::temp_dir().join(format!("glassloop-dialing-{}", std::process::id()));
+    let mut reactor = dialer();
+    let addr = Address::unix(&path);
+    reactor.connect_to(vec![addr.clone()], LONG).unwrap();
+    assert_eq!(outcomes(&mut reactor, 1), [format!("never: cannot connect to {addr}: No such file or directory (os error 2)")]);
+    let listener = std::os::unix::net::UnixListener::bind(&path).unwrap();
+    reactor.connect_to(vec![addr.clone()], LONG).unwrap();
+    assert_eq!(outcomes(&mut reactor, 2)[1], format!("open to {addr}"));
+    drop(listener);
+    // The file is still there, and nobody behind it.
+    reactor.connect_to(vec![addr.clone()], LONG).unwrap();
+    turn_until(&mut reactor, |reactor| reactor.handler().outcomes.iter().any(|(.., outcome)| outcome.contains("connection refused")));
+    // The other kinds of addresses may stand beside it.
+    let (_listener, alive) = alive();
+    let id = reactor.connect_to(vec![addr, alive.into()], LONG).unwrap();
+    turn_until(&mut reactor, |reactor| reactor.handler().outcomes.last().is_some_and(|(its, ..)| *its == id));
+    assert_eq!(reactor.handler().outcomes.last().unwrap().2, format!("open to {alive}"));
+    std::fs::remove_file(path).unwrap();
+}
+
+/// Checks that every dial has exactly one first outcome, and that those who were open are closed once at most.
+#[track_caller]
+fn one_outcome_each(handler: &Dialer, dials: &[ConnectionId]) {
+    let mut of: BTreeMap<ConnectionId, Vec<&str>> = BTreeMap::new();
+    for (id, _, outcome) in &handler.outcomes {
+        of.entry(*id).or_default().push(outcome.split([' ', ':']).next().unwrap());
+    }
+    for id in dials {
+        let outcomes = of.get(id).map_or(&[][..], |outcomes| outcomes);
+        assert!(matches!(outcomes, ["open" | "never"] | ["open", "closed"]), "{id}: {outcomes:?}");
+    }
+    assert_eq!(of.len(), dials.len());
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+fn each_of_many_dials_has_exactly_one_outcome_also_when_the_loop_stops_in_their_midst() {
+    for how in [None, Some(Stop::Gracefully), Some(Stop::AtOnce)] {
+        let (silent, dead, (_listener, alive)) = (silent(), dead(), alive());
+        let mut reactor = dialer();
+        let ways = [vec![alive], vec![dead], vec![silent.addr], vec![dead, alive], vec![dead, silent.addr], vec![dead, dead, dead]];
+        // The listener's queue holds less than all of them; so some of the good ones are silent as well.
+        let mut dials = Vec::new();
+        for (n, way) in ways.iter().cycle().take(300).enumerate() {
+            dials.push(reactor.connect(&way[..], Duration::from_millis(200 + n as u64)).unwrap());
+            if n % 50 == 7 {
+                let _ = reactor.turn(Some(Duration::ZERO)).unwrap();
+            }
+        }
+        if let Some(how) = how {
+            reactor.stop(how);
+        }
+        turn_until(&mut reactor, |reactor| {
+            let first = reactor.handler().outcomes.iter().filter(|(.., outcome)| !outcome.starts_with("closed")).count();
+            first >= dials.len() && (how.is_none() || reactor.connections() == 0)
+        });
+        one_outcome_each(reactor.handler(), &dials);
+        drop(silent);
+    }
+}
+
+/// Runs this test again, alone in a process of its own, where nobody else opens descriptors. Whether it is that one already.
+#[cfg(target_os = "linux")]
+fn alone(name: &str) -> bool {
+    const SIGN: &str = "GLASSLOOP_ALONE";
+    if std::env::var_os(SIGN).is_some() {
+        return true;
+    }
+    let test = std::process::Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", name, "--nocapture"])
+        .env(SIGN, "1")
+        .output()
+        .unwrap();
+    print!("{}", String::from_utf8_lossy(&test.stdout));
+    assert!(test.status.success(), "{}", String::from_utf8_lossy(&test.stderr));
+    false
+}
+
+#[cfg(target_os = "linux")]
+fn descriptors() -> usize {
+    std::fs::read_dir("/proc/self/fd").unwrap().count()
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+fn dials_that_fail_leave_no_descriptor_behind_and_late_successes_neither() {
+    if !alone("dials_that_fail_leave_no_descriptor_behind_and_late_successes_neither") {
+        return;
+    }
+    let mut silent = silent();
+    let dead = dead();
+    let mut reactor = dialer();
+    let before = descriptors();
+    for n in 0..200 {
+        let addrs = if n % 2 == 0 { [dead, silent.addr] } else { [silent.addr, dead] };
+        reactor.connect(&addrs[..], Duration::from_millis(150)).unwrap();
+    }
+    assert!(descriptors() > before + 50);
+    turn_until(&mut reactor, |reactor| reactor.handler().outcomes.len() == 200);
+    assert_eq!((descriptors(), reactor.connections()), (before, 0));
+
+    // Late successes: the queue gets room when their time is over already, and before the loop looks.
+    let id = reactor.connect(silent.addr, Duration::from_millis(50)).unwrap();
+    let begun = Instant::now();
+    while begun.elapsed() < Duration::from_millis(60) {
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    silent.queue.clear();
+    while silent.listener.set_nonblocking(true).is_ok() && silent.listener.accept().is_ok() {}
+    turn_until(&mut reactor, |reactor| reactor.handler().outcomes.len() == 201);
+    one_outcome_each(&Dialer { outcomes: reactor.handler().outcomes.split_off(200), ..Dialer::default() }, &[id]);
+    println!("{} connections of the late dial", reactor.connections());
+    reactor.stop(Stop::AtOnce);
+    assert_eq!(reactor.turn(None).unwrap(), Turn::Stopped);
+    assert!(descriptors() < before);
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+fn a_real_socket_that_is_connected_with_itself_is_not_taken_for_an_answer() {
+    let mut reactor = dialer();
+    let encounters = Arc::new(AtomicU64::new(0));
+    let kept = encounters.clone();
+    reactor.set_observer(move |step: &Step<'_>| {
+        if let Step::DialFailed { failure: ConnectFailure::SelfConnect, .. } = step {
+            kept.fetch_add(1, Ordering::Relaxed);
+        }
+    });
+    let addr = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let begun = Instant::now();
+    let mut dials = 0;
+    // The system goes through its ports in turn, so as a rule it meets this one; but nobody promises that.
+    while encounters.load(Ordering::Relaxed) == 0 && dials < 40_000 && begun.elapsed() < Duration::from_secs(4) {
+        (0..100).for_each(|_| assert!(reactor.connect(addr, LONG).is_ok()));
+        dials += 100;
+        turn_until(&mut reactor, |reactor| reactor.connections() == 0);
+    }
+    let handler = reactor.handler();
+    assert!(
+        handler.outcomes.iter().all(|(.., outcome)| outcome.starts_with("never: ")),
+        "{:?}",
+        handler.outcomes.iter().find(|(.., outcome)| !outcome.starts_with("never: "))
+    );
+    match encounters.load(Ordering::Relaxed) {
+        0 => println!("not met in {dials} dials: a socket that is connected with itself"),
+        n => println!("{n} of {dials} dials were connected with themselves after {:?}", begun.elapsed()),
+    }
+}
+
+#[test]
+fn a_dialed_connection_that_falls_silent_is_idle_like_any_other_whatever_time_the_dial_had() {
+    for timeout in [Duration::from_millis(10), LONG, Duration::MAX] {
+        let (_listener, addr) = alive();
+        let idle = Arc::new(AtomicU64::new(0));
+        let seen = idle.clone();
+        let mut reactor =
+            Reactor::new(Dialer::default(), Config { idle_timeout: Some(Duration::from_millis(300)), ..Config::default() }).unwrap();
+        reactor.set_observer(move |step: &Step<'_>| {
+            if let Step::Deadline { expiry: Expiry::Idle, .. } = step {
+                seen.fetch_add(1, Ordering::Relaxed);
+            }
+        });
+        reactor.connect(addr, timeout).unwrap();
+        outcomes(&mut reactor, 1);
+        let end = Instant::now() + Duration::from_secs(5);
+        while idle.load(Ordering::Relaxed) == 0 {
+            assert!(Instant::now() < end, "dialed with {timeout:?}, and idle for ever: {:?}", reactor.next_deadline());
+            let _ = reactor.turn(Some(Duration::from_millis(50))).unwrap();
+        }
+    }
+}
+
+// By hand.
+
+fn stage() -> (Reactor<Dialer, Played>, SharedStage) {
+    let config = Config { idle_timeout: None, ..Config::default() };
+    play(Dialer::default(), config, 0)
+}
+
+/// The socket that was registered last is decided.
+fn decide(reactor: &mut Reactor<Dialer, Played>, stage: &SharedStage) {
+    let token = *stage.borrow().registered.last().unwrap();
+    stage.borrow_mut().events.push(Event { token, writable: true, ..Event::default() });
+    let _ = reactor.turn(Some(Duration::ZERO)).unwrap();
+}
+
+fn first(reactor: &mut Reactor<Dialer, Played>) -> Vec<String> {
+    reactor.handler().outcomes.iter().map(|(_, _, outcome)| outcome.clone()).collect()
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+fn each_error_of_the_system_has_its_name_be_it_told_at_once_or_later() {
+    const EADDRNOTAVAIL: i32 = 99;
+    const ENETUNREACH: i32 = 101;
+    const ETIMEDOUT: i32 = 110;
+    const ECONNREFUSED: i32 = 111;
+    const EHOSTUNREACH: i32 = 113;
+    const EMFILE: i32 = 24;
+    for (error, text) in [
+        (EADDRNOTAVAIL, "no local port left for that address"),
+        (ECONNREFUSED, "connection refused: nobody listens there"),
+        (EHOSTUNREACH, "No route to host (os error 113)"),
+        (ENETUNREACH, "Network is unreachable (os error 101)"),
+        (ETIMEDOUT, "Connection timed out (os error 110)"),
+        (EMFILE, "Too many open files (os error 24)"),
+    ] {
+        let wanted = format!("never: cannot connect to 127.0.0.1:9: {text}");
+        let (mut reactor, played) = stage();
+        played.borrow_mut().connects.push_back(Err(io::Error::from_raw_os_error(error)));
+        reactor.connect_to(vec![loopback(9)], LONG).unwrap();
+        assert!(reactor.handler().outcomes.is_empty(), "the handler is told in a turn, and not before the caller has the name");
+        let _ = reactor.turn(Some(Duration::ZERO)).unwrap();
+        assert_eq!(first(&mut reactor), std::slice::from_ref(&wanted));
+
+        let (mut reactor, played) = stage();
+        played.borrow_mut().established.push_back(Err(io::Error::from_raw_os_error(error)));
+        reactor.connect_to(vec![loopback(9)], LONG).unwrap();
+        decide(&mut reactor, &played);
+        assert_eq!(first(&mut reactor), [wanted]);
+        assert_eq!((played.borrow().open, reactor.connections()), (0, 0));
+    }
+}
+
+#[test]
+fn a_socket_that_is_connected_with_itself_is_tried_twice_more() {
+    let itself = || Ok(Established::WithItself);
+    let (mut reactor, played) = stage();
+    played.borrow_mut().established.extend([itself(), itself(), Ok(Established::Yes)]);
+    reactor.connect_to(vec![loopback(9)], LONG).unwrap();
+    (0..3).for_each(|_| decide(&mut reactor, &played));
+    assert_eq!(first(&mut reactor), ["open to 127.0.0.1:9"]);
+
+    let (mut reactor, played) = stage();
+    played.borrow_mut().established.extend([itself(), itself(), itself()]);
+    reactor.connect_to(vec![loopback(9)], LONG).unwrap();
+    (0..3).for_each(|_| decide(&mut reactor, &played));
+    assert_eq!(first(&mut reactor), ["never: cannot connect to 127.0.0.1:9: connected with itself: nobody listens there"]);
+    assert_eq!((played.borrow().open, played.borrow().dialed.len()), (0, 3));
+}
+
+#[test]
+fn a_success_that_comes_after_the_deadline_is_closed_and_nobody_hears_of_it() {
+    let (mut reactor, played) = stage();
+    reactor.connect_to(vec![loopback(9)], Duration::from_millis(500)).unwrap();
+    pass(&mut reactor, &played, Duration::from_millis(499));
+    assert_eq!((reactor.handler().outcomes.len(), played.borrow().open), (0, 1), "not before its time");
+    pass(&mut reactor, &played, Duration::from_millis(3));
+    assert_eq!((first(&mut reactor).len(), played.borrow().open), (1, 0));
+    played.borrow_mut().established.push_back(Ok(Established::Yes));
+    decide(&mut reactor, &played);
+    assert_eq!((reactor.counters().stale, played.borrow().established.len()), (1, 1), "the old socket is not even asked");
+    assert_eq!(first(&mut reactor), ["never: cannot connect to 127.0.0.1:9: no answer within 500ms"]);
+}
+
+#[test]
+fn a_dial_that_is_begun_long_after_the_last_turn_has_its_whole_time() {
+    let (mut reactor, played) = stage();
+    pass(&mut reactor, &played, Duration::from_millis(10));
+    // The program does something else, looks up a name for instance.
+    played.borrow_mut().elapsed += Duration::from_secs(1);
+    reactor.connect_to(vec![loopback(9)], Duration::from_millis(500)).unwrap();
+    let _ = reactor.turn(Some(Duration::ZERO)).unwrap();
+    pass(&mut reactor, &played, Duration::from_millis(400));
+    assert_eq!(first(&mut reactor), [""; 0]);
+    pass(&mut reactor, &played, Duration::from_millis(110));
+    assert_eq!(first(&mut reactor).len(), 1);
+}
+
+#[test]
+fn an_address_has_its_part_of_the_time_to_the_last_tick() {
+    let (mut reactor, played) = stage();
+    pass(&mut reactor, &played, Duration::from_micros(900));
+    reactor.connect_to(vec![loopback(8), loopback(9)], Duration::from_secs(4)).unwrap();
+    pass(&mut reactor, &played, Duration::from_micros(1_999_500));
+    assert_eq!(played.borrow().dialed, [loopback(8)], "two seconds are not over yet");
+}
+
+#[test]
+fn an_event_of_the_address_before_is_not_taken_for_an_answer_of_this_one() {
+    let (mut reactor, played) = stage();
+    reactor.connect_to(vec![loopback(8), loopback(9)], Duration::from_secs(4)).unwrap();
+    pass(&mut reactor, &played, Duration::from_millis(2010));
+    assert_eq!(played.borrow().dialed, [loopback(8), loopback(9)]);
+    decide(&mut reactor, &played); // of which socket nobody can say: what counts is what the present one answers
+    assert!(reactor.handler().outcomes.is_empty());
+    played.borrow_mut().established.push_back(Ok(Established::Yes));
+    decide(&mut reactor, &played);
+    assert_eq!(first(&mut reactor), ["open to 127.0.0.1:9"]);
+}
+
+#[test]
+fn no_time_at_all_is_over_with_the_next_tick_and_all_the_time_is_never_over() {
+    let (mut reactor, played) = stage();
+    reactor.connect_to(vec![loopback(9), loopback(10)], Duration::ZERO).unwrap();
+    pass(&mut reactor, &played, Duration::from_millis(5));
+    assert_eq!((first(&mut reactor).len(), played.borrow().open), (1, 0));
+
+    let (mut reactor, played) = stage();
+    reactor.connect_to(vec![loopback(9), loopback(10)], Duration::MAX).unwrap();
+    let turns = pass(&mut reactor, &played, Duration::from_secs(365 * 24 * 60 * 60));
+    assert_eq!((first(&mut reactor).len(), played.borrow().open), (0, 1));
+    assert!(turns < 100, "{turns} turns of waiting");
+    played.borrow_mut().established.push_back(Ok(Established::Yes));
+    decide(&mut reactor, &played);
+    assert_eq!(first(&mut reactor), ["open to 127.0.0.1:9"]);
+}
+
+#[test]
+fn a_stop_ends_dials_that_are_under_way() {
+    for how in [Stop::Gracefully, Stop::Within(Duration::ZERO), Stop::AtOnce] {
+        let (mut reactor, played) = stage();
+        reactor.connect_to(vec![loopback(8), loopback(9)], Duration::MAX).unwrap();
+        reactor.stop(how);
+        assert_eq!(reactor.turn(Some(Duration::ZERO)).unwrap(), Turn::Stopped);
+        assert_eq!((first(&mut reactor), played.borrow().open), (vec!["never: shut down".to_string()], 0));
+    }
+}
+
+#[test]
+fn a_handler_that_dials_again_whenever_one_has_failed_leaves_the_others_their_turn() {
+    // As long as the loop is stopping, or full, or there is no address, each such dial fails at once.
+    const MANY: usize = 10_000;
+    let (mut reactor, played) = stage();
+    reactor.handler().again = MANY;
+    let one = reactor.connect_to(vec![loopback(8)], LONG).unwrap();
+    for _ in 0..2 {
+        played.borrow_mut().established.push_back(Ok(Established::Yes));
+        decide(&mut reactor, &played);
+        reactor.connect_to(vec![loopback(9)], LONG).unwrap();
+    }
+    reactor.with(one, |_, _| Verdict::Abort);
+    reactor.stop(Stop::Gracefully);
+    pass(&mut reactor, &played, Duration::from_secs(1)); // the one is over, and is dialed again; the other one lingers
+    let turns = reactor.counters().turns as usize;
+    let failed = reactor.handler().outcomes.len();
+    assert!(failed <= 100 * turns, "{failed} dials failed in {turns} turns");
+}
+
+#[test]
+fn in_a_full_loop_a_handler_that_dials_again_does_not_hold_up_the_turn_either() {
+    const MANY: usize = 10_000;
+    let config = Config { idle_timeout: None, max_connections: Some(1), ..Config::default() };
+    let (mut reactor, played) = play(Dialer::default(), config, 0);
+    reactor.connect_to(vec![loopback(9)], LONG).unwrap();
+    played.borrow_mut().established.push_back(Ok(Established::Yes));
+    reactor.handler().again = MANY;
+    reactor.handler().in_open.push_back((vec![loopback(9)], LONG, 1));
+    decide(&mut reactor, &played);
+    let failed = reactor.handler().outcomes.len();
+    assert!(failed <= 100, "{failed} dials failed in one turn");
+}
+
+#[test]
+fn a_dial_that_the_last_callback_asks_for_has_an_outcome_too() {
+    for how in [Stop::Gracefully, Stop::AtOnce] {
+        let (mut reactor, _) = stage();
+        reactor.handler().again = 1;
+        reactor.connect_to(vec![loopback(9)], LONG).unwrap();
+        reactor.stop(how);
+        assert_eq!(reactor.turn(Some(Duration::ZERO)).unwrap(), Turn::Stopped);
+        let _ = reactor.turn(Some(Duration::ZERO)).unwrap();
+        assert_eq!(reactor.handler().of_key(1), ["never: cannot connect to 127.0.0.1:1: the loop is stopping"], "{how:?}");
+    }
+}
+
+#[test]
+fn a_peer_that_refuses_after_it_was_reached_ends_an_open_connection_and_not_a_dial() {
+    let (mut reactor, (listener, addr)) = (dialer(), alive());
+    reactor.connect(addr, LONG).unwrap();
+    assert_eq!(outcomes(&mut reactor, 1).len(), 1);
+    let (stream, _) = listener.accept().unwrap();
+    socket2::SockRef::from(&stream).set_linger(Some(Duration::ZERO)).unwrap();
+    drop(stream);
+    assert_eq!(outcomes(&mut reactor, 2)[1], "closed: reset by the peer");
+}

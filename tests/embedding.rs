@@ -1,0 +1,403 @@
+//! The loop as a part of something larger: the examples that embed it, and what they rely on.
+
+#![cfg(unix)]
+
+mod util;
+
+use std::io::{BufRead, BufReader, Write};
+use std::net::{SocketAddr, UdpSocket};
+use std::os::fd::AsRawFd;
+use std::path::PathBuf;
+use std::process::{Child, ChildStdout, Command, Stdio};
+use std::sync::Once;
+use std::time::{Duration, Instant};
+
+use glassloop::codec::Line;
+use glassloop::{Config, Context, Handler, Origin, Reactor, Stop, Turn, Verdict};
+use mio::unix::SourceFd;
+use mio::{Events, Interest, Poll, Token};
+use util::{Client, PATIENCE, turn_until};
+
+/// The path of an example, built if need be: with the whole suite it is there already.
+fn example(name: &str) -> PathBuf {
+    static BUILD: Once = Once::new();
+    BUILD.call_once(|| {
+        let status = Command::new(env!("CARGO")).args(["build", "--quiet", "--examples"]).status().unwrap();
+        assert!(status.success());
+    });
+    let test = std::env::current_exe().unwrap();
+    test.parent().unwrap().parent().unwrap().join("examples").join(name)
+}
+
+/// A running example; it is killed with the test.
+struct Process {
+    child: Child,
+    stdout: BufReader<ChildStdout>,
+    addr: SocketAddr,
+}
+
+impl Process {
+    fn start(name: &str) -> Self {
+        let mut child = Command::new(example(name)).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+        let stdout = BufReader::new(child.stdout.take().unwrap());
+        let mut process = Self { child, stdout, addr: SocketAddr::from(([127, 0, 0, 1], 0)) };
+        let greeting = process.line();
+        let addr = greeting.strip_prefix("listening on ").unwrap_or_else(|| panic!("not a greeting: {greeting:?}"));
+        process.addr = addr.parse().unwrap();
+        process
+    }
+
+    /// The next line that it prints.
+    fn line(&mut self) -> String {
+        let mut line = String::new();
+        assert!(self.stdout.read_line(&mut line).unwrap() > 0, "it should go on printing");
+        line.trim_end().to_string()
+    }
+
+    /// What is typed into it.
+    fn type_in(&mut self, text: &str) {
+        self.child.stdin.as_mut().unwrap().write_all(text.as_bytes()).unwrap();
+    }
+
+    /// The end of what is typed; returns its exit code.
+    fn end(mut self) -> Option<i32> {
+        drop(self.child.stdin.take());
+        let end = Instant::now() + PATIENCE;
+        loop {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                return status.code();
+            }
+            assert!(Instant::now() < end, "it does not end");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Several clients in turn, each of whose lines comes back before the next is sent: one lost edge, and it stands still.
+fn talk_in_lock_step(addr: SocketAddr) -> Vec<Client> {
+    let mut clients: Vec<Client> = (0..5).map(|_| Client::connect(addr)).collect();
+    for n in 0..60 {
+        for client in &mut clients {
+            let line = format!("line {n}\n");
+            client.send(line.as_bytes());
+            client.expect(line.as_bytes());
+        }
+    }
+    clients
+}
+
+/// Several clients at once, each with much on the way.
+fn talk_all_at_once(addr: SocketAddr) {
+    std::thread::scope(|scope| {
+        for _ in 0..8 {
+            scope.spawn(|| {
+                let mut client = Client::connect(addr);
+                for n in 0..30 {
+                    let lines = format!("{n}\n").repeat(2000);
+                    client.send(lines.as_bytes());
+                    client.expect(lines.as_bytes());
+                }
+            });
+        }
+    });
+}
+
+/// Nothing but a deadline wakes the loop: who says nothing is let go when his time is up, and not before.
+fn fall_silent(mut clients: Vec<Client>) {
+    let silent = Instant::now();
+    clients[0].expect_end();
+    let idle = silent.elapsed();
+    // A tick less: the clock of the loop is older than ours.
+    assert!(idle >= Duration::from_millis(1990), "let go after {idle:?}");
+    assert!(idle < Duration::from_secs(7), "let go after {idle:?}");
+    for client in &mut clients[1..] {
+        client.expect_end();
+    }
+}
+
+#[test]
+fn embed_thread_serves_while_its_main_blocks_and_tells_all_what_is_typed() {
+    let mut process = Process::start("embed_thread");
+    talk_all_at_once(process.addr);
+    let mut clients = talk_in_lock_step(process.addr);
+    for n in 0..100 {
+        let news = format!("news {n}\n");
+        process.type_in(&news);
+        for client in &mut clients {
+            client.expect(news.as_bytes());
+        }
+    }
+    // More than is carried out in a turn, and then the end: nothing of it is lost.
+    let news = (0..3000).map(|n| format!("{n}\n")).collect::<Vec<_>>().concat();
+    process.type_in(&news);
+    drop(process.child.stdin.take());
+    for client in &mut clients {
+        client.expect(news.as_bytes());
+        client.expect_end();
+    }
+    drop(clients);
+    assert_eq!(process.end(), Some(0));
+}
+
+#[test]
+fn embed_tokio_serves_and_lets_go_while_another_task_ticks() {
+    let mut process = Process::start("embed_tokio");
+    talk_all_at_once(process.addr);
+    fall_silent(talk_in_lock_step(process.addr));
+    // At least two seconds have passed.
+    assert_eq!((process.line(), process.line()), ("tick 1".to_string(), "tick 2".to_string()));
+    talk_in_lock_step(process.addr);
+}
+
+#[test]
+fn embed_nested_serves_and_lets_go_beside_another_source() {
+    let process = Process::start("embed_nested");
+    talk_all_at_once(process.addr);
+    let clients = talk_in_lock_step(process.addr);
+    let asker = UdpSocket::bind("127.0.0.1:0").unwrap();
+    asker.set_read_timeout(Some(PATIENCE)).unwrap();
+    let ask = |wanted: &[u8]| {
+        let mut answer = [0; 16];
+        asker.send_to(b"how many?", process.addr).unwrap();
+        let length = asker.recv(&mut answer).unwrap();
+        answer[..length] == *wanted
+    };
+    // The peers of the first talk may not have been noticed to have left.
+    let end = Instant::now() + PATIENCE;
+    while !ask(b"5\n") {
+        assert!(Instant::now() < end, "there are five connections");
+    }
+    fall_silent(clients);
+    while !ask(b"0\n") {
+        assert!(Instant::now() < end, "nobody is there any more");
+    }
+    talk_in_lock_step(process.addr);
+}
+
+#[test]
+fn an_example_that_cannot_listen_says_so_and_fails() {
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let addr = taken.local_addr().unwrap().to_string();
+    for name in ["embed_thread", "embed_tokio", "embed_nested"] {
+        let output = Command::new(example(name)).arg(&addr).stdin(Stdio::null()).output().unwrap();
+        assert_eq!((output.status.code(), output.stdout.as_slice()), (Some(1), &b""[..]), "{name}");
+    }
+}
+
+/// Sends back; keeps quiet otherwise.
+struct Echo;
+
+impl Handler for Echo {
+    type Codec = Line;
+    type State = ();
+    type Mail = ();
+
+    fn connection(&mut self, _: &Origin) -> (Line, ()) {
+        (Line::default(), ())
+    }
+
+    fn frame(&mut self, line: &[u8], cx: &mut Context<'_, Self>) -> Verdict {
+        cx.send(line);
+        Verdict::Continue
+    }
+}
+
+/// No deadline but those that a test sets.
+fn no_guards() -> Config {
+    Config { idle_timeout: None, frame_timeout: None, handshake_timeout: None, write_timeout: None, ..Config::default() }
+}
+
+/// A program's own poller, with the loop as its only source.
+struct Outer {
+    poll: Poll,
+    events: Events,
+}
+
+impl Outer {
+    fn around(reactor: &Reactor<Echo>) -> Self {
+        let poll = Poll::new().unwrap();
+        poll.registry().register(&mut SourceFd(&reactor.as_raw_fd()), Token(0), Interest::READABLE).unwrap();
+        Self { poll, events: Events::with_capacity(4) }
+    }
+
+    /// Whether the loop's descriptor has become readable, in so long at most.
+    fn hears(&mut self, patience: Duration) -> bool {
+        self.poll.poll(&mut self.events, Some(patience)).unwrap();
+        !self.events.is_empty()
+    }
+}
+
+fn turn(reactor: &mut Reactor<Echo>) -> Turn {
+    reactor.turn(Some(Duration::ZERO)).unwrap()
+}
+
+/// Turns as long as turns are due; returns how many that were.
+#[track_caller]
+fn settle(reactor: &mut Reactor<Echo>) -> u32 {
+    for turns in 0..1000 {
+        if reactor.next_deadline().is_none_or(|at| at > Instant::now()) {
+            return turns;
+        }
+        let _ = turn(reactor);
+    }
+    panic!("there is always more to do: {reactor:?}");
+}
+
+#[test]
+fn an_idle_loop_has_no_deadline_unless_somebody_waits_for_something() {
+    let (mut reactor, addr) = util::reactor(Echo, no_guards());
+    assert_eq!(reactor.next_deadline(), None);
+    let mut client = Client::connect(addr);
+    turn_until(&mut reactor, |reactor| reactor.connections() == 1);
+    client.send(b"x\n");
+    turn_until(&mut reactor, |reactor| reactor.counters().writes == 1);
+    settle(&mut reactor);
+    assert_eq!(reactor.next_deadline(), None, "an idle connection without guards waits for nothing");
+}
+
+#[test]
+fn the_nearest_deadline_counts_and_nothing_that_was_taken_back() {
+    let secs = Duration::from_secs;
+    let (mut reactor, addr) = util::reactor(Echo, Config { idle_timeout: Some(secs(500)), ..no_guards() });
+    let begun = Instant::now();
+    let _client = Client::connect(addr);
+    turn_until(&mut reactor, |reactor| reactor.connections() == 1);
+    settle(&mut reactor);
+    let near = |at: Option<Instant>, from: u64, to: u64| {
+        let after = at.expect("a deadline") - begun;
+        assert!(after >= secs(from) && after <= secs(to), "{after:?}");
+    };
+    // A guard is rounded up, by no more than a 64th and the time the test has taken.
+    near(reactor.next_deadline(), 500, 530);
+    let far = reactor.set_timer(begun + secs(1000));
+    near(reactor.next_deadline(), 500, 530);
+    let timer = reactor.set_timer(begun + secs(100));
+    near(reactor.next_deadline(), 100, 101);
+    let nearer = reactor.set_timer(begun + secs(50));
+    near(reactor.next_deadline(), 50, 51);
+    assert!(reactor.cancel_timer(nearer));
+    near(reactor.next_deadline(), 100, 101);
+    assert!(reactor.cancel_timer(timer) && reactor.cancel_timer(far));
+    near(reactor.next_deadline(), 500, 530);
+    // The time that a stopping loop has.
+    reactor.stop(Stop::Within(secs(1)));
+    let _ = turn(&mut reactor);
+    assert!(reactor.next_deadline().unwrap() <= Instant::now() + secs(1));
+}
+
+#[test]
+fn a_full_batch_of_events_counts_as_work_left() {
+    const CLIENTS: u32 = 7;
+    let (mut reactor, addr) = util::reactor(Echo, Config { events_per_turn: 1, ..no_guards() });
+    let mut clients: Vec<Client> = (0..CLIENTS).map(|_| Client::connect(addr)).collect();
+    turn_until(&mut reactor, |reactor| reactor.connections() == CLIENTS as usize);
+    settle(&mut reactor);
+    let mut outer = Outer::around(&reactor);
+    for round in 1..=20 {
+        for client in &mut clients {
+            client.send(b"all at once\n");
+        }
+        // One edge for all of them; after it nothing but `next_deadline` says that there is more.
+        assert!(outer.hears(PATIENCE));
+        let _ = turn(&mut reactor);
+        assert!(settle(&mut reactor) >= CLIENTS - 1);
+        assert_eq!(reactor.counters().frames, u64::from(round * CLIENTS));
+        for client in &mut clients {
+            client.expect(b"all at once\n");
+        }
+    }
+}
+
+#[test]
+fn what_a_turn_leaves_undone_is_due_at_once() {
+    // More is read than a connection may in one turn.
+    let (mut reactor, addr) = util::reactor(Echo, Config { scratch: 16, ..no_guards() });
+    let mut client = Client::connect(addr);
+    turn_until(&mut reactor, |reactor| reactor.connections() == 1);
+    settle(&mut reactor);
+    client.send(&b"0123456789abcde\n".repeat(50));
+    let mut outer = Outer::around(&reactor);
+    assert!(outer.hears(PATIENCE));
+    let _ = turn(&mut reactor);
+    assert!(settle(&mut reactor) >= 49);
+    client.expect(&b"0123456789abcde\n".repeat(50));
+
+    // More want in than may in one turn.
+    let (mut reactor, addr) = util::reactor(Echo, Config { accepts_per_turn: 1, ..no_guards() });
+    let _clients: Vec<Client> = (0..10).map(|_| Client::connect(addr)).collect();
+    let _ = turn(&mut reactor);
+    assert!(settle(&mut reactor) >= 9);
+    assert_eq!(reactor.connections(), 10);
+
+    // More mail, and more timers, than are seen to in one turn.
+    let (mut reactor, _) = util::reactor(Echo, Config { calls_per_turn: 1, ..no_guards() });
+    let handle = reactor.handle();
+    for _ in 0..10 {
+        handle.post(()).unwrap();
+        reactor.set_timer(Instant::now());
+    }
+    turn_until(&mut reactor, |reactor| reactor.counters().letters > 0 && reactor.counters().timers > 0);
+    settle(&mut reactor);
+    assert_eq!((reactor.counters().letters, reactor.counters().timers), (10, 10));
+
+    // What was asked for between turns.
+    reactor.stop(Stop::AtOnce);
+    assert!(reactor.next_deadline().is_some_and(|at| at <= Instant::now()));
+    assert_eq!(turn(&mut reactor), Turn::Stopped);
+}
+
+#[test]
+fn a_turn_of_zero_never_waits() {
+    let (mut reactor, addr) = util::reactor(Echo, Config { idle_timeout: Some(Duration::from_secs(3600)), ..no_guards() });
+    let _client = Client::connect(addr);
+    turn_until(&mut reactor, |reactor| reactor.connections() == 1);
+    reactor.set_timer(Instant::now() + Duration::from_secs(1000));
+    let begun = Instant::now();
+    for _ in 0..1000 {
+        let _ = turn(&mut reactor);
+    }
+    // It would be a second if each waited for a millisecond, and for ever if one of them waited for the deadline.
+    assert!(begun.elapsed() < PATIENCE, "{:?}", begun.elapsed());
+    assert!(reactor.counters().turns >= 1000);
+}
+
+#[test]
+fn the_poller_s_descriptor_is_readable_exactly_when_there_is_something_to_hear() {
+    let (mut reactor, addr) = util::reactor(Echo, no_guards());
+    let mut outer = Outer::around(&reactor);
+    let quiet = Duration::from_millis(20);
+    assert!(!outer.hears(quiet));
+    let mut client = Client::connect(addr);
+    assert!(outer.hears(PATIENCE), "somebody wants in");
+    turn_until(&mut reactor, |reactor| reactor.connections() == 1);
+    settle(&mut reactor);
+    while outer.hears(Duration::ZERO) {
+        let _ = turn(&mut reactor); // the new socket takes writes
+    }
+    let handle = reactor.handle();
+    for _ in 0..3 {
+        assert!(!outer.hears(quiet) && reactor.next_deadline().is_none());
+        client.send(b"x\n");
+        assert!(outer.hears(PATIENCE), "a line has come");
+        let _ = turn(&mut reactor);
+        client.expect(b"x\n");
+        assert!(!outer.hears(quiet) && reactor.next_deadline().is_none());
+        handle.post(()).unwrap();
+        assert!(outer.hears(PATIENCE), "a letter has come");
+        let _ = turn(&mut reactor);
+    }
+    assert_eq!((reactor.counters().letters, reactor.counters().frames), (3, 3));
+    drop(client);
+    assert!(outer.hears(PATIENCE), "somebody leaves");
+    turn_until(&mut reactor, |reactor| reactor.connections() == 0);
+    handle.stop(Stop::Gracefully);
+    assert!(outer.hears(PATIENCE), "it is to stop");
+    assert_eq!(turn(&mut reactor), Turn::Stopped);
+}

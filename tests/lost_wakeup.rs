@@ -1,0 +1,212 @@
+//! The mailbox in every order that its threads can run in: no letter is left behind a bell that nobody hears.
+//!
+//! It is the library's own source, over the model checker's locks. An order in which the loop sleeps for ever is found
+//! as a deadlock. At most three times in a run is a thread interrupted where it did not wait by itself (once, with
+//! three senders): few faults need more.
+
+use std::collections::VecDeque;
+
+use loom::model::Builder;
+use loom::sync::{Arc, Condvar, Mutex};
+use loom::thread;
+
+#[path = "../src/mailbox.rs"]
+#[allow(dead_code)]
+mod mailbox;
+
+/// What the mailbox finds where the library has std's.
+mod sync {
+    pub(crate) use loom::sync::Mutex;
+    pub(crate) use loom::sync::atomic::{AtomicBool, Ordering};
+}
+
+use mailbox::{Mailbox, Put};
+use sync::{AtomicBool, Ordering};
+
+/// A poller with nothing but a waker: like an eventfd it remembers that it was woken, once, until somebody has slept on it.
+#[derive(Default)]
+struct Poller {
+    woken: Mutex<bool>,
+    sleeper: Condvar,
+}
+
+impl Poller {
+    fn wake(&self) {
+        *self.woken.lock().unwrap() = true;
+        self.sleeper.notify_one();
+    }
+
+    /// Sleeps until woken, unless there is something to do already; the wake-up is used up in both cases.
+    fn poll(&self, at_once: bool) {
+        let mut woken = self.woken.lock().unwrap();
+        while !*woken && !at_once {
+            woken = self.sleeper.wait(woken).unwrap();
+        }
+        *woken = false;
+    }
+}
+
+/// A letter is its sender's number and how many of his came before it. What is agreed on is whether to stop.
+type Post = Mailbox<(usize, usize), bool>;
+
+/// One end of a mailbox, and the poller behind it.
+type Shared<M> = Arc<(M, Poller)>;
+
+fn every_order(model: impl Fn() + Send + Sync + 'static) {
+    orders(3, model);
+}
+
+fn orders(interruptions: usize, model: impl Fn() + Send + Sync + 'static) {
+    let mut builder = Builder::new();
+    builder.preemption_bound = Some(interruptions);
+    builder.check(model);
+}
+
+fn post(shared: &Shared<Post>, letter: (usize, usize)) -> Put<(usize, usize), ()> {
+    let (mailbox, poller) = &**shared;
+    mailbox.put(letter, |letter| letter, 1, |_| Ok(()), || poller.wake())
+}
+
+/// So many senders, of so many letters each.
+fn senders(shared: &Shared<Post>, count: usize, letters: usize) {
+    for sender in 0..count {
+        let shared = shared.clone();
+        thread::spawn(move || (0..letters).for_each(|n| assert_eq!(post(&shared, (sender, n)), Put::Done)));
+    }
+}
+
+/// What the reactor does: sleeps unless something is left to do, takes if nothing is left from before, and reads so many at most.
+///
+/// Returns the letters in the order in which they were read, once there are `wanted` of them and, if it is to wait for that, it was told to stop.
+fn run(shared: &Shared<Post>, per_turn: usize, wanted: usize, until_stopped: bool) -> Vec<(usize, usize)> {
+    let (mailbox, poller) = &**shared;
+    let (mut letters, mut read, mut stopped) = (VecDeque::new(), Vec::new(), false);
+    while read.len() < wanted || stopped != until_stopped {
+        // Without the bell in this line a loop with letters left from before hears it in the poll, forgets it, and sleeps.
+        poller.poll(!letters.is_empty() || mailbox.has_rung());
+        if letters.is_empty() && mailbox.has_rung() {
+            stopped |= mailbox.take(&mut letters, std::mem::take);
+        }
+        read.extend(letters.drain(..per_turn.min(letters.len())));
+    }
+    assert_eq!(read.len(), wanted, "a letter came twice");
+    read
+}
+
+/// Each sender's letters are there, in the order in which he wrote them.
+fn assert_in_order(read: &[(usize, usize)], count: usize, letters: usize) {
+    for sender in 0..count {
+        let from_him: Vec<usize> = read.iter().filter(|(from, _)| *from == sender).map(|(_, n)| *n).collect();
+        assert_eq!(from_him, (0..letters).collect::<Vec<_>>());
+    }
+}
+
+#[test]
+fn every_letter_of_every_sender_is_taken_whatever_the_order() {
+    for (interruptions, count, letters) in [(3, 2, 2), (1, 3, 1)] {
+        orders(interruptions, move || {
+            let shared: Shared<Post> = Arc::new((Mailbox::new(100), Poller::default()));
+            senders(&shared, count, letters);
+            assert_in_order(&run(&shared, usize::MAX, count * letters, false), count, letters);
+        });
+    }
+}
+
+#[test]
+fn a_loop_that_reads_one_letter_a_turn_sleeps_over_none() {
+    every_order(|| {
+        let shared: Shared<Post> = Arc::new((Mailbox::new(100), Poller::default()));
+        senders(&shared, 1, 3);
+        assert_in_order(&run(&shared, 1, 3, false), 1, 3);
+    });
+}
+
+#[test]
+fn a_stop_is_seen_and_so_is_what_was_written_beside_it() {
+    every_order(|| {
+        let shared: Shared<Post> = Arc::new((Mailbox::new(100), Poller::default()));
+        senders(&shared, 1, 2);
+        let stopping = shared.clone();
+        thread::spawn(move || {
+            let (mailbox, poller) = &*stopping;
+            mailbox.with(|stop| *stop = true);
+            mailbox.ring(|| poller.wake());
+        });
+        assert_in_order(&run(&shared, usize::MAX, 2, true), 1, 2);
+    });
+}
+
+#[test]
+fn a_full_mailbox_refuses_and_loses_nothing_it_took() {
+    every_order(|| {
+        let shared: Shared<Post> = Arc::new((Mailbox::new(1), Poller::default()));
+        let sender = {
+            let shared = shared.clone();
+            thread::spawn(move || (0..2).filter(|n| post(&shared, (0, *n)) == Put::Done).count())
+        };
+        let first = run(&shared, usize::MAX, 1, false);
+        let (mut rest, taken) = (VecDeque::new(), sender.join().unwrap());
+        shared.0.take(&mut rest, |_| ());
+        assert_eq!((first, rest.len()), (vec![(0, 0)], taken - 1));
+    });
+}
+
+/// One look into the mailbox, beside two who write a letter each. When all is quiet, either nothing is left or the poller will wake the loop.
+fn nothing_is_left_without_a_wake_up<M: Default + Send + Sync + 'static>(put: fn(&Shared<M>), take: fn(&M) -> usize) {
+    every_order(move || {
+        let shared: Shared<M> = Arc::default();
+        let senders = [(); 2].map(|()| {
+            let shared = shared.clone();
+            thread::spawn(move || put(&shared))
+        });
+        shared.1.poll(false);
+        let read = take(&shared.0);
+        for sender in senders {
+            sender.join().unwrap();
+        }
+        let woken = *shared.1.woken.lock().unwrap();
+        assert!(read == 2 || woken, "a letter lies there, and nobody will wake the loop");
+    });
+}
+
+/// The same protocol by hand, in few words.
+#[derive(Default)]
+struct ByHand {
+    letters: Mutex<usize>,
+    rung: AtomicBool,
+}
+
+impl ByHand {
+    fn put(shared: &Shared<Self>) {
+        *shared.0.letters.lock().unwrap() += 1;
+        if !shared.0.rung.swap(true, Ordering::AcqRel) {
+            shared.1.wake();
+        }
+    }
+
+    fn silence(&self) {
+        self.rung.swap(false, Ordering::AcqRel);
+    }
+
+    fn take(&self) -> usize {
+        std::mem::take(&mut *self.letters.lock().unwrap())
+    }
+}
+
+#[test]
+fn a_bell_that_is_silenced_before_the_letters_are_taken_loses_no_wake_up() {
+    nothing_is_left_without_a_wake_up(ByHand::put, |mailbox| {
+        mailbox.silence();
+        mailbox.take()
+    });
+}
+
+#[test]
+#[should_panic(expected = "nobody will wake the loop")]
+fn a_bell_that_is_silenced_after_the_letters_were_taken_loses_one() {
+    nothing_is_left_without_a_wake_up(ByHand::put, |mailbox| {
+        let read = mailbox.take();
+        mailbox.silence();
+        read
+    });
+}
