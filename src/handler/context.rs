@@ -211,7 +211,7 @@ impl<H: Handler> Context<'_, H> {
     /// Sends `message` to another connection, or to this one: encoded now, by this connection's codec, and delivered after the batch.
     ///
     /// If `to` is gone or closing by then, nothing happens, and it is counted as stale. If its queue has no room
-    /// for it ([`Config::write_cap`]) it closes with [`CloseReason::OutboxFull`], and with [`CloseReason::WriteDeadline`] if that of `to` has passed. A message that the codec refuses ends
+    /// for it ([`Config::write_cap`](crate::Config::write_cap)) it closes with [`CloseReason::OutboxFull`], and with [`CloseReason::WriteDeadline`] if that of `to` has passed. A message that the codec refuses ends
     /// *this* connection with [`CloseReason::Unencodable`].
     pub fn send_to<'m>(&mut self, to: ConnectionId, message: impl Into<MessageOf<'m, H>>) {
         let codec = &mut *self.codec;
