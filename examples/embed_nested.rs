@@ -80,8 +80,11 @@ mod unix {
 }
 
 #[cfg(unix)]
-fn main() -> Result<(), Box<dyn std::error::Error>> {
-    unix::main()
+fn main() {
+    if let Err(error) = unix::main() {
+        eprintln!("embed_nested: {error}");
+        std::process::exit(1);
+    }
 }
 
 #[cfg(not(unix))]

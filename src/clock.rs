@@ -1,5 +1,6 @@
 //! The loop's time: read once a turn, and counted in ticks.
 
+use std::num::NonZeroU32;
 use std::time::{Duration, Instant};
 
 /// The time of a turn, as the instant that users see and as the number of milliseconds that deadlines are kept in.
@@ -44,6 +45,11 @@ impl Clock {
         self.now
     }
 
+    /// The present, as a stamp that leaves room for "never" in the same four bytes. It may be one tick late.
+    pub(crate) fn some_stamp(&self) -> Option<NonZeroU32> {
+        NonZeroU32::new(self.stamp()).or(Some(NonZeroU32::MIN))
+    }
+
     /// The last tick that has passed.
     pub(crate) fn tick(&self) -> u64 {
         self.tick
@@ -65,7 +71,7 @@ impl Clock {
         if time >= Self::LONGEST {
             return None;
         }
-        let age = u64::from(self.stamp().wrapping_sub(stamp));
+        let age = u64::from(self.age(stamp));
         // A stamp is rounded down: one tick more, so as not to be early.
         Some((self.tick - age.min(self.tick)) + begun_millis(time) + 1)
     }
@@ -79,8 +85,13 @@ impl Clock {
 
     /// The later of two stamps.
     pub(crate) fn later(&self, one: Stamp, other: Stamp) -> Stamp {
-        let age = |stamp| self.stamp().wrapping_sub(stamp);
-        if age(one) < age(other) { one } else { other }
+        if self.age(one) < self.age(other) { one } else { other }
+    }
+
+    fn age(&self, stamp: Stamp) -> u32 {
+        // One that is a tick late is of the present.
+        let age = self.stamp().wrapping_sub(stamp);
+        if age == u32::MAX { 0 } else { age }
     }
 
     /// How long it is until a tick comes.

@@ -25,7 +25,7 @@ pub(crate) enum Command {
 
 /// The queue of commands, in the order in which they were given.
 #[derive(Debug, Default)]
-pub struct Commands {
+pub(crate) struct Commands {
     queue: VecDeque<Command>,
     /// What the queued sends are to send, one behind the other: no allocation for each.
     encoded: BytesMut,

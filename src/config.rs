@@ -15,6 +15,8 @@ pub const MAX_FRAME: usize = 64 * KIB;
 
 /// The limits of one reactor.
 ///
+/// A time of 24 days or more counts as for ever.
+///
 /// ```
 /// use glassloop::Config;
 ///
@@ -26,7 +28,7 @@ pub struct Config {
     /// How long a listener rests after an error that only time can mend (no descriptor, no memory). Default 50 ms.
     ///
     /// Edge-triggered polling owes no new event for a connection that already waits, so the loop
-    /// asks again by the clock; 50 ms is at most 20 attempts a second, over all listeners of the loop. At most a minute.
+    /// asks again by the clock; 50 ms is at most 20 attempts a second, over all listeners of the loop. At least 1 ms, at most a minute.
     pub accept_backoff: Duration,
     /// Connections accepted per listener in one turn. Default 16.
     ///
@@ -41,7 +43,8 @@ pub struct Config {
     ///
     /// Well below the other mark, so that the search for those who hold most is rare.
     pub buffered_low: usize,
-    /// Timers, and messages from other threads, that are handled in one turn, each; the rest come with the next. Default 1,024.
+    /// Alarms (timers, and looks at connections whose deadline may have passed), and letters from other threads, that are handled in one turn, each; the
+    /// rest come with the next, in order. Default 1,024.
     ///
     /// A hundred thousand timers in one tick, or a thread that posts without pause, so leave the sockets their part of the time.
     pub calls_per_turn: usize,
@@ -61,7 +64,7 @@ pub struct Config {
     /// A peer that drips a byte now and then is never idle, so no idle time would end it. Counted while the connection
     /// is read: not while it is paused or held back. Then the connection closes with [`CloseReason::FrameTimeout`](crate::CloseReason::FrameTimeout).
     pub frame_timeout: Option<Duration>,
-    /// How long a peer has for its first frame, where the handler waits for one ([`Context::expect_handshake`](crate::Context::expect_handshake)); `None`: as long as it likes. Default 5 s.
+    /// How long a peer has for its first frame, whether or not it is read meanwhile, where the handler waits for one ([`Context::expect_handshake`](crate::Context::expect_handshake)); `None`: as long as it likes. Default 5 s.
     pub handshake_timeout: Option<Duration>,
     /// How long a connection may be silent in both directions; `None`: as long as it likes. Default 60 s.
     ///
@@ -76,10 +79,11 @@ pub struct Config {
     pub loops: usize,
     /// Bytes that letters from other threads ([`Handle`](crate::Handle)) may take while they wait for the loop. Default 4 MiB.
     ///
+    /// A frame counts with its length; mail with its own size, and not with what it points to: see [`Handle::post_weighing`](crate::Handle::post_weighing).
     /// Beyond it the sender is told, and has his letter back. As many again may have been taken in by the loop and not be read yet.
     pub mailbox_cap: usize,
-    /// Connections open at once; beyond it nothing is accepted until one leaves. Default `None`: the process's
-    /// limit of descriptors less a reserve for listeners, logs and the program's own files: 64, or a quarter if that is less.
+    /// Connections open at once, outgoing and closing ones included; beyond it nothing is accepted until one leaves, and no dial begun. Default `None`: the process's
+    /// limit of descriptors less a reserve for listeners, logs and the program's own files: 64, or a quarter if that is less, and 4 for each further loop.
     pub max_connections: Option<usize>,
     /// Whether small replies leave at once (`TCP_NODELAY`). Default yes: the loop batches by itself.
     pub nodelay: bool,
@@ -144,6 +148,7 @@ impl Config {
     /// [`Error::Config`] with both numbers, if one is zero that may not be, or two are in the wrong order.
     pub fn check(&self) -> Result<(), Error> {
         let at_least_one = [
+            ("accept_backoff, in ms,", self.accept_backoff.as_millis().try_into().unwrap_or(usize::MAX)),
             ("accepts_per_turn", self.accepts_per_turn),
             ("calls_per_turn", self.calls_per_turn),
             ("command_high", self.command_high),
@@ -162,6 +167,9 @@ impl Config {
             ("buffered_low", self.buffered_low, "buffered_high", self.buffered_high),
             ("accept_backoff, in ms,", self.accept_backoff.as_millis().try_into().unwrap_or(usize::MAX), "patience with newcomers", 60_000),
             ("max_connections", self.max_connections.unwrap_or(0), "the most that can be told apart", Token::MAX_SLOTS),
+            ("loops", self.loops, "a process", 65_536),
+            ("scratch", self.scratch, "a read", 1024 * 1024 * KIB),
+            ("events_per_turn", self.events_per_turn, "a poll", 1024 * KIB),
         ];
         if let Some((low, below, high, above)) = in_order.iter().find(|(_, below, _, above)| below > above) {
             return Err(Error::Config { problem: format!("{low} is {below}, but {high} allows at most {above}") });

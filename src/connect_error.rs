@@ -23,6 +23,8 @@ pub struct ConnectError {
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum ConnectFailure {
+    /// The other side's queue is full, and the system does not wait for it. Unix domain sockets only; try again later.
+    Busy,
     /// There was no address to try.
     NoAddress,
     /// As many connections are open as may be. Blame this side's load.
@@ -54,6 +56,7 @@ impl ConnectFailure {
     pub(crate) fn from_io(error: io::Error) -> Self {
         match error.kind() {
             io::ErrorKind::ConnectionRefused => ConnectFailure::Refused,
+            io::ErrorKind::WouldBlock => ConnectFailure::Busy,
             io::ErrorKind::AddrNotAvailable => ConnectFailure::PortsExhausted,
             io::ErrorKind::HostUnreachable | io::ErrorKind::NetworkUnreachable | io::ErrorKind::NetworkDown => {
                 ConnectFailure::Unreachable(error)
@@ -65,6 +68,7 @@ impl ConnectFailure {
     /// The nearest kind that std has.
     pub fn kind(&self) -> io::ErrorKind {
         match self {
+            ConnectFailure::Busy => io::ErrorKind::WouldBlock,
             ConnectFailure::NoAddress => io::ErrorKind::InvalidInput,
             ConnectFailure::NoRoom { .. } | ConnectFailure::Stopping => io::ErrorKind::Other,
             ConnectFailure::Other(error) | ConnectFailure::Unreachable(error) => error.kind(),
@@ -78,6 +82,7 @@ impl ConnectFailure {
 impl fmt::Display for ConnectFailure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            ConnectFailure::Busy => write!(f, "its queue is full"),
             ConnectFailure::NoAddress => write!(f, "no address to connect to"),
             ConnectFailure::NoRoom { open } => write!(f, "{open} connections are open, no more are allowed"),
             ConnectFailure::Other(error) | ConnectFailure::Unreachable(error) => write!(f, "{error}"),

@@ -78,6 +78,10 @@ pub struct Connection<C, S> {
     out: BytesMut,
     /// Whether `out` was at the high mark since the handler was last told that it has drained.
     full: bool,
+    /// Whether it was the frames' own replies that took `out` to the high mark; until the low mark no frame is handled.
+    held_back: bool,
+    /// Bytes of `out`'s memory before what is unsent: sent already, and not given back.
+    spent: u32,
     codec: C,
     user: S,
     /// Those that the handler has set.
@@ -89,7 +93,7 @@ pub struct Connection<C, S> {
     /// When the unfinished frame in the inbox began, or was first waited for again.
     begun: Stamp,
     /// Since when the handler waits for the peer's first frame.
-    handshake: Option<Stamp>,
+    handshake: Option<NonZeroU32>,
 }
 
 impl<C: Codec, S> Connection<C, S> {
@@ -110,6 +114,8 @@ impl<C: Codec, S> Connection<C, S> {
             inbox: Inbox::default(),
             out: BytesMut::new(),
             full: false,
+            held_back: false,
+            spent: 0,
             codec,
             user,
             deadlines: Deadlines::default(),
@@ -137,7 +143,7 @@ impl<C: Codec, S> Connection<C, S> {
     }
 
     /// Takes note that it is this one of several addresses that answers.
-    pub fn set_peer_addr(&mut self, peer: Address) {
+    pub(crate) fn set_peer_addr(&mut self, peer: Address) {
         self.peer = peer;
     }
 
@@ -148,7 +154,7 @@ impl<C: Codec, S> Connection<C, S> {
 
     /// Bytes of heap that its two buffers hold: none while nothing is unfinished or unsent.
     pub fn heap(&self) -> usize {
-        self.inbox.heap() + self.out.capacity()
+        self.inbox.heap() + self.out.capacity() + self.spent as usize
     }
 
     /// Whether bytes from the socket are wanted now.
@@ -192,6 +198,14 @@ impl<C: Codec, S> Connection<C, S> {
         if let (State::Closed(_), bytes @ 1..) = (&self.state, self.out.len()) {
             self.out.clear(); // and not more: it may be the borrowed one
             shared.observe.note(|| Step::Dropped { id: self.id, bytes });
+        }
+    }
+
+    /// Ends a pause, if there is one. Replies that had reached the high mark before it still hold the frames back.
+    pub fn resume(&mut self, shared: &mut Shared) {
+        self.apply(Cause::Resume, shared);
+        if let (true, State::Open(Reading::Flowing)) = (self.held_back, &self.state) {
+            self.apply(Cause::Choke, shared);
         }
     }
 
@@ -315,9 +329,9 @@ impl<C: Codec, S> Connection<C, S> {
         let State::Closed(reason) = mem::replace(&mut self.state, State::Closed(CloseReason::Aborted)) else {
             panic!("farewell to {id}, which is not closed");
         };
+        // The codec's error prints itself: that is user code too.
+        contain(|| log::debug!("connection {id} from {} ended: {reason}", self.peer));
         let _ = self.guarded(shared, |connection, shared| {
-            // The codec's error prints itself: that is user code too.
-            log::debug!("connection {id} from {} ended: {reason}", connection.peer);
             let mut cx = Context { sends: Sends::Closed, ..connection.context(shared) };
             handler.close(&mut cx, &reason);
             None

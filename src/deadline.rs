@@ -66,7 +66,10 @@ impl Deadlines {
         let both = self.0.get_or_insert_with(unset);
         both.deadlines[direction as usize] = deadline;
         if direction == Direction::Read {
-            both.went_on = both.stood.take().filter(|stood| *stood != clock.stamp()).map(|_| clock.stamp()).or(both.went_on);
+            // Told and set anew in the same tick it never stood still.
+            if both.stood.take().is_some_and(|stood| stood != clock.stamp()) {
+                both.went_on = Some(clock.stamp());
+            }
         }
     }
 

@@ -144,12 +144,21 @@ impl<M> Handle<M> {
 
     /// Hands `mail` to the handler: [`Handler::mail`](crate::Handler::mail) is called with it, in the loop's thread.
     ///
-    /// Taken is not read: mail that waits when the loop ends at once is dropped with it.
+    /// Taken is not read: what was posted before the wish to stop, through a handle, is read before the end; what was posted later, or
+    /// waits when the loop ends at once, may be dropped with it.
     ///
     /// # Errors
     /// [`PostError`], with the mail in it: `Full` or `Stopped`.
     pub fn post(&self, mail: M) -> Result<(), PostError<M>> {
-        self.put(mail, Letter::Mail, 0, Agreed::listens)
+        self.post_weighing(mail, 0)
+    }
+
+    /// The same for mail that holds `bytes` of memory besides its own size: a `Vec` of a megabyte would count as a few dozen bytes else.
+    ///
+    /// # Errors
+    /// As [`post`](Self::post).
+    pub fn post_weighing(&self, mail: M, bytes: usize) -> Result<(), PostError<M>> {
+        self.put(mail, Letter::Mail, bytes, Agreed::listens)
     }
 
     /// Closes a connection once all that is queued for it is sent; one that is not established yet is given up.
@@ -186,7 +195,7 @@ impl<M> Handle<M> {
         weight: usize,
         admit: impl FnOnce(&Agreed) -> Result<(), Refusal>,
     ) -> Result<(), PostError<T>> {
-        let weight = weight + size_of::<Letter<M>>();
+        let weight = weight.saturating_add(size_of::<Letter<M>>());
         match self.mailbox.put(content, write, weight, admit, || self.waker.wake()) {
             Put::Done => Ok(()),
             Put::Full(content) => Err(PostError::Full(content)),

@@ -8,7 +8,7 @@ pub use self::context::{Context, SendError};
 pub use self::loop_context::LoopContext;
 pub(crate) use self::loop_context::{Callback, Connections};
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::address::Address;
 use crate::clock::Clock;
@@ -49,7 +49,7 @@ pub trait Handler: Sized {
     /// What other threads may post ([`Handle::post`](crate::Handle::post)); `()` if nothing.
     type Mail;
 
-    /// Makes the codec and the state of a new connection.
+    /// Makes the codec and the state of a new connection, which has no name yet. If this panics it is dropped, and nothing else is called for it.
     fn connection(&mut self, origin: &Origin) -> (Self::Codec, Self::State);
 
     /// The connection is established: the place for a greeting.
@@ -63,14 +63,17 @@ pub trait Handler: Sized {
     /// The peer has closed its sending side, after its last whole frame; it may still read.
     ///
     /// By default the connection closes once all replies are sent. [`Verdict::Continue`] keeps it open for more; then it
-    /// is the handler's to close it ([`Context::close`] from another connection, or [`Reactor::with`](crate::Reactor::with)).
+    /// is the handler's to close it: by a verdict of [`timer`](Self::timer) or [`drained`](Self::drained), or by [`Context::close`].
     fn eof(&mut self, _cx: &mut Context<'_, Self>) -> Verdict {
         Verdict::Close
     }
 
     /// So much of what was queued has left that there is room for more: the place to go on with a long stream.
     ///
-    /// Called once after the queue was at [`Config::write_high`] or above, when it is down at [`Config::write_low`]; at most once a turn.
+    /// Called once after the queue was at [`Config::write_high`] or above, when it is down at [`Config::write_low`].
+    ///
+    /// **Trap:** a stopping loop closes who has no frame to be answered: what a stream has not queued by then is not sent. A stream that a
+    /// frame has asked for is still owed if that frame was answered with [`Verdict::Pause`].
     fn drained(&mut self, _cx: &mut Context<'_, Self>) -> Verdict {
         Verdict::Continue
     }
@@ -136,9 +139,11 @@ pub struct Shared {
     /// The limits.
     pub config: Config,
     /// What is asked of others.
-    pub commands: Commands,
+    pub(crate) commands: Commands,
     /// Who watches.
     pub observe: Observe,
+    /// How long a closing connection may take: [`Config::drain_timeout`], or longer if a stopping loop was given longer.
+    pub(crate) drain_time: Duration,
     /// The time, as of this turn.
     pub(crate) clock: Clock,
     /// Who wants to be called when.
@@ -151,6 +156,7 @@ impl Shared {
     /// Without an observer, and with nothing asked for yet. The time is whatever the caller says it is.
     pub fn new(config: Config, now: Instant) -> Self {
         Self {
+            drain_time: config.drain_timeout,
             config,
             commands: Commands::default(),
             observe: Observe::default(),

@@ -62,15 +62,15 @@
 //! # Time
 //!
 //! The clock is read once a turn, when the poller wakes. Deadlines are kept in ticks of a millisecond and rounded to the late
-//! side: nothing comes early, and a timer at most a tick and a turn late. The guards ([`Config::idle_timeout`] and its like) are about right only, within a 64th of
-//! their length, so that one wake-up does for all whose time is up. What moves with every byte is a stamp, and moving it a store.
+//! side: nothing comes early, and a timer at most a tick and a turn late. The guards ([`Config::idle_timeout`] and its like) are about right only, up to a 64th of
+//! their length late, so that one wake-up does for all whose time is up. What moves with every byte is a stamp, and moving it a store.
 //!
 //! # What to know before using it
 //!
 //! - **Make a reactor in the thread that runs it**: it cannot be sent to another one. A [`Handle`] can.
 //! - **A callback that takes long stands in everybody's way.** There is one thread.
 //! - **Back-pressure is not reading.** A connection whose replies have reached [`Config::write_high`] is neither read nor handled; it goes on by itself. A handler that sends of its
-//!   own accord looks at [`Context::pending`], and goes on when [`Handler::drained`] is called.
+//!   own accord looks at [`Context::has_room`], and goes on when [`Handler::drained`] is called.
 //! - **Half-close is not close.** A peer that shut its sending side still gets its replies; see [`Handler::eof`].
 //! - **Silence ends**: after [`Config::idle_timeout`], unless it is `None`. A client that waits long between two requests sets it so.
 //! - **A panic in a callback ends one connection**, unless the program is built with `panic = "abort"`.
@@ -109,7 +109,6 @@ mod verdict;
 
 pub use crate::address::Address;
 pub use crate::codec::Codec;
-pub use crate::command::Commands;
 pub use crate::config::Config;
 pub use crate::connect_error::{ConnectError, ConnectFailure};
 pub use crate::deadline::Expiry;

@@ -29,6 +29,10 @@ pub struct Event {
     pub read_closed: bool,
     /// Nothing that is written can arrive any more. Never wrong when set, not always set.
     pub write_closed: bool,
+    /// Urgent data has come: a read stops short at its mark, so that a short one proves nothing any more. Reported on Linux only.
+    pub urgent: bool,
+    /// The connection is broken, by a reset for instance. Never wrong when set, not always set.
+    pub broken: bool,
 }
 
 /// What the loop asks of a connected socket besides reading and writing.
@@ -79,8 +83,8 @@ pub trait Net {
     ///
     /// So it is with epoll and kqueue, as long as the peer's end has not been announced (that end
     /// would never be announced again). It saves one read call in two; mio does not promise it in general.
-    /// One exception: a read also stops short at TCP's urgent mark (RFC 6093), so a peer that sends
-    /// urgent data may wait for its own next bytes until the ones before them are read. Nobody else does.
+    /// A read also stops short at TCP's urgent mark (RFC 6093); where the poller tells of that ([`Event::urgent`]) it is taken into account,
+    /// elsewhere a peer that sends urgent data may wait for its own next bytes.
     const SHORT_READ_IS_EMPTY: bool;
 
     /// Waits for events, at most for `timeout` (`None`: for ever), and puts them into `events`, which is empty.

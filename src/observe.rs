@@ -225,7 +225,7 @@ pub struct Counters {
     pub letters: u64,
     /// Panics in callbacks.
     pub panics: u64,
-    /// Registrations with the poller made or ended, which is calls of `epoll_ctl` on Linux.
+    /// Registrations of connections' sockets with the poller made or ended, which is calls of `epoll_ctl` on Linux; for a dial that fails it counts one more.
     pub registrations: u64,
 }
 

@@ -47,6 +47,8 @@ impl<L: Error, R: Error> Error for Either<L, R> {
 ///
 /// A codec's error reaches [`Handler::close`] as that codec's own, and not as an [`Either`]. Mail goes to the one it is addressed to. Of a loop timer both are told; each knows its own by the [`TimerId`].
 ///
+/// **Trap:** a dial carries a key only ([`Origin::Dialed`]): the two must choose theirs from ranges that the function can tell apart.
+///
 /// **Trap:** [`Context::send_to`] encodes with the sender's codec. Sent to a connection of the other handler, that is another protocol's frame.
 ///
 /// ```

@@ -228,13 +228,11 @@ impl<H: Handler, N: Net> Reactor<H, N> {
     /// For use between turns, by the program that owns the loop. The clock is read anew for it.
     pub fn with(&mut self, id: ConnectionId, callback: impl FnOnce(&mut H, &mut Context<'_, H>) -> Verdict) -> bool {
         self.shared.clock.advance(self.net.now());
-        let Some(slot) = self.slots.open(id) else {
+        let was_there = self.call(id, callback);
+        if !was_there {
             self.shared.observe.note(|| Step::Stale);
-            return false;
-        };
-        slot.connection.call(&mut self.handler, &mut self.shared, callback);
-        self.touched.push(id);
-        true
+        }
+        was_there
     }
 
     /// Stops the loop, as a [`Handle`] does from elsewhere: the next turns carry it out.
@@ -244,6 +242,7 @@ impl<H: Handler, N: Net> Reactor<H, N> {
 
     /// Lets [`Handler::loop_timer`] be called at `at`; see [`LoopContext::set_timer`](crate::LoopContext::set_timer).
     pub fn set_timer(&mut self, at: Instant) -> TimerId {
+        self.shared.clock.advance(self.net.now());
         self.shared.timers.set(at, None, &self.shared.clock)
     }
 
@@ -314,12 +313,13 @@ fn max_connections(config: &Config, descriptors: Option<usize>) -> usize {
         }
         (Some(wanted), _) => wanted,
         (None, Some(possible)) => {
-            if possible < RESERVE {
+            let possible = possible.clamp(1, Token::MAX_SLOTS);
+            if possible < RESERVE / config.loops {
                 log::warn!("the system's limit of descriptors leaves room for {possible} connections only");
             }
-            possible.clamp(1, Token::MAX_SLOTS)
+            possible
         }
-        (None, None) => (1024 - RESERVE) / config.loops,
+        (None, None) => ((1024 - RESERVE) / config.loops).max(1),
     }
 }
 

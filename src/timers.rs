@@ -12,7 +12,7 @@ use std::time::Instant;
 use crate::clock::Clock;
 use crate::id::ConnectionId;
 
-/// Names one timer of a handler, for its whole life and never another one.
+/// Names one timer of one loop, for its whole life and never another one of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct TimerId {
     /// First, so that timers are in the order in which they come; those of one tick in the order in which they were set.

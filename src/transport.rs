@@ -21,6 +21,10 @@ pub struct Readiness {
     pub read_closed: bool,
     /// Nothing that is written can arrive any more.
     pub write_closed: bool,
+    /// Urgent data has come: from here on a short read proves nothing.
+    pub urgent: bool,
+    /// The connection is broken, by a reset for instance.
+    pub broken: bool,
 }
 
 impl Readiness {
@@ -30,6 +34,8 @@ impl Readiness {
         self.writable |= event.writable || event.write_closed;
         self.read_closed |= event.read_closed;
         self.write_closed |= event.write_closed;
+        self.broken |= event.broken;
+        self.urgent |= event.urgent;
     }
 }
 
@@ -78,7 +84,7 @@ pub fn fill(stream: &mut impl Read, place: &mut [u8], scratch: &mut [u8], readin
                 Fill::End
             }
             Ok(n) => {
-                if n < room && short_read_is_empty && !readiness.read_closed {
+                if n < room && short_read_is_empty && !readiness.read_closed && !readiness.urgent {
                     readiness.readable = false;
                 }
                 Fill::Bytes(n)
@@ -143,7 +149,8 @@ mod tests {
         }
     }
 
-    const READY: Readiness = Readiness { readable: true, writable: true, read_closed: false, write_closed: false };
+    const READY: Readiness =
+        Readiness { readable: true, writable: true, read_closed: false, write_closed: false, broken: false, urgent: false };
 
     fn read(answers: impl IntoIterator<Item = io::Result<usize>>, readiness: &mut Readiness) -> Fill {
         fill(&mut Script::new(answers), &mut [], &mut [0; 8], readiness, true)

@@ -10,7 +10,7 @@ pub enum Verdict {
     Continue,
     /// Hand over no more frames until [`Context::resume`](crate::Context::resume), and read no more meanwhile. What is queued goes out. At the peer's end it means `Continue`.
     ///
-    /// **Trap:** a graceful stop waits for the resume of a connection that has bytes to be handled, as long as [`Config::drain_timeout`](crate::Config::drain_timeout) lets it.
+    /// A graceful stop takes it for an answer that is still owed, and waits for the resume as long as [`Config::drain_timeout`](crate::Config::drain_timeout) lets it.
     Pause,
     /// Handle no further frame, send all that is queued, then close.
     Close,

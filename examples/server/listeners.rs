@@ -125,6 +125,9 @@ impl Doors {
     fn open_unix(&mut self, path: &str) -> Result<(), Box<dyn Error>> {
         let failed = |error: io::Error| format!("cannot listen on unix:{path}: {error}");
         let socket = || Socket::new(Domain::UNIX, Type::STREAM, None);
+        if path.is_empty() {
+            return Err("cannot listen on unix: with no path; unix:/run/submit.sock is a good one".into());
+        }
         let addr = socket2::SockAddr::unix(path).map_err(failed)?;
         // A socket that a predecessor has left behind, and nobody listens at. Another kind of file refuses as well, and is left alone.
         let refused = |error: io::Error| error.kind() == ErrorKind::ConnectionRefused;
@@ -154,9 +157,11 @@ impl Doors {
         for number in 0..handed.len() {
             let failed = |error: io::Error| format!("socket {number} of LISTEN_FDS is of no use: {error}");
             if let Ok(Some(listener)) = handed.take_tcp_listener(number) {
+                is_listening(&listener).map_err(failed)?;
                 let name = listener.local_addr().map_err(failed)?.to_string();
                 self.share(name, Door::Tcp(listener)).map_err(failed)?;
             } else if let Some(listener) = handed.take_unix_listener(number).map_err(failed)? {
+                is_listening(&listener).map_err(failed)?;
                 let addr = listener.local_addr().map_err(failed)?;
                 let name = addr.as_pathname().map_or("unix:(unnamed)".to_string(), |path| format!("unix:{}", path.display()));
                 self.share(name, Door::Unix(listener)).map_err(failed)?;
@@ -164,6 +169,12 @@ impl Doors {
         }
         Ok(())
     }
+}
+
+/// Whoever hands a socket over may have taken the wrong one.
+#[cfg(unix)]
+fn is_listening(socket: &impl std::os::fd::AsFd) -> io::Result<()> {
+    if socket2::SockRef::from(socket).is_listener()? { Ok(()) } else { Err(io::Error::new(ErrorKind::InvalidInput, "it does not listen")) }
 }
 
 /// What tells this file from another one of the same name.

@@ -47,7 +47,7 @@ struct Args {
     #[arg(long, value_name = "ADDR|off", default_value = "off")]
     admin: Admin,
 
-    /// Connections open at once, over all threads; further ones wait until one leaves [default: the limit of open files less a reserve]
+    /// Connections open at once, shared out evenly over the threads; further ones wait until one leaves [default: the limit of open files less a reserve]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     max_connections: Option<u32>,
 
@@ -83,8 +83,8 @@ struct Args {
     #[arg(long, value_enum, default_value_t = Dialect::Text)]
     dialect: Dialect,
 
-    /// How long a graceful stop may take, and how long a closing connection waits for a peer that takes no reply: 500ms, 10s
-    #[arg(long, value_name = "TIME", default_value = "10s", value_parser = humantime::parse_duration)]
+    /// How long a graceful stop may take, and how long a closing connection waits for a peer that takes no reply, or `off`
+    #[arg(long, value_name = "TIME|off", default_value = "10s", value_parser = drain_timeout)]
     drain_timeout: Duration,
 
     /// What to log on stderr: off, error, warn, info, debug (each connection's end and why), trace, or a filter such as glassloop=debug
@@ -112,6 +112,15 @@ impl FromStr for Admin {
             "off" => Ok(Admin::Off),
             addr => addr.parse().map(Admin::At).map_err(|_| "neither `off` nor an address such as 127.0.0.1:8889".to_string()),
         }
+    }
+}
+
+/// A time; none at all is allowed.
+fn drain_timeout(text: &str) -> Result<Duration, String> {
+    match (text, humantime::parse_duration(text)) {
+        ("off", _) => Ok(Duration::MAX),
+        (_, Ok(time)) => Ok(time),
+        (_, Err(error)) => Err(format!("{error}; a time such as 500ms or 10s is wanted, or `off`")),
     }
 }
 

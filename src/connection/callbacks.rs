@@ -24,8 +24,7 @@ impl<C: Codec, S> Connection<C, S> {
     where
         H: Handler<Codec = C, State = S>,
     {
-        let cause = self.guarded(shared, |connection, shared| connection.run(shared, callback));
-        if let Some(cause) = cause {
+        if let Some(cause) = self.guarded(shared, |connection, shared| connection.run(shared, callback)) {
             self.apply(cause, shared);
         }
     }
@@ -47,10 +46,14 @@ impl<C: Codec, S> Connection<C, S> {
         let mut taken = 0;
         let mut need = Need::Now;
         let before = self.out.len();
+        let mut held_back = false;
         let cause = self.guarded(shared, |connection, shared| {
             let mut cx = connection.context::<H>(shared);
             let mut rest = bytes;
             while !rest.is_empty() {
+                if cx.deadlines.is_over(Direction::Read, &cx.shared.clock) {
+                    return Some(Cause::Yield); // the handler is told first
+                }
                 if cx.shared.commands.is_full(cx.shared.config.command_high) {
                     return Some(Cause::Yield);
                 }
@@ -71,22 +74,21 @@ impl<C: Codec, S> Connection<C, S> {
                 let (id, bytes) = (cx.id, input.taken());
                 cx.shared.observe.note(move || Step::Frame { id, bytes });
                 let verdict = handler.frame(frame, &mut cx);
-                if let Some(cause) = cx.conclude(verdict) {
-                    return Some(cause);
-                }
                 // Only what the frames themselves have caused holds them back. If a peer were not read because of what we
                 // send of our own accord, and we not by him for the same reason, both would wait for ever.
                 if cx.out.len() >= cx.shared.config.write_high && cx.out.len() > before {
-                    return Some(Cause::Choke);
+                    held_back = true;
+                    return cx.conclude(verdict).or(Some(Cause::Choke));
                 }
-                if cx.deadlines.is_over(Direction::Read, &cx.shared.clock) {
-                    return Some(Cause::Yield); // the handler is told first
+                if let Some(cause) = cx.conclude(verdict) {
+                    return Some(cause);
                 }
             }
             need = Need::More;
             None
         });
         self.full |= self.out.len() >= shared.config.write_high;
+        self.held_back |= held_back;
         if let Some(cause) = cause {
             self.apply(cause, shared);
         }

@@ -29,16 +29,16 @@ impl<C: Codec, S> Connection<C, S> {
                 let unfinished = reading == Reading::Flowing && self.is_reading() && !self.inbox.is_empty();
                 consider(self.deadlines.tick(Direction::Read), Expiry::Deadline(Direction::Read));
                 consider(self.deadlines.tick(Direction::Write), Expiry::Deadline(Direction::Write));
-                consider(self.handshake.and_then(|since| guard(since, config.handshake_timeout)), Expiry::Handshake);
+                consider(self.handshake.and_then(|since| guard(since.get(), config.handshake_timeout)), Expiry::Handshake);
                 let begun = self.deadlines.went_on().map_or(self.begun, |went_on| clock.later(self.begun, went_on));
                 consider(guard(begun, config.frame_timeout).filter(|_| unfinished), Expiry::Frame);
                 consider(guard(self.moved, config.write_timeout).filter(|_| self.is_writing()), Expiry::Write);
                 consider(guard(self.active, config.idle_timeout), Expiry::Idle);
             }
-            State::Draining { .. } => consider(clock.after(self.moved, config.drain_timeout), Expiry::Drain),
+            State::Draining { .. } => consider(clock.after(self.moved, shared.drain_time), Expiry::Drain),
             State::Lingering(_) => {
                 consider(clock.after(self.active, config.linger_timeout), Expiry::Linger);
-                consider(clock.after(self.moved, config.drain_timeout), Expiry::Linger);
+                consider(clock.after(self.moved, shared.drain_time), Expiry::Linger);
             }
         }
         first

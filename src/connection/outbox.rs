@@ -38,6 +38,7 @@ impl<C: Codec, S> Connection<C, S> {
             self.out.clear();
         } else {
             self.out.advance(n);
+            self.spent = self.spent.saturating_add(u32::try_from(n).unwrap_or(u32::MAX));
         }
     }
 
@@ -61,8 +62,9 @@ impl<C: Codec, S> Connection<C, S> {
     /// Draws the consequences of what was written: back-pressure lifted, or all said that was to be said.
     #[inline]
     pub fn after_flush(&mut self, shared: &mut Shared) {
+        self.held_back &= self.out.len() > shared.config.write_low;
         match self.state {
-            State::Open(Reading::Choked) if self.out.len() <= shared.config.write_low => self.apply(Cause::Unchoke, shared),
+            State::Open(Reading::Choked) if !self.held_back => self.apply(Cause::Unchoke, shared),
             State::Draining { .. } if self.out.is_empty() => self.apply(Cause::Flushed, shared),
             _ => {}
         }
@@ -97,16 +99,21 @@ impl<C: Codec, S> Connection<C, S> {
     #[inline]
     pub fn give_back(&mut self, spare: &mut BytesMut) {
         mem::swap(&mut self.out, spare);
+        self.spent = 0;
         if !spare.is_empty() {
             self.out = BytesMut::from(&spare[..]);
             spare.clear();
         }
     }
 
-    /// Lets go of a write buffer of the connection's own that is empty.
+    /// Lets go of memory of the connection's own that is mostly empty: of all, or of what was sent already.
     pub fn slim(&mut self) {
         if self.out.is_empty() {
             self.out = BytesMut::new();
+            self.spent = 0;
+        } else if self.spent as usize > self.out.len() {
+            self.out = BytesMut::from(&self.out[..]);
+            self.spent = 0;
         }
     }
 }

@@ -1,6 +1,7 @@
 //! A callback's view of one connection.
 
 use std::error::Error;
+use std::num::NonZeroU32;
 use std::time::{Duration, Instant};
 use std::{fmt, mem};
 
@@ -8,7 +9,6 @@ use bytes::BytesMut;
 
 use super::{Handler, MessageOf, Shared};
 use crate::address::Address;
-use crate::clock::Stamp;
 use crate::codec::Codec;
 use crate::command::{Command, Dial, append_whole};
 use crate::deadline::Deadlines;
@@ -33,7 +33,7 @@ pub struct Context<'c, H: Handler> {
     pub(crate) sends: Sends,
     pub(crate) deadlines: &'c mut Deadlines,
     /// Since when the handler waits for the peer's first frame.
-    pub(crate) handshake: &'c mut Option<Stamp>,
+    pub(crate) handshake: &'c mut Option<NonZeroU32>,
 }
 
 /// Whether messages for this connection are still taken.
@@ -155,6 +155,11 @@ impl<H: Handler> Context<'_, H> {
         self.state
     }
 
+    /// Whether the queue is below [`Config::write_high`](crate::Config::write_high): a handler that sends of its own accord stops here, and goes on in [`Handler::drained`].
+    pub fn has_room(&self) -> bool {
+        self.out.len() < self.shared.config.write_high
+    }
+
     /// Bytes queued for this connection and not yet taken by its socket.
     pub fn pending(&self) -> usize {
         self.out.len()
@@ -233,16 +238,29 @@ impl<H: Handler> Context<'_, H> {
     /// Begins a connection to the first of `addrs` that answers, after the batch; see [`Reactor::connect`](crate::Reactor::connect). `key` comes back in [`Origin::Dialed`](crate::Origin::Dialed).
     ///
     /// The handler is told how it went: by [`Handler::open`], or by [`Handler::close`], which comes too if it could not even be begun.
+    ///
+    /// **Trap:** dialing again from `close` at once turns the loop without a pause if the failure needs no waiting, for want of room or of a route say. Wait, with [`set_loop_timer`](Self::set_loop_timer).
     pub fn connect(&mut self, addrs: Vec<Address>, timeout: Duration, key: u64) {
         self.shared.commands.dial(Dial { addrs, timeout, key });
     }
 
-    /// Lets [`Handler::timer`] be called for this connection at `at`: never before, and at most a tick (1 ms) and a turn later.
+    /// Lets [`Handler::timer`] be called for this connection at `at`: never before, and at most a tick (1 ms) and a turn later, unless more than
+    /// [`Config::calls_per_turn`](crate::Config::calls_per_turn) times come due together: then the rest follow, turn by turn.
     ///
     /// What is over already comes with the next tick. A timer ends with its connection. **Trap:** [`now`](Self::now) is when the turn
     /// began; a time counted from there is nearer than one counted from the system's clock.
     pub fn set_timer(&mut self, at: Instant) -> TimerId {
         self.shared.timers.set(at, Some(self.id), &self.shared.clock)
+    }
+
+    /// Lets [`Handler::loop_timer`](crate::Handler::loop_timer) be called at `at`: the same, but it does not end with this connection.
+    pub fn set_loop_timer(&mut self, at: Instant) -> TimerId {
+        self.shared.timers.set(at, None, &self.shared.clock)
+    }
+
+    /// Stops the loop, as a [`Handle`](crate::Handle) does from elsewhere.
+    pub fn stop(&mut self, how: Stop) {
+        self.shared.commands.stop(how);
     }
 
     /// Takes a timer back, of this connection or any other; whether it was still to come.
@@ -277,7 +295,7 @@ impl<H: Handler> Context<'_, H> {
 
     /// Gives the peer [`Config::handshake_timeout`](crate::Config::handshake_timeout) from now on for its next whole frame. Meant for [`Handler::open`].
     pub fn expect_handshake(&mut self) {
-        *self.handshake = Some(self.shared.clock.stamp());
+        *self.handshake = self.shared.clock.some_stamp();
     }
 }
 

@@ -45,12 +45,12 @@ impl<H: Handler> LoopContext<'_, H> {
         })
     }
 
-    /// Closes a connection after this call, once all that is queued for it is sent; one that is not established yet is given up.
+    /// Closes a connection once the letters of this turn are read, and all that is queued for it is sent; one that is not established yet is given up.
     pub fn close(&mut self, id: ConnectionId) {
         self.shared.commands.push(Command::Close(id));
     }
 
-    /// Ends the pause of a connection, after this call; see [`Context::resume`].
+    /// Ends the pause of a connection, once the letters of this turn are read; see [`Context::resume`].
     pub fn resume(&mut self, id: ConnectionId) {
         self.shared.commands.push(Command::Resume(id));
     }
@@ -60,7 +60,7 @@ impl<H: Handler> LoopContext<'_, H> {
         self.shared.commands.dial(Dial { addrs, timeout, key });
     }
 
-    /// Lets [`Handler::loop_timer`] be called at `at`: never before, and at most a tick (1 ms) and a turn later. What is over already comes with the next tick.
+    /// Lets [`Handler::loop_timer`] be called at `at`: as [`Context::set_timer`] does for a connection.
     pub fn set_timer(&mut self, at: Instant) -> TimerId {
         self.shared.timers.set(at, None, &self.shared.clock)
     }

@@ -78,7 +78,20 @@ fn set_inherited_nodelay(listener: TcpListener, _nodelay: bool) -> (TcpListener,
     (listener, false)
 }
 
+#[cfg(any(target_os = "linux", target_os = "android"))]
+const BOTH: Interest = Interest::READABLE.add(Interest::WRITABLE).add(Interest::PRIORITY);
+#[cfg(not(any(target_os = "linux", target_os = "android")))]
 const BOTH: Interest = Interest::READABLE.add(Interest::WRITABLE);
+
+#[cfg(any(target_os = "linux", target_os = "android"))]
+fn is_urgent(event: &mio::event::Event) -> bool {
+    event.is_priority()
+}
+
+#[cfg(not(any(target_os = "linux", target_os = "android")))]
+fn is_urgent(_: &mio::event::Event) -> bool {
+    false
+}
 
 impl Net for MioNet {
     type Listener = Listener;
@@ -106,6 +119,8 @@ impl Net for MioNet {
                 writable: event.is_writable(),
                 read_closed: event.is_read_closed(),
                 write_closed: event.is_write_closed(),
+                broken: event.is_error(),
+                urgent: is_urgent(event),
             })),
             // A signal. The deadlines are absolute, so the next turn sleeps for what is left.
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}

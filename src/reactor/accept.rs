@@ -42,6 +42,9 @@ impl<N: Net> Listener<N> {
     }
 }
 
+/// As many as a listener's queue holds where nobody has asked the system for more (`net.core.somaxconn` on Linux).
+const LONGEST_BACKLOG: usize = 4096;
+
 /// What to do about a failed accept.
 enum Failure {
     /// That one connection is gone; ask for the next.
@@ -125,7 +128,9 @@ impl<H: Handler, N: Net> Reactor<H, N> {
         while let Some(last) = self.listeners.last_mut() {
             last.waiting = Waiting::Somebody;
             let number = self.listeners.len() - 1;
-            while self.listeners[number].waiting == Waiting::Somebody && self.has_room() && self.resting.is_none() {
+            // The limit of connections does not count here: they leave soon.
+            let most = self.max_connections.saturating_add(LONGEST_BACKLOG).min(Token::MAX_SLOTS);
+            while self.listeners[number].waiting == Waiting::Somebody && self.slots.len() < most && self.resting.is_none() {
                 self.accept_one(number);
             }
             // Nothing in between: that is the time in which newcomers are lost.
@@ -192,6 +197,7 @@ impl<H: Handler, N: Net> Reactor<H, N> {
         let slot = self.slots.get(id).expect("just entered");
         slot.connection.established(&mut self.handler, &mut self.shared);
         self.settle(id);
+        self.relieve();
         Ok(())
     }
 

@@ -4,7 +4,7 @@ use crate::command::Command;
 use crate::deadline::Expiry;
 use crate::guard::contain;
 use crate::handle::Letter;
-use crate::handler::{Callback, Connections, Handler, LoopContext, Shared};
+use crate::handler::{Callback, Connections, Context, Handler, LoopContext, Shared};
 use crate::id::ConnectionId;
 use crate::net::Net;
 use crate::observe::Step;
@@ -13,7 +13,7 @@ use crate::reactor::slots::Slots;
 use crate::reason::CloseReason;
 use crate::state::{Cause, State};
 use crate::timers::{Alarm, TimerId};
-use crate::verdict::Stop;
+use crate::verdict::{Stop, Verdict};
 
 impl<H: Handler, N: Net> Reactor<H, N> {
     /// Carries out what was asked for: by callbacks, of other connections; by other threads; by anyone, of the loop.
@@ -36,8 +36,8 @@ impl<H: Handler, N: Net> Reactor<H, N> {
             self.begin_dials();
         }
         // What a thread wrote before it asked for the end comes before the end.
-        let asked = self.asked.take_if(|how| *how == Stop::AtOnce || self.letters.is_empty());
-        if let Some(how) = asked.into_iter().chain(self.shared.commands.take_stop()).reduce(Stop::firmer) {
+        self.asked = self.asked.into_iter().chain(self.shared.commands.take_stop()).reduce(Stop::firmer);
+        if let Some(how) = self.asked.take_if(|how| *how == Stop::AtOnce || self.letters.is_empty()) {
             self.come_to_an_end(how);
         }
     }
@@ -83,12 +83,24 @@ impl<H: Handler, N: Net> Reactor<H, N> {
         match command {
             Command::Send(..) => connection.queue(bytes, shared),
             Command::Close(_) => connection.apply(Cause::Close(CloseReason::Handler), shared),
-            Command::Resume(_) => connection.apply(Cause::Resume, shared),
+            Command::Resume(_) => connection.resume(shared),
         }
-        slot.account(&mut self.buffered);
-        if self.touched.last() != Some(&id) {
-            self.touched.push(id);
-        }
+        self.touch(id);
+    }
+
+    /// Takes note that a connection was changed outside of its own batch: what follows comes when the turn flushes.
+    pub(super) fn touch(&mut self, id: ConnectionId) {
+        let Self { slots, touched, buffered, .. } = self;
+        Reach { slots, touched, buffered }.touch(id);
+    }
+
+    /// Runs a callback on an open connection; whether it was there.
+    pub(super) fn call(&mut self, id: ConnectionId, callback: impl FnOnce(&mut H, &mut Context<'_, H>) -> Verdict) -> bool {
+        let Some(slot) = self.slots.open(id) else { return false };
+        slot.connection.call(&mut self.handler, &mut self.shared, callback);
+        self.touch(id);
+        self.relieve();
+        true
     }
 
     /// Runs a callback that belongs to no connection.
@@ -131,7 +143,7 @@ impl<H: Handler, N: Net> Reactor<H, N> {
             slot.last_try(&mut self.shared);
         }
         slot.connection.expire(&mut self.handler, &mut self.shared);
-        self.touched.push(id);
+        self.touch(id);
     }
 
     fn fire(&mut self, timer: TimerId) {
@@ -140,11 +152,11 @@ impl<H: Handler, N: Net> Reactor<H, N> {
             return self.call_for_loop(|handler, cx| handler.loop_timer(timer, cx));
         };
         // It may be closing: then nothing is called any more, but its close.
-        let Some(slot) = self.slots.open(id) else { return self.shared.observe.note(|| Step::Stale) };
+        if self.slots.open(id).is_none() {
+            return self.shared.observe.note(|| Step::Stale);
+        }
         self.shared.observe.note(|| Step::Timer { timer });
-        slot.connection.call(&mut self.handler, &mut self.shared, |handler, cx| handler.timer(timer, cx));
-        slot.account(&mut self.buffered);
-        self.touched.push(id);
+        self.call(id, |handler, cx| handler.timer(timer, cx));
     }
 }
 
@@ -155,12 +167,22 @@ struct Reach<'r, H: Handler, N: Net> {
     buffered: &'r mut usize,
 }
 
+impl<H: Handler, N: Net> Reach<'_, H, N> {
+    fn touch(&mut self, id: ConnectionId) {
+        let Some(slot) = self.slots.get(id) else { return };
+        slot.account(self.buffered);
+        if !slot.touched {
+            slot.touched = true;
+            self.touched.push(id);
+        }
+    }
+}
+
 impl<H: Handler, N: Net> Connections<H> for Reach<'_, H, N> {
     fn call(&mut self, id: ConnectionId, shared: &mut Shared, callback: &mut Callback<'_, H>) -> bool {
         let Some(slot) = self.slots.open(id) else { return false };
         slot.connection.call_alone(shared, callback);
-        slot.account(self.buffered);
-        self.touched.push(id);
+        self.touch(id);
         true
     }
 }

@@ -142,7 +142,10 @@ impl<H: Handler, N: Net> Reactor<H, N> {
                 return;
             }
             _ if attempt.end <= self.shared.clock.tick() => None,
-            _ => attempt.rest.pop_front(),
+            _ => {
+                attempt.self_connects = 0;
+                attempt.rest.pop_front()
+            }
         };
         let failed = std::mem::replace(&mut attempt.addr, next.clone().unwrap_or(Address::Unix(None)));
         attempt.failure.get_or_insert((failed, failure));

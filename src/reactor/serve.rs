@@ -46,13 +46,17 @@ impl<H: Handler, N: Net> Reactor<H, N> {
         // Before anything is read: a deadline that has passed comes before bytes that are there already.
         slot.connection.tell_deadlines(handler, shared);
         let mut budget = shared.config.scratch;
+        let mut written = 0;
         let lent = slot.connection.lend(spare);
         loop {
-            slot.flush(shared);
+            written += slot.flush(shared);
+            if written > shared.config.scratch {
+                break; // a peer that reads as fast as we write has had its turn
+            }
             if slot.connection.has_backlog() {
                 slot.connection.proceed(handler, shared);
             } else if phase.is_draining() && slot.is_to_end() {
-                slot.connection.apply(Cause::Close(CloseReason::Shutdown), shared);
+                break; // it ends, and is read no more
             } else if slot.connection.is_reading() && slot.readiness.readable && budget > 0 {
                 let room = budget.min(scratch.len());
                 budget = budget.saturating_sub(slot.fill(&mut scratch[..room], handler, shared));
@@ -77,11 +81,11 @@ impl<H: Handler, N: Net> Reactor<H, N> {
         let mut touched = std::mem::take(&mut self.touched);
         for id in touched.drain(..) {
             let Some(slot) = self.slots.get(id) else { continue };
-            if let State::Connecting = slot.connection.state() {
-                continue;
+            slot.touched = false;
+            if !matches!(slot.connection.state(), State::Connecting) {
+                slot.flush(&mut self.shared);
+                slot.connection.slim();
             }
-            slot.flush(&mut self.shared);
-            slot.connection.slim();
             self.settle(id);
         }
         self.touched = touched;
@@ -90,7 +94,8 @@ impl<H: Handler, N: Net> Reactor<H, N> {
 
     /// Carries out commands before the turn comes to them, if one connection has asked for as much as all may.
     ///
-    /// No callback runs here. Without it the next connection would find the queue full and yield as well, and so on for ever.
+    /// Without it the next connection would find the queue full and yield as well, and so on for ever. No callback runs here but
+    /// [`Handler::drained`]; what that asks of others is for the next look.
     pub(super) fn relieve(&mut self) {
         if self.shared.commands.is_full(self.shared.config.command_high) {
             self.carry_out_commands();
@@ -131,11 +136,15 @@ impl<H: Handler, N: Net> Reactor<H, N> {
     /// Sees to it that whatever a connection waits for will come: an event, its place on the queue, a deadline, or the end.
     #[inline]
     pub(super) fn settle(&mut self, id: ConnectionId) {
-        let Self { slots, handler, shared, .. } = self;
+        let Self { slots, handler, shared, phase, .. } = self;
         let Some(slot) = slots.get(id) else { return };
         slot.notice_hang_up(shared);
         if slot.connection.is_drained(shared) {
             slot.connection.drained(handler, shared);
+            slot.connection.after_flush(shared);
+        }
+        if phase.is_draining() && slot.is_to_end() {
+            slot.connection.apply(Cause::Close(CloseReason::Shutdown), shared);
             slot.connection.after_flush(shared);
         }
         match slot.connection.state() {
@@ -166,25 +175,30 @@ impl<H: Handler, N: Net> Reactor<H, N> {
 }
 
 impl<H: Handler, N: Net> Slot<H, N> {
-    /// Writes until all is sent or the socket takes no more.
+    /// Writes until all is sent or the socket takes no more. Returns how many bytes it took.
     #[inline]
-    fn flush(&mut self, shared: &mut Shared) {
+    fn flush(&mut self, shared: &mut Shared) -> usize {
         let id = self.connection.id();
         // After a reset the frames before it can still be read; a write that fails would end the connection first.
         if self.readiness.write_closed && self.readiness.readable && self.connection.is_reading() {
-            return;
+            return 0;
         }
+        let mut written = 0;
         while self.readiness.writable && self.connection.is_writing() {
             let (connection, stream, readiness) = self.parts();
             let flush = transport::flush(stream, connection.unsent(), readiness);
             shared.observe.note(|| Step::Write { id, flush: &flush });
             match flush {
-                Flush::Bytes(n) => connection.sent(n, shared),
+                Flush::Bytes(n) => {
+                    connection.sent(n, shared);
+                    written += n;
+                }
                 Flush::Blocked => break,
                 Flush::Failed(error) => connection.apply(Cause::Fail(CloseReason::from_io(error)), shared),
             }
         }
         self.connection.after_flush(shared);
+        written
     }
 
     /// Reads once and handles what came. Returns how many bytes that were.
@@ -256,13 +270,19 @@ impl<H: Handler, N: Net> Slot<H, N> {
     fn notice_hang_up(&mut self, shared: &mut Shared) {
         let connection = &mut self.connection;
         let State::Open(reading) = connection.state() else { return };
-        if self.readiness.write_closed && *reading != Reading::Yielded && !connection.is_reading() && !connection.is_writing() {
+        // Who has closed in good order, as a Unix domain socket is at once in both directions, may have left frames behind.
+        let gone = self.readiness.broken || (self.readiness.write_closed && *reading == Reading::Ended);
+        if gone && *reading != Reading::Yielded && !connection.is_reading() && !connection.is_writing() {
             connection.apply(Cause::Fail(CloseReason::Reset), shared);
         }
     }
 
-    /// Whether a stopping loop has nothing more to handle for this connection.
+    /// Whether a stopping loop has nothing more to handle for this connection. A pause is an answer that is still owed.
     pub(super) fn is_to_end(&self) -> bool {
-        matches!(self.connection.state(), State::Open(_) | State::Connecting) && self.connection.is_caught_up()
+        match self.connection.state() {
+            State::Open(Reading::Paused) => false,
+            State::Open(_) | State::Connecting => self.connection.is_caught_up(),
+            _ => false,
+        }
     }
 }

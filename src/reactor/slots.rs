@@ -24,13 +24,15 @@ pub(super) struct Slot<H: Handler, N: Net> {
     pub(super) readiness: Readiness,
     /// True exactly while its id is on the resume queue.
     pub(super) queued: bool,
+    /// True exactly while its id is on the list of those that were touched outside of their own batch.
+    pub(super) touched: bool,
     /// Whether our sending side is shut.
     pub(super) shut: bool,
 }
 
 impl<H: Handler, N: Net> Slot<H, N> {
     pub(super) fn new(connection: Connection<H::Codec, H::State>, stream: Option<N::Stream>) -> Self {
-        Self { connection, stream, look: 0, counted: 0, readiness: Readiness::default(), queued: false, shut: false }
+        Self { connection, stream, look: 0, counted: 0, readiness: Readiness::default(), queued: false, touched: false, shut: false }
     }
 
     /// The socket of a connection that is past connecting.

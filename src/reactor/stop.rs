@@ -134,15 +134,12 @@ impl<H: Handler, N: Net> Reactor<H, N> {
                 self.serve(id);
             }
         }
+        self.carry_out_commands(); // what those frames had to say to others comes before their end
         self.phase = Phase::Draining(until);
         // Each connection has as long as the loop.
-        self.shared.config.drain_timeout = self.shared.config.drain_timeout.max(grace);
+        self.shared.drain_time = self.shared.drain_time.max(grace);
         for id in self.slots.ids() {
-            let slot = self.slots.get(id).expect("just listed");
-            if slot.is_to_end() {
-                slot.connection.apply(Cause::Close(CloseReason::Shutdown), &mut self.shared);
-                self.touched.push(id);
-            }
+            self.touch(id); // who is caught up ends with that
         }
         self.flush(); // before the deadlines, however short they are
     }

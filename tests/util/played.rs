@@ -302,7 +302,7 @@ impl<H: Handler> Play<H> {
     /// The peer resets the connection.
     pub fn reset(&self, peer: usize) {
         self.stage.borrow_mut().peers[peer].leaves = Some(Leaving::Reset);
-        self.tell(peer, |event| (event.readable, event.read_closed, event.write_closed) = (true, true, true));
+        self.tell(peer, |event| (event.readable, event.read_closed, event.write_closed, event.broken) = (true, true, true, true));
     }
 
     /// From here on the peer takes `room` bytes more. The poller does not say so.
