@@ -1,25 +1,24 @@
 //! Outgoing connections: every way in which they can fail, and exactly one outcome for each.
 
-#[path = "util/stage.rs"]
+#[path = "util/played.rs"]
 mod played;
 mod util;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use glassloop::codec::Line;
-use glassloop::net::{Established, Event};
+use glassloop::net::Established;
 use glassloop::{
     Address, CloseReason, Config, ConnectFailure, ConnectionId, Context, Expiry, Handler, LoopContext, Origin, Reactor, Step, Stop, Turn,
     Verdict,
 };
-use played::{Played, SharedStage, loopback, pass, play};
-use socket2::{Domain, Socket, Type};
-use util::turn_until;
+use played::{Stage, loopback, ms};
+use util::{PATIENCE, turn_until};
 
 /// A dial that a callback shall begin.
 type Wish = (Vec<Address>, Duration, u64);
@@ -103,9 +102,7 @@ fn outcomes(reactor: &mut Reactor<Dialer>, count: usize) -> Vec<String> {
 
 /// An address at which nobody listens. The socket is kept, so that no other test is given the port.
 fn dead() -> SocketAddr {
-    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
-    socket.bind(&SocketAddr::from((Ipv4Addr::LOCALHOST, 0)).into()).unwrap();
-    let addr = socket.local_addr().unwrap().as_socket().unwrap();
+    let (socket, addr) = util::bound();
     std::mem::forget(socket);
     addr
 }
@@ -124,22 +121,10 @@ fn alive() -> (TcpListener, SocketAddr) {
     (listener, addr)
 }
 
-/// A listener that answers nobody, since its queue is full; and those who fill it.
-struct Silent {
-    addr: SocketAddr,
-    listener: Socket,
-    queue: Vec<TcpStream>,
-}
-
-/// Linux drops the first packet of a newcomer for whom there is no room in the queue. Elsewhere he may be refused.
+/// A listener that answers nobody; Linux has that.
 #[cfg(target_os = "linux")]
-fn silent() -> Silent {
-    let listener = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
-    listener.bind(&SocketAddr::from((Ipv4Addr::LOCALHOST, 0)).into()).unwrap();
-    listener.listen(0).unwrap();
-    let addr = listener.local_addr().unwrap().as_socket().unwrap();
-    let queue = (0..10).map_while(|_| TcpStream::connect_timeout(&addr, Duration::from_millis(200)).ok()).collect();
-    Silent { addr, listener, queue }
+fn silent() -> util::Silent {
+    util::Silent::listen().unwrap()
 }
 
 #[test]
@@ -332,10 +317,7 @@ fn dials_that_fail_leave_no_descriptor_behind_and_late_successes_neither() {
 
     // Late successes: the queue gets room when their time is over already, and before the loop looks.
     let id = reactor.connect(silent.addr, Duration::from_millis(50)).unwrap();
-    let begun = Instant::now();
-    while begun.elapsed() < Duration::from_millis(60) {
-        std::thread::sleep(Duration::from_millis(5));
-    }
+    std::thread::sleep(ms(60));
     silent.queue.clear();
     while silent.listener.set_nonblocking(true).is_ok() && silent.listener.accept().is_ok() {}
     turn_until(&mut reactor, |reactor| reactor.handler().outcomes.len() == 201);
@@ -393,7 +375,7 @@ fn a_dialed_connection_that_falls_silent_is_idle_like_any_other_whatever_time_th
         });
         reactor.connect(addr, timeout).unwrap();
         outcomes(&mut reactor, 1);
-        let end = Instant::now() + Duration::from_secs(5);
+        let end = Instant::now() + PATIENCE;
         while idle.load(Ordering::Relaxed) == 0 {
             assert!(Instant::now() < end, "dialed with {timeout:?}, and idle for ever: {:?}", reactor.next_deadline());
             let _ = reactor.turn(Some(Duration::from_millis(50))).unwrap();
@@ -401,22 +383,28 @@ fn a_dialed_connection_that_falls_silent_is_idle_like_any_other_whatever_time_th
     }
 }
 
-// By hand.
+// By hand: on the played net.
 
-fn stage() -> (Reactor<Dialer, Played>, SharedStage) {
-    let config = Config { idle_timeout: None, ..Config::default() };
-    play(Dialer::default(), config, 0)
+type Play = played::Play<Dialer>;
+
+/// A loop that nobody can come to.
+fn by_hand() -> Play {
+    by_hand_with_room_for(None)
 }
 
-/// The socket that was registered last is decided.
-fn decide(reactor: &mut Reactor<Dialer, Played>, stage: &SharedStage) {
-    let token = *stage.borrow().registered.last().unwrap();
-    stage.borrow_mut().events.push(Event { token, writable: true, ..Event::default() });
-    let _ = reactor.turn(Some(Duration::ZERO)).unwrap();
+fn by_hand_with_room_for(max_connections: Option<usize>) -> Play {
+    Play::on(Stage::default(), Dialer::default(), Config { idle_timeout: None, max_connections, ..Config::default() })
 }
 
-fn first(reactor: &mut Reactor<Dialer, Played>) -> Vec<String> {
-    reactor.handler().outcomes.iter().map(|(_, _, outcome)| outcome.clone()).collect()
+/// The dial under way is answered, or comes to this error of the system.
+fn decide(play: &mut Play, how: Result<Established, i32>) {
+    play.answer(play.sockets() - 1, how);
+    play.turn();
+}
+
+/// What became of the dials so far.
+fn told(play: &mut Play) -> Vec<String> {
+    play.reactor.handler().outcomes.iter().map(|(_, _, outcome)| outcome.clone()).collect()
 }
 
 #[test]
@@ -437,114 +425,112 @@ fn each_error_of_the_system_has_its_name_be_it_told_at_once_or_later() {
         (EMFILE, "Too many open files (os error 24)"),
     ] {
         let wanted = format!("never: cannot connect to 127.0.0.1:9: {text}");
-        let (mut reactor, played) = stage();
-        played.borrow_mut().connects.push_back(Err(io::Error::from_raw_os_error(error)));
-        reactor.connect_to(vec![loopback(9)], LONG).unwrap();
-        assert!(reactor.handler().outcomes.is_empty(), "the handler is told in a turn, and not before the caller has the name");
-        let _ = reactor.turn(Some(Duration::ZERO)).unwrap();
-        assert_eq!(first(&mut reactor), std::slice::from_ref(&wanted));
+        let mut play = by_hand();
+        play.stage.borrow_mut().dials.push_back(Err(io::Error::from_raw_os_error(error)));
+        play.reactor.connect_to(vec![loopback(9)], LONG).unwrap();
+        assert!(play.reactor.handler().outcomes.is_empty(), "the handler is told in a turn, and not before the caller has the name");
+        play.turn();
+        assert_eq!(told(&mut play), std::slice::from_ref(&wanted));
 
-        let (mut reactor, played) = stage();
-        played.borrow_mut().established.push_back(Err(io::Error::from_raw_os_error(error)));
-        reactor.connect_to(vec![loopback(9)], LONG).unwrap();
-        decide(&mut reactor, &played);
-        assert_eq!(first(&mut reactor), [wanted]);
-        assert_eq!((played.borrow().open, reactor.connections()), (0, 0));
+        let mut play = by_hand();
+        play.reactor.connect_to(vec![loopback(9)], LONG).unwrap();
+        decide(&mut play, Err(error));
+        assert_eq!(told(&mut play), [wanted]);
+        assert_eq!((play.open(), play.reactor.connections()), (0, 0));
     }
 }
 
 #[test]
 fn a_socket_that_is_connected_with_itself_is_tried_twice_more() {
-    let itself = || Ok(Established::WithItself);
-    let (mut reactor, played) = stage();
-    played.borrow_mut().established.extend([itself(), itself(), Ok(Established::Yes)]);
-    reactor.connect_to(vec![loopback(9)], LONG).unwrap();
-    (0..3).for_each(|_| decide(&mut reactor, &played));
-    assert_eq!(first(&mut reactor), ["open to 127.0.0.1:9"]);
+    let itself = Ok(Established::WithItself);
+    let mut play = by_hand();
+    play.reactor.connect_to(vec![loopback(9)], LONG).unwrap();
+    for how in [itself, itself, Ok(Established::Yes)] {
+        decide(&mut play, how);
+    }
+    assert_eq!(told(&mut play), ["open to 127.0.0.1:9"]);
 
-    let (mut reactor, played) = stage();
-    played.borrow_mut().established.extend([itself(), itself(), itself()]);
-    reactor.connect_to(vec![loopback(9)], LONG).unwrap();
-    (0..3).for_each(|_| decide(&mut reactor, &played));
-    assert_eq!(first(&mut reactor), ["never: cannot connect to 127.0.0.1:9: connected with itself: nobody listens there"]);
-    assert_eq!((played.borrow().open, played.borrow().dialed.len()), (0, 3));
+    let mut play = by_hand();
+    play.reactor.connect_to(vec![loopback(9)], LONG).unwrap();
+    for how in [itself; 3] {
+        decide(&mut play, how);
+    }
+    assert_eq!(told(&mut play), ["never: cannot connect to 127.0.0.1:9: connected with itself: nobody listens there"]);
+    assert_eq!((play.open(), play.stage.borrow().dialed.len()), (0, 3));
 }
 
 #[test]
 fn a_success_that_comes_after_the_deadline_is_closed_and_nobody_hears_of_it() {
-    let (mut reactor, played) = stage();
-    reactor.connect_to(vec![loopback(9)], Duration::from_millis(500)).unwrap();
-    pass(&mut reactor, &played, Duration::from_millis(499));
-    assert_eq!((reactor.handler().outcomes.len(), played.borrow().open), (0, 1), "not before its time");
-    pass(&mut reactor, &played, Duration::from_millis(3));
-    assert_eq!((first(&mut reactor).len(), played.borrow().open), (1, 0));
-    played.borrow_mut().established.push_back(Ok(Established::Yes));
-    decide(&mut reactor, &played);
-    assert_eq!((reactor.counters().stale, played.borrow().established.len()), (1, 1), "the old socket is not even asked");
-    assert_eq!(first(&mut reactor), ["never: cannot connect to 127.0.0.1:9: no answer within 500ms"]);
+    let mut play = by_hand();
+    play.reactor.connect_to(vec![loopback(9)], ms(500)).unwrap();
+    play.pass(ms(499));
+    assert_eq!((play.reactor.handler().outcomes.len(), play.open()), (0, 1), "not before its time");
+    play.pass(ms(3));
+    assert_eq!((told(&mut play).len(), play.open()), (1, 0));
+    decide(&mut play, Ok(Established::Yes));
+    assert_eq!((play.reactor.counters().stale, play.stage.borrow().asked), (1, 0), "the old socket is not even asked");
+    assert_eq!(told(&mut play), ["never: cannot connect to 127.0.0.1:9: no answer within 500ms"]);
 }
 
 #[test]
 fn a_dial_that_is_begun_long_after_the_last_turn_has_its_whole_time() {
-    let (mut reactor, played) = stage();
-    pass(&mut reactor, &played, Duration::from_millis(10));
+    let mut play = by_hand();
+    play.pass(ms(10));
     // The program does something else, looks up a name for instance.
-    played.borrow_mut().elapsed += Duration::from_secs(1);
-    reactor.connect_to(vec![loopback(9)], Duration::from_millis(500)).unwrap();
-    let _ = reactor.turn(Some(Duration::ZERO)).unwrap();
-    pass(&mut reactor, &played, Duration::from_millis(400));
-    assert_eq!(first(&mut reactor), [""; 0]);
-    pass(&mut reactor, &played, Duration::from_millis(110));
-    assert_eq!(first(&mut reactor).len(), 1);
+    play.skip(Duration::from_secs(1));
+    play.reactor.connect_to(vec![loopback(9)], ms(500)).unwrap();
+    play.turn();
+    play.pass(ms(400));
+    assert_eq!(told(&mut play), [""; 0]);
+    play.pass(ms(110));
+    assert_eq!(told(&mut play).len(), 1);
 }
 
 #[test]
 fn an_address_has_its_part_of_the_time_to_the_last_tick() {
-    let (mut reactor, played) = stage();
-    pass(&mut reactor, &played, Duration::from_micros(900));
-    reactor.connect_to(vec![loopback(8), loopback(9)], Duration::from_secs(4)).unwrap();
-    pass(&mut reactor, &played, Duration::from_micros(1_999_500));
-    assert_eq!(played.borrow().dialed, [loopback(8)], "two seconds are not over yet");
+    let mut play = by_hand();
+    play.pass(Duration::from_micros(900));
+    play.reactor.connect_to(vec![loopback(8), loopback(9)], Duration::from_secs(4)).unwrap();
+    play.pass(Duration::from_micros(1_999_500));
+    assert_eq!(play.stage.borrow().dialed, [loopback(8)], "two seconds are not over yet");
 }
 
 #[test]
 fn an_event_of_the_address_before_is_not_taken_for_an_answer_of_this_one() {
-    let (mut reactor, played) = stage();
-    reactor.connect_to(vec![loopback(8), loopback(9)], Duration::from_secs(4)).unwrap();
-    pass(&mut reactor, &played, Duration::from_millis(2010));
-    assert_eq!(played.borrow().dialed, [loopback(8), loopback(9)]);
-    decide(&mut reactor, &played); // of which socket nobody can say: what counts is what the present one answers
-    assert!(reactor.handler().outcomes.is_empty());
-    played.borrow_mut().established.push_back(Ok(Established::Yes));
-    decide(&mut reactor, &played);
-    assert_eq!(first(&mut reactor), ["open to 127.0.0.1:9"]);
+    let mut play = by_hand();
+    play.reactor.connect_to(vec![loopback(8), loopback(9)], Duration::from_secs(4)).unwrap();
+    play.pass(ms(2010));
+    assert_eq!(play.stage.borrow().dialed, [loopback(8), loopback(9)]);
+    decide(&mut play, Ok(Established::NotYet)); // of which socket nobody can say: what counts is what the present one answers
+    assert!(play.reactor.handler().outcomes.is_empty());
+    decide(&mut play, Ok(Established::Yes));
+    assert_eq!(told(&mut play), ["open to 127.0.0.1:9"]);
 }
 
 #[test]
 fn no_time_at_all_is_over_with_the_next_tick_and_all_the_time_is_never_over() {
-    let (mut reactor, played) = stage();
-    reactor.connect_to(vec![loopback(9), loopback(10)], Duration::ZERO).unwrap();
-    pass(&mut reactor, &played, Duration::from_millis(5));
-    assert_eq!((first(&mut reactor).len(), played.borrow().open), (1, 0));
+    let mut play = by_hand();
+    play.reactor.connect_to(vec![loopback(9), loopback(10)], Duration::ZERO).unwrap();
+    play.pass(ms(5));
+    assert_eq!((told(&mut play).len(), play.open()), (1, 0));
 
-    let (mut reactor, played) = stage();
-    reactor.connect_to(vec![loopback(9), loopback(10)], Duration::MAX).unwrap();
-    let turns = pass(&mut reactor, &played, Duration::from_secs(365 * 24 * 60 * 60));
-    assert_eq!((first(&mut reactor).len(), played.borrow().open), (0, 1));
+    let mut play = by_hand();
+    play.reactor.connect_to(vec![loopback(9), loopback(10)], Duration::MAX).unwrap();
+    let turns = play.pass(Duration::from_secs(365 * 24 * 60 * 60));
+    assert_eq!((told(&mut play).len(), play.open()), (0, 1));
     assert!(turns < 100, "{turns} turns of waiting");
-    played.borrow_mut().established.push_back(Ok(Established::Yes));
-    decide(&mut reactor, &played);
-    assert_eq!(first(&mut reactor), ["open to 127.0.0.1:9"]);
+    decide(&mut play, Ok(Established::Yes));
+    assert_eq!(told(&mut play), ["open to 127.0.0.1:9"]);
 }
 
 #[test]
 fn a_stop_ends_dials_that_are_under_way() {
     for how in [Stop::Gracefully, Stop::Within(Duration::ZERO), Stop::AtOnce] {
-        let (mut reactor, played) = stage();
-        reactor.connect_to(vec![loopback(8), loopback(9)], Duration::MAX).unwrap();
-        reactor.stop(how);
-        assert_eq!(reactor.turn(Some(Duration::ZERO)).unwrap(), Turn::Stopped);
-        assert_eq!((first(&mut reactor), played.borrow().open), (vec!["never: shut down".to_string()], 0));
+        let mut play = by_hand();
+        play.reactor.connect_to(vec![loopback(8), loopback(9)], Duration::MAX).unwrap();
+        play.reactor.stop(how);
+        assert_eq!(play.reactor.turn(Some(Duration::ZERO)).unwrap(), Turn::Stopped);
+        assert_eq!((told(&mut play), play.open()), (vec!["never: shut down".to_string()], 0));
     }
 }
 
@@ -552,46 +538,43 @@ fn a_stop_ends_dials_that_are_under_way() {
 fn a_handler_that_dials_again_whenever_one_has_failed_leaves_the_others_their_turn() {
     // As long as the loop is stopping, or full, or there is no address, each such dial fails at once.
     const MANY: usize = 10_000;
-    let (mut reactor, played) = stage();
-    reactor.handler().again = MANY;
-    let one = reactor.connect_to(vec![loopback(8)], LONG).unwrap();
+    let mut play = by_hand();
+    play.reactor.handler().again = MANY;
+    let one = play.reactor.connect_to(vec![loopback(8)], LONG).unwrap();
     for _ in 0..2 {
-        played.borrow_mut().established.push_back(Ok(Established::Yes));
-        decide(&mut reactor, &played);
-        reactor.connect_to(vec![loopback(9)], LONG).unwrap();
+        decide(&mut play, Ok(Established::Yes));
+        play.reactor.connect_to(vec![loopback(9)], LONG).unwrap();
     }
-    reactor.with(one, |_, _| Verdict::Abort);
-    reactor.stop(Stop::Gracefully);
-    pass(&mut reactor, &played, Duration::from_secs(1)); // the one is over, and is dialed again; the other one lingers
-    let turns = reactor.counters().turns as usize;
-    let failed = reactor.handler().outcomes.len();
+    play.reactor.with(one, |_, _| Verdict::Abort);
+    play.reactor.stop(Stop::Gracefully);
+    play.pass(Duration::from_secs(1)); // the one is over, and is dialed again; the other one lingers
+    let turns = play.reactor.counters().turns as usize;
+    let failed = play.reactor.handler().outcomes.len();
     assert!(failed <= 100 * turns, "{failed} dials failed in {turns} turns");
 }
 
 #[test]
 fn in_a_full_loop_a_handler_that_dials_again_does_not_hold_up_the_turn_either() {
     const MANY: usize = 10_000;
-    let config = Config { idle_timeout: None, max_connections: Some(1), ..Config::default() };
-    let (mut reactor, played) = play(Dialer::default(), config, 0);
-    reactor.connect_to(vec![loopback(9)], LONG).unwrap();
-    played.borrow_mut().established.push_back(Ok(Established::Yes));
-    reactor.handler().again = MANY;
-    reactor.handler().in_open.push_back((vec![loopback(9)], LONG, 1));
-    decide(&mut reactor, &played);
-    let failed = reactor.handler().outcomes.len();
+    let mut play = by_hand_with_room_for(Some(1));
+    play.reactor.connect_to(vec![loopback(9)], LONG).unwrap();
+    play.reactor.handler().again = MANY;
+    play.reactor.handler().in_open.push_back((vec![loopback(9)], LONG, 1));
+    decide(&mut play, Ok(Established::Yes));
+    let failed = play.reactor.handler().outcomes.len();
     assert!(failed <= 100, "{failed} dials failed in one turn");
 }
 
 #[test]
 fn a_dial_that_the_last_callback_asks_for_has_an_outcome_too() {
     for how in [Stop::Gracefully, Stop::AtOnce] {
-        let (mut reactor, _) = stage();
-        reactor.handler().again = 1;
-        reactor.connect_to(vec![loopback(9)], LONG).unwrap();
-        reactor.stop(how);
-        assert_eq!(reactor.turn(Some(Duration::ZERO)).unwrap(), Turn::Stopped);
-        let _ = reactor.turn(Some(Duration::ZERO)).unwrap();
-        assert_eq!(reactor.handler().of_key(1), ["never: cannot connect to 127.0.0.1:1: the loop is stopping"], "{how:?}");
+        let mut play = by_hand();
+        play.reactor.handler().again = 1;
+        play.reactor.connect_to(vec![loopback(9)], LONG).unwrap();
+        play.reactor.stop(how);
+        assert_eq!(play.reactor.turn(Some(Duration::ZERO)).unwrap(), Turn::Stopped);
+        let _ = play.reactor.turn(Some(Duration::ZERO)).unwrap();
+        assert_eq!(play.reactor.handler().of_key(1), ["never: cannot connect to 127.0.0.1:1: the loop is stopping"], "{how:?}");
     }
 }
 

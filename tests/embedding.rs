@@ -2,82 +2,25 @@
 
 #![cfg(unix)]
 
+#[path = "util/process.rs"]
+mod process;
 mod util;
 
-use std::io::{BufRead, BufReader, Write};
 use std::net::{SocketAddr, UdpSocket};
 use std::os::fd::AsRawFd;
-use std::path::PathBuf;
-use std::process::{Child, ChildStdout, Command, Stdio};
-use std::sync::Once;
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use glassloop::codec::Line;
 use glassloop::{Config, Context, Handler, Origin, Reactor, Stop, Turn, Verdict};
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token};
-use util::{Client, PATIENCE, turn_until};
+use process::{Process, example};
+use util::{Client, PATIENCE, turn_until, wait_until};
 
-/// The path of an example, built if need be: with the whole suite it is there already.
-fn example(name: &str) -> PathBuf {
-    static BUILD: Once = Once::new();
-    BUILD.call_once(|| {
-        let status = Command::new(env!("CARGO")).args(["build", "--quiet", "--examples"]).status().unwrap();
-        assert!(status.success());
-    });
-    let test = std::env::current_exe().unwrap();
-    test.parent().unwrap().parent().unwrap().join("examples").join(name)
-}
-
-/// A running example; it is killed with the test.
-struct Process {
-    child: Child,
-    stdout: BufReader<ChildStdout>,
-    addr: SocketAddr,
-}
-
-impl Process {
-    fn start(name: &str) -> Self {
-        let mut child = Command::new(example(name)).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
-        let stdout = BufReader::new(child.stdout.take().unwrap());
-        let mut process = Self { child, stdout, addr: SocketAddr::from(([127, 0, 0, 1], 0)) };
-        let greeting = process.line();
-        let addr = greeting.strip_prefix("listening on ").unwrap_or_else(|| panic!("not a greeting: {greeting:?}"));
-        process.addr = addr.parse().unwrap();
-        process
-    }
-
-    /// The next line that it prints.
-    fn line(&mut self) -> String {
-        let mut line = String::new();
-        assert!(self.stdout.read_line(&mut line).unwrap() > 0, "it should go on printing");
-        line.trim_end().to_string()
-    }
-
-    /// What is typed into it.
-    fn type_in(&mut self, text: &str) {
-        self.child.stdin.as_mut().unwrap().write_all(text.as_bytes()).unwrap();
-    }
-
-    /// The end of what is typed; returns its exit code.
-    fn end(mut self) -> Option<i32> {
-        drop(self.child.stdin.take());
-        let end = Instant::now() + PATIENCE;
-        loop {
-            if let Some(status) = self.child.try_wait().unwrap() {
-                return status.code();
-            }
-            assert!(Instant::now() < end, "it does not end");
-            std::thread::sleep(Duration::from_millis(5));
-        }
-    }
-}
-
-impl Drop for Process {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
+/// An example that runs, and where it listens.
+fn run(name: &str) -> (Process, SocketAddr) {
+    Process::greeting(&mut Command::new(example(name)))
 }
 
 /// Several clients in turn, each of whose lines comes back before the next is sent: one lost edge, and it stands still.
@@ -124,9 +67,9 @@ fn fall_silent(mut clients: Vec<Client>) {
 
 #[test]
 fn embed_thread_serves_while_its_main_blocks_and_tells_all_what_is_typed() {
-    let mut process = Process::start("embed_thread");
-    talk_all_at_once(process.addr);
-    let mut clients = talk_in_lock_step(process.addr);
+    let (mut process, addr) = run("embed_thread");
+    talk_all_at_once(addr);
+    let mut clients = talk_in_lock_step(addr);
     for n in 0..100 {
         let news = format!("news {n}\n");
         process.type_in(&news);
@@ -137,48 +80,43 @@ fn embed_thread_serves_while_its_main_blocks_and_tells_all_what_is_typed() {
     // More than is carried out in a turn, and then the end: nothing of it is lost.
     let news = (0..3000).map(|n| format!("{n}\n")).collect::<Vec<_>>().concat();
     process.type_in(&news);
-    drop(process.child.stdin.take());
+    process.end_of_input();
     for client in &mut clients {
         client.expect(news.as_bytes());
         client.expect_end();
     }
     drop(clients);
-    assert_eq!(process.end(), Some(0));
+    assert_eq!(process.end().0, Some(0));
 }
 
 #[test]
 fn embed_tokio_serves_and_lets_go_while_another_task_ticks() {
-    let mut process = Process::start("embed_tokio");
-    talk_all_at_once(process.addr);
-    fall_silent(talk_in_lock_step(process.addr));
+    let (mut process, addr) = run("embed_tokio");
+    talk_all_at_once(addr);
+    fall_silent(talk_in_lock_step(addr));
     // At least two seconds have passed.
     assert_eq!((process.line(), process.line()), ("tick 1".to_string(), "tick 2".to_string()));
-    talk_in_lock_step(process.addr);
+    talk_in_lock_step(addr);
 }
 
 #[test]
 fn embed_nested_serves_and_lets_go_beside_another_source() {
-    let process = Process::start("embed_nested");
-    talk_all_at_once(process.addr);
-    let clients = talk_in_lock_step(process.addr);
+    let (_process, addr) = run("embed_nested");
+    talk_all_at_once(addr);
+    let clients = talk_in_lock_step(addr);
     let asker = UdpSocket::bind("127.0.0.1:0").unwrap();
     asker.set_read_timeout(Some(PATIENCE)).unwrap();
     let ask = |wanted: &[u8]| {
         let mut answer = [0; 16];
-        asker.send_to(b"how many?", process.addr).unwrap();
+        asker.send_to(b"how many?", addr).unwrap();
         let length = asker.recv(&mut answer).unwrap();
         answer[..length] == *wanted
     };
     // The peers of the first talk may not have been noticed to have left.
-    let end = Instant::now() + PATIENCE;
-    while !ask(b"5\n") {
-        assert!(Instant::now() < end, "there are five connections");
-    }
+    wait_until("five connections", || ask(b"5\n"));
     fall_silent(clients);
-    while !ask(b"0\n") {
-        assert!(Instant::now() < end, "nobody is there any more");
-    }
-    talk_in_lock_step(process.addr);
+    wait_until("the end of all connections", || ask(b"0\n"));
+    talk_in_lock_step(addr);
 }
 
 #[test]

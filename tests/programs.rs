@@ -2,88 +2,21 @@
 
 #![cfg(unix)]
 
+#[path = "util/process.rs"]
+mod process;
 mod util;
 
-use std::io::{BufRead, BufReader, Read};
-use std::net::TcpListener;
-use std::path::PathBuf;
-use std::process::{Child, ChildStdout, Command, Output, Stdio};
-use std::sync::Once;
-use std::time::{Duration, Instant};
+use std::io::Read;
+use std::net::{TcpListener, TcpStream};
+use std::process::Command;
+use std::time::Duration;
 
-use util::{Client, PATIENCE, ack, id, request, submit};
-
-/// The path of an example, built if need be: with the whole suite it is there already.
-fn example(name: &str) -> PathBuf {
-    static BUILD: Once = Once::new();
-    BUILD.call_once(|| {
-        let status = Command::new(env!("CARGO")).args(["build", "--quiet", "--examples"]).status().unwrap();
-        assert!(status.success());
-    });
-    let test = std::env::current_exe().unwrap();
-    test.parent().unwrap().parent().unwrap().join("examples").join(name)
-}
-
-/// A server process; it is killed with the test.
-struct Process {
-    child: Child,
-    stdout: BufReader<ChildStdout>,
-}
-
-impl Process {
-    fn start(args: &[&str]) -> Self {
-        Self::run(Command::new(example("server")).args(args))
-    }
-
-    fn run(command: &mut Command) -> Self {
-        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-        let stdout = BufReader::new(child.stdout.take().unwrap());
-        Self { child, stdout }
-    }
-
-    /// The address in the next line on stdout.
-    fn listening_on(&mut self) -> std::net::SocketAddr {
-        let mut line = String::new();
-        self.stdout.read_line(&mut line).unwrap();
-        let addr = line.strip_prefix("listening on ").unwrap_or_else(|| panic!("not a greeting: {line:?}"));
-        addr.trim_end().parse().unwrap()
-    }
-
-    fn signal(&self, name: &str) {
-        let status = Command::new("kill").args(["-s", name, &self.child.id().to_string()]).status().unwrap();
-        assert!(status.success());
-    }
-
-    /// Waits for the end; returns the exit code and what stood on stderr.
-    fn end(mut self) -> (Option<i32>, String) {
-        let deadline = Instant::now() + PATIENCE;
-        let status = loop {
-            match self.child.try_wait().unwrap() {
-                Some(status) => break status,
-                None => assert!(Instant::now() < deadline, "the server does not end"),
-            }
-            std::thread::sleep(Duration::from_millis(5));
-        };
-        let mut stderr = String::new();
-        self.child.stderr.take().unwrap().read_to_string(&mut stderr).unwrap();
-        (status.code(), stderr)
-    }
-}
-
-impl Drop for Process {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-fn client(args: &[&str]) -> Output {
-    Command::new(example("client")).args(args).output().unwrap()
-}
+use process::{Process, client, example};
+use util::{Client, ack, id, request, submit, wait_until};
 
 #[test]
 fn the_server_names_its_real_addresses_and_serves_on_all_of_them() {
-    let mut server = Process::start(&["--listen", "127.0.0.1:0", "--listen", "127.0.0.1:0", "--admin", "off"]);
+    let mut server = Process::server(&["--listen", "127.0.0.1:0", "--listen", "127.0.0.1:0", "--admin", "off"]);
     let addrs = [server.listening_on(), server.listening_on()];
     assert_ne!(addrs[0], addrs[1]);
     for addr in addrs {
@@ -97,8 +30,7 @@ fn the_server_names_its_real_addresses_and_serves_on_all_of_them() {
 #[test]
 fn a_first_signal_stops_gracefully_and_the_exit_code_is_0() {
     for signal in ["INT", "TERM"] {
-        let mut server = Process::start(&["--listen", "127.0.0.1:0"]);
-        let addr = server.listening_on();
+        let (server, addr) = Process::listening(&[]);
         let mut client = Client::connect(addr);
         client.send(&submit(id(1), b"hello"));
         client.expect(&ack(id(1)));
@@ -109,15 +41,14 @@ fn a_first_signal_stops_gracefully_and_the_exit_code_is_0() {
         let (code, stderr) = server.end();
         assert_eq!(code, Some(0), "{stderr}");
         assert!(stderr.contains("1 connections were accepted, 1 requests taken"), "{stderr}");
-        assert!(std::net::TcpStream::connect(addr).is_err());
+        assert!(TcpStream::connect(addr).is_err());
     }
 }
 
 #[test]
 fn a_signal_right_after_the_greeting_stops_gracefully_too() {
     for _ in 0..20 {
-        let mut server = Process::start(&["--listen", "127.0.0.1:0"]);
-        server.listening_on();
+        let (server, _) = Process::listening(&[]);
         server.signal("TERM");
         assert_eq!(server.end().0, Some(0));
     }
@@ -126,16 +57,14 @@ fn a_signal_right_after_the_greeting_stops_gracefully_too() {
 #[test]
 fn nothing_is_announced_before_all_listeners_are_there() {
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
-    let mut server = Process::start(&["--listen", "127.0.0.1:0", "--listen", &taken.local_addr().unwrap().to_string()]);
-    let mut line = String::new();
-    server.stdout.read_line(&mut line).unwrap();
-    assert_eq!((line.as_str(), server.end().0), ("", Some(1)));
+    let server = Process::server(&["--listen", "127.0.0.1:0", "--listen", &taken.local_addr().unwrap().to_string()]);
+    server.expect_end_of_lines();
+    assert_eq!(server.end().0, Some(1));
 }
 
 #[test]
 fn a_second_signal_stops_at_once() {
-    let mut server = Process::start(&["--listen", "127.0.0.1:0", "--drain-timeout", "1h"]);
-    let addr = server.listening_on();
+    let (mut server, addr) = Process::listening(&["--drain-timeout", "1h"]);
     // A peer that asks for more than it reads: draining would take the hour.
     let mut client = Client::connect(addr);
     client.stream.set_write_timeout(Some(Duration::from_millis(300))).unwrap();
@@ -143,11 +72,8 @@ fn a_second_signal_stops_at_once() {
     while std::io::Write::write_all(&mut client.stream, &requests).is_ok() {}
     server.signal("TERM");
     // Once it refuses newcomers the first signal has been taken.
-    let deadline = Instant::now() + PATIENCE;
-    while std::net::TcpStream::connect(addr).is_ok() {
-        assert!(Instant::now() < deadline);
-    }
-    assert!(server.child.try_wait().unwrap().is_none(), "it waits for the peer");
+    wait_until("the end of the listener", || TcpStream::connect(addr).is_err());
+    assert!(server.is_running(), "it waits for the peer");
     server.signal("TERM");
     let (code, stderr) = server.end();
     assert_eq!(code, Some(1), "{stderr}");
@@ -158,7 +84,7 @@ fn a_second_signal_stops_at_once() {
 fn an_address_in_use_is_named_with_what_to_do() {
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let addr = taken.local_addr().unwrap().to_string();
-    let (code, stderr) = Process::start(&["--listen", &addr]).end();
+    let (code, stderr) = Process::server(&["--listen", &addr]).end();
     assert_eq!(code, Some(1));
     assert!(stderr.contains(&format!("cannot listen on {addr}: address already in use")), "{stderr}");
     assert!(stderr.contains("--listen"), "{stderr}");
@@ -175,7 +101,7 @@ fn wrong_flags_are_refused_with_a_hint() {
         (&["--drain-timeout", "soon"], "--drain-timeout"),
         (&["--log", "loud"], "a level (error, warn, info, debug, trace, off)"),
     ] {
-        let (code, stderr) = Process::start(args).end();
+        let (code, stderr) = Process::server(args).end();
         assert_ne!(code, Some(0), "{args:?}");
         assert!(stderr.contains(hint), "{args:?}: {stderr}");
     }
@@ -183,8 +109,7 @@ fn wrong_flags_are_refused_with_a_hint() {
 
 #[test]
 fn a_connection_s_end_is_logged_at_debug_and_requests_are_not() {
-    let mut server = Process::start(&["--listen", "127.0.0.1:0", "--log", "debug", "--require-conn"]);
-    let addr = server.listening_on();
+    let (server, addr) = Process::listening(&["--log", "debug", "--require-conn"]);
     let mut client = Client::connect(addr);
     client.send(&[request(0x01, id(1), b""), submit(id(2), b"secret")].concat());
     client.expect(&[request(0x81, id(1), &[0]), ack(id(2))].concat());
@@ -212,8 +137,8 @@ fn the_client_prints_every_ack_and_exits_with_0() {
         (&["--dialect", "source"], &["--dialect", "source", "--conns", "2", "--count", "3"]),
         (&["--require-conn"], &["--conn", "--conns", "2", "--count", "3"]),
     ] {
-        let mut server = Process::start(&[&["--listen", "127.0.0.1:0"], server_args].concat());
-        let addr = server.listening_on().to_string();
+        let (_server, addr) = Process::listening(server_args);
+        let addr = addr.to_string();
         let output = client(&[&["--addr", &addr, "--interval", "1ms"], client_args].concat());
         let stdout = String::from_utf8(output.stdout).unwrap();
         assert!(output.status.success(), "{stdout}{}", String::from_utf8_lossy(&output.stderr));
@@ -264,8 +189,8 @@ fn strace_counts_what_the_loop_counts() {
         println!("not compared: strace is not installed here, or may not trace");
         return;
     }
-    let mut server = Process::run(&mut command);
-    let mut client = Client::connect(server.listening_on());
+    let (server, addr) = Process::greeting(&mut command);
+    let mut client = Client::connect(addr);
     let ask = |client: &mut Client, n| {
         client.send(&submit(id(n), b"count me"));
         client.expect(&ack(id(n)));
@@ -278,7 +203,7 @@ fn strace_counts_what_the_loop_counts() {
     client.send(&submit(id(1), &[b']'; 100]));
     client.expect(&ack(id(1)));
     drop(client);
-    let pid = Command::new("pgrep").args(["-P", &server.child.id().to_string()]).output().unwrap().stdout;
+    let pid = Command::new("pgrep").args(["-P", &server.pid().to_string()]).output().unwrap().stdout;
     let pid = String::from_utf8(pid).unwrap();
     let _ = Command::new("kill").args(["-s", "TERM", pid.trim()]).status();
     let (_, stderr) = server.end();

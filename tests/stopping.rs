@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 use glassloop::submit::{Request, ServerCodec};
 use glassloop::{Config, Context, Handler, Origin, Reactor, Stop, Turn, Verdict};
 use process::Process;
-use util::{Client, PATIENCE, Server, ack, addr_of, id, reactor, service, submit, turn_until};
+use util::{Client, PATIENCE, Server, ack, addr_of, id, reactor, service, submit, turn_until, wait_until};
 
 /// What the clients saw, all together.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -130,7 +130,7 @@ impl Crowd {
 
     /// Waits until so many requests were answered.
     fn wait_for(&self, answers: u64) {
-        process::wait_until("the load", || self.progress.load(Ordering::Relaxed) >= answers);
+        wait_until("the load", || self.progress.load(Ordering::Relaxed) >= answers);
     }
 
     /// What all of them saw, once the server has ended.

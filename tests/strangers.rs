@@ -110,8 +110,9 @@ fn wide_open(config: Config) -> (SocketAddr, thread::JoinHandle<Counters>, Recei
                 let _ = end.send(reason.to_string());
             }
         });
-        let mut come = false;
+        let (begun, mut come) = (Instant::now(), false);
         while !come || reactor.connections() > 0 {
+            assert!(begun.elapsed() < 5 * PATIENCE, "it is never left alone: {reactor:?}");
             let _ = reactor.turn(Some(PATIENCE)).unwrap();
             come |= reactor.connections() > 0;
         }
@@ -171,7 +172,6 @@ fn a_peer_that_falls_silent_is_gone_at_its_deadline_and_not_a_drain_time_later()
         let begun = Instant::now();
         let mut client = server.connect();
         client.send(said);
-        client.stream.set_read_timeout(Some(Duration::from_secs(2))).unwrap();
         match client.stream.read(&mut [0]) {
             Ok(0) => assert!(begun.elapsed() >= Duration::from_millis(300)),
             Err(error) if error.kind() == ErrorKind::WouldBlock => late.push(reason),
@@ -180,12 +180,12 @@ fn a_peer_that_falls_silent_is_gone_at_its_deadline_and_not_a_drain_time_later()
         drop(client);
         assert_eq!(server.next_end(), reason);
     }
-    assert!(late.is_empty(), "not gone after two seconds: {late:?}");
+    assert!(late.is_empty(), "not gone after {PATIENCE:?}: {late:?}");
 }
 
 #[test]
 fn a_peer_that_finishes_its_frames_in_time_may_drip_for_as_long_as_it_likes() {
-    let frame_timeout = Some(Duration::from_millis(400));
+    let frame_timeout = Some(Duration::from_secs(1));
     let server = Server::start(service(), Config { frame_timeout, ..Config::default() });
     let mut client = server.connect();
     let (begun, mut slowest) = (Instant::now(), Duration::ZERO);
@@ -196,16 +196,16 @@ fn a_peer_that_finishes_its_frames_in_time_may_drip_for_as_long_as_it_likes() {
         if n == 0 {
             client.send(&stream[..1]);
         }
-        thread::sleep(Duration::from_millis(100));
+        thread::sleep(Duration::from_millis(250));
         slowest = slowest.max(now.elapsed());
-        if slowest > Duration::from_millis(300) {
+        if slowest > Duration::from_millis(750) {
             println!("not tested: this machine is too busy to keep the pace ({slowest:?})");
             return;
         }
         client.send(chunk);
         client.expect(&ack(id(n as u64)));
     }
-    assert!(begun.elapsed() > Duration::from_secs(1));
+    assert!(begun.elapsed() > Duration::from_millis(2500));
 }
 
 #[test]
@@ -228,6 +228,7 @@ fn peers_that_never_read_are_gone_at_the_write_deadline_and_not_before() {
         })
         .collect();
     let mut honest = Honest::connect(addr, 3);
+    // Each flooder has its time, so this ends.
     while !flooding.iter().all(thread::JoinHandle::is_finished) {
         honest.rate(Duration::ZERO);
         honest.rate(Duration::from_millis(20));
@@ -389,8 +390,9 @@ fn flood(addr: SocketAddr, peers: usize, over: Arc<AtomicBool>) -> thread::JoinH
         for (client, _) in &flooders {
             client.stream.set_nonblocking(true).unwrap();
         }
-        let mut acks = vec![0; 64 * 1024];
+        let (mut acks, begun) = (vec![0; 64 * 1024], Instant::now());
         while !over.load(Ordering::Relaxed) {
+            assert!(begun.elapsed() < 5 * PATIENCE, "nobody says that it is over");
             for (client, sent) in &mut flooders {
                 if let Ok(n) = client.stream.write(&requests[*sent % 313..]) {
                     *sent += n;

@@ -20,6 +20,11 @@ use clap::{Parser, ValueEnum};
 use glassloop::submit::{self, HEADER};
 use glassloop::{Config, Counters, Handle, Reactor, Stop};
 
+#[cfg(unix)]
+use signal_hook::consts::{SIGINT, SIGTERM};
+#[cfg(unix)]
+use signal_hook::iterator::Signals;
+
 use listeners::{Door, Doors};
 use session::Service;
 use timeout::Timeout;
@@ -152,6 +157,8 @@ fn serve(args: &Args) -> Result<ExitCode, Box<dyn Error>> {
         return Err("each thread needs room for a connection: --max-connections is less than --threads".into());
     }
     raise_descriptor_limit();
+    // From here on a signal is kept, until there are loops to be stopped: before anybody is served.
+    let signals = watch_signals().map_err(|error| format!("cannot watch for signals: {error}"))?;
     let mut doors = Doors::open(&args.listen, args.threads.into())?;
     let (ready, starting) = mpsc::channel();
     let mut threads = Vec::new();
@@ -168,8 +175,7 @@ fn serve(args: &Args) -> Result<ExitCode, Box<dyn Error>> {
         room += connections;
     }
     let forced = if handles.len() == threads.len() {
-        // Before anybody is told that it is there, it can be stopped.
-        let forced = stop_on_signals(handles).map_err(|error| format!("cannot watch for signals: {error}"))?;
+        let forced = stop_on_signals(signals, handles)?;
         doors.names.iter().for_each(|name| announce(name));
         if let Admin::At(addr) = args.admin {
             log::warn!("--admin {addr}: this version serves nothing there yet");
@@ -256,14 +262,16 @@ fn raise_descriptor_limit() {
     }
 }
 
-/// Lets the first signal stop the loop gracefully and the second one at once; tells later whether it came to that.
 #[cfg(unix)]
-fn stop_on_signals(handles: Vec<Handle<()>>) -> io::Result<Arc<AtomicBool>> {
-    use signal_hook::consts::{SIGINT, SIGTERM};
+fn watch_signals() -> io::Result<Signals> {
+    Signals::new([SIGINT, SIGTERM])
+}
 
+/// Lets the first signal stop the loops gracefully and the second one at once; tells later whether it came to that.
+#[cfg(unix)]
+fn stop_on_signals(mut signals: Signals, handles: Vec<Handle<()>>) -> io::Result<Arc<AtomicBool>> {
     let forced = Arc::new(AtomicBool::new(false));
     let told = forced.clone();
-    let mut signals = signal_hook::iterator::Signals::new([SIGINT, SIGTERM])?;
     thread::Builder::new().name("signals".into()).spawn(move || {
         let mut how = Stop::Gracefully;
         for signal in &mut signals {
@@ -284,7 +292,16 @@ fn stop_on_signals(handles: Vec<Handle<()>>) -> io::Result<Arc<AtomicBool>> {
     Ok(forced)
 }
 
+/// Elsewhere the system ends the process.
 #[cfg(not(unix))]
-fn stop_on_signals(_: Vec<Handle<()>>) -> io::Result<Arc<AtomicBool>> {
-    Ok(Arc::default()) // the system ends the process
+type Signals = ();
+
+#[cfg(not(unix))]
+fn watch_signals() -> io::Result<Signals> {
+    Ok(())
+}
+
+#[cfg(not(unix))]
+fn stop_on_signals((): Signals, _: Vec<Handle<()>>) -> io::Result<Arc<AtomicBool>> {
+    Ok(Arc::default())
 }

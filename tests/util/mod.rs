@@ -72,7 +72,9 @@ impl<M: Send + 'static> Server<M> {
     /// Stops it gracefully and returns its counters.
     pub fn stop(mut self) -> Counters {
         self.handle.stop(Stop::Gracefully);
-        self.thread.take().unwrap().join().expect("the loop must not panic")
+        let thread = self.thread.take().unwrap();
+        wait_until("the loop to stop", || thread.is_finished());
+        thread.join().expect("the loop must not panic")
     }
 }
 
@@ -86,10 +88,42 @@ impl<M> Drop for Server<M> {
     }
 }
 
-/// A loop in the test's own hands, with room for many who wait to be accepted.
-pub fn reactor<H: Handler>(handler: H, config: Config) -> (Reactor<H>, SocketAddr) {
+/// A socket with a port of its own, at which nobody listens yet.
+pub fn bound() -> (Socket, SocketAddr) {
     let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
     socket.bind(&SocketAddr::from((Ipv4Addr::LOCALHOST, 0)).into()).unwrap();
+    let addr = socket.local_addr().unwrap().as_socket().unwrap();
+    (socket, addr)
+}
+
+/// A listener that answers nobody, since its queue is full: only as long as all of it is held.
+pub struct Silent {
+    pub addr: SocketAddr,
+    pub listener: Socket,
+    pub queue: Vec<TcpStream>,
+}
+
+impl Silent {
+    /// `None` where the system does not have that. Linux has: it drops the first packet of a newcomer for whom there is no room.
+    pub fn listen() -> Option<Self> {
+        let (listener, addr) = bound();
+        listener.listen(0).unwrap();
+        let mut queue = Vec::new();
+        for _ in 0..16 {
+            match TcpStream::connect_timeout(&addr, Duration::from_millis(200)) {
+                Ok(stream) => queue.push(stream),
+                Err(error) if error.kind() == ErrorKind::TimedOut => return Some(Self { addr, listener, queue }),
+                Err(error) => panic!("{error}"),
+            }
+        }
+        println!("not tested: the queues of this system do not fill");
+        None
+    }
+}
+
+/// A loop in the test's own hands, with room for many who wait to be accepted.
+pub fn reactor<H: Handler>(handler: H, config: Config) -> (Reactor<H>, SocketAddr) {
+    let (socket, _) = bound();
     socket.listen(4096).unwrap();
     let mut reactor = Reactor::new(handler, config).unwrap();
     let addr = reactor.listen_on(socket.into()).unwrap();
@@ -151,6 +185,16 @@ impl Client {
     /// Closes with a reset.
     pub fn reset(self) {
         socket2::SockRef::from(&self.stream).set_linger(Some(Duration::ZERO)).unwrap();
+    }
+}
+
+/// Waits until `done` says so.
+#[track_caller]
+pub fn wait_until(what: &str, mut done: impl FnMut() -> bool) {
+    let end = Instant::now() + PATIENCE;
+    while !done() {
+        assert!(Instant::now() < end, "waited in vain for {what}");
+        thread::sleep(Duration::from_millis(5));
     }
 }
 

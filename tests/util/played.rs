@@ -1,8 +1,13 @@
-//! A net that a test plays by hand, with a clock of its own and as many peers as it likes; and a handler that writes down what it is called for.
+//! One net for all tests that play the outside world by hand: who knocks, what is said, what is refused, and how the time goes on.
+//!
+//! [`Stage`] is that world, and keeps what the loop did in it. [`Play`] is a loop on a stage, and the hand that plays.
+//! What the test does not play goes well and happens to nobody: a peer says nothing, takes all that is written, and stays;
+//! a dial begins, and is not decided. The clock stands still, except in a poll without events, which sleeps to the end of
+//! its timeout, and where the test itself lets time pass.
 
 #![allow(dead_code, unreachable_pub)] // each test file uses its own part
 
-use std::cell::RefCell;
+use std::cell::{RefCell, RefMut};
 use std::collections::VecDeque;
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr};
@@ -10,69 +15,111 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use glassloop::codec::Line;
+use glassloop::id::Token;
 use glassloop::net::{Established, Event, Net, Stream, Wake};
-use glassloop::{
-    Address, CloseReason, Config, ConnectionId, Context, Direction, Handler, LoopContext, Origin, Reactor, TimerId, Turn, Verdict,
-};
+use glassloop::{Address, Config, Handler, Reactor, Turn};
 
-/// What the outside world is like.
-pub struct Stage {
-    now: Instant,
-    events: Vec<Event>,
-    /// How many wait to be accepted.
-    waiting: usize,
-    /// Every socket there was, in the order in which they were made.
-    peers: Vec<Peer>,
-    /// What the loop asked of the poller.
-    pub timeouts: Vec<Option<Duration>>,
-    pub unlistened: usize,
+pub fn ms(ms: u64) -> Duration {
+    Duration::from_millis(ms)
+}
+
+/// An address of the played net. None of them leads anywhere.
+pub fn loopback(port: u16) -> Address {
+    SocketAddr::from((Ipv4Addr::LOCALHOST, port)).into()
+}
+
+/// A listener, and what its accepts come to: first what is in the script, then for ever this error of the system, or that nobody waits.
+#[derive(Default)]
+pub struct Door {
+    pub script: VecDeque<io::Result<()>>,
+    pub then: Option<i32>,
+    pub calls: u64,
+}
+
+impl Door {
+    fn answer(&mut self) -> io::Result<()> {
+        self.calls += 1;
+        let then = || Err(self.then.map_or(ErrorKind::WouldBlock.into(), io::Error::from_raw_os_error));
+        self.script.pop_front().unwrap_or_else(then)
+    }
 }
 
 /// The other side of a socket.
-struct Peer {
-    token: usize,
+pub struct Peer {
+    /// Under which the loop has registered our side.
+    pub token: usize,
+    /// What it has said, and what a read comes to when all of that is read.
     says: VecDeque<u8>,
-    leaves: Option<Leaving>,
-    /// How many bytes more it takes.
+    pub then: Result<usize, ErrorKind>,
+    /// What the next writes come to, if they have their own script; and how many bytes more it takes in all.
+    pub writes: VecDeque<io::Result<usize>>,
     room: usize,
-    got: Vec<u8>,
-    established: Established,
+    pub got: Vec<u8>,
+    /// How a dial to it stands; or the system's error.
+    established: Result<Established, i32>,
     open: bool,
 }
 
-#[derive(Clone, Copy)]
-enum Leaving {
-    End,
-    Reset,
+/// What the outside world is like, and what the loop did there.
+#[derive(Default)]
+pub struct Stage {
+    /// How far the clock has gone.
+    pub elapsed: Duration,
+    /// What the next poll reports.
+    pub events: Vec<Event>,
+    pub doors: Vec<Door>,
+    /// The other side of every socket there was, in the order in which they were made.
+    pub peers: Vec<Peer>,
+    /// What the next dials come to at once; all later ones begin.
+    pub dials: VecDeque<io::Result<()>>,
+    /// How many descriptors the system says that there are.
+    pub descriptors: Option<usize>,
+    /// What the loop asked of the poller, one for each turn.
+    pub timeouts: Vec<Option<Duration>>,
+    /// Where it dialed, in order.
+    pub dialed: Vec<Address>,
+    /// How often it asked a socket whether its dial is decided.
+    pub asked: usize,
+    pub deregistered: usize,
+    pub unlistened: usize,
 }
 
-/// The way to the stage for the loop.
-pub struct Played(Rc<RefCell<Stage>>);
+impl Stage {
+    /// With so many listeners, and no limit of descriptors.
+    pub fn with_doors(count: usize) -> Self {
+        Self { doors: (0..count).map(|_| Door::default()).collect(), ..Self::default() }
+    }
+}
 
-/// One socket, by the number of its peer. Dropped is closed.
+/// The loop's way to the stage.
+pub struct Played {
+    stage: Rc<RefCell<Stage>>,
+    begun: Instant,
+}
+
+/// Our side of a connection, by the number of its peer. Dropped is closed.
 pub struct Socket(Rc<RefCell<Stage>>, usize);
+
+impl Socket {
+    fn peer(&self) -> RefMut<'_, Peer> {
+        RefMut::map(self.0.borrow_mut(), |stage| &mut stage.peers[self.1])
+    }
+}
 
 impl Read for Socket {
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
-        let peer = &mut self.0.borrow_mut().peers[self.1];
-        let n = peer.says.len().min(buf.len());
         assert!(!buf.is_empty(), "a read into nothing");
-        for (to, byte) in buf.iter_mut().zip(peer.says.drain(..n)) {
-            *to = byte;
-        }
-        match (n, peer.leaves) {
-            (0, None) => Err(ErrorKind::WouldBlock.into()),
-            (0, Some(Leaving::Reset)) => Err(ErrorKind::ConnectionReset.into()),
-            _ => Ok(n),
-        }
+        let mut peer = self.peer();
+        let n = peer.says.len().min(buf.len());
+        buf.iter_mut().zip(peer.says.drain(..n)).for_each(|(to, byte)| *to = byte);
+        if n == 0 { Ok(peer.then?) } else { Ok(n) }
     }
 }
 
 impl Write for Socket {
     fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
-        let peer = &mut self.0.borrow_mut().peers[self.1];
-        let n = peer.room.min(buf.len());
+        let mut peer = self.peer();
+        let n = peer.writes.pop_front().unwrap_or(Ok(usize::MAX))?.min(peer.room).min(buf.len());
         peer.room -= n;
         peer.got.extend_from_slice(&buf[..n]);
         if n == 0 { Err(ErrorKind::WouldBlock.into()) } else { Ok(n) }
@@ -85,7 +132,8 @@ impl Write for Socket {
 
 impl Stream for Socket {
     fn established(&mut self) -> io::Result<Established> {
-        Ok(self.0.borrow().peers[self.1].established)
+        self.0.borrow_mut().asked += 1;
+        self.peer().established.map_err(io::Error::from_raw_os_error)
     }
 
     fn shut_write(&mut self) -> io::Result<()> {
@@ -95,7 +143,7 @@ impl Stream for Socket {
 
 impl Drop for Socket {
     fn drop(&mut self) {
-        self.0.borrow_mut().peers[self.1].open = false;
+        self.peer().open = false;
     }
 }
 
@@ -106,60 +154,63 @@ impl Wake for Deaf {
 }
 
 impl Played {
-    fn socket(&mut self, established: Established) -> Socket {
-        let mut stage = self.0.borrow_mut();
-        let (says, got) = (VecDeque::new(), Vec::new());
-        stage.peers.push(Peer { token: 0, says, leaves: None, room: usize::MAX, got, established, open: true });
-        Socket(self.0.clone(), stage.peers.len() - 1)
+    fn socket(&self, established: Established) -> Socket {
+        let peers = &mut self.stage.borrow_mut().peers;
+        let (token, says, writes, got) = Default::default();
+        let (then, room, established) = (Err(ErrorKind::WouldBlock), usize::MAX, Ok(established));
+        peers.push(Peer { token, says, then, writes, room, got, established, open: true });
+        Socket(self.stage.clone(), peers.len() - 1)
     }
 }
 
 impl Net for Played {
-    type Listener = ();
+    /// The number of its door.
+    type Listener = usize;
     type Stream = Socket;
     const SHORT_READ_IS_EMPTY: bool = true;
 
-    /// Without events it sleeps to the end of the timeout.
     fn poll(&mut self, events: &mut Vec<Event>, timeout: Option<Duration>) -> io::Result<Instant> {
-        let mut stage = self.0.borrow_mut();
+        let mut stage = self.stage.borrow_mut();
         stage.timeouts.push(timeout);
         events.append(&mut stage.events);
-        if let (true, Some(timeout)) = (events.is_empty(), timeout) {
-            stage.now += timeout;
+        if events.is_empty() {
+            stage.elapsed += timeout.unwrap_or_default();
         }
-        Ok(stage.now)
+        Ok(self.begun + stage.elapsed)
     }
 
-    fn accept(&mut self, (): &mut ()) -> io::Result<(Socket, Address)> {
-        let waiting = self.0.borrow().waiting;
-        self.0.borrow_mut().waiting = waiting.checked_sub(1).ok_or(ErrorKind::WouldBlock)?;
-        Ok((self.socket(Established::Yes), SocketAddr::from((Ipv4Addr::LOCALHOST, 1)).into()))
+    fn accept(&mut self, door: &mut usize) -> io::Result<(Socket, Address)> {
+        let answer = self.stage.borrow_mut().doors[*door].answer();
+        answer.map(|()| (self.socket(Established::Yes), loopback(1)))
     }
 
-    fn connect(&mut self, _: &Address) -> io::Result<Socket> {
+    fn connect(&mut self, addr: &Address) -> io::Result<Socket> {
+        self.stage.borrow_mut().dialed.push(addr.clone());
+        self.stage.borrow_mut().dials.pop_front().unwrap_or(Ok(()))?;
         Ok(self.socket(Established::NotYet))
     }
 
     fn register(&mut self, socket: &mut Socket, token: usize) -> io::Result<()> {
-        self.0.borrow_mut().peers[socket.1].token = token;
+        socket.peer().token = token;
         Ok(())
     }
 
     fn deregister(&mut self, _: &mut Socket) -> io::Result<()> {
+        self.stage.borrow_mut().deregistered += 1;
         Ok(())
     }
 
-    fn listen(&mut self, (): &mut (), _: usize) -> io::Result<()> {
+    fn listen(&mut self, _: &mut usize, _: usize) -> io::Result<()> {
         Ok(())
     }
 
-    fn unlisten(&mut self, (): ()) -> io::Result<()> {
-        self.0.borrow_mut().unlistened += 1;
+    fn unlisten(&mut self, _: usize) -> io::Result<()> {
+        self.stage.borrow_mut().unlistened += 1;
         Ok(())
     }
 
     fn now(&self) -> Instant {
-        self.0.borrow().now
+        self.begun + self.stage.borrow().elapsed
     }
 
     fn waker(&self) -> Arc<dyn Wake> {
@@ -167,68 +218,31 @@ impl Net for Played {
     }
 
     fn descriptor_limit(&self) -> Option<usize> {
-        Some(100_000)
+        self.stage.borrow().descriptors
     }
 }
 
-/// A loop over a played net, and the hand that plays.
-pub struct Play<H: Handler = Scribe> {
+/// A loop on a stage, and the hand that plays. Peers are called by their numbers: the first socket's is 0.
+pub struct Play<H: Handler> {
     pub reactor: Reactor<H, Played>,
     pub stage: Rc<RefCell<Stage>>,
     begun: Instant,
 }
 
-/// The token of the listener: the first of all.
-const LISTENER: usize = 0;
-
-pub fn ms(ms: u64) -> Duration {
-    Duration::from_millis(ms)
-}
-
-impl Play {
-    pub fn new(config: Config) -> Self {
-        Self::with_handler(Scribe::default(), config)
-    }
-
-    /// What the handler has written down since it was last asked, each with its millisecond.
-    pub fn log(&mut self) -> Vec<(u64, Call)> {
-        let begun = self.begun;
-        let log = std::mem::take(&mut self.reactor.handler().log);
-        log.into_iter().map(|(at, call)| (u64::try_from(at.duration_since(begun).as_millis()).unwrap(), call)).collect()
-    }
-
-    /// The same without the times.
-    pub fn calls(&mut self) -> Vec<Call> {
-        self.log().into_iter().map(|(_, call)| call).collect()
-    }
-
-    /// The name of the connection that was made last.
-    pub fn last(&mut self) -> ConnectionId {
-        self.reactor.handler().last.unwrap()
-    }
-
-    /// Runs `callback` on the connection that was made last.
-    #[track_caller]
-    pub fn with_last(&mut self, callback: impl FnOnce(&mut Context<'_, Scribe>) -> Verdict) {
-        let id = self.last();
-        assert!(self.reactor.with(id, |_, cx| callback(cx)), "{id} should be open");
-    }
-}
-
 impl<H: Handler> Play<H> {
-    /// A loop with one listener, whose clock stands where it began.
-    pub fn with_handler(handler: H, config: Config) -> Self {
-        let begun = Instant::now();
-        let stage = Stage { now: begun, events: Vec::new(), waiting: 0, peers: Vec::new(), timeouts: Vec::new(), unlistened: 0 };
-        let stage = Rc::new(RefCell::new(stage));
-        let mut reactor = Reactor::with_net(Played(stage.clone()), handler, config).unwrap();
-        reactor.add_listener((), SocketAddr::from((Ipv4Addr::LOCALHOST, 0))).unwrap();
+    /// With a listener for each door, and the clock at its beginning.
+    pub fn on(stage: Stage, handler: H, config: Config) -> Self {
+        let (begun, doors, stage) = (Instant::now(), stage.doors.len(), Rc::new(RefCell::new(stage)));
+        let mut reactor = Reactor::with_net(Played { stage: stage.clone(), begun }, handler, config).unwrap();
+        for door in 0..doors {
+            reactor.add_listener(door, loopback(0)).unwrap();
+        }
         Self { reactor, stage, begun }
     }
 
     /// The time by the played clock.
     pub fn now(&self) -> Instant {
-        self.stage.borrow().now
+        self.begun + self.stage.borrow().elapsed
     }
 
     /// The instant of a millisecond, counted from the beginning.
@@ -237,13 +251,14 @@ impl<H: Handler> Play<H> {
     }
 
     /// One turn in which no time passes.
+    #[track_caller]
     pub fn turn(&mut self) {
         assert_eq!(self.reactor.turn(Some(Duration::ZERO)).unwrap(), Turn::Running);
     }
 
     /// Lets time pass in which the loop does not turn: the program does something else.
     pub fn skip(&mut self, time: Duration) {
-        self.stage.borrow_mut().now += time;
+        self.stage.borrow_mut().elapsed += time;
     }
 
     /// Lets time pass, in which the loop turns whenever it wants, and until it has nothing more to do at the end. Returns how many turns that were.
@@ -252,28 +267,32 @@ impl<H: Handler> Play<H> {
         let (until, before) = (self.now() + time, self.reactor.counters().turns);
         loop {
             let left = until.saturating_duration_since(self.now());
-            if self.reactor.turn(Some(left)).unwrap() == Turn::Stopped {
-                break;
+            let stopped = self.reactor.turn(Some(left)).unwrap() == Turn::Stopped;
+            let turns = self.reactor.counters().turns - before;
+            if stopped || self.now() >= until && self.reactor.next_deadline().is_none_or(|at| at > self.now()) {
+                return turns;
             }
-            if self.now() >= until && self.reactor.next_deadline().is_none_or(|at| at > self.now()) {
-                break;
-            }
-            assert!(self.reactor.counters().turns < before + 20_000, "the loop does not come to rest: {:?}", self.reactor);
+            assert!(turns < 10_000, "the loop does not come to rest: {:?}", self.reactor);
         }
-        self.reactor.counters().turns - before
     }
 
-    /// Lets `count` connections in. Their numbers follow each other; this is the last one's.
+    /// Somebody knocks at a door: that is what the next accepts there come to. The poller says so once.
+    pub fn knock(&self, door: usize, answers: impl IntoIterator<Item = io::Result<()>>) {
+        let mut stage = self.stage.borrow_mut();
+        stage.doors[door].script.extend(answers);
+        stage.events.push(Event { token: Token::Listener(door).pack(), readable: true, ..Event::default() });
+    }
+
+    /// Lets `count` connections in through the first door. Their numbers follow each other; this is the last one's.
     pub fn admit(&mut self, count: usize) -> usize {
-        let wanted = self.stage.borrow().peers.len() + count;
-        self.stage.borrow_mut().waiting += count;
-        self.stage.borrow_mut().events.push(Event { token: LISTENER, readable: true, ..Event::default() });
-        let mut known = wanted - count;
+        let mut known = self.sockets();
+        let wanted = known + count;
+        self.knock(0, (0..count).map(|_| Ok(())));
         while known < wanted {
             self.turn();
-            let there = self.stage.borrow().peers.len();
-            (known..there).for_each(|peer| self.tell(peer, |event| event.writable = true));
-            known = there;
+            assert!(self.sockets() > known, "nobody is let in: {:?}", self.reactor);
+            (known..self.sockets()).for_each(|peer| self.tell(peer, |event| event.writable = true));
+            known = self.sockets();
         }
         self.turn();
         wanted - 1
@@ -295,13 +314,13 @@ impl<H: Handler> Play<H> {
 
     /// The peer closes its sending side.
     pub fn end(&self, peer: usize) {
-        self.stage.borrow_mut().peers[peer].leaves = Some(Leaving::End);
+        self.stage.borrow_mut().peers[peer].then = Ok(0);
         self.tell(peer, |event| (event.readable, event.read_closed) = (true, true));
     }
 
     /// The peer resets the connection.
     pub fn reset(&self, peer: usize) {
-        self.stage.borrow_mut().peers[peer].leaves = Some(Leaving::Reset);
+        self.stage.borrow_mut().peers[peer].then = Err(ErrorKind::ConnectionReset);
         self.tell(peer, |event| (event.readable, event.read_closed, event.write_closed, event.broken) = (true, true, true, true));
     }
 
@@ -310,9 +329,9 @@ impl<H: Handler> Play<H> {
         self.stage.borrow_mut().peers[peer].room = room;
     }
 
-    /// How a dial stands that `peer` is the other side of; the poller says so.
-    pub fn answer(&self, peer: usize, established: Established) {
-        self.stage.borrow_mut().peers[peer].established = established;
+    /// How a dial stands that `peer` is the other side of, or the error that ends it; the poller says so.
+    pub fn answer(&self, peer: usize, how: Result<Established, i32>) {
+        self.stage.borrow_mut().peers[peer].established = how;
         self.tell(peer, |event| event.writable = true);
     }
 
@@ -321,108 +340,18 @@ impl<H: Handler> Play<H> {
         std::mem::take(&mut self.stage.borrow_mut().peers[peer].got)
     }
 
-    /// Whether our end of a peer's connection is still there.
+    /// Whether our side of a peer's connection is still there.
     pub fn is_open(&self, peer: usize) -> bool {
         self.stage.borrow().peers[peer].open
+    }
+
+    /// How many sockets there are at present.
+    pub fn open(&self) -> usize {
+        self.stage.borrow().peers.iter().filter(|peer| peer.open).count()
     }
 
     /// How many sockets were made so far.
     pub fn sockets(&self) -> usize {
         self.stage.borrow().peers.len()
-    }
-}
-
-/// Something that a [`Scribe`] was called for.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Call {
-    Open,
-    Frame(String),
-    Deadline(Direction),
-    Timer(TimerId),
-    LoopTimer(TimerId),
-    Close(String),
-}
-
-pub fn frame(line: &str) -> Call {
-    Call::Frame(line.into())
-}
-
-pub fn closed(reason: &str) -> Call {
-    Call::Close(reason.into())
-}
-
-/// Writes down what it is called for, and does what it was given to do.
-pub struct Scribe {
-    pub log: Vec<(Instant, Call)>,
-    pub last: Option<ConnectionId>,
-    pub on_open: fn(&mut Context<'_, Scribe>) -> Verdict,
-    pub on_frame: fn(&[u8], &mut Context<'_, Scribe>) -> Verdict,
-    pub on_deadline: fn(Direction, &mut Context<'_, Scribe>) -> Verdict,
-    pub on_timer: fn(TimerId, &mut Context<'_, Scribe>) -> Verdict,
-    pub on_loop_timer: fn(TimerId, &mut LoopContext<'_, Scribe>),
-}
-
-/// What a thread may have a [`Scribe`] do.
-pub type Task = Box<dyn FnOnce(&mut Scribe, &mut LoopContext<'_, Scribe>) + Send>;
-
-impl Default for Scribe {
-    /// Echoes, and goes on whatever happens.
-    fn default() -> Self {
-        Self {
-            log: Vec::new(),
-            last: None,
-            on_open: |_| Verdict::Continue,
-            on_frame: |line, cx| {
-                cx.send(line);
-                Verdict::Continue
-            },
-            on_deadline: |_, _| Verdict::Continue,
-            on_timer: |_, _| Verdict::Continue,
-            on_loop_timer: |_, _| {},
-        }
-    }
-}
-
-impl Handler for Scribe {
-    type Codec = Line;
-    type State = ();
-    type Mail = Task;
-
-    fn connection(&mut self, _: &Origin) -> (Line, ()) {
-        (Line::default().max(1 << 20), ())
-    }
-
-    fn open(&mut self, cx: &mut Context<'_, Self>) -> Verdict {
-        self.last = Some(cx.id());
-        self.log.push((cx.now(), Call::Open));
-        (self.on_open)(cx)
-    }
-
-    fn frame(&mut self, line: &[u8], cx: &mut Context<'_, Self>) -> Verdict {
-        self.log.push((cx.now(), Call::Frame(String::from_utf8_lossy(line).into())));
-        (self.on_frame)(line, cx)
-    }
-
-    fn deadline(&mut self, which: Direction, cx: &mut Context<'_, Self>) -> Verdict {
-        self.log.push((cx.now(), Call::Deadline(which)));
-        (self.on_deadline)(which, cx)
-    }
-
-    fn timer(&mut self, timer: TimerId, cx: &mut Context<'_, Self>) -> Verdict {
-        self.log.push((cx.now(), Call::Timer(timer)));
-        (self.on_timer)(timer, cx)
-    }
-
-    fn loop_timer(&mut self, timer: TimerId, cx: &mut LoopContext<'_, Self>) {
-        self.log.push((cx.now(), Call::LoopTimer(timer)));
-        (self.on_loop_timer)(timer, cx);
-    }
-
-    fn mail(&mut self, task: Task, cx: &mut LoopContext<'_, Self>) {
-        task(self, cx);
-    }
-
-    fn close(&mut self, cx: &mut Context<'_, Self>, reason: &CloseReason) {
-        self.log.push((cx.now(), Call::Close(reason.to_string())));
     }
 }

@@ -1,17 +1,16 @@
-//! The example server as a process of its own, watched from outside.
+//! The examples as processes of their own, watched from outside.
 
 #![allow(dead_code, unreachable_pub)] // each test file uses its own part
 
-use std::io::{BufRead, BufReader, Read};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
-use std::sync::mpsc::{self, Receiver};
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
 use std::sync::{Arc, Mutex, Once};
 use std::thread::{self, JoinHandle};
-use std::time::{Duration, Instant};
 
-use super::util::PATIENCE;
+use super::util::{PATIENCE, wait_until};
 
 /// The path of an example, built if need be: with the whole suite it is there already.
 pub fn example(name: &str) -> PathBuf {
@@ -22,6 +21,11 @@ pub fn example(name: &str) -> PathBuf {
     });
     let test = std::env::current_exe().unwrap();
     test.parent().unwrap().parent().unwrap().join("examples").join(name)
+}
+
+/// What the example client does, from its beginning to its end.
+pub fn client(args: &[&str]) -> Output {
+    Command::new(example("client")).args(args).output().unwrap()
 }
 
 /// A process whose output is read as it comes; it is killed with the test.
@@ -40,21 +44,25 @@ impl Process {
 
     /// The example server on a free port, with that port.
     pub fn listening(args: &[&str]) -> (Self, SocketAddr) {
-        let mut server = Self::server(&[&["--listen", "127.0.0.1:0"], args].concat());
-        let addr = server.listening_on();
-        (server, addr)
+        Self::greeting(Command::new(example("server")).args(["--listen", "127.0.0.1:0"]).args(args))
     }
 
     /// The example server with so many descriptors and no right to more.
     pub fn with_descriptors(limit: u32, args: &[&str]) -> (Self, SocketAddr) {
         let script = format!("ulimit -n {limit} && exec \"$0\" --listen 127.0.0.1:0 \"$@\"");
-        let mut server = Self::run(Command::new("sh").arg("-c").arg(script).arg(example("server")).args(args));
-        let addr = server.listening_on();
-        (server, addr)
+        Self::greeting(Command::new("sh").arg("-c").arg(script).arg(example("server")).args(args))
+    }
+
+    /// A process that says first where it listens, and that address.
+    #[track_caller]
+    pub fn greeting(command: &mut Command) -> (Self, SocketAddr) {
+        let mut process = Self::run(command);
+        let addr = process.listening_on();
+        (process, addr)
     }
 
     pub fn run(command: &mut Command) -> Self {
-        let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         let (tell, lines) = mpsc::channel();
         let stdout = BufReader::new(child.stdout.take().unwrap());
         thread::spawn(move || stdout.lines().map_while(Result::ok).try_for_each(|line| tell.send(line)));
@@ -73,6 +81,16 @@ impl Process {
         self.child.id()
     }
 
+    /// What is typed into it.
+    pub fn type_in(&mut self, text: &str) {
+        self.child.stdin.as_mut().unwrap().write_all(text.as_bytes()).unwrap();
+    }
+
+    /// The end of what is typed into it.
+    pub fn end_of_input(&mut self) {
+        self.child.stdin = None;
+    }
+
     /// The next line on stdout.
     #[track_caller]
     pub fn line(&mut self) -> String {
@@ -83,6 +101,12 @@ impl Process {
     #[track_caller]
     pub fn expect_no_line(&self) {
         assert_eq!(self.lines.try_recv().ok(), None);
+    }
+
+    /// No further line comes, up to the end of stdout.
+    #[track_caller]
+    pub fn expect_end_of_lines(&self) {
+        assert_eq!(self.lines.recv_timeout(PATIENCE), Err(RecvTimeoutError::Disconnected));
     }
 
     /// The address in the next line on stdout.
@@ -109,9 +133,14 @@ impl Process {
         assert!(status.success());
     }
 
-    /// Waits for the end; returns the exit code and what stood on stderr.
+    pub fn is_running(&mut self) -> bool {
+        self.child.try_wait().unwrap().is_none()
+    }
+
+    /// Waits for the end, with nothing more to be typed; returns the exit code and what stood on stderr.
     #[track_caller]
     pub fn end(mut self) -> (Option<i32>, String) {
+        self.end_of_input();
         let mut status = None;
         wait_until("the end of the process", || {
             status = self.child.try_wait().unwrap();
@@ -134,15 +163,5 @@ impl Drop for Process {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
-    }
-}
-
-/// Waits until `done` says so.
-#[track_caller]
-pub fn wait_until(what: &str, mut done: impl FnMut() -> bool) {
-    let end = Instant::now() + PATIENCE;
-    while !done() {
-        assert!(Instant::now() < end, "waited in vain for {what}");
-        thread::sleep(Duration::from_millis(5));
     }
 }
