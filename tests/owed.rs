@@ -1,0 +1,317 @@
+//! What is owed to peers and threads when much happens at once: answers that come later, letters, marks that hold. Each was once broken.
+
+mod util;
+
+use std::io::{ErrorKind, Read, Write};
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::mpsc;
+use std::time::{Duration, Instant};
+
+use glassloop::codec::Line;
+use glassloop::{Config, ConnectionId, Context, Direction, Handler, LoopContext, Origin, Reactor, Stop, TimerId, Turn, Verdict};
+use socket2::{Domain, SockRef, Socket, Type};
+use util::{Client, PATIENCE, Server, ack, id, reactor, service, submit, turn_until};
+
+/// Does what a line says.
+#[derive(Default)]
+struct Clerk {
+    ids: Vec<ConnectionId>,
+    lines: Vec<String>,
+    letters: u64,
+    timers: u64,
+    /// Where to tell who asked for something that takes time.
+    later: Option<mpsc::Sender<ConnectionId>>,
+}
+
+impl Handler for Clerk {
+    type Codec = Line;
+    type State = ();
+    type Mail = ();
+
+    fn connection(&mut self, _: &Origin) -> (Line, ()) {
+        (Line::default().max(2 << 20), ())
+    }
+
+    fn open(&mut self, cx: &mut Context<'_, Self>) -> Verdict {
+        self.ids.push(cx.id());
+        Verdict::Continue
+    }
+
+    fn frame(&mut self, line: &[u8], cx: &mut Context<'_, Self>) -> Verdict {
+        self.lines.push(String::from_utf8(line.to_vec()).unwrap());
+        match line {
+            b"later" => {
+                let _ = self.later.as_ref().map(|later| later.send(cx.id()));
+                return Verdict::Pause;
+            }
+            b"pause" => return Verdict::Pause,
+            b"nap" => {
+                cx.send(&*vec![b'x'; 999]);
+                cx.resume(cx.id());
+                return Verdict::Pause;
+            }
+            b"big" => cx.send(&*vec![b'x'; 60_000]),
+            b"huge" => cx.send(&*vec![b'x'; 999_999]),
+            b"tell the first" => cx.send_to(self.ids[0], &b"somebody asked"[..]),
+            _ => {}
+        }
+        Verdict::Continue
+    }
+
+    fn deadline(&mut self, which: Direction, cx: &mut Context<'_, Self>) -> Verdict {
+        self.lines.push(format!("({which:?})"));
+        match which {
+            Direction::Write => cx.set_deadline(Some(cx.now())),
+            Direction::Read => cx.set_deadline(None),
+        }
+        Verdict::Continue
+    }
+
+    fn loop_timer(&mut self, _: TimerId, _: &mut LoopContext<'_, Self>) {
+        self.timers += 1;
+    }
+
+    fn mail(&mut self, (): (), _: &mut LoopContext<'_, Self>) {
+        self.letters += 1;
+    }
+}
+
+fn office(config: Config, clients: usize) -> (Reactor<Clerk>, Vec<Client>) {
+    let (mut reactor, addr) = reactor(Clerk::default(), config);
+    let clients = (0..clients)
+        .map(|n| {
+            let client = Client::connect(addr);
+            turn_until(&mut reactor, |reactor| reactor.handler().ids.len() == n + 1);
+            client
+        })
+        .collect();
+    (reactor, clients)
+}
+
+fn run_to_the_end<H: Handler>(reactor: &mut Reactor<H>) {
+    let end = Instant::now() + PATIENCE;
+    while reactor.turn(Some(Duration::from_millis(1))).unwrap() == Turn::Running {
+        assert!(Instant::now() < end, "it does not stop: {reactor:?}");
+    }
+}
+
+#[test]
+fn a_graceful_stop_waits_for_an_answer_that_is_still_being_made() {
+    let (later, asked) = mpsc::channel();
+    let server = Server::start(Clerk { later: Some(later), ..Clerk::default() }, Config::default());
+    let mut client = server.connect();
+    client.send(b"later\n");
+    let id = asked.recv_timeout(PATIENCE).unwrap();
+    server.handle.stop(Stop::Gracefully);
+    // The loop has heard of it when nobody listens any more.
+    let end = Instant::now() + PATIENCE;
+    while std::net::TcpStream::connect(server.addr).is_ok() {
+        assert!(Instant::now() < end);
+    }
+    server.handle.send(id, &b"here it is\n"[..]).unwrap();
+    server.handle.close(id).unwrap();
+    client.expect(b"here it is\n");
+    client.expect_end();
+}
+
+#[test]
+fn what_the_last_frames_say_to_others_is_sent_before_the_end() {
+    let (mut reactor, mut clients) = office(Config::default(), 2);
+    clients[1].send(b"tell the first\ntell the first\n");
+    std::thread::yield_now();
+    reactor.stop(Stop::Gracefully);
+    let mut second = clients.pop().unwrap();
+    let reading = std::thread::spawn(move || {
+        clients[0].expect(b"somebody asked\nsomebody asked\n");
+        clients[0].expect_end();
+        second.expect_end();
+    });
+    run_to_the_end(&mut reactor);
+    reading.join().unwrap();
+    assert_eq!(reactor.counters().stale, 0);
+}
+
+#[test]
+fn a_pause_does_not_let_a_connection_go_on_above_the_high_mark() {
+    let config = Config { write_high: 10_000, write_low: 5000, ..Config::default() };
+    let (mut reactor, clients) = office(config, 1);
+    let mut writer = clients[0].stream.try_clone().unwrap();
+    let writing = std::thread::spawn(move || writer.write_all(&b"nap\n".repeat(20_000)));
+    turn_until(&mut reactor, |reactor| reactor.counters().writes_blocked > 0);
+    for _ in 0..200 {
+        let _ = reactor.turn(Some(Duration::ZERO)).unwrap();
+        // One read of unhandled lines, and the replies up to the mark and one more, twice to grow.
+        assert!(reactor.buffered() <= reactor.config().scratch * 2 + 2 * 11_000, "{} bytes held", reactor.buffered());
+    }
+    assert_eq!(reactor.connections(), 1, "its replies were too many");
+    drop(clients);
+    drop(reactor);
+    let _ = writing.join().unwrap();
+}
+
+#[test]
+fn a_peer_that_reads_as_fast_as_it_is_written_to_does_not_keep_the_turn() {
+    let (mut reactor, mut clients) = office(Config::default(), 1);
+    let mut reader = clients[0].stream.try_clone().unwrap();
+    let reading = std::thread::spawn(move || {
+        let mut rest = 500 * 60_001;
+        let mut chunk = vec![0; 1 << 20];
+        while rest > 0 {
+            match reader.read(&mut chunk).unwrap() {
+                0 => panic!("{rest} bytes are missing"),
+                n => rest -= n,
+            }
+        }
+    });
+    clients[0].send(&b"big\n".repeat(500));
+    let (mut most, end) = (0, Instant::now() + PATIENCE);
+    while !reading.is_finished() {
+        assert!(Instant::now() < end);
+        let before = reactor.counters().bytes_written;
+        let _ = reactor.turn(Some(Duration::from_millis(1))).unwrap();
+        most = most.max(reactor.counters().bytes_written - before);
+    }
+    reading.join().unwrap();
+    // The budget, and what the round that went over it had queued: up to the high mark and one more, on each end of it.
+    let bound = reactor.config().scratch + 3 * (reactor.config().write_high + 60_001);
+    assert!(most <= bound as u64, "{most} bytes in one turn, {bound} allowed");
+}
+
+#[test]
+fn memory_that_was_sent_in_part_is_counted_until_it_is_given_back() {
+    // What is accepted inherits the listener's small buffers: most of the reply stays with the loop.
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+    socket.set_send_buffer_size(4096).unwrap();
+    socket.bind(&SocketAddr::from((Ipv4Addr::LOCALHOST, 0)).into()).unwrap();
+    socket.listen(1).unwrap();
+    let mut reactor = Reactor::new(Clerk::default(), Config { write_high: 1 << 20, ..Config::default() }).unwrap();
+    let addr = reactor.listen_on(socket.into()).unwrap();
+    let mut client = Client::connect(addr);
+    client.send(b"huge\n");
+    client.stream.set_nonblocking(true).unwrap();
+    turn_until(&mut reactor, |reactor| reactor.counters().writes_blocked > 0);
+    let mut left = 1_000_000 - usize::try_from(reactor.counters().bytes_written).unwrap();
+    let mut chunk = vec![0; 64 << 10];
+    let end = Instant::now() + PATIENCE;
+    while left > 0 {
+        assert!(Instant::now() < end);
+        // Never less than what is unsent, and never much more than twice that.
+        assert!((left..=2 * left + 4096).contains(&reactor.buffered()), "{} bytes counted, {left} unsent", reactor.buffered());
+        match client.stream.read(&mut chunk) {
+            Ok(0) => panic!("the end came early"),
+            Err(error) if error.kind() != ErrorKind::WouldBlock => panic!("{error}"),
+            _ => {}
+        }
+        let _ = reactor.turn(Some(Duration::from_millis(1))).unwrap();
+        left = 1_000_000 - usize::try_from(reactor.counters().bytes_written).unwrap();
+    }
+    assert_eq!(reactor.buffered(), 0);
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+fn urgent_data_does_not_hide_the_requests_behind_it() {
+    let (mut reactor, addr) = reactor(service(), Config::default());
+    for round in 0..20 {
+        let mut client = Client::connect(addr);
+        turn_until(&mut reactor, |reactor| reactor.counters().accepted == round + 1);
+        // All three are there before the loop looks.
+        client.send(&submit(id(1), b"before"));
+        SockRef::from(&client.stream).send_out_of_band(b"!").unwrap();
+        client.send(&submit(id(2), b"behind"));
+        turn_until(&mut reactor, |reactor| reactor.counters().frames == 2 * (round + 1));
+        client.expect(&[ack(id(1)), ack(id(2))].concat());
+    }
+}
+
+#[test]
+fn those_who_wait_at_the_limit_of_connections_are_let_in_by_a_graceful_stop() {
+    let (mut reactor, addr) = reactor(service(), Config { max_connections: Some(2), ..Config::default() });
+    let mut clients: Vec<Client> = (0..12).map(|_| Client::connect(addr)).collect();
+    for client in &mut clients {
+        client.send(&submit(id(1), b"me too"));
+    }
+    turn_until(&mut reactor, |reactor| reactor.connections() == 2);
+    reactor.stop(Stop::Gracefully);
+    let reading = std::thread::spawn(move || {
+        for client in &mut clients {
+            client.expect(&ack(id(1)));
+            client.expect_end();
+        }
+    });
+    run_to_the_end(&mut reactor);
+    reading.join().unwrap();
+}
+
+#[test]
+fn letters_that_came_before_the_loop_stops_itself_are_read() {
+    let (mut reactor, _clients) = office(Config::default(), 0);
+    (0..5000).for_each(|_| reactor.handle().post(()).unwrap());
+    reactor.stop(Stop::Gracefully);
+    run_to_the_end(&mut reactor);
+    assert_eq!(reactor.handler().letters, 5000);
+}
+
+#[test]
+fn a_timer_that_is_set_after_a_long_absence_is_not_late_by_that() {
+    let (mut reactor, _clients) = office(Config::default(), 0);
+    std::thread::sleep(Duration::from_millis(300)); // that is the absence
+    reactor.set_timer(Instant::now() + Duration::from_millis(5));
+    let left = reactor.next_deadline().unwrap().saturating_duration_since(Instant::now());
+    assert!(left <= Duration::from_millis(6), "{left:?}");
+    // The sleep of the turn is bounded by the same.
+    let begun = Instant::now();
+    turn_until(&mut reactor, |reactor| reactor.turn(None).is_ok() && reactor.handler().timers == 1);
+    assert!(begun.elapsed() < Duration::from_secs(5));
+}
+
+#[test]
+#[cfg(unix)]
+fn a_paused_unix_peer_that_closes_has_its_frames_handled() {
+    let path = std::env::temp_dir().join(format!("glassloop-owed-{}", std::process::id()));
+    let _ = std::fs::remove_file(&path);
+    let mut reactor = Reactor::new(Clerk::default(), Config::default()).unwrap();
+    reactor.listen_on_unix(std::os::unix::net::UnixListener::bind(&path).unwrap()).unwrap();
+    let mut peer = std::os::unix::net::UnixStream::connect(&path).unwrap();
+    std::fs::remove_file(&path).unwrap();
+    peer.write_all(b"pause\n").unwrap();
+    turn_until(&mut reactor, |reactor| reactor.handler().lines.len() == 1);
+    peer.write_all(b"one\ntwo\n").unwrap();
+    drop(peer);
+    for _ in 0..3 {
+        let _ = reactor.turn(Some(Duration::from_millis(1))).unwrap();
+    }
+    let id = reactor.handler().ids[0];
+    assert!(reactor.with(id, |_, cx| {
+        cx.resume(cx.id());
+        Verdict::Continue
+    }));
+    turn_until(&mut reactor, |reactor| reactor.connections() == 0);
+    assert_eq!(reactor.handler().lines, ["pause", "one", "two"]);
+}
+
+#[test]
+fn a_deadline_set_for_the_past_while_another_passes_comes_before_the_next_frame_too() {
+    let (mut reactor, mut clients) = office(Config::default(), 1);
+    clients[0].send(b"one\n");
+    let id = reactor.handler().ids[0];
+    reactor.with(id, |_, cx| {
+        cx.set_write_deadline(Some(cx.now()));
+        Verdict::Continue
+    });
+    turn_until(&mut reactor, |reactor| reactor.handler().lines.contains(&"one".to_string()));
+    let lines = &reactor.handler().lines;
+    let place = |line: &str| lines.iter().position(|other| other == line).unwrap();
+    assert!(place("(Write)") < place("(Read)") && place("(Read)") < place("one"), "{lines:?}");
+}
+
+#[test]
+fn settings_that_would_spin_or_overflow_are_refused() {
+    let refused = |config: Config| assert!(config.check().is_err(), "{config:?}");
+    refused(Config { accept_backoff: Duration::ZERO, ..Config::default() });
+    refused(Config { loops: usize::MAX, ..Config::default() });
+    refused(Config { scratch: usize::MAX, ..Config::default() });
+    refused(Config { events_per_turn: usize::MAX, ..Config::default() });
+    let few = Config { loops: 65_536, ..Config::default() };
+    assert!(Reactor::new(service(), few).unwrap().max_connections() >= 1);
+}
