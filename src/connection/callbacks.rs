@@ -45,8 +45,8 @@ impl<C: Codec, S> Connection<C, S> {
     pub(super) fn batch<H: Handler<Codec = C, State = S>>(&mut self, bytes: &[u8], handler: &mut H, shared: &mut Shared) -> (usize, Need) {
         let mut taken = 0;
         let mut need = Need::Now;
-        let before = self.out.len();
-        let mut held_back = false;
+        let (mut held_back, before) = (false, self.out.len());
+        let (command_high, write_high) = (shared.config.command_high, shared.config.write_high);
         let cause = self.guarded(shared, |connection, shared| {
             let mut cx = connection.context::<H>(shared);
             let mut rest = bytes;
@@ -54,7 +54,7 @@ impl<C: Codec, S> Connection<C, S> {
                 if cx.deadlines.is_over(Direction::Read, &cx.shared.clock) {
                     return Some(Cause::Yield); // the handler is told first
                 }
-                if cx.shared.commands.is_full(cx.shared.config.command_high) {
+                if cx.shared.commands.is_full(command_high) {
                     return Some(Cause::Yield);
                 }
                 let mut input = Input::new(rest);
@@ -76,7 +76,7 @@ impl<C: Codec, S> Connection<C, S> {
                 let verdict = handler.frame(frame, &mut cx);
                 // Only what the frames themselves have caused holds them back. If a peer were not read because of what we
                 // send of our own accord, and we not by him for the same reason, both would wait for ever.
-                if cx.out.len() >= cx.shared.config.write_high && cx.out.len() > before {
+                if cx.out.len() >= write_high && cx.out.len() > before {
                     held_back = true;
                     return cx.conclude(verdict).or(Some(Cause::Choke));
                 }
