@@ -253,7 +253,7 @@ impl<H: Handler> Context<'_, H> {
         self.shared.timers.set(at, Some(self.id), &self.shared.clock)
     }
 
-    /// Lets [`Handler::loop_timer`](crate::Handler::loop_timer) be called at `at`: the same, but it does not end with this connection.
+    /// Lets [`Handler::loop_timer`] be called at `at`: the same, but it does not end with this connection.
     pub fn set_loop_timer(&mut self, at: Instant) -> TimerId {
         self.shared.timers.set(at, None, &self.shared.clock)
     }
