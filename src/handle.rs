@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 use std::error::Error;
 use std::fmt;
+use std::ops::Deref;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -123,10 +124,6 @@ impl<T> fmt::Display for PostError<T> {
 impl<T> Error for PostError<T> {}
 
 impl<M> Handle<M> {
-    pub(crate) fn new(waker: Arc<dyn Wake>, cap: usize) -> Self {
-        Self { mailbox: Arc::new(Mailbox::new(cap)), waker }
-    }
-
     /// Sends `frame` to a connection. It is encoded already: one whole frame, or several, and never mixed with another thread's.
     ///
     /// Taken is not delivered: if the connection is not established when the loop comes to it, or is closing, the frame is counted as stale and
@@ -183,10 +180,6 @@ impl<M> Handle<M> {
         self.mailbox.ring(|| self.waker.wake());
     }
 
-    pub(crate) fn mailbox(&self) -> &Post<M> {
-        &self.mailbox
-    }
-
     /// Puts in the letter that `write` makes of `content`, unless something is against it; then the content comes back.
     fn put<T>(
         &self,
@@ -219,9 +212,26 @@ impl<M> fmt::Debug for Handle<M> {
 
 /// The loop's own end of the mailbox: when it goes, the handles know.
 #[derive(Debug)]
-pub(crate) struct Recipient<M>(pub(crate) Handle<M>);
+pub(crate) struct Recipient<M>(Handle<M>);
+
+impl<M> Deref for Recipient<M> {
+    type Target = Post<M>;
+
+    fn deref(&self) -> &Post<M> {
+        &self.0.mailbox
+    }
+}
 
 impl<M> Recipient<M> {
+    pub(crate) fn new(waker: Arc<dyn Wake>, cap: usize) -> Self {
+        Self(Handle { mailbox: Arc::new(Mailbox::new(cap)), waker })
+    }
+
+    /// A hand for another thread.
+    pub(crate) fn handle(&self) -> Handle<M> {
+        self.0.clone()
+    }
+
     /// Takes no more letters, and drops those that wait: nobody will read them.
     pub(crate) fn retire(&self) {
         let mut letters = VecDeque::new();

@@ -76,7 +76,7 @@ pub struct Reactor<H: Handler, N: Net = MioNet> {
     /// Bytes of memory that the buffers of all connections hold.
     buffered: usize,
     max_connections: usize,
-    post: Recipient<H::Mail>,
+    mailbox: Recipient<H::Mail>,
     /// Those taken out of the mailbox and not read yet.
     letters: VecDeque<Letter<H::Mail>>,
     /// The end that another thread has asked for, and that waits for the letters before it.
@@ -106,7 +106,7 @@ impl<H: Handler, N: Net> Reactor<H, N> {
         let max_connections = max_connections(&config, net.descriptor_limit());
         let now = net.now();
         Ok(Self {
-            post: Recipient(Handle::new(net.waker(), config.mailbox_cap)),
+            mailbox: Recipient::new(net.waker(), config.mailbox_cap),
             letters: VecDeque::new(),
             asked: None,
             net,
@@ -192,7 +192,7 @@ impl<H: Handler, N: Net> Reactor<H, N> {
             && self.touched.is_empty()
             && self.closed.is_empty()
             && self.letters.is_empty()
-            && !self.post.0.mailbox().has_rung()
+            && !self.mailbox.has_rung()
             && self.shared.commands.is_empty())
     }
 
@@ -253,7 +253,7 @@ impl<H: Handler, N: Net> Reactor<H, N> {
 
     /// A hand on this loop for other threads.
     pub fn handle(&self) -> Handle<H::Mail> {
-        self.post.0.clone()
+        self.mailbox.handle()
     }
 
     /// The handler.

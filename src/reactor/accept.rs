@@ -205,7 +205,7 @@ impl<H: Handler, N: Net> Reactor<H, N> {
     pub(super) fn enter(&mut self, slot: Slot<H, N>) {
         let id = slot.connection.id();
         self.slots.insert(slot);
-        self.post.0.mailbox().with(|agreed| agreed.enter(id));
+        self.mailbox.with(|agreed| agreed.enter(id));
     }
 
     /// Whether a listener could be asked at once.

@@ -18,7 +18,7 @@ use crate::verdict::{Stop, Verdict};
 impl<H: Handler, N: Net> Reactor<H, N> {
     /// Carries out what was asked for: by callbacks, of other connections; by other threads; by anyone, of the loop.
     pub(super) fn deliver(&mut self) {
-        let mailbox = self.post.0.mailbox();
+        let mailbox = &self.mailbox;
         if mailbox.has_rung() {
             let asked = if self.letters.is_empty() {
                 mailbox.take(&mut self.letters, |agreed| agreed.stop.take())

@@ -98,7 +98,7 @@ impl<H: Handler, N: Net> Reactor<H, N> {
             }
             self.buffered -= slot.counted as usize;
             self.dials.remove(&id);
-            self.post.0.mailbox().with(|agreed| agreed.leave(id));
+            self.mailbox.with(|agreed| agreed.leave(id));
             let reason = slot.connection.farewell(&mut self.handler, &mut self.shared);
             self.shared.observe.note(|| Step::Closed { id, reason: &reason });
             contain(|| drop(reason));
@@ -114,7 +114,7 @@ impl<H: Handler, N: Net> Reactor<H, N> {
             Phase::Draining(_) | Phase::Stopped => {
                 self.phase = Phase::Stopped;
                 self.begin_dials(); // which fails: so the handler hears of each of them
-                self.post.retire();
+                self.mailbox.retire();
                 let letters = std::mem::take(&mut self.letters);
                 contain(|| drop(letters));
                 Turn::Stopped
