@@ -184,7 +184,7 @@ mod tests {
 
     #[test]
     fn the_defaults_agree_with_each_other() {
-        Config::default().check().unwrap();
+        Config::default().check().expect("the defaults are a configuration");
     }
 
     #[test]

@@ -113,7 +113,7 @@ mod tests {
     use super::*;
 
     fn id(slot: u32, generation: u32) -> ConnectionId {
-        ConnectionId::new(slot, NonZeroU32::new(generation).unwrap())
+        ConnectionId::new(slot, NonZeroU32::new(generation).expect("generations are counted from 1"))
     }
 
     #[test]

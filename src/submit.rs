@@ -327,14 +327,14 @@ mod tests {
             for (kind, command, ack_command) in [(Kind::Conn, 0x01, connack), (Kind::Submit, 0x02, submitack)] {
                 let request = Request { kind, id: ANY_ID, payload: b"pay" };
                 let mut wire = BytesMut::new();
-                client.encode(request, &mut wire).unwrap();
+                client.encode(request, &mut wire).expect("a short request");
                 assert_eq!(wire[..5], [0, 0, 0, 16, command]);
                 assert_eq!(server.decode(&mut Input::new(&wire)), Ok(Some(request)));
 
                 for (outcome, result) in [(Outcome::Done, 0), (Outcome::Failed, 1)] {
                     let ack = request.ack(outcome);
                     let mut wire = BytesMut::new();
-                    server.encode(ack, &mut wire).unwrap();
+                    server.encode(ack, &mut wire).expect("acks always fit");
                     assert_eq!((wire[..5].to_vec(), &wire[5..13], wire[13]), (vec![0, 0, 0, 14, ack_command], &ANY_ID.0[..], result));
                     assert_eq!(client.decode(&mut Input::new(&wire)), Ok(Some(ack)));
                 }
@@ -361,7 +361,7 @@ mod tests {
     #[test]
     fn a_packet_cut_anywhere_asks_for_more() {
         let mut wire = BytesMut::new();
-        ClientCodec::default().encode(Request { kind: Kind::Submit, id: ANY_ID, payload: b"x" }, &mut wire).unwrap();
+        ClientCodec::default().encode(Request { kind: Kind::Submit, id: ANY_ID, payload: b"x" }, &mut wire).expect("a short request");
         for end in 0..wire.len() {
             assert_eq!(ServerCodec::default().decode(&mut Input::new(&wire[..end])), Ok(None));
         }
@@ -390,7 +390,7 @@ mod tests {
         let mut wire = BytesMut::new();
         let payload = vec![0; MAX_FRAME];
         let fits = Request { kind: Kind::Submit, id: ANY_ID, payload: &payload[HEADER..] };
-        ClientCodec::default().encode(fits, &mut wire).unwrap();
+        ClientCodec::default().encode(fits, &mut wire).expect("the longest that fits");
         let error = ClientCodec::default().encode(Request { payload: &payload[HEADER - 1..], ..fits }, &mut wire);
         assert!(matches!(error, Err(Error::Length(LengthFieldError::TooLong { length: 65_537, max: 65_536 }))));
     }

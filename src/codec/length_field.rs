@@ -244,7 +244,7 @@ mod tests {
                     let mut codec = codec.at(offset);
                     let head = vec![7; offset.into()];
                     let mut out = BytesMut::new();
-                    codec.encode(Framed { head: &head, body: b"hello" }, &mut out).unwrap();
+                    codec.encode(Framed { head: &head, body: b"hello" }, &mut out).expect("five bytes fit");
                     for short in 0..out.len() {
                         assert_eq!(decode(&mut codec, &out[..short]), Ok(None), "{short} bytes of {codec:?}");
                     }
@@ -257,7 +257,7 @@ mod tests {
     #[test]
     fn the_lesson_s_own_vector_is_met() {
         let mut out = BytesMut::new();
-        LengthField::whole(4).encode((&b"hello"[..]).into(), &mut out).unwrap();
+        LengthField::whole(4).encode((&b"hello"[..]).into(), &mut out).expect("five bytes fit");
         assert_eq!(&out[..], b"\0\0\0\x09hello");
     }
 
