@@ -224,7 +224,15 @@ impl<C: Codec, S> Connection<C, S> {
         H: Handler<Codec = C, State = S>,
         F: FnOnce(&mut H, &mut Context<'_, H>) -> Verdict,
     {
-        if let Some(cause) = self.ask(handler, shared, callback) {
+        self.run(shared, |cx| callback(handler, cx));
+    }
+
+    /// The same for a callback that has the handler already.
+    pub(crate) fn run<H>(&mut self, shared: &mut Shared, callback: impl FnOnce(&mut Context<'_, H>) -> Verdict)
+    where
+        H: Handler<Codec = C, State = S>,
+    {
+        if let Some(cause) = self.ask(shared, callback) {
             self.apply(cause, shared);
         }
     }
@@ -297,7 +305,7 @@ impl<C: Codec, S> Connection<C, S> {
         if held > 0 {
             return self.apply(Cause::Close(CloseReason::Truncated { held }), shared);
         }
-        let cause = match self.ask(handler, shared, H::eof) {
+        let cause = match self.ask(shared, |cx| handler.eof(cx)) {
             Some(Cause::Close(CloseReason::Handler)) => Some(Cause::Close(CloseReason::PeerClosed)),
             other => other,
         };

@@ -11,33 +11,17 @@ use crate::verdict::{Direction, Verdict};
 
 impl<C: Codec, S> Connection<C, S> {
     /// Runs one callback; returns what its verdict means.
-    pub(super) fn ask<H, F>(&mut self, handler: &mut H, shared: &mut Shared, callback: F) -> Option<Cause>
-    where
-        H: Handler<Codec = C, State = S>,
-        F: FnOnce(&mut H, &mut Context<'_, H>) -> Verdict,
-    {
-        self.guarded(shared, |connection, shared| connection.run(shared, |cx| callback(handler, cx)))
-    }
-
-    /// Runs a callback that has the handler already, and carries out its verdict.
-    pub(crate) fn call_alone<H>(&mut self, shared: &mut Shared, callback: impl FnOnce(&mut Context<'_, H>) -> Verdict)
+    pub(super) fn ask<H>(&mut self, shared: &mut Shared, callback: impl FnOnce(&mut Context<'_, H>) -> Verdict) -> Option<Cause>
     where
         H: Handler<Codec = C, State = S>,
     {
-        if let Some(cause) = self.guarded(shared, |connection, shared| connection.run(shared, callback)) {
-            self.apply(cause, shared);
-        }
-    }
-
-    fn run<H>(&mut self, shared: &mut Shared, callback: impl FnOnce(&mut Context<'_, H>) -> Verdict) -> Option<Cause>
-    where
-        H: Handler<Codec = C, State = S>,
-    {
-        let mut cx = self.context(shared);
-        let verdict = callback(&mut cx);
-        let cause = cx.conclude(verdict);
-        self.full |= self.out.len() >= shared.config.write_high;
-        cause
+        self.guarded(shared, |connection, shared| {
+            let mut cx = connection.context(shared);
+            let verdict = callback(&mut cx);
+            let cause = cx.conclude(verdict);
+            connection.full |= connection.out.len() >= shared.config.write_high;
+            cause
+        })
     }
 
     /// Handles the frames at the front of `bytes`. Returns how many bytes they had, and what the codec said of the rest.

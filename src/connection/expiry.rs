@@ -92,7 +92,7 @@ impl<C: Codec, S> Connection<C, S> {
                 continue;
             }
             shared.observe.note(|| Step::Deadline { id: self.id, expiry: Expiry::Deadline(direction) });
-            let cause = match self.ask(handler, shared, |handler, cx| handler.deadline(direction, cx)) {
+            let cause = match self.ask(shared, |cx| handler.deadline(direction, cx)) {
                 Some(Cause::Close(CloseReason::Handler)) => match direction {
                     Direction::Read => Some(Cause::Close(CloseReason::ReadDeadline)),
                     Direction::Write => Some(Cause::Fail(CloseReason::WriteDeadline { unsent: self.out.len() })),

@@ -96,11 +96,10 @@ impl<H: Handler, N: Net> Reactor<H, N> {
 
     /// Runs a callback on an open connection; whether it was there.
     pub(super) fn call(&mut self, id: ConnectionId, callback: impl FnOnce(&mut H, &mut Context<'_, H>) -> Verdict) -> bool {
-        let Some(slot) = self.slots.open(id) else { return false };
-        slot.connection.call(&mut self.handler, &mut self.shared, callback);
-        self.touch(id);
+        let Self { handler, shared, slots, touched, buffered, .. } = self;
+        let was_there = Reach { slots, touched, buffered }.run(id, shared, |cx| callback(handler, cx));
         self.relieve();
-        true
+        was_there
     }
 
     /// Runs a callback that belongs to no connection.
@@ -160,7 +159,7 @@ impl<H: Handler, N: Net> Reactor<H, N> {
     }
 }
 
-/// The way from a callback of the loop to its connections.
+/// The way to an open connection outside of its own batch.
 struct Reach<'r, H: Handler, N: Net> {
     slots: &'r mut Slots<H, N>,
     touched: &'r mut Vec<ConnectionId>,
@@ -168,6 +167,13 @@ struct Reach<'r, H: Handler, N: Net> {
 }
 
 impl<H: Handler, N: Net> Reach<'_, H, N> {
+    fn run(&mut self, id: ConnectionId, shared: &mut Shared, callback: impl FnOnce(&mut Context<'_, H>) -> Verdict) -> bool {
+        let Some(slot) = self.slots.open(id) else { return false };
+        slot.connection.run(shared, callback);
+        self.touch(id);
+        true
+    }
+
     fn touch(&mut self, id: ConnectionId) {
         let Some(slot) = self.slots.get(id) else { return };
         slot.account(self.buffered);
@@ -180,9 +186,6 @@ impl<H: Handler, N: Net> Reach<'_, H, N> {
 
 impl<H: Handler, N: Net> Connections<H> for Reach<'_, H, N> {
     fn call(&mut self, id: ConnectionId, shared: &mut Shared, callback: &mut Callback<'_, H>) -> bool {
-        let Some(slot) = self.slots.open(id) else { return false };
-        slot.connection.call_alone(shared, callback);
-        self.touch(id);
-        true
+        self.run(id, shared, callback)
     }
 }
