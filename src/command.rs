@@ -65,7 +65,7 @@ impl Commands {
     }
 
     pub(crate) fn stop(&mut self, how: Stop) {
-        self.stop = Some(self.stop.map_or(how, |asked| asked.firmer(how)));
+        self.stop = Stop::firmer(self.stop, Some(how));
     }
 
     pub(crate) fn dial(&mut self, dial: Dial) {

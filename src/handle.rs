@@ -176,7 +176,7 @@ impl<M> Handle<M> {
 
     /// Asks the loop to stop. Asking again can make it end sooner, and never later.
     pub fn stop(&self, how: Stop) {
-        self.mailbox.with(|agreed| agreed.stop = Some(agreed.stop.map_or(how, |asked| asked.firmer(how))));
+        self.mailbox.with(|agreed| agreed.stop = Stop::firmer(agreed.stop, Some(how)));
         self.mailbox.ring(|| self.waker.wake());
     }
 

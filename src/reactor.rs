@@ -159,7 +159,7 @@ impl<H: Handler, N: Net> Reactor<H, N> {
 
         self.dispatch(); //        events: accept, and serve who is ready
         self.resume(resumable); // who was not finished in the last turn
-        self.deliver(); //         commands: what was asked of other connections and of the loop
+        self.deliver(); //         commands and letters: what was asked of other connections and of the loop
         self.expire(); //          deadlines and timers
         self.flush(); //           replies that were queued outside of a batch
         self.reap(); //            who is over
@@ -296,7 +296,7 @@ impl<H: Handler, N: Net> Reactor<H, N> {
         self.buffered
     }
 
-    /// Bytes of memory a connection takes while it is idle: its slot, and nothing else.
+    /// Bytes of the slot that a connection takes. While it is idle it takes nothing else but its place among the deadlines, some two dozen bytes.
     pub fn idle_footprint() -> usize {
         Slots::<H, N>::FOOTPRINT
     }

@@ -25,7 +25,7 @@ impl<H: Handler, N: Net> Reactor<H, N> {
             } else {
                 mailbox.with(|agreed| agreed.stop.take_if(|how| *how == Stop::AtOnce))
             };
-            self.asked = self.asked.into_iter().chain(asked).reduce(Stop::firmer);
+            self.asked = Stop::firmer(self.asked, asked);
         }
         for _ in 0..self.shared.config.calls_per_turn {
             let Some(letter) = self.letters.pop_front() else { break };
@@ -36,7 +36,7 @@ impl<H: Handler, N: Net> Reactor<H, N> {
             self.begin_dials();
         }
         // What a thread wrote before it asked for the end comes before the end.
-        self.asked = self.asked.into_iter().chain(self.shared.commands.take_stop()).reduce(Stop::firmer);
+        self.asked = Stop::firmer(self.asked, self.shared.commands.take_stop());
         if let Some(how) = self.asked.take_if(|how| *how == Stop::AtOnce || self.letters.is_empty()) {
             self.come_to_an_end(how);
         }
@@ -131,7 +131,7 @@ impl<H: Handler, N: Net> Reactor<H, N> {
     /// Looks whether one of a connection's deadlines has passed. As a rule it has moved on meanwhile.
     fn look(&mut self, id: ConnectionId) {
         let slot = self.slots.get(id).expect("who is gone is not looked for");
-        slot.look = 0;
+        slot.look = None;
         if let State::Connecting = slot.connection.state() {
             self.expire_attempt(id);
             return self.settle(id);

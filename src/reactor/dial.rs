@@ -71,7 +71,7 @@ impl<H: Handler, N: Net> Reactor<H, N> {
         contain(|| drop(reason));
     }
 
-    /// A connection that is about to be made.
+    /// Gives a connection its slot and tries its first address; or says why there is none.
     fn begin(&mut self, dial: Dial) -> Result<ConnectionId, (Origin, ConnectError)> {
         let Dial { addrs, timeout, key } = dial;
         let mut rest = VecDeque::from(addrs);
@@ -147,13 +147,13 @@ impl<H: Handler, N: Net> Reactor<H, N> {
                 attempt.rest.pop_front()
             }
         };
-        let failed = std::mem::replace(&mut attempt.addr, next.clone().unwrap_or(Address::Unix(None)));
-        attempt.failure.get_or_insert((failed, failure));
-        attempt.tried += usize::from(next.is_some());
-        if next.is_none() {
-            let (addr, failure) = attempt.failure.take().expect("just put there");
+        if let Some(next) = next {
+            let failed = std::mem::replace(&mut attempt.addr, next);
+            attempt.failure.get_or_insert((failed, failure));
+            attempt.tried += 1;
+        } else if let Some(attempt) = self.dials.remove(&id) {
+            let (addr, failure) = attempt.failure.unwrap_or((attempt.addr, failure));
             let error = ConnectError { addr: Some(addr), failure, tried: attempt.tried };
-            self.dials.remove(&id);
             let slot = self.slots.get(id).expect("who dials has a slot");
             slot.connection.apply(Cause::Fail(CloseReason::ConnectFailed(Box::new(error))), &mut self.shared);
         }

@@ -1,5 +1,8 @@
 //! Moving one connection on: the picture `fill ─► decode ─► handle ─► encode ─► flush`, for one socket.
 
+use std::mem;
+use std::num::NonZeroU64;
+
 use crate::handler::{Handler, Shared};
 use crate::id::{ConnectionId, Token};
 use crate::net::{Event, Net, Stream};
@@ -78,7 +81,7 @@ impl<H: Handler, N: Net> Reactor<H, N> {
         if self.touched.is_empty() {
             return;
         }
-        let mut touched = std::mem::take(&mut self.touched);
+        let mut touched = mem::take(&mut self.touched);
         for id in touched.drain(..) {
             let Some(slot) = self.slots.get(id) else { continue };
             slot.touched = false;
@@ -158,7 +161,7 @@ impl<H: Handler, N: Net> Reactor<H, N> {
         }
         slot.account(&mut self.buffered);
         // Its deadlines: where bytes have moved and nothing waits they have only moved on, and the look that is due finds out.
-        if !slot.connection.is_at_rest() || (slot.look != 0) != shared.config.idle_timeout.is_some() {
+        if !slot.connection.is_at_rest() || slot.look.is_some() != shared.config.idle_timeout.is_some() {
             let tick = match slot.connection.state() {
                 State::Connecting => self.dials.get(&id).map(|attempt| attempt.until),
                 _ => slot.connection.next_expiry(shared).map(|(tick, _)| tick),
@@ -245,11 +248,11 @@ impl<H: Handler, N: Net> Slot<H, N> {
     /// Sees to it that its deadlines are looked at by `tick`. A look that comes earlier does no harm, and moving it would cost more.
     pub(super) fn look_by(&mut self, tick: Option<u64>, shared: &mut Shared) {
         // With the next tick at the earliest: what is set anew for the past in a callback must not hold up the turn.
-        let (before, tick) = (self.look, tick.map_or(0, |tick| tick.max(shared.clock.tick() + 1)));
-        if before == 0 || tick == 0 || tick < before {
-            self.look = tick;
-            let [before, tick] = [before, tick].map(|tick| Some(tick).filter(|tick| *tick != 0));
-            shared.timers.look(self.connection.id(), before, tick);
+        let tick = tick.and_then(|tick| NonZeroU64::new(tick.max(shared.clock.tick() + 1)));
+        let is_in_time = matches!((self.look, tick), (Some(before), Some(tick)) if before <= tick);
+        if !is_in_time {
+            let before = mem::replace(&mut self.look, tick);
+            shared.timers.look(self.connection.id(), before.map(NonZeroU64::get), tick.map(NonZeroU64::get));
         }
     }
 

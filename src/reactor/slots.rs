@@ -1,7 +1,7 @@
 //! The slab of connections: who sits where, and whether it is still the same one.
 
 use std::fmt;
-use std::num::NonZeroU32;
+use std::num::{NonZeroU32, NonZeroU64};
 
 use slab::Slab;
 
@@ -17,8 +17,8 @@ pub(super) struct Slot<H: Handler, N: Net> {
     pub(super) connection: Connection<H::Codec, H::State>,
     /// `None` only while it is connecting, between two attempts.
     pub(super) stream: Option<N::Stream>,
-    /// The tick at which its deadlines are looked at; 0 for never.
-    pub(super) look: u64,
+    /// The tick at which its deadlines are looked at.
+    pub(super) look: Option<NonZeroU64>,
     /// Bytes of its buffers that the loop's sum of them holds.
     pub(super) counted: u32,
     pub(super) readiness: Readiness,
@@ -32,7 +32,7 @@ pub(super) struct Slot<H: Handler, N: Net> {
 
 impl<H: Handler, N: Net> Slot<H, N> {
     pub(super) fn new(connection: Connection<H::Codec, H::State>, stream: Option<N::Stream>) -> Self {
-        Self { connection, stream, look: 0, counted: 0, readiness: Readiness::default(), queued: false, touched: false, shut: false }
+        Self { connection, stream, look: None, counted: 0, readiness: Readiness::default(), queued: false, touched: false, shut: false }
     }
 
     /// The socket of a connection that is past connecting.
