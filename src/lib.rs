@@ -84,6 +84,8 @@ pub mod config;
 pub mod connection;
 pub mod id;
 pub mod net;
+#[cfg(feature = "sim")]
+pub mod sim;
 pub mod submit;
 pub mod transport;
 

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 /// Which module stands on which floor; see the crate's front page. Imports point down, or sideways without a circle.
-const FLOORS: [(&str, u8); 26] = [
+const FLOORS: [(&str, u8); 27] = [
     ("address", 0),
     ("clock", 0),
     ("config", 0),
@@ -31,6 +31,7 @@ const FLOORS: [(&str, u8); 26] = [
     ("connection", 3),
     ("pair", 3),
     ("reactor", 4),
+    ("sim", 5),
 ];
 
 /// Words that may stand in these places only, and why.

@@ -1,0 +1,196 @@
+//! The loop's way into the simulated world: the same trait that the real sockets stand behind.
+
+use std::cell::RefCell;
+use std::fmt;
+use std::io::{self, ErrorKind, IoSliceMut, Read, Write};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use super::link::{Dial, EndId};
+use super::world::World;
+use super::{Blame, Fault};
+use crate::address::Address;
+use crate::net::{Established, Event, Net, Stream, Wake};
+
+/// ENFILE, EMFILE and ENOBUFS, which have no [`ErrorKind`].
+const NO_DESCRIPTOR: [i32; 2] = [23, 24];
+const NO_BUFFER: i32 = 105;
+
+/// Sockets, readiness and a clock that are all made up.
+///
+/// With `SHORT_READ_IS_EMPTY` it keeps to what epoll and kqueue promise ([`Net::SHORT_READ_IS_EMPTY`]); without, reads may be short at any time.
+#[derive(Debug)]
+pub struct SimNet<const SHORT_READ_IS_EMPTY: bool = true> {
+    pub(super) world: Rc<RefCell<World>>,
+}
+
+/// A socket of the loop in the simulated world.
+pub struct SimStream {
+    world: Rc<RefCell<World>>,
+    id: EndId,
+}
+
+/// A listener of the loop in the simulated world.
+#[derive(Debug)]
+pub struct SimListener {
+    pub(super) number: usize,
+}
+
+impl SimStream {
+    fn new(world: &Rc<RefCell<World>>, id: EndId) -> Self {
+        world.borrow_mut().sockets += 1;
+        Self { world: world.clone(), id }
+    }
+}
+
+impl Drop for SimStream {
+    fn drop(&mut self) {
+        let mut world = self.world.borrow_mut();
+        world.sockets -= 1;
+        world.close(self.id, Blame::Loop);
+    }
+}
+
+impl fmt::Debug for SimStream {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("SimStream").field(&self.id).finish()
+    }
+}
+
+impl Read for SimStream {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        self.world.borrow_mut().recv(self.id, &mut [IoSliceMut::new(buf)])
+    }
+
+    fn read_vectored(&mut self, bufs: &mut [IoSliceMut<'_>]) -> io::Result<usize> {
+        self.world.borrow_mut().recv(self.id, bufs)
+    }
+}
+
+impl Write for SimStream {
+    fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
+        self.world.borrow_mut().send(self.id, buf)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Stream for SimStream {
+    fn established(&mut self) -> io::Result<Established> {
+        let mut world = self.world.borrow_mut();
+        let end = world.end(self.id);
+        if let Some(error) = end.error.take() {
+            return Err(error.into());
+        }
+        let watch = end.watch().expect("a socket of the loop");
+        Ok(match watch.dial {
+            Dial::Done => Established::Yes,
+            Dial::MetItself => Established::WithItself,
+            Dial::Undecided => {
+                watch.owes_write = true;
+                Established::NotYet
+            }
+        })
+    }
+
+    fn shut_write(&mut self) -> io::Result<()> {
+        self.world.borrow_mut().shut(self.id)
+    }
+}
+
+/// Makes a poll of the simulated world return.
+struct Bell(Arc<AtomicBool>);
+
+impl Wake for Bell {
+    fn wake(&self) {
+        self.0.store(true, Ordering::Release);
+    }
+}
+
+impl<const SHORT_READ_IS_EMPTY: bool> Net for SimNet<SHORT_READ_IS_EMPTY> {
+    type Listener = SimListener;
+    type Stream = SimStream;
+    const SHORT_READ_IS_EMPTY: bool = SHORT_READ_IS_EMPTY;
+
+    fn poll(&mut self, events: &mut Vec<Event>, timeout: Option<Duration>) -> io::Result<Instant> {
+        self.world.borrow_mut().poll(events, timeout)
+    }
+
+    fn accept(&mut self, listener: &mut SimListener) -> io::Result<(SimStream, Address)> {
+        let mut guard = self.world.borrow_mut();
+        let world = &mut *guard;
+        if world.strikes(Fault::AcceptInterrupted) {
+            return Err(ErrorKind::Interrupted.into());
+        }
+        let Some(waiting) = world.doors[listener.number].queue.front().copied() else {
+            world.doors[listener.number].owes = true;
+            return Err(ErrorKind::WouldBlock.into());
+        };
+        if world.strikes(Fault::AcceptNoDescriptor) {
+            return Err(io::Error::from_raw_os_error(world.dice.pick(&NO_DESCRIPTOR)));
+        }
+        if world.strikes(Fault::AcceptNoMemory) {
+            let no_buffer = world.dice.one_in(2);
+            return Err(if no_buffer { io::Error::from_raw_os_error(NO_BUFFER) } else { ErrorKind::OutOfMemory.into() });
+        }
+        if world.strikes(Fault::AcceptFailed) {
+            return Err(ErrorKind::InvalidInput.into());
+        }
+        world.doors[listener.number].queue.pop_front();
+        if world.strikes(Fault::AcceptAborted) {
+            world.abort(waiting, Blame::Net);
+            return Err(world.dice.pick(&[ErrorKind::ConnectionAborted, ErrorKind::ConnectionReset, ErrorKind::TimedOut]).into());
+        }
+        if world.strikes(Fault::ResetBeforeAccept) {
+            world.abort(waiting.other(), Blame::Net);
+        }
+        let peer = world.end(waiting.other()).addr.clone();
+        drop(guard);
+        Ok((SimStream::new(&self.world, waiting), peer))
+    }
+
+    fn connect(&mut self, addr: &Address) -> io::Result<SimStream> {
+        let id = self.world.borrow_mut().dial(addr)?;
+        Ok(SimStream::new(&self.world, id))
+    }
+
+    fn register(&mut self, stream: &mut SimStream, token: usize) -> io::Result<()> {
+        self.world.borrow_mut().register(stream.id, token)
+    }
+
+    fn deregister(&mut self, stream: &mut SimStream) -> io::Result<()> {
+        self.world.borrow_mut().deregister(stream.id)
+    }
+
+    fn listen(&mut self, listener: &mut SimListener, token: usize) -> io::Result<()> {
+        let mut world = self.world.borrow_mut();
+        let door = &mut world.doors[listener.number];
+        (door.token, door.owes) = (Some(token), true);
+        Ok(())
+    }
+
+    fn unlisten(&mut self, listener: SimListener) -> io::Result<()> {
+        let mut world = self.world.borrow_mut();
+        let door = &mut world.doors[listener.number];
+        let (token, queue) = (door.token.take(), std::mem::take(&mut door.queue));
+        token.into_iter().for_each(|token| world.forget(token));
+        queue.into_iter().for_each(|waiting| world.abort(waiting, Blame::Net));
+        Ok(())
+    }
+
+    fn now(&self) -> Instant {
+        self.world.borrow().instant()
+    }
+
+    fn waker(&self) -> Arc<dyn Wake> {
+        Arc::new(Bell(self.world.borrow().bell.clone()))
+    }
+
+    fn descriptor_limit(&self) -> Option<usize> {
+        None
+    }
+}
