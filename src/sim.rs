@@ -59,6 +59,7 @@ mod trace;
 mod world;
 
 use std::cell::RefCell;
+use std::collections::VecDeque;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
@@ -134,7 +135,7 @@ impl<H: Handler, const SHORT_READ_IS_EMPTY: bool> Sim<H, SHORT_READ_IS_EMPTY> {
     pub fn listen(&mut self) -> Address {
         let number = self.world.borrow().doors.len();
         let addr: Address = core::net::SocketAddr::from(([127, 0, 0, 1], 1 + number as u16)).into();
-        let door = Door { addr: addr.clone(), token: None, queue: Default::default(), listed: false, owes: false };
+        let door = Door { addr: addr.clone(), token: None, queue: VecDeque::default(), listed: false, owes: false };
         self.world.borrow_mut().doors.push(door);
         self.reactor.add_listener(SimListener { number }, addr.clone()).unwrap_or_else(|error| panic!("{error}"));
         addr
@@ -159,7 +160,7 @@ impl<H: Handler, const SHORT_READ_IS_EMPTY: bool> Sim<H, SHORT_READ_IS_EMPTY> {
     pub fn host(&mut self) -> Address {
         let mut world = self.world.borrow_mut();
         let addr: Address = core::net::SocketAddr::from(([127, 0, 1, 1], 1 + world.hosts.len() as u16)).into();
-        world.hosts.insert(addr.clone(), Default::default());
+        world.hosts.insert(addr.clone(), VecDeque::default());
         addr
     }
 
@@ -200,11 +201,16 @@ impl<H: Handler, const SHORT_READ_IS_EMPTY: bool> Sim<H, SHORT_READ_IS_EMPTY> {
         }
     }
 
-    /// Makes the world kind: from here on no fault happens, and no path is stopped up.
+    /// Makes the world kind: from here on no fault happens, and all paths are short and free. Only buffers stay as small as they are.
     pub fn heal(&mut self) {
         let mut world = self.world.borrow_mut();
         world.faults = Faults::none();
-        world.links.iter_mut().for_each(|link| link.clogged_until = Duration::ZERO);
+        world.path.get_or_insert_with(Path::local);
+        for link in &mut world.links {
+            link.clogged_until = Duration::ZERO;
+            let Path { send_buffer, receive_buffer, .. } = link.path;
+            link.path = Path { send_buffer, receive_buffer, ..Path::local() };
+        }
     }
 
     /// Makes the world kind, and turns until nothing more will happen by itself.
@@ -220,6 +226,11 @@ impl<H: Handler, const SHORT_READ_IS_EMPTY: bool> Sim<H, SHORT_READ_IS_EMPTY> {
             }
         }
         panic!("the loop does not come to rest in {turns} turns: {:?}", self.reactor);
+    }
+
+    /// Lets the world go on without the loop until nothing more will arrive: after it has stopped, what it has sent last is still under way.
+    pub fn go_on_without_loop(&mut self) {
+        self.world.borrow_mut().go_on_to(Duration::MAX);
     }
 
     /// Whether the loop, in its last turn, would have slept for ever: nothing was to be done, and nothing would have come.

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 /// A generator of numbers for a simulation: small, fast, and fit for nothing that must not be guessed.
 ///
-/// It is SplitMix64 (Steele, Lea and Flood, "Fast splittable pseudorandom number generators", 2014).
+/// It is `SplitMix64` (Steele, Lea and Flood, "Fast splittable pseudorandom number generators", 2014).
 #[derive(Clone, Debug)]
 pub struct Dice(u64);
 

@@ -109,11 +109,13 @@ impl World {
         }
         let count = mem::take(&mut pipe.arrived);
         mind.received.extend(pipe.bytes.drain(..count));
+        let before = mind.fate;
         if end.broken {
             mind.fate = Fate::Reset;
         } else if pipe.tail == Tail::Over && pipe.bytes.is_empty() {
             mind.fate = Fate::Ended;
         }
+        self.stirred |= count > 0 || mind.fate != before;
         if count > 0 {
             self.transmit(peer.other(), Duration::ZERO);
         }
@@ -211,13 +213,9 @@ impl World {
         let (outgoing, incoming) = self.pipes(id);
         incoming.clear();
         incoming.tail = Tail::Over;
-        if outgoing.tail != Tail::Over {
-            outgoing.bytes.truncate(outgoing.arrived + keep);
-            outgoing.tail = Tail::Reset;
-        } else {
-            // Its end was there already; the reset comes behind it.
-            outgoing.tail = Tail::Reset;
-        }
+        outgoing.bytes.truncate(outgoing.arrived + keep);
+        // Behind its end too, if that was sent already.
+        outgoing.tail = Tail::Reset;
         self.transmit(id, Duration::ZERO);
     }
 
@@ -382,6 +380,7 @@ impl World {
         match &mut self.end(dialer).holder {
             Holder::Peer(mind) => {
                 mind.fate = Fate::Open;
+                self.stirred = true;
                 self.pump(dialer);
             }
             Holder::Loop(watch) => {
@@ -396,7 +395,10 @@ impl World {
         let end = self.end(dialer);
         end.error = Some(ErrorKind::ConnectionRefused);
         match &mut end.holder {
-            Holder::Peer(mind) => mind.fate = Fate::Refused,
+            Holder::Peer(mind) => {
+                mind.fate = Fate::Refused;
+                self.stirred = true;
+            }
             Holder::Loop(watch) => {
                 watch.dial = Dial::Done;
                 end.broken = true;

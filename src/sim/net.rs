@@ -117,7 +117,7 @@ impl<const SHORT_READ_IS_EMPTY: bool> Net for SimNet<SHORT_READ_IS_EMPTY> {
     const SHORT_READ_IS_EMPTY: bool = SHORT_READ_IS_EMPTY;
 
     fn poll(&mut self, events: &mut Vec<Event>, timeout: Option<Duration>) -> io::Result<Instant> {
-        self.world.borrow_mut().poll(events, timeout)
+        Ok(self.world.borrow_mut().poll(events, timeout))
     }
 
     fn accept(&mut self, listener: &mut SimListener) -> io::Result<(SimStream, Address)> {
@@ -177,8 +177,12 @@ impl<const SHORT_READ_IS_EMPTY: bool> Net for SimNet<SHORT_READ_IS_EMPTY> {
         let mut world = self.world.borrow_mut();
         let door = &mut world.doors[listener.number];
         let (token, queue) = (door.token.take(), std::mem::take(&mut door.queue));
-        token.into_iter().for_each(|token| world.forget(token));
-        queue.into_iter().for_each(|waiting| world.abort(waiting, Blame::Net));
+        if let Some(token) = token {
+            world.forget(token);
+        }
+        for waiting in queue {
+            world.abort(waiting, Blame::Net);
+        }
         Ok(())
     }
 

@@ -37,6 +37,8 @@ pub(super) struct World {
     pub(super) bell: Arc<AtomicBool>,
     /// The poller returns then, whatever the loop has asked for.
     pub(super) alarm: Option<Duration>,
+    /// Whether a peer has read something, or learned how its connection stands: then the poller returns, so that the peer can answer.
+    pub(super) stirred: bool,
     /// Whether the last poll would have slept for ever.
     pub(super) asleep: bool,
     /// The step of the clock in late wake-ups.
@@ -104,6 +106,7 @@ impl World {
             former: VecDeque::new(),
             bell: Arc::new(AtomicBool::new(false)),
             alarm: None,
+            stirred: false,
             asleep: false,
             coarse,
             sockets: 0,
@@ -165,7 +168,7 @@ impl World {
         }
     }
 
-    /// epoll_ctl(2), to add a socket: what is ready is told at once.
+    /// What `epoll_ctl` does, to add a socket: what is ready is told at once.
     pub(super) fn register(&mut self, id: EndId, token: usize) -> io::Result<()> {
         if self.strikes(Fault::RegisterFailed) {
             return Err(self.dice.pick(&[io::ErrorKind::OutOfMemory, io::ErrorKind::StorageFull]).into());
@@ -187,7 +190,9 @@ impl World {
     pub(super) fn deregister(&mut self, id: EndId) -> io::Result<()> {
         self.registered.retain(|registered| *registered != id);
         let token = self.end(id).watch().and_then(|watch| watch.token.take());
-        token.into_iter().for_each(|token| self.forget(token));
+        if let Some(token) = token {
+            self.forget(token);
+        }
         if self.strikes(Fault::DeregisterFailed) { Err(io::ErrorKind::NotFound.into()) } else { Ok(()) }
     }
 
@@ -200,11 +205,11 @@ impl World {
     }
 
     /// Waits as the loop has asked, while the world goes on, and reports what there is.
-    pub(super) fn poll(&mut self, events: &mut Vec<Event>, timeout: Option<Duration>) -> io::Result<Instant> {
+    pub(super) fn poll(&mut self, events: &mut Vec<Event>, timeout: Option<Duration>) -> Instant {
         let before = self.now;
         // As mio does, and epoll_wait(2): in milliseconds, rounded up.
         let until = timeout.map(|timeout| self.now.saturating_add(Duration::from_millis(timeout.as_nanos().div_ceil(1_000_000) as u64)));
-        self.asleep = false;
+        (self.asleep, self.stirred) = (false, false);
         let idle = self.ready.is_empty() && !self.bell.load(Ordering::Relaxed);
         if idle && timeout != Some(Duration::ZERO) && self.strikes(Fault::PollInterrupted) {
             let end = until.unwrap_or(self.now + Duration::from_secs(1)).min(self.alarm.unwrap_or(Duration::MAX));
@@ -215,14 +220,14 @@ impl World {
         }
         self.oversleep();
         self.report(events);
-        self.lived += (self.now - before) * self.sockets as u32;
-        Ok(self.instant())
+        self.lived += self.now.saturating_sub(before) * self.sockets as u32;
+        self.instant()
     }
 
     /// Lets time pass until there is news, the time is up, or nothing will happen any more.
     fn sleep(&mut self, until: Option<Duration>) {
         let until = [until, self.alarm].into_iter().flatten().min();
-        while self.ready.is_empty() && !self.bell.load(Ordering::Relaxed) {
+        while self.ready.is_empty() && !self.stirred && !self.bell.load(Ordering::Relaxed) {
             match (self.agenda.peek(), until) {
                 (Some(Reverse((at, _, _))), until) if until.is_none_or(|until| *at <= until) => self.next_happens(),
                 (_, Some(until)) => return self.now = self.now.max(until),
@@ -232,11 +237,13 @@ impl World {
     }
 
     /// Lets what is on the agenda until then happen.
-    fn go_on_to(&mut self, until: Duration) {
+    pub(super) fn go_on_to(&mut self, until: Duration) {
         while self.agenda.peek().is_some_and(|Reverse((at, _, _))| *at <= until) {
             self.next_happens();
         }
-        self.now = self.now.max(until);
+        if until != Duration::MAX {
+            self.now = self.now.max(until);
+        }
     }
 
     fn next_happens(&mut self) {

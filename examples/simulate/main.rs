@@ -1,0 +1,130 @@
+//! Runs the loop in simulated worlds, one for each seed, and looks whether anything was lost, doubled, altered or forgotten.
+//!
+//! `cargo run --release --features sim --example simulate -- --seeds 1000`
+
+mod hub;
+mod ledger;
+mod oracle;
+mod plan;
+mod relay;
+mod report;
+mod scene;
+mod shrink;
+mod wire;
+
+use std::process::ExitCode;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc;
+use std::time::{Duration, Instant};
+
+use clap::Parser;
+use glassloop::sim::Fault;
+
+use crate::plan::Plan;
+use crate::report::Report;
+
+/// Runs the loop in simulated worlds, and checks every frame. Exits with 1 if anything was wrong.
+#[derive(Parser)]
+struct Args {
+    /// How many seeds to run
+    #[arg(long, default_value_t = 100)]
+    seeds: u64,
+    /// The first of them; alone, it is the only one
+    #[arg(long)]
+    seed: Option<u64>,
+    /// Print the summary as one JSON object
+    #[arg(long)]
+    json: bool,
+    /// Print every step of the loop
+    #[arg(long)]
+    trace: bool,
+    /// Threads that run seeds at the same time [default: one for each processor]
+    #[arg(long)]
+    threads: Option<usize>,
+    /// Stop at the first failure, and do not look for a smaller one
+    #[arg(long)]
+    first: bool,
+    /// Only these clients take part, by their numbers
+    #[arg(long, value_delimiter = ',')]
+    clients: Option<Vec<usize>>,
+    /// The most requests that each client makes
+    #[arg(long)]
+    requests: Option<usize>,
+    /// Faults that do not happen, by their names
+    #[arg(long, value_delimiter = ',', value_parser = fault)]
+    without: Vec<Fault>,
+}
+
+fn fault(name: &str) -> Result<Fault, String> {
+    let found = Fault::ALL.iter().find(|fault| fault.name() == name);
+    found.copied().ok_or_else(|| {
+        format!("no fault has this name; there are {}", Fault::ALL.iter().map(|fault| fault.name()).collect::<Vec<_>>().join(", "))
+    })
+}
+
+fn main() -> ExitCode {
+    let args = Args::parse();
+    let first = args.seed.unwrap_or(0);
+    let seeds = if args.seed.is_some() && args.seeds == 100 { 1 } else { args.seeds };
+    let threads = args.threads.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from)).clamp(1, 256);
+    let plan = |seed| Plan { seed, clients: args.clients.clone(), requests: args.requests, without: args.without.clone() };
+    let begun = Instant::now();
+    let (next, mut report) = (AtomicU64::new(first), Report::default());
+    std::thread::scope(|scope| {
+        let (done, results) = mpsc::channel();
+        for _ in 0..threads.min(seeds as usize) {
+            let (done, next, plan, trace) = (done.clone(), &next, &plan, args.trace);
+            scope.spawn(move || {
+                loop {
+                    let seed = next.fetch_add(1, Ordering::Relaxed);
+                    if seed >= first + seeds || done.send((seed, scene::run(&plan(seed), show(trace)))).is_err() {
+                        break;
+                    }
+                }
+            });
+        }
+        drop(done);
+        let mut told = Instant::now();
+        for (seed, outcome) in results {
+            report.add(seed, outcome);
+            if args.first && report.failure().is_some() {
+                break;
+            }
+            if told.elapsed() > Duration::from_secs(5) && !args.json {
+                told = Instant::now();
+                eprintln!(
+                    "{} of {seeds} seeds, {} frames, {} faults, {} failures",
+                    report.seeds,
+                    report.frames,
+                    report.tally.total(),
+                    report.failed.len()
+                );
+            }
+        }
+    });
+    report.real = begun.elapsed();
+    if args.json {
+        println!("{}", report.json());
+    } else {
+        print!("{report}");
+    }
+    let Some((seed, violations)) = report.failure() else { return ExitCode::SUCCESS };
+    eprintln!("seed {seed} failed: {}", violations.join("; "));
+    if !args.first {
+        let small = shrink::shrink(plan(seed));
+        eprintln!("the shortest way to a failure that was found:\n  {}", shrink::command(&small));
+        if !args.trace {
+            eprintln!("(with --trace it shows its steps)");
+        }
+    }
+    ExitCode::FAILURE
+}
+
+/// Prints steps, or does not.
+fn show(trace: bool) -> impl FnMut(Duration, &glassloop::Step<'_>) + 'static {
+    move |now, step| {
+        if trace {
+            println!("{now:>14.6?} {step:?}");
+        }
+    }
+}

@@ -1,0 +1,152 @@
+//! A handler that passes clients on: for each it dials somebody else, and carries frames both ways.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use glassloop::codec::{Framed, LengthField};
+use glassloop::{Address, CloseReason, ConnectionId, Context, Handler, Origin, Verdict};
+
+use crate::ledger::Book;
+use crate::oracle::{HUB, Party};
+use crate::wire::read;
+
+/// The relay, and where it passes clients on to.
+pub(crate) struct Relay {
+    book: Book,
+    backends: Vec<Address>,
+    fronts: BTreeMap<u64, Front>,
+    dials: u64,
+}
+
+/// A client who is passed on.
+#[derive(Debug)]
+struct Front {
+    id: ConnectionId,
+    client: Option<Party>,
+    back: Option<ConnectionId>,
+    /// Requests that went on and are not answered.
+    unanswered: usize,
+    ended: bool,
+}
+
+/// What a connection is for.
+#[derive(Debug)]
+pub(crate) enum Role {
+    Front(Option<u64>),
+    Back(u64),
+    /// The loop itself, dialed by itself.
+    Backend,
+}
+
+impl Relay {
+    pub(crate) fn new(book: Book, backends: Vec<Address>) -> Self {
+        Self { book, backends, fronts: BTreeMap::new(), dials: 0 }
+    }
+
+    /// A request goes on; what it is for the oracle: an answer is owed.
+    fn forward(&mut self, key: u64, body: &[u8], cx: &mut Context<'_, Self>) -> Verdict {
+        let Some(front) = self.fronts.get_mut(&key) else { return Verdict::Close };
+        let (Some(back), Some((name, _, intact))) = (front.back, read(body)) else { return Verdict::Close };
+        front.client = Some(name.from);
+        front.unanswered += 1;
+        let mut book = self.book.borrow_mut();
+        book.oracle.see(HUB, name.from, name.number, intact);
+        book.oracle.owe(name.from, name.from);
+        book.ids.insert(name.from, front.id);
+        cx.send_to(back, body);
+        Verdict::Continue
+    }
+
+    /// An answer comes back.
+    fn back(&mut self, key: u64, body: &[u8], cx: &mut Context<'_, Self>) -> Verdict {
+        let Some(front) = self.fronts.get_mut(&key) else { return Verdict::Close };
+        cx.send_to(front.id, body);
+        front.unanswered -= 1;
+        self.close_if_done(key, cx)
+    }
+
+    fn close_if_done(&mut self, key: u64, cx: &mut Context<'_, Self>) -> Verdict {
+        let front = &self.fronts[&key];
+        if front.ended && front.unanswered == 0 {
+            self.book.borrow_mut().done.extend(front.client);
+            cx.close(front.id);
+            front.back.into_iter().for_each(|back| cx.close(back));
+        }
+        Verdict::Continue
+    }
+}
+
+impl Handler for Relay {
+    type Codec = LengthField;
+    type State = Role;
+    type Mail = u16;
+
+    fn connection(&mut self, origin: &Origin) -> (LengthField, Role) {
+        let role = match origin {
+            Origin::Accepted { listener: 0, .. } => Role::Front(None),
+            Origin::Dialed { key, .. } => Role::Back(*key),
+            _ => Role::Backend,
+        };
+        (LengthField::whole(4), role)
+    }
+
+    fn open(&mut self, cx: &mut Context<'_, Self>) -> Verdict {
+        let id = cx.id();
+        match cx.state() {
+            Role::Front(key) => {
+                self.dials += 1;
+                *key = Some(self.dials);
+                self.fronts.insert(self.dials, Front { id, client: None, back: None, unanswered: 0, ended: false });
+                let first = self.dials as usize % self.backends.len();
+                let backends = self.backends[first..].iter().chain(&self.backends[..first]).cloned().collect();
+                cx.connect(backends, Duration::from_secs(30), self.dials);
+                Verdict::Pause
+            }
+            Role::Back(key) => match self.fronts.get_mut(key) {
+                Some(front) => {
+                    front.back = Some(id);
+                    cx.resume(front.id);
+                    Verdict::Continue
+                }
+                None => Verdict::Close,
+            },
+            Role::Backend => Verdict::Continue,
+        }
+    }
+
+    fn frame(&mut self, frame: Framed<'_>, cx: &mut Context<'_, Self>) -> Verdict {
+        match cx.state() {
+            Role::Front(key) => {
+                let key = key.expect("open was called");
+                self.forward(key, frame.body, cx)
+            }
+            Role::Back(key) => {
+                let key = *key;
+                self.back(key, frame.body, cx)
+            }
+            Role::Backend => {
+                cx.send(frame.body);
+                Verdict::Continue
+            }
+        }
+    }
+
+    fn eof(&mut self, cx: &mut Context<'_, Self>) -> Verdict {
+        let Role::Front(Some(key)) = *cx.state() else { return Verdict::Close };
+        if let Some(front) = self.fronts.get_mut(&key) {
+            front.ended = true;
+        }
+        self.close_if_done(key, cx)
+    }
+
+    fn close(&mut self, cx: &mut Context<'_, Self>, _: &CloseReason) {
+        let (Role::Front(Some(key)) | Role::Back(key)) = *cx.state() else { return };
+        let id = cx.id();
+        // Who is left alone goes too.
+        if let Some(front) = self.fronts.remove(&key) {
+            for other in [Some(front.id), front.back].into_iter().flatten().filter(|other| *other != id) {
+                cx.close(other);
+            }
+        }
+    }
+}
