@@ -177,6 +177,9 @@ impl<H: Handler, const SHORT_READ_IS_EMPTY: bool> Sim<H, SHORT_READ_IS_EMPTY> {
 
     /// One turn of the loop, which sleeps as long as it wants to, but not beyond `until`.
     ///
+    /// # Errors
+    /// [`Error::Poll`] if the poller is broken, which the simulated one never is.
+    ///
     /// # Panics
     /// If the loop and the world disagree on how many sockets are open or registered afterwards.
     pub fn turn(&mut self, until: Option<Duration>) -> Result<Turn, Error> {
@@ -191,7 +194,7 @@ impl<H: Handler, const SHORT_READ_IS_EMPTY: bool> Sim<H, SHORT_READ_IS_EMPTY> {
     /// Turns until `time` has passed, or the loop has stopped.
     ///
     /// # Panics
-    /// As [`turn`](Self::turn), and if the poller is broken, which the simulated one never is.
+    /// As [`turn`](Self::turn).
     pub fn run(&mut self, time: Duration) {
         let until = self.now() + time;
         while self.now() < until {

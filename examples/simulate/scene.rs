@@ -2,6 +2,7 @@
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
+use std::fmt;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -203,7 +204,10 @@ impl<H: Handler<Mail = u16> + 'static, W: Wire, const STRICT: bool> Scene<H, W, 
                 } else {
                     "does not finish"
                 };
-                self.violations.push(format!("stuck: the loop {what} at {:?}", self.sim.now()));
+                let left: Vec<String> = self.guests.iter().filter(|guest| !guest.gone).map(ToString::to_string).collect();
+                let connections = self.sim.reactor().connections();
+                let what = format!("stuck: the loop {what} at {:?} with {connections} connections; not done: {}", self.sim.now(), left.join(", "));
+                self.violations.push(what);
                 self.stuck += 1;
                 break false;
             }
@@ -426,6 +430,14 @@ fn echo(peer: &Peer, got: &mut Vec<u8>) {
     got.drain(..used);
     if peer.fate() == Fate::Ended {
         peer.shut_write();
+    }
+}
+
+impl fmt::Display for Guest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Client { number, manner, requests, .. } = self.plan;
+        let fate = self.peer.as_ref().map(Peer::fate);
+        write!(f, "client {number} ({manner:?}, {fate:?}, {} of {requests} sent, {} answered)", self.sent, self.answered)
     }
 }
 

@@ -55,6 +55,9 @@ impl World {
         let to = from.other();
         let Path { receive_buffer, segment, byte_time, .. } = self.links[from.link].path;
         let with_data = self.may_strike(Fault::EndWithData);
+        if self.links[from.link].blame.is_none() && self.strikes(Fault::ResetInTransit) {
+            self.sever(from.link);
+        }
         let pipe = self.pipes(from).0;
         pipe.moving = false;
         let count = pipe.pending().min(segment).min(receive_buffer.saturating_sub(pipe.arrived));
@@ -126,7 +129,9 @@ impl World {
         let purges = self.strikes(Fault::ResetPurges);
         let (outgoing, incoming) = self.pipes(to);
         outgoing.clear();
-        outgoing.tail = Tail::Over;
+        if outgoing.tail != Tail::Reset {
+            outgoing.tail = Tail::Over;
+        }
         if purges {
             incoming.clear();
         } else {
@@ -217,6 +222,17 @@ impl World {
         // Behind its end too, if that was sent already.
         outgoing.tail = Tail::Reset;
         self.transmit(id, Duration::ZERO);
+    }
+
+    /// The network resets a connection, for both ends.
+    pub(super) fn sever(&mut self, link: usize) {
+        self.links[link].blame.get_or_insert(Blame::Net);
+        for side in 0..2 {
+            let pipe = &mut self.links[link].pipes[side];
+            pipe.bytes.truncate(pipe.arrived);
+            pipe.tail = Tail::Reset;
+            self.transmit(EndId { link, side }, Duration::ZERO);
+        }
     }
 
     /// Who holds a socket.

@@ -146,7 +146,7 @@ impl<const SHORT_READ_IS_EMPTY: bool> Net for SimNet<SHORT_READ_IS_EMPTY> {
             return Err(world.dice.pick(&[ErrorKind::ConnectionAborted, ErrorKind::ConnectionReset, ErrorKind::TimedOut]).into());
         }
         if world.strikes(Fault::ResetBeforeAccept) {
-            world.abort(waiting.other(), Blame::Net);
+            world.sever(waiting.link);
         }
         let peer = world.end(waiting.other()).addr.clone();
         drop(guard);
