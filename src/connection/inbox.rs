@@ -111,7 +111,9 @@ impl Inbox {
     fn make_place(&mut self) -> &mut [u8] {
         let (missing, end) = (self.wants(), self.end as usize);
         if self.bytes.len() == end {
-            self.bytes.resize(end + missing.min(self.len().max(WORTH_PLACING)), 0);
+            let room = missing.min(self.len().max(WORTH_PLACING));
+            self.bytes.reserve_exact(room);
+            self.bytes.resize(end + room, 0);
         }
         let room = self.bytes.len() - end;
         &mut self.bytes[end..][..room.min(missing)]

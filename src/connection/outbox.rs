@@ -12,6 +12,9 @@ use crate::reason::CloseReason;
 use crate::state::{Cause, Reading, State};
 use crate::verdict::Direction;
 
+/// Less free room than this is not worth moving what is queued.
+const WORTH_KEEPING: usize = 4096;
+
 impl<C: Codec, S> Connection<C, S> {
     /// Whether bytes are queued that may be written now. Those of a closing connection may, whatever the handler's deadline: they have the drain time.
     #[inline]
@@ -90,6 +93,7 @@ impl<C: Codec, S> Connection<C, S> {
     pub fn lend(&mut self, spare: &mut BytesMut) -> bool {
         let lent = self.out.is_empty();
         if lent {
+            self.slim();
             mem::swap(&mut self.out, spare);
         }
         lent
@@ -106,12 +110,12 @@ impl<C: Codec, S> Connection<C, S> {
         }
     }
 
-    /// Lets go of memory of the connection's own that is mostly empty: of all, or of what was sent already.
+    /// Lets go of memory of the connection's own that is mostly empty: of all, of what was sent already, or of what a larger queue has left behind.
     pub fn slim(&mut self) {
         if self.out.is_empty() {
             self.out = BytesMut::new();
             self.spent = 0;
-        } else if self.spent as usize > self.out.len() {
+        } else if self.spent as usize > self.out.len() || self.out.capacity() > 4 * self.out.len() + WORTH_KEEPING {
             self.out = BytesMut::from(&self.out[..]);
             self.spent = 0;
         }

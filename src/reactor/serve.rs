@@ -145,6 +145,7 @@ impl<H: Handler, N: Net> Reactor<H, N> {
         if slot.connection.is_drained(shared) {
             slot.connection.drained(handler, shared);
             slot.connection.after_flush(shared);
+            slot.connection.slim();
         }
         if phase.is_draining() && slot.is_to_end() {
             slot.connection.apply(Cause::Close(CloseReason::Shutdown), shared);
