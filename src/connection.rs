@@ -247,8 +247,11 @@ impl<C: Codec, S> Connection<C, S> {
         self.take_in(bytes, handler, shared);
     }
 
-    /// Goes on with frames that an earlier batch left inside.
+    /// Goes on with frames that an earlier batch left inside; also if it has yielded ([`Reading::Yielded`]).
     pub fn proceed<H: Handler<Codec = C, State = S>>(&mut self, handler: &mut H, shared: &mut Shared) {
+        if let State::Open(Reading::Yielded) = self.state {
+            self.apply(Cause::Proceed, shared);
+        }
         self.take_in(&[], handler, shared);
     }
 
