@@ -206,7 +206,8 @@ impl<H: Handler<Mail = u16> + 'static, W: Wire, const STRICT: bool> Scene<H, W, 
                 };
                 let left: Vec<String> = self.guests.iter().filter(|guest| !guest.gone).map(ToString::to_string).collect();
                 let connections = self.sim.reactor().connections();
-                let what = format!("stuck: the loop {what} at {:?} with {connections} connections; not done: {}", self.sim.now(), left.join(", "));
+                let what =
+                    format!("stuck: the loop {what} at {:?} with {connections} connections; not done: {}", self.sim.now(), left.join(", "));
                 self.violations.push(what);
                 self.stuck += 1;
                 break false;
