@@ -49,6 +49,7 @@
 //! A [`Fault`] is something that a system is free to do. `tests/reality.rs` compares the
 //! simulated system with the one it runs on.
 
+mod calls;
 mod dice;
 mod fault;
 mod kernel;

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use glassloop::{CloseReason, ConnectionId, Context, Direction, FrameOf, Handler, LoopContext, Origin, TimerId, Verdict};
+use glassloop::{CloseReason, ConnectionId, Context, Direction, FrameOf, Handler, LoopContext, Origin, Stop, TimerId, Verdict};
 
 use crate::ledger::Book;
 use crate::oracle::{HUB, Party};
@@ -13,8 +13,10 @@ use crate::wire::{Name, Wire, read};
 /// The handler of the submit and line workloads.
 pub(crate) struct Hub<W: Wire> {
     book: Book,
-    /// What timers are to come, when, and what for.
-    timers: BTreeMap<TimerId, (Instant, Option<ConnectionId>)>,
+    /// How long the loop has to stop.
+    grace: Duration,
+    /// What timers are to come, when, for whom, and whether they belong to the loop.
+    timers: BTreeMap<TimerId, (Instant, ConnectionId, bool)>,
     text: Vec<u8>,
     wire: std::marker::PhantomData<W>,
 }
@@ -36,8 +38,8 @@ pub(crate) fn panic_on_purpose(book: &Book) -> ! {
 }
 
 impl<W: Wire> Hub<W> {
-    pub(crate) fn new(book: Book) -> Self {
-        Self { book, timers: BTreeMap::new(), text: Vec::new(), wire: std::marker::PhantomData }
+    pub(crate) fn new(book: Book, grace: Duration) -> Self {
+        Self { book, grace, timers: BTreeMap::new(), text: Vec::new(), wire: std::marker::PhantomData }
     }
 
     /// Promises an answer to `to`, and makes it.
@@ -70,13 +72,21 @@ impl<W: Wire> Hub<W> {
     fn set_timer(&mut self, millis: u16, resumes: bool, cx: &mut Context<'_, Self>) {
         let at = cx.now() + Duration::from_millis(millis.into());
         let (id, timer) = (cx.id(), if resumes { cx.set_loop_timer(at) } else { cx.set_timer(at) });
-        self.timers.insert(timer, (at, resumes.then_some(id)));
+        self.timers.insert(timer, (at, id, resumes));
     }
 
-    fn note_time(&self, now: Instant, at: Instant) {
-        let (early, late) = (at.saturating_duration_since(now), now.saturating_duration_since(at));
-        if !early.is_zero() || late > Duration::from_millis(2) {
-            self.book.borrow_mut().untimely.push((early, late));
+    /// A connection is over: its timers and deadlines that should have come by now have not.
+    fn note_what_never_came(&mut self, cx: &mut Context<'_, Self>) {
+        let (now, id) = (cx.now(), cx.id());
+        let timers = self.timers.values().filter(|(_, of, of_loop)| *of == id && !*of_loop).map(|(at, ..)| *at);
+        let due = timers.chain(cx.state().deadlines.into_iter().flatten()).filter(|at| *at < now);
+        self.book.borrow_mut().untimely.extend(due.map(|at| (id, at, None)));
+        self.timers.retain(|_, (_, of, of_loop)| *of != id || *of_loop);
+    }
+
+    fn note_time(&self, id: ConnectionId, now: Instant, at: Instant) {
+        if now < at || now > at + Duration::from_millis(2) {
+            self.book.borrow_mut().untimely.push((id, at, Some(now)));
         }
     }
 
@@ -127,7 +137,7 @@ impl<W: Wire> Hub<W> {
                 if read { cx.set_read_deadline(Some(at)) } else { cx.set_write_deadline(Some(at)) }
             }
             Op::Stop => {
-                self.book.borrow_mut().stopped = true;
+                self.book.borrow_mut().stop(Stop::Gracefully, cx.now(), self.grace);
                 return Verdict::Stop;
             }
         }
@@ -142,6 +152,11 @@ impl<W: Wire> Handler for Hub<W> {
 
     fn connection(&mut self, _: &Origin) -> (W::Codec, Guest) {
         (W::codec(), Guest::default())
+    }
+
+    fn open(&mut self, cx: &mut Context<'_, Self>) -> Verdict {
+        cx.expect_handshake();
+        Verdict::Continue
     }
 
     fn frame(&mut self, frame: FrameOf<'_, Self>, cx: &mut Context<'_, Self>) -> Verdict {
@@ -177,7 +192,7 @@ impl<W: Wire> Handler for Hub<W> {
     fn deadline(&mut self, which: Direction, cx: &mut Context<'_, Self>) -> Verdict {
         let now = cx.now();
         if let Some(at) = cx.state().deadlines[which as usize].take() {
-            self.note_time(now, at);
+            self.note_time(cx.id(), now, at);
         }
         match which {
             Direction::Read => cx.set_read_deadline(None),
@@ -187,16 +202,16 @@ impl<W: Wire> Handler for Hub<W> {
     }
 
     fn timer(&mut self, timer: TimerId, cx: &mut Context<'_, Self>) -> Verdict {
-        if let Some((at, _)) = self.timers.remove(&timer) {
-            self.note_time(cx.now(), at);
+        if let Some((at, ..)) = self.timers.remove(&timer) {
+            self.note_time(cx.id(), cx.now(), at);
         }
         Verdict::Continue
     }
 
     fn loop_timer(&mut self, timer: TimerId, cx: &mut LoopContext<'_, Self>) {
-        if let Some((at, resumes)) = self.timers.remove(&timer) {
-            self.note_time(cx.now(), at);
-            resumes.into_iter().for_each(|id| cx.resume(id));
+        if let Some((at, id, _)) = self.timers.remove(&timer) {
+            self.note_time(id, cx.now(), at);
+            cx.resume(id);
         }
     }
 
@@ -215,6 +230,7 @@ impl<W: Wire> Handler for Hub<W> {
     fn close(&mut self, cx: &mut Context<'_, Self>, _: &CloseReason) {
         let Some(client) = cx.state().client else { return };
         self.book.borrow_mut().attentive.remove(&client);
+        self.note_what_never_came(cx);
         if cx.state().panics_at_close {
             panic_on_purpose(&self.book);
         }

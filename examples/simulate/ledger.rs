@@ -3,9 +3,9 @@
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use glassloop::ConnectionId;
+use glassloop::{ConnectionId, Stop};
 
 use crate::oracle::{Oracle, Party};
 
@@ -26,10 +26,11 @@ pub(crate) struct Ledger {
     pub promised: BTreeSet<(Party, Party)>,
     /// Clients that were passed on to somebody else, and have had all their answers.
     pub done: BTreeSet<Party>,
-    /// Whether the loop was told to stop.
-    pub stopped: bool,
-    /// Timers that came too early or too late: by how much.
-    pub untimely: Vec<(Duration, Duration)>,
+    /// How the loop was told to stop, if it was, and by when it is to have done so.
+    pub stopped: Option<Stop>,
+    pub stop_by: Option<Instant>,
+    /// Timers and deadlines that did not come just in time: whose, when they were to come, and when they did, if they did.
+    pub untimely: Vec<(ConnectionId, Instant, Option<Instant>)>,
     /// The next panics are meant.
     pub panics: u64,
 }
@@ -39,5 +40,13 @@ impl Ledger {
     pub(crate) fn doom(&mut self, client: Party, reason: &'static str) {
         self.doomed.insert((client, reason));
         self.attentive.remove(&client);
+    }
+
+    /// Somebody tells the loop to stop; it has `grace` for it.
+    pub(crate) fn stop(&mut self, how: Stop, now: Instant, grace: Duration) {
+        if self.stopped != Some(Stop::AtOnce) {
+            self.stopped = Some(how);
+        }
+        self.stop_by = self.stop_by.into_iter().chain(now.checked_add(grace)).min();
     }
 }

@@ -2,7 +2,9 @@
 //!
 //! `cargo run --release --features sim --example simulate -- --seeds 1000`
 
+mod guest;
 mod hub;
+mod judge;
 mod ledger;
 mod oracle;
 mod plan;
@@ -11,6 +13,7 @@ mod report;
 mod scene;
 mod shrink;
 mod wire;
+mod witness;
 
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -18,6 +21,7 @@ use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use clap::Parser;
+use glassloop::Step;
 use glassloop::sim::Fault;
 
 use crate::plan::Plan;
@@ -67,7 +71,7 @@ fn main() -> ExitCode {
     let first = args.seed.unwrap_or(0);
     let seeds = if args.seed.is_some() && args.seeds == 100 { 1 } else { args.seeds };
     let threads = args.threads.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from)).clamp(1, 256);
-    let plan = |seed| Plan { seed, clients: args.clients.clone(), requests: args.requests, without: args.without.clone() };
+    let plan = |seed| Plan { clients: args.clients.clone(), requests: args.requests, without: args.without.clone(), ..Plan::of(seed) };
     let begun = Instant::now();
     let (next, mut report) = (AtomicU64::new(first), Report::default());
     std::thread::scope(|scope| {
@@ -121,10 +125,13 @@ fn main() -> ExitCode {
 }
 
 /// Prints steps, or does not.
-fn show(trace: bool) -> impl FnMut(Duration, &glassloop::Step<'_>) + 'static {
+fn show(trace: bool) -> impl FnMut(Duration, &Step<'_>) + 'static {
     move |now, step| {
-        if trace {
-            println!("{now:>14.6?} {step:?}");
+        match step {
+            _ if !trace => {}
+            // Without the instant: it is another one in every run.
+            Step::Turn { events, .. } => println!("{now:>14.6?} Turn {{ events: {events} }}"),
+            step => println!("{now:>14.6?} {step:?}"),
         }
     }
 }

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use glassloop::Config;
 use glassloop::sim::{Dice, Fault, Faults};
+use glassloop::{Config, Stop};
 
 /// One run, to be repeated at will.
 #[derive(Clone, Debug)]
@@ -68,10 +68,12 @@ pub(crate) enum Manner {
     Resets,
     /// It closes at some time without having read everything.
     Leaves,
-    /// It sends nothing, and waits.
+    /// It sends nothing, and waits until the world is kind again.
     Mute,
     /// It does not read until the world is kind again.
     Deaf,
+    /// It begins a frame, and does not go on until the world is kind again; then it ends there.
+    Stalls,
 }
 
 /// What one client will do.
@@ -103,12 +105,19 @@ pub(crate) struct Drawn {
     pub clients: Vec<Client>,
     /// How long the world is unkind.
     pub rough: Duration,
-    /// When the loop is told to stop, if it is.
-    pub stop: Option<Duration>,
+    /// When the loop is told to stop, if it is, and how.
+    pub stop: Option<(Duration, Stop)>,
     /// Whether handlers may do what ends connections.
     pub violent: bool,
     /// Whether all deadlines that end connections are off, so that nobody may be left behind.
     pub unguarded: bool,
+}
+
+impl Drawn {
+    /// Whether the loop is never kept from running, so that nothing may come late.
+    pub(crate) fn is_punctual(&self) -> bool {
+        [Fault::LateWake, Fault::TimeJump].iter().all(|fault| self.faults.rate(*fault) == 0)
+    }
 }
 
 impl Plan {
@@ -127,7 +136,7 @@ impl Plan {
         let unguarded = dice.one_in(2);
         let config = config(&mut whole.fork(11), unguarded);
         let rough = Duration::from_millis(dice.magnitude(10, 60_000) as u64);
-        let stop = dice.one_in(4).then(|| dice.time(rough * 2));
+        let stop = dice.one_in(4).then(|| (dice.time(rough * 2), stop(&mut dice)));
         let violent = dice.one_in(2);
         let count = dice.magnitude(1, 48);
         let total = dice.magnitude(2_000, 12_000);
@@ -146,9 +155,9 @@ impl Plan {
 }
 
 fn client(number: usize, mut dice: Dice, hostile: bool, share: usize) -> Client {
-    use Manner::{Deaf, Garbage, HalfCloses, Leaves, Mute, Resets, Truncates, Waits};
+    use Manner::{Deaf, Garbage, HalfCloses, Leaves, Mute, Resets, Stalls, Truncates, Waits};
     let manner = if hostile && dice.one_in(3) {
-        dice.pick(&[Garbage, Truncates, Resets, Leaves, Mute, Deaf])
+        dice.pick(&[Garbage, Truncates, Stalls, Resets, Leaves, Mute, Deaf])
     } else {
         dice.pick(&[Waits, HalfCloses])
     };
@@ -168,10 +177,18 @@ fn client(number: usize, mut dice: Dice, hostile: bool, share: usize) -> Client 
     }
 }
 
+fn stop(dice: &mut Dice) -> Stop {
+    match dice.below(4) {
+        0 => Stop::AtOnce,
+        1 => Stop::Within(Duration::from_millis(dice.magnitude(1, 20_000) as u64)),
+        _ => Stop::Gracefully,
+    }
+}
+
 fn config(dice: &mut Dice, unguarded: bool) -> Config {
     let time = |dice: &mut Dice, low: usize, high: usize| Duration::from_millis(dice.magnitude(low, high) as u64);
     let guard = |dice: &mut Dice| (!unguarded && dice.one_in(2)).then(|| time(dice, 50, 60_000));
-    let guards = [guard(dice), guard(dice), guard(dice)];
+    let guards = [guard(dice), guard(dice), guard(dice), guard(dice)];
     let write_high = dice.magnitude(64, 65_536);
     Config {
         accept_backoff: time(dice, 1, 1_000),
@@ -181,7 +198,7 @@ fn config(dice: &mut Dice, unguarded: bool) -> Config {
         drain_timeout: if unguarded { Duration::from_secs(1_000_000) } else { time(dice, 100, 20_000) },
         events_per_turn: dice.magnitude(1, 1024),
         frame_timeout: guards[0],
-        handshake_timeout: None,
+        handshake_timeout: guards[3],
         idle_timeout: guards[1],
         linger_timeout: if unguarded { Duration::from_secs(1_000_000) } else { time(dice, 10, 5_000) },
         max_connections: dice.one_in(4).then(|| dice.magnitude(4, 64)),

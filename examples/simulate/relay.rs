@@ -96,10 +96,12 @@ impl Handler for Relay {
             Role::Front(key) => {
                 self.dials += 1;
                 *key = Some(self.dials);
-                self.fronts.insert(self.dials, Front { id, client: None, back: None, unanswered: 0, ended: false });
+                let key = self.dials;
+                cx.expect_handshake();
+                self.fronts.insert(key, Front { id, client: None, back: None, unanswered: 0, ended: false });
                 let first = self.dials as usize % self.backends.len();
                 let backends = self.backends[first..].iter().chain(&self.backends[..first]).cloned().collect();
-                cx.connect(backends, Duration::from_secs(30), self.dials);
+                cx.connect(backends, Duration::from_secs(30), key);
                 Verdict::Pause
             }
             Role::Back(key) => match self.fronts.get_mut(key) {
@@ -110,7 +112,10 @@ impl Handler for Relay {
                 }
                 None => Verdict::Close,
             },
-            Role::Backend => Verdict::Continue,
+            Role::Backend => {
+                cx.expect_handshake();
+                Verdict::Continue
+            }
         }
     }
 

@@ -13,6 +13,10 @@ use crate::scene::Outcome;
 pub(crate) struct Report {
     pub seeds: u64,
     pub turns: u64,
+    /// The most turns that a loop needed in a kind world.
+    pub kind_turns: u32,
+    /// All traces in one, whatever their order.
+    pub trace: u64,
     pub frames: u64,
     pub tally: Tally,
     pub wrongs: Wrongs,
@@ -29,6 +33,8 @@ impl Report {
     pub(crate) fn add(&mut self, seed: u64, outcome: Outcome) {
         self.seeds += 1;
         self.turns += outcome.turns;
+        self.kind_turns = self.kind_turns.max(outcome.kind_turns);
+        self.trace ^= outcome.trace;
         self.frames += outcome.frames;
         self.tally.add(&outcome.tally);
         self.wrongs.lost += outcome.wrongs.lost;
@@ -102,6 +108,10 @@ impl fmt::Display for Report {
             "{lost} lost, {duplicated} duplicated, {reordered} reordered, {altered} altered, {} stuck, {} panics",
             self.stuck, self.panics
         )?;
-        writeln!(f, "{} seeds failed", self.failed.len())
+        let silent: Vec<&str> = self.silent().iter().map(|fault| fault.name()).collect();
+        if !silent.is_empty() {
+            writeln!(f, "never happened: {}", silent.join(", "))?;
+        }
+        writeln!(f, "{} seeds failed; trace {:016x}, at most {} turns to the end", self.failed.len(), self.trace, self.kind_turns)
     }
 }

@@ -1,29 +1,35 @@
 //! One run: a loop in a rough world with its clients, until the world is kind again and all are done. And what was wrong.
 
+use std::any::Any;
 use std::cell::RefCell;
-use std::collections::BTreeMap;
-use std::fmt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
 use std::time::Duration;
 
-use glassloop::sim::{Blame, Dice, Fate, Fault, Peer, Sim, Tally};
-use glassloop::{Address, Config, ConnectionId, Expiry, Handler, Step, Stop, Turn};
+use glassloop::sim::{Dice, Fate, Peer, Sim, Tally};
+use glassloop::{Address, Handle, Handler, Step, Stop, Turn};
 
+use crate::guest::{Guest, echo};
 use crate::hub::Hub;
-use crate::ledger::{Book, Ledger};
-use crate::oracle::{HUB, Wrongs};
-use crate::plan::{Client, Drawn, Manner, Op, Plan, Workload, op};
+use crate::judge::Trial;
+use crate::ledger::Book;
+use crate::oracle::Wrongs;
+use crate::plan::{Drawn, Manner, Plan, Workload};
 use crate::relay::Relay;
-use crate::wire::{Frames, Lines, Name, Submit, Wire, compose};
+use crate::wire::{Frames, Lines, Submit, Wire};
+use crate::witness::{Witness, Witnessed};
 
 /// What one seed came to.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Outcome {
     pub trace: u64,
     pub turns: u64,
+    /// Turns that the loop needed once the world was kind.
+    pub kind_turns: u32,
     pub frames: u64,
     pub wrongs: Wrongs,
     pub stuck: u64,
+    /// Panics that nobody meant.
     pub panics: u64,
     pub tally: Tally,
     /// The time that all connections were open, together; and the clock's.
@@ -42,67 +48,54 @@ const PATIENCE: u32 = 3_000_000;
 
 /// Runs what `plan` draws; `show` sees every step. A panic of the loop is an outcome too.
 pub(crate) fn run(plan: &Plan, show: impl FnMut(Duration, &Step<'_>) + 'static) -> Outcome {
-    let run = std::panic::AssertUnwindSafe(|| run_uncaught(plan, show));
-    std::panic::catch_unwind(run).unwrap_or_else(|payload| {
-        let text = payload.downcast_ref::<String>().cloned().or_else(|| payload.downcast_ref::<&str>().map(ToString::to_string));
-        let violations = vec![format!("panicked: {}", text.unwrap_or_default())];
+    catch_unwind(AssertUnwindSafe(|| run_uncaught(plan, show))).unwrap_or_else(|payload| {
+        let violations = vec![format!("panicked: {}", text_of(&*payload))];
         Outcome { panics: 1, violations, ..Outcome::default() }
     })
 }
 
+fn text_of(payload: &dyn Any) -> String {
+    let text = payload.downcast_ref::<String>().cloned();
+    text.or_else(|| payload.downcast_ref::<&str>().map(ToString::to_string)).unwrap_or_default()
+}
+
 fn run_uncaught(plan: &Plan, show: impl FnMut(Duration, &Step<'_>) + 'static) -> Outcome {
     let drawn = plan.draw();
-    let book = Book::default();
-    match (drawn.workload, drawn.strict) {
-        (Workload::Submit, true) => Scene::<_, Submit, true>::new(plan, drawn, book.clone(), show, |_| Hub::<Submit>::new(book)).run(),
-        (Workload::Submit, false) => Scene::<_, Submit, false>::new(plan, drawn, book.clone(), show, |_| Hub::<Submit>::new(book)).run(),
-        (Workload::Lines, true) => Scene::<_, Lines, true>::new(plan, drawn, book.clone(), show, |_| Hub::<Lines>::new(book)).run(),
-        (Workload::Lines, false) => Scene::<_, Lines, false>::new(plan, drawn, book.clone(), show, |_| Hub::<Lines>::new(book)).run(),
-        (Workload::Relay, true) => Scene::<_, Frames, true>::new(plan, drawn, book.clone(), show, |to| Relay::new(book, to)).run(),
-        (Workload::Relay, false) => Scene::<_, Frames, false>::new(plan, drawn, book.clone(), show, |to| Relay::new(book, to)).run(),
+    let (book, grace) = (Book::default(), drawn.config.drain_timeout);
+    match drawn.workload {
+        Workload::Submit => stage::<_, Submit>(plan, drawn, book.clone(), show, |_| Hub::<Submit>::new(book, grace)),
+        Workload::Lines => stage::<_, Lines>(plan, drawn, book.clone(), show, |_| Hub::<Lines>::new(book, grace)),
+        Workload::Relay => stage::<_, Frames>(plan, drawn, book.clone(), show, |backends| Relay::new(book, backends)),
     }
 }
 
-/// What the loop said of a client's connection.
-#[derive(Debug, Default)]
-struct Said {
-    peer: Option<Peer>,
-    accepted: Option<Duration>,
-    closed: Option<&'static str>,
-    /// A guard that has struck before its time.
-    early: Option<Expiry>,
-    /// Whether its last replies, or its lingering, had their time.
-    gave_up: bool,
-}
-
-type Log = Rc<RefCell<BTreeMap<Address, Said>>>;
-
-/// A client at work.
-struct Guest {
-    plan: Client,
-    peer: Option<Peer>,
-    addr: Option<Address>,
-    next: Duration,
-    sent: usize,
-    answered: usize,
-    got: Vec<u8>,
-    /// It will send no more.
-    over: bool,
-    /// It has closed its socket, or will not read on.
-    gone: bool,
+fn stage<H: Handler<Mail = u16> + 'static, W: Wire>(
+    plan: &Plan,
+    drawn: Drawn,
+    book: Book,
+    show: impl FnMut(Duration, &Step<'_>) + 'static,
+    make: impl FnOnce(Vec<Address>) -> H,
+) -> Outcome {
+    if drawn.strict {
+        Scene::<H, W, true>::new(plan, drawn, book, show, make).run()
+    } else {
+        Scene::<H, W, false>::new(plan, drawn, book, show, make).run()
+    }
 }
 
 struct Scene<H: Handler<Mail = u16>, W: Wire, const STRICT: bool> {
     sim: Sim<H, STRICT>,
+    handle: Handle<u16>,
     drawn: Drawn,
     dice: Dice,
     book: Book,
-    log: Log,
+    witness: Witnessed,
     door: Address,
     hosts: Vec<Address>,
     visitors: Vec<(Peer, Vec<u8>)>,
     guests: Vec<Guest>,
-    healed: bool,
+    /// Turns since the world is kind; `None`: it is not.
+    kind_turns: Option<u32>,
     violations: Vec<String>,
     stuck: u64,
     wire: std::marker::PhantomData<W>,
@@ -125,35 +118,24 @@ impl<H: Handler<Mail = u16> + 'static, W: Wire, const STRICT: bool> Scene<H, W, 
             sim.listen();
         }
         let hosts = vec![sim.host(), sim.host()];
-        let log = Log::default();
-        let (noted, config) = (log.clone(), drawn.config.clone());
-        let mut ids: BTreeMap<ConnectionId, Address> = BTreeMap::new();
+        let witness = Rc::new(RefCell::new(Witness::new(drawn.config.clone(), drawn.is_punctual())));
+        let noted = witness.clone();
         sim.observe(move |now, step| {
-            note(&mut noted.borrow_mut(), &mut ids, &config, now, step);
             show(now, step);
-        });
-        let guests = drawn.clients.iter().map(|client| Guest {
-            next: client.comes,
-            plan: client.clone(),
-            peer: None,
-            addr: None,
-            sent: 0,
-            answered: 0,
-            got: Vec::new(),
-            over: false,
-            gone: false,
+            noted.borrow_mut().step(now, step);
         });
         Self {
-            guests: guests.collect(),
+            handle: sim.reactor().handle(),
+            guests: drawn.clients.iter().cloned().map(Guest::new).collect(),
             sim,
             dice: Dice::new(plan.seed).fork(12),
             drawn,
             book,
-            log,
+            witness,
             door,
             hosts,
             visitors: Vec::new(),
-            healed: false,
+            kind_turns: None,
             violations: Vec::new(),
             stuck: 0,
             wire: std::marker::PhantomData,
@@ -161,29 +143,19 @@ impl<H: Handler<Mail = u16> + 'static, W: Wire, const STRICT: bool> Scene<H, W, 
     }
 
     fn run(mut self) -> Outcome {
-        let (mut idle, mut last, mut turns, mut rough_turns) = (0, self.sim.now(), 0, 0);
-        let handle = self.sim.reactor().handle();
-        let mut stop = self.drawn.stop;
+        let (mut idle, mut rough_turns) = (0, 0);
         let stopped = loop {
             let now = self.sim.now();
             rough_turns += 1;
-            if !self.healed && (now >= self.drawn.rough || rough_turns > ROUGH_TURNS) {
+            if self.kind_turns.is_none() && (now >= self.drawn.rough || rough_turns > ROUGH_TURNS) {
                 self.heal();
             }
-            if stop.is_some_and(|at| at <= now) {
-                stop = None;
-                self.book.borrow_mut().stopped = true;
-                handle.stop(Stop::Gracefully);
-            }
-            if self.drawn.workload != Workload::Relay && !self.healed && self.dice.one_in(200) {
-                let _ = handle.post(self.dice.below(1000) as u16);
-            }
+            self.somebody_calls();
             self.everybody_acts();
-            if self.healed && self.is_done() {
+            if self.kind_turns.is_some() && self.is_done() {
                 break false;
             }
-            let until = self.guests.iter().filter(|guest| !guest.over && guest.next < Duration::MAX).map(|guest| guest.next).chain(stop);
-            let until = until.chain((!self.healed).then_some(self.drawn.rough)).min();
+            let until = self.next_act();
             match self.sim.turn(until) {
                 Ok(Turn::Stopped) => break true,
                 Ok(Turn::Running) => {}
@@ -192,28 +164,23 @@ impl<H: Handler<Mail = u16> + 'static, W: Wire, const STRICT: bool> Scene<H, W, 
                     break true;
                 }
             }
-            turns += u32::from(self.healed);
-            idle = if self.sim.now() == last { idle + 1 } else { 0 };
-            last = self.sim.now();
-            let asleep = self.sim.is_asleep() && until.is_none() && self.sim.reactor().next_deadline().is_none();
-            if idle > SPIN || turns > PATIENCE || (self.healed && asleep) {
-                let what = if idle > SPIN {
-                    "spins"
-                } else if asleep {
-                    "sleeps for ever"
-                } else {
-                    "does not finish"
-                };
-                let left: Vec<String> = self.guests.iter().filter(|guest| !guest.gone).map(ToString::to_string).collect();
-                let connections = self.sim.reactor().connections();
-                let what =
-                    format!("stuck: the loop {what} at {:?} with {connections} connections; not done: {}", self.sim.now(), left.join(", "));
-                self.violations.push(what);
-                self.stuck += 1;
-                break false;
+            self.witness.borrow_mut().turn(self.sim.now(), self.sim.reactor().buffered());
+            if let Some(turns) = &mut self.kind_turns {
+                *turns += 1;
             }
+            idle = if self.sim.now() == now { idle + 1 } else { 0 };
+            let asleep = self.sim.is_asleep() && until.is_none() && self.sim.reactor().next_deadline().is_none();
+            let what = match self.kind_turns {
+                _ if idle > SPIN => "spins",
+                Some(_) if asleep => "sleeps for ever",
+                Some(PATIENCE..) => "does not finish",
+                _ => continue,
+            };
+            self.is_stuck(what);
+            break false;
         };
         if stopped {
+            self.check_time_of_stop();
             self.heal();
             self.sim.go_on_without_loop();
         }
@@ -223,7 +190,7 @@ impl<H: Handler<Mail = u16> + 'static, W: Wire, const STRICT: bool> Scene<H, W, 
 
     /// The world becomes kind, and so do those in it.
     fn heal(&mut self) {
-        self.healed = true;
+        self.kind_turns.get_or_insert(0);
         self.sim.heal();
         for guest in &mut self.guests {
             guest.next = self.sim.now();
@@ -237,6 +204,30 @@ impl<H: Handler<Mail = u16> + 'static, W: Wire, const STRICT: bool> Scene<H, W, 
         self.guests.iter().all(|guest| guest.gone) && self.sim.reactor().connections() == 0
     }
 
+    /// When somebody wants to do something by itself.
+    fn next_act(&self) -> Option<Duration> {
+        let guests = self.guests.iter().filter(|guest| !guest.over && guest.next < Duration::MAX).map(|guest| guest.next);
+        let stop = self.drawn.stop.map(|(at, _)| at);
+        guests.chain(stop).chain(self.kind_turns.is_none().then_some(self.drawn.rough)).min()
+    }
+
+    /// Threads outside have something to say.
+    fn somebody_calls(&mut self) {
+        if let Some((_, how)) = self.drawn.stop.take_if(|(at, _)| *at <= self.sim.now()) {
+            let grace = match how {
+                Stop::AtOnce => Duration::ZERO,
+                Stop::Within(grace) => grace,
+                Stop::Gracefully => self.drawn.config.drain_timeout,
+            };
+            self.book.borrow_mut().stop(how, self.sim.instant(), grace);
+            self.witness.borrow_mut().drains_within(grace);
+            self.handle.stop(how);
+        }
+        if self.drawn.workload != Workload::Relay && self.kind_turns.is_none() && self.dice.one_in(200) {
+            let _ = self.handle.post(self.dice.below(1000) as u16);
+        }
+    }
+
     fn everybody_acts(&mut self) {
         for host in &self.hosts {
             while let Some(peer) = self.sim.visitor(host) {
@@ -247,87 +238,61 @@ impl<H: Handler<Mail = u16> + 'static, W: Wire, const STRICT: bool> Scene<H, W, 
             echo(peer, got);
         }
         self.visitors.retain(|(peer, _)| peer.fate() == Fate::Open);
-        let now = self.sim.now();
+        let (now, kind) = (self.sim.now(), self.kind_turns.is_some());
         for guest in &mut self.guests {
             if guest.peer.is_none() && guest.next <= now {
                 let peer = self.sim.connect(&self.door);
                 guest.addr = Some(peer.addr());
-                self.log.borrow_mut().insert(peer.addr(), Said { peer: Some(peer.clone()), ..Said::default() });
                 self.book.borrow_mut().attentive.insert(guest.plan.number as u32);
-                peer.set_reading(self.healed || guest.plan.manner != Manner::Deaf);
+                peer.set_reading(kind || guest.plan.manner != Manner::Deaf);
                 guest.peer = Some(peer);
             }
             if guest.peer.is_some() && !guest.gone {
                 guest.hear::<W>(&self.book);
-                guest.act::<W>(&self.book, now, self.healed, &self.drawn);
+                guest.act::<W>(&self.book, now, kind, &self.drawn);
             }
         }
     }
 
-    /// Looks at how it ended: for each client by itself, whether what was promised has come, and whether its end was lawful.
+    fn is_stuck(&mut self, what: &str) {
+        let left: Vec<String> = self.guests.iter().filter(|guest| !guest.gone).map(ToString::to_string).collect();
+        let (now, connections) = (self.sim.now(), self.sim.reactor().connections());
+        self.violations.push(format!("stuck: the loop {what} at {now:?} with {connections} connections; not done: {}", left.join(", ")));
+        self.stuck += 1;
+    }
+
     fn judge(&mut self, stopped: bool) {
         for guest in &mut self.guests {
             guest.hear::<W>(&self.book);
         }
         let mut book = self.book.borrow_mut();
-        let mut lost = 0;
-        for guest in &self.guests {
-            let (Some(peer), Some(addr)) = (&guest.peer, &guest.addr) else { continue };
-            let client = guest.plan.number as u32;
-            let log = self.log.borrow();
-            let Some(said) = log.get(addr).filter(|said| said.accepted.is_some()) else { continue };
-            let mut complain = |what: String| self.violations.push(format!("client {client} ({:?}): {what}", guest.plan.manner));
-            let Some(reason) = said.closed else {
-                if !stopped && self.stuck == 0 {
-                    self.stuck += 1;
-                    complain(format!("stuck: it never ended, {:?}", peer.fate()));
-                }
-                continue;
-            };
-            if let Some(expiry) = said.early {
-                complain(format!("its time for {expiry:?} was not over"));
-            }
-            if let Some(why) = unlawful(reason, &book, &self.drawn, guest, peer) {
-                complain(format!("ended as {reason}, but {why}"));
-            }
-            let broken = match peer.blame() {
-                Some(Blame::Loop) if !may_reset(reason) && !said.gave_up && !book.stopped => {
-                    complain(format!("reset by the loop after {reason}"));
-                    true
-                }
-                blame => blame.is_some(),
-            };
-            let promised = !broken && !is_abrupt(reason) && !guest.stopped_reading();
-            let is_relay = self.drawn.workload == Workload::Relay;
-            if promised && (!is_relay || book.done.contains(&client)) {
-                let missing = book.oracle.missing(client, client);
-                if missing > 0 {
-                    lost += u64::from(missing);
-                    complain(format!("{missing} of its answers are lost; it ended as {reason}"));
-                }
-            }
-            if promised && reason == "peer_closed" {
-                let missing = book.oracle.missing(HUB, client);
-                if missing > 0 {
-                    lost += u64::from(missing);
-                    complain(format!("{missing} of its requests are lost"));
-                }
-                for (_, from) in book.promised.iter().filter(|(to, _)| *to == client) {
-                    let missing = book.oracle.missing(client, *from);
-                    if missing > 0 {
-                        lost += u64::from(missing);
-                        complain(format!("{missing} messages of {from} are lost"));
-                    }
-                }
+        let mut witness = self.witness.borrow_mut();
+        self.violations.append(&mut witness.wrong);
+        if self.stuck == 0 {
+            let findings = Trial { drawn: &self.drawn, book: &book, witness: &witness, stopped }.judge(&self.guests);
+            self.violations.extend(findings.wrong);
+            self.stuck += findings.stuck;
+            book.oracle.wrongs.lost += findings.lost;
+        }
+        for (id, at, came) in &book.untimely {
+            let at = self.sim.elapsed(*at);
+            let came = came.map(|came| self.sim.elapsed(came));
+            // What has not come until the end should have come while the connection was open.
+            let until = came.or(witness.over.get(id).map(|seen| seen.left)).unwrap_or_default();
+            let late = self.drawn.is_punctual() && until > at + Duration::from_millis(5);
+            if late || came.is_some_and(|came| came < at) {
+                self.violations.push(format!("{id}: a timer or deadline was to come at {at:?}, and came at {came:?}"));
+                self.stuck += u64::from(late);
             }
         }
-        book.oracle.wrongs.lost += lost;
-        let punctual = [Fault::LateWake, Fault::TimeJump].iter().all(|fault| self.drawn.faults.rate(*fault) == 0);
-        for (early, late) in &book.untimely {
-            if !early.is_zero() || (punctual && *late > Duration::from_millis(3)) {
-                self.violations.push(format!("a timer came {early:?} early, {late:?} late"));
-                self.stuck += 1;
-            }
+    }
+
+    fn check_time_of_stop(&mut self) {
+        let Some(by) = self.book.borrow().stop_by else { return self.violations.push("it stopped of its own accord".into()) };
+        let late = self.sim.instant().saturating_duration_since(by);
+        if self.drawn.is_punctual() && late > Duration::from_millis(5) {
+            self.violations.push(format!("stopped {late:?} after its time for that was over"));
+            self.stuck += 1;
         }
     }
 
@@ -346,6 +311,7 @@ impl<H: Handler<Mail = u16> + 'static, W: Wire, const STRICT: bool> Scene<H, W, 
         Outcome {
             trace: self.sim.trace(),
             turns: counters.turns,
+            kind_turns: self.kind_turns.unwrap_or(0),
             frames: book.oracle.frames,
             wrongs,
             stuck: self.stuck,
@@ -355,191 +321,5 @@ impl<H: Handler<Mail = u16> + 'static, W: Wire, const STRICT: bool> Scene<H, W, 
             clock: self.sim.now(),
             violations,
         }
-    }
-}
-
-/// Writes down what the loop says of the connections that it has accepted.
-fn note(log: &mut BTreeMap<Address, Said>, ids: &mut BTreeMap<ConnectionId, Address>, config: &Config, now: Duration, step: &Step<'_>) {
-    match step {
-        Step::Accepted { id, peer, .. } => {
-            ids.insert(*id, (*peer).clone());
-            log.entry((*peer).clone()).or_default().accepted = Some(now);
-        }
-        Step::Deadline { id, expiry } => {
-            let Some(said) = ids.get(id).and_then(|addr| log.get_mut(addr)) else { return };
-            let truth = said.peer.as_ref().map(Peer::truth).unwrap_or_default();
-            let (since, time) = match expiry {
-                Expiry::Drain | Expiry::Linger => return said.gave_up = true,
-                Expiry::Idle => (truth.last_read.max(truth.last_write), config.idle_timeout),
-                Expiry::Write => (truth.last_write, config.write_timeout),
-                Expiry::Frame => (Duration::ZERO, config.frame_timeout),
-                _ => return,
-            };
-            if time.is_none_or(|time| now.saturating_sub(since.max(said.accepted.unwrap_or_default())) < time) {
-                said.early = Some(*expiry);
-            }
-        }
-        Step::Closed { id, reason } => {
-            if let Some(said) = ids.remove(id).and_then(|addr| log.get_mut(&addr)) {
-                said.closed = Some(reason.name());
-            }
-        }
-        _ => {}
-    }
-}
-
-/// Why an end is not lawful, if it is not: the loop names a reason that does not exist.
-fn unlawful(reason: &str, book: &Ledger, drawn: &Drawn, guest: &Guest, peer: &Peer) -> Option<String> {
-    let manner = guest.plan.manner;
-    let client = guest.plan.number as u32;
-    let lawful = match reason {
-        "peer_closed" => guest.over,
-        "truncated" => matches!(manner, Manner::Truncates | Manner::Garbage | Manner::Leaves) || peer.blame().is_some(),
-        "reset" => matches!(peer.blame(), Some(Blame::Peer | Blame::Net)),
-        "io" => peer.blame() == Some(Blame::Net),
-        "protocol" => manner == Manner::Garbage,
-        "shutdown" => book.stopped,
-        "drain_timeout" => !drawn.unguarded,
-        "idle_timeout" => drawn.config.idle_timeout.is_some(),
-        "frame_timeout" => drawn.config.frame_timeout.is_some(),
-        "write_timeout" => drawn.config.write_timeout.is_some(),
-        "outbox_full" => true,
-        "handler" => book.doomed.contains(&(client, "handler")) || book.done.contains(&client) || drawn.workload == Workload::Relay,
-        other => book.doomed.iter().any(|(doomed, reason)| *doomed == client && *reason == other),
-    };
-    (!lawful).then(|| format!("nothing was there to end it so (blame {:?}, over {})", peer.blame(), guest.over))
-}
-
-/// Whether a connection that ends so may be reset by the loop, since nobody is waited for.
-fn may_reset(reason: &str) -> bool {
-    is_abrupt(reason) || matches!(reason, "frame_timeout" | "idle_timeout" | "handshake_timeout" | "read_deadline")
-}
-
-/// Whether what is queued is dropped when a connection ends so.
-fn is_abrupt(reason: &str) -> bool {
-    matches!(reason, "aborted" | "reset" | "io" | "overload" | "write_timeout" | "write_deadline" | "drain_timeout")
-}
-
-/// Somebody else's server: it sends everything back, frame by frame.
-fn echo(peer: &Peer, got: &mut Vec<u8>) {
-    got.extend(peer.received());
-    let mut used = 0;
-    while let Some((length, ..)) = Frames::first(&got[used..]) {
-        peer.send(&got[used..][..length]);
-        used += length;
-    }
-    got.drain(..used);
-    if peer.fate() == Fate::Ended {
-        peer.shut_write();
-    }
-}
-
-impl fmt::Display for Guest {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Client { number, manner, requests, .. } = self.plan;
-        let fate = self.peer.as_ref().map(Peer::fate);
-        write!(f, "client {number} ({manner:?}, {fate:?}, {} of {requests} sent, {} answered)", self.sent, self.answered)
-    }
-}
-
-impl Guest {
-    /// It reads what has come.
-    fn hear<W: Wire>(&mut self, book: &Book) {
-        let Some(peer) = &self.peer else { return };
-        let fresh = peer.received();
-        if fresh.is_empty() {
-            return;
-        }
-        self.got.extend(fresh);
-        let (mut used, me) = (0, self.plan.number as u32);
-        while let Some((length, name, intact)) = W::first(&self.got[used..]) {
-            book.borrow_mut().oracle.see(me, name.from, name.number, intact);
-            self.answered += usize::from(name.from == me);
-            used += length;
-        }
-        self.got.drain(..used);
-        if self.next == Duration::MAX {
-            self.next = Duration::ZERO;
-        }
-    }
-
-    /// Whether it does not want to know how it ends.
-    fn stopped_reading(&self) -> bool {
-        matches!(self.plan.manner, Manner::Resets | Manner::Leaves)
-    }
-
-    fn act<W: Wire>(&mut self, book: &Book, now: Duration, healed: bool, drawn: &Drawn) {
-        let Some(peer) = self.peer.clone() else { return };
-        match peer.fate() {
-            Fate::Ended => {
-                self.stop_sending(book);
-                peer.shut_write();
-                peer.close();
-                self.gone = true;
-            }
-            Fate::Reset | Fate::Refused => {
-                self.stop_sending(book);
-                self.gone = true;
-            }
-            Fate::Connecting | Fate::Open => {
-                while self.next <= now && !self.over {
-                    let made = self.make_requests::<W>(&peer, book, drawn);
-                    let thinks = if healed { Duration::from_millis(1) } else { self.plan.dice.time(self.plan.thinks) };
-                    // Who waits for answers acts when one comes.
-                    self.next = if made > 0 { now + thinks } else { Duration::MAX };
-                    if self.sent >= self.plan.requests {
-                        self.leave(&peer, book);
-                    }
-                }
-            }
-        }
-    }
-
-    fn make_requests<W: Wire>(&mut self, peer: &Peer, book: &Book, drawn: &Drawn) -> usize {
-        let me = self.plan.number as u32;
-        let (mut text, mut out) = (Vec::new(), Vec::new());
-        let free = self.plan.window.saturating_sub(self.sent.saturating_sub(self.answered));
-        let count = self.plan.burst.min(free).min(self.plan.requests - self.sent);
-        for _ in 0..count {
-            let number = book.borrow_mut().oracle.owe(HUB, me);
-            let name = Name { from: me, number };
-            let size = self.plan.dice.below(self.plan.payload);
-            let what = if drawn.workload == Workload::Relay { Op::Ack } else { op(&mut self.plan.dice, self.plan.special, drawn.violent) };
-            let what = match what {
-                Op::Much(times) if drawn.workload == Workload::Submit || size * usize::from(times) > 20_000 => Op::Ack,
-                what => what,
-            };
-            compose(name, what, size, &mut text);
-            W::request(name, &text, &mut out);
-            self.sent += 1;
-        }
-        peer.send(&out);
-        count
-    }
-
-    /// It has made all its requests.
-    fn leave(&mut self, peer: &Peer, book: &Book) {
-        match self.plan.manner {
-            // In good order, when all is answered.
-            Manner::Waits if self.answered < self.sent => return,
-            Manner::Waits | Manner::HalfCloses | Manner::Mute | Manner::Deaf => peer.shut_write(),
-            Manner::Garbage => {
-                peer.send(&[b'x'; 70_000]);
-                peer.shut_write();
-            }
-            Manner::Truncates => {
-                peer.send(&[0, 0]);
-                peer.shut_write();
-            }
-            Manner::Resets => peer.reset(),
-            Manner::Leaves => peer.close(),
-        }
-        self.gone = matches!(self.plan.manner, Manner::Resets | Manner::Leaves);
-        self.stop_sending(book);
-    }
-
-    fn stop_sending(&mut self, book: &Book) {
-        self.over = true;
-        book.borrow_mut().attentive.remove(&(self.plan.number as u32));
     }
 }

@@ -37,7 +37,8 @@ pub(crate) fn shrink(mut plan: Plan) -> Plan {
             break;
         }
     }
-    for fault in Fault::ALL {
+    let faults = plan.draw().faults;
+    for fault in Fault::ALL.iter().filter(|fault| faults.rate(**fault) > 0) {
         try_with(&mut plan, &|plan| plan.without.push(*fault));
     }
     plan
@@ -48,14 +49,14 @@ pub(crate) fn command(plan: &Plan) -> String {
     let mut command = format!("cargo run --release --features sim --example simulate -- --seed {}", plan.seed);
     if let Some(clients) = &plan.clients {
         let numbers: Vec<String> = clients.iter().map(ToString::to_string).collect();
-        command += &format!(" --clients {}", numbers.join(","));
+        command.extend([" --clients ", &numbers.join(",")]);
     }
     if let Some(requests) = plan.requests {
-        command += &format!(" --requests {requests}");
+        command.extend([" --requests ", &requests.to_string()]);
     }
     if !plan.without.is_empty() {
         let names: Vec<&str> = plan.without.iter().map(|fault| fault.name()).collect();
-        command += &format!(" --without {}", names.join(","));
+        command.extend([" --without ", &names.join(",")]);
     }
     command
 }

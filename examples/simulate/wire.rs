@@ -26,7 +26,7 @@ pub(crate) trait Wire: 'static {
     /// The text of a request that came in.
     fn text<'a>(frame: &<Self::Codec as Codec>::Frame<'a>) -> &'a [u8];
     /// An answer, of about `size` bytes if the protocol has room for any.
-    fn answer<'a>(name: Name, size: usize, text: &'a mut Vec<u8>) -> <Self::Codec as Codec>::Message<'a>;
+    fn answer(name: Name, size: usize, text: &mut Vec<u8>) -> <Self::Codec as Codec>::Message<'_>;
     /// A client's request.
     fn request(name: Name, text: &[u8], out: &mut Vec<u8>);
     /// The first answer in `bytes`, if it is whole: its length, its name, and whether it is as it should be.
@@ -80,7 +80,7 @@ impl Wire for Lines {
         frame
     }
 
-    fn answer<'a>(name: Name, size: usize, text: &'a mut Vec<u8>) -> &'a [u8] {
+    fn answer(name: Name, size: usize, text: &mut Vec<u8>) -> &[u8] {
         compose(name, Op::Ack, size, text);
         text
     }
@@ -107,7 +107,7 @@ impl Wire for Frames {
         frame.body
     }
 
-    fn answer<'a>(name: Name, size: usize, text: &'a mut Vec<u8>) -> Framed<'a> {
+    fn answer(name: Name, size: usize, text: &mut Vec<u8>) -> Framed<'_> {
         compose(name, Op::Ack, size, text);
         Framed { head: &[], body: text }
     }

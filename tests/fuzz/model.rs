@@ -185,7 +185,8 @@ impl<R: Talk> Puppet<R> {
     }
 
     pub fn is_writing(&self) -> bool {
-        !self.queue.is_empty() && !(self.is_open() && self.due(Direction::Write) == Due::Passed)
+        let held_up = self.is_open() && self.due(Direction::Write) == Due::Passed;
+        !self.queue.is_empty() && !held_up
     }
 
     pub fn is_drained(&self) -> bool {
@@ -265,7 +266,7 @@ impl<R: Talk> Puppet<R> {
         match self.rules.first(&self.stream[self.handled..self.fed]) {
             None => {}
             Some(Ok(_)) => self.fails("a whole frame was not handled"),
-            Some(Err(error)) => self.closes_for(CloseReason::Protocol(Box::new(error))),
+            Some(Err(error)) => self.closes_for(&CloseReason::Protocol(Box::new(error))),
         }
     }
 
@@ -300,7 +301,7 @@ impl<R: Talk> Puppet<R> {
         if self.is_over(Direction::Write) {
             self.fails_for(&CloseReason::WriteDeadline { unsent: queued });
         } else if queued > cap {
-            self.closes_for(CloseReason::OutboxFull { queued, cap });
+            self.closes_for(&CloseReason::OutboxFull { queued, cap });
         } else {
             self.enqueue(&bytes);
         }
@@ -316,7 +317,7 @@ impl<R: Talk> Puppet<R> {
         let held = self.held();
         self.state = Stand::Open(Reading::Ended);
         if held > 0 {
-            self.closes_for(CloseReason::Truncated { held });
+            self.closes_for(&CloseReason::Truncated { held });
         }
     }
 
@@ -397,9 +398,9 @@ impl<R: Talk> Puppet<R> {
     }
 
     /// It ends, and sends what is queued first.
-    fn closes_for(&mut self, reason: CloseReason) {
+    fn closes_for(&mut self, reason: &CloseReason) {
         if self.is_open() {
-            self.moves_to(self.closing(&reason));
+            self.moves_to(self.closing(reason));
         }
     }
 
@@ -410,8 +411,8 @@ impl<R: Talk> Puppet<R> {
         }
     }
 
-    fn fails(&mut self, wrong: impl ToString) {
-        self.wrong.get_or_insert(wrong.to_string());
+    fn fails(&mut self, wrong: impl Into<String>) {
+        self.wrong.get_or_insert(wrong.into());
     }
 
     fn expect(&mut self, right: bool, what: &str) {
@@ -488,13 +489,13 @@ impl<R: Talk> Puppet<R> {
         match (verdict, self.refused.take()) {
             (Verdict::Abort, _) => self.fails_for(&CloseReason::Aborted),
             (_, Some(reason @ CloseReason::WriteDeadline { .. })) => self.fails_for(&reason),
-            (_, Some(reason)) => self.closes_for(reason),
+            (_, Some(reason)) => self.closes_for(&reason),
             (Verdict::Pause, None) if self.is_open() && self.state != Stand::Open(Reading::Ended) => {
                 self.state = Stand::Open(Reading::Paused);
             }
             (Verdict::Close, None) => match close {
                 CloseReason::WriteDeadline { .. } => self.fails_for(&CloseReason::WriteDeadline { unsent: self.queue.len() }),
-                close => self.closes_for(close),
+                close => self.closes_for(&close),
             },
             _ => {}
         }
@@ -504,7 +505,7 @@ impl<R: Talk> Puppet<R> {
     fn panic(&mut self) -> ! {
         self.panics += 1;
         self.refused = None;
-        self.closes_for(CloseReason::HandlerPanicked);
+        self.closes_for(&CloseReason::HandlerPanicked);
         resume_unwind(Box::new("meant so"));
     }
 

@@ -163,8 +163,11 @@ impl Rules for Field {
     }
 }
 
-/// What all four packets begin with: total length, command, ID. Returns them with the rest.
-fn packet(bytes: &[u8], min: usize, max: usize) -> Option<Result<(usize, u8, &[u8], &[u8]), Error>> {
+/// What all four packets are made of: total length, command, ID, and the rest.
+type Packet<'a> = (usize, u8, &'a [u8], &'a [u8]);
+
+/// The first of them, taken apart.
+fn packet(bytes: &[u8], min: usize, max: usize) -> Option<Result<Packet<'_>, Error>> {
     let total = u32::from_be_bytes(bytes.get(..4)?.try_into().unwrap());
     let length = u64::from(total);
     let total = total as usize;
@@ -257,7 +260,7 @@ impl Rules for Acks {
     }
 
     fn parts(ack: &Ack) -> Parts {
-        ([&[ack.kind as u8], &ack.id.0[..]].concat(), vec![if ack.outcome == Outcome::Done { 0 } else { 1 }])
+        ([&[ack.kind as u8], &ack.id.0[..]].concat(), vec![u8::from(ack.outcome != Outcome::Done)])
     }
 
     fn dress(&self, body: &[u8]) -> Result<Vec<u8>, Error> {
