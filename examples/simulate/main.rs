@@ -11,13 +11,12 @@ mod plan;
 mod relay;
 mod report;
 mod scene;
+mod seeds;
 mod shrink;
 mod wire;
 mod witness;
 
 use std::process::ExitCode;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use clap::Parser;
@@ -30,10 +29,10 @@ use crate::report::Report;
 /// Runs the loop in simulated worlds, and checks every frame. Exits with 1 if anything was wrong.
 #[derive(Parser)]
 struct Args {
-    /// How many seeds to run
-    #[arg(long, default_value_t = 100)]
-    seeds: u64,
-    /// The first of them; alone, it is the only one
+    /// How many seeds to run [default: 100, or 1 with --seed]
+    #[arg(long)]
+    seeds: Option<u64>,
+    /// The first of them [default: 0]
     #[arg(long)]
     seed: Option<u64>,
     /// Print the summary as one JSON object
@@ -69,43 +68,25 @@ fn fault(name: &str) -> Result<Fault, String> {
 fn main() -> ExitCode {
     let args = Args::parse();
     let first = args.seed.unwrap_or(0);
-    let seeds = if args.seed.is_some() && args.seeds == 100 { 1 } else { args.seeds };
-    let threads = args.threads.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from)).clamp(1, 256);
+    let count = args.seeds.unwrap_or(if args.seed.is_some() { 1 } else { 100 });
+    let threads = args.threads.unwrap_or_else(seeds::threads).clamp(1, 256);
     let plan = |seed| Plan { clients: args.clients.clone(), requests: args.requests, without: args.without.clone(), ..Plan::of(seed) };
-    let begun = Instant::now();
-    let (next, mut report) = (AtomicU64::new(first), Report::default());
-    std::thread::scope(|scope| {
-        let (done, results) = mpsc::channel();
-        for _ in 0..threads.min(seeds as usize) {
-            let (done, next, plan, trace) = (done.clone(), &next, &plan, args.trace);
-            scope.spawn(move || {
-                loop {
-                    let seed = next.fetch_add(1, Ordering::Relaxed);
-                    if seed >= first + seeds || done.send((seed, scene::run(&plan(seed), show(trace)))).is_err() {
-                        break;
-                    }
-                }
-            });
-        }
-        drop(done);
-        let mut told = Instant::now();
-        for (seed, outcome) in results {
+    let (begun, mut told, mut report) = (Instant::now(), Instant::now(), Report::default());
+    seeds::run(
+        first..first.saturating_add(count),
+        threads,
+        plan,
+        || show(args.trace),
+        |seed, outcome| {
             report.add(seed, outcome);
-            if args.first && report.failure().is_some() {
-                break;
-            }
             if told.elapsed() > Duration::from_secs(5) && !args.json {
                 told = Instant::now();
-                eprintln!(
-                    "{} of {seeds} seeds, {} frames, {} faults, {} failures",
-                    report.seeds,
-                    report.frames,
-                    report.tally.total(),
-                    report.failed.len()
-                );
+                let Report { seeds, frames, tally, failed, .. } = &report;
+                eprintln!("{seeds} of {count} seeds: {frames} frames, {} faults, {} failed", tally.total(), failed.len());
             }
-        }
-    });
+            !args.first || report.failed.is_empty()
+        },
+    );
     report.real = begun.elapsed();
     if args.json {
         println!("{}", report.json());

@@ -74,7 +74,7 @@ impl Report {
         let Wrongs { lost, duplicated, reordered, altered } = self.wrongs;
         format!(
             "{{\"seeds\":{},\"connection_hours\":{:.3},\"turns\":{},\"frames\":{},\"faults\":{{{}}},\"lost\":{lost},\"duplicated\":{duplicated},\
-             \"reordered\":{reordered},\"altered\":{altered},\"stuck\":{},\"panics\":{},\"violations\":{},\"speedup\":{:.1}}}",
+             \"reordered\":{reordered},\"altered\":{altered},\"stuck\":{},\"panics\":{},\"failed\":{},\"trace\":\"{:016x}\",\"speedup\":{:.1}}}",
             self.seeds,
             self.connection_hours(),
             self.turns,
@@ -83,6 +83,7 @@ impl Report {
             self.stuck,
             self.panics,
             self.failed.len(),
+            self.trace,
             self.speedup(),
         )
     }

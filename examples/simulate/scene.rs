@@ -44,7 +44,7 @@ const ROUGH_TURNS: u32 = 20_000;
 /// Turns in which no time passes before that counts as spinning.
 const SPIN: u32 = 100_000;
 /// Turns that a kind world may need.
-const PATIENCE: u32 = 3_000_000;
+const PATIENCE: u32 = 10_000_000;
 
 /// Runs what `plan` draws; `show` sees every step. A panic of the loop is an outcome too.
 pub(crate) fn run(plan: &Plan, show: impl FnMut(Duration, &Step<'_>) + 'static) -> Outcome {

@@ -1,0 +1,47 @@
+//! Many runs at the same time.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc;
+use std::thread;
+use std::time::Duration;
+
+use glassloop::Step;
+
+use crate::plan::Plan;
+use crate::scene::{self, Outcome};
+
+/// Runs the plans of all `seeds` on so many threads; `take` gets what each came to, and says whether to go on.
+pub(crate) fn run<S: FnMut(Duration, &Step<'_>) + 'static>(
+    seeds: std::ops::Range<u64>,
+    threads: usize,
+    plan: impl Fn(u64) -> Plan + Sync,
+    show: impl Fn() -> S + Sync,
+    mut take: impl FnMut(u64, Outcome) -> bool,
+) {
+    let next = AtomicU64::new(seeds.start);
+    thread::scope(|scope| {
+        let (done, results) = mpsc::channel();
+        for _ in 0..threads {
+            let (done, next, plan, show, end) = (done.clone(), &next, &plan, &show, seeds.end);
+            scope.spawn(move || {
+                loop {
+                    let seed = next.fetch_add(1, Ordering::Relaxed);
+                    if seed >= end || done.send((seed, scene::run(&plan(seed), show()))).is_err() {
+                        break;
+                    }
+                }
+            });
+        }
+        drop(done);
+        for (seed, outcome) in results {
+            if !take(seed, outcome) {
+                break;
+            }
+        }
+    });
+}
+
+/// As many threads as there are processors.
+pub(crate) fn threads() -> usize {
+    thread::available_parallelism().map_or(1, usize::from)
+}
