@@ -1,6 +1,6 @@
 //! A simulated network and clock for the loop, harsher than any real one, and the same again for the same seed.
 //!
-//! [`Sim`] runs a real [`Reactor`](crate::Reactor), with all its connections, deadlines and queues, over a [`Net`] that is made
+//! [`Sim`] runs a real [`Reactor`], with all its connections, deadlines and queues, over a [`Net`](crate::net::Net) that is made
 //! up. Time is virtual: a minute of waiting takes no longer than a call. What can go wrong is drawn from the
 //! seed ([`Faults::drawn`]), and so is everything else, so that a run that fails can be looked at again and again.
 //!
