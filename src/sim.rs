@@ -209,6 +209,7 @@ impl<H: Handler, const SHORT_READ_IS_EMPTY: bool> Sim<H, SHORT_READ_IS_EMPTY> {
     pub fn heal(&mut self) {
         let mut world = self.world.borrow_mut();
         world.faults = Faults::none();
+        world.exhausted_until = Duration::ZERO;
         world.path.get_or_insert_with(Path::local);
         for link in &mut world.links {
             link.clogged_until = Duration::ZERO;

@@ -216,6 +216,7 @@ impl<W: Wire> Handler for Hub<W> {
     }
 
     fn mail(&mut self, whom: u16, cx: &mut LoopContext<'_, Self>) {
+        self.book.borrow_mut().letters.1 += 1;
         if self.book.borrow().ids.is_empty() {
             return;
         }

@@ -81,7 +81,7 @@ impl Trial<'_> {
         let (manner, config) = (guest.plan.manner, &self.drawn.config);
         let client = guest.plan.number as u32;
         match reason {
-            "peer_closed" => guest.over,
+            "peer_closed" => guest.over && !matches!(manner, Manner::Truncates | Manner::Stalls | Manner::Garbage),
             "truncated" => {
                 matches!(manner, Manner::Truncates | Manner::Stalls | Manner::Garbage | Manner::Leaves) || peer.blame().is_some()
             }
@@ -89,12 +89,13 @@ impl Trial<'_> {
             "io" => matches!(peer.blame(), Some(Blame::Peer | Blame::Net)),
             "protocol" => manner == Manner::Garbage,
             "shutdown" => self.book.stopped.is_some(),
-            "drain_timeout" => !self.drawn.unguarded || self.book.stopped.is_some(),
+            // Two of a relay's own connections may wait for each other, one of them closing and full, and so not read.
+            "drain_timeout" => !self.drawn.unguarded || self.book.stopped.is_some() || self.drawn.workload == Workload::Relay,
             "idle_timeout" => config.idle_timeout.is_some(),
             "frame_timeout" => config.frame_timeout.is_some(),
             "handshake_timeout" => config.handshake_timeout.is_some(),
             "write_timeout" => config.write_timeout.is_some(),
-            "outbox_full" => true,
+            "outbox_full" => self.drawn.workload == Workload::Relay || self.book.promised.iter().any(|(to, _)| *to == client),
             "handler" if self.drawn.workload == Workload::Relay => true,
             other => self.book.doomed.iter().any(|(doomed, reason)| *doomed == client && *reason == other),
         }

@@ -31,6 +31,8 @@ pub(crate) struct Ledger {
     pub stop_by: Option<Instant>,
     /// Timers and deadlines that did not come just in time: whose, when they were to come, and when they did, if they did.
     pub untimely: Vec<(ConnectionId, Instant, Option<Instant>)>,
+    /// Letters that were taken on, and those that were read.
+    pub letters: (u64, u64),
     /// The next panics are meant.
     pub panics: u64,
 }

@@ -134,7 +134,10 @@ impl Plan {
             faults.set(*fault, 0);
         }
         let unguarded = dice.one_in(2);
-        let config = config(&mut whole.fork(11), unguarded);
+        let mut config = config(&mut whole.fork(11), unguarded);
+        if workload == Workload::Relay {
+            config.drain_timeout = config.drain_timeout.min(Duration::from_secs(20));
+        }
         let rough = Duration::from_millis(dice.magnitude(10, 60_000) as u64);
         let stop = dice.one_in(4).then(|| (dice.time(rough * 2), stop(&mut dice)));
         let violent = dice.one_in(2);

@@ -18,14 +18,18 @@ pub(crate) struct Relay {
     dials: u64,
 }
 
+/// Bytes that may be on their way for one client: else who reads slowly at one side would fill up the other.
+const WINDOW: usize = 262_144;
+
 /// A client who is passed on.
 #[derive(Debug)]
 struct Front {
     id: ConnectionId,
     client: Option<Party>,
     back: Option<ConnectionId>,
-    /// Requests that went on and are not answered.
+    /// Bytes of requests that went on and are not answered; and whether that is so much that it may not go on itself.
     unanswered: usize,
+    waits: bool,
     ended: bool,
 }
 
@@ -48,20 +52,25 @@ impl Relay {
         let Some(front) = self.fronts.get_mut(&key) else { return Verdict::Close };
         let (Some(back), Some((name, _, intact))) = (front.back, read(body)) else { return Verdict::Close };
         front.client = Some(name.from);
-        front.unanswered += 1;
+        front.unanswered += body.len();
+        front.waits = front.unanswered >= WINDOW;
+        let verdict = if front.waits { Verdict::Pause } else { Verdict::Continue };
         let mut book = self.book.borrow_mut();
         book.oracle.see(HUB, name.from, name.number, intact);
         book.oracle.owe(name.from, name.from);
         book.ids.insert(name.from, front.id);
         cx.send_to(back, body);
-        Verdict::Continue
+        verdict
     }
 
     /// An answer comes back.
     fn back(&mut self, key: u64, body: &[u8], cx: &mut Context<'_, Self>) -> Verdict {
         let Some(front) = self.fronts.get_mut(&key) else { return Verdict::Close };
         cx.send_to(front.id, body);
-        front.unanswered -= 1;
+        front.unanswered -= body.len();
+        if front.unanswered < WINDOW && std::mem::take(&mut front.waits) {
+            cx.resume(front.id);
+        }
         self.close_if_done(key, cx)
     }
 
@@ -98,7 +107,7 @@ impl Handler for Relay {
                 *key = Some(self.dials);
                 let key = self.dials;
                 cx.expect_handshake();
-                self.fronts.insert(key, Front { id, client: None, back: None, unanswered: 0, ended: false });
+                self.fronts.insert(key, Front { id, client: None, back: None, unanswered: 0, waits: false, ended: false });
                 let first = self.dials as usize % self.backends.len();
                 let backends = self.backends[first..].iter().chain(&self.backends[..first]).cloned().collect();
                 cx.connect(backends, Duration::from_secs(30), key);

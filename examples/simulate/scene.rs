@@ -46,6 +46,9 @@ const SPIN: u32 = 100_000;
 /// Turns that a kind world may need.
 const PATIENCE: u32 = 10_000_000;
 
+/// The most time that it may need: more than all that is waited for in good order, one after the other.
+const LONG: Duration = Duration::from_secs(600);
+
 /// Runs what `plan` draws; `show` sees every step. A panic of the loop is an outcome too.
 pub(crate) fn run(plan: &Plan, show: impl FnMut(Duration, &Step<'_>) + 'static) -> Outcome {
     catch_unwind(AssertUnwindSafe(|| run_uncaught(plan, show))).unwrap_or_else(|payload| {
@@ -96,6 +99,7 @@ struct Scene<H: Handler<Mail = u16>, W: Wire, const STRICT: bool> {
     guests: Vec<Guest>,
     /// Turns since the world is kind; `None`: it is not.
     kind_turns: Option<u32>,
+    kind_since: Duration,
     violations: Vec<String>,
     stuck: u64,
     wire: std::marker::PhantomData<W>,
@@ -136,6 +140,7 @@ impl<H: Handler<Mail = u16> + 'static, W: Wire, const STRICT: bool> Scene<H, W, 
             hosts,
             visitors: Vec::new(),
             kind_turns: None,
+            kind_since: Duration::ZERO,
             violations: Vec::new(),
             stuck: 0,
             wire: std::marker::PhantomData,
@@ -170,10 +175,12 @@ impl<H: Handler<Mail = u16> + 'static, W: Wire, const STRICT: bool> Scene<H, W, 
             }
             idle = if self.sim.now() == now { idle + 1 } else { 0 };
             let asleep = self.sim.is_asleep() && until.is_none() && self.sim.reactor().next_deadline().is_none();
+            let kind_time = self.sim.now().saturating_sub(self.kind_since);
             let what = match self.kind_turns {
                 _ if idle > SPIN => "spins",
                 Some(_) if asleep => "sleeps for ever",
                 Some(PATIENCE..) => "does not finish",
+                Some(_) if kind_time > LONG => "has waited for long",
                 _ => continue,
             };
             self.is_stuck(what);
@@ -190,7 +197,9 @@ impl<H: Handler<Mail = u16> + 'static, W: Wire, const STRICT: bool> Scene<H, W, 
 
     /// The world becomes kind, and so do those in it.
     fn heal(&mut self) {
-        self.kind_turns.get_or_insert(0);
+        if self.kind_turns.is_none() {
+            (self.kind_turns, self.kind_since) = (Some(0), self.sim.now());
+        }
         self.sim.heal();
         for guest in &mut self.guests {
             guest.next = self.sim.now();
@@ -224,7 +233,8 @@ impl<H: Handler<Mail = u16> + 'static, W: Wire, const STRICT: bool> Scene<H, W, 
             self.handle.stop(how);
         }
         if self.drawn.workload != Workload::Relay && self.kind_turns.is_none() && self.dice.one_in(200) {
-            let _ = self.handle.post(self.dice.below(1000) as u16);
+            let taken = self.handle.post(self.dice.below(1000) as u16).is_ok();
+            self.book.borrow_mut().letters.0 += u64::from(taken);
         }
     }
 
@@ -273,6 +283,11 @@ impl<H: Handler<Mail = u16> + 'static, W: Wire, const STRICT: bool> Scene<H, W, 
             self.violations.extend(findings.wrong);
             self.stuck += findings.stuck;
             book.oracle.wrongs.lost += findings.lost;
+        }
+        let (posted, read) = book.letters;
+        if posted != read && !stopped && self.stuck == 0 {
+            self.violations.push(format!("{posted} letters were taken on, {read} read"));
+            book.oracle.wrongs.lost += posted.abs_diff(read);
         }
         for (id, at, came) in &book.untimely {
             let at = self.sim.elapsed(*at);

@@ -7,7 +7,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use glassloop::transport::{Fill, Flush};
-use glassloop::{Address, Config, ConnectionId, Expiry, Step};
+use glassloop::{Address, Config, ConnectionId, Expiry, Step, Verdict};
 
 /// Shared by the loop's observer and the scene.
 pub(crate) type Witnessed = Rc<RefCell<Witness>>;
@@ -31,6 +31,8 @@ pub(crate) struct Seen {
     since: Duration,
     opened: Duration,
     shook: bool,
+    /// What the handler has asked for, until something has come of it.
+    verdict: Option<Verdict>,
     /// Bytes that were read and not handled yet, and bytes that are queued.
     held: usize,
     unsent: usize,
@@ -76,6 +78,7 @@ impl Witness {
         | Step::Dialed { id, .. }
         | Step::Read { id, .. }
         | Step::Frame { id, .. }
+        | Step::Verdict { id, .. }
         | Step::Queued { id, .. }
         | Step::Write { id, .. }
         | Step::State { id, .. }
@@ -140,8 +143,8 @@ impl Seen {
             }
             Step::Frame { bytes, .. } => {
                 (self.shook, self.begun_at) = (true, now);
-                if self.state != "open" {
-                    return Some(format!("a frame is handled while it is {}", self.state));
+                if self.state != "open" || self.verdict.is_some() {
+                    return Some(format!("a frame is handled while it is {}, and {:?} was the last word", self.state, self.verdict));
                 }
                 return self.take(*bytes);
             }
@@ -157,9 +160,13 @@ impl Seen {
                 return self.send(*bytes);
             }
             Step::Dropped { bytes, .. } => return self.send(*bytes),
+            // A stop is the loop's affair; the connection goes on.
+            Step::Verdict { verdict: Verdict::Stop, .. } => {}
+            Step::Verdict { verdict, .. } => self.verdict = Some(*verdict),
             Step::State { from, to, .. } => {
                 let to = to.name();
-                let legal = *from == self.state && is_legal(from, to);
+                let carried_out = self.verdict.take().is_none_or(|_| to != "open");
+                let legal = *from == self.state && is_legal(from, to) && carried_out;
                 if self.state == "connecting" {
                     self.opened = now;
                 }

@@ -130,7 +130,10 @@ impl<const SHORT_READ_IS_EMPTY: bool> Net for SimNet<SHORT_READ_IS_EMPTY> {
             world.doors[listener.number].owes = true;
             return Err(ErrorKind::WouldBlock.into());
         };
-        if world.strikes(Fault::AcceptNoDescriptor) {
+        if world.strikes(Fault::AcceptNoDescriptor) || world.now < world.exhausted_until {
+            if world.now >= world.exhausted_until && world.dice.one_in(2) {
+                world.exhausted_until = world.now + world.a_while();
+            }
             return Err(io::Error::from_raw_os_error(world.dice.pick(&NO_DESCRIPTOR)));
         }
         if world.strikes(Fault::AcceptNoMemory) {

@@ -48,6 +48,8 @@ pub(super) struct World {
     pub(super) registered: Vec<EndId>,
     /// The time that all sockets of the loop were open, together.
     pub(super) lived: Duration,
+    /// Until then no descriptor is free.
+    pub(super) exhausted_until: Duration,
     pub(super) events_cap: usize,
     pub(super) short_read_is_empty: bool,
 }
@@ -112,6 +114,7 @@ impl World {
             sockets: 0,
             registered: Vec::new(),
             lived: Duration::ZERO,
+            exhausted_until: Duration::ZERO,
             events_cap,
             short_read_is_empty,
         }
@@ -288,7 +291,16 @@ impl World {
         }
         if events.len() < cap && !self.former.is_empty() && self.strikes(Fault::StaleEvent) {
             let token = self.former[self.dice.below(self.former.len())];
-            events.push(Event { token, readable: true, writable: true, read_closed: self.dice.one_in(2), ..Event::default() });
+            let (closed, broken) = (self.dice.one_in(2), self.dice.one_in(2));
+            events.push(Event {
+                token,
+                readable: true,
+                writable: true,
+                read_closed: closed,
+                write_closed: broken,
+                broken,
+                ..Event::default()
+            });
         }
         if events.len() < cap && !self.registered.is_empty() && self.strikes(Fault::SpuriousEvent) {
             let end = self.registered[self.dice.below(self.registered.len())];
