@@ -50,6 +50,7 @@
 //!
 //! | floor | modules | in a sentence |
 //! |---|---|---|
+//! | 5 | `sim` (feature `sim`) | a network and a clock that are made up, to run all of this in, and to break it |
 //! | 4 | `reactor` | the loop: [`Reactor::turn`] fits on one screen, [`Reactor::run`] is it in a loop |
 //! | 3 | [`connection`], `pair` | one connection's machine: buffers, a state and stamps, no socket and no clock; two handlers made one |
 //! | 2 | `handler`, `command`, `deadline`, `timers`, `handle`, `observe` | what a user writes; what he asks of others; what time is up for, and whose; the hand for other threads; who watches |

@@ -16,7 +16,10 @@ mod shrink;
 mod wire;
 mod witness;
 
+use std::cell::RefCell;
+use std::collections::VecDeque;
 use std::process::ExitCode;
+use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use clap::Parser;
@@ -69,7 +72,8 @@ fn main() -> ExitCode {
     let args = Args::parse();
     let first = args.seed.unwrap_or(0);
     let count = args.seeds.unwrap_or(if args.seed.is_some() { 1 } else { 100 });
-    let threads = args.threads.unwrap_or_else(seeds::threads).clamp(1, 256);
+    // One after the other, if their steps are to be read.
+    let threads = if args.trace { 1 } else { args.threads.unwrap_or_else(seeds::threads).clamp(1, 256) };
     let plan = |seed| Plan { clients: args.clients.clone(), requests: args.requests, without: args.without.clone(), ..Plan::of(seed) };
     let (begun, mut told, mut report) = (Instant::now(), Instant::now(), Report::default());
     seeds::run(
@@ -97,10 +101,9 @@ fn main() -> ExitCode {
     eprintln!("seed {seed} failed: {}", violations.join("; "));
     if !args.first {
         let small = shrink::shrink(plan(seed));
-        eprintln!("the shortest way to a failure that was found:\n  {}", shrink::command(&small));
-        if !args.trace {
-            eprintln!("(with --trace it shows its steps)");
-        }
+        let (steps, last) = steps_of(&small);
+        eprintln!("\nThe smallest world that was found to fail takes {steps} steps. The last of them:\n{}", last.join("\n"));
+        eprintln!("\nTo see all of them:\n  {} --trace", shrink::command(&small));
     }
     ExitCode::FAILURE
 }
@@ -108,11 +111,33 @@ fn main() -> ExitCode {
 /// Prints steps, or does not.
 fn show(trace: bool) -> impl FnMut(Duration, &Step<'_>) + 'static {
     move |now, step| {
-        match step {
-            _ if !trace => {}
-            // Without the instant: it is another one in every run.
-            Step::Turn { events, .. } => println!("{now:>14.6?} Turn {{ events: {events} }}"),
-            step => println!("{now:>14.6?} {step:?}"),
+        if trace {
+            println!("{}", line(now, step));
         }
     }
+}
+
+fn line(now: Duration, step: &Step<'_>) -> String {
+    match step {
+        // Without the instant: it is another one in every run.
+        Step::Turn { events, .. } => format!("{now:>14.6?} Turn {{ events: {events} }}"),
+        step => format!("{now:>14.6?} {step:?}"),
+    }
+}
+
+/// How many steps a run takes, and the last of them.
+fn steps_of(plan: &Plan) -> (usize, Vec<String>) {
+    let seen = Rc::new(RefCell::new((0, VecDeque::new())));
+    let book = seen.clone();
+    let outcome = scene::run(plan, move |now, step| {
+        let (count, last) = &mut *book.borrow_mut();
+        *count += 1;
+        last.push_back(line(now, step));
+        if last.len() > 20 {
+            last.pop_front();
+        }
+    });
+    let (count, mut last) = seen.take();
+    last.extend(outcome.violations.into_iter().take(3));
+    (count, last.into())
 }

@@ -39,7 +39,7 @@ pub(crate) struct Outcome {
     pub violations: Vec<String>,
 }
 
-/// The most turns in a rough world.
+/// The most turns in a rough world, of those in which time passes: else a loop that spins would be healed of it.
 const ROUGH_TURNS: u32 = 20_000;
 /// Turns in which no time passes before that counts as spinning.
 const SPIN: u32 = 100_000;
@@ -151,7 +151,7 @@ impl<H: Handler<Mail = u16> + 'static, W: Wire, const STRICT: bool> Scene<H, W, 
         let (mut idle, mut rough_turns) = (0, 0);
         let stopped = loop {
             let now = self.sim.now();
-            rough_turns += 1;
+            rough_turns += u32::from(idle == 0);
             if self.kind_turns.is_none() && (now >= self.drawn.rough || rough_turns > ROUGH_TURNS) {
                 self.heal();
             }
@@ -233,8 +233,10 @@ impl<H: Handler<Mail = u16> + 'static, W: Wire, const STRICT: bool> Scene<H, W, 
             self.handle.stop(how);
         }
         if self.drawn.workload != Workload::Relay && self.kind_turns.is_none() && self.dice.one_in(200) {
-            let taken = self.handle.post(self.dice.below(1000) as u16).is_ok();
-            self.book.borrow_mut().letters.0 += u64::from(taken);
+            for _ in 0..self.dice.magnitude(1, 64) {
+                let taken = self.handle.post(self.dice.below(1000) as u16).is_ok();
+                self.book.borrow_mut().letters.0 += u64::from(taken);
+            }
         }
     }
 

@@ -93,7 +93,9 @@ impl<C: Codec, S> Connection<C, S> {
     pub fn lend(&mut self, spare: &mut BytesMut) -> bool {
         let lent = self.out.is_empty();
         if lent {
-            self.slim();
+            if self.out.capacity() > 0 {
+                self.slim();
+            }
             mem::swap(&mut self.out, spare);
         }
         lent
