@@ -134,12 +134,23 @@ impl<H: Handler, const SHORT_READ_IS_EMPTY: bool> Sim<H, SHORT_READ_IS_EMPTY> {
     /// # Panics
     /// If the loop is stopping.
     pub fn listen(&mut self) -> Address {
-        let number = self.world.borrow().doors.len();
-        let addr: Address = core::net::SocketAddr::from(([127, 0, 0, 1], 1 + number as u16)).into();
-        let door = Door { addr: addr.clone(), token: None, queue: VecDeque::default(), listed: false, owes: false };
-        self.world.borrow_mut().doors.push(door);
-        self.reactor.add_listener(SimListener { number }, addr.clone()).unwrap_or_else(|error| panic!("{error}"));
+        let (listener, addr) = self.listener();
+        self.reactor.add_listener(listener, addr.clone()).unwrap_or_else(|error| panic!("{error}"));
         addr
+    }
+
+    /// A listener that the loop knows nothing of, and its address, for who drives the [`net`](Self::net) himself.
+    pub fn listener(&mut self) -> (SimListener, Address) {
+        let mut world = self.world.borrow_mut();
+        let number = world.doors.len();
+        let addr: Address = core::net::SocketAddr::from(([127, 0, 0, 1], 1 + number as u16)).into();
+        world.doors.push(Door { addr: addr.clone(), token: None, queue: VecDeque::default(), listed: false, owes: false });
+        (SimListener { number }, addr)
+    }
+
+    /// The net below the loop, for who asks it himself, call by call. The loop should not turn meanwhile: its events would be missing.
+    pub fn net(&self) -> SimNet<SHORT_READ_IS_EMPTY> {
+        SimNet { world: self.world.clone() }
     }
 
     /// A client that connects to one of the loop's listeners, in a while.

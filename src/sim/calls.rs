@@ -20,12 +20,18 @@ impl World {
         let incoming = self.pipes(id).1;
         let (waiting, mark, over) = (incoming.arrived, incoming.mark, incoming.tail == Tail::Over);
         let end = self.end(id);
-        let broken = end.broken;
+        let (broken, ended) = (end.broken, end.ended);
         let watch = end.watch().expect("a socket of the loop");
         let told = watch.told;
         if waiting == 0 {
             watch.owes_read = true;
-            let error = if broken || over { end.error.take().filter(|_| broken) } else { Some(ErrorKind::WouldBlock) };
+            let error = if ended {
+                None
+            } else if broken || over {
+                end.error.take().filter(|_| broken)
+            } else {
+                Some(ErrorKind::WouldBlock)
+            };
             return error.map_or(Ok(0), |error| Err(error.into()));
         }
         if !broken && self.strikes(Fault::ReadFailed) {
@@ -65,6 +71,9 @@ impl World {
         let end = self.end(id);
         if end.broken {
             return Err(end.error.take().unwrap_or(ErrorKind::BrokenPipe).into());
+        }
+        if end.shut {
+            return Err(ErrorKind::BrokenPipe.into());
         }
         if self.strikes(Fault::WriteFailed) {
             let error = self.dice.pick(&[ErrorKind::TimedOut, ErrorKind::HostUnreachable, ErrorKind::BrokenPipe]);
@@ -114,6 +123,7 @@ impl World {
         if self.end(id).broken {
             return Err(ErrorKind::NotConnected.into());
         }
+        self.end(id).shut = true;
         let outgoing = self.pipes(id).0;
         if outgoing.tail == Tail::Open {
             outgoing.tail = Tail::Fin;

@@ -77,6 +77,7 @@ impl World {
         } else if comes && tail == Tail::Reset {
             self.broke(to);
         } else if count > 0 || comes {
+            self.end(to).ended |= comes;
             self.came(to, comes);
         }
         self.has_left(from);
@@ -138,7 +139,8 @@ impl World {
         }
         let end = self.end(to);
         end.broken = true;
-        end.error = Some(ErrorKind::ConnectionReset);
+        // Behind the other one's end it is no news for a reader, but a pipe that is broken for a writer (tcp_reset).
+        end.error = Some(if end.ended { ErrorKind::BrokenPipe } else { ErrorKind::ConnectionReset });
         self.tell(to, true, true);
         self.take_in(to);
     }

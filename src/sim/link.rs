@@ -149,6 +149,10 @@ pub(super) struct End {
     pub(super) error: Option<ErrorKind>,
     /// Whether the connection is broken, for this end.
     pub(super) broken: bool,
+    /// Whether it has shut its sending side.
+    pub(super) shut: bool,
+    /// Whether the other one's end has arrived here.
+    pub(super) ended: bool,
 }
 
 /// Who holds a socket.
@@ -204,7 +208,7 @@ pub(super) struct Mind {
 
 impl End {
     pub(super) fn new(addr: Address, holder: Holder) -> Self {
-        Self { addr, holder, open: true, error: None, broken: false }
+        Self { addr, holder, open: true, error: None, broken: false, shut: false, ended: false }
     }
 
     pub(super) fn watch(&mut self) -> Option<&mut Watch> {

@@ -86,8 +86,11 @@ impl Stream for SimStream {
         if let Some(error) = end.error.take() {
             return Err(error.into());
         }
+        let broken = end.broken;
         let watch = end.watch().expect("a socket of the loop");
         Ok(match watch.dial {
+            // Its error was told, and who was at the other end is forgotten: getpeername(2) fails.
+            Dial::Done if broken => Established::NotYet,
             Dial::Done => Established::Yes,
             Dial::MetItself => Established::WithItself,
             Dial::Undecided => {

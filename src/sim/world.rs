@@ -326,7 +326,7 @@ impl World {
         let (room, waiting, over) = (outgoing.pending() * 3 <= buffer * 2, incoming.arrived > 0, incoming.tail == Tail::Over);
         let strict = self.short_read_is_empty;
         let end = self.end(id);
-        let broken = end.broken;
+        let (broken, shut) = (end.broken, end.shut);
         let watch = end.watch()?;
         watch.listed = false;
         let mut event = mem::take(&mut watch.news);
@@ -338,7 +338,8 @@ impl World {
         }
         // Where a short read is to prove the socket empty, the end must have been told by then.
         event.read_closed = (over || broken) && (!shy || strict);
-        (event.write_closed, event.broken) = (broken && !shy, broken && !shy);
+        // Ended from both sides it is closed as well (EPOLLHUP).
+        (event.write_closed, event.broken) = ((broken || (over && shut)) && !shy, broken && !shy);
         watch.told |= event.read_closed || event.urgent;
         self.tally[Fault::FullEvent] += u64::from((event.readable, event.writable) != (new.readable, new.writable));
         self.tally[Fault::HintWithheld] += u64::from(shy && (broken || (over && !strict)));
