@@ -9,9 +9,12 @@
 //! What is not compared, and why:
 //!
 //! - A dial that is not decided yet, or never: on the loopback interface it is decided before connect(2) returns, and nobody
-//!   is there who drops packets. Nor one that meets itself, which takes thousands of tries.
+//!   is there who drops packets. Nor a backlog that is full: a newcomer tries again after a second.
 //! - Faults that the system cannot be made to do on purpose and alone: interrupted calls, events that nothing stands
 //!   behind or that name a former registration, no descriptors or memory left, a listener that fails.
+//! - What a socket that meets itself would hear of itself: the simulator has no such connection, since the loop closes it at once.
+//! - Where urgent data stands without other bytes before it; the simulated byte always comes behind some.
+//! - Unix domain sockets, which are not simulated.
 //! - Times, sizes and how bytes are cut: the system's own business, and no program's.
 
 #![cfg(target_os = "linux")]
@@ -27,7 +30,7 @@ mod world;
 use std::time::Duration;
 
 use glassloop::id::Token;
-use glassloop::net::{Net, Wake};
+use glassloop::net::Net;
 use glassloop::sim::Fault;
 use kernel::Kernel;
 use simulated::Simulated;
@@ -148,6 +151,20 @@ fn nothing_is_told_of_a_socket_whose_registration_has_ended() {
     alike!(behaviour, ["nothing", "nothing", "\"waits already\"", "end"]);
 }
 
+#[test]
+fn the_end_after_a_partial_read_brings_a_new_event() {
+    fn behaviour<W: World>(mut world: W) -> Vec<String> {
+        let (mut stream, mut far) = connected(&mut world);
+        world.send(&mut far, b"words");
+        world.arrives(&stream, Sign::Bytes(5));
+        let mut said = vec![world.event(SOCKET), read(&mut stream, 1)];
+        world.shut_write(&mut far);
+        said.extend([world.event(SOCKET), read(&mut stream, 9), read(&mut stream, 9)]);
+        said
+    }
+    alike!(behaviour, ["readable writable", "\"w\"", "readable writable read_closed", "\"ords\"", "end"]);
+}
+
 // ---- Ends.
 
 #[test]
@@ -183,9 +200,8 @@ fn who_has_ended_its_sending_still_hears() {
         let (mut stream, mut far) = connected(&mut world);
         world.shut_write(&mut far);
         let mut said = vec![world.event(SOCKET), read(&mut stream, 9), write(&mut stream, b"answer")];
-        stream_shut(&mut stream, &mut said);
-        let (bytes, how) = world.hear_out(&mut far);
-        said.push(format!("{} {how}", String::from_utf8_lossy(&bytes)));
+        shut_write(&mut stream, &mut said);
+        said.push(heard(&mut world, &mut far));
         said
     }
     alike!(behaviour, ["readable writable read_closed", "end", "all", "shut", "answer end"]);
@@ -196,11 +212,10 @@ fn our_half_close_ends_our_sending_and_nothing_else() {
     fn behaviour<W: World>(mut world: W) -> Vec<String> {
         let (mut stream, mut far) = connected(&mut world);
         let mut said = vec![write(&mut stream, b"request")];
-        stream_shut(&mut stream, &mut said);
+        shut_write(&mut stream, &mut said);
         said.push(write(&mut stream, b"too late"));
-        stream_shut(&mut stream, &mut said);
-        let (bytes, how) = world.hear_out(&mut far);
-        said.push(format!("{} {how}", String::from_utf8_lossy(&bytes)));
+        shut_write(&mut stream, &mut said);
+        said.push(heard(&mut world, &mut far));
         world.send(&mut far, b"answer");
         world.arrives(&stream, Sign::Bytes(6));
         said.extend([world.event(SOCKET), read(&mut stream, 9), read(&mut stream, 9)]);
@@ -214,7 +229,7 @@ fn after_both_have_ended_their_sending_nothing_goes_either_way() {
     fn behaviour<W: World>(mut world: W) -> Vec<String> {
         let (mut stream, mut far) = connected(&mut world);
         let mut said = Vec::new();
-        stream_shut(&mut stream, &mut said);
+        shut_write(&mut stream, &mut said);
         said.push(world.hear_out(&mut far).1.into());
         world.send(&mut far, b"bye");
         world.shut_write(&mut far);
@@ -225,8 +240,14 @@ fn after_both_have_ended_their_sending_nothing_goes_either_way() {
     alike!(behaviour, ["shut", "end", "readable writable read_closed write_closed", "\"bye\"", "end", "BrokenPipe"]);
 }
 
+/// All that comes to the far end, and how it ends there.
+fn heard<W: World>(world: &mut W, far: &mut W::Far) -> String {
+    let (bytes, how) = world.hear_out(far);
+    format!("{} {how}", String::from_utf8_lossy(&bytes))
+}
+
 /// Ends our sending.
-fn stream_shut(stream: &mut impl glassloop::net::Stream, said: &mut Vec<String>) {
+fn shut_write(stream: &mut impl glassloop::net::Stream, said: &mut Vec<String>) {
     said.push(stream.shut_write().map_or_else(|error| format!("{:?}", error.kind()), |()| "shut".into()));
 }
 
@@ -261,7 +282,7 @@ fn a_reset_while_the_send_buffer_is_full_is_said_once_by_a_write() {
         world.arrives(&stream, Sign::Reset);
         let mut said = vec![world.event(SOCKET)];
         said.extend([write(&mut stream, b"x"), write(&mut stream, b"x"), read(&mut stream, 9), established(&mut stream)]);
-        stream_shut(&mut stream, &mut said);
+        shut_write(&mut stream, &mut said);
         said
     }
     let event = "readable writable read_closed write_closed broken";
@@ -331,11 +352,22 @@ fn closing_with_all_read_ends_in_good_order() {
         world.arrives(&stream, Sign::Bytes(4));
         let mut said = vec![read(&mut stream, 9), write(&mut stream, b"bye")];
         drop(stream);
-        let (bytes, how) = world.hear_out(&mut far);
-        said.push(format!("{} {how}", String::from_utf8_lossy(&bytes)));
+        said.push(heard(&mut world, &mut far));
         said
     }
     alike!(behaviour, ["\"read\"", "all", "bye end"]);
+}
+
+#[test]
+fn what_is_still_in_the_send_buffer_arrives_after_our_close() {
+    fn behaviour<W: World>(mut world: W) -> Vec<String> {
+        let (mut stream, mut far) = connected(&mut world);
+        let sum = fill_up(&mut world, &mut stream, &far);
+        drop(stream);
+        let (bytes, how) = world.hear_out(&mut far);
+        vec![format!("all of it: {}, then {how}", bytes.len() == sum)]
+    }
+    alike!(behaviour, ["all of it: true, then end"]);
 }
 
 #[test]
@@ -349,6 +381,36 @@ fn a_peer_that_closes_with_bytes_unread_resets_us() {
         said
     }
     alike!(behaviour, ["all", "readable writable read_closed write_closed broken", "ConnectionReset"]);
+}
+
+#[test]
+fn bytes_of_ours_that_had_arrived_survive_the_reset_that_our_close_makes() {
+    fn behaviour<W: World>(mut world: W) -> Vec<String> {
+        let (mut stream, mut far) = connected(&mut world);
+        world.send(&mut far, b"unread");
+        world.arrives(&stream, Sign::Bytes(6));
+        let mut said = vec![write(&mut stream, b"answer")];
+        world.arrives_there(&far);
+        drop(stream);
+        said.push(heard(&mut world, &mut far));
+        said
+    }
+    alike!(behaviour, ["all", "answer reset"]);
+}
+
+#[test]
+fn a_reset_after_our_half_close_fails_the_read() {
+    fn behaviour<W: World>(mut world: W) -> Vec<String> {
+        let (mut stream, mut far) = connected(&mut world);
+        let mut said = Vec::new();
+        shut_write(&mut stream, &mut said);
+        said.push(heard(&mut world, &mut far));
+        world.reset(far);
+        said.extend([world.event(SOCKET), read(&mut stream, 9), read(&mut stream, 9), write(&mut stream, b"x")]);
+        said
+    }
+    let event = "readable writable read_closed write_closed broken";
+    alike!(behaviour, ["shut", " end", event, "ConnectionReset", "end", "BrokenPipe"]);
 }
 
 // ---- Room.
@@ -465,14 +527,17 @@ fn a_connection_that_was_reset_before_the_accept_is_accepted_and_fails_then() {
     fn behaviour<W: World>(mut world: W) -> Vec<String> {
         let (mut listener, addr) = open_door(&mut world);
         let far = world.client(&addr).unwrap();
+        let from = world.addr(&far);
         world.reset(far);
         world.event(DOOR);
-        let mut stream = world.accept(&mut listener).unwrap();
+        let (mut stream, named) = world.net().accept(&mut listener).unwrap();
         world.arrives(&stream, Sign::Reset);
         world.register(&mut stream, SOCKET);
-        vec![world.event(SOCKET), read(&mut stream, 9), read(&mut stream, 9)]
+        vec![(named == from).to_string(), world.event(SOCKET), read(&mut stream, 9), read(&mut stream, 9), write(&mut stream, b"x")]
     }
-    alike!(behaviour, ["readable writable read_closed write_closed broken", "ConnectionReset", "end"]);
+    let event = "readable writable read_closed write_closed broken";
+    alike!(behaviour, ["true", event, "ConnectionReset", "end", "BrokenPipe"]);
+    alike!(behaviour, [Fault::ResetBeforeAccept], ["true", event, "ConnectionReset", "end", "BrokenPipe"]);
 }
 
 #[test]
@@ -532,7 +597,48 @@ fn a_dial_between_two_of_our_own_sockets_reaches_the_listener() {
     alike!(behaviour, ["writable", "Yes", "writable", "all", "readable writable", "\"to myself\""]);
 }
 
+#[test]
+fn a_dial_that_meets_itself_can_be_told_from_others() {
+    fn behaviour<W: World>(mut world: W) -> Vec<String> {
+        let mut stream = world.dial_itself();
+        world.register(&mut stream, SOCKET);
+        vec![world.event(SOCKET), established(&mut stream)]
+    }
+    alike!(behaviour, [Fault::DialMeetsItself], ["writable", "WithItself"]);
+}
+
 // ---- The poller itself.
+
+#[test]
+fn what_one_poll_has_no_room_for_comes_with_the_next_in_order() {
+    fn behaviour<W: World>(mut world: W) -> Vec<Vec<usize>> {
+        let (mut listener, addr) = open_door(&mut world);
+        let tokens = 10..10 + world::EVENTS + 3;
+        let mut held = Vec::new();
+        for token in tokens {
+            let far = world.client(&addr).unwrap();
+            world.event(DOOR);
+            let mut stream = world.accept(&mut listener).unwrap();
+            assert_eq!(world.accept(&mut listener).err().unwrap(), "WouldBlock");
+            world.register(&mut stream, token);
+            world.event(token);
+            held.push((stream, far));
+        }
+        // The last one first, each through before the next.
+        for (stream, far) in held.iter_mut().rev() {
+            world.send(far, b"x");
+            world.arrives(stream, Sign::Bytes(1));
+        }
+        let mut poll = || {
+            let mut events = Vec::new();
+            world.net().poll(&mut events, Some(world::ROUND)).unwrap();
+            events.iter().map(|event| event.token).collect()
+        };
+        vec![poll(), poll(), poll()]
+    }
+    let (first, second) = ((13..21).rev().collect(), vec![12, 11, 10]);
+    alike!(behaviour, [first, second, vec![]]);
+}
 
 #[test]
 fn many_wakes_are_one_event() {

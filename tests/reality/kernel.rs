@@ -11,7 +11,7 @@ use glassloop::net::{Listener, MioNet, Socket};
 use mio::{Events, Interest, Poll};
 use socket2::{Domain, SockRef, Type};
 
-use super::world::{ROUND, ROUNDS, Sign, World};
+use super::world::{EVENTS, ROUND, ROUNDS, Sign, World};
 
 /// No far end waits longer for anything.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -29,7 +29,7 @@ pub struct Kernel {
 
 impl Kernel {
     pub fn new() -> Self {
-        let net = MioNet::new(64, Token::Waker.pack(), true).unwrap();
+        let net = MioNet::new(EVENTS, Token::Waker.pack(), true).unwrap();
         Self { net, hosts: HashMap::new(), nobodies: Vec::new() }
     }
 
@@ -108,6 +108,18 @@ impl World for Kernel {
 
     fn visitor(&mut self, host: &Address) -> TcpStream {
         patient(self.hosts[host].accept().unwrap().0)
+    }
+
+    /// On purpose it takes a socket of one's own: by chance, as the loop may meet itself, it takes thousands of tries.
+    fn dial_itself(&mut self) -> Socket {
+        let (socket, addr) = Self::bound();
+        socket.set_nonblocking(true).unwrap();
+        let _ = socket.connect(&addr.tcp().unwrap().into()); // says that it is under way
+        Socket::Tcp(mio::net::TcpStream::from_std(socket.into()))
+    }
+
+    fn addr(&self, far: &TcpStream) -> Address {
+        far.local_addr().unwrap().into()
     }
 
     fn arrives(&mut self, stream: &Socket, sign: Sign) {

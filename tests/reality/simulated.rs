@@ -1,10 +1,11 @@
 //! The simulator: a world that is as kind as it can be, but for the faults that a test asks for.
 
 use glassloop::codec::Line;
+use glassloop::net::Net;
 use glassloop::sim::{Fate, Fault, Faults, Path, Peer, Sim, SimListener, SimNet, SimStream};
 use glassloop::{Address, Config, Context, Handler, Origin, Verdict};
 
-use super::world::{Sign, World};
+use super::world::{EVENTS, Sign, World};
 
 /// A loop is part of a simulation; this one never turns.
 struct Idle;
@@ -35,7 +36,7 @@ impl Simulated {
         for fault in [Fault::FullEvent].iter().chain(always) {
             faults.set(*fault, 1_000_000);
         }
-        let mut sim = Sim::with_faults(1, faults, Idle, Config::default());
+        let mut sim = Sim::with_faults(1, faults, Idle, Config { events_per_turn: EVENTS, ..Config::default() });
         sim.set_path(Path { send_buffer: 65_536, receive_buffer: 16_384, ..Path::local() });
         let net = sim.net();
         Self { sim, net }
@@ -81,6 +82,16 @@ impl World for Simulated {
     fn visitor(&mut self, host: &Address) -> Peer {
         self.settle();
         quiet(self.sim.visitor(host).expect("somebody should have come"))
+    }
+
+    /// Where the fault strikes, every dial does.
+    fn dial_itself(&mut self) -> SimStream {
+        let host = self.host();
+        self.net.connect(&host).unwrap()
+    }
+
+    fn addr(&self, far: &Peer) -> Address {
+        far.addr()
     }
 
     fn arrives(&mut self, _: &SimStream, _: Sign) {

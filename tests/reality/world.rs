@@ -9,6 +9,9 @@ use glassloop::net::{Event, Net, Stream};
 pub const ROUNDS: usize = 2_000;
 pub const ROUND: Duration = Duration::from_millis(10);
 
+/// The most events that one poll takes.
+pub const EVENTS: usize = 8;
+
 /// How a test knows that what the far end did has come here.
 #[derive(Clone, Copy, Debug)]
 pub enum Sign {
@@ -36,6 +39,12 @@ pub trait World {
 
     /// Lets the host accept one.
     fn visitor(&mut self, host: &Address) -> Self::Far;
+
+    /// A dial that meets itself.
+    fn dial_itself(&mut self) -> StreamOf<Self>;
+
+    /// The far end's own address.
+    fn addr(&self, far: &Self::Far) -> Address;
 
     /// Waits until what the far end did is here, without asking the net.
     fn arrives(&mut self, stream: &StreamOf<Self>, sign: Sign);
