@@ -126,6 +126,9 @@ impl World {
 
     /// A reset has come to an open end.
     fn broke(&mut self, to: EndId) {
+        if self.end(to).broken {
+            return; // it hears nothing any more
+        }
         let purges = self.strikes(Fault::ResetPurges);
         let (outgoing, incoming) = self.pipes(to);
         outgoing.clear();

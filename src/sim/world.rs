@@ -334,7 +334,7 @@ impl World {
         let new = event;
         if full && watch.dial == Dial::Done {
             event.readable |= waiting || over || broken;
-            event.writable |= room || broken;
+            event.writable |= room || broken || shut; // a write would not wait, but fail
         }
         // Where a short read is to prove the socket empty, the end must have been told by then.
         event.read_closed = (over || broken) && (!shy || strict);
