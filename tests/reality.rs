@@ -544,7 +544,10 @@ fn what_was_said_before_the_accept_is_there_after_it() {
 
 #[test]
 fn a_connection_that_was_reset_before_the_accept_is_accepted_and_fails_then() {
-    fn behaviour<W: World>(mut world: W) -> Vec<String> {
+    fn behaviour<W: World>(world: W) -> Vec<String> {
+        play(world, |world, stream| world.arrives(stream, Sign::Reset))
+    }
+    fn play<W: World>(mut world: W, wait: impl Fn(&mut W, &StreamOf<W>)) -> Vec<String> {
         let (mut listener, addr) = open_door(&mut world);
         let far = world.client(&addr).unwrap();
         let from = world.addr(&far);
@@ -552,7 +555,7 @@ fn a_connection_that_was_reset_before_the_accept_is_accepted_and_fails_then() {
         world.event(DOOR);
         world.silence(DOOR);
         let (mut stream, named) = world.net().accept(&mut listener).unwrap();
-        world.arrives(&stream, Sign::Reset);
+        wait(&mut world, &stream);
         world.register(&mut stream, SOCKET);
         let mut said = vec![(named == from).to_string(), world.event(SOCKET), read(&mut stream, 9)];
         said.extend([world.silence(SOCKET), read(&mut stream, 9), write(&mut stream, b"x")]);
@@ -561,7 +564,8 @@ fn a_connection_that_was_reset_before_the_accept_is_accepted_and_fails_then() {
     let event = "readable writable read_closed write_closed broken";
     let expected = ["true", event, "ConnectionReset", "nothing", "end", "BrokenPipe"];
     alike!(behaviour, expected);
-    alike!(behaviour, [Fault::ResetBeforeAccept], expected);
+    // Here a second reset, of the network's, is still under way when the first one is read: it must not be heard.
+    assert_eq!(play(Simulated::new(&[Fault::ResetBeforeAccept]), |_, _| {}), expected);
 }
 
 #[test]
