@@ -30,10 +30,19 @@ pub struct Simulated {
 }
 
 impl Simulated {
-    /// Each of `always` happens whenever it can. One does in every one: that an event reports all that is the case is what epoll does.
+    /// Each of `always` happens whenever it can; and as epoll does it, an event reports all that is the case.
     pub fn new(always: &[Fault]) -> Self {
+        Self::with([Fault::FullEvent].iter().chain(always))
+    }
+
+    /// An event reports only what is new.
+    pub fn terse() -> Self {
+        Self::with(&[])
+    }
+
+    fn with<'a>(always: impl IntoIterator<Item = &'a Fault>) -> Self {
         let mut faults = Faults::none();
-        for fault in [Fault::FullEvent].iter().chain(always) {
+        for fault in always {
             faults.set(*fault, 1_000_000);
         }
         let mut sim = Sim::with_faults(1, faults, Idle, Config { events_per_turn: EVENTS, ..Config::default() });
