@@ -321,6 +321,9 @@ fn a_reset_behind_the_end_is_a_broken_pipe_and_no_failed_read() {
     }
     let event = "readable writable read_closed write_closed broken";
     alike!(behaviour, ["readable writable read_closed", "end", event, "end", "BrokenPipe", "BrokenPipe"]);
+    // Who throws away what was not read cannot know that all of it was.
+    let purged = behaviour(Simulated::new(&[Fault::ResetPurges]));
+    assert_eq!(purged, ["readable writable read_closed", "end", event, "ConnectionReset", "NotYet", "BrokenPipe"]);
 }
 
 #[test]

@@ -26,7 +26,7 @@ impl World {
         if waiting == 0 {
             watch.owes_read = true;
             let error = if ended {
-                None
+                None // whatever came behind that end
             } else if broken || over {
                 end.error.take().filter(|_| broken)
             } else {

@@ -142,7 +142,9 @@ impl World {
         }
         let end = self.end(to);
         end.broken = true;
-        // Behind the other one's end it is no news for a reader, but a pipe that is broken for a writer (tcp_reset).
+        // Behind the other one's end it is no news for a reader, but a pipe that is broken for a writer (tcp_reset);
+        // a system that throws away what it had must not call that an end.
+        end.ended &= !purges;
         end.error = Some(if end.ended { ErrorKind::BrokenPipe } else { ErrorKind::ConnectionReset });
         self.tell(to, true, true);
         self.take_in(to);
