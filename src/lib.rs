@@ -77,12 +77,14 @@
 //! - **A panic in a callback ends one connection**, unless the program is built with `panic = "abort"`.
 //! - **Every limit has a name, a default and a reason**: [`Config`].
 //! - **Every step can be watched**: [`Observer`], [`Counters`].
+//! - **What goes wrong in servers of this kind is known**: [`guide::faults`] lists it, and names the tests that hold it here.
 //!
 //! [mio]: https://docs.rs/mio
 
 pub mod codec;
 pub mod config;
 pub mod connection;
+pub mod guide;
 pub mod id;
 pub mod net;
 #[cfg(feature = "sim")]

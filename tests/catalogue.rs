@@ -1,0 +1,76 @@
+//! The catalogue of faults, `src/guide/faults.md`: its rows are all there, and so is every test that they name.
+
+use std::path::Path;
+
+/// As many as were collected.
+const ROWS: usize = 88;
+/// What a row without a test begins with, and then says why.
+const WITHOUT: [&str; 2] = ["cannot arise: ", "not ours: "];
+/// Fewer letters are not a reason.
+const REASON: usize = 40;
+
+/// What stands in a row: its number, the fault, and what holds it here.
+fn rows(text: &str) -> Vec<[&str; 3]> {
+    let lines = text.lines().filter_map(|line| line.strip_prefix("| ")?.strip_suffix(" |"));
+    let cells = lines.map(|line| {
+        let cells: Vec<&str> = line.split(" | ").collect();
+        <[&str; 3]>::try_from(cells).unwrap_or_else(|cells| panic!("not three cells: {cells:?}"))
+    });
+    cells.skip_while(|[number, ..]| *number == "row").collect()
+}
+
+fn catalogue() -> String {
+    read("src/guide/faults.md").expect("the catalogue")
+}
+
+fn read(file: &str) -> Option<String> {
+    std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(file)).ok()
+}
+
+/// Whether there is a test of this name: `closing::name` in `tests/closing.rs`, `src/timers::name` in `src/timers.rs`.
+fn is_there(test: &str) -> Result<(), String> {
+    let (file, name) = test.rsplit_once("::").ok_or("no name of a test")?;
+    let file = if file.starts_with("src/") { format!("{file}.rs") } else { format!("tests/{file}.rs") };
+    let text = read(&file).ok_or(format!("there is no {file}"))?;
+    let mut lines = text.lines().map(str::trim_start);
+    while lines.any(|line| line == "#[test]") {
+        // Other attributes may stand between; then comes the function.
+        let function = lines.find_map(|line| line.strip_prefix("fn "));
+        if function.is_some_and(|function| function.strip_prefix(name).is_some_and(|rest| rest.starts_with('('))) {
+            return Ok(());
+        }
+    }
+    Err(format!("no such test in {file}"))
+}
+
+#[test]
+fn the_rows_are_counted_without_a_gap_and_each_says_what_goes_wrong() {
+    let text = catalogue();
+    let rows = rows(&text);
+    let numbers: Vec<&str> = rows.iter().map(|[number, ..]| *number).collect();
+    assert_eq!(numbers, (1..=ROWS).map(|n| n.to_string()).collect::<Vec<_>>());
+    for [number, fault, _] in rows {
+        assert!(fault.len() >= REASON && fault.ends_with('.'), "row {number} does not say what goes wrong: {fault}");
+    }
+}
+
+#[test]
+fn each_row_names_tests_that_are_there_or_says_why_there_are_none() {
+    let text = catalogue();
+    let mut wrong = Vec::new();
+    for [number, _, held] in rows(&text) {
+        // Between backticks stands every second piece.
+        let tests: Vec<&str> = if held.starts_with('`') { held.split('`').skip(1).step_by(2).collect() } else { Vec::new() };
+        if tests.is_empty() {
+            let reason = WITHOUT.iter().find_map(|word| held.strip_prefix(word));
+            if reason.is_none_or(|reason| reason.len() < REASON) {
+                wrong.push(format!("row {number}: neither a test nor a reason: {held:?}"));
+            }
+        }
+        if tests.len() > 3 {
+            wrong.push(format!("row {number}: {} tests; the three that show it best will do", tests.len()));
+        }
+        wrong.extend(tests.iter().filter_map(|test| is_there(test).err().map(|why| format!("row {number}: `{test}`: {why}"))));
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
