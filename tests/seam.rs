@@ -7,8 +7,9 @@ mod util;
 use std::io::{self, ErrorKind};
 use std::time::Duration;
 
-use glassloop::net::Event;
-use glassloop::{Config, Stop, Turn};
+use glassloop::codec::Line;
+use glassloop::net::{Established, Event};
+use glassloop::{CloseReason, Config, ConnectionId, Context, Error, Handler, Origin, Stop, Turn, Verdict};
 use played::{Stage, loopback, ms};
 use util::{Service, ack, id, service, submit};
 
@@ -44,6 +45,69 @@ fn an_event_for_an_earlier_connection_in_the_same_slot_is_ignored_and_counted() 
     let after = play.reactor.counters();
     assert_eq!((after.stale, after.reads, after.events), (before.stale + 3, before.reads, before.events));
     assert_eq!(play.reactor.connections(), 1);
+}
+
+/// Has all others closed whenever somebody says `out`. What was said, and who was closed, is kept.
+#[derive(Default)]
+struct Rivals {
+    all: Vec<ConnectionId>,
+    log: Vec<(ConnectionId, String)>,
+}
+
+impl Handler for Rivals {
+    type Codec = Line;
+    type State = ();
+    type Mail = ();
+
+    fn connection(&mut self, _: &Origin) -> (Line, ()) {
+        (Line::default(), ())
+    }
+
+    fn open(&mut self, cx: &mut Context<'_, Self>) -> Verdict {
+        self.all.push(cx.id());
+        Verdict::Continue
+    }
+
+    fn frame(&mut self, line: &[u8], cx: &mut Context<'_, Self>) -> Verdict {
+        self.log.push((cx.id(), String::from_utf8_lossy(line).into()));
+        if line == b"out" {
+            let this = cx.id();
+            self.all.iter().filter(|id| **id != this).for_each(|id| cx.close(*id));
+        }
+        Verdict::Continue
+    }
+
+    fn close(&mut self, cx: &mut Context<'_, Self>, reason: &CloseReason) {
+        self.log.push((cx.id(), reason.to_string()));
+    }
+}
+
+#[test]
+fn an_event_for_one_who_was_closed_earlier_in_the_same_batch_finds_nobody_else() {
+    // He is closed after the batch; or at once, where so much was asked of others already.
+    let (after, at_once) = (Config::default().command_high, 1);
+    for (command_high, of_the_other) in [(after, &["wait", "reset by the peer"][..]), (at_once, &["closed by the handler"])] {
+        let config = Config { command_high, ..Config::default() };
+        let mut play = played::Play::on(Stage::with_doors(1), Rivals::default(), config);
+        let (one, other) = (play.admit(1), play.admit(1));
+        // One batch: he is closed, speaks, is reset, and is told of once more; and somebody new comes, who could have his place.
+        play.say(one, b"out\n");
+        play.say(other, b"wait\n");
+        play.reset(other);
+        play.tell(other, |event| (event.readable, event.writable) = (true, true));
+        play.knock(0, [Ok(())]);
+        play.turn();
+        let Rivals { all, log } = play.reactor.handler();
+        let [first, second, newcomer] = all[..] else { panic!("three in all: {all:?}") };
+        let log: Vec<(ConnectionId, &str)> = log.iter().map(|(id, what)| (*id, what.as_str())).collect();
+        let of_the_other = of_the_other.iter().map(|what| (second, *what));
+        assert_eq!(log, [(first, "out")].into_iter().chain(of_the_other).collect::<Vec<_>>(), "with command_high {command_high}");
+        assert!(newcomer.slot() != first.slot() && newcomer.slot() != second.slot());
+        assert_eq!((play.reactor.connections(), play.is_open(one), play.is_open(other)), (2, true, false));
+        // Only after the batch is his place free.
+        play.admit(1);
+        assert_eq!(play.reactor.handler().all[3].slot(), second.slot());
+    }
 }
 
 #[test]
@@ -104,6 +168,79 @@ fn spurious_events_cost_a_read_and_nothing_else() {
     let counters = play.reactor.counters();
     assert_eq!((counters.reads_blocked, play.reactor.connections(), counters.deferred), (3, 1, 0));
     assert_eq!(play.stage.borrow().timeouts.last(), Some(&None), "and then it sleeps");
+}
+
+#[test]
+fn urgent_data_with_nothing_behind_it_costs_a_read_and_nothing_else() {
+    let mut play = by_hand(Config { idle_timeout: None, ..Config::default() });
+    let peer = play.admit(1);
+    for _ in 0..3 {
+        play.tell(peer, |event| (event.readable, event.urgent) = (true, true));
+        let _ = turn(&mut play);
+    }
+    play.say(peer, &submit(id(1), b"x"));
+    let _ = turn(&mut play);
+    assert_eq!(play.got(peer), ack(id(1)));
+    let counters = play.reactor.counters();
+    // From now on a short read proves nothing; so the request costs one more.
+    assert_eq!((counters.reads_blocked, play.reactor.connections(), counters.deferred), (4, 1, 0));
+    let _ = turn(&mut play);
+    assert_eq!(play.stage.borrow().timeouts.last(), Some(&None), "and then it sleeps");
+}
+
+#[test]
+fn a_broken_poller_ends_the_loop_with_its_error_and_nothing_stays_open() {
+    const EBADF: i32 = 9;
+    let mut play = by_hand(Config::default());
+    play.admit(3);
+    play.say(0, &submit(id(1), b"never finished")[..20]);
+    play.turn();
+    play.stage.borrow_mut().poll_fails = Some(EBADF);
+    let polls = play.stage.borrow().timeouts.len();
+    for _ in 0..3 {
+        let told = play.reactor.turn(None);
+        assert!(matches!(&told, Err(Error::Poll(error)) if error.raw_os_error() == Some(EBADF)), "{told:?}");
+    }
+    assert_eq!(play.stage.borrow().timeouts.len(), polls + 3, "it is for the caller to try again");
+    assert_eq!(play.reactor.run().unwrap_err().to_string(), "polling failed: Bad file descriptor (os error 9)");
+    assert_eq!(play.open(), 3, "nobody was at fault");
+    let handle = play.reactor.handle();
+    let stage = play.stage.clone();
+    drop(play);
+    assert!(stage.borrow().peers.iter().all(|peer| !peer.is_open()));
+    assert_eq!(handle.post(()), Err(glassloop::PostError::Stopped(())));
+}
+
+#[test]
+fn whom_the_poller_does_not_take_is_dropped_alone_be_he_accepted_or_dialed() {
+    const ENOMEM: i32 = 12;
+    const ENOSPC: i32 = 28;
+    let mut play = by_hand(Config::default());
+    play.admit(1);
+    play.stage.borrow_mut().refusals.extend([ENOSPC, ENOMEM]);
+    play.knock(0, [Ok(()), Ok(()), Ok(())]);
+    play.turn();
+    assert_eq!([0, 1, 2, 3].map(|peer| play.is_open(peer)), [true, false, false, true]);
+    assert_eq!((play.reactor.connections(), play.reactor.counters().accepted, play.reactor.counters().accept_errors), (2, 2, 2));
+
+    // A dial goes on to the next address, as after any other failure.
+    play.stage.borrow_mut().refusals.push_back(ENOSPC);
+    play.reactor.connect_to(vec![loopback(1), loopback(2)], Duration::MAX).unwrap();
+    assert_eq!(([4, 5].map(|peer| play.is_open(peer)), play.reactor.connections()), ([false, true], 3));
+    play.answer(5, Ok(Established::Yes));
+    play.turn();
+    play.stage.borrow_mut().refusals.push_back(ENOSPC);
+    play.reactor.connect_to(vec![loopback(3)], Duration::MAX).unwrap();
+    play.turn();
+    assert_eq!((play.is_open(6), play.reactor.connections(), play.reactor.counters().dial_errors), (false, 3, 0));
+
+    // Nobody else has noticed.
+    for peer in [0, 3] {
+        play.say(peer, &submit(id(7), b"still here"));
+        play.tell(peer, |event| event.writable = true);
+        play.turn();
+        assert_eq!(play.got(peer), ack(id(7)));
+    }
 }
 
 #[test]

@@ -60,6 +60,13 @@ pub struct Peer {
     open: bool,
 }
 
+impl Peer {
+    /// Whether our side of it is still there.
+    pub fn is_open(&self) -> bool {
+        self.open
+    }
+}
+
 /// What the outside world is like, and what the loop did there.
 #[derive(Default)]
 pub struct Stage {
@@ -67,11 +74,15 @@ pub struct Stage {
     pub elapsed: Duration,
     /// What the next poll reports.
     pub events: Vec<Event>,
+    /// With which error of the system each poll fails from here on.
+    pub poll_fails: Option<i32>,
     pub doors: Vec<Door>,
     /// The other side of every socket there was, in the order in which they were made.
     pub peers: Vec<Peer>,
     /// What the next dials come to at once; all later ones begin.
     pub dials: VecDeque<io::Result<()>>,
+    /// With which errors of the system the next registrations of sockets fail; all later ones go well.
+    pub refusals: VecDeque<i32>,
     /// How many descriptors the system says that there are.
     pub descriptors: Option<usize>,
     /// What the loop asked of the poller, one for each turn.
@@ -172,6 +183,9 @@ impl Net for Played {
     fn poll(&mut self, events: &mut Vec<Event>, timeout: Option<Duration>) -> io::Result<Instant> {
         let mut stage = self.stage.borrow_mut();
         stage.timeouts.push(timeout);
+        if let Some(error) = stage.poll_fails {
+            return Err(io::Error::from_raw_os_error(error));
+        }
         events.append(&mut stage.events);
         if events.is_empty() {
             stage.elapsed += timeout.unwrap_or_default();
@@ -191,6 +205,9 @@ impl Net for Played {
     }
 
     fn register(&mut self, socket: &mut Socket, token: usize) -> io::Result<()> {
+        if let Some(error) = self.stage.borrow_mut().refusals.pop_front() {
+            return Err(io::Error::from_raw_os_error(error));
+        }
         socket.peer().token = token;
         Ok(())
     }
