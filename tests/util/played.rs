@@ -93,6 +93,8 @@ pub struct Stage {
     pub asked: usize,
     pub deregistered: usize,
     pub unlistened: usize,
+    /// How often it has read since the last poll: a loop that reads for ever would keep the test from its end.
+    pub reads: u32,
 }
 
 impl Stage {
@@ -120,6 +122,10 @@ impl Socket {
 impl Read for Socket {
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
         assert!(!buf.is_empty(), "a read into nothing");
+        let mut stage = self.0.borrow_mut();
+        stage.reads += 1;
+        assert!(stage.reads < 1_000_000, "the turn has no end");
+        drop(stage);
         let mut peer = self.peer();
         let n = peer.says.len().min(buf.len());
         buf.iter_mut().zip(peer.says.drain(..n)).for_each(|(to, byte)| *to = byte);
@@ -183,6 +189,7 @@ impl Net for Played {
     fn poll(&mut self, events: &mut Vec<Event>, timeout: Option<Duration>) -> io::Result<Instant> {
         let mut stage = self.stage.borrow_mut();
         stage.timeouts.push(timeout);
+        stage.reads = 0;
         if let Some(error) = stage.poll_fails {
             return Err(io::Error::from_raw_os_error(error));
         }
