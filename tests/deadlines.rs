@@ -412,6 +412,50 @@ fn guards_of_a_millisecond_are_not_early_either() {
 }
 
 #[test]
+fn what_came_while_the_loop_was_kept_is_heard_before_anybody_is_called_silent() {
+    // A callback, or the program between two turns, takes five times as long as a peer may. The silence was not the peer's.
+    let (time, kept) = (Some(ms(1000)), ms(5000));
+    let calls_after = |play: &mut Play| {
+        play.turn();
+        play.pass(ms(500));
+        play.calls()
+    };
+    let mut play = Play::new(Config { idle_timeout: time, ..unguarded() });
+    let peer = play.admit(1);
+    play.skip(kept);
+    play.say(peer, b"not idle\n");
+    assert_eq!(calls_after(&mut play), [Call::Open, frame("not idle")]);
+
+    let mut play = Play::new(Config { frame_timeout: time, ..unguarded() });
+    let peer = play.admit(1);
+    play.say(peer, b"one half");
+    play.turn();
+    play.skip(kept);
+    play.say(peer, b" and the other\n");
+    assert_eq!(calls_after(&mut play), [Call::Open, frame("one half and the other")]);
+
+    let mut play = Play::new(Config { handshake_timeout: time, ..unguarded() });
+    play.reactor.handler().on_open = |cx| {
+        cx.expect_handshake();
+        Verdict::Continue
+    };
+    let peer = play.admit(1);
+    play.skip(kept);
+    play.say(peer, b"hello\n");
+    assert_eq!(calls_after(&mut play), [Call::Open, frame("hello")]);
+
+    let mut play = Play::new(Config { write_timeout: time, ..unguarded() });
+    let peer = play.admit(1);
+    play.set_room(peer, 0);
+    play.say(peer, b"echo\n");
+    play.turn();
+    play.skip(kept);
+    play.set_room(peer, 100);
+    play.tell(peer, |event| event.writable = true);
+    assert_eq!((calls_after(&mut play), play.got(peer)), (vec![Call::Open, frame("echo")], b"echo\n".to_vec()));
+}
+
+#[test]
 fn a_reset_is_noticed_where_a_passed_deadline_keeps_the_loop_from_reading() {
     let mut play = Play::new(unguarded());
     let peer = play.admit(1);

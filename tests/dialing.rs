@@ -524,6 +524,26 @@ fn no_time_at_all_is_over_with_the_next_tick_and_all_the_time_is_never_over() {
 }
 
 #[test]
+fn what_is_sent_to_one_who_is_not_established_is_counted_and_never_arrives() {
+    const ECONNREFUSED: i32 = if cfg!(target_os = "linux") { 111 } else { 61 };
+    for (how, wanted) in [(Ok(Established::Yes), "open to "), (Err(ECONNREFUSED), "never: cannot connect to ")] {
+        let mut play = by_hand();
+        let id = play.reactor.connect_to(vec![loopback(9)], LONG).unwrap();
+        let handle = play.reactor.handle();
+        for _ in 0..3 {
+            handle.send(id, &b"too early\n"[..]).unwrap();
+        }
+        play.turn();
+        assert_eq!((play.reactor.counters().letters, play.reactor.counters().stale), (3, 3));
+        decide(&mut play, how);
+        play.turn();
+        assert_eq!(play.got(0), b"");
+        let told = told(&mut play);
+        assert!(told.len() == 1 && told[0].starts_with(wanted), "{told:?}");
+    }
+}
+
+#[test]
 fn a_stop_ends_dials_that_are_under_way() {
     for how in [Stop::Gracefully, Stop::Within(Duration::ZERO), Stop::AtOnce] {
         let mut play = by_hand();

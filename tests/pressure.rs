@@ -1,11 +1,16 @@
 //! Peers that send more than they read, and limits that hold.
 
+#[path = "util/played.rs"]
+mod played;
 mod util;
 
 use std::io::{ErrorKind, Read, Write};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use glassloop::{Config, Reactor};
+use glassloop::codec::Line;
+use glassloop::connection::Connection;
+use glassloop::{Config, Context, Handler, Origin, Reactor, Shared, Verdict};
+use played::{Play, Stage};
 use util::{Client, ack, addr_of, id, service, submit, turn_until};
 
 /// Sends until neither the sockets nor the loop take any more. Returns how many bytes that was, and the most memory that the loop's connections held.
@@ -128,4 +133,65 @@ fn a_full_turn_of_accepts_leaves_the_rest_for_the_next() {
         let _ = reactor.turn(Some(Duration::from_millis(100))).unwrap();
         assert_eq!(reactor.counters().accepted, accepted);
     }
+}
+
+#[test]
+fn ten_thousand_peers_who_claim_much_and_send_little_cost_little() {
+    const PEERS: usize = 10_000;
+    let mut play = Play::on(Stage::with_doors(1), service(), Config { max_connections: Some(PEERS), ..Config::default() });
+    play.admit(PEERS);
+    // Each claims the longest frame there is: 655 MB in all.
+    let claim = 65_536_u32.to_be_bytes();
+    let mut held = Vec::new();
+    for piece in [&claim[..], b"\x02", b"0", b"0"] {
+        (0..PEERS).for_each(|peer| play.say(peer, piece));
+        play.turn();
+        held.push(play.reactor.buffered() / PEERS);
+    }
+    println!("each of {PEERS} peers who claim 65,536 bytes and send 7 cost {held:?} bytes");
+    assert!(held[0] <= 2 * claim.len(), "{held:?}");
+    assert!(held[3] <= 2 * 7 + 4096, "{held:?}: no more than one step beyond what has come");
+    assert_eq!(play.reactor.connections(), PEERS);
+}
+
+/// Answers each line with as many empty ones as it has bytes.
+struct Chatter;
+
+impl Handler for Chatter {
+    type Codec = Line;
+    type State = ();
+    type Mail = ();
+
+    fn connection(&mut self, _: &Origin) -> (Line, ()) {
+        (Line::default().max(2 << 20), ())
+    }
+
+    fn frame(&mut self, line: &[u8], cx: &mut Context<'_, Self>) -> Verdict {
+        line.iter().for_each(|_| cx.send(&b""[..]));
+        Verdict::Continue
+    }
+}
+
+#[test]
+fn a_million_messages_of_one_byte_take_the_memory_of_their_bytes() {
+    const MANY: usize = 1_000_000;
+    let config = Config { write_high: 4 << 20, write_low: 0, write_cap: 4 << 20, ..Config::default() };
+    let (handler, shared) = (&mut Chatter, &mut Shared::new(config, Instant::now()));
+    let mut connection = Connection::unconnected(handler);
+    // A line whose bytes come one by one.
+    for arrived in 1..=MANY {
+        connection.receive(b"x", handler, shared);
+        assert!(connection.heap() <= 2 * arrived + 4096, "{} bytes held for {arrived}", connection.heap());
+    }
+    // As many replies of one byte each, which nobody takes.
+    connection.receive(b"\n", handler, shared);
+    assert_eq!(connection.unsent().len(), MANY);
+    assert!(connection.heap() <= 2 * MANY + 4096, "{} bytes held", connection.heap());
+    // As many frames of one byte each: they leave nothing behind.
+    connection.sent(MANY, shared);
+    connection.slim();
+    for _ in 0..MANY {
+        connection.receive(b"\n", handler, shared);
+    }
+    assert_eq!((shared.observe.counters().frames, connection.heap()), (MANY as u64 + 1, 0));
 }

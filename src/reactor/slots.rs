@@ -118,3 +118,45 @@ impl<H: Handler, N: Net> fmt::Debug for Slots<H, N> {
         f.debug_list().entries(self.iter().map(|slot| (slot.connection.id(), slot.connection.state()))).finish()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::address::Address;
+    use crate::codec::Line;
+    use crate::handler::{Context, Origin};
+    use crate::net::MioNet;
+    use crate::verdict::Verdict;
+
+    struct Nobody;
+
+    impl Handler for Nobody {
+        type Codec = Line;
+        type State = ();
+        type Mail = ();
+
+        fn connection(&mut self, _: &Origin) -> (Line, ()) {
+            (Line::default(), ())
+        }
+
+        fn frame(&mut self, _: &[u8], _: &mut Context<'_, Self>) -> Verdict {
+            Verdict::Continue
+        }
+    }
+
+    #[test]
+    fn generations_wrap_past_zero_and_an_old_name_finds_nobody() {
+        let mut slots = Slots::<Nobody, MioNet> { generation: u32::MAX - 2, ..Slots::default() };
+        let mut gone: Vec<ConnectionId> = Vec::new();
+        for generation in [u32::MAX - 1, u32::MAX, 1, 2] {
+            let id = slots.next_id();
+            assert_eq!((id.slot(), id.generation()), (0, generation));
+            let origin = Origin::Dialed { peer: Address::Unix(None), key: 0 };
+            slots.insert(Slot::new(Connection::new(id, &origin, &mut Nobody), None));
+            assert!(slots.get(id).is_some() && slots.find(Token::of(id)).is_some());
+            assert!(gone.iter().all(|old| slots.get(*old).is_none() && slots.find(Token::of(*old)).is_none()));
+            gone.extend(slots.remove(id).map(|slot| slot.connection.id()));
+        }
+        assert!(gone.len() == 4 && gone.iter().all(|old| slots.remove(*old).is_none()));
+    }
+}
