@@ -1,12 +1,16 @@
-//! How connections and loops end, on real sockets.
+//! How connections and loops end, on real sockets; and on simulated ones where the moment matters.
 
 mod util;
 
+use std::cell::RefCell;
 use std::io::{ErrorKind, Read, Write};
+use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use glassloop::codec::Line;
-use glassloop::{Config, Context, Handler, Origin, Reactor, Stop, Turn, Verdict};
+use glassloop::net::Net;
+use glassloop::sim::{Fate, Faults, Path, Sim};
+use glassloop::{Config, ConnectionId, Context, Handler, Origin, Reactor, Step, Stop, Turn, Verdict};
 use util::{Client, PATIENCE, Server, ack, addr_of, id, service, submit, turn_until};
 
 #[test]
@@ -68,6 +72,83 @@ fn a_reset_ends_one_connection_and_is_not_taken_for_an_end() {
         server.connect().reset();
         assert_eq!(server.next_end(), "reset by the peer");
     }
+}
+
+/// Who came, and why each of them ended.
+#[derive(Default)]
+struct Register {
+    came: Vec<ConnectionId>,
+    ends: Vec<String>,
+}
+
+impl Register {
+    /// One that is kept from here on.
+    fn of<H: Handler, N: Net>(reactor: &mut Reactor<H, N>) -> Rc<RefCell<Self>> {
+        let register = Rc::new(RefCell::new(Self::default()));
+        let kept = register.clone();
+        reactor.set_observer(move |step: &Step<'_>| match step {
+            Step::Accepted { id, .. } => kept.borrow_mut().came.push(*id),
+            Step::Closed { reason, .. } => kept.borrow_mut().ends.push(reason.to_string()),
+            _ => {}
+        });
+        register
+    }
+}
+
+#[test]
+fn a_reset_takes_queued_replies_and_timers_with_it_and_is_told_once() {
+    let config = Config { write_cap: 64 << 20, ..Config::default() };
+    let mut reactor = Reactor::new(Flood, config).unwrap();
+    let addr = reactor.listen("127.0.0.1:0").unwrap();
+    let register = Register::of(&mut reactor);
+    let mut client = Client::connect(addr);
+    client.send(b"much\n");
+    turn_until(&mut reactor, |reactor| reactor.counters().writes_blocked > 0);
+    let (id, mut timer) = (register.borrow().came[0], None);
+    assert!(reactor.with(id, |_, cx| {
+        timer = Some(cx.set_timer(cx.now() + Duration::from_secs(3600)));
+        Verdict::Continue
+    }));
+    assert!(reactor.buffered() > 1_000_000 && reactor.next_deadline().is_some());
+    client.reset();
+    turn_until(&mut reactor, |reactor| reactor.connections() == 0);
+    for _ in 0..3 {
+        let _ = reactor.turn(Some(Duration::ZERO)).unwrap(); // nothing more comes
+    }
+    assert_eq!(register.borrow().ends, ["reset by the peer"]);
+    assert_eq!((reactor.buffered(), reactor.next_deadline(), reactor.cancel_timer(timer.unwrap())), (0, None, false));
+}
+
+#[test]
+fn two_who_close_at_the_same_time_both_have_a_clean_end() {
+    // The peer's end is there, and unread, when the loop closes.
+    let mut reactor = Reactor::bind("127.0.0.1:0", service()).unwrap();
+    let register = Register::of(&mut reactor);
+    for n in 1..=20 {
+        let mut client = Client::connect(addr_of(&reactor));
+        client.send(&submit(id(1), b"last"));
+        turn_until(&mut reactor, |reactor| reactor.counters().frames == n);
+        client.shut_write();
+        let id = *register.borrow().came.last().unwrap();
+        reactor.with(id, |_, _| Verdict::Close);
+        turn_until(&mut reactor, |reactor| reactor.connections() == 0);
+        client.expect(&ack(util::id(1)));
+        client.expect_end();
+    }
+    assert_eq!(register.borrow().ends, ["closed by the handler"; 20]);
+    // The two ends meet on the way.
+    let mut sim = Sim::<_, true>::with_faults(7, Faults::none(), service(), Config::default());
+    let addr = sim.listen();
+    sim.set_path(Path { latency: Duration::from_millis(50), ..Path::local() });
+    let register = Register::of(sim.reactor());
+    let peer = sim.connect(&addr);
+    sim.run(Duration::from_secs(1));
+    peer.shut_write();
+    let id = register.borrow().came[0];
+    assert!(sim.reactor().with(id, |_, _| Verdict::Close));
+    sim.finish(100);
+    assert_eq!((peer.fate(), peer.blame()), (Fate::Ended, None));
+    assert_eq!(register.borrow().ends, ["closed by the handler"]);
 }
 
 #[test]

@@ -339,3 +339,30 @@ fn the_poller_s_descriptor_is_readable_exactly_when_there_is_something_to_hear()
     assert!(outer.hears(PATIENCE), "it is to stop");
     assert_eq!(turn(&mut reactor), Turn::Stopped);
 }
+
+/// The sockets and pollers that a child of this process is born with.
+#[cfg(target_os = "linux")]
+fn inherited() -> Vec<String> {
+    let listing = Command::new("ls").args(["-l", "/proc/self/fd"]).stdin(Stdio::null()).output().unwrap();
+    assert!(listing.status.success());
+    let listing = String::from_utf8(listing.stdout).unwrap();
+    let targets = listing.lines().filter_map(|line| line.split_once(" -> "));
+    targets
+        .map(|(_, target)| target.to_string())
+        .filter(|target| target.starts_with("socket:") || target.starts_with("anon_inode:"))
+        .collect()
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+fn a_child_process_inherits_nothing_of_the_loop() {
+    let before = inherited();
+    let (mut reactor, addr) = util::reactor(Echo, no_guards());
+    reactor.listen("127.0.0.1:0").unwrap();
+    let _client = Client::connect(addr);
+    reactor.connect(addr, PATIENCE).unwrap();
+    // Accepted, dialed, and accepted again.
+    turn_until(&mut reactor, |reactor| reactor.connections() == 3 && reactor.counters().accepted == 2);
+    let after = inherited();
+    assert!(after.iter().all(|target| before.contains(target)), "{after:?}, and before there was {before:?}");
+}

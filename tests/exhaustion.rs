@@ -147,6 +147,38 @@ fn several_loops_stop_accepting_before_the_process_runs_out_of_descriptors_too()
     assert_eq!(server.end().0, Some(0));
 }
 
+#[test]
+#[cfg(target_os = "linux")]
+fn more_newcomers_than_the_queue_holds_are_all_let_in_by_and_by() {
+    const NEWCOMERS: usize = 8;
+    let (listener, addr) = util::bound();
+    listener.listen(2).unwrap();
+    // Nobody waits here: each has sent his first packet when the call returns, and it was answered or dropped.
+    let newcomers: Vec<socket2::Socket> = (0..NEWCOMERS)
+        .map(|_| {
+            let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+            socket.set_nonblocking(true).unwrap();
+            let _ = socket.connect(&addr.into());
+            socket
+        })
+        .collect();
+    let outside = newcomers.iter().filter(|socket| socket.peer_addr().is_err()).count();
+    assert!(outside > 0, "the queue was meant to be too short");
+    let mut reactor = glassloop::Reactor::new(service(), Config::default()).unwrap();
+    reactor.listen_on(listener.into()).unwrap();
+    // Their systems try again, after a second for the first time. Each speaks as soon as he believes that he is in: a listener that
+    // was flooded may know of him only then (tcp_syncookies, tcp(7)).
+    let (asked, mut silent) = (submit(id(1), b"at last"), newcomers.iter().collect::<Vec<_>>());
+    util::turn_until(&mut reactor, |reactor| {
+        silent.retain(|socket| socket.send(&asked).is_err());
+        reactor.counters().frames == NEWCOMERS as u64
+    });
+    for socket in newcomers {
+        socket.set_nonblocking(false).unwrap();
+        Client { stream: socket.into() }.expect(&ack(id(1)));
+    }
+}
+
 // By hand: on the played net.
 
 #[cfg(target_os = "linux")]

@@ -291,6 +291,34 @@ fn a_half_closed_peer_can_be_written_to_until_the_handler_closes() {
 }
 
 #[test]
+fn a_write_to_one_who_has_left_ends_that_connection_only() {
+    let mut reactor = Reactor::bind("127.0.0.1:0", Obedient { keep_open_at_eof: true, ..Obedient::default() }).unwrap();
+    let (mut client, mut other) = (Client::connect(addr_of(&reactor)), Client::connect(addr_of(&reactor)));
+    client.send(b"name me\n");
+    turn_until(&mut reactor, |reactor| reactor.handler().named.contains_key(&b"me"[..]) && reactor.counters().writes == 2);
+    client.expect(b"welcome\n");
+    drop(client);
+    turn_until(&mut reactor, |reactor| reactor.handler().calls.last().is_some_and(|call| call == "eof"));
+    // For all that the loop knows he may still read. The first write goes well, and a later one finds that he does not.
+    let (id, written) = (reactor.handler().named[&b"me"[..]], reactor.counters().bytes_written);
+    let mut pushes = 0;
+    while reactor.with(id, |_, cx| {
+        cx.send(&b"push"[..]);
+        Verdict::Continue
+    }) {
+        pushes += 1;
+        assert!(pushes < 10_000, "he has left, and nobody notices");
+        let _ = reactor.turn(Some(Duration::from_millis(1))).unwrap();
+    }
+    assert!(reactor.counters().bytes_written >= written + 5, "the first one went out");
+    let ends: Vec<&String> = reactor.handler().calls.iter().filter(|call| call.starts_with("close: ")).collect();
+    assert_eq!(ends, ["close: reset by the peer"]);
+    other.send(b"echo still here\n");
+    turn_until(&mut reactor, |reactor| reactor.handler().calls.last().is_some_and(|call| call == "echo still here"));
+    other.expect(b"welcome\necho still here\n");
+}
+
+#[test]
 fn panics_in_every_callback_are_contained() {
     struct Brittle(&'static str);
     impl Handler for Brittle {

@@ -6,13 +6,14 @@
 mod process;
 mod util;
 
-use std::io::Read;
+use std::io::{ErrorKind, Read};
 use std::net::{TcpListener, TcpStream};
 use std::process::Command;
-use std::time::Duration;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
 
 use process::{Process, client, example};
-use util::{Client, ack, id, request, submit, wait_until};
+use util::{Client, PATIENCE, ack, id, request, submit, wait_until};
 
 #[test]
 fn the_server_names_its_real_addresses_and_serves_on_all_of_them() {
@@ -131,6 +132,102 @@ fn a_connection_s_end_is_logged_at_debug_and_requests_are_not() {
 }
 
 #[test]
+fn strangers_do_not_fill_the_log() {
+    let (server, addr) = Process::listening(&[]);
+    let quiet = server.log();
+    let greetings =
+        [&b"GET / HTTP/1.1\r\n\r\n"[..], b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc", b"\r\n\r\n", b"PROXY TCP4 1.2.3.4 5.6.7.8 1 2\r\n"];
+    for greeting in greetings.iter().cycle().take(200) {
+        let mut stranger = Client::connect(addr);
+        stranger.send(greeting);
+        stranger.expect_end();
+    }
+    for _ in 0..100 {
+        Client::connect(addr).reset();
+    }
+    // Who is served after them is served when all of that is over.
+    let mut client = Client::connect(addr);
+    client.send(&submit(id(1), b""));
+    client.expect(&ack(id(1)));
+    assert_eq!(server.log(), quiet, "nobody who reads the log wants to hear of that");
+    server.signal("TERM");
+    let (code, stderr) = server.end();
+    assert_eq!(code, Some(0));
+    assert!(stderr.contains("301 connections were accepted, 1 requests taken"), "but they are counted: {stderr}");
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+fn a_storm_of_signals_neither_ends_the_server_nor_moves_a_deadline() {
+    let (server, addr) = Process::listening(&["--idle-timeout", "1s"]);
+    let mut silent = Client::connect(addr);
+    let begun = Instant::now();
+    silent.send(&submit(id(1), b""));
+    silent.expect(&ack(id(1)));
+    silent.stream.set_nonblocking(true).unwrap();
+    // To be stopped and continued interrupts a wait even where no handler is installed (signal(7)). Were the wait begun anew
+    // each time it would last as long as this.
+    let is_gone = |silent: &mut Client| match silent.stream.read(&mut [0]) {
+        Ok(0) => true,
+        Err(error) if error.kind() == ErrorKind::WouldBlock => false,
+        other => panic!("{other:?}"),
+    };
+    while !is_gone(&mut silent) {
+        assert!(begun.elapsed() < PATIENCE, "the storm has moved the deadline; {}", server.log());
+        server.signal("STOP");
+        server.signal("CONT");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    assert!(begun.elapsed() >= Duration::from_millis(999), "gone after {:?}", begun.elapsed());
+    let mut client = Client::connect(addr);
+    client.send(&submit(id(2), b""));
+    client.expect(&ack(id(2)));
+    server.signal("TERM");
+    assert_eq!(server.end().0, Some(0));
+}
+
+/// Runs the example server under strace, which writes these calls into a file, and lets `visit` come to it. Returns what stands in the
+/// file, and on stderr; nothing where strace is not installed, or may not trace.
+fn traced(calls: &str, visit: impl FnOnce(&mut Client)) -> Option<(String, String)> {
+    if !Command::new("strace").arg("true").output().is_ok_and(|output| output.status.success()) {
+        println!("not looked at: strace is not installed here, or may not trace");
+        return None;
+    }
+    static NUMBER: AtomicU32 = AtomicU32::new(0);
+    let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+    let trace = std::env::temp_dir().join(format!("glassloop-strace-{}-{number}", std::process::id()));
+    let mut command = Command::new("strace");
+    command.args(["-f", "-o"]).arg(&trace).args(["-e", &format!("trace={calls}")]);
+    command.arg(example("server")).args(["--listen", "127.0.0.1:0"]);
+    let (server, addr) = Process::greeting(&mut command);
+    visit(&mut Client::connect(addr));
+    let pid = Command::new("pgrep").args(["-P", &server.pid().to_string()]).output().unwrap().stdout;
+    let pid = String::from_utf8(pid).unwrap();
+    let _ = Command::new("kill").args(["-s", "TERM", pid.trim()]).status();
+    let (_, stderr) = server.end();
+    let text = std::fs::read_to_string(&trace).unwrap();
+    std::fs::remove_file(&trace).unwrap();
+    Some((text, stderr))
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+fn no_write_can_raise_a_signal() {
+    // A host that is no Rust program, or has asked for it, dies of SIGPIPE unless each write says that it wants none.
+    let trace = traced("sendto,sendmsg,write,writev", |client| {
+        for n in 0..20 {
+            client.send(&submit(id(n), b"").repeat(usize::try_from(n).unwrap() + 1));
+            (0..=n).for_each(|_| client.expect(&ack(id(n))));
+        }
+    });
+    let Some((trace, stderr)) = trace else { return };
+    let sent: Vec<&str> = trace.lines().filter(|line| line.contains("sendto(") || line.contains("sendmsg(")).collect();
+    assert!(sent.len() >= 20, "{trace}{stderr}");
+    assert!(sent.iter().all(|line| line.contains("MSG_NOSIGNAL")), "{trace}");
+    assert!(!trace.lines().any(|line| line.contains("write") && line.contains("\\0\\0\\0\\16")), "an ack by another way: {trace}");
+}
+
+#[test]
 fn the_client_prints_every_ack_and_exits_with_0() {
     for (server_args, client_args) in [
         (&[][..], &["--conns", "5", "--count", "10"][..]),
@@ -181,34 +278,20 @@ fn the_client_exits_with_1_if_an_ack_is_missing_or_wrong() {
 
 #[test]
 fn strace_counts_what_the_loop_counts() {
-    let trace = std::env::temp_dir().join(format!("glassloop-strace-{}", std::process::id()));
-    let mut command = Command::new("strace");
-    command.args(["-f", "-o"]).arg(&trace).args(["-e", "trace=recvfrom,sendto,read,write,epoll_wait,epoll_pwait,epoll_ctl"]);
-    command.arg(example("server")).args(["--listen", "127.0.0.1:0"]);
-    if !Command::new("strace").arg("true").output().is_ok_and(|output| output.status.success()) {
-        println!("not compared: strace is not installed here, or may not trace");
-        return;
-    }
-    let (server, addr) = Process::greeting(&mut command);
-    let mut client = Client::connect(addr);
-    let ask = |client: &mut Client, n| {
-        client.send(&submit(id(n), b"count me"));
-        client.expect(&ack(id(n)));
-    };
-    ask(&mut client, 0);
-    // Marks in the trace: requests of another length.
-    client.send(&submit(id(1), &[b'['; 100]));
-    client.expect(&ack(id(1)));
-    (0..200).for_each(|n| ask(&mut client, n));
-    client.send(&submit(id(1), &[b']'; 100]));
-    client.expect(&ack(id(1)));
-    drop(client);
-    let pid = Command::new("pgrep").args(["-P", &server.pid().to_string()]).output().unwrap().stdout;
-    let pid = String::from_utf8(pid).unwrap();
-    let _ = Command::new("kill").args(["-s", "TERM", pid.trim()]).status();
-    let (_, stderr) = server.end();
-    let text = std::fs::read_to_string(&trace).unwrap();
-    std::fs::remove_file(&trace).unwrap();
+    let counted = traced("recvfrom,sendto,read,write,epoll_wait,epoll_pwait,epoll_ctl", |client| {
+        let ask = |client: &mut Client, n| {
+            client.send(&submit(id(n), b"count me"));
+            client.expect(&ack(id(n)));
+        };
+        ask(client, 0);
+        // Marks in the trace: requests of another length.
+        client.send(&submit(id(1), &[b'['; 100]));
+        client.expect(&ack(id(1)));
+        (0..200).for_each(|n| ask(client, n));
+        client.send(&submit(id(1), &[b']'; 100]));
+        client.expect(&ack(id(1)));
+    });
+    let Some((text, stderr)) = counted else { return };
     let lines: Vec<&str> = text.lines().collect();
     let mark = |sign: &str| lines.iter().position(|line| line.contains("recvfrom") && line.contains(sign));
     let (Some(begin), Some(end)) = (mark("[[[["), mark("]]]]")) else { panic!("no marks in the trace\n{text}\n{stderr}") };

@@ -344,3 +344,29 @@ fn a_stop_from_within_a_callback_answers_the_rest_of_the_batch_and_everybody_els
         assert_eq!(reactor.counters().frames, 21);
     }
 }
+
+#[test]
+fn a_listener_whose_duplicate_lives_on_does_not_wake_the_loop() {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let duplicate = listener.try_clone().unwrap();
+    let long = Duration::from_secs(3600);
+    let config = Config { drain_timeout: long, linger_timeout: long, ..Config::default() };
+    let mut reactor = Reactor::new(service(), config).unwrap();
+    let addr = reactor.listen_on(listener).unwrap();
+    let stays = Client::connect(addr);
+    turn_until(&mut reactor, |reactor| reactor.connections() == 1);
+    reactor.stop(Stop::Gracefully);
+    turn_until(&mut reactor, |reactor| reactor.local_addrs().is_empty());
+    // Whoever comes now waits in the queue of the duplicate, and is none of the loop's business.
+    let stale = reactor.counters().stale;
+    let newcomers: Vec<Client> = (0..20).map(|_| Client::connect(addr)).collect();
+    for _ in 0..20 {
+        assert_eq!(reactor.turn(Some(Duration::from_millis(1))).unwrap(), Turn::Running);
+    }
+    assert_eq!((reactor.counters().stale, reactor.connections()), (stale, 1));
+    for _ in &newcomers {
+        duplicate.accept().unwrap();
+    }
+    drop(stays);
+    turn_until(&mut reactor, |reactor| reactor.turn(Some(Duration::ZERO)).unwrap() == Turn::Stopped);
+}
