@@ -28,8 +28,8 @@ fn read(file: &str) -> Option<String> {
 }
 
 /// Whether there is a test of this name: `closing::name` in `tests/closing.rs`, `src/timers::name` in `src/timers.rs`.
-fn is_there(test: &str) -> Result<(), String> {
-    let (file, name) = test.rsplit_once("::").ok_or("no name of a test")?;
+fn is_there(named: &str) -> Result<(), String> {
+    let (file, name) = named.rsplit_once("::").ok_or("no name of a test")?;
     let file = if file.starts_with("src/") { format!("{file}.rs") } else { format!("tests/{file}.rs") };
     let text = read(&file).ok_or(format!("there is no {file}"))?;
     let mut lines = text.lines().map(str::trim_start);

@@ -7,7 +7,7 @@ mod process;
 mod util;
 
 use std::io::{ErrorKind, Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Barrier};
 use std::thread::{self, JoinHandle};
@@ -16,6 +16,7 @@ use std::time::{Duration, Instant};
 use glassloop::submit::{Request, ServerCodec};
 use glassloop::{Config, Context, Handler, Origin, Reactor, Stop, Turn, Verdict};
 use process::Process;
+use socket2::{Domain, Socket, Type};
 use util::{Client, PATIENCE, Server, ack, addr_of, id, reactor, service, submit, turn_until, wait_until};
 
 /// What the clients saw, all together.
@@ -210,6 +211,41 @@ fn those_who_wait_in_the_backlog_when_the_stop_comes_are_answered_too() {
     turn_until(&mut reactor, |reactor| reactor.counters().closed == 200);
     reading.join().unwrap();
     assert_eq!((reactor.counters().frames, reactor.turn(None).unwrap()), (600, Turn::Stopped));
+}
+
+#[test]
+fn of_two_loops_on_one_port_the_one_that_stops_answers_who_waits_at_it() {
+    const CLIENTS: u64 = 100;
+    let on_port = |port| {
+        let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+        socket.set_reuse_port(true).unwrap();
+        socket.bind(&SocketAddr::from((Ipv4Addr::LOCALHOST, port)).into()).unwrap();
+        socket.listen(4096).unwrap();
+        let mut reactor = Reactor::new(service(), Config::default()).unwrap();
+        reactor.listen_on(socket.into()).unwrap();
+        reactor
+    };
+    let mut leaves = on_port(0);
+    let addr = addr_of(&leaves);
+    let mut stays = on_port(addr.port());
+    // The system has put each of them into one of the two queues already.
+    let mut clients: Vec<Client> = (0..CLIENTS).map(|_| Client::connect(addr)).collect();
+    for client in &mut clients {
+        client.send(&submit(id(1), b"whoever"));
+    }
+    leaves.stop(Stop::Gracefully);
+    let reading = thread::spawn(move || {
+        for client in &mut clients {
+            client.expect(&ack(id(1)));
+            client.shut_write();
+            client.expect_end();
+        }
+    });
+    turn_until(&mut stays, |_| leaves.turn(Some(Duration::ZERO)).is_ok() && reading.is_finished());
+    reading.join().unwrap();
+    let served = [leaves.counters().frames, stays.counters().frames];
+    assert_eq!(served.iter().sum::<u64>(), CLIENTS);
+    assert!(!cfg!(target_os = "linux") || served.iter().all(|served| *served > 0), "Linux spreads them: {served:?}");
 }
 
 /// Peers that neither leave nor read: one is silent, one is in the middle of a frame, one sends without end, one takes no reply.

@@ -162,6 +162,10 @@ mod tests {
     fn a_carriage_return_belongs_to_the_newline_only() {
         assert_eq!(Line::default().decode(&mut Input::new(b"a\r\n")), Ok(Some(&b"a"[..])));
         assert_eq!(Line::ending_with(0).decode(&mut Input::new(b"a\r\0")), Ok(Some(&b"a\r"[..])));
+        // Cut between the two.
+        let mut codec = Line::default();
+        assert_eq!(codec.decode(&mut Input::new(b"a\r")), Ok(None));
+        assert_eq!(codec.decode(&mut Input::new(b"a\r\n")), Ok(Some(&b"a"[..])));
     }
 
     #[test]
