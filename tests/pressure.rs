@@ -167,7 +167,9 @@ impl Handler for Chatter {
     }
 
     fn frame(&mut self, line: &[u8], cx: &mut Context<'_, Self>) -> Verdict {
-        line.iter().for_each(|_| cx.send(&b""[..]));
+        for _ in line {
+            cx.send(&b""[..]);
+        }
         Verdict::Continue
     }
 }

@@ -188,44 +188,71 @@ fn a_storm_of_signals_neither_ends_the_server_nor_moves_a_deadline() {
     assert_eq!(server.end().0, Some(0));
 }
 
-/// Runs the example server under strace, which writes these calls into a file, and lets `visit` come to it. Returns what stands in the
-/// file, and on stderr; nothing where strace is not installed, or may not trace.
-fn traced(calls: &str, visit: impl FnOnce(&mut Client)) -> Option<(String, String)> {
+/// What strace wrote down of the example server while somebody visited it, with which code that ended, and what stood on stderr.
+struct Traced {
+    calls: String,
+    code: Option<i32>,
+    stderr: String,
+}
+
+/// Runs the example server under strace with these options, and lets `visit` come to it. Nothing where strace is not installed, or may not trace.
+fn traced(options: &[&str], visit: impl FnOnce(&mut Client)) -> Option<Traced> {
+    static NUMBER: AtomicU32 = AtomicU32::new(0);
     if !Command::new("strace").arg("true").output().is_ok_and(|output| output.status.success()) {
         println!("not looked at: strace is not installed here, or may not trace");
         return None;
     }
-    static NUMBER: AtomicU32 = AtomicU32::new(0);
     let number = NUMBER.fetch_add(1, Ordering::Relaxed);
-    let trace = std::env::temp_dir().join(format!("glassloop-strace-{}-{number}", std::process::id()));
+    let path = std::env::temp_dir().join(format!("glassloop-strace-{}-{number}", std::process::id()));
     let mut command = Command::new("strace");
-    command.args(["-f", "-o"]).arg(&trace).args(["-e", &format!("trace={calls}")]);
-    command.arg(example("server")).args(["--listen", "127.0.0.1:0"]);
+    command.args(["-f", "-o"]).arg(&path).args(options).arg(example("server")).args(["--listen", "127.0.0.1:0"]);
     let (server, addr) = Process::greeting(&mut command);
     visit(&mut Client::connect(addr));
     let pid = Command::new("pgrep").args(["-P", &server.pid().to_string()]).output().unwrap().stdout;
     let pid = String::from_utf8(pid).unwrap();
     let _ = Command::new("kill").args(["-s", "TERM", pid.trim()]).status();
-    let (_, stderr) = server.end();
-    let text = std::fs::read_to_string(&trace).unwrap();
-    std::fs::remove_file(&trace).unwrap();
-    Some((text, stderr))
+    let (code, stderr) = server.end();
+    let calls = std::fs::read_to_string(&path).unwrap();
+    std::fs::remove_file(&path).unwrap();
+    Some(Traced { calls, code, stderr })
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+fn a_server_whose_poller_breaks_says_so_and_exits_with_1() {
+    let broken = traced(&["-e", "trace=epoll_wait,epoll_pwait", "-e", "inject=epoll_wait,epoll_pwait:error=EBADF:when=20+"], |client| {
+        // Each request takes one wait.
+        for n in 0..100 {
+            client.send(&submit(id(n), b""));
+            match client.stream.read(&mut [0; 14]) {
+                Ok(14) => {}
+                Ok(0) => return,
+                Err(error) if error.kind() == ErrorKind::ConnectionReset => return,
+                other => panic!("{other:?}"),
+            }
+        }
+        panic!("it goes on without a poller");
+    });
+    let Some(Traced { calls, code, stderr }) = broken else { return };
+    assert_eq!(code, Some(1), "{stderr}");
+    assert!(stderr.contains("polling failed: Bad file descriptor"), "{stderr}");
+    assert_eq!(calls.lines().filter(|line| line.contains("EBADF")).count(), 1, "one that fails is enough: {calls}");
 }
 
 #[test]
 #[cfg(target_os = "linux")]
 fn no_write_can_raise_a_signal() {
     // A host that is no Rust program, or has asked for it, dies of SIGPIPE unless each write says that it wants none.
-    let trace = traced("sendto,sendmsg,write,writev", |client| {
+    let writes = traced(&["-e", "trace=sendto,sendmsg,write,writev"], |client| {
         for n in 0..20 {
             client.send(&submit(id(n), b"").repeat(usize::try_from(n).unwrap() + 1));
             (0..=n).for_each(|_| client.expect(&ack(id(n))));
         }
     });
-    let Some((trace, stderr)) = trace else { return };
-    let acks: Vec<&str> = trace.lines().filter(|line| line.contains("\\0\\0\\0\\16\\202")).collect();
-    assert!(acks.len() >= 20, "{trace}{stderr}");
-    assert!(acks.iter().all(|line| line.contains("MSG_NOSIGNAL")), "{trace}");
+    let Some(Traced { calls, stderr, .. }) = writes else { return };
+    let acks: Vec<&str> = calls.lines().filter(|line| line.contains("\\0\\0\\0\\16\\202")).collect();
+    assert!(acks.len() >= 20, "{calls}{stderr}");
+    assert!(acks.iter().all(|line| line.contains("MSG_NOSIGNAL")), "{calls}");
 }
 
 #[test]
@@ -279,7 +306,7 @@ fn the_client_exits_with_1_if_an_ack_is_missing_or_wrong() {
 
 #[test]
 fn strace_counts_what_the_loop_counts() {
-    let counted = traced("recvfrom,sendto,read,write,epoll_wait,epoll_pwait,epoll_ctl", |client| {
+    let counted = traced(&["-e", "trace=recvfrom,sendto,read,write,epoll_wait,epoll_pwait,epoll_ctl"], |client| {
         let ask = |client: &mut Client, n| {
             client.send(&submit(id(n), b"count me"));
             client.expect(&ack(id(n)));
@@ -292,7 +319,7 @@ fn strace_counts_what_the_loop_counts() {
         client.send(&submit(id(1), &[b']'; 100]));
         client.expect(&ack(id(1)));
     });
-    let Some((text, stderr)) = counted else { return };
+    let Some(Traced { calls: text, stderr, .. }) = counted else { return };
     let lines: Vec<&str> = text.lines().collect();
     let mark = |sign: &str| lines.iter().position(|line| line.contains("recvfrom") && line.contains(sign));
     let (Some(begin), Some(end)) = (mark("[[[["), mark("]]]]")) else { panic!("no marks in the trace\n{text}\n{stderr}") };
