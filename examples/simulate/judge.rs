@@ -95,6 +95,7 @@ impl Trial<'_> {
             "frame_timeout" => config.frame_timeout.is_some(),
             "handshake_timeout" => config.handshake_timeout.is_some(),
             "write_timeout" => config.write_timeout.is_some(),
+            "overload" => config.buffered_high < usize::MAX,
             "outbox_full" => self.drawn.workload == Workload::Relay || self.book.promised.iter().any(|(to, _)| *to == client),
             "handler" if self.drawn.workload == Workload::Relay => true,
             other => self.book.doomed.iter().any(|(doomed, reason)| *doomed == client && *reason == other),

@@ -193,9 +193,12 @@ fn config(dice: &mut Dice, unguarded: bool) -> Config {
     let guard = |dice: &mut Dice| (!unguarded && dice.one_in(2)).then(|| time(dice, 50, 60_000));
     let guards = [guard(dice), guard(dice), guard(dice), guard(dice)];
     let write_high = dice.magnitude(64, 65_536);
+    let buffered_high = guard(dice).map_or(usize::MAX, |_| dice.magnitude(16_384, 4 << 20));
     Config {
         accept_backoff: time(dice, 1, 1_000),
         accepts_per_turn: dice.magnitude(1, 32),
+        buffered_high,
+        buffered_low: buffered_high / 2,
         calls_per_turn: dice.magnitude(1, 1024),
         command_high: dice.magnitude(64, 1 << 20),
         drain_timeout: if unguarded { Duration::from_secs(1_000_000) } else { time(dice, 100, 20_000) },

@@ -110,6 +110,9 @@ impl Witness {
         if buffered > allowed {
             self.wrong.push(format!("{buffered} bytes of memory for what may take {allowed}"));
         }
+        if buffered > self.config.buffered_high {
+            self.wrong.push(format!("{buffered} bytes of memory, and {} is the most", self.config.buffered_high));
+        }
         for (id, seen) in &self.living {
             if seen.unsent > self.config.write_cap || seen.held > 65_540 + self.config.scratch {
                 self.wrong.push(format!("{id} has {} bytes to send and {} to handle", seen.unsent, seen.held));
