@@ -194,7 +194,9 @@ fn each_planted_bug_is_found() {
     let mut lines = lines.into_inner().unwrap();
     lines.sort();
     println!("\n| bug | what is wrong | seeds | how it shows |\n|---|---|---|---|");
-    lines.iter().for_each(|(line, _)| println!("{line}"));
+    for (line, _) in &lines {
+        println!("{line}");
+    }
     let missed: Vec<&String> = lines.iter().filter(|(_, found)| !found).map(|(line, _)| line).collect();
     assert!(missed.is_empty(), "not found within {SEEDS} seeds: {missed:#?}");
 }
