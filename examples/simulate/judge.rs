@@ -65,7 +65,8 @@ impl Trial<'_> {
                 findings.wrong.push(format!("{count} {what} lost; it ended as {reason}"));
             }
         };
-        if self.drawn.workload != Workload::Relay || self.book.done.contains(&client) {
+        // What comes for a client who is closing already is nobody's promise: a relay's answers are all there if it says so, and ends him itself.
+        if self.drawn.workload != Workload::Relay || (self.book.done.contains(&client) && reason == "handler") {
             miss(oracle.missing(client, client), "of its answers are");
         }
         if reason == "peer_closed" {

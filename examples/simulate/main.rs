@@ -33,7 +33,7 @@ use crate::report::Report;
 #[derive(Parser)]
 struct Args {
     /// How many seeds to run [default: 100, or 1 with --seed]
-    #[arg(long)]
+    #[arg(long, value_parser = clap::value_parser!(u64).range(1..))]
     seeds: Option<u64>,
     /// The first of them [default: 0]
     #[arg(long)]
@@ -72,18 +72,22 @@ fn main() -> ExitCode {
     let args = Args::parse();
     let first = args.seed.unwrap_or(0);
     let count = args.seeds.unwrap_or(if args.seed.is_some() { 1 } else { 100 });
+    let Some(end) = first.checked_add(count) else {
+        eprintln!("{count} seeds from {first} on are more than there are: the last one is {}", u64::MAX - 1);
+        return ExitCode::from(2);
+    };
     // One after the other, if their steps are to be read.
     let threads = if args.trace { 1 } else { args.threads.unwrap_or_else(seeds::threads).clamp(1, 256) };
     let plan = |seed| Plan { clients: args.clients.clone(), requests: args.requests, without: args.without.clone(), ..Plan::of(seed) };
     let (begun, mut told, mut report) = (Instant::now(), Instant::now(), Report::default());
     seeds::run(
-        first..first.saturating_add(count),
+        first..end,
         threads,
         plan,
         || show(args.trace),
         |seed, outcome| {
             report.add(seed, outcome);
-            if told.elapsed() > Duration::from_secs(5) && !args.json {
+            if told.elapsed() > Duration::from_secs(5) {
                 told = Instant::now();
                 let Report { seeds, frames, tally, failed, .. } = &report;
                 eprintln!("{seeds} of {count} seeds: {frames} frames, {} faults, {} failed", tally.total(), failed.len());
@@ -99,6 +103,9 @@ fn main() -> ExitCode {
     }
     let Some((seed, violations)) = report.failure() else { return ExitCode::SUCCESS };
     eprintln!("seed {seed} failed: {}", violations.join("; "));
+    if report.failed.len() > 1 {
+        eprintln!("and so did {}", report.other_failures(20).join(", "));
+    }
     if !args.first {
         let small = shrink::shrink(plan(seed));
         let (steps, last) = steps_of(&small);

@@ -55,6 +55,16 @@ impl Report {
         self.failed.iter().min_by_key(|(seed, _)| *seed).map(|(seed, violations)| (*seed, violations.as_slice()))
     }
 
+    /// The seeds of the others, or of the first so many of them.
+    pub(crate) fn other_failures(&self, most: usize) -> Vec<String> {
+        let mut seeds: Vec<u64> = self.failed.iter().map(|(seed, _)| *seed).collect();
+        seeds.sort_unstable();
+        let left = seeds.len().saturating_sub(1 + most);
+        let mut names: Vec<String> = seeds.into_iter().skip(1).take(most).map(|seed| seed.to_string()).collect();
+        names.extend((left > 0).then(|| format!("{left} more")));
+        names
+    }
+
     /// Faults that never happened.
     pub(crate) fn silent(&self) -> Vec<Fault> {
         self.tally.iter().filter(|(_, count)| *count == 0).map(|(fault, _)| fault).collect()

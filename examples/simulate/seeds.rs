@@ -25,8 +25,10 @@ pub(crate) fn run<S: FnMut(Duration, &Step<'_>) + 'static>(
             let (done, next, plan, show, end) = (done.clone(), &next, &plan, &show, seeds.end);
             scope.spawn(move || {
                 loop {
-                    let seed = next.fetch_add(1, Ordering::Relaxed);
-                    if seed >= end || done.send((seed, scene::run(&plan(seed), show()))).is_err() {
+                    let Ok(seed) = next.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |seed| (seed < end).then(|| seed + 1)) else {
+                        break;
+                    };
+                    if done.send((seed, scene::run(&plan(seed), show()))).is_err() {
                         break;
                     }
                 }
