@@ -115,7 +115,11 @@ impl<H: Handler<Mail = u16> + 'static, W: Wire, const STRICT: bool> Scene<H, W, 
     ) -> Self {
         // The places where hosts and doors will be are known beforehand.
         let at = |last: u8, port: u16| Address::from(std::net::SocketAddr::from(([127, 0, last, 1], port)));
-        let handler = make(vec![at(1, 1), at(0, 2), at(9, 9), at(1, 2)]);
+        let mut backends = vec![at(1, 1), at(0, 2), at(9, 9), at(1, 2)];
+        if drawn.config.max_connections.is_some() {
+            backends.remove(1); // a full loop that serves itself would wait for itself
+        }
+        let handler = make(backends);
         let mut sim = Sim::<H, STRICT>::with_faults(plan.seed, drawn.faults.clone(), handler, drawn.config.clone());
         let door = sim.listen();
         if drawn.workload == Workload::Relay {
