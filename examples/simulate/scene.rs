@@ -214,7 +214,8 @@ impl<H: Handler<Mail = u16> + 'static, W: Wire, const STRICT: bool> Scene<H, W, 
     }
 
     fn is_done(&mut self) -> bool {
-        self.guests.iter().all(|guest| guest.gone) && self.sim.reactor().connections() == 0
+        let (posted, read) = self.book.borrow().letters;
+        self.guests.iter().all(|guest| guest.gone) && self.sim.reactor().connections() == 0 && posted == read
     }
 
     /// When somebody wants to do something by itself.
