@@ -131,7 +131,7 @@ impl World {
         }
         let purges = self.strikes(Fault::ResetPurges);
         let (outgoing, incoming) = self.pipes(to);
-        outgoing.clear();
+        outgoing.bytes.truncate(outgoing.arrived); // what is there already is the other one's
         if outgoing.tail != Tail::Reset {
             outgoing.tail = Tail::Over;
         }
