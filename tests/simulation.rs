@@ -47,7 +47,9 @@ fn two_thousand_rough_worlds_leave_nothing_wrong() {
     );
     print!("{report}");
     if let Some((seed, wrong)) = report.failure() {
-        panic!("seed {seed}: {}\nTo see it again:\n  {}", wrong.join("; "), shrink::command(&shrink::shrink(Plan::of(seed))));
+        let small = shrink::command(&shrink::shrink(Plan::of(seed)));
+        let others = report.other_failures(20).join(", ");
+        panic!("seed {seed}: {}\nTo see it again:\n  {small}\nSeeds that failed besides: {others}", wrong.join("; "));
     }
     assert_eq!(report.silent(), [] as [Fault; 0], "these faults never happened: who knows what they would do?");
     assert!(report.tally.total() >= 1_000_000 && report.frames >= 10_000_000, "too little was tried");
