@@ -81,6 +81,8 @@
 //!
 //! [mio]: https://docs.rs/mio
 
+#![forbid(unsafe_code)]
+
 pub mod codec;
 pub mod config;
 pub mod connection;

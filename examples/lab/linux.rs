@@ -1,0 +1,168 @@
+//! What the command line asks for, and all the modules.
+
+mod buffers;
+#[allow(dead_code)] // until all groups are there
+mod claim;
+mod close;
+mod course;
+mod dial;
+mod go;
+mod listen;
+mod models;
+mod packets;
+#[allow(dead_code)] // until all groups are there
+mod parts;
+mod protocol;
+mod read;
+mod register;
+mod report;
+#[allow(dead_code)] // all of the nine are there; the lab needs some, and not all that is known of them
+#[path = "../models/servers.rs"]
+mod servers;
+mod share;
+mod speed;
+#[allow(dead_code)] // until all groups are there
+mod tools;
+mod write;
+
+use std::error::Error;
+use std::io::{self, BufRead, Write};
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use clap::{Parser, Subcommand};
+use serde_json::Value;
+
+use claim::{Claim, Lab, Outcome, State, Verdict};
+
+/// Replays the claims of the lessons on TCP servers, and says what came of each here.
+#[derive(Parser)]
+#[command(version)]
+struct Args {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Name all claims, and whether they can be run
+    List {
+        /// Print a JSON array
+        #[arg(long)]
+        json: bool,
+    },
+    /// Run some of them: C43, C32..C38, all
+    Run {
+        #[arg(required = true, value_parser = register::choose)]
+        claims: Vec<Vec<&'static Claim>>,
+
+        /// Ask for a guess before each
+        #[arg(long, conflicts_with = "json")]
+        predict: bool,
+
+        /// Print a JSON array
+        #[arg(long)]
+        json: bool,
+
+        /// Begin no further experiment after this time
+        #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
+        budget: Option<Duration>,
+
+        /// Run what takes minutes, too
+        #[arg(long)]
+        slow: bool,
+    },
+    /// Say what a claim says, why it comes out as it does, and how to see that oneself
+    Explain {
+        #[arg(required = true, value_parser = register::choose)]
+        claims: Vec<Vec<&'static Claim>>,
+    },
+    /// Print a task and a program to begin with
+    Exercise {
+        #[arg(required = true, value_parser = register::choose)]
+        claims: Vec<Vec<&'static Claim>>,
+    },
+    /// Be one of the nine servers
+    #[command(hide = true)]
+    Serve(servers::Serve),
+    /// Be a part of an experiment that needs a process of its own
+    #[command(hide = true)]
+    Play { part: String, args: Vec<String> },
+}
+
+pub(crate) fn main() -> ExitCode {
+    match Args::parse().command {
+        Command::List { json } => list(json),
+        Command::Run { claims, predict, json, budget, slow } => return run(&claims.concat(), predict, json, budget, Lab { slow }),
+        Command::Explain { claims } => claims.concat().iter().for_each(|claim| print!("{}", report::explanation(claim))),
+        Command::Exercise { claims } => claims.concat().iter().for_each(|claim| print!("{}", report::exercise(claim))),
+        Command::Serve(serve) => return ended(servers::serve(&serve)),
+        Command::Play { part, args } => return ended(parts::play(&part, &args).map_err(Into::into)),
+    }
+    ExitCode::SUCCESS
+}
+
+fn ended(result: Result<(), Box<dyn Error>>) -> ExitCode {
+    result.map_or_else(
+        |error| {
+            eprintln!("lab: {error}");
+            ExitCode::FAILURE
+        },
+        |()| ExitCode::SUCCESS,
+    )
+}
+
+fn list(json: bool) {
+    if json {
+        println!("{}", Value::Array(register::claims().into_iter().map(report::state_json).collect()));
+    } else {
+        for claim in register::claims() {
+            println!("{}", report::state(claim));
+        }
+    }
+}
+
+/// Runs them one after the other; two at once would be in each other's way.
+fn run(claims: &[&'static Claim], predict: bool, json: bool, budget: Option<Duration>, lab: Lab) -> ExitCode {
+    let (begun, mut results, mut failed) = (Instant::now(), Vec::new(), 0);
+    for (number, claim) in claims.iter().enumerate() {
+        let over = budget.is_some_and(|budget| begun.elapsed() > budget);
+        if json && claims.len() > 1 {
+            eprintln!("{} of {}: {}", number + 1, claims.len(), claim.id);
+        }
+        let guess = predict.then(|| ask(claim)).flatten();
+        let started = Instant::now();
+        let outcome = if over { Err(io::Error::other("the time for all of them was over")) } else { carry_out(claim, lab) };
+        failed += usize::from(outcome.is_err());
+        if json {
+            results.push(report::outcome_json(claim, &outcome));
+        } else {
+            print!("{}", report::outcome(claim, &outcome, guess.as_deref(), started.elapsed()));
+        }
+    }
+    if json {
+        println!("{}", Value::Array(results));
+    } else if claims.len() > 1 {
+        println!("{} claims, {failed} without a verdict, {:.1} s", claims.len(), begun.elapsed().as_secs_f64());
+    }
+    if failed > 0 { ExitCode::FAILURE } else { ExitCode::SUCCESS }
+}
+
+fn carry_out(claim: &Claim, lab: Lab) -> io::Result<Outcome> {
+    match claim.state {
+        State::Runs(run) => run(lab),
+        State::Substitute(run, instead) => run(lab).map(|outcome| {
+            let note = format!("{instead} {}", outcome.note);
+            outcome.note(note)
+        }),
+        State::NotHere(reason) => Ok(Outcome::new(Verdict::NotHere).note(reason)),
+    }
+}
+
+/// The learner's guess. None at the end of the input.
+fn ask(claim: &Claim) -> Option<String> {
+    print!("{}  {}\n    {}\n    your guess: ", claim.id, claim.says, claim.asks);
+    io::stdout().flush().ok()?;
+    let guess = io::stdin().lock().lines().next()?.ok()?;
+    Some(guess.trim().to_string())
+}

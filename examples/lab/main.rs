@@ -1,0 +1,20 @@
+//! The lab: every claim of the lesson, run and measured here.
+//!
+//! `cargo run --release --example lab -- list`, then `… -- run C43`; `… -- wrong` shows eight reactors that are wrong.
+
+#![allow(clippy::cast_precision_loss)] // figures for people
+
+#[cfg(target_os = "linux")]
+#[path = "linux.rs"] // so that its modules stand beside it
+mod linux;
+
+#[cfg(target_os = "linux")]
+fn main() -> std::process::ExitCode {
+    linux::main()
+}
+
+#[cfg(not(target_os = "linux"))]
+fn main() {
+    eprintln!("lab: NOT HERE. Its experiments look at Linux's sockets and at /proc");
+    std::process::exit(1);
+}

@@ -1,0 +1,79 @@
+//! Parts of experiments that need a process of their own: one to be killed, one with few descriptors, one with no network.
+
+use std::io::{self, BufRead, BufReader, Write};
+use std::os::unix::process::CommandExt;
+use std::process::{Child, ChildStdin, ChildStdout, Command, ExitStatus, Stdio};
+
+/// What such a process does. What it reads and prints is the experiment's own.
+pub(crate) type Part = fn(&[String]) -> io::Result<()>;
+
+/// Those that there are, by their names: each group adds its own.
+const ALL: &[&[(&str, Part)]] = &[];
+
+/// Is such a process.
+pub(crate) fn play(name: &str, args: &[String]) -> io::Result<()> {
+    let part = ALL.iter().copied().flatten().find(|(other, _)| *other == name);
+    let (_, part) = part.ok_or_else(|| io::Error::other(format!("there is no part {name}")))?;
+    part(args)
+}
+
+/// A process that plays a part. It is killed with this value.
+pub(crate) struct Player {
+    child: Child,
+    input: Option<ChildStdin>,
+    output: BufReader<ChildStdout>,
+}
+
+impl Player {
+    pub(crate) fn start(part: &str, args: &[&str]) -> io::Result<Self> {
+        Self::run(Command::new(std::env::current_exe()?).args(["play", part]).args(args))
+    }
+
+    /// Any other program, with its input and output in our hands.
+    pub(crate) fn run(command: &mut Command) -> io::Result<Self> {
+        // In a group of its own: the learner's Ctrl-C is not for it, and whatever it starts can be ended with it.
+        let mut child = command.process_group(0).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn()?;
+        let input = child.stdin.take();
+        let output = BufReader::new(child.stdout.take().expect("it is piped"));
+        Ok(Self { child, input, output })
+    }
+
+    pub(crate) fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    pub(crate) fn tell(&mut self, line: &str) -> io::Result<()> {
+        writeln!(self.input.as_mut().ok_or(io::ErrorKind::BrokenPipe)?, "{line}")
+    }
+
+    /// The next line that it prints, without its end.
+    ///
+    /// # Errors
+    /// If none comes: it has ended.
+    pub(crate) fn line(&mut self) -> io::Result<String> {
+        let mut line = String::new();
+        if self.output.read_line(&mut line)? == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        Ok(line.trim_end().to_string())
+    }
+
+    /// Kills it, as `kill -9` does.
+    pub(crate) fn kill(&mut self) -> io::Result<()> {
+        self.child.kill()?;
+        self.child.wait()?;
+        Ok(())
+    }
+
+    /// Waits for its end, with no more input for it.
+    pub(crate) fn end(&mut self) -> io::Result<ExitStatus> {
+        self.input = None;
+        self.child.wait()
+    }
+}
+
+impl Drop for Player {
+    fn drop(&mut self) {
+        let _ = self.kill();
+    }
+}

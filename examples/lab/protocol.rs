@@ -1,0 +1,5 @@
+//! TODO
+
+use super::claim::Claim;
+
+pub(crate) const CLAIMS: &[Claim] = &[];

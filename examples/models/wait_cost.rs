@@ -1,0 +1,109 @@
+//! What a single wait costs, with one descriptor ready and many that are not.
+
+use std::io::{self, Write};
+use std::net::{TcpListener, TcpStream};
+use std::os::fd::{AsFd, AsRawFd};
+use std::time::Instant;
+
+use rustix::event::epoll::{self, CreateFlags, EventFlags};
+use rustix::event::{FdSetElement, PollFd, PollFlags, fd_set_insert, fd_set_num_elements};
+
+use super::servers::{select, sys};
+
+/// The calls that wait, in the order of [`Cost::nanos`].
+pub(crate) const CALLS: [&str; 3] = ["select", "poll", "epoll"];
+
+/// What a wait costs beside so many idle connections, in nanoseconds; or why that is not known.
+pub(crate) struct Cost {
+    pub(crate) idle: usize,
+    pub(crate) nanos: [Result<f64, String>; 3],
+}
+
+pub(crate) fn measure(idle: &[usize]) -> Vec<Cost> {
+    idle.iter().map(|&idle| Cost { idle, nanos: beside(idle).unwrap_or_else(|error| [(); 3].map(|()| Err(error.to_string()))) }).collect()
+}
+
+fn beside(idle: usize) -> io::Result<[Result<f64, String>; 3]> {
+    let limit = rlimit::Resource::NOFILE.get_soft()? as usize;
+    if idle + 100 > limit {
+        return Err(io::Error::other(format!("at most {limit} descriptors (ulimit -n)")));
+    }
+    let crowd = Crowd::new(idle)?;
+    Ok([crowd.select().map_err(|error| error.to_string()), Ok(crowd.poll()?), Ok(crowd.epoll()?)])
+}
+
+/// Many connections, of which one has something to be read.
+struct Crowd {
+    idle: Vec<TcpStream>,
+    ready: TcpStream,
+    _peer: TcpStream,
+}
+
+impl Crowd {
+    fn new(idle: usize) -> io::Result<Self> {
+        let listener = TcpListener::bind("127.0.0.1:0")?;
+        let pair = || Ok::<_, io::Error>([TcpStream::connect(listener.local_addr()?)?, listener.accept()?.0]);
+        let mut crowd = Vec::new();
+        while crowd.len() < idle {
+            crowd.extend(pair()?); // both of its ends are idle
+        }
+        crowd.truncate(idle);
+        let [mut peer, ready] = pair()?;
+        peer.write_all(b"x")?;
+        Ok(Self { idle: crowd, ready, _peer: peer })
+    }
+
+    fn all(&self) -> impl Iterator<Item = &TcpStream> {
+        self.idle.iter().chain([&self.ready])
+    }
+
+    fn select(&self) -> io::Result<f64> {
+        let highest = self.all().map(AsRawFd::as_raw_fd).max().unwrap_or(0);
+        if highest >= select::FD_SETSIZE {
+            return Err(io::Error::other(format!("descriptors up to {} only", select::FD_SETSIZE - 1)));
+        }
+        let mut wanted = vec![FdSetElement::default(); fd_set_num_elements(0, highest + 1)];
+        self.all().for_each(|stream| fd_set_insert(&mut wanted, stream.as_raw_fd()));
+        let (mut read, mut write) = (wanted.clone(), vec![FdSetElement::default(); wanted.len()]);
+        time(|| {
+            read.copy_from_slice(&wanted); // it comes back changed
+            sys::select(highest, &mut read, &mut write)
+        })
+    }
+
+    fn poll(&self) -> io::Result<f64> {
+        let mut fds: Vec<PollFd<'_>> = self.all().map(|stream| PollFd::new(stream, PollFlags::IN)).collect();
+        time(|| sys::poll(&mut fds))
+    }
+
+    fn epoll(&self) -> io::Result<f64> {
+        let epoll = epoll::create(CreateFlags::CLOEXEC)?;
+        for (key, stream) in self.all().enumerate() {
+            sys::epoll_add(&epoll, stream.as_fd(), key as u64, EventFlags::IN)?;
+        }
+        let mut events = Vec::with_capacity(16);
+        time(|| {
+            events.clear();
+            sys::epoll_wait(&epoll, &mut events, true)
+        })
+    }
+}
+
+/// Nanoseconds that a call takes: the best of some rounds, since whatever disturbs one makes it longer.
+fn time(mut call: impl FnMut() -> io::Result<usize>) -> io::Result<f64> {
+    let mut best = f64::INFINITY;
+    let begun = Instant::now();
+    for round in 0.. {
+        let started = Instant::now();
+        let mut calls = 0;
+        while calls < 200 && (calls < 4 || started.elapsed().as_millis() < 20) {
+            assert_eq!(call()?, 1, "one is ready");
+            calls += 1;
+        }
+        best = best.min(started.elapsed().as_nanos() as f64 / f64::from(calls));
+        if round >= 5 && begun.elapsed().as_millis() > 50 {
+            break;
+        }
+    }
+    Ok(best)
+}
