@@ -1,6 +1,6 @@
 //! Where a socket is: on the network, or in the file system.
 
-use core::net::SocketAddr;
+use core::net::{SocketAddr, SocketAddrV4};
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -38,6 +38,31 @@ impl From<SocketAddr> for Address {
     }
 }
 
+/// An address as a connection keeps it: the common kind in two words, the others behind a pointer.
+#[derive(Debug)]
+pub(crate) enum PackedAddress {
+    V4(SocketAddrV4),
+    Other(Box<Address>),
+}
+
+impl PackedAddress {
+    pub(crate) fn unpack(&self) -> Address {
+        match self {
+            Self::V4(addr) => Address::Tcp(SocketAddr::V4(*addr)),
+            Self::Other(addr) => Address::clone(addr),
+        }
+    }
+}
+
+impl From<&Address> for PackedAddress {
+    fn from(addr: &Address) -> Self {
+        match addr {
+            Address::Tcp(SocketAddr::V4(addr)) => Self::V4(*addr),
+            other => Self::Other(Box::new(other.clone())),
+        }
+    }
+}
+
 impl fmt::Display for Address {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -55,6 +80,15 @@ mod tests {
     #[test]
     fn an_address_takes_no_more_room_than_a_tcp_one() {
         assert_eq!(size_of::<Address>(), size_of::<SocketAddr>());
+        assert_eq!(size_of::<PackedAddress>(), 16);
+    }
+
+    #[test]
+    fn a_packed_address_is_the_same_one() {
+        let tcp = ["127.0.0.1:1", "[::1]:2"].map(|addr| Address::from(addr.parse::<SocketAddr>().expect("an address")));
+        for addr in tcp.into_iter().chain([Address::unix("/tmp/s"), Address::Unix(None)]) {
+            assert_eq!(PackedAddress::from(&addr).unpack(), addr);
+        }
     }
 
     #[test]

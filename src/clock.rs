@@ -1,6 +1,5 @@
 //! The loop's time: read once a turn, and counted in ticks.
 
-use std::num::NonZeroU32;
 use std::time::{Duration, Instant};
 
 /// The time of a turn, as the instant that users see and as the number of milliseconds that deadlines are kept in.
@@ -45,11 +44,6 @@ impl Clock {
         self.now
     }
 
-    /// The present, as a stamp that leaves room for "never" in the same four bytes. It may be one tick late.
-    pub(crate) fn some_stamp(&self) -> Option<NonZeroU32> {
-        NonZeroU32::new(self.stamp()).or(Some(NonZeroU32::MIN))
-    }
-
     /// The last tick that has passed.
     pub(crate) fn tick(&self) -> u64 {
         self.tick
@@ -89,9 +83,7 @@ impl Clock {
     }
 
     fn age(&self, stamp: Stamp) -> u32 {
-        // One that is a tick late is of the present.
-        let age = self.stamp().wrapping_sub(stamp);
-        if age == u32::MAX { 0 } else { age }
+        self.stamp().wrapping_sub(stamp)
     }
 
     /// How long it is until a tick comes.

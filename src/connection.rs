@@ -41,25 +41,23 @@
 
 mod callbacks;
 mod expiry;
-mod inbox;
 mod outbox;
 
 use core::net::{Ipv4Addr, SocketAddr};
 use std::mem;
 use std::num::NonZeroU32;
 
-use bytes::BytesMut;
-
-use self::inbox::Inbox;
-use crate::address::Address;
+use crate::address::{Address, PackedAddress};
 use crate::clock::Stamp;
 use crate::codec::{Codec, Need};
 use crate::deadline::Deadlines;
 use crate::guard::contain;
 use crate::handler::{Context, Handler, Origin, Sends, Shared};
 use crate::id::ConnectionId;
+use crate::inbox::Inbox;
 use crate::observe::Step;
-use crate::reason::CloseReason;
+use crate::queue::Queue;
+use crate::reason::{CloseReason, StoredReason};
 use crate::state::{Cause, Reading, State};
 use crate::verdict::{Direction, Verdict};
 
@@ -70,30 +68,24 @@ use crate::verdict::{Direction, Verdict};
 #[derive(Debug)]
 pub struct Connection<C, S> {
     id: ConnectionId,
-    peer: Address,
+    peer: PackedAddress,
     state: State,
     /// What was read and not handled yet: an unfinished frame, or more if the batch was cut.
     inbox: Inbox,
     /// Encoded, and not yet taken by the socket.
-    out: BytesMut,
+    out: Queue,
     /// Whether `out` was at the high mark since the handler was last told that it has drained.
     full: bool,
     /// Whether it was the frames' own replies that took `out` to the high mark; until the low mark no frame is handled.
     held_back: bool,
-    /// Bytes of `out`'s memory before what is unsent: sent already, and not given back.
-    spent: u32,
     codec: C,
     user: S,
-    /// Those that the handler has set.
+    /// Those that the handler has set or asked for.
     deadlines: Deadlines,
     /// When bytes last moved, in whichever direction. For a closing connection: when the peer was last heard.
     active: Stamp,
     /// When the peer last took some of `out`, or it was empty. For a closing connection: or when the closing began.
     moved: Stamp,
-    /// When the unfinished frame in the inbox began, or was first waited for again.
-    begun: Stamp,
-    /// Since when the handler waits for the peer's first frame.
-    handshake: Option<NonZeroU32>,
 }
 
 impl<C: Codec, S> Connection<C, S> {
@@ -109,20 +101,17 @@ impl<C: Codec, S> Connection<C, S> {
         };
         Self {
             id,
-            peer: origin.peer().clone(),
+            peer: origin.peer().into(),
             state,
             inbox: Inbox::default(),
-            out: BytesMut::new(),
+            out: Queue::default(),
             full: false,
             held_back: false,
-            spent: 0,
             codec,
             user,
             deadlines: Deadlines::default(),
             active: 0,
             moved: 0,
-            begun: 0,
-            handshake: None,
         }
     }
 
@@ -138,13 +127,13 @@ impl<C: Codec, S> Connection<C, S> {
     }
 
     /// The other side's address.
-    pub fn peer_addr(&self) -> &Address {
-        &self.peer
+    pub fn peer_addr(&self) -> Address {
+        self.peer.unpack()
     }
 
     /// Takes note that it is this one of several addresses that answers.
-    pub(crate) fn set_peer_addr(&mut self, peer: Address) {
-        self.peer = peer;
+    pub(crate) fn set_peer_addr(&mut self, peer: &Address) {
+        self.peer = peer.into();
     }
 
     /// Where it stands.
@@ -154,7 +143,7 @@ impl<C: Codec, S> Connection<C, S> {
 
     /// Bytes of heap that its two buffers hold: none while nothing is unfinished or unsent.
     pub fn heap(&self) -> usize {
-        self.inbox.heap() + self.out.capacity() + self.spent as usize
+        self.inbox.heap() + self.out.heap()
     }
 
     /// Whether bytes from the socket are wanted now.
@@ -185,7 +174,7 @@ impl<C: Codec, S> Connection<C, S> {
     pub(crate) fn apply(&mut self, cause: Cause, shared: &mut Shared) {
         let from = self.state.name();
         // Whatever panics in between, a connection without a state must not go on.
-        let state = mem::replace(&mut self.state, State::Closed(CloseReason::Aborted));
+        let state = mem::replace(&mut self.state, State::Closed(StoredReason::ABORTED));
         self.state = state.next(cause);
         shared.observe.note(|| Step::State { id: self.id, from, to: &self.state });
         if from != self.state.name() {
@@ -269,15 +258,14 @@ impl<C: Codec, S> Connection<C, S> {
             }
             let inbox = mem::take(&mut self.inbox);
             let (taken, need) = self.batch(inbox.held(), handler, shared);
-            if taken > 0 {
-                self.begun = shared.clock.stamp();
-            }
+            let begun = if taken > 0 { shared.clock.stamp() } else { inbox.begun() };
             if taken >= held {
                 // What was there before is used up. Of the copied bytes, those not taken still stand in `fresh`.
                 fresh = &fresh[taken - held..];
+                inbox.retire(&mut shared.spare_inbox);
             } else {
                 fresh = &fresh[copied..];
-                self.keep(inbox.without(taken, need), shared);
+                self.keep(inbox.without(taken, need, begun, &mut shared.spare_inbox), shared);
             }
         }
         let mut need = Need::Now;
@@ -289,8 +277,7 @@ impl<C: Codec, S> Connection<C, S> {
         if !self.inbox.is_empty() {
             self.inbox.append(fresh);
         } else if !fresh.is_empty() {
-            self.begun = shared.clock.stamp();
-            self.keep(Inbox::holding(fresh, need), shared);
+            self.keep(Inbox::holding(fresh, need, shared.clock.stamp(), &mut shared.spare_inbox), shared);
         }
     }
 
@@ -337,11 +324,12 @@ impl<C: Codec, S> Connection<C, S> {
     /// If it is not over.
     pub fn farewell<H: Handler<Codec = C, State = S>>(mut self, handler: &mut H, shared: &mut Shared) -> CloseReason {
         let id = self.id;
-        let State::Closed(reason) = mem::replace(&mut self.state, State::Closed(CloseReason::Aborted)) else {
+        let State::Closed(reason) = mem::replace(&mut self.state, State::Closed(StoredReason::ABORTED)) else {
             panic!("farewell to {id}, which is not closed");
         };
+        let reason = reason.into_inner();
         // The codec's error prints itself: that is user code too.
-        contain(|| log::debug!("connection {id} from {} ended: {reason}", self.peer));
+        contain(|| log::debug!("connection {id} from {} ended: {reason}", self.peer.unpack()));
         let _ = self.guarded(shared, |connection, shared| {
             let mut cx = Context { sends: Sends::Closed, ..connection.context(shared) };
             handler.close(&mut cx, &reason);

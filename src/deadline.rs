@@ -27,22 +27,25 @@ pub enum Expiry {
     Write,
 }
 
-/// A connection's two deadlines. Who never sets one pays a word for them.
+/// A connection's deadlines: the two that its handler sets, and the one for the peer's first frame. Who has none pays a word for them.
 #[derive(Debug, Default)]
-pub(crate) struct Deadlines(Option<Box<Both>>);
+pub(crate) struct Deadlines(Option<Box<Set>>);
 
-#[derive(Debug)]
-struct Both {
+#[derive(Debug, Default)]
+struct Set {
     /// By direction.
     deadlines: [Deadline; 2],
     /// When reading last stood still because its deadline had passed, and when it went on.
     stood: Option<Stamp>,
     went_on: Option<Stamp>,
+    /// Since when the handler waits for the peer's first frame.
+    handshake: Option<Stamp>,
 }
 
 /// One direction's deadline.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 enum Deadline {
+    #[default]
     Never,
     /// It passes with this tick.
     At(u64),
@@ -62,18 +65,44 @@ impl Deadlines {
         if let (None, Deadline::Never) = (&self.0, deadline) {
             return;
         }
-        let unset = || Box::new(Both { deadlines: [Deadline::Never; 2], stood: None, went_on: None });
-        let both = self.0.get_or_insert_with(unset);
-        both.deadlines[direction as usize] = deadline;
+        let set = self.0.get_or_insert_default();
+        set.deadlines[direction as usize] = deadline;
         if direction == Direction::Read {
             // Told and set anew in the same tick it never stood still.
-            if both.stood.take().is_some_and(|stood| stood != clock.stamp()) {
-                both.went_on = Some(clock.stamp());
+            if set.stood.take().is_some_and(|stood| stood != clock.stamp()) {
+                set.went_on = Some(clock.stamp());
             }
         }
     }
 
-    /// Whether none was ever set.
+    /// From now on the peer's first frame is waited for.
+    pub(crate) fn expect_handshake(&mut self, clock: &Clock) {
+        self.0.get_or_insert_default().handshake = Some(clock.stamp());
+    }
+
+    /// It has come. Costs nothing where nobody waits for it.
+    #[inline]
+    pub(crate) fn shake_hands(&mut self) {
+        if self.0.is_some() {
+            self.stop_waiting();
+        }
+    }
+
+    #[cold]
+    fn stop_waiting(&mut self) {
+        let Some(set) = &mut self.0 else { return };
+        set.handshake = None;
+        if set.deadlines == [Deadline::Never; 2] && set.stood.is_none() && set.went_on.is_none() {
+            self.0 = None;
+        }
+    }
+
+    /// Since when the peer's first frame is waited for.
+    pub(crate) fn handshake(&self) -> Option<Stamp> {
+        self.0.as_ref()?.handshake
+    }
+
+    /// Whether there is none.
     #[inline]
     pub(crate) fn are_unset(&self) -> bool {
         self.0.is_none()
@@ -98,13 +127,13 @@ impl Deadlines {
 
     /// Whether the handler is to be told that this deadline has passed; it counts as told from here on.
     pub(crate) fn tell(&mut self, direction: Direction, clock: &Clock) -> bool {
-        let Some(both) = &mut self.0 else { return false };
-        let deadline = &mut both.deadlines[direction as usize];
+        let Some(set) = &mut self.0 else { return false };
+        let deadline = &mut set.deadlines[direction as usize];
         let passes = matches!(*deadline, Deadline::At(tick) if tick <= clock.tick());
         if passes {
             *deadline = Deadline::Passed;
             if direction == Direction::Read {
-                both.stood = Some(clock.stamp());
+                set.stood = Some(clock.stamp());
             }
         }
         passes
@@ -124,7 +153,7 @@ impl Deadlines {
     }
 
     fn get(&self, direction: Direction) -> Deadline {
-        self.0.as_ref().map_or(Deadline::Never, |both| both.deadlines[direction as usize])
+        self.0.as_ref().map_or(Deadline::Never, |set| set.deadlines[direction as usize])
     }
 }
 

@@ -15,6 +15,7 @@ use crate::clock::Clock;
 use crate::codec::Codec;
 use crate::command::Commands;
 use crate::config::Config;
+use crate::inbox::Inbox;
 use crate::observe::Observe;
 use crate::reason::CloseReason;
 use crate::throttle::Throttle;
@@ -150,6 +151,8 @@ pub struct Shared {
     pub(crate) timers: Timers,
     /// What was logged lately.
     pub(crate) throttle: Throttle,
+    /// Memory of an inbox that nobody uses, for the next one who needs one.
+    pub(crate) spare_inbox: Inbox,
 }
 
 impl Shared {
@@ -163,6 +166,7 @@ impl Shared {
             clock: Clock::new(now),
             timers: Timers::default(),
             throttle: Throttle::default(),
+            spare_inbox: Inbox::default(),
         }
     }
 

@@ -54,7 +54,7 @@
 //! | 4 | `reactor` | the loop: [`Reactor::turn`] fits on one screen, [`Reactor::run`] is it in a loop |
 //! | 3 | [`connection`], `pair` | one connection's machine: buffers, a state and stamps, no socket and no clock; two handlers made one |
 //! | 2 | `handler`, `command`, `deadline`, `timers`, `handle`, `observe` | what a user writes; what he asks of others; what time is up for, and whose; the hand for other threads; who watches |
-//! | 1 | [`codec`], [`submit`], [`transport`], [`net`], `mailbox` | bytes to frames; four packets; the only read and write; the one seam to the system; letters and a bell |
+//! | 1 | [`codec`], [`submit`], [`transport`], [`net`], `inbox`, `queue`, `mailbox` | bytes to frames; four packets; the only read and write; the one seam to the system; bytes that wait to be handled, and to be sent; letters and a bell |
 //! | 0 | [`config`], [`id`], `address`, `clock`, `state`, `reason`, `verdict`, `error`, `connect_error`, `guard`, `throttle`, `sync` | limits, names, time, and the enums that everything above speaks in |
 //!
 //! Begin with `state` (the life of a connection in one table), go on with [`transport`] and
@@ -103,9 +103,11 @@ mod error;
 mod guard;
 mod handle;
 mod handler;
+mod inbox;
 mod mailbox;
 mod observe;
 mod pair;
+mod queue;
 mod reactor;
 mod reason;
 mod state;
@@ -125,8 +127,9 @@ pub use crate::handler::{Context, FrameOf, Handler, LoopContext, MessageOf, Orig
 pub use crate::id::ConnectionId;
 pub use crate::observe::{Counters, Observe, Observer, Step};
 pub use crate::pair::{Either, Pair};
+pub use crate::queue::Queue;
 pub use crate::reactor::{Reactor, Turn};
-pub use crate::reason::CloseReason;
+pub use crate::reason::{CloseReason, StoredReason};
 pub use crate::state::{Cause, Reading, State};
 pub use crate::timers::TimerId;
 pub use crate::verdict::{Direction, Stop, Verdict};

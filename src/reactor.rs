@@ -12,8 +12,6 @@ use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
 use std::time::{Duration, Instant};
 
-use bytes::BytesMut;
-
 use self::accept::Listener;
 use self::dial::Attempt;
 use self::slots::Slots;
@@ -25,6 +23,7 @@ use crate::handler::{Context, Handler, Shared};
 use crate::id::{ConnectionId, Token};
 use crate::net::{Event, MioNet, Net};
 use crate::observe::{Counters, Observer, Step};
+use crate::queue::Queue;
 use crate::timers::TimerId;
 use crate::verdict::{Stop, Verdict};
 
@@ -71,8 +70,8 @@ pub struct Reactor<H: Handler, N: Net = MioNet> {
     events: Vec<Event>,
     /// The read buffer that all connections share.
     scratch: Box<[u8]>,
-    /// The write buffer that connections borrow for a batch.
-    spare: BytesMut,
+    /// The write queue that connections borrow for a batch.
+    spare: Queue,
     /// Bytes of memory that the buffers of all connections hold.
     buffered: usize,
     max_connections: usize,
@@ -120,7 +119,7 @@ impl<H: Handler, N: Net> Reactor<H, N> {
             closed: VecDeque::new(),
             events: Vec::with_capacity(config.events_per_turn),
             scratch: vec![0; config.scratch].into_boxed_slice(),
-            spare: BytesMut::new(),
+            spare: Queue::default(),
             buffered: 0,
             max_connections,
             more: false,

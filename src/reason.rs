@@ -1,6 +1,7 @@
 //! Why a connection ended: one flat enum, fit for a log line and for a metric's label.
 
 use std::error::Error;
+use std::ops::Deref;
 use std::time::Duration;
 use std::{fmt, io};
 
@@ -150,6 +151,42 @@ impl CloseReason {
             io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionAborted => CloseReason::Reset,
             _ => CloseReason::Io(error),
         }
+    }
+}
+
+/// A reason as a connection keeps it: in one word, since those that are open do not pay for an end that has not come.
+pub struct StoredReason(Option<Box<CloseReason>>);
+
+impl StoredReason {
+    /// [`CloseReason::Aborted`], which needs no memory.
+    pub(crate) const ABORTED: Self = Self(None);
+
+    /// The reason itself.
+    pub fn into_inner(self) -> CloseReason {
+        self.0.map_or(CloseReason::Aborted, |reason| *reason)
+    }
+}
+
+impl From<CloseReason> for StoredReason {
+    fn from(reason: CloseReason) -> Self {
+        match reason {
+            CloseReason::Aborted => Self::ABORTED,
+            reason => Self(Some(Box::new(reason))),
+        }
+    }
+}
+
+impl Deref for StoredReason {
+    type Target = CloseReason;
+
+    fn deref(&self) -> &CloseReason {
+        self.0.as_deref().unwrap_or(&CloseReason::Aborted)
+    }
+}
+
+impl fmt::Debug for StoredReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(&**self, f)
     }
 }
 

@@ -15,7 +15,7 @@
 //!
 //! A failed read or write, and [`Verdict::Abort`](crate::Verdict::Abort), lead from anywhere straight to `Closed`.
 
-use crate::reason::CloseReason;
+use crate::reason::{CloseReason, StoredReason};
 
 /// Where a connection stands.
 #[derive(Debug)]
@@ -27,14 +27,14 @@ pub enum State {
     /// Nothing more is handled; what is queued goes out first.
     Draining {
         /// Why it ends.
-        reason: CloseReason,
+        reason: StoredReason,
         /// Whether the peer may still send, so that it must be given time to read the last replies.
         linger: bool,
     },
     /// All was sent and our sending side is shut; what still comes in is read and dropped until the peer's end.
-    Lingering(CloseReason),
+    Lingering(StoredReason),
     /// Over. The slot is freed when the turn ends.
-    Closed(CloseReason),
+    Closed(StoredReason),
 }
 
 /// Whether an open connection takes in more, and if not, why.
@@ -95,7 +95,7 @@ impl State {
         use State::{Closed, Connecting, Draining, Lingering, Open};
         match (self, cause) {
             (Connecting, Cause::Established) => Open(Flowing),
-            (Connecting, Cause::Close(reason)) => Closed(reason),
+            (Connecting, Cause::Close(reason)) => Closed(reason.into()),
 
             (Open(Flowing), Cause::Choke) => Open(Choked),
             (Open(Flowing), Cause::Yield) => Open(Yielded),
@@ -104,19 +104,19 @@ impl State {
             (Open(Flowing), Cause::InputEnded) => Open(Ended),
             (Open(Choked), Cause::Unchoke) | (Open(Yielded), Cause::Proceed) | (Open(Paused), Cause::Resume) => Open(Flowing),
             (Open(reading), Cause::Resume) => Open(reading),
-            (Open(reading), Cause::Close(reason)) => Draining { linger: reading != Ended && reason.lingers(), reason },
+            (Open(reading), Cause::Close(reason)) => Draining { linger: reading != Ended && reason.lingers(), reason: reason.into() },
 
             (Draining { reason, linger: true }, Cause::Flushed) => Lingering(reason),
             (Draining { reason, linger: false }, Cause::Flushed) => Closed(reason),
             (Draining { reason, .. }, Cause::Expired { unsent: 0 }) => Closed(reason),
-            (Draining { .. }, Cause::Expired { unsent }) => Closed(CloseReason::DrainTimeout { unsent }),
+            (Draining { .. }, Cause::Expired { unsent }) => Closed(CloseReason::DrainTimeout { unsent }.into()),
             // By now all was handed over; however the peer leaves, the reason for the end stays.
             (Lingering(reason), Cause::InputEnded | Cause::Expired { .. } | Cause::Fail(_)) => Closed(reason),
 
             (state @ (Draining { .. } | Lingering(_) | Closed(_)), Cause::Close(_)) => state,
             (state @ (Connecting | Draining { .. } | Lingering(_) | Closed(_)), Cause::Resume | Cause::Pause) => state,
             (state @ Closed(_), Cause::Fail(_) | Cause::Expired { .. }) => state,
-            (Connecting | Open(_) | Draining { .. }, Cause::Fail(reason)) => Closed(reason),
+            (Connecting | Open(_) | Draining { .. }, Cause::Fail(reason)) => Closed(reason.into()),
 
             (state, cause) => panic!("{cause:?} cannot happen to a connection that is {state:?}"),
         }
@@ -145,25 +145,25 @@ mod tests {
     #[test]
     fn an_end_that_was_read_needs_no_lingering() {
         let draining = State::Open(Reading::Flowing).next(Cause::InputEnded).next(Cause::Close(CloseReason::PeerClosed));
-        assert!(matches!(draining.next(Cause::Flushed), State::Closed(CloseReason::PeerClosed)));
+        assert!(matches!(draining.next(Cause::Flushed), State::Closed(reason) if matches!(*reason, CloseReason::PeerClosed)));
         let draining = State::Open(Reading::Choked).next(Cause::Close(CloseReason::Handler));
-        assert!(matches!(draining.next(Cause::Flushed), State::Lingering(CloseReason::Handler)));
+        assert!(matches!(draining.next(Cause::Flushed), State::Lingering(reason) if matches!(*reason, CloseReason::Handler)));
     }
 
     #[test]
     fn the_first_reason_stays_once_all_was_sent() {
-        let lingering = || State::Lingering(CloseReason::Handler);
+        let lingering = || State::Lingering(CloseReason::Handler.into());
         for cause in [Cause::Close(CloseReason::Shutdown), Cause::Resume] {
-            assert!(matches!(lingering().next(cause), State::Lingering(CloseReason::Handler)));
+            assert!(matches!(lingering().next(cause), State::Lingering(reason) if matches!(*reason, CloseReason::Handler)));
         }
         for cause in [Cause::Fail(CloseReason::Reset), Cause::InputEnded, Cause::Expired { unsent: 0 }] {
-            assert!(matches!(lingering().next(cause), State::Closed(CloseReason::Handler)));
+            assert!(matches!(lingering().next(cause), State::Closed(reason) if matches!(*reason, CloseReason::Handler)));
         }
     }
 
     #[test]
     #[should_panic(expected = "Established cannot happen to a connection that is Closed(Aborted)")]
     fn an_impossible_transition_is_a_bug() {
-        let _ = State::Closed(CloseReason::Aborted).next(Cause::Established);
+        let _ = State::Closed(StoredReason::ABORTED).next(Cause::Established);
     }
 }

@@ -31,8 +31,8 @@ impl TimerId {
 /// What is to be done when a time has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Alarm {
-    /// Look at the deadlines of this connection.
-    Look(ConnectionId),
+    /// Look at the deadlines of the connection in this slot.
+    Look(usize),
     /// Call the handler.
     Timer(TimerId),
 }
@@ -40,8 +40,7 @@ pub(crate) enum Alarm {
 /// All alarms of a loop, in order.
 #[derive(Debug, Default)]
 pub(crate) struct Timers {
-    /// Who is to be looked at with which tick: many with the same one, since such times are about right only.
-    looks: BTreeMap<u64, BTreeSet<ConnectionId>>,
+    looks: Looks,
     ordered: BTreeSet<TimerId>,
     /// The timers that belong to connections: they go when it goes.
     owned: BTreeSet<(ConnectionId, TimerId)>,
@@ -84,21 +83,16 @@ impl Timers {
     /// Moves the look at a connection's deadlines from one tick to another; `None` is never.
     pub(crate) fn look(&mut self, id: ConnectionId, from: Option<u64>, to: Option<u64>) {
         if let Some(from) = from {
-            let waiting = self.looks.get_mut(&from).expect("a look that is moved was there");
-            let was = waiting.remove(&id);
-            assert!(was, "connection {id} was to be looked at, and nobody knew");
-            if waiting.is_empty() {
-                self.looks.remove(&from);
-            }
+            self.looks.remove(id.slot(), from);
         }
         if let Some(to) = to {
-            self.looks.entry(to).or_default().insert(id);
+            self.looks.insert(id.slot(), to);
         }
         self.find_first();
     }
 
     fn find_first(&mut self) {
-        let look = self.looks.first_key_value().map(|(tick, _)| *tick);
+        let look = self.looks.first().map(|(tick, _)| tick);
         self.first = look.into_iter().chain(self.ordered.first().map(|timer| timer.tick)).min();
     }
 
@@ -118,18 +112,67 @@ impl Timers {
     }
 
     fn pop_at(&mut self, tick: u64) -> Option<Alarm> {
-        let Some(mut waiting) = self.looks.first_entry().filter(|waiting| *waiting.key() == tick) else {
-            let timer = self.ordered.pop_first()?;
-            if let Some(owner) = timer.owner {
-                self.owned.remove(&(owner, timer));
-            }
-            return Some(Alarm::Timer(timer));
-        };
-        let id = waiting.get_mut().pop_first()?;
-        if waiting.get().is_empty() {
-            waiting.remove();
+        if let Some((_, slot)) = self.looks.first().filter(|(at, _)| *at == tick) {
+            self.looks.remove(slot, tick);
+            return Some(Alarm::Look(slot));
         }
-        Some(Alarm::Look(id))
+        let timer = self.ordered.pop_first()?;
+        if let Some(owner) = timer.owner {
+            self.owned.remove(&(owner, timer));
+        }
+        Some(Alarm::Timer(timer))
+    }
+}
+
+/// Who is to be looked at, and when: a list for each tick, chained through a table of all slots.
+///
+/// Such times are about right only, so many have the same one. A set of names for each would take four times the room.
+#[derive(Debug, Default)]
+struct Looks {
+    /// The first in each tick's list.
+    lists: BTreeMap<u64, u32>,
+    /// The neighbours of each slot in the list that it is in.
+    chain: Vec<Neighbours>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Neighbours {
+    before: u32,
+    after: u32,
+}
+
+/// Where a list ends. No slot has this number: a token could not name it.
+const NOBODY: u32 = u32::MAX;
+
+impl Looks {
+    /// The tick of the first list, and who is the first in it.
+    fn first(&self) -> Option<(u64, usize)> {
+        self.lists.first_key_value().map(|(tick, slot)| (*tick, *slot as usize))
+    }
+
+    fn insert(&mut self, slot: usize, tick: u64) {
+        if slot >= self.chain.len() {
+            self.chain.resize(slot + 1, Neighbours { before: NOBODY, after: NOBODY });
+        }
+        let after = self.lists.insert(tick, slot as u32).unwrap_or(NOBODY);
+        self.chain[slot] = Neighbours { before: NOBODY, after };
+        if let Some(next) = self.chain.get_mut(after as usize) {
+            next.before = slot as u32;
+        }
+    }
+
+    fn remove(&mut self, slot: usize, tick: u64) {
+        let Neighbours { before, after } = self.chain[slot];
+        if let Some(next) = self.chain.get_mut(after as usize) {
+            next.before = before;
+        }
+        if let Some(last) = self.chain.get_mut(before as usize) {
+            last.after = after;
+            return;
+        }
+        // It is the first of its list.
+        let first = if after == NOBODY { self.lists.remove(&tick) } else { self.lists.insert(tick, after) };
+        assert_eq!(first, Some(slot as u32), "slot {slot} was to be looked at with tick {tick}, and nobody knew");
     }
 }
 
@@ -156,7 +199,7 @@ mod tests {
         assert_eq!((timers.next(), timers.pop(&clock)), (Some(10), None));
         clock.advance(at(30));
         let order: Vec<Alarm> = std::iter::from_fn(|| timers.pop(&clock)).collect();
-        assert_eq!(order, [Alarm::Timer(first), Alarm::Timer(second), Alarm::Look(id(3)), Alarm::Timer(late)]);
+        assert_eq!(order, [Alarm::Timer(first), Alarm::Timer(second), Alarm::Look(3), Alarm::Timer(late)]);
         assert_eq!((timers.next(), timers.owned.len()), (None, 0));
     }
 
@@ -173,10 +216,29 @@ mod tests {
         }
         timers.look(id(1), None, Some(7));
         timers.forget(id(1));
-        assert_eq!((timers.looks.len(), timers.ordered.len(), timers.owned.len()), (1, 10, 10));
+        assert_eq!((timers.looks.lists.len(), timers.ordered.len(), timers.owned.len()), (1, 10, 10));
         timers.look(id(1), Some(7), None);
         timers.forget(id(2));
-        assert_eq!((timers.looks.len(), timers.ordered.len(), timers.owned.len()), (0, 0, 0));
+        assert_eq!((timers.looks.lists.len(), timers.ordered.len(), timers.owned.len()), (0, 0, 0));
+    }
+
+    #[test]
+    fn looks_move_between_lists_from_any_place_in_them() {
+        let (mut clock, mut timers) = (Clock::new(Instant::now()), Timers::default());
+        for slot in 0..5 {
+            timers.look(id(slot), None, Some(7));
+        }
+        for slot in [2, 4, 0] {
+            timers.look(id(slot), Some(7), Some(9)); // from the midst, the front and the end
+        }
+        timers.look(id(3), Some(7), None);
+        clock.advance(clock.now() + Duration::from_millis(8));
+        let due = |timers: &mut Timers, clock: &Clock| std::iter::from_fn(|| timers.pop(clock)).collect::<Vec<_>>();
+        assert_eq!((due(&mut timers, &clock), timers.next()), (vec![Alarm::Look(1)], Some(9)));
+        clock.advance(clock.now() + Duration::from_millis(1));
+        let mut late = due(&mut timers, &clock);
+        late.sort_by_key(|alarm| format!("{alarm:?}"));
+        assert_eq!((late, timers.next()), ([0, 2, 4].map(Alarm::Look).to_vec(), None));
     }
 
     #[test]

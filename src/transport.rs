@@ -7,35 +7,55 @@ use std::io::{self, ErrorKind, IoSliceMut, Read, Write};
 
 use crate::net::Event;
 
-/// What is remembered of a socket's readiness between two events.
+/// What is remembered of a socket between two events: a bit for each kind of [`Event`].
 ///
-/// Polling is edge-triggered: a bit is set by an event and stays set until an operation has
-/// shown that it is used up. Whoever stops reading while the bit is set must come back by himself.
+/// Polling is edge-triggered: a bit is set by an event. [`READABLE`](Self::READABLE) and [`WRITABLE`](Self::WRITABLE) stay set until an
+/// operation has shown that they are used up, the others for ever. Whoever stops reading while the bit is set must come back by himself.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Readiness {
-    /// A read may find something.
-    pub readable: bool,
-    /// A write may find room.
-    pub writable: bool,
-    /// The peer's end was announced: from here on only `Ok(0)`, an error or `WouldBlock` ends the reading.
-    pub read_closed: bool,
-    /// Nothing that is written can arrive any more.
-    pub write_closed: bool,
-    /// Urgent data has come: from here on a short read proves nothing.
-    pub urgent: bool,
-    /// The connection is broken, by a reset for instance.
-    pub broken: bool,
-}
+pub struct Readiness(u8);
 
 impl Readiness {
+    /// A read may find something.
+    pub const READABLE: Self = Self(1);
+    /// A write may find room.
+    pub const WRITABLE: Self = Self(1 << 1);
+    /// The peer's end was announced: from here on only `Ok(0)`, an error or `WouldBlock` ends the reading.
+    pub const READ_CLOSED: Self = Self(1 << 2);
+    /// Nothing that is written can arrive any more.
+    pub const WRITE_CLOSED: Self = Self(1 << 3);
+    /// Urgent data has come: from here on a short read proves nothing.
+    pub const URGENT: Self = Self(1 << 4);
+    /// The connection is broken, by a reset for instance.
+    pub const BROKEN: Self = Self(1 << 5);
+
     /// Adds what an event reports.
+    #[inline]
     pub fn merge(&mut self, event: &Event) {
-        self.readable |= event.readable || event.read_closed;
-        self.writable |= event.writable || event.write_closed;
-        self.read_closed |= event.read_closed;
-        self.write_closed |= event.write_closed;
-        self.broken |= event.broken;
-        self.urgent |= event.urgent;
+        let bit = |bit: Self, is_set: bool| if is_set { bit.0 } else { 0 };
+        self.0 |= bit(Self::READABLE, event.readable || event.read_closed)
+            | bit(Self::WRITABLE, event.writable || event.write_closed)
+            | bit(Self::READ_CLOSED, event.read_closed)
+            | bit(Self::WRITE_CLOSED, event.write_closed)
+            | bit(Self::URGENT, event.urgent)
+            | bit(Self::BROKEN, event.broken);
+    }
+
+    /// Whether one of these bits is set.
+    #[inline]
+    pub fn has(self, bits: Self) -> bool {
+        self.0 & bits.0 != 0
+    }
+
+    /// Sets these bits.
+    #[inline]
+    pub fn set(&mut self, bits: Self) {
+        self.0 |= bits.0;
+    }
+
+    /// Takes these bits back.
+    #[inline]
+    pub fn clear(&mut self, bits: Self) {
+        self.0 &= !bits.0;
     }
 }
 
@@ -63,6 +83,9 @@ pub enum Flush {
     Failed(io::Error),
 }
 
+/// With one of these bits set, fewer bytes than there was room for do not prove the socket empty.
+const MORE_MAY_COME: Readiness = Readiness(Readiness::READ_CLOSED.0 | Readiness::URGENT.0);
+
 /// Reads once: into `place` first, as far as it has room, then into `scratch`.
 ///
 /// `short_read_is_empty` says whether fewer bytes than there was room for prove the socket empty
@@ -80,18 +103,18 @@ pub fn fill(stream: &mut impl Read, place: &mut [u8], scratch: &mut [u8], readin
         };
         return match outcome {
             Ok(0) => {
-                readiness.readable = false;
+                readiness.clear(Readiness::READABLE);
                 Fill::End
             }
             Ok(n) => {
-                if n < room && short_read_is_empty && !readiness.read_closed && !readiness.urgent {
-                    readiness.readable = false;
+                if n < room && short_read_is_empty && !readiness.has(MORE_MAY_COME) {
+                    readiness.clear(Readiness::READABLE);
                 }
                 Fill::Bytes(n)
             }
             Err(error) if error.kind() == ErrorKind::Interrupted => continue,
             Err(error) if error.kind() == ErrorKind::WouldBlock => {
-                readiness.readable = false;
+                readiness.clear(Readiness::READABLE);
                 Fill::Blocked
             }
             Err(error) => Fill::Failed(error),
@@ -110,7 +133,7 @@ pub fn flush(stream: &mut impl Write, bytes: &[u8], readiness: &mut Readiness) -
             Ok(n) => Flush::Bytes(n),
             Err(error) if error.kind() == ErrorKind::Interrupted => continue,
             Err(error) if error.kind() == ErrorKind::WouldBlock => {
-                readiness.writable = false;
+                readiness.clear(Readiness::WRITABLE);
                 Flush::Blocked
             }
             Err(error) => Flush::Failed(error),
@@ -149,8 +172,7 @@ mod tests {
         }
     }
 
-    const READY: Readiness =
-        Readiness { readable: true, writable: true, read_closed: false, write_closed: false, broken: false, urgent: false };
+    const READY: Readiness = Readiness(Readiness::READABLE.0 | Readiness::WRITABLE.0);
 
     fn read(answers: impl IntoIterator<Item = io::Result<usize>>, readiness: &mut Readiness) -> Fill {
         fill(&mut Script::new(answers), &mut [], &mut [0; 8], readiness, true)
@@ -160,25 +182,25 @@ mod tests {
     fn a_full_read_leaves_the_socket_readable_and_a_short_one_does_not() {
         let mut readiness = READY;
         assert!(matches!(read([Ok(8)], &mut readiness), Fill::Bytes(8)));
-        assert!(readiness.readable);
+        assert!(readiness.has(Readiness::READABLE));
         assert!(matches!(read([Ok(7)], &mut readiness), Fill::Bytes(7)));
-        assert!(!readiness.readable);
+        assert!(!readiness.has(Readiness::READABLE));
     }
 
     #[test]
     fn a_short_read_proves_nothing_once_the_end_was_announced() {
-        let mut readiness = Readiness { read_closed: true, ..READY };
+        let mut readiness = Readiness(READY.0 | Readiness::READ_CLOSED.0);
         assert!(matches!(read([Ok(7)], &mut readiness), Fill::Bytes(7)));
-        assert!(readiness.readable);
+        assert!(readiness.has(Readiness::READABLE));
         assert!(matches!(read([Ok(0)], &mut readiness), Fill::End));
-        assert!(!readiness.readable);
+        assert!(!readiness.has(Readiness::READABLE));
     }
 
     #[test]
     fn a_short_read_proves_nothing_where_the_poller_does_not_say_so() {
         let mut readiness = READY;
         assert!(matches!(fill(&mut Script::new([Ok(1)]), &mut [], &mut [0; 8], &mut readiness, false), Fill::Bytes(1)));
-        assert!(readiness.readable);
+        assert!(readiness.has(Readiness::READABLE));
     }
 
     #[test]
@@ -186,9 +208,9 @@ mod tests {
         let mut readiness = READY;
         let answers = || [Err(ErrorKind::Interrupted.into()), Err(ErrorKind::WouldBlock.into())];
         assert!(matches!(read(answers(), &mut readiness), Fill::Blocked));
-        assert!(!readiness.readable && readiness.writable);
+        assert!(!readiness.has(Readiness::READABLE) && readiness.has(Readiness::WRITABLE));
         assert!(matches!(flush(&mut Script::new(answers()), b"x", &mut readiness), Flush::Blocked));
-        assert!(!readiness.writable);
+        assert!(!readiness.has(Readiness::WRITABLE));
     }
 
     #[test]

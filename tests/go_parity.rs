@@ -672,7 +672,7 @@ fn test_conn_and_listener() {
                 assert!(cx.try_send(&b"x"[..]).is_ok());
                 Verdict::Close
             };
-            assert_eq!(*cx.peer_addr(), addr);
+            assert_eq!(cx.peer_addr(), addr);
             cx.set_deadline(Some(cx.now() + PATIENCE));
             cx.send(&b"hello"[..]);
             Verdict::Continue

@@ -54,7 +54,7 @@ impl<C: Codec, S> Connection<C, S> {
                 assert!(input.taken() > 0, "the codec made a frame of nothing");
                 rest = input.bytes();
                 taken = bytes.len() - rest.len(); // kept up to date, since the handler may panic
-                *cx.handshake = None;
+                cx.deadlines.shake_hands();
                 let (id, bytes) = (cx.id, input.taken());
                 cx.shared.observe.note(move || Step::Frame { id, bytes });
                 let verdict = handler.frame(frame, &mut cx);
@@ -84,7 +84,7 @@ impl<C: Codec, S> Connection<C, S> {
     pub(super) fn guarded(&mut self, shared: &mut Shared, run: impl FnOnce(&mut Self, &mut Shared) -> Option<Cause>) -> Option<Cause> {
         contain(|| run(self, shared)).unwrap_or_else(|| {
             if let Some(suppressed) = shared.throttle.admit(("panic", None), shared.clock.now()) {
-                log::error!("the handler panicked in a callback for connection {} from {}{suppressed}", self.id, self.peer);
+                log::error!("the handler panicked in a callback for connection {} from {}{suppressed}", self.id, self.peer.unpack());
             }
             shared.observe.note(|| Step::Panicked { id: Some(self.id) });
             Some(Cause::Close(CloseReason::HandlerPanicked))
@@ -93,12 +93,12 @@ impl<C: Codec, S> Connection<C, S> {
 
     #[inline]
     pub(super) fn context<'c, H: Handler<Codec = C, State = S>>(&'c mut self, shared: &'c mut Shared) -> Context<'c, H> {
-        let Self { id, peer, codec, user, out, deadlines, handshake, moved, .. } = self;
+        let Self { id, peer, codec, user, out, deadlines, moved, .. } = self;
         if out.is_empty() {
             *moved = shared.clock.stamp();
         }
         let sends = Sends::of(deadlines, shared);
-        Context { id: *id, peer, codec, state: user, out, shared, sends, deadlines, handshake }
+        Context { id: *id, peer, codec, state: user, out, shared, sends, deadlines }
     }
 }
 

@@ -29,8 +29,9 @@ impl<C: Codec, S> Connection<C, S> {
                 let unfinished = reading == Reading::Flowing && self.is_reading() && !self.inbox.is_empty();
                 consider(self.deadlines.tick(Direction::Read), Expiry::Deadline(Direction::Read));
                 consider(self.deadlines.tick(Direction::Write), Expiry::Deadline(Direction::Write));
-                consider(self.handshake.and_then(|since| guard(since.get(), config.handshake_timeout)), Expiry::Handshake);
-                let begun = self.deadlines.went_on().map_or(self.begun, |went_on| clock.later(self.begun, went_on));
+                consider(self.deadlines.handshake().and_then(|since| guard(since, config.handshake_timeout)), Expiry::Handshake);
+                let begun = self.inbox.begun();
+                let begun = self.deadlines.went_on().map_or(begun, |went_on| clock.later(begun, went_on));
                 consider(guard(begun, config.frame_timeout).filter(|_| unfinished), Expiry::Frame);
                 consider(guard(self.moved, config.write_timeout).filter(|_| self.is_writing()), Expiry::Write);
                 consider(guard(self.active, config.idle_timeout), Expiry::Idle);
@@ -47,11 +48,7 @@ impl<C: Codec, S> Connection<C, S> {
     /// Whether nothing can have become due earlier than it was: the common case, told by a few loads.
     #[inline]
     pub(crate) fn is_at_rest(&self) -> bool {
-        self.inbox.is_empty()
-            && self.out.is_empty()
-            && self.handshake.is_none()
-            && self.deadlines.are_unset()
-            && matches!(self.state, State::Open(_))
+        self.inbox.is_empty() && self.out.is_empty() && self.deadlines.are_unset() && matches!(self.state, State::Open(_))
     }
 
     /// Draws the consequences if its first deadline has passed; whether one had.
@@ -109,7 +106,7 @@ impl<C: Codec, S> Connection<C, S> {
     pub(super) fn restamp(&mut self, shared: &Shared) {
         let now = shared.clock.stamp();
         match self.state {
-            State::Open(Reading::Flowing) => self.begun = now,
+            State::Open(Reading::Flowing) => self.inbox.begin_anew(now),
             State::Draining { .. } | State::Lingering(_) => (self.active, self.moved) = (now, now),
             _ => {}
         }

@@ -2,18 +2,14 @@
 
 use std::mem;
 
-use bytes::{Buf, BytesMut};
-
 use super::Connection;
 use crate::codec::Codec;
 use crate::handler::{Handler, Shared};
 use crate::observe::Step;
+use crate::queue::Queue;
 use crate::reason::CloseReason;
 use crate::state::{Cause, Reading, State};
 use crate::verdict::Direction;
-
-/// Less free room than this is not worth moving what is queued.
-const WORTH_KEEPING: usize = 4096;
 
 impl<C: Codec, S> Connection<C, S> {
     /// Whether bytes are queued that may be written now. Those of a closing connection may, whatever the handler's deadline: they have the drain time.
@@ -26,7 +22,7 @@ impl<C: Codec, S> Connection<C, S> {
     /// The bytes to be written.
     #[inline]
     pub fn unsent(&self) -> &[u8] {
-        &self.out
+        self.out.bytes()
     }
 
     /// Takes note that the first `n` bytes of [`unsent`](Self::unsent) were written.
@@ -37,12 +33,7 @@ impl<C: Codec, S> Connection<C, S> {
     pub fn sent(&mut self, n: usize, shared: &Shared) {
         self.active = shared.clock.stamp();
         self.moved = self.active;
-        if n == self.out.len() {
-            self.out.clear();
-        } else {
-            self.out.advance(n);
-            self.spent = self.spent.saturating_add(u32::try_from(n).unwrap_or(u32::MAX));
-        }
+        self.out.advance(n);
     }
 
     /// Queues bytes that were encoded elsewhere, on behalf of another connection. They are one or more whole messages.
@@ -57,7 +48,7 @@ impl<C: Codec, S> Connection<C, S> {
         if self.out.is_empty() {
             self.moved = shared.clock.stamp();
         }
-        self.out.extend_from_slice(bytes);
+        self.out.buffer().extend_from_slice(bytes);
         self.full |= self.out.len() >= shared.config.write_high;
         shared.observe.note(|| Step::Queued { id: self.id, bytes: bytes.len() });
     }
@@ -88,38 +79,31 @@ impl<C: Codec, S> Connection<C, S> {
         self.call(handler, shared, H::drained);
     }
 
-    /// Lends the connection a warm write buffer, if it has nothing queued: so a batch of replies that leaves at once needs no memory of its own.
+    /// Lends the connection a warm queue, if its own is empty: so a batch of replies that leaves at once needs no memory of its own.
     #[inline]
-    pub fn lend(&mut self, spare: &mut BytesMut) -> bool {
+    pub fn lend(&mut self, spare: &mut Queue) -> bool {
         let lent = self.out.is_empty();
         if lent {
-            if self.out.capacity() > 0 {
-                self.slim();
+            if self.out.has_memory() {
+                self.out = Queue::default();
             }
             mem::swap(&mut self.out, spare);
         }
         lent
     }
 
-    /// Takes the lent buffer back; what is still unsent moves into one of the connection's own, of just its size.
+    /// Takes the lent queue back; what is still unsent moves into one of the connection's own, of just its size.
     #[inline]
-    pub fn give_back(&mut self, spare: &mut BytesMut) {
+    pub fn give_back(&mut self, spare: &mut Queue) {
         mem::swap(&mut self.out, spare);
-        self.spent = 0;
         if !spare.is_empty() {
-            self.out = BytesMut::from(&spare[..]);
-            spare.clear();
+            self.out = Queue::holding(spare.bytes());
         }
+        spare.clear();
     }
 
-    /// Lets go of memory of the connection's own that is mostly empty: of all, of what was sent already, or of what a larger queue has left behind.
+    /// Lets go of memory of the connection's own that is mostly empty.
     pub fn slim(&mut self) {
-        if self.out.is_empty() {
-            self.out = BytesMut::new();
-            self.spent = 0;
-        } else if self.spent as usize > self.out.len() || self.out.capacity() > 4 * self.out.len() + WORTH_KEEPING {
-            self.out = BytesMut::from(&self.out[..]);
-            self.spent = 0;
-        }
+        self.out.slim();
     }
 }

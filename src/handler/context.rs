@@ -1,19 +1,17 @@
 //! A callback's view of one connection.
 
 use std::error::Error;
-use std::num::NonZeroU32;
 use std::time::{Duration, Instant};
 use std::{fmt, mem};
 
-use bytes::BytesMut;
-
 use super::{Handler, MessageOf, Shared};
-use crate::address::Address;
+use crate::address::{Address, PackedAddress};
 use crate::codec::Codec;
 use crate::command::{Command, Dial, append_whole};
 use crate::deadline::Deadlines;
 use crate::id::ConnectionId;
 use crate::observe::Step;
+use crate::queue::Queue;
 use crate::reason::CloseReason;
 use crate::state::Cause;
 use crate::timers::TimerId;
@@ -25,15 +23,13 @@ use crate::verdict::{Direction, Stop, Verdict};
 /// can be encoded straight from the frame, and nothing is copied or counted in between.
 pub struct Context<'c, H: Handler> {
     pub(crate) id: ConnectionId,
-    pub(crate) peer: &'c Address,
+    pub(crate) peer: &'c PackedAddress,
     pub(crate) codec: &'c mut H::Codec,
     pub(crate) state: &'c mut H::State,
-    pub(crate) out: &'c mut BytesMut,
+    pub(crate) out: &'c mut Queue,
     pub(crate) shared: &'c mut Shared,
     pub(crate) sends: Sends,
     pub(crate) deadlines: &'c mut Deadlines,
-    /// Since when the handler waits for the peer's first frame.
-    pub(crate) handshake: &'c mut Option<NonZeroU32>,
 }
 
 /// Whether messages for this connection are still taken.
@@ -141,8 +137,8 @@ impl<H: Handler> Context<'_, H> {
     }
 
     /// The other side's address, as it was when the connection was made.
-    pub fn peer_addr(&self) -> &Address {
-        self.peer
+    pub fn peer_addr(&self) -> Address {
+        self.peer.unpack()
     }
 
     /// The time: when this turn of the loop began. All callbacks of a turn see the same.
@@ -185,9 +181,10 @@ impl<H: Handler> Context<'_, H> {
     #[inline(always)]
     pub fn try_send<'m>(&mut self, message: impl Into<MessageOf<'m, H>>) -> Result<(), SendError<<H::Codec as Codec>::Error>> {
         let Sends::Open = self.sends else { return Err(self.why_not()) };
-        let (codec, before) = (&mut *self.codec, self.out.len());
-        match append_whole(self.out, |out| codec.encode(message.into(), out)) {
-            Ok(bytes) if self.out.len() <= self.shared.config.write_cap => {
+        let (codec, out) = (&mut *self.codec, self.out.buffer());
+        let before = out.len();
+        match append_whole(out, |out| codec.encode(message.into(), out)) {
+            Ok(bytes) if before + bytes <= self.shared.config.write_cap => {
                 let id = self.id;
                 self.shared.observe.note(move || Step::Queued { id, bytes });
                 Ok(())
@@ -295,7 +292,7 @@ impl<H: Handler> Context<'_, H> {
 
     /// Gives the peer [`Config::handshake_timeout`](crate::Config::handshake_timeout) from now on for its next whole frame. Meant for [`Handler::open`].
     pub fn expect_handshake(&mut self) {
-        *self.handshake = self.shared.clock.some_stamp();
+        self.deadlines.expect_handshake(&self.shared.clock);
     }
 }
 
@@ -309,6 +306,10 @@ impl Sends {
 
 impl<H: Handler> fmt::Debug for Context<'_, H> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Context").field("id", &self.id).field("peer", &self.peer).field("pending", &self.out.len()).finish_non_exhaustive()
+        f.debug_struct("Context")
+            .field("id", &self.id)
+            .field("peer", &self.peer_addr())
+            .field("pending", &self.out.len())
+            .finish_non_exhaustive()
     }
 }

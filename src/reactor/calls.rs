@@ -119,7 +119,7 @@ impl<H: Handler, N: Net> Reactor<H, N> {
     pub(super) fn expire(&mut self) {
         for _ in 0..self.shared.config.calls_per_turn {
             match self.shared.timers.pop(&self.shared.clock) {
-                Some(Alarm::Look(id)) => self.look(id),
+                Some(Alarm::Look(slot)) => self.look(slot),
                 Some(Alarm::Timer(timer)) => self.fire(timer),
                 None => break,
             }
@@ -129,8 +129,9 @@ impl<H: Handler, N: Net> Reactor<H, N> {
     }
 
     /// Looks whether one of a connection's deadlines has passed. As a rule it has moved on meanwhile.
-    fn look(&mut self, id: ConnectionId) {
-        let slot = self.slots.get(id).expect("who is gone is not looked for");
+    fn look(&mut self, slot: usize) {
+        let slot = self.slots.at(slot).expect("who is gone is not looked for");
+        let id = slot.connection.id();
         slot.look = None;
         if let State::Connecting = slot.connection.state() {
             self.expire_attempt(id);

@@ -162,12 +162,15 @@ impl<H: Handler, N: Net> Reactor<H, N> {
     /// An event has come for a socket that is connecting: finds out what became of it.
     pub(super) fn decide(&mut self, id: ConnectionId) {
         let Some(slot) = self.slots.get(id) else { return };
-        let (State::Connecting, Some(stream), true) = (slot.connection.state(), &mut slot.stream, slot.readiness.writable) else { return };
+        let (State::Connecting, Some(stream), true) = (slot.connection.state(), &mut slot.stream, slot.readiness.has(Readiness::WRITABLE))
+        else {
+            return;
+        };
         match stream.established() {
-            Ok(Established::NotYet) => slot.readiness.writable = false,
+            Ok(Established::NotYet) => slot.readiness.clear(Readiness::WRITABLE),
             Ok(Established::Yes) => {
                 if let Some(attempt) = self.dials.remove(&id) {
-                    slot.connection.set_peer_addr(attempt.addr);
+                    slot.connection.set_peer_addr(&attempt.addr);
                 }
                 slot.look_by(None, &mut self.shared); // that was for the attempt; an open connection has deadlines of its own
                 slot.connection.established(&mut self.handler, &mut self.shared);

@@ -11,7 +11,7 @@ use crate::reactor::Reactor;
 use crate::reactor::slots::Slot;
 use crate::reason::CloseReason;
 use crate::state::{Cause, Reading, State};
-use crate::transport::{self, Fill, Flush};
+use crate::transport::{self, Fill, Flush, Readiness};
 
 impl<H: Handler, N: Net> Reactor<H, N> {
     /// An event has come for a connection.
@@ -60,7 +60,7 @@ impl<H: Handler, N: Net> Reactor<H, N> {
                 slot.connection.proceed(handler, shared);
             } else if phase.is_draining() && slot.is_to_end() {
                 break; // it ends, and is read no more
-            } else if slot.connection.is_reading() && slot.readiness.readable && budget > 0 {
+            } else if slot.connection.is_reading() && slot.readiness.has(Readiness::READABLE) && budget > 0 {
                 let room = budget.min(scratch.len());
                 budget = budget.saturating_sub(slot.fill(&mut scratch[..room], handler, shared));
             } else {
@@ -184,11 +184,11 @@ impl<H: Handler, N: Net> Slot<H, N> {
     fn flush(&mut self, shared: &mut Shared) -> usize {
         let id = self.connection.id();
         // After a reset the frames before it can still be read; a write that fails would end the connection first.
-        if self.readiness.write_closed && self.readiness.readable && self.connection.is_reading() {
+        if self.readiness.has(Readiness::WRITE_CLOSED) && self.readiness.has(Readiness::READABLE) && self.connection.is_reading() {
             return 0;
         }
         let mut written = 0;
-        while self.readiness.writable && self.connection.is_writing() {
+        while self.readiness.has(Readiness::WRITABLE) && self.connection.is_writing() {
             let (connection, stream, readiness) = self.parts();
             let flush = transport::flush(stream, connection.unsent(), readiness);
             shared.observe.note(|| Step::Write { id, flush: &flush });
@@ -231,7 +231,7 @@ impl<H: Handler, N: Net> Slot<H, N> {
     /// Tries once more to send what is queued, whether or not the poller has spoken of room: it does so only when much is free.
     pub(super) fn last_try(&mut self, shared: &mut Shared) {
         if let State::Draining { .. } | State::Open(_) = self.connection.state() {
-            self.readiness.writable = true;
+            self.readiness.set(Readiness::WRITABLE);
             self.flush(shared);
         }
     }
@@ -264,8 +264,8 @@ impl<H: Handler, N: Net> Slot<H, N> {
             State::Connecting | State::Closed(_) => false,
             State::Open(Reading::Yielded) => true,
             _ => {
-                (connection.is_reading() && (self.readiness.readable || connection.has_backlog()))
-                    || (connection.is_writing() && self.readiness.writable)
+                (connection.is_reading() && (self.readiness.has(Readiness::READABLE) || connection.has_backlog()))
+                    || (connection.is_writing() && self.readiness.has(Readiness::WRITABLE))
             }
         }
     }
@@ -275,7 +275,7 @@ impl<H: Handler, N: Net> Slot<H, N> {
         let connection = &mut self.connection;
         let State::Open(reading) = connection.state() else { return };
         // Who has closed in good order, as a Unix domain socket is at once in both directions, may have left frames behind.
-        let gone = self.readiness.broken || (self.readiness.write_closed && *reading == Reading::Ended);
+        let gone = self.readiness.has(Readiness::BROKEN) || (self.readiness.has(Readiness::WRITE_CLOSED) && *reading == Reading::Ended);
         if gone && *reading != Reading::Yielded && !connection.is_reading() && !connection.is_writing() {
             connection.apply(Cause::Fail(CloseReason::Reset), shared);
         }

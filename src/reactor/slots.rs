@@ -87,7 +87,12 @@ impl<H: Handler, N: Net> Slots<H, N> {
         self.slab.get_mut(id.slot()).filter(|slot| slot.connection.id() == id)
     }
 
-    /// The same, if it is open.
+    /// The connection that sits there, whoever it is.
+    pub(super) fn at(&mut self, slot: usize) -> Option<&mut Slot<H, N>> {
+        self.slab.get_mut(slot)
+    }
+
+    /// The connection with this very name, if it is open.
     pub(super) fn open(&mut self, id: ConnectionId) -> Option<&mut Slot<H, N>> {
         self.get(id).filter(|slot| matches!(slot.connection.state(), State::Open(_)))
     }

@@ -12,6 +12,7 @@ use crate::observe::Step;
 use crate::reactor::{Reactor, Turn};
 use crate::reason::CloseReason;
 use crate::state::Cause;
+use crate::transport::Readiness;
 use crate::verdict::Stop;
 
 /// The life of a loop.
@@ -130,7 +131,7 @@ impl<H: Handler, N: Net> Reactor<H, N> {
         for id in self.slots.ids() {
             if let Some(slot) = self.slots.open(id) {
                 // What has arrived by now is answered too, the poller's word for it or not.
-                slot.readiness.readable = true;
+                slot.readiness.set(Readiness::READABLE);
                 self.serve(id);
             }
         }

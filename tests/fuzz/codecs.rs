@@ -201,8 +201,11 @@ impl<'s, R: Rules> Cut<'s, R> {
             assert!(self.connection.is_reading() && !self.connection.has_backlog(), "all is handled, and more is wanted");
             self.connection.end_of_input(&mut self.handler, &mut self.shared);
             match self.connection.state() {
-                State::Draining { reason: CloseReason::Truncated { held: told }, linger: false } => assert!(*told == held && held > 0),
-                State::Draining { reason: CloseReason::PeerClosed, linger: false } => assert_eq!(held, 0, "a tail was dropped in silence"),
+                State::Draining { reason, linger: false } => match **reason {
+                    CloseReason::Truncated { held: told } => assert!(told == held && held > 0),
+                    CloseReason::PeerClosed => assert_eq!(held, 0, "a tail was dropped in silence"),
+                    ref other => panic!("{other:?} at the end of input, with {held} bytes left"),
+                },
                 other => panic!("{other:?} at the end of input, with {held} bytes left"),
             }
         }
@@ -249,7 +252,7 @@ impl<'s, R: Rules> Cut<'s, R> {
                 assert!(held < self.handler.rules.max(), "{held} bytes held, a frame has at most {}", self.handler.rules.max());
             }
             (State::Draining { reason, linger: true }, Some(error)) => {
-                assert!(matches!(reason, CloseReason::Protocol(_)), "{reason:?} where {error:?} was expected");
+                assert!(matches!(**reason, CloseReason::Protocol(_)), "{reason:?} where {error:?} was expected");
                 assert_eq!(reason.protocol().map(|told| R::essence(*told)).as_ref(), Some(error));
                 assert_eq!(heap, 0, "an ending connection holds nothing that it will not handle");
             }

@@ -3,10 +3,9 @@
 use std::num::NonZeroU32;
 use std::time::{Duration, Instant};
 
-use bytes::BytesMut;
 use glassloop::connection::Connection;
 use glassloop::id::ConnectionId;
-use glassloop::{Config, Origin, Reading, Shared, State};
+use glassloop::{Config, Origin, Queue, Reading, Shared, State};
 
 use super::draw::{Draw, size};
 use super::model::{CLEAR_DEADLINES, CLOSE, Puppet, Stand, Talk};
@@ -46,7 +45,7 @@ fn play<R: Talk>(rules: &R, draw: &mut Draw<'_>) {
     config.check().expect("the marks are in order");
     let count = usize::from(draw.byte() % 32);
     let moods = draw.take(count).to_vec();
-    let mut spare = BytesMut::new();
+    let mut spare = Queue::default();
     // One after the other, with one spare buffer, as in a loop.
     while !draw.is_empty() {
         let begun = Instant::now();
@@ -61,15 +60,15 @@ struct Stage<R: Talk> {
     puppet: Puppet<R>,
     shared: Shared,
     begun: Instant,
-    spare: BytesMut,
+    spare: Queue,
     lent: bool,
 }
 
 impl<R: Talk> Stage<R> {
-    fn new(mut puppet: Puppet<R>, shared: Shared, begun: Instant, spare: BytesMut, dialed: bool) -> Self {
+    fn new(mut puppet: Puppet<R>, shared: Shared, begun: Instant, spare: Queue, dialed: bool) -> Self {
         let mut connection = Connection::unconnected(&mut puppet);
         if dialed {
-            let origin = Origin::Dialed { peer: connection.peer_addr().clone(), key: 7 };
+            let origin = Origin::Dialed { peer: connection.peer_addr(), key: 7 };
             connection = Connection::new(ConnectionId::new(1, NonZeroU32::MAX), &origin, &mut puppet);
             assert!(matches!(connection.state(), State::Connecting) && !connection.is_reading() && !connection.is_writing());
         }
@@ -77,7 +76,7 @@ impl<R: Talk> Stage<R> {
     }
 
     /// Lets things happen until the connection is over or the bytes are used up; then sees to it that it ends well.
-    fn play(mut self, draw: &mut Draw<'_>) -> BytesMut {
+    fn play(mut self, draw: &mut Draw<'_>) -> Queue {
         self.connection.established(&mut self.puppet, &mut self.shared);
         self.check();
         while !draw.is_empty() && !self.puppet.is_closed() {
