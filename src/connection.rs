@@ -330,11 +330,15 @@ impl<C: Codec, S> Connection<C, S> {
         let reason = reason.into_inner();
         // The codec's error prints itself: that is user code too.
         contain(|| log::debug!("connection {id} from {} ended: {reason}", self.peer.unpack()));
+        let lent = self.lend(shared);
         let _ = self.guarded(shared, |connection, shared| {
             let mut cx = Context { sends: Sends::Closed, ..connection.context(shared) };
             handler.close(&mut cx, &reason);
             None
         });
+        if lent {
+            self.give_back(shared);
+        }
         if contain(|| drop(self)).is_none() {
             shared.observe.note(|| Step::Panicked { id: Some(id) });
         }

@@ -17,6 +17,7 @@ use crate::command::Commands;
 use crate::config::Config;
 use crate::inbox::Inbox;
 use crate::observe::Observe;
+use crate::queue::Queue;
 use crate::reason::CloseReason;
 use crate::throttle::Throttle;
 use crate::timers::{TimerId, Timers};
@@ -153,6 +154,8 @@ pub struct Shared {
     pub(crate) throttle: Throttle,
     /// Memory of an inbox that nobody uses, for the next one who needs one.
     pub(crate) spare_inbox: Inbox,
+    /// The write queue that connections borrow for a batch.
+    pub(crate) spare_queue: Queue,
 }
 
 impl Shared {
@@ -167,6 +170,7 @@ impl Shared {
             timers: Timers::default(),
             throttle: Throttle::default(),
             spare_inbox: Inbox::default(),
+            spare_queue: Queue::default(),
         }
     }
 

@@ -127,7 +127,6 @@ pub use crate::handler::{Context, FrameOf, Handler, LoopContext, MessageOf, Orig
 pub use crate::id::ConnectionId;
 pub use crate::observe::{Counters, Observe, Observer, Step};
 pub use crate::pair::{Either, Pair};
-pub use crate::queue::Queue;
 pub use crate::reactor::{Reactor, Turn};
 pub use crate::reason::{CloseReason, StoredReason};
 pub use crate::state::{Cause, Reading, State};

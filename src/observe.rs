@@ -26,6 +26,13 @@ pub enum Step<'a> {
         /// Events it brought.
         events: usize,
     },
+    /// The loop waited awake, polling without sleep; see [`Config::spin`](crate::Config::spin).
+    Spun {
+        /// Calls of the poller that took.
+        polls: u32,
+        /// Whether there was something to do in the end, so that no sleep followed.
+        hit: bool,
+    },
     /// The poller reported a connection ready.
     Event {
         /// Whose.
@@ -179,8 +186,16 @@ impl<F: FnMut(&Step<'_>)> Observer for F {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Counters {
-    /// Turns, which is calls of the poller.
+    /// Turns.
     pub turns: u64,
+    /// Calls of the poller: one in each turn, and those that found nothing while the loop waited awake.
+    pub polls: u64,
+    /// Times the loop waited awake before it slept ([`Config::spin`](crate::Config::spin)).
+    pub spins: u64,
+    /// How often there was something to do before it slept.
+    pub spin_hits: u64,
+    /// How often it slept all the same.
+    pub spin_misses: u64,
     /// Events for living connections.
     pub events: u64,
     /// Events, commands and deadlines for connections that were gone.
@@ -233,7 +248,16 @@ impl Counters {
     #[inline(always)]
     fn count(&mut self, step: &Step<'_>) {
         match step {
-            Step::Turn { .. } => self.turns += 1,
+            Step::Turn { .. } => {
+                self.turns += 1;
+                self.polls += 1;
+            }
+            Step::Spun { polls, hit } => {
+                self.spins += 1;
+                self.spin_hits += u64::from(*hit);
+                self.spin_misses += u64::from(!*hit);
+                self.polls += u64::from(*polls) - u64::from(*hit); // the last one that hits is the turn's
+            }
             Step::Event { .. } => self.events += 1,
             Step::Stale => self.stale += 1,
             Step::Accepted { .. } => {

@@ -4,7 +4,7 @@ use bytes::{Buf, BytesMut};
 
 /// What was encoded and not taken by the socket yet.
 #[derive(Debug, Default)]
-pub struct Queue(Option<Box<Waiting>>);
+pub(crate) struct Queue(Option<Box<Waiting>>);
 
 #[derive(Debug, Default)]
 struct Waiting {
@@ -21,13 +21,13 @@ impl Queue {
 
     /// How many bytes wait.
     #[inline]
-    pub fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.bytes().len()
     }
 
     /// Whether none does.
     #[inline]
-    pub fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
@@ -58,13 +58,6 @@ impl Queue {
         }
     }
 
-    /// Takes back all but the first `n` bytes.
-    pub(crate) fn truncate(&mut self, n: usize) {
-        if let Some(waiting) = &mut self.0 {
-            waiting.bytes.truncate(n);
-        }
-    }
-
     /// Drops what waits, and keeps the memory.
     #[inline]
     pub(crate) fn clear(&mut self) {
@@ -74,7 +67,7 @@ impl Queue {
         }
     }
 
-    /// Whether it holds memory, though no bytes perhaps.
+    /// Whether it holds memory. One that nobody is writing to does only while bytes wait.
     #[inline]
     pub(crate) fn has_memory(&self) -> bool {
         self.0.is_some()

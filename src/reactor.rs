@@ -6,6 +6,7 @@ mod dial;
 mod outside;
 mod serve;
 mod slots;
+mod spin;
 mod stop;
 
 use std::collections::{BTreeMap, VecDeque};
@@ -15,6 +16,7 @@ use std::time::{Duration, Instant};
 use self::accept::Listener;
 use self::dial::Attempt;
 use self::slots::Slots;
+use self::spin::Spin;
 use self::stop::Phase;
 use crate::config::Config;
 use crate::error::Error;
@@ -23,7 +25,6 @@ use crate::handler::{Context, Handler, Shared};
 use crate::id::{ConnectionId, Token};
 use crate::net::{Event, MioNet, Net};
 use crate::observe::{Counters, Observer, Step};
-use crate::queue::Queue;
 use crate::timers::TimerId;
 use crate::verdict::{Stop, Verdict};
 
@@ -55,6 +56,8 @@ pub struct Reactor<H: Handler, N: Net = MioNet> {
     net: N,
     handler: H,
     listeners: Vec<Listener<N>>,
+    /// Whether somebody may wait at a listener, or one rests: else none need be looked at.
+    knocking: bool,
     /// Until then no listener is asked: the system has no room.
     resting: Option<Instant>,
     slots: Slots<H, N>,
@@ -70,10 +73,9 @@ pub struct Reactor<H: Handler, N: Net = MioNet> {
     events: Vec<Event>,
     /// The read buffer that all connections share.
     scratch: Box<[u8]>,
-    /// The write queue that connections borrow for a batch.
-    spare: Queue,
     /// Bytes of memory that the buffers of all connections hold.
     buffered: usize,
+    spin: Spin,
     max_connections: usize,
     mailbox: Recipient<H::Mail>,
     /// Those taken out of the mailbox and not read yet.
@@ -111,6 +113,7 @@ impl<H: Handler, N: Net> Reactor<H, N> {
             net,
             handler,
             listeners: Vec::new(),
+            knocking: false,
             resting: None,
             slots: Slots::default(),
             dials: BTreeMap::new(),
@@ -119,8 +122,8 @@ impl<H: Handler, N: Net> Reactor<H, N> {
             closed: VecDeque::new(),
             events: Vec::with_capacity(config.events_per_turn),
             scratch: vec![0; config.scratch].into_boxed_slice(),
-            spare: Queue::default(),
             buffered: 0,
+            spin: Spin::new(config.spin),
             max_connections,
             more: false,
             phase: Phase::Running,
@@ -140,7 +143,7 @@ impl<H: Handler, N: Net> Reactor<H, N> {
     /// One round of the loop: waits for events, at most for `timeout` (`None`: as long as it takes), and does all there is to do.
     ///
     /// `Some(Duration::ZERO)` does not wait. It may return early, with nothing done. The clock is
-    /// read once, when the poller wakes, and is the time for the whole turn.
+    /// read when the poller returns, and is the time for the whole turn.
     ///
     /// **Trap:** the wait is bounded by the nearest deadline as seen from the *last* turn's time. A
     /// program that does something else for long between turns does well to begin with a turn of zero.
@@ -152,8 +155,7 @@ impl<H: Handler, N: Net> Reactor<H, N> {
             return Ok(Turn::Stopped);
         }
         let resumable = self.resume.len();
-        let patience = self.patience(timeout);
-        self.shared.clock.advance(self.net.poll(&mut self.events, patience).map_err(Error::Poll)?);
+        self.wait(timeout).map_err(Error::Poll)?; // poll
         self.shared.observe.note(|| Step::Turn { now: self.shared.clock.now(), events: self.events.len() });
 
         self.dispatch(); //        events: accept, and serve who is ready
@@ -179,10 +181,10 @@ impl<H: Handler, N: Net> Reactor<H, N> {
         if self.has_work() || self.more || self.can_accept() {
             return Some(Duration::ZERO);
         }
+        let left = |at: Instant| at.saturating_duration_since(self.shared.now());
         let alarm = self.shared.timers.next().map(|tick| self.shared.clock.left(tick));
-        let others = self.phase.deadline().into_iter().chain(self.next_accept()).min();
-        let other = others.map(|at| at.saturating_duration_since(self.shared.now()));
-        [timeout, alarm, other].into_iter().flatten().min()
+        let next = sooner(alarm, sooner(self.phase.deadline().map(left), self.next_accept().map(left)));
+        sooner(timeout, next)
     }
 
     /// Whether something was left undone that no event will tell of.
@@ -202,7 +204,10 @@ impl<H: Handler, N: Net> Reactor<H, N> {
         for event in events.drain(..) {
             match Token::unpack(event.token) {
                 Token::Listener(number) => match self.listeners.get_mut(number) {
-                    Some(listener) => listener.hear(),
+                    Some(listener) => {
+                        listener.hear();
+                        self.knocking = true;
+                    }
                     None => self.shared.observe.note(|| Step::Stale),
                 },
                 Token::Waker => {} // the mailbox is looked into in every turn
@@ -298,6 +303,15 @@ impl<H: Handler, N: Net> Reactor<H, N> {
     /// Bytes of the slot that a connection takes. While it is idle it takes nothing else but its place among the deadlines, some two dozen bytes.
     pub fn idle_footprint() -> usize {
         Slots::<H, N>::FOOTPRINT
+    }
+}
+
+/// The shorter of two times, where `None` is for ever.
+#[inline]
+fn sooner(one: Option<Duration>, other: Option<Duration>) -> Option<Duration> {
+    match (one, other) {
+        (Some(one), Some(other)) => Some(one.min(other)),
+        _ => one.or(other),
     }
 }
 

@@ -331,6 +331,8 @@ fn strace_counts_what_the_loop_counts() {
         calls().filter(|call| whole.iter().any(|start| call.starts_with(start)) && !call.contains("<unfinished")).count()
     };
     assert_eq!((count("recvfrom"), count("sendto")), (200, 201), "the mark's own answer is the one more:\n{text}");
-    assert_eq!(count("epoll_wait") + count("epoll_pwait"), 201);
+    // One wait each; now and then the loop tries whether it pays to wait awake, which strace sees to that it does not.
+    let waits = count("epoll_wait") + count("epoll_pwait");
+    assert!((201..=215).contains(&waits), "{waits} waits:\n{text}");
     assert_eq!(count("epoll_ctl") + count("read") + count("write"), 0);
 }

@@ -47,8 +47,8 @@ pub(crate) fn run<H: Handler>(handler: H, listener: &TcpListener) -> Result<(), 
     let mut reactor = Reactor::new(handler, config)?;
     reactor.listen_on(listener.try_clone()?)?;
     while reactor.turn(None)? == Turn::Running {
-        let Counters { accepted, accept_errors, reads, writes, turns, registrations, .. } = reactor.counters();
-        sys::set_counts([accepted + accept_errors, reads, writes, turns, registrations]);
+        let Counters { accepted, accept_errors, reads, writes, polls, registrations, .. } = reactor.counters();
+        sys::set_counts([accepted + accept_errors, reads, writes, polls, registrations]);
     }
     Ok(())
 }

@@ -92,6 +92,10 @@ struct Args {
     #[arg(long, value_name = "TIME|off", default_value = "10s", value_parser = drain_timeout)]
     drain_timeout: Duration,
 
+    /// How long a loop polls without sleeping, at most, where that pays, before it sleeps, or `off`
+    #[arg(long, value_name = "TIME|off", default_value = "8us")]
+    spin: Timeout,
+
     /// What to log on stderr: off, error, warn, info, debug (each connection's end and why), trace, or a filter such as glassloop=debug
     #[arg(long, value_name = "LEVEL", default_value = "info", value_parser = log_filter)]
     log: String,
@@ -224,6 +228,7 @@ fn config(args: &Args, number: usize) -> Config {
         idle_timeout: args.idle_timeout.0,
         loops,
         max_connections: args.max_connections.map(|all| share(all as usize)),
+        spin: args.spin.0.unwrap_or_default(),
         write_timeout: args.write_timeout.0,
         ..Config::default()
     }

@@ -15,18 +15,23 @@ impl<C: Codec, S> Connection<C, S> {
     where
         H: Handler<Codec = C, State = S>,
     {
-        self.guarded(shared, |connection, shared| {
+        let lent = self.lend(shared);
+        let cause = self.guarded(shared, |connection, shared| {
             let mut cx = connection.context(shared);
             let verdict = callback(&mut cx);
-            let cause = cx.conclude(verdict);
-            connection.full |= connection.out.len() >= shared.config.write_high;
-            cause
-        })
+            cx.conclude(verdict)
+        });
+        self.full |= self.out.len() >= shared.config.write_high;
+        if lent {
+            self.give_back(shared);
+        }
+        cause
     }
 
     /// Handles the frames at the front of `bytes`. Returns how many bytes they had, and what the codec said of the rest.
     #[inline]
     pub(super) fn batch<H: Handler<Codec = C, State = S>>(&mut self, bytes: &[u8], handler: &mut H, shared: &mut Shared) -> (usize, Need) {
+        let lent = self.lend(shared);
         let mut taken = 0;
         let mut need = Need::Now;
         let (mut held_back, before) = (false, self.out.len());
@@ -73,6 +78,9 @@ impl<C: Codec, S> Connection<C, S> {
         });
         self.full |= self.out.len() >= shared.config.write_high;
         self.held_back |= held_back;
+        if lent {
+            self.give_back(shared);
+        }
         if let Some(cause) = cause {
             self.apply(cause, shared);
         }
@@ -98,7 +106,7 @@ impl<C: Codec, S> Connection<C, S> {
             *moved = shared.clock.stamp();
         }
         let sends = Sends::of(deadlines, shared);
-        Context { id: *id, peer, codec, state: user, out, shared, sends, deadlines }
+        Context { id: *id, peer, codec, state: user, out: out.buffer(), shared, sends, deadlines }
     }
 }
 

@@ -19,6 +19,12 @@ impl<C: Codec, S> Connection<C, S> {
         !self.out.is_empty() && !held_back
     }
 
+    /// Whether there is nothing to be written, and nothing waits for that: the common case, told by a few loads.
+    #[inline]
+    pub(crate) fn has_nothing_to_say(&self) -> bool {
+        self.out.is_empty() && !self.held_back && matches!(self.state, State::Open(Reading::Flowing))
+    }
+
     /// The bytes to be written.
     #[inline]
     pub fn unsent(&self) -> &[u8] {
@@ -79,22 +85,20 @@ impl<C: Codec, S> Connection<C, S> {
         self.call(handler, shared, H::drained);
     }
 
-    /// Lends the connection a warm queue, if its own is empty: so a batch of replies that leaves at once needs no memory of its own.
+    /// Lends the connection the loop's warm queue, if it has none of its own: so replies that leave at once need no memory. Returns whether it did.
     #[inline]
-    pub fn lend(&mut self, spare: &mut Queue) -> bool {
-        let lent = self.out.is_empty();
+    pub fn lend(&mut self, shared: &mut Shared) -> bool {
+        let lent = !self.out.has_memory();
         if lent {
-            if self.out.has_memory() {
-                self.out = Queue::default();
-            }
-            mem::swap(&mut self.out, spare);
+            mem::swap(&mut self.out, &mut shared.spare_queue);
         }
         lent
     }
 
     /// Takes the lent queue back; what is still unsent moves into one of the connection's own, of just its size.
     #[inline]
-    pub fn give_back(&mut self, spare: &mut Queue) {
+    pub fn give_back(&mut self, shared: &mut Shared) {
+        let spare = &mut shared.spare_queue;
         mem::swap(&mut self.out, spare);
         if !spare.is_empty() {
             self.out = Queue::holding(spare.bytes());

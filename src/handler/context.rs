@@ -4,6 +4,8 @@ use std::error::Error;
 use std::time::{Duration, Instant};
 use std::{fmt, mem};
 
+use bytes::BytesMut;
+
 use super::{Handler, MessageOf, Shared};
 use crate::address::{Address, PackedAddress};
 use crate::codec::Codec;
@@ -11,7 +13,6 @@ use crate::command::{Command, Dial, append_whole};
 use crate::deadline::Deadlines;
 use crate::id::ConnectionId;
 use crate::observe::Step;
-use crate::queue::Queue;
 use crate::reason::CloseReason;
 use crate::state::Cause;
 use crate::timers::TimerId;
@@ -26,7 +27,7 @@ pub struct Context<'c, H: Handler> {
     pub(crate) peer: &'c PackedAddress,
     pub(crate) codec: &'c mut H::Codec,
     pub(crate) state: &'c mut H::State,
-    pub(crate) out: &'c mut Queue,
+    pub(crate) out: &'c mut BytesMut,
     pub(crate) shared: &'c mut Shared,
     pub(crate) sends: Sends,
     pub(crate) deadlines: &'c mut Deadlines,
@@ -181,9 +182,8 @@ impl<H: Handler> Context<'_, H> {
     #[inline(always)]
     pub fn try_send<'m>(&mut self, message: impl Into<MessageOf<'m, H>>) -> Result<(), SendError<<H::Codec as Codec>::Error>> {
         let Sends::Open = self.sends else { return Err(self.why_not()) };
-        let (codec, out) = (&mut *self.codec, self.out.buffer());
-        let before = out.len();
-        match append_whole(out, |out| codec.encode(message.into(), out)) {
+        let (codec, before) = (&mut *self.codec, self.out.len());
+        match append_whole(self.out, |out| codec.encode(message.into(), out)) {
             Ok(bytes) if before + bytes <= self.shared.config.write_cap => {
                 let id = self.id;
                 self.shared.observe.note(move || Step::Queued { id, bytes });

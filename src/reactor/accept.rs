@@ -100,7 +100,15 @@ impl<H: Handler, N: Net> Reactor<H, N> {
     }
 
     /// Lets in those who wait, as many from each listener as a turn allows.
+    #[inline]
     pub(super) fn accept(&mut self) {
+        if self.knocking {
+            self.accept_who_knocks();
+            self.knocking = self.listeners.iter().any(|listener| listener.waiting != Waiting::Nobody);
+        }
+    }
+
+    fn accept_who_knocks(&mut self) {
         let now = self.shared.now();
         if self.resting.is_some_and(|until| until <= now) {
             self.resting = None;
@@ -210,11 +218,19 @@ impl<H: Handler, N: Net> Reactor<H, N> {
 
     /// Whether a listener could be asked at once.
     pub(super) fn can_accept(&self) -> bool {
-        self.has_room() && self.resting.is_none() && self.listeners.iter().any(|listener| listener.waiting == Waiting::Somebody)
+        self.knocking
+            && self.has_room()
+            && self.resting.is_none()
+            && self.listeners.iter().any(|listener| listener.waiting == Waiting::Somebody)
     }
 
     /// When a listener that rests is worth asking again.
+    #[inline]
     pub(super) fn next_accept(&self) -> Option<Instant> {
+        if self.knocking { self.next_to_ask() } else { None }
+    }
+
+    fn next_to_ask(&self) -> Option<Instant> {
         let times = self.listeners.iter().filter_map(|listener| match listener.waiting {
             Waiting::Until(at) => Some(at),
             Waiting::Somebody => self.resting,

@@ -44,13 +44,13 @@ impl<H: Handler, N: Net> Reactor<H, N> {
     /// Moves a connection on as far as it goes, within its budget.
     #[inline]
     pub(super) fn serve(&mut self, id: ConnectionId) {
-        let Self { slots, handler, shared, scratch, spare, phase, .. } = self;
+        let Self { slots, handler, shared, scratch, phase, .. } = self;
         let Some(slot) = slots.get(id) else { return };
         // Before anything is read: a deadline that has passed comes before bytes that are there already.
         slot.connection.tell_deadlines(handler, shared);
         let mut budget = shared.config.scratch;
         let mut written = 0;
-        let lent = slot.connection.lend(spare);
+        let lent = slot.connection.lend(shared);
         loop {
             written += slot.flush(shared);
             if written > shared.config.scratch {
@@ -68,7 +68,7 @@ impl<H: Handler, N: Net> Reactor<H, N> {
             }
         }
         if lent {
-            slot.connection.give_back(spare);
+            slot.connection.give_back(shared);
         } else {
             slot.connection.slim();
         }
@@ -182,6 +182,9 @@ impl<H: Handler, N: Net> Slot<H, N> {
     /// Writes until all is sent or the socket takes no more. Returns how many bytes it took.
     #[inline]
     fn flush(&mut self, shared: &mut Shared) -> usize {
+        if self.connection.has_nothing_to_say() {
+            return 0;
+        }
         let id = self.connection.id();
         // After a reset the frames before it can still be read; a write that fails would end the connection first.
         if self.readiness.has(Readiness::WRITE_CLOSED) && self.readiness.has(Readiness::READABLE) && self.connection.is_reading() {
@@ -271,6 +274,7 @@ impl<H: Handler, N: Net> Slot<H, N> {
     }
 
     /// Nothing that is written can arrive any more. Who reads or writes will find out; who does neither is told here.
+    #[inline]
     fn notice_hang_up(&mut self, shared: &mut Shared) {
         let connection = &mut self.connection;
         let State::Open(reading) = connection.state() else { return };

@@ -26,6 +26,7 @@ impl Trace {
         let name = |name: &str| name.bytes().fold(0, |sum: u64, byte| sum.wrapping_mul(31) + u64::from(byte));
         let (tag, id, word) = match step {
             Step::Turn { events, .. } => (1, None, *events as u64 ^ now.as_nanos() as u64),
+            Step::Spun { polls, hit } => (0, None, u64::from(*polls) * 2 + u64::from(*hit)),
             Step::Event { id, readable, writable } => (2, Some(id), u64::from(*readable) * 2 + u64::from(*writable)),
             Step::Stale => (3, None, 0),
             Step::Accepted { id, listener, .. } => (4, Some(id), *listener as u64),

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use glassloop::connection::Connection;
 use glassloop::id::ConnectionId;
-use glassloop::{Config, Origin, Queue, Reading, Shared, State};
+use glassloop::{Config, Origin, Reading, Shared, State};
 
 use super::draw::{Draw, size};
 use super::model::{CLEAR_DEADLINES, CLOSE, Puppet, Stand, Talk};
@@ -45,12 +45,10 @@ fn play<R: Talk>(rules: &R, draw: &mut Draw<'_>) {
     config.check().expect("the marks are in order");
     let count = usize::from(draw.byte() % 32);
     let moods = draw.take(count).to_vec();
-    let mut spare = Queue::default();
-    // One after the other, with one spare buffer, as in a loop.
     while !draw.is_empty() {
         let begun = Instant::now();
         let puppet = Puppet::new(rules.clone(), config.clone(), moods.clone(), begun);
-        spare = Stage::new(puppet, Shared::new(config.clone(), begun), begun, spare, draw.bool()).play(draw);
+        Stage::new(puppet, Shared::new(config.clone(), begun), begun, draw.bool()).play(draw);
     }
 }
 
@@ -60,23 +58,22 @@ struct Stage<R: Talk> {
     puppet: Puppet<R>,
     shared: Shared,
     begun: Instant,
-    spare: Queue,
     lent: bool,
 }
 
 impl<R: Talk> Stage<R> {
-    fn new(mut puppet: Puppet<R>, shared: Shared, begun: Instant, spare: Queue, dialed: bool) -> Self {
+    fn new(mut puppet: Puppet<R>, shared: Shared, begun: Instant, dialed: bool) -> Self {
         let mut connection = Connection::unconnected(&mut puppet);
         if dialed {
             let origin = Origin::Dialed { peer: connection.peer_addr(), key: 7 };
             connection = Connection::new(ConnectionId::new(1, NonZeroU32::MAX), &origin, &mut puppet);
             assert!(matches!(connection.state(), State::Connecting) && !connection.is_reading() && !connection.is_writing());
         }
-        Self { connection, puppet, shared, begun, spare, lent: false }
+        Self { connection, puppet, shared, begun, lent: false }
     }
 
     /// Lets things happen until the connection is over or the bytes are used up; then sees to it that it ends well.
-    fn play(mut self, draw: &mut Draw<'_>) -> Queue {
+    fn play(mut self, draw: &mut Draw<'_>) {
         self.connection.established(&mut self.puppet, &mut self.shared);
         self.check();
         while !draw.is_empty() && !self.puppet.is_closed() {
@@ -88,12 +85,11 @@ impl<R: Talk> Stage<R> {
             self.end();
         }
         self.settle();
-        let Self { connection, mut puppet, mut shared, spare, .. } = self;
+        let Self { connection, mut puppet, mut shared, .. } = self;
         connection.farewell(&mut puppet, &mut shared);
         puppet.check();
         puppet.check_farewell();
         assert_eq!(shared.observe.counters().panics, puppet.panics, "panics of the handler, and no others");
-        spare
     }
 
     fn step(&mut self, draw: &mut Draw<'_>) {
@@ -165,9 +161,8 @@ impl<R: Talk> Stage<R> {
     /// What a reactor does when it leaves a connection for another one.
     fn settle(&mut self) {
         if self.lent {
-            self.connection.give_back(&mut self.spare);
+            self.connection.give_back(&mut self.shared);
             self.lent = false;
-            assert!(self.spare.is_empty(), "what is lent comes back empty");
         } else {
             self.connection.slim();
         }
@@ -184,8 +179,8 @@ impl<R: Talk> Stage<R> {
 
     fn lend(&mut self) {
         if !self.lent {
-            self.lent = self.connection.lend(&mut self.spare);
-            assert_eq!(self.lent, self.puppet.queue.is_empty());
+            self.lent = self.connection.lend(&mut self.shared);
+            assert!(!self.lent || self.connection.unsent().is_empty(), "what is lent is empty");
         }
     }
 

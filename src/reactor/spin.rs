@@ -1,0 +1,171 @@
+//! When it is right to wait awake.
+//!
+//! ```text
+//!   asleep   poll ──── falls asleep ········ event ──── wakes up ────► turn       costs SLEEP, however long the wait
+//!   awake    poll poll poll poll poll poll ► event ► turn                         costs as long as the wait is
+//! ```
+//!
+//! Falling asleep and being woken takes the processor a few microseconds, and whoever waits for an answer waits for that too. If the
+//! next event comes sooner than that, polling until it is there is the cheaper way. Nobody knows beforehand, so the
+//! loop keeps an account: a wait that found its event awake has earned what the sleep would have cost, less what it took; one that found
+//! none has spent what it took. It waits awake only while there is credit, and now and then to try whether it would pay again.
+
+use std::io;
+use std::time::{Duration, Instant};
+
+use crate::handler::Handler;
+use crate::net::Net;
+use crate::observe::Step;
+use crate::reactor::Reactor;
+
+/// What falling asleep and waking up cost, in nanoseconds of processor time: about as much on machines of these years, with what the kernel does to be asked the next time.
+const SLEEP: i64 = 5_000;
+/// No more is saved up than pays for so many waits in vain.
+const MOST_MISSES: i64 = 8;
+/// Without credit, one wait in so many is a try; after a try in vain one in twice as many, up to the last number.
+const TRIES: (u32, u32) = (64, 4096);
+
+/// No poll takes less time than this, in nanoseconds: so a clock that stands still does not keep the loop awake.
+const POLL: u128 = 100;
+
+/// The account.
+#[derive(Debug)]
+pub(super) struct Spin {
+    /// How long to wait awake at most; not at all, if this is zero.
+    longest: Duration,
+    /// How many polls that can be at most.
+    polls: u32,
+    /// Nanoseconds of processor time that waiting awake has saved lately.
+    credit: i64,
+    /// Waits until the next try.
+    until_try: u32,
+    /// From one try to the next.
+    interval: u32,
+}
+
+impl Spin {
+    pub(super) fn new(longest: Duration) -> Self {
+        let polls = u32::try_from(longest.as_nanos() / POLL).unwrap_or(u32::MAX);
+        Self { longest, polls, credit: 0, until_try: TRIES.0, interval: TRIES.0 }
+    }
+
+    /// Whether the next wait begins awake.
+    #[inline]
+    fn begins(&mut self) -> bool {
+        self.polls > 0 && (self.credit > 0 || self.is_to_try())
+    }
+
+    fn is_to_try(&mut self) -> bool {
+        self.until_try -= 1;
+        let is_due = self.until_try == 0;
+        if is_due {
+            self.until_try = self.interval;
+        }
+        is_due
+    }
+
+    /// A wait that began awake took so long, and has found its event, or has not.
+    fn settle(&mut self, took: Duration, hit: bool) {
+        let took = i64::try_from(took.as_nanos()).unwrap_or(i64::MAX);
+        if hit {
+            let cap = MOST_MISSES * i64::try_from(self.longest.as_nanos()).unwrap_or(i64::MAX / MOST_MISSES);
+            self.credit = (self.credit + SLEEP).saturating_sub(took).clamp(0, cap);
+            self.interval = TRIES.0;
+        } else {
+            if self.credit == 0 {
+                self.interval = (2 * self.interval).min(TRIES.1);
+            }
+            self.credit = self.credit.saturating_sub(took).max(0);
+        }
+    }
+}
+
+impl<H: Handler, N: Net> Reactor<H, N> {
+    /// Waits for events, and lets the clock go on: awake for a short while, if that has paid lately; then asleep, until something is due.
+    pub(super) fn wait(&mut self, timeout: Option<Duration>) -> io::Result<()> {
+        let patience = self.patience(timeout);
+        let now = if patience == Some(Duration::ZERO) || !self.spin.begins() {
+            self.net.poll(&mut self.events, patience)?
+        } else {
+            self.wait_awake(timeout)?
+        };
+        self.shared.clock.advance(now);
+        Ok(())
+    }
+
+    /// The same, beginning awake. What is due ends this waiting as it would a sleep.
+    #[inline(never)]
+    fn wait_awake(&mut self, timeout: Option<Duration>) -> io::Result<Instant> {
+        let mut begun = None;
+        let mut polls = 0;
+        loop {
+            let now = self.net.poll(&mut self.events, Some(Duration::ZERO))?;
+            if polls == 0 && !self.events.is_empty() {
+                return Ok(now); // nobody would have slept
+            }
+            polls += 1;
+            let took = now.saturating_duration_since(*begun.get_or_insert(now));
+            self.shared.clock.advance(now);
+            let left = self.patience(timeout.map(|timeout| timeout.saturating_sub(took)));
+            let hit = !self.events.is_empty() || left == Some(Duration::ZERO);
+            if hit || took >= self.spin.longest || polls >= self.spin.polls {
+                self.spin.settle(took, hit);
+                self.shared.observe.note(|| Step::Spun { polls, hit });
+                return if hit { Ok(now) } else { self.net.poll(&mut self.events, left) };
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LONGEST: Duration = Duration::from_micros(8);
+
+    /// How many of so many waits begin awake, if each that does comes out like this.
+    fn awake(spin: &mut Spin, waits: u32, took: Duration, hit: bool) -> u32 {
+        let mut awake = 0;
+        for _ in 0..waits {
+            if spin.begins() {
+                spin.settle(took, hit);
+                awake += 1;
+            }
+        }
+        awake
+    }
+
+    #[test]
+    fn what_pays_is_done_each_time_and_what_does_not_is_tried_ever_more_rarely() {
+        let spin = &mut Spin::new(LONGEST);
+        assert_eq!(awake(spin, 1_000, Duration::from_micros(3), true), 1_000 - 63, "all but those before the first try");
+        let in_vain = awake(spin, 100_000, LONGEST, false);
+        assert!((20..50).contains(&in_vain), "{in_vain}");
+        assert_eq!(awake(spin, 1_000_000, LONGEST, false), 1_000_000 / TRIES.1);
+    }
+
+    #[test]
+    fn an_event_that_comes_later_than_a_sleep_costs_earns_nothing() {
+        let spin = &mut Spin::new(LONGEST);
+        let late = awake(spin, 64_000, Duration::from_micros(6), true);
+        assert_eq!(late, 1_000, "tries only");
+    }
+
+    #[test]
+    fn half_of_the_waits_in_vain_is_too_many() {
+        let spin = &mut Spin::new(LONGEST);
+        let mut awake = 0;
+        for n in 0..100_000 {
+            if spin.begins() {
+                awake += 1;
+                spin.settle(if n % 2 == 0 { Duration::from_micros(1) } else { LONGEST }, n % 2 == 0);
+            }
+        }
+        assert!(awake < 20_000, "{awake}");
+    }
+
+    #[test]
+    fn no_time_at_all_is_never_awake() {
+        assert_eq!(awake(&mut Spin::new(Duration::ZERO), 100_000, Duration::ZERO, true), 0);
+    }
+}

@@ -1,0 +1,152 @@
+//! Waiting awake: it pays where events come soon, and delays nothing.
+
+#[path = "util/played.rs"]
+mod played;
+
+use std::cell::RefCell;
+use std::rc::Rc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use glassloop::codec::Line;
+use glassloop::sim::{Faults, Path, Peer, Sim};
+use glassloop::{Config, Context, Counters, Handler, LoopContext, Origin, Reactor, TimerId, Turn, Verdict};
+use played::{Play, Stage};
+
+/// The longest that may be configured: whatever it delays shows.
+const LONGEST: Duration = Duration::from_millis(10);
+
+/// Says back what it is told, and remembers when its timers and letters came.
+#[derive(Clone, Default)]
+struct Echo(Rc<RefCell<Vec<Instant>>>);
+
+impl Handler for Echo {
+    type Codec = Line;
+    type State = ();
+    type Mail = std::sync::mpsc::Sender<()>;
+
+    fn connection(&mut self, _: &Origin) -> (Line, ()) {
+        (Line::default(), ())
+    }
+
+    fn frame(&mut self, line: &[u8], cx: &mut Context<'_, Self>) -> Verdict {
+        cx.send(line);
+        Verdict::Continue
+    }
+
+    fn loop_timer(&mut self, _: TimerId, cx: &mut LoopContext<'_, Self>) {
+        self.0.borrow_mut().push(cx.now());
+    }
+
+    fn mail(&mut self, answer: Self::Mail, _: &mut LoopContext<'_, Self>) {
+        let _ = answer.send(());
+    }
+}
+
+/// A kind world, in which answers take so long for their way.
+fn world(spin: Duration, latency: Duration) -> Sim<Echo> {
+    let mut sim = Sim::with_faults(1, Faults::none(), Echo::default(), Config { spin, ..Config::default() });
+    sim.set_path(Path { latency, ..Path::local() });
+    sim
+}
+
+/// So many lines come, each on its way when the loop begins to wait for it.
+fn lines(sim: &mut Sim<Echo>, peer: &Peer, count: u64) {
+    for _ in 0..count {
+        let frames = sim.reactor().counters().frames;
+        peer.send(b"again\n");
+        while sim.reactor().counters().frames == frames {
+            let _ = sim.turn(None).unwrap();
+        }
+    }
+}
+
+fn a_thousand_lines(spin: Duration, latency: Duration) -> Counters {
+    let mut sim = world(spin, latency);
+    let addr = sim.listen();
+    let peer = sim.connect(&addr);
+    lines(&mut sim, &peer, 1000);
+    sim.finish(10);
+    assert_eq!(peer.received(), b"again\n".repeat(1000));
+    sim.reactor().counters()
+}
+
+#[test]
+fn it_waits_awake_for_a_client_that_asks_at_once_and_sleeps_for_one_that_takes_its_time() {
+    let quick = a_thousand_lines(Duration::from_micros(8), Duration::from_nanos(700));
+    assert!(quick.spin_hits > 700, "{quick:?}");
+    assert!(quick.spin_misses < 20, "{quick:?}");
+    let slow = a_thousand_lines(Duration::from_micros(8), Duration::from_micros(200));
+    assert!(slow.spins < 40 && slow.polls - slow.turns < 2000, "{slow:?}");
+    let never = a_thousand_lines(Duration::ZERO, Duration::from_nanos(700));
+    assert_eq!((never.spins, never.polls), (0, never.turns));
+}
+
+#[test]
+fn a_deadline_comes_no_later_than_without_it_and_never_early() {
+    let came = |spin| {
+        let mut sim = world(spin, Duration::from_micros(2));
+        let addr = sim.listen();
+        let peer = sim.connect(&addr);
+        let echo = sim.reactor().handler().clone();
+        let mut due = Vec::new();
+        for n in 0..400 {
+            // Lines that come soon earn credit; a timer comes while the loop waits for the next one.
+            lines(&mut sim, &peer, 20);
+            let at = sim.instant() + Duration::from_micros(n * 37);
+            due.push(at);
+            sim.reactor().set_timer(at);
+            while echo.0.borrow().len() < due.len() {
+                let _ = sim.turn(None).unwrap();
+            }
+        }
+        let came = echo.0.borrow().clone();
+        assert_eq!(came.len(), due.len());
+        let late: Vec<Duration> = came.iter().zip(&due).map(|(came, due)| came.checked_duration_since(*due).expect("not early")).collect();
+        (late, sim.reactor().counters())
+    };
+    let ((asleep, plain), (awake, spun)) = (came(Duration::ZERO), came(LONGEST));
+    assert!(plain.spins == 0 && spun.spin_hits > 400, "{spun:?}");
+    // Asleep the poller's own rounding makes them up to a millisecond late; awake none is later than that.
+    let most = |late: &[Duration]| *late.iter().max().expect("there were some");
+    assert!(most(&awake) <= most(&asleep), "{:?} awake, {:?} asleep", most(&awake), most(&asleep));
+}
+
+#[test]
+fn letters_of_other_threads_are_read_at_once() {
+    let mut reactor = Reactor::new(Echo::default(), Config { spin: LONGEST, ..Config::default() }).unwrap();
+    let handle = reactor.handle();
+    let writer = thread::spawn(move || {
+        for _ in 0..2_000 {
+            let (answer, answered) = std::sync::mpsc::channel();
+            handle.post(answer).unwrap();
+            answered.recv().unwrap(); // the next one is written while the loop waits, awake as a rule
+        }
+        handle.shutdown(Duration::ZERO);
+    });
+    while reactor.turn(None).unwrap() == Turn::Running {}
+    writer.join().unwrap();
+    let counters = reactor.counters();
+    assert!(counters.letters == 2_000 && counters.spin_hits > 0, "{counters:?}");
+}
+
+#[test]
+fn a_loop_that_another_one_drives_polls_once_and_goes_back() {
+    let mut play = Play::on(Stage::default(), Echo::default(), Config { spin: LONGEST, ..Config::default() });
+    for turns in 1..500 {
+        play.turn(); // of no time
+        assert_eq!(play.stage.borrow().timeouts, vec![Some(Duration::ZERO); turns]);
+    }
+    assert_eq!(play.reactor.counters().spins, 0);
+}
+
+#[test]
+fn a_clock_that_stands_still_does_not_keep_it_awake() {
+    let mut play = Play::on(Stage::default(), Echo::default(), Config { spin: Duration::from_micros(8), ..Config::default() });
+    for _ in 0..200 {
+        let _ = play.reactor.turn(Some(Duration::from_millis(5))).unwrap();
+    }
+    let counters = play.reactor.counters();
+    assert_eq!((counters.turns, counters.spins, counters.spin_misses), (200, 2, 2));
+    assert!(counters.polls <= 200 + 2 * 80, "{counters:?}");
+}
