@@ -8,12 +8,14 @@ mod course;
 mod dial;
 mod go;
 mod listen;
+mod lone;
 mod models;
 mod packets;
 #[allow(dead_code)] // until all groups are there
 mod parts;
 mod protocol;
 mod read;
+mod read_deadlines;
 mod register;
 mod report;
 #[allow(dead_code)] // all of the nine are there; the lab needs some, and not all that is known of them
@@ -24,6 +26,8 @@ mod speed;
 #[allow(dead_code)] // until all groups are there
 mod tools;
 mod write;
+mod write_blocks;
+mod write_deadlines;
 
 use std::error::Error;
 use std::io::{self, BufRead, Write};

@@ -1,0 +1,115 @@
+//! Write deadlines: Go's, as the loop keeps them, beside the time-out of a blocking socket. C55 and C56, whose texts are in `write.rs`.
+
+use std::io::{self, Write};
+use std::net::TcpStream;
+use std::time::Duration;
+
+use glassloop::{SendError, Verdict as Next};
+
+use super::claim::{Lab, Outcome, Verdict};
+use super::lone::Lone;
+use super::tools::{drain, name_of, pair_with_buffers, result, thousands};
+
+/// How far ahead the deadlines are.
+const AHEAD: Duration = Duration::from_millis(50);
+/// What the lesson's client writes at a time.
+const WRITE: usize = 65_536;
+
+/// Gives the loop more than the sockets between it and its peer can hold, and when they are full a deadline. Returns how many bytes, when that has passed.
+fn overfill(lone: &mut Lone) -> io::Result<usize> {
+    let data = vec![b'x'; WRITE / 2];
+    let queued = lone.with(|cx| {
+        while cx.try_send(&data[..]).is_ok() {} // to the cap, 1 MiB
+        cx.pending()
+    })?;
+    while lone.reactor.counters().writes_blocked == 0 {
+        lone.during(Duration::from_millis(1))?;
+    }
+    lone.with(|cx| cx.set_write_deadline(Some(cx.now() + AHEAD)))?;
+    let passed = lone.until(|diary| !diary.passed.is_empty())?;
+    if passed { Ok(queued) } else { Err(io::Error::other("the write deadline did not pass")) }
+}
+
+/// Writes to a peer that does not read, with a time-out for each write, until one takes nothing. Returns what each came to.
+fn write_until_nothing(mut stream: &TcpStream) -> io::Result<Vec<io::Result<usize>>> {
+    stream.set_write_timeout(Some(AHEAD))?;
+    let (data, mut results) = (vec![b'x'; WRITE], Vec::new());
+    while results.last().is_none_or(io::Result::is_ok) {
+        results.push(stream.write(&data));
+    }
+    Ok(results)
+}
+
+/// Whether a write gave up for want of room.
+fn timed_out(write: &io::Result<usize>) -> bool {
+    write.as_ref().is_err_and(|error| name_of(error) == "EAGAIN")
+}
+
+fn sum(results: &[io::Result<usize>]) -> usize {
+    results.iter().filter_map(|result| result.as_ref().ok()).sum()
+}
+
+pub(super) fn c55(_: Lab) -> io::Result<Outcome> {
+    let mut lone = Lone::new(|_| Next::Close)?;
+    let queued = overfill(&mut lone)?;
+    let reason = lone.diary().ended.clone().unwrap_or_default();
+    let counters = lone.reactor.counters();
+    let (sent, dropped) = (counters.bytes_written as usize, counters.bytes_dropped as usize);
+    let arrived = lone.read(usize::MAX)?;
+
+    let (client, mut server) = pair_with_buffers(65_536)?;
+    let results = write_until_nothing(&client)?;
+    drop(client);
+    let (written, came) = (sum(&results), io::copy(&mut server, &mut io::sink())?);
+    let [.., partial, last] = &results[..] else { return Err(io::Error::other("the first write took nothing")) };
+    let took = results.iter().map(result).collect::<Vec<_>>().join(", ");
+    let is_partial = partial.as_ref().is_ok_and(|count| *count < WRITE);
+    let in_loop = sent > 0 && dropped > 0 && sent + dropped == queued && arrived == sent;
+    let as_known = in_loop && is_partial && timed_out(last) && written as u64 == came;
+    // Go itself: n and err of a Go program's last Write can be added here.
+    Ok(Outcome::new(Verdict::reproduced_if(as_known))
+        .with("blocking socket, SO_SNDTIMEO of 50 ms", took)
+        .with("the peer reads later", format!("{} bytes, of {} written", thousands(came as usize), thousands(written)))
+        .with("loop, write deadline in 50 ms", format!("closed: {reason}"))
+        .with(
+            "of what was queued there",
+            format!(
+                "{} bytes: {} sent, {} dropped; the peer reads {}",
+                thousands(queued),
+                thousands(sent),
+                thousands(dropped),
+                thousands(arrived)
+            ),
+        )
+        .note("A second part is C51 again: room had come, but too little to wake the write that slept. How much they are depends on the buffers: see C52."))
+}
+
+pub(super) fn c56(_: Lab) -> io::Result<Outcome> {
+    let mut lone = Lone::new(|_| Next::Continue)?; // it is not set anew
+    let queued = overfill(&mut lone)?;
+    let sent = lone.reactor.counters().bytes_written as usize;
+    let arrived = lone.read(sent)?; // there is room again
+    lone.during(AHEAD)?;
+    let more = lone.reactor.counters().bytes_written as usize - sent;
+    let refused = lone.with(|cx| match cx.try_send(&b"more"[..]) {
+        Err(SendError::DeadlinePassed) => "refused: the write deadline has passed".to_string(),
+        other => format!("{other:?}"),
+    })?;
+    lone.with(|cx| cx.set_write_deadline(None))?;
+    let rest = lone.read(queued - sent)?;
+
+    let (client, server) = pair_with_buffers(65_536)?;
+    let results = write_until_nothing(&client)?;
+    drain(&server)?;
+    let next = (&client).write(b"more");
+    let sticky = arrived == sent && more == 0 && refused.starts_with("refused") && rest == queued - sent;
+    let per_call = results.last().is_some_and(timed_out) && next.as_ref().is_ok_and(|count| *count == 4);
+    // Go itself: n and err of a Go program's next Write can be added here.
+    Ok(Outcome::new(Verdict::reproduced_if(sticky && per_call))
+        .with("loop, deadline passed", format!("{} of {} bytes were sent", thousands(sent), thousands(queued)))
+        .with("the peer has read them, there is room", format!("{more} bytes go out; try_send is {refused}"))
+        .with("deadline cleared", format!("the other {} bytes go out", thousands(rest)))
+        .with("blocking socket, SO_SNDTIMEO: last write into a full socket", results.last().map(result).unwrap_or_default())
+        .with("the peer has read all; the next write, nothing set anew", result(&next))
+        .note("So SO_SNDTIMEO is not sticky."))
+}
