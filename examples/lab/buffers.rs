@@ -10,7 +10,7 @@ use glassloop::{Config, Context, Handler, Origin, Reactor, Verdict};
 use socket2::{Domain, Socket, Type};
 
 use super::claim::{Claim, Lab, Outcome, State, Verdict as Finding};
-use super::tools::{PATIENCE, fill, pair, queues_of, thousands, wait_for};
+use super::tools::{PATIENCE, Queues, fill, pair, queues_of, thousands, wait_for};
 
 pub(crate) const CLAIMS: &[Claim] = &[
     Claim {
@@ -240,15 +240,19 @@ fn c40(_: Lab) -> io::Result<Outcome> {
     let (client, server) = pair()?;
     let sent = fill(&client, 65_536)?.iter().sum::<usize>();
     let answered = fill(&server, 65_536)?.iter().sum::<usize>();
-    let look = || Ok::<_, io::Error>((queues_of(&client)?, queues_of(&server)?));
-    // A byte that has come and is not acknowledged yet is in both.
-    let add_up =
-        |sent, answered| wait_for(|| look().is_ok_and(|(c, s)| c.sending + s.received == sent && s.sending + c.received == answered));
-    let exact = add_up(sent, answered);
-    let (at_client, at_server) = look()?;
+    // A byte that has come and is not acknowledged yet is in both, for a moment.
+    let at_rest = |sent: usize, answered: usize| {
+        let mut ends = [Queues::default(); 2];
+        let exact = wait_for(|| {
+            let (Ok(client), Ok(server)) = (queues_of(&client), queues_of(&server)) else { return false };
+            ends = [client, server];
+            client.sending + server.received == sent && server.sending + client.received == answered
+        });
+        (exact, ends)
+    };
+    let (exact, [at_client, at_server]) = at_rest(sent, answered);
     let count = (&server).read(&mut [0; 10_000])?;
-    let exact_after = add_up(sent - count, answered);
-    let after = look()?;
+    let (exact_after, after) = at_rest(sent - count, answered);
     let most = [at_client.sending, at_server.received, at_server.sending, at_client.received].into_iter().fold(1, usize::max);
     let bar = |bytes: usize| format!("{} {}", "#".repeat((bytes * 40).div_ceil(most)), thousands(bytes));
     let sum = |one, other| format!("{} bytes; both together: {}", thousands(one), thousands(other));
@@ -259,5 +263,5 @@ fn c40(_: Lab) -> io::Result<Outcome> {
         .with("server's send buffer", bar(at_server.sending))
         .with("client's receive buffer", bar(at_client.received))
         .with("the server's writes took", sum(answered, at_server.sending + at_client.received))
-        .with("the same once the server has read 10,000", sum(sent - count, after.0.sending + after.1.received)))
+        .with("the same once the server has read 10,000", sum(sent - count, after[0].sending + after[1].received)))
 }

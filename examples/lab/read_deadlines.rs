@@ -8,7 +8,7 @@ use glassloop::Verdict as Next;
 
 use super::claim::{Lab, Outcome, Verdict};
 use super::lone::Lone;
-use super::tools::{PATIENCE, name_of, pair, queues, result, timed, wait_for};
+use super::tools::{PATIENCE, has_come, name_of, pair, queues, result, timed};
 
 /// How far ahead the deadlines are. The lesson's are a second.
 const AHEAD: Duration = Duration::from_millis(50);
@@ -161,7 +161,7 @@ pub(super) fn c48(_: Lab) -> io::Result<Outcome> {
         }
         if let (SILENCES.., Some(client), true) = (timeouts, &mut client, content.is_empty()) {
             client.write_all(b"hi")?;
-            wait_for(|| server.peek(&mut [0; 2]).is_ok_and(|count| count == 2));
+            has_come(&server, 2);
         }
     };
     let mut lone = Lone::new(|cx| {

@@ -183,3 +183,8 @@ pub(crate) fn reset(stream: TcpStream) -> io::Result<()> {
     drop(stream);
     Ok(())
 }
+
+/// Waits until just so many bytes have come that are not read. By `FIONREAD` (tcp(7)), which costs less than a look into a long /proc/net/tcp. Says whether they have.
+pub(crate) fn has_come(stream: &TcpStream, bytes: usize) -> bool {
+    wait_for(|| rustix::io::ioctl_fionread(stream).is_ok_and(|count| count == bytes as u64))
+}

@@ -6,7 +6,7 @@ use glassloop::transport::{Flush, Readiness, flush};
 
 use super::claim::{Claim, Lab, Outcome, State, Verdict};
 use super::parts::Part;
-use super::tools::{name_of, pair, queues_of, thousands, timed, wait_for};
+use super::tools::{has_come, name_of, pair, queues_of, thousands, timed, wait_for};
 use super::write_blocks::{c51, c52, c53, c54, reader};
 use super::write_deadlines::{c55, c56};
 
@@ -87,7 +87,7 @@ pub(crate) const CLAIMS: &[Claim] = &[
     },
     Claim {
         id: "C54",
-        says: "“我们杀掉服务端……write 24108 bytes, error: write: broken pipe” The server is killed while Write blocks: a part was \
+        says: "“我们杀掉服务端……write 24108 bytes, error:write tcp ……: write: broken pipe” The server is killed while Write blocks: a part was \
               written, and the error is broken pipe",
         asks: "The reader is killed while the writer blocks. Which error comes first: EPIPE or ECONNRESET?",
         why: "The dead process's socket is closed by the kernel, with bytes in it that nobody has read, so it sends a reset (RFC 1122, \
@@ -166,15 +166,9 @@ fn c50(_: Lab) -> io::Result<Outcome> {
     let (client, server) = pair()?;
     let (took, written) = timed(|| (&client).write(b"x"));
     let written = written?;
-    let at_rest = |sending, received| {
-        wait_for(|| {
-            let now = (queues_of(&client), queues_of(&server));
-            matches!(now, (Ok(client), Ok(server)) if client.sending == sending && server.received == received)
-        })
-    };
-    let acknowledged = at_rest(0, 1);
+    let acknowledged = has_come(&server, 1) && wait_for(|| queues_of(&client).is_ok_and(|queues| queues.sending == 0));
     (&server).write_all(b"abc")?;
-    let apart = wait_for(|| queues_of(&client).is_ok_and(|queues| queues.received == 3)) && at_rest(0, 1);
+    let apart = has_come(&client, 3) && has_come(&server, 1);
     drop(server); // it has read nothing
     let mut buffer = [0; 10];
     let after = loop {
