@@ -174,7 +174,7 @@ fn c41(_: Lab) -> io::Result<Outcome> {
 }
 
 /// A thread's state as proc(5) has it: S is asleep.
-pub(super) fn state_of(thread: Pid) -> Option<char> {
+pub(crate) fn state_of(thread: Pid) -> Option<char> {
     let stat = fs::read_to_string(format!("/proc/self/task/{}/stat", thread.as_raw_nonzero())).ok()?;
     stat.rsplit(") ").next()?.chars().next()
 }

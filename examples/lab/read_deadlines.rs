@@ -33,7 +33,7 @@ fn timed_out(read: &io::Result<usize>) -> bool {
     read.as_ref().is_err_and(|error| name_of(error) == "EAGAIN")
 }
 
-pub(super) fn c45(_: Lab) -> io::Result<Outcome> {
+pub(crate) fn c45(_: Lab) -> io::Result<Outcome> {
     let mut lone = Lone::new(|cx| {
         cx.set_read_deadline(None);
         cx.send(&b"still there?"[..]); // the other work
@@ -62,7 +62,7 @@ pub(super) fn c45(_: Lab) -> io::Result<Outcome> {
         .with("its next read, with 3 bytes there", result(&next)))
 }
 
-pub(super) fn c46(_: Lab) -> io::Result<Outcome> {
+pub(crate) fn c46(_: Lab) -> io::Result<Outcome> {
     let mut lone = Lone::new(|_| Next::Continue)?; // it is not set anew
     let at = set(&mut lone)?;
     let mut drops = 0;
@@ -101,7 +101,7 @@ pub(super) fn c46(_: Lab) -> io::Result<Outcome> {
         .note("So SO_RCVTIMEO is neither absolute nor sticky: each call has its own 50 ms."))
 }
 
-pub(super) fn c47(_: Lab) -> io::Result<Outcome> {
+pub(crate) fn c47(_: Lab) -> io::Result<Outcome> {
     let mut lone = Lone::new(|_| Next::Continue)?;
     let mut wakes = |at: Option<Duration>| {
         lone.with(|cx| cx.set_read_deadline(at.map(|at| cx.now() + at)))?;
@@ -143,7 +143,7 @@ pub(super) fn c47(_: Lab) -> io::Result<Outcome> {
         .with("blocking socket, SO_RCVTIMEO of 50 ms cleared, peer sends after 100 ms", format!("{} after {}", result(&count), ms(took))))
 }
 
-pub(super) fn c48(_: Lab) -> io::Result<Outcome> {
+pub(crate) fn c48(_: Lab) -> io::Result<Outcome> {
     const SILENCES: usize = 3;
     let (client, mut server) = pair()?;
     server.set_read_timeout(Some(AHEAD))?;

@@ -1,6 +1,7 @@
 //! Writes that block, and what ends that: C51 to C54, whose texts are in `write.rs`.
 
 use std::io::{self, Read, Write};
+use std::mem;
 use std::net::TcpStream;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, mpsc};
@@ -13,7 +14,7 @@ use rustix::thread::{Pid, gettid};
 use super::claim::{Lab, Outcome, Verdict};
 use super::parts::Player;
 use super::read::state_of;
-use super::tools::{PATIENCE, fill, listen, name_of, pair, pair_with_buffers, queues_of, result, thousands};
+use super::tools::{PATIENCE, fill, listen, name_of, pair, pair_with_buffers, queues_of, result, thousands, wait_for};
 
 /// What the lesson's client writes at a time, and what its server reads.
 const WRITE: usize = 65_536;
@@ -100,7 +101,7 @@ fn drain_until_writable((mut client, mut server): (TcpStream, TcpStream), step: 
     Ok(Drained { full, blocked, read })
 }
 
-pub(super) fn c51(_: Lab) -> io::Result<Outcome> {
+pub(crate) fn c51(_: Lab) -> io::Result<Outcome> {
     let fixed = drain_until_writable(pair_with_buffers(262_144)?, 10_000)?;
     let autotuned = drain_until_writable(pair()?, 60_000)?;
     let blocks = |drained: &Drained| drained.blocked.as_ref().is_err_and(|error| name_of(error) == "EAGAIN");
@@ -118,11 +119,14 @@ pub(super) fn c51(_: Lab) -> io::Result<Outcome> {
         .note("So it blocks as the lesson says, and for longer than until there is room."))
 }
 
-pub(super) fn c52(_: Lab) -> io::Result<Outcome> {
+pub(crate) fn c52(_: Lab) -> io::Result<Outcome> {
     let (client, server) = pair()?;
     let writer = Writer::start(client.try_clone()?)?;
     let whole = writer.blocks(Duration::from_millis(200)); // the lesson's server sleeps for 10 s
-    let (sending, received) = (queues_of(&client)?.sending, queues_of(&server)?.received);
+    let look = || Ok::<_, io::Error>((queues_of(&client)?.sending, queues_of(&server)?.received));
+    let mut last = look()?;
+    wait_for(|| look().is_ok_and(|now| now == mem::replace(&mut last, now))); // nothing moves between the two
+    let (sending, received) = last;
     drop(server);
     writer.end()?;
     let all = sending + received;
@@ -158,7 +162,7 @@ fn plot(read: usize, written: usize, most: usize) -> String {
     line.into_iter().collect()
 }
 
-pub(super) fn c53(_: Lab) -> io::Result<Outcome> {
+pub(crate) fn c53(_: Lab) -> io::Result<Outcome> {
     let (client, mut server) = pair_with_buffers(65_536)?;
     let writer = Writer::start(client)?;
     let mut steps = vec![(0, writer.blocks(Duration::from_millis(50)))];
@@ -182,7 +186,7 @@ pub(super) fn c53(_: Lab) -> io::Result<Outcome> {
 }
 
 /// The lesson's server, to be killed: reads once, says how much, and sleeps.
-pub(super) fn reader(_: &[String]) -> io::Result<()> {
+pub(crate) fn reader(_: &[String]) -> io::Result<()> {
     let listener = listen()?;
     println!("{}", listener.local_addr()?);
     let (mut stream, _) = listener.accept()?;
@@ -191,7 +195,7 @@ pub(super) fn reader(_: &[String]) -> io::Result<()> {
     Ok(())
 }
 
-pub(super) fn c54(_: Lab) -> io::Result<Outcome> {
+pub(crate) fn c54(_: Lab) -> io::Result<Outcome> {
     let mut server = Player::start("reader", &[])?;
     let client = TcpStream::connect(server.line()?)?;
     let writer = Writer::start(client)?;

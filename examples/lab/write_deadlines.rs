@@ -49,7 +49,7 @@ fn sum(results: &[io::Result<usize>]) -> usize {
     results.iter().filter_map(|result| result.as_ref().ok()).sum()
 }
 
-pub(super) fn c55(_: Lab) -> io::Result<Outcome> {
+pub(crate) fn c55(_: Lab) -> io::Result<Outcome> {
     let mut lone = Lone::new(|_| Next::Close)?;
     let queued = overfill(&mut lone)?;
     let reason = lone.diary().ended.clone().unwrap_or_default();
@@ -84,7 +84,7 @@ pub(super) fn c55(_: Lab) -> io::Result<Outcome> {
         .note("How large the part is depends on the buffers: see C52."))
 }
 
-pub(super) fn c56(_: Lab) -> io::Result<Outcome> {
+pub(crate) fn c56(_: Lab) -> io::Result<Outcome> {
     let mut lone = Lone::new(|_| Next::Continue)?; // it is not set anew
     let queued = overfill(&mut lone)?;
     let sent = lone.reactor.counters().bytes_written as usize;
