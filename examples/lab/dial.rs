@@ -74,7 +74,7 @@ pub(crate) const CLAIMS: &[Claim] = &[
         asks: "tcp_max_syn_backlog is set to 1, and listen(fd, 8) is called: how many clients get in without an accept?",
         why: "There are two queues. The one that Dial meets when the server does not accept holds those whose handshake is done, and its length is the smaller of \
               listen's n and net.core.somaxconn (listen(2)). tcp_max_syn_backlog is for the handshakes that are not done; with SYN cookies, which are the default, \
-              it is not even looked at (tcp(7)). Until Linux 2.2 there was one queue, from which the belief comes.",
+              it is not even looked at. Before Linux 2.2, listen's n was for the unfinished ones.",
         look: "unshare -Urn sh -c 'ip link set lo up; sysctl -w net.ipv4.tcp_max_syn_backlog=1 net.core.somaxconn=2; target/release/examples/lab run C33'",
         exercise: "In `unshare -Urn sh`, where the settings are your own: set one to 1 and the other back, and count with each who gets in at listen(fd, 8).",
         state: State::Runs(backlog::c34),

@@ -1,7 +1,7 @@
 //! The queue of those who are connected and not yet accepted: C32 to C34.
 
 use std::fs;
-use std::io::{self, ErrorKind, Read, Write};
+use std::io::{self, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -12,10 +12,15 @@ use super::super::claim::{Lab, Outcome, Verdict};
 use super::super::listen::tcp_info;
 use super::super::tools::{PATIENCE, listen, queues, wait_for};
 
+/// How many more come than there is room for.
+const TOO_MANY: usize = 5;
+
 /// A listener that accepts nobody by itself, and those who have come to it.
 pub(super) struct Queue {
     listener: TcpListener,
     pub(super) addr: SocketAddr,
+    /// How many it should hold.
+    room: usize,
     clients: Vec<Client>,
 }
 
@@ -36,7 +41,14 @@ impl Queue {
         let listener = listen()?;
         SockRef::from(&listener).listen(backlog)?;
         let addr = listener.local_addr()?;
-        Ok(Self { listener, addr, clients: Vec::new() })
+        Ok(Self { listener, addr, room: backlog.unsigned_abs() as usize + 1, clients: Vec::new() })
+    }
+
+    /// One to which more come than there is room for.
+    fn crowded(backlog: i32) -> io::Result<Self> {
+        let mut queue = Self::new(backlog)?;
+        queue.come(queue.room + TOO_MANY)?;
+        Ok(queue)
     }
 
     /// One that has no room: who comes to it hears nothing.
@@ -77,28 +89,27 @@ impl Queue {
         self.inside()
     }
 
+    /// Those for whom there was no room when they came.
+    fn outside(&self) -> &[Client] {
+        &self.clients[self.room..self.room + TOO_MANY]
+    }
+
     /// How many wait to be accepted.
     fn waiting(&self) -> usize {
         queues(self.addr, None).map_or(0, |queues| queues.received)
     }
 }
 
-/// How many more come than there is room for.
-const TOO_MANY: usize = 5;
-
 pub(super) fn c32(_: Lab) -> io::Result<Outcome> {
     let mut queues = Vec::new();
     for backlog in [0, 1, 4, 8] {
-        let (mut queue, room) = (Queue::new(backlog)?, backlog.unsigned_abs() as usize + 1);
-        queue.come(room + TOO_MANY)?;
-        queues.push((room, queue));
+        queues.push(Queue::crowded(backlog)?);
     }
-    let inside: Vec<usize> = queues.iter().map(|(room, queue)| queue.inside_once(*room)).collect();
+    let inside: Vec<usize> = queues.iter().map(|queue| queue.inside_once(queue.room)).collect();
 
-    queues[0].1.clients[0].stream.write_all(b"early")?;
-    let accepted = Instant::now();
-    let mut taken = Vec::new();
-    for (_, queue) in &queues {
+    queues[0].clients[0].stream.write_all(b"early")?;
+    let (accepted, mut taken) = (Instant::now(), Vec::new());
+    for queue in &queues {
         SockRef::from(&queue.listener).set_read_timeout(Some(PATIENCE))?; // accept keeps to it (socket(7))
         taken.push(queue.listener.accept()?.0);
     }
@@ -106,42 +117,33 @@ pub(super) fn c32(_: Lab) -> io::Result<Outcome> {
     taken[0].set_read_timeout(Some(PATIENCE))?;
     taken[0].read_exact(&mut early)?;
 
-    let (_, first) = &mut queues[0]; // here somebody comes at once, and takes the place
+    // To the first queue somebody comes at once; in the others the place is for those who have waited.
+    let (first, others) = queues.split_first_mut().expect("there are four");
     first.come(1)?;
-    let (newcomer, patient) = first.clients[1..].split_last().expect("they came");
-    let overtakes = wait_for(|| newcomer.is_in()) && patient.iter().all(|client| !client.is_in());
-
-    let mut released = vec![None; queues.len() - 1]; // in the others, those who have waited
-    wait_for(|| {
-        for (released, (room, queue)) in released.iter_mut().zip(&queues[1..]).filter(|(released, _)| released.is_none()) {
-            let lucky = queue.clients[*room..].iter().find(|client| client.is_in());
-            *released = lucky.map(|client| (accepted.elapsed(), client.came.elapsed()));
+    let newcomer_is_in = wait_for(|| first.clients.last().is_some_and(Client::is_in));
+    let overtakes = newcomer_is_in && !first.outside().iter().any(Client::is_in);
+    let mut waited = vec![None; others.len()];
+    let all_moved_up = wait_for(|| {
+        for (waited, queue) in waited.iter_mut().zip(others.iter()).filter(|(waited, _)| waited.is_none()) {
+            let lucky = queue.outside().iter().find(|client| client.is_in());
+            *waited = lucky.map(|client| (accepted.elapsed(), client.came.elapsed()));
         }
-        released.iter().all(Option::is_some)
+        waited.iter().all(Option::is_some)
     });
-    let full_again = queues[1..].iter().all(|(room, queue)| wait_for(|| queue.waiting() == *room));
+    let full_again = others.iter().all(|queue| wait_for(|| queue.waiting() == queue.room));
 
-    let counts_hold = queues.iter().zip(&inside).all(|((room, _), inside)| room == inside);
-    let by_retry = released.iter().all(|times| times.is_some_and(|(_, since)| since >= SYN_AGAIN));
+    let counts_hold = queues.iter().zip(&inside).all(|(queue, inside)| queue.room == *inside);
+    let by_retry = all_moved_up && waited.iter().flatten().all(|(_, since)| *since >= SYN_AGAIN);
     let mut outcome = Outcome::new(Verdict::Refined.only_if(counts_hold && &early == b"early" && overtakes && by_retry && full_again));
-    for ((room, queue), inside) in queues.iter().zip(&inside) {
-        let come = room + TOO_MANY;
-        outcome =
-            outcome.with(format!("listen(fd, {}), {come} connect", room - 1), format!("{inside} are in, {} wait outside", come - inside));
-        debug_assert!(queue.clients.len() >= come);
+    for (queue, inside) in queues.iter().zip(&inside) {
+        outcome = outcome.with(format!("listen(fd, {}), {} clients", queue.room - 1, queue.room + TOO_MANY), format!("{inside} connected"));
     }
-    for (times, (room, _)) in released.iter().zip(&queues[1..]) {
-        let (what, times) = (format!("listen(fd, {}), one accept", room - 1), times.ok_or(ErrorKind::TimedOut));
-        outcome = outcome.with(
-            what,
-            times.map_or_else(
-                |kind| kind.to_string(),
-                |(accept, own)| format!("one more is in {accept:.0?} later, {own:.2?} after his own connect began"),
-            ),
-        );
+    for (queue, (accept, own)) in queues[1..].iter().zip(waited.into_iter().flatten()) {
+        let what = format!("listen(fd, {}), one accept", queue.room - 1);
+        outcome = outcome.with(what, format!("one more is connected {accept:.0?} later, {own:.2?} after his connect began"));
     }
     Ok(outcome
-        .with("listen(fd, 0), one accept, and a newcomer", if overtakes { "he is in before the 5 who wait" } else { "he waits too" })
+        .with("listen(fd, 0), one accept, a newcomer", if overtakes { "is connected before the 5 who wait" } else { "does not overtake" })
         .with("sent before the accept", format!("{:?} is read after it", String::from_utf8_lossy(&early))))
 }
 
@@ -203,9 +205,8 @@ pub(super) fn other_settings(_: &[String]) -> io::Result<()> {
     for (name, value) in SETTINGS {
         let group = if name == "somaxconn" { "core" } else { "ipv4" };
         fs::write(format!("/proc/sys/net/{group}/{name}"), value.to_string())?;
-        let mut queue = Queue::new(8)?;
-        queue.come(9 + TOO_MANY)?;
-        println!("{}", queue.inside_once(9.min(setting("net/core/somaxconn")? as usize + 1)));
+        let queue = Queue::crowded(8)?;
+        println!("{}", queue.inside_once(queue.room.min(setting("net/core/somaxconn")? as usize + 1)));
     }
     Ok(())
 }

@@ -90,28 +90,38 @@ pub(super) fn c36(lab: Lab) -> io::Result<Outcome> {
     let limit = if lab.slow { Duration::from_secs(300) } else { PATIENCE * 2 };
     watch(&mut attempts, limit, || Ok(()))?;
 
-    let by_default = gives_up(retries, linear);
-    let short = attempts[0].gave_up_after(1.0) && attempts[1].gave_up_after(gives_up(1, linear));
-    let long = attempts.get(2).is_none_or(|attempt| attempt.gave_up_after(by_default));
-    let two_minutes = (120.0..180.0).contains(&by_default);
+    let (soon, by_default) = (gives_up(1, linear), gives_up(retries, linear));
+    let short = attempts[0].gave_up_after(1.0) && attempts[1].gave_up_after(soon.seconds) && attempts[1].again.len() == soon.sent_again;
+    let long = attempts.get(2).is_none_or(|attempt| attempt.gave_up_after(by_default.seconds));
+    let two_minutes = (120.0..180.0).contains(&by_default.seconds);
     let outcome = Outcome::new(Verdict::reproduced_if(short && long && two_minutes))
-        .with("by the rule, TCP_SYNCNT 1", format!("{} s", gives_up(1, linear)))
-        .with(format!("by the rule, the default (tcp_syn_retries {retries}, tcp_syn_linear_timeouts {linear})"), format!("{by_default} s"));
+        .with("by the rule, TCP_SYNCNT 1", soon.told())
+        .with(format!("by the rule, tcp_syn_retries {retries} (tcp_syn_linear_timeouts {linear})"), by_default.told());
     Ok(attempts.iter().fold(outcome, |outcome, attempt| outcome.with(&attempt.name, attempt.told())))
 }
 
-/// After how many seconds the kernel gives up: at the first step that is not before 2^(retries + 1) - 1.
-fn gives_up(retries: u32, linear: u32) -> f64 {
-    let least = 2_f64.powf(f64::from(retries) + 1.0) - 1.0;
-    let (mut at, mut step) = (1.0, 1.0);
-    for sent_again in 1.. {
-        if at >= least {
-            break;
-        }
-        step *= if sent_again > linear { 2.0 } else { 1.0 };
-        at += step;
+/// When the kernel gives up, and how often it has sent the SYN again until then.
+struct GivesUp {
+    seconds: f64,
+    sent_again: usize,
+}
+
+impl GivesUp {
+    fn told(&self) -> String {
+        format!("{} s, and the SYN {} times again", self.seconds, self.sent_again)
     }
-    at
+}
+
+/// The rule: it gives up at the first step that is not before 2^(retries + 1) - 1 s.
+fn gives_up(retries: u32, linear: u32) -> GivesUp {
+    let least = 2_f64.powf(f64::from(retries) + 1.0) - 1.0;
+    let (mut seconds, mut step, mut sent_again) = (1.0, 1.0, 0);
+    while seconds < least {
+        sent_again += 1;
+        step *= if sent_again > linear { 2.0 } else { 1.0 };
+        seconds += step;
+    }
+    GivesUp { seconds, sent_again: sent_again as usize }
 }
 
 /// How often its SYN is sent again.
@@ -151,9 +161,8 @@ pub(super) fn c37(_: Lab) -> io::Result<Outcome> {
     let connected = |attempt: &Attempt| attempt.end.as_ref().is_some_and(|(_, error)| error.is_none());
     let (single, many) = attempts.split_at(2);
     let late = connected(&single[0]) && single[0].end.as_ref().is_some_and(|(took, _)| *took >= SYN_AGAIN);
-    // Each time that a SYN was lost costs a second at least.
-    let in_steps = many.iter().filter_map(|attempt| Some((attempt, attempt.end.as_ref()?.0)));
-    let in_steps = in_steps.into_iter().all(|(attempt, took)| took >= SYN_AGAIN * attempt.again.len() as u32);
+    // Each SYN that was lost costs a second at least.
+    let in_steps = many.iter().all(|attempt| attempt.end.as_ref().is_none_or(|(took, _)| *took >= SYN_AGAIN * attempt.again.len() as u32));
     let after = |count| many.iter().filter(|attempt| connected(attempt) && attempt.again.len() == count).count();
     let (at_once, one, two) = (after(0), after(1), after(2));
     Ok(Outcome::new(Verdict::reproduced_if(late && in_steps && single[1].gave_up_after(1.0)))
