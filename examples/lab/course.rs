@@ -8,24 +8,26 @@ use super::register;
 pub(crate) const CLAIMS: &[Claim] = &[
     Claim {
         id: "C66",
-        says: "“首先是要理解问题…技术预研与储备…设计与实现” Understand the problem, look into the techniques, design and build, and round again; of those who use Go, most \
-               build web services, and network programming comes fourth (2020)",
+        says: "“首先是要理解问题…技术预研与储备…设计与实现” Understand the problem, look into the techniques, design and build, and round \
+              again; of those who use Go, most build web services, and network programming comes fourth (2020)",
         asks: "Which of these steps does one run of the lab go through: to understand, to research, or to design?",
-        why: "It is how the lab goes about each claim, too: a question, a guess, a run that measures, and the reason. What came out otherwise than one thought is the next \
-              question.",
+        why: "It is how the lab goes about each claim, too: a question, a guess, a run that measures, and the reason. What came out \
+              otherwise than one thought is the next question.",
         look: "target/release/examples/lab run C43 --predict",
-        exercise: "Take a claim that surprised you, write down why you thought otherwise, and change its experiment so that it shows just that.",
+        exercise: "Take a claim that surprised you, write down why you thought otherwise, and change its experiment so that it shows just \
+              that.",
         state: State::NotHere("It is advice on how to work, and a survey; neither can be run."),
     },
     Claim {
         id: "C67",
         says: "“我建议你自己编写代码，逐个去实现这一讲中各个操作里的示例代码” Homework: write the example of each operation yourself",
         asks: "The lesson makes 67 claims. How many of them can be run on this machine?",
-        why: "What one has run and changed, one remembers. So `lab exercise C43` prints the task of a claim and a program to begin with, and `lab run C43 --predict` asks for a guess \
-              first; what the lab measures is the solution to compare with, and its experiments are short enough to be read. The others name the reason why they are \
-              not run.",
+        why: "What one has run and changed, one remembers. So `lab exercise C43` prints the task of a claim and a program to begin with, \
+              and `lab run C43 --predict` asks for a guess first; what the lab measures is the solution to compare with, and its \
+              experiments are short enough to be read. The others name the reason why they are not run.",
         look: "target/release/examples/lab list; target/release/examples/lab exercise C67",
-        exercise: "For each claim that runs: guess, write it, compare. Ten of them are an evening: C8, C15, C26, C32, C43, C44, C51, C54, C59, C62.",
+        exercise: "For each claim that runs: guess, write it, compare. Ten of them are an evening: C8, C15, C26, C32, C43, C44, C51, C54, \
+              C59, C62.",
         state: State::Runs(c67),
     },
 ];

@@ -20,37 +20,43 @@ use super::tools::{PATIENCE, listen, name_of, queues, thousands, timed, wait_for
 pub(crate) const CLAIMS: &[Claim] = &[
     Claim {
         id: "C26",
-        says: "“for { c, err := l.Accept(); if err != nil { …; break }; go handleConn(c) }” Listen, then accept for ever, and a goroutine for each \
-               connection",
+        says: "“for { c, err := l.Accept(); if err != nil { …; break }; go handleConn(c) }” Listen, then accept for ever, and a goroutine \
+              for each connection",
         asks: "The process has no descriptor left and accept fails with EMFILE: what becomes of those who are served already?",
-        why: "The sample works until accept(2) fails once, for whatever reason: it breaks out of its loop, main returns, and with the process all its \
-              connections go. But EMFILE, ENFILE and ECONNABORTED pass (accept(2)); they are no reason to end. Going on at once is no better: who failed \
-              to be accepted still waits, so a level-triggered poller says so again at once, and the loop spins. So one rests a little and asks again \
-              (Go's net/http sleeps 5 ms, then twice as long each time). The reactor rests 50 ms, serves the others meanwhile, and by default takes no \
-              more connections than it has descriptors for, so that it does not come to that.",
-        look: "strace -f -e trace=accept4,exit_group target/release/examples/lab run C26 2>&1 | uniq -c -f 2 | grep -E 'EMFILE|exit_group'",
-        exercise: "Write the three loops: one that breaks, one that goes on, one that rests 50 ms. Start each under `ulimit -n 32`, connect 48 clients, and count \
-                   the failed accepts of a second.",
+        why: "The sample works until accept(2) fails once, for whatever reason: it breaks out of its loop, main returns, and with the \
+              process all its connections go. But EMFILE, ENFILE and ECONNABORTED pass (accept(2)); they are no reason to end. Going on \
+              at once is no better: who failed to be accepted still waits, so a level-triggered poller says so again at once, and the \
+              loop spins. So one rests a little and asks again (Go's net/http sleeps 5 ms, then twice as long each time). The reactor \
+              rests 50 ms, serves the others meanwhile, and by default takes no more connections than it has descriptors for, so that it \
+              does not come to that.",
+        look: "strace -f -e trace=accept4 target/release/examples/lab run C26 2>&1 | uniq -c -f 2 | grep '= -1 EMFILE'",
+        exercise: "Write the three loops: one that breaks, one that goes on, one that rests 50 ms. Start each under `ulimit -n 32`, \
+              connect 48 clients, and count the failed accepts of a second.",
         state: State::Runs(c26),
     },
     Claim {
         id: "C27",
         says: "“在没有新连接的时候，这个服务会阻塞在Accept调用上” Accept waits for a client, and returns the connection to it",
-        asks: "Three clients have come and nobody has accepted yet: how often does a non-blocking accept return one before it says EAGAIN?",
-        why: "accept(2) takes one connection out of the listener's queue, and sleeps while that is empty. A non-blocking listener says EAGAIN instead; poll(2) and \
-              epoll(7) call it readable as long as somebody is in the queue. One such event stands for any number of clients: so an edge-triggered reactor \
-              accepts until EAGAIN, and Go's Accept is just that with the goroutine parked at EAGAIN.",
-        look: "strace -f -e trace=accept4,poll target/release/examples/lab run C27",
-        exercise: "Accept in a thread, look at /proc/PID/task/TID/wchan, and connect. Then set_nonblocking(true), three clients, and accept until WouldBlock.",
+        asks: "Three clients have come and nobody has accepted yet: how often does a non-blocking accept return one before it says \
+              EAGAIN?",
+        why: "accept(2) takes one connection out of the listener's queue, and sleeps while that is empty. A non-blocking listener says \
+              EAGAIN instead; poll(2) and epoll(7) call it readable as long as somebody is in the queue. One such event stands for any \
+              number of clients: so an edge-triggered reactor accepts until EAGAIN, and Go's Accept is just that with the goroutine \
+              parked at EAGAIN.",
+        look: "strace -f -e trace=accept4,ppoll target/release/examples/lab run C27",
+        exercise: "Accept in a thread, look at /proc/PID/task/TID/wchan, and connect. Then set_nonblocking(true), three clients, and \
+              accept until WouldBlock.",
         state: State::Runs(c27),
     },
     Claim {
         id: "C28",
         says: "“net.Listen函数很少报错，除非是监听的端口已经被占用” Listen rarely fails, unless with `bind: address already in use`",
-        asks: "The server closed its connections itself, ended, and starts again at once on the same port: does bind succeed without SO_REUSEADDR?",
-        why: "A port has one listener: bind(2) says EADDRINUSE to the second. Without SO_REUSEADDR it says so, too, while an old connection of that port is in TIME_WAIT: \
-              for a minute, at the end that closed first. Go's net.Listen and Rust's TcpListener::bind set SO_REUSEADDR on \
-              Unix, so a restart works; it still admits no second listener. SO_REUSEPORT on both sockets does, and the kernel then shares the clients out.",
+        asks: "The server closed its connections itself, ended, and starts again at once on the same port: does bind succeed without \
+              SO_REUSEADDR?",
+        why: "A port has one listener: bind(2) says EADDRINUSE to the second. Without SO_REUSEADDR it says so, too, while an old \
+              connection of that port is in TIME_WAIT: for a minute, at the end that closed first. Go's net.Listen and Rust's \
+              TcpListener::bind set SO_REUSEADDR on Unix, so a restart works; it still admits no second listener. SO_REUSEPORT on both \
+              sockets does, and the kernel then shares the clients out.",
         look: "strace -f -e trace=setsockopt,bind,listen target/release/examples/lab run C28",
         exercise: "Bind one port twice. Then bind it with socket2, without set_reuse_address, right after a server that closed first.",
         state: State::Runs(c28),
@@ -59,12 +65,13 @@ pub(crate) const CLAIMS: &[Claim] = &[
         id: "C29",
         says: "“通过netstat命令，查看端口的监听情况：tcp46 0 0 *.8888 *.* LISTEN” netstat shows that the port is listened on",
         asks: "listen(fd, 4), and 5 clients connect; nobody accepts. What are Recv-Q and Send-Q of the listener?",
-        why: "Linux has no tcp46: a Go listener on \":8888\" is an IPv6 socket that takes IPv4 too, and shows as tcp6. Its two queue columns, which are 0 in the \
-              lesson, are worth a look: for a listener Recv-Q is how many wait to be accepted, and Send-Q how many may (and one more). ss(8) has both; \
-              /proc/net/tcp and netstat have the first only; TCP_INFO (tcp(7)) has them as tcpi_unacked and tcpi_sacked, with no tool at all. A Recv-Q that \
-              stays near Send-Q is a server that accepts too slowly.",
+        why: "Linux has no tcp46: a Go listener on \":8888\" is an IPv6 socket that takes IPv4 too, and shows as tcp6. Its two queue \
+              columns, which are 0 in the lesson, are worth a look: for a listener Recv-Q is how many wait to be accepted, and Send-Q how \
+              many may (and one more). ss(8) has both; /proc/net/tcp and netstat have the first only; TCP_INFO (tcp(7)) has them as \
+              tcpi_unacked and tcpi_sacked, with no tool at all. A Recv-Q that stays near Send-Q is a server that accepts too slowly.",
         look: "strace -f -e trace=listen,getsockopt target/release/examples/lab run C29",
-        exercise: "Listen with a backlog of 4, connect five times, and find the listener in `ss -ltn` and in /proc/net/tcp. Then accept once and look again.",
+        exercise: "Listen with a backlog of 4, connect five times, and find the listener in `ss -ltn` and in /proc/net/tcp. Then accept \
+              once and look again.",
         state: State::Runs(c29),
     },
 ];
@@ -178,7 +185,7 @@ fn c27(_: Lab) -> io::Result<Outcome> {
     listener.set_nonblocking(true)?;
     let empty = listener.accept().map(|_| ()).map_err(|error| name_of(&error));
     let clients = [TcpStream::connect(addr)?, TcpStream::connect(addr)?, TcpStream::connect(addr)?];
-    wait_for(|| queues(addr, None).is_ok_and(|queues| queues.received == clients.len()));
+    wait_for(|| tcp_info(&listener).is_ok_and(|info| info.tcpi_unacked as usize == clients.len()));
     let none = Timespec { tv_sec: 0, tv_nsec: 0 };
     let readable = rustix::event::poll(&mut [PollFd::new(&listener, PollFlags::IN)], Some(&none))?;
     let taken = std::iter::from_fn(|| listener.accept().ok()).count();
@@ -242,7 +249,7 @@ fn c29(_: Lab) -> io::Result<Outcome> {
     for _ in 0..=BACKLOG {
         clients.push(TcpStream::connect_timeout(&addr, PATIENCE)?);
     }
-    wait_for(|| queues(addr, None).is_ok_and(|queues| queues.received == clients.len()));
+    wait_for(|| tcp_info(&listener).is_ok_and(|info| info.tcpi_unacked as usize == clients.len()));
 
     let table = std::fs::read_to_string("/proc/net/tcp")?;
     let listening = format!(":{:04X} 00000000:0000 0A ", addr.port()); // 0A is LISTEN

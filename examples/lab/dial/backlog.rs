@@ -10,7 +10,7 @@ use socket2::{Domain, SockRef, Socket, Type};
 
 use super::super::claim::{Lab, Outcome, Verdict};
 use super::super::listen::tcp_info;
-use super::super::tools::{PATIENCE, listen, queues, wait_for};
+use super::super::tools::{PATIENCE, listen, wait_for};
 
 /// How many more come than there is room for.
 const TOO_MANY: usize = 5;
@@ -96,7 +96,7 @@ impl Queue {
 
     /// How many wait to be accepted.
     fn waiting(&self) -> usize {
-        queues(self.addr, None).map_or(0, |queues| queues.received)
+        tcp_info(&self.listener).map_or(0, |info| info.tcpi_unacked as usize)
     }
 }
 

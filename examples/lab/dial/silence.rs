@@ -1,6 +1,6 @@
 //! Connecting to where nobody answers: C36 and C37.
 
-use std::io;
+use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd};
 use std::thread;
@@ -15,7 +15,6 @@ use super::backlog::{Queue, SYN_AGAIN, setting};
 
 /// A connect under way, and how it ended.
 struct Attempt {
-    name: String,
     socket: Socket,
     begun: Instant,
     /// When its SYN was seen to have been sent again.
@@ -25,14 +24,14 @@ struct Attempt {
 }
 
 impl Attempt {
-    fn begin(name: impl Into<String>, addr: SocketAddr, prepare: impl FnOnce(&Socket) -> io::Result<()>) -> io::Result<Self> {
+    fn begin(addr: SocketAddr, prepare: impl FnOnce(&Socket) -> io::Result<()>) -> io::Result<Self> {
         let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
         socket.set_nonblocking(true)?;
         prepare(&socket)?;
         let begun = Instant::now();
         match socket.connect(&addr.into()) {
             Err(error) if error.raw_os_error() != Some(libc::EINPROGRESS) => Err(error),
-            _ => Ok(Self { name: name.into(), socket, begun, again: Vec::new(), end: None }),
+            _ => Ok(Self { socket, begun, again: Vec::new(), end: None }),
         }
     }
 
@@ -40,11 +39,11 @@ impl Attempt {
         if self.end.is_some() {
             return Ok(());
         }
-        let took = self.begun.elapsed();
-        let sent_again = tcp_info(&self.socket)?.tcpi_total_retrans as usize;
-        self.again.resize(sent_again.max(self.again.len()), took);
         let error = self.socket.take_error()?;
-        if error.is_some() || self.socket.peer_addr().is_ok() {
+        let ended = error.is_some() || self.socket.peer_addr().is_ok();
+        let took = self.begun.elapsed();
+        self.again.resize(tcp_info(&self.socket)?.tcpi_total_retrans as usize, took);
+        if ended {
             self.end = Some((took, error));
         }
         Ok(())
@@ -53,8 +52,12 @@ impl Attempt {
     /// Whether it timed out, and not before so many seconds.
     fn gave_up_after(&self, seconds: f64) -> bool {
         self.end.as_ref().is_some_and(|(took, error)| {
-            error.as_ref().is_some_and(|error| error.kind() == io::ErrorKind::TimedOut) && took.as_secs_f64() > 0.95 * seconds
+            error.as_ref().is_some_and(|error| error.kind() == ErrorKind::TimedOut) && took.as_secs_f64() > 0.95 * seconds
         })
+    }
+
+    fn connected_after(&self) -> Option<Duration> {
+        self.end.as_ref().filter(|(_, error)| error.is_none()).map(|(took, _)| *took)
     }
 
     fn told(&self) -> String {
@@ -66,11 +69,10 @@ impl Attempt {
     }
 }
 
-/// Looks at all of them, until all have ended or it has taken too long.
-fn watch(attempts: &mut [Attempt], limit: Duration, mut meanwhile: impl FnMut() -> io::Result<()>) -> io::Result<()> {
+/// Looks at all of them, until all have ended or it is enough.
+fn watch(attempts: &mut [Attempt], mut is_enough: impl FnMut(&[Attempt], Duration) -> io::Result<bool>) -> io::Result<()> {
     let begun = Instant::now();
-    while begun.elapsed() < limit && attempts.iter().any(|attempt| attempt.end.is_none()) {
-        meanwhile()?;
+    while attempts.iter().any(|attempt| attempt.end.is_none()) && !is_enough(attempts, begun.elapsed())? {
         attempts.iter_mut().try_for_each(Attempt::look)?;
         thread::sleep(Duration::from_millis(2));
     }
@@ -81,14 +83,14 @@ pub(super) fn c36(lab: Lab) -> io::Result<Outcome> {
     let (retries, linear) = (setting("net/ipv4/tcp_syn_retries")?, setting("net/ipv4/tcp_syn_linear_timeouts").unwrap_or(0));
     let full = Queue::full()?;
     let mut attempts = vec![
-        Attempt::begin("TCP_USER_TIMEOUT 1000", full.addr, |socket| socket.set_tcp_user_timeout(Some(Duration::from_secs(1))))?,
-        Attempt::begin("TCP_SYNCNT 1", full.addr, |socket| set_retries(socket, 1))?,
+        Attempt::begin(full.addr, |socket| socket.set_tcp_user_timeout(Some(Duration::from_secs(1))))?,
+        Attempt::begin(full.addr, |socket| set_retries(socket, 1))?,
     ];
     if lab.slow {
-        attempts.push(Attempt::begin("with the default", full.addr, |_| Ok(()))?);
+        attempts.push(Attempt::begin(full.addr, |_| Ok(()))?);
     }
     let limit = if lab.slow { Duration::from_secs(300) } else { PATIENCE * 2 };
-    watch(&mut attempts, limit, || Ok(()))?;
+    watch(&mut attempts, |_, elapsed| Ok(elapsed > limit))?;
 
     let (soon, by_default) = (gives_up(1, linear), gives_up(retries, linear));
     let short = attempts[0].gave_up_after(1.0) && attempts[1].gave_up_after(soon.seconds) && attempts[1].again.len() == soon.sent_again;
@@ -97,7 +99,8 @@ pub(super) fn c36(lab: Lab) -> io::Result<Outcome> {
     let outcome = Outcome::new(Verdict::reproduced_if(short && long && two_minutes))
         .with("by the rule, TCP_SYNCNT 1", soon.told())
         .with(format!("by the rule, tcp_syn_retries {retries} (tcp_syn_linear_timeouts {linear})"), by_default.told());
-    Ok(attempts.iter().fold(outcome, |outcome, attempt| outcome.with(&attempt.name, attempt.told())))
+    let names = ["with TCP_USER_TIMEOUT 1000", "with TCP_SYNCNT 1", "with the default"];
+    Ok(names.iter().zip(&attempts).fold(outcome, |outcome, (name, attempt)| outcome.with(*name, attempt.told())))
 }
 
 /// When the kernel gives up, and how often it has sent the SYN again until then.
@@ -136,42 +139,76 @@ fn set_retries(socket: &Socket, count: libc::c_int) -> io::Result<()> {
 }
 
 pub(super) fn c37(_: Lab) -> io::Result<Outcome> {
-    const WELL_AGAIN: Duration = Duration::from_millis(300);
-    let (ill, lossy, dead) = (listen()?, listen()?, listen()?);
-    SockRef::from(&ill).attach_filter(&drop_all())?;
-    SockRef::from(&dead).attach_filter(&drop_all())?;
-    SockRef::from(&lossy).attach_filter(&drop_half_of_all_syns())?;
-    let one_second = |socket: &Socket| socket.set_tcp_user_timeout(Some(Duration::from_secs(1)));
-    let mut attempts = vec![
-        Attempt::begin("all SYNs are lost for 0.3 s", ill.local_addr()?, |_| Ok(()))?,
-        Attempt::begin("all are lost, TCP_USER_TIMEOUT 1000", dead.local_addr()?, one_second)?,
-    ];
-    for _ in 0..12 {
-        attempts.push(Attempt::begin("half of them are lost", lossy.local_addr()?, |_| Ok(()))?);
-    }
-    let (begun, mut healed) = (Instant::now(), None);
-    watch(&mut attempts, Duration::from_millis(2500), || {
-        if healed.is_none() && begun.elapsed() >= WELL_AGAIN {
-            SockRef::from(&ill).detach_filter()?;
-            healed = Some(begun.elapsed());
-        }
-        Ok(())
-    })?;
+    let losses = match Losses::measure() {
+        // Some kernels let only those attach a filter who may administrate the network. In one of his own everybody may.
+        Err(error) if error.kind() == ErrorKind::PermissionDenied => match Losses::elsewhere() {
+            Ok(losses) => losses,
+            Err(_) => return Ok(Outcome::new(Verdict::NotHere).note(format!("No filter: {error}. {}", super::NO_NETWORK))),
+        },
+        losses => losses?,
+    };
+    let [ill, dead, lossy] = losses.told;
+    Ok(Outcome::new(Verdict::reproduced_if(losses.holds))
+        .with(format!("all SYNs are lost for {WELL_AGAIN:?}"), ill)
+        .with("all are lost, TCP_USER_TIMEOUT 1000", dead)
+        .with(format!("half of them are lost, {MANY} connects"), lossy))
+}
 
-    let connected = |attempt: &Attempt| attempt.end.as_ref().is_some_and(|(_, error)| error.is_none());
-    let (single, many) = attempts.split_at(2);
-    let late = connected(&single[0]) && single[0].end.as_ref().is_some_and(|(took, _)| *took >= SYN_AGAIN);
-    // Each SYN that was lost costs a second at least.
-    let in_steps = many.iter().all(|attempt| attempt.end.as_ref().is_none_or(|(took, _)| *took >= SYN_AGAIN * attempt.again.len() as u32));
-    let after = |count| many.iter().filter(|attempt| connected(attempt) && attempt.again.len() == count).count();
-    let (at_once, one, two) = (after(0), after(1), after(2));
-    Ok(Outcome::new(Verdict::reproduced_if(late && in_steps && single[1].gave_up_after(1.0)))
-        .with(&single[0].name, single[0].told())
-        .with(&single[1].name, single[1].told())
-        .with(
-            format!("half of the SYNs are lost, {} connects", many.len()),
-            format!("{at_once} at once, {one} after 1 s, {two} after 2 s, {} later", many.len() - at_once - one - two),
-        ))
+const WELL_AGAIN: Duration = Duration::from_millis(300);
+const MANY: usize = 12;
+
+/// What came of connects whose SYNs were lost.
+struct Losses {
+    holds: bool,
+    told: [String; 3],
+}
+
+impl Losses {
+    fn measure() -> io::Result<Self> {
+        let (ill, dead, lossy) = (listen()?, listen()?, listen()?);
+        SockRef::from(&ill).attach_filter(&drop_all())?;
+        SockRef::from(&dead).attach_filter(&drop_all())?;
+        SockRef::from(&lossy).attach_filter(&drop_half_of_all_syns())?;
+        let one_second = |socket: &Socket| socket.set_tcp_user_timeout(Some(Duration::from_secs(1)));
+        let mut attempts = vec![Attempt::begin(ill.local_addr()?, |_| Ok(()))?, Attempt::begin(dead.local_addr()?, one_second)?];
+        for _ in 0..MANY {
+            attempts.push(Attempt::begin(lossy.local_addr()?, |_| Ok(()))?);
+        }
+        let mut is_ill = true;
+        watch(&mut attempts, |attempts, elapsed| {
+            if is_ill && elapsed >= WELL_AGAIN {
+                SockRef::from(&ill).detach_filter()?;
+                is_ill = false;
+            }
+            let single = attempts[..2].iter().all(|attempt| attempt.end.is_some());
+            Ok(elapsed > PATIENCE * 2 || single && elapsed > Duration::from_millis(2500))
+        })?;
+
+        let (single, many) = attempts.split_at(2);
+        let late = single[0].connected_after().is_some_and(|took| took >= SYN_AGAIN);
+        // Each SYN that was lost costs a second at least.
+        let of_many = || many.iter().filter_map(|attempt| Some((attempt.again.len(), attempt.connected_after()?)));
+        let in_steps = of_many().all(|(lost, took)| took >= SYN_AGAIN * lost as u32);
+        let [at_once, one, two] = [0, 1, 2].map(|wanted| of_many().filter(|(lost, _)| *lost == wanted).count());
+        let later = MANY - at_once - one - two;
+        let lossy = format!("{at_once} at once, {one} after 1 s, {two} after 2 s, {later} later");
+        Ok(Self { holds: late && in_steps && single[1].gave_up_after(1.0), told: [single[0].told(), single[1].told(), lossy] })
+    }
+
+    fn elsewhere() -> io::Result<Self> {
+        let mut player = super::in_own_network("lossy-network")?;
+        Ok(Self { holds: player.line()? == "true", told: [player.line()?, player.line()?, player.line()?] })
+    }
+}
+
+/// Measures them in a network of its own.
+pub(super) fn lossy_network(_: &[String]) -> io::Result<()> {
+    if !super::lo_up() {
+        return Err(io::Error::other(super::NO_IP));
+    }
+    let Losses { holds, told } = Losses::measure()?;
+    println!("{holds}\n{}", told.join("\n"));
+    Ok(())
 }
 
 /// A filter of classic BPF whose answer is the number of bytes that are let through: none.
