@@ -1,6 +1,9 @@
 //! The catalogue of faults, `src/guide/faults.md`: its rows are all there, and so is every test that they name.
 
-use std::path::Path;
+#[path = "util/pages.rs"]
+mod pages;
+
+use pages::{is_there, quoted, read};
 
 /// As many as were collected.
 const ROWS: usize = 88;
@@ -23,26 +26,6 @@ fn catalogue() -> String {
     read("src/guide/faults.md").expect("the catalogue")
 }
 
-fn read(file: &str) -> Option<String> {
-    std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(file)).ok()
-}
-
-/// Whether there is a test of this name: `closing::name` in `tests/closing.rs`, `src/timers::name` in `src/timers.rs`.
-fn is_there(named: &str) -> Result<(), String> {
-    let (file, name) = named.rsplit_once("::").ok_or("no name of a test")?;
-    let file = if file.starts_with("src/") { format!("{file}.rs") } else { format!("tests/{file}.rs") };
-    let text = read(&file).ok_or(format!("there is no {file}"))?;
-    let mut lines = text.lines().map(str::trim_start);
-    while lines.any(|line| line == "#[test]") {
-        // Other attributes may stand between; then comes the function.
-        let function = lines.find_map(|line| line.strip_prefix("fn "));
-        if function.is_some_and(|function| function.strip_prefix(name).is_some_and(|rest| rest.starts_with('('))) {
-            return Ok(());
-        }
-    }
-    Err(format!("no such test in {file}"))
-}
-
 #[test]
 fn the_rows_are_counted_without_a_gap_and_each_says_what_goes_wrong() {
     let text = catalogue();
@@ -59,8 +42,7 @@ fn each_row_names_tests_that_are_there_or_says_why_there_are_none() {
     let text = catalogue();
     let mut wrong = Vec::new();
     for [number, _, held] in rows(&text) {
-        // Between backticks stands every second piece.
-        let tests: Vec<&str> = if held.starts_with('`') { held.split('`').skip(1).step_by(2).collect() } else { Vec::new() };
+        let tests: Vec<&str> = if held.starts_with('`') { quoted(held).collect() } else { Vec::new() };
         if tests.is_empty() {
             let reason = WITHOUT.iter().find_map(|word| held.strip_prefix(word));
             if reason.is_none_or(|reason| reason.len() < REASON) {
