@@ -77,6 +77,7 @@
 //! - **A panic in a callback ends one connection**, unless the program is built with `panic = "abort"`.
 //! - **Every limit has a name, a default and a reason**: [`Config`].
 //! - **Every step can be watched**: [`Observer`], [`Counters`].
+//! - **How it works, and why, is told in twelve chapters**, with code that runs: [`guide`].
 //! - **What goes wrong in servers of this kind is known**: [`guide::faults`] lists it, and names the tests that hold it here.
 //!
 //! [mio]: https://docs.rs/mio
