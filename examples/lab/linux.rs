@@ -1,15 +1,22 @@
 //! What the command line asks for, and all the modules.
 
+#[allow(dead_code)] // until all groups are there
+mod beside;
+mod blocking;
 mod buffers;
 #[allow(dead_code)] // until all groups are there
 mod claim;
+mod client;
 mod close;
 mod course;
 mod dial;
 mod go;
+mod illusion;
 mod listen;
 mod lone;
 mod models;
+mod multiplexing;
+mod netpoller;
 mod packets;
 #[allow(dead_code)] // until all groups are there
 mod parts;
@@ -22,9 +29,13 @@ mod report;
 #[path = "../models/servers.rs"]
 mod servers;
 mod share;
+mod source;
 mod speed;
 #[allow(dead_code)] // until all groups are there
 mod tools;
+#[path = "../models/wait_cost.rs"]
+mod wait_cost;
+mod whereabouts;
 mod write;
 mod write_blocks;
 mod write_deadlines;
