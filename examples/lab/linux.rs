@@ -1,6 +1,5 @@
 //! What the command line asks for, and all the modules.
 
-#[allow(dead_code)] // until all groups are there
 mod beside;
 mod blocking;
 mod buffers;

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use glassloop::Verdict as Next;
 
+use super::beside;
 use super::claim::{Lab, Outcome, Verdict};
 use super::lone::Lone;
 use super::tools::{PATIENCE, has_come, name_of, pair, queues, result, timed};
@@ -53,13 +54,19 @@ pub(crate) fn c45(_: Lab) -> io::Result<Outcome> {
     let next = server.read(&mut [0; 10]);
     let in_time = told >= at && took + TICK >= AHEAD;
     let as_known = in_time && usable && timed_out(&read) && next.as_ref().is_ok_and(|count| *count == 3);
-    // Go itself: what a Go program with SetReadDeadline prints can be added here.
-    Ok(Outcome::new(Verdict::reproduced_if(as_known))
-        .with("deadline, or time-out", format!("in {}", ms(AHEAD)))
-        .with("loop, read deadline", format!("told {} after it, and not before: {}", ms(told.saturating_duration_since(at)), told >= at))
-        .with("then it sent, and read the answer", usable)
-        .with("blocking socket, SO_RCVTIMEO", format!("{} after {}", result(&read), ms(took)))
-        .with("its next read, with 3 bytes there", result(&next)))
+    let go = beside::sticky_read_deadline()?;
+    let verdict = Verdict::reproduced_if(as_known && go.agrees());
+    Ok(go.show(
+        Outcome::new(verdict)
+            .with("deadline, or time-out", format!("in {}", ms(AHEAD)))
+            .with(
+                "loop, read deadline",
+                format!("told {} after it, and not before: {}", ms(told.saturating_duration_since(at)), told >= at),
+            )
+            .with("then it sent, and read the answer", usable)
+            .with("blocking socket, SO_RCVTIMEO", format!("{} after {}", result(&read), ms(took)))
+            .with("its next read, with 3 bytes there", result(&next)),
+    ))
 }
 
 pub(crate) fn c46(_: Lab) -> io::Result<Outcome> {
@@ -88,17 +95,23 @@ pub(crate) fn c46(_: Lab) -> io::Result<Outcome> {
     let (_, three) = read_timed();
     let sticky = passed && lines == read_before && waiting >= 3 && told == 1 && read;
     let per_call = timed_out(&one) && timed_out(&two) && second + TICK >= AHEAD && three.as_ref().is_ok_and(|count| *count == 3);
-    // Go itself: what a Go program that reads after its deadline prints can be added here.
-    Ok(Outcome::new(Verdict::reproduced_if(sticky && per_call))
-        .with("loop, deadline in 50 ms, a line every 5 ms", format!("passed all the same: {passed}; {read_before} of {drops} lines read"))
-        .with("100 ms later, never set anew", format!("{} lines read since, {waiting} bytes wait in the socket", lines - read_before))
-        .with("set anew", format!("they are read: {read}"))
-        .with(
-            "SO_RCVTIMEO of 50 ms, two reads with nothing there",
-            format!("{} after {}, {} after {}", result(&one), ms(first), result(&two), ms(second)),
-        )
-        .with("its third read, with 3 bytes there", result(&three))
-        .note("So SO_RCVTIMEO is neither absolute nor sticky: each call has its own 50 ms."))
+    let go = beside::sticky_read_deadline()?;
+    let verdict = Verdict::reproduced_if(sticky && per_call && go.agrees());
+    Ok(go.show(
+        Outcome::new(verdict)
+            .with(
+                "loop, deadline in 50 ms, a line every 5 ms",
+                format!("passed all the same: {passed}; {read_before} of {drops} lines read"),
+            )
+            .with("100 ms later, never set anew", format!("{} lines read since, {waiting} bytes wait in the socket", lines - read_before))
+            .with("set anew", format!("they are read: {read}"))
+            .with(
+                "SO_RCVTIMEO of 50 ms, two reads with nothing there",
+                format!("{} after {}, {} after {}", result(&one), ms(first), result(&two), ms(second)),
+            )
+            .with("its third read, with 3 bytes there", result(&three))
+            .note("So SO_RCVTIMEO is neither absolute nor sticky: each call has its own 50 ms."),
+    ))
 }
 
 pub(crate) fn c47(_: Lab) -> io::Result<Outcome> {

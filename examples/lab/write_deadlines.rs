@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use glassloop::{SendError, Verdict as Next};
 
+use super::beside;
 use super::claim::{Lab, Outcome, Verdict};
 use super::lone::Lone;
 use super::tools::{drain, name_of, pair_with_buffers, result, thousands};
@@ -66,22 +67,25 @@ pub(crate) fn c55(_: Lab) -> io::Result<Outcome> {
     let is_partial = first.as_ref().is_ok_and(|count| *count < WRITE);
     let in_loop = sent > 0 && dropped > 0 && sent + dropped == queued && arrived == sent;
     let as_known = in_loop && is_partial && timed_out(last) && written as u64 == came;
-    // Go itself: n and err of a Go program's last Write can be added here.
-    Ok(Outcome::new(Verdict::reproduced_if(as_known))
-        .with("blocking socket, SO_SNDTIMEO of 50 ms, writes of 1,048,576 bytes", took)
-        .with("the peer reads later", format!("{} bytes, of {} written", thousands(came as usize), thousands(written)))
-        .with("loop, write deadline in 50 ms", format!("closed: {reason}"))
-        .with(
-            "of what was queued there",
-            format!(
-                "{} bytes: {} sent, {} dropped; the peer reads {}",
-                thousands(queued),
-                thousands(sent),
-                thousands(dropped),
-                thousands(arrived)
-            ),
-        )
-        .note("How large the part is depends on the buffers: see C52."))
+    let go = beside::partial_write()?;
+    let verdict = Verdict::reproduced_if(as_known && go.agrees());
+    Ok(go.show(
+        Outcome::new(verdict)
+            .with("blocking socket, SO_SNDTIMEO of 50 ms, writes of 1,048,576 bytes", took)
+            .with("the peer reads later", format!("{} bytes, of {} written", thousands(came as usize), thousands(written)))
+            .with("loop, write deadline in 50 ms", format!("closed: {reason}"))
+            .with(
+                "of what was queued there",
+                format!(
+                    "{} bytes: {} sent, {} dropped; the peer reads {}",
+                    thousands(queued),
+                    thousands(sent),
+                    thousands(dropped),
+                    thousands(arrived)
+                ),
+            )
+            .note("How large the part is depends on the buffers: see C52."),
+    ))
 }
 
 pub(crate) fn c56(_: Lab) -> io::Result<Outcome> {
@@ -104,12 +108,15 @@ pub(crate) fn c56(_: Lab) -> io::Result<Outcome> {
     let next = (&client).write(b"more");
     let sticky = arrived == sent && more == 0 && refused.starts_with("refused") && rest == queued - sent;
     let per_call = results.last().is_some_and(timed_out) && next.as_ref().is_ok_and(|count| *count == 4);
-    // Go itself: n and err of a Go program's next Write can be added here.
-    Ok(Outcome::new(Verdict::reproduced_if(sticky && per_call))
-        .with("loop, deadline passed", format!("{} of {} bytes were sent", thousands(sent), thousands(queued)))
-        .with("the peer has read them, there is room", format!("{more} bytes go out; try_send is {refused}"))
-        .with("deadline cleared", format!("the other {} bytes go out", thousands(rest)))
-        .with("blocking socket, SO_SNDTIMEO: last write into a full socket", results.last().map(result).unwrap_or_default())
-        .with("the peer has read all; the next write, nothing set anew", result(&next))
-        .note("So SO_SNDTIMEO is not sticky."))
+    let go = beside::partial_write()?;
+    let verdict = Verdict::reproduced_if(sticky && per_call && go.agrees());
+    Ok(go.show(
+        Outcome::new(verdict)
+            .with("loop, deadline passed", format!("{} of {} bytes were sent", thousands(sent), thousands(queued)))
+            .with("the peer has read them, there is room", format!("{more} bytes go out; try_send is {refused}"))
+            .with("deadline cleared", format!("the other {} bytes go out", thousands(rest)))
+            .with("blocking socket, SO_SNDTIMEO: last write into a full socket", results.last().map(result).unwrap_or_default())
+            .with("the peer has read all; the next write, nothing set anew", result(&next))
+            .note("So SO_SNDTIMEO is not sticky."),
+    ))
 }
