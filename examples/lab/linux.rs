@@ -2,12 +2,14 @@
 
 mod beside;
 mod blocking;
+mod allocations;
 mod buffers;
 #[allow(dead_code)] // until all groups are there
 mod claim;
 mod client;
 mod close;
 mod course;
+mod demos;
 mod dial;
 mod go;
 mod illusion;
@@ -17,6 +19,8 @@ mod models;
 mod multiplexing;
 mod netpoller;
 mod packets;
+mod packets_bytes;
+mod packets_server;
 #[allow(dead_code)] // until all groups are there
 mod parts;
 mod protocol;
@@ -27,9 +31,11 @@ mod report;
 #[allow(dead_code)] // all of the nine are there; the lab needs some, and not all that is known of them
 #[path = "../models/servers.rs"]
 mod servers;
+mod service;
 mod share;
 mod source;
 mod speed;
+mod speed_calls;
 #[allow(dead_code)] // until all groups are there
 mod tools;
 #[path = "../models/wait_cost.rs"]
