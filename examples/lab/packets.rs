@@ -86,7 +86,7 @@ pub(crate) const CLAIMS: &[Claim] = &[
         why: "A codec on io.Reader can be tested with a fake that fails when told to; so can one on Rust's Read. Counted with Go 1.19, the lesson's tests reach 20 of 22 statements of the package, 90.9 %: the two that \
               are left return ErrShortRead and ErrShortWrite, which cannot come (D7). A call on a non-blocking socket has more outcomes than “done” and “failed”: fewer bytes, not now, a \
               signal came. Here each has its answer from a script.",
-        look: "strace -f -e trace=sendto,recvfrom target/release/examples/lab run D8",
+        look: "cargo test --lib transport",
         exercise: "Write a fake that takes 1 byte at each write and is interrupted before each. Does your write loop send every byte exactly once?",
         state: State::Runs(bytes::d8),
     },
@@ -97,7 +97,7 @@ pub(crate) const CLAIMS: &[Claim] = &[
         why: "A slice beyond the end panics, in Go as in Rust, and in Go a panic that nobody recovers ends the process. Every body of less than 8 bytes does it, and the peer decides how long it is: \
               00 00 00 08 02 and three letters are enough. The length is to be checked where the frame is cut, once, against the shortest packet there is; then slicing is safe. In Rust `get(..8)` or `split_at_checked` \
               make the compiler ask what else should happen.",
-        look: "RUST_BACKTRACE=0 strace -f -e trace=clone3,exit_group target/release/examples/lab run D9",
+        look: "strace -f -e trace=exit_group target/release/examples/lab run D9 (it ends with 0: eight panics were caught)",
         exercise: "Fuzz the twin of packet.Decode: random bytes, 20,000 times, until nothing panics. Which checks did it take?",
         state: State::Runs(bytes::d9),
     },
@@ -139,7 +139,7 @@ pub(crate) const CLAIMS: &[Claim] = &[
         why: "Stop accepting; handle what was read; send what is queued; shut down the sending side, shutdown(2) with SHUT_WR; and then read on and drop what comes until the peer leaves. The last step is the one that \
               is forgotten: who closes with unread bytes in the buffer sends a reset, which can destroy the last acks on their way. What came too late is not acked, so its sender knows. \
               The example server does this on SIGTERM, and exits with 0.",
-        look: "strace -f -e trace=shutdown,close,write target/release/examples/lab run D13 2>&1 | tail -30",
+        look: "strace -f -r -e trace=accept4,shutdown target/release/examples/lab run D13",
         exercise: "In Go: close the listener, tell each handleConn by a context, let it finish its frame, CloseWrite, read to the end. Count acks under load, as here.",
         state: State::Runs(server::d13),
     },

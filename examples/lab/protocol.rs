@@ -36,7 +36,7 @@ pub(crate) const CLAIMS: &[Claim] = &[
         why: "A socket is a number, a file descriptor, and a handful of system calls on it; all that net.Listen, Accept, Read and Write do in Go, or TcpListener and TcpStream in Rust, \
               ends in these. What runs here is each call by hand, in the order in which an event loop makes them, with what it came to. Note the two numbers on either \
               side of accept4(2): the listener stays what it was, and the connection is a descriptor of its own.",
-        look: "strace -e trace=network,epoll_create1,epoll_ctl,epoll_pwait,epoll_wait,close target/release/examples/lab run C2",
+        look: "strace -e trace=network,epoll_create1,epoll_ctl,epoll_pwait,epoll_wait target/release/examples/lab run C2",
         exercise: "With rustix or libc, and without std::net: socket, bind, listen, accept4, recv, send, close. Then find the same calls in strace of the smallest Go server.",
         state: State::Runs(c2),
     },
