@@ -224,17 +224,21 @@ pub(super) fn d15(_: Lab) -> io::Result<Outcome> {
 
 /// How many deadlines pass, and milliseconds, until a reader with nothing to read has heard that it is to end.
 fn deadlines_until_quit(deadline: Option<Duration>) -> io::Result<(usize, f64)> {
-    let ((client, _server), quit) = (pair()?, AtomicBool::new(false));
+    let ((client, _server), reads, quit) = (pair()?, AtomicBool::new(false), AtomicBool::new(false));
     client.set_read_timeout(deadline)?;
     thread::scope(|scope| {
         let reader = scope.spawn(|| {
             let mut passed = 0;
-            while !quit.load(Ordering::Relaxed) && (&client).read(&mut [0; 64]).is_err() {
+            while !quit.load(Ordering::Relaxed) {
+                reads.store(true, Ordering::Relaxed);
+                if (&client).read(&mut [0; 64]).is_ok() {
+                    break;
+                }
                 passed += 1;
             }
             passed
         });
-        thread::sleep(Duration::from_millis(20)); // by now it reads
+        wait_for(|| reads.load(Ordering::Relaxed));
         let told = Instant::now();
         quit.store(true, Ordering::Relaxed);
         if deadline.is_none() {
