@@ -79,7 +79,7 @@ pub(crate) const CLAIMS: &[Claim] = &[
         why: "4 bytes of length, big-endian and counting themselves, 1 of command, 8 of ID make 13; a request goes on with its payload, an ack with one byte of result. So a request has 13 bytes \
               and its payload, and each ack has 14, whatever was asked. In Go binary.BigEndian.Uint32 reads the length, in Rust u32::from_be_bytes.",
         look: "strace -f -x -s 64 -e trace=sendto,recvfrom target/release/examples/lab run C6",
-        exercise: "Send a request from a shell: printf '\\0\\0\\0\\x12\\x0200000001hello' | nc -q1 127.0.0.1 8888 | xxd, with the example server running.",
+        exercise: "Send a request from a shell: printf '\\0\\0\\0\\022\\00200000001hello' | nc -q1 127.0.0.1 8888 | xxd, with the example server running.",
         state: State::Runs(c6),
     },
     Claim {
