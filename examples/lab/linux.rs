@@ -1,8 +1,8 @@
 //! What the command line asks for, and all the modules.
 
+mod allocations;
 mod beside;
 mod blocking;
-mod allocations;
 mod buffers;
 #[allow(dead_code)] // until all groups are there
 mod claim;

@@ -46,7 +46,9 @@ impl Server {
         answers.read_line(&mut greeting)?;
         let addr = greeting.trim().strip_prefix("listening on ").and_then(|addr| addr.parse().ok());
         let addr = addr.ok_or_else(|| io::Error::other(format!("the {} server did not start", model.name())))?;
-        Ok(Self { child, ask, answers, addr })
+        let mut server = Self { child, ask, answers, addr };
+        server.calls()?; // from then on the thread that answers has its name
+        Ok(server)
     }
 
     /// How many calls of each kind it has made, in the order of [`Call::ALL`].
@@ -63,13 +65,14 @@ impl Server {
         let mut usage = Usage { memory: field(&fs::read_to_string(format!("{process}/status"))?, "RssAnon:") * 1024, ..Usage::default() };
         for task in fs::read_dir(format!("{process}/task"))? {
             let task = task?.path();
-            if fs::read_to_string(task.join("comm"))?.trim() == REPORTER {
+            let look = |file| fs::read_to_string(task.join(file));
+            let (Ok(name), Ok(ran), Ok(status)) = (look("comm"), look("schedstat"), look("status")) else { continue }; // it has just ended
+            if name.trim() == REPORTER {
                 continue;
             }
             usage.threads += 1;
-            let ran = fs::read_to_string(task.join("schedstat"))?;
             usage.cpu += Duration::from_nanos(ran.split(' ').next().and_then(|nanos| nanos.parse().ok()).unwrap_or(0));
-            usage.sleeps += field(&fs::read_to_string(task.join("status"))?, "voluntary_ctxt_switches:");
+            usage.sleeps += field(&status, "voluntary_ctxt_switches:");
         }
         Ok(usage)
     }
