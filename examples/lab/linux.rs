@@ -12,6 +12,7 @@ mod course;
 mod demos;
 mod dial;
 mod go;
+mod go_fd;
 mod illusion;
 mod listen;
 mod lone;
