@@ -45,6 +45,7 @@ mod whereabouts;
 mod write;
 mod write_blocks;
 mod write_deadlines;
+mod wrong;
 
 use std::error::Error;
 use std::io::{self, BufRead, Write};
@@ -103,6 +104,16 @@ enum Command {
         #[arg(required = true, value_parser = register::choose)]
         claims: Vec<Vec<&'static Claim>>,
     },
+    /// Show reactors that are wrong: the symptom, what catches it, and the fix
+    Wrong {
+        /// Some of them: w1, w2, …
+        #[arg(value_parser = wrong::find)]
+        reactors: Vec<wrong::Wrong>,
+
+        /// Print a JSON array
+        #[arg(long)]
+        json: bool,
+    },
     /// Be one of the nine servers
     #[command(hide = true)]
     Serve(servers::Serve),
@@ -117,6 +128,7 @@ pub(crate) fn main() -> ExitCode {
         Command::Run { claims, predict, json, budget, slow } => return run(&claims.concat(), predict, json, budget, Lab { slow }),
         Command::Explain { claims } => claims.concat().iter().for_each(|claim| print!("{}", report::explanation(claim))),
         Command::Exercise { claims } => claims.concat().iter().for_each(|claim| print!("{}", report::exercise(claim))),
+        Command::Wrong { reactors, json } => return wrong::run(reactors, json),
         Command::Serve(serve) => return ended(servers::serve(&serve)),
         Command::Play { part, args } => return ended(parts::play(&part, &args).map_err(Into::into)),
     }

@@ -8,7 +8,7 @@ use std::process::{Child, ChildStdin, ChildStdout, Command, ExitStatus, Stdio};
 pub(crate) type Part = fn(&[String]) -> io::Result<()>;
 
 /// Those that there are, by their names: each group adds its own.
-const ALL: &[&[(&str, Part)]] = &[super::dial::PARTS, super::listen::PARTS, super::write::PARTS];
+const ALL: &[&[(&str, Part)]] = &[super::dial::PARTS, super::listen::PARTS, super::write::PARTS, super::wrong::PARTS];
 
 /// Is such a process.
 pub(crate) fn play(name: &str, args: &[String]) -> io::Result<()> {

@@ -95,7 +95,7 @@ pub(crate) fn exercise(claim: &Claim) -> String {
 }
 
 /// A word, and a text broken into lines beside it.
-fn paragraph(name: &str, text: &str) -> String {
+pub(crate) fn paragraph(name: &str, text: &str) -> String {
     let (mut lines, mut line) = (Vec::new(), String::new());
     for word in text.split_whitespace() {
         if !line.is_empty() && width(&line) + 1 + width(word) > WIDTH {

@@ -11,7 +11,7 @@ mod netpoll;
 mod poll;
 mod reactor;
 pub(crate) mod select;
-mod session;
+pub(crate) mod session;
 pub(crate) mod sys;
 mod threads;
 
