@@ -18,6 +18,7 @@ use std::io;
 use std::net::TcpListener;
 use std::process::ExitCode;
 use std::sync::atomic::AtomicUsize;
+use std::thread;
 use std::time::Instant;
 
 use serde_json::{Value, json};
@@ -107,7 +108,7 @@ pub(crate) fn run(chosen: Vec<Wrong>, json: bool) -> ExitCode {
     let (mut all, mut results) = (true, Vec::new());
     let count = chosen.len();
     for wrong in chosen {
-        let shown = Shown { findings: [Version::Wrong, Version::Right].map(|version| wrong.look(version)), wrong };
+        let shown = Shown { findings: wrong.look(), wrong };
         all &= shown.caught() && shown.fix_passes();
         if json {
             results.push(shown.json());
@@ -125,8 +126,13 @@ pub(crate) fn run(chosen: Vec<Wrong>, json: bool) -> ExitCode {
 }
 
 impl Wrong {
-    fn look(&self, version: Version) -> io::Result<Finding> {
-        (self.detect)(&mut Subject::start(self, version)?)
+    /// Runs the detector against the wrong and the right one, which do not meet.
+    fn look(&self) -> [io::Result<Finding>; 2] {
+        let look = |version| (self.detect)(&mut Subject::start(self, version)?);
+        thread::scope(|scope| {
+            let looks = [Version::Wrong, Version::Right].map(|version| scope.spawn(move || look(version)));
+            looks.map(|look| look.join().expect("no detector panics"))
+        })
     }
 
     /// From wrong to right, as it is in the files.
