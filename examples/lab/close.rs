@@ -44,7 +44,7 @@ pub(crate) const CLAIMS: &[Claim] = &[
         why: "A FIN says only: I send no more. Whether he still reads, it does not say, so the first write is taken. The bytes then meet a socket that is gone, and its kernel \
               answers with a reset. From then on this end knows, and every write fails with EPIPE. (With SIGPIPE, too, which ends a C program. Rust's runtime ignores the signal, \
               and Go does for sockets.) So a write that succeeded says nothing about the peer, and an error belongs to some write before it.",
-        look: "strace -f -e trace=sendto,poll target/release/examples/lab run C64",
+        look: "strace -f -e trace=sendto,epoll_wait,epoll_pwait target/release/examples/lab run C64",
         exercise: "Drop the client, then write three times at the server with 10 ms between, and print each result.",
         state: State::Runs(c64),
     },
@@ -53,9 +53,9 @@ pub(crate) const CLAIMS: &[Claim] = &[
         says: "“当发现对方socket关闭后，己方应该正确合理处理自己的socket，再继续write已经没有任何意义了” Who finds that the peer has closed cleans up; to go on writing is pointless",
         asks: "A client sends a request, ends its sending with shutdown(SHUT_WR), and waits. Does epoll tell the server whether that client has closed or still reads?",
         why: "Read's 0 means that the peer sends no more, and not that it is gone. shutdown(2) and close(2) send the same FIN, and epoll says the same of both: IN|OUT|RDHUP. \
-              A client that asks, shuts down and waits for its answers (nc does, and HTTP/1.0 clients did) gets them only if the server writes on. So queued replies go out first, \
+              A client that asks, shuts down and waits for its answers (`nc -N` does so) gets them only if the server writes on. So queued replies go out first, \
               and then one closes. When it really is pointless, a write finds out (EPIPE), or the reset does (ERR|HUP).",
-        look: "strace -f -e trace=shutdown,epoll_wait target/release/examples/lab run C65 2>&1 | grep -v 'execve\\|SIG'",
+        look: "strace -f -e trace=shutdown,epoll_wait,epoll_pwait target/release/examples/lab run C65 2>&1 | grep 'shutdown\\|RDHUP'",
         exercise: "Send a request to the server in this crate, call shutdown(Shutdown::Write), and read: the ack comes, then the end. Then look at the events of epoll \
                    for a shutdown, a close and a reset.",
         state: State::Runs(c65),
