@@ -38,8 +38,10 @@ fn detect(subject: &mut Subject) -> io::Result<Finding> {
             break;
         }
     }
-    Ok(Finding {
-        caught: asked > 1,
-        seen: format!("a client that waits for each answer gets the first one at request {asked}, and {} bytes at once", thousands(came)),
-    })
+    let bytes = thousands(came);
+    let seen = match asked {
+        1 => format!("a client that waits for its answer gets it, in {bytes} bytes"),
+        _ => format!("a client that waits for its answer gets none; the first comes to who asks {asked} times, {bytes} bytes at once"),
+    };
+    Ok(Finding { caught: asked > 1, seen })
 }
