@@ -66,7 +66,9 @@ fn all_of_them_come_to_a_verdict_and_every_wrong_reactor_is_caught_and_mended() 
         assert!(verdict == "NOT HERE" || result["measured"].as_object().is_some_and(|measured| !measured.is_empty()), "{result}");
     }
     // What follows from the sockets alone, and not from how a machine is set up.
-    for (id, verdict) in [("C8", "WRONG-AS-WRITTEN"), ("C10", "REPRODUCED"), ("C43", "REPRODUCED"), ("C44", "REPRODUCED"), ("C62", "REFINED")] {
+    for (id, verdict) in
+        [("C8", "WRONG-AS-WRITTEN"), ("C10", "REPRODUCED"), ("C43", "REPRODUCED"), ("C44", "REPRODUCED"), ("C62", "REFINED")]
+    {
         let result = results.iter().find(|result| word(result, "claim") == id).unwrap();
         assert_eq!(word(result, "verdict"), verdict, "{result}");
     }

@@ -16,10 +16,6 @@ pub(crate) struct Fd<S> {
     parked: usize,
 }
 
-/// Nothing is remembered from call to call, as in Go: EAGAIN will say it again.
-const READY: Readiness =
-    Readiness { readable: true, writable: true, read_closed: false, write_closed: false, urgent: false, broken: false };
-
 impl<S: Read + Write> Fd<S> {
     pub(crate) fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         if buffer.is_empty() {
@@ -27,7 +23,7 @@ impl<S: Read + Write> Fd<S> {
         }
         let most = buffer.len().min(self.max);
         loop {
-            match transport::fill(&mut self.stream, &mut [], &mut buffer[..most], &mut READY.clone(), true) {
+            match transport::fill(&mut self.stream, &mut [], &mut buffer[..most], &mut Readiness::default(), true) {
                 Fill::Bytes(count) => return Ok(count),
                 Fill::End => return Ok(0),
                 Fill::Blocked => self.park(),
@@ -40,7 +36,7 @@ impl<S: Read + Write> Fd<S> {
         let mut written = 0;
         while written < bytes.len() {
             let end = bytes.len().min(written + self.max);
-            match transport::flush(&mut self.stream, &bytes[written..end], &mut READY.clone()) {
+            match transport::flush(&mut self.stream, &bytes[written..end], &mut Readiness::default()) {
                 Flush::Bytes(count) => written += count,
                 Flush::Blocked => self.park(),
                 Flush::Failed(error) => return Err(error),

@@ -4,7 +4,6 @@ mod allocations;
 mod beside;
 mod blocking;
 mod buffers;
-#[allow(dead_code)] // until all groups are there
 mod claim;
 mod client;
 mod close;
@@ -22,7 +21,6 @@ mod netpoller;
 mod packets;
 mod packets_bytes;
 mod packets_server;
-#[allow(dead_code)] // until all groups are there
 mod parts;
 mod protocol;
 mod read;
@@ -37,7 +35,6 @@ mod share;
 mod source;
 mod speed;
 mod speed_calls;
-#[allow(dead_code)] // until all groups are there
 mod tools;
 #[path = "../models/wait_cost.rs"]
 mod wait_cost;

@@ -16,15 +16,6 @@ pub(crate) fn listen() -> io::Result<TcpListener> {
     TcpListener::bind((Ipv4Addr::LOCALHOST, 0))
 }
 
-/// A listener with a queue for so many who wait (and one more), and its address.
-pub(crate) fn listen_with_backlog(backlog: i32) -> io::Result<(Socket, SocketAddr)> {
-    let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
-    socket.bind(&SocketAddr::from((Ipv4Addr::LOCALHOST, 0)).into())?;
-    socket.listen(backlog)?;
-    let addr = socket.local_addr()?.as_socket().expect("it is an IPv4 one");
-    Ok((socket, addr))
-}
-
 /// Both ends of a connection, blocking.
 pub(crate) fn pair() -> io::Result<(TcpStream, TcpStream)> {
     let listener = listen()?;
