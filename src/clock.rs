@@ -1,4 +1,4 @@
-//! The loop's time: read once a turn, and counted in ticks.
+//! The loop's time: that of its turn, counted in ticks.
 
 use std::time::{Duration, Instant};
 

@@ -62,7 +62,7 @@
 //!
 //! # Time
 //!
-//! The clock is read once a turn, when the poller wakes. Deadlines are kept in ticks of a millisecond and rounded to the late
+//! The clock is read when the poller returns, and is the time for the whole turn. Deadlines are kept in ticks of a millisecond and rounded to the late
 //! side: nothing comes early, and a timer at most a tick and a turn late. The guards ([`Config::idle_timeout`] and its like) are about right only, up to a 64th of
 //! their length late, so that one wake-up does for all whose time is up. What moves with every byte is a stamp, and moving it a store.
 //!

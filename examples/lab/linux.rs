@@ -45,7 +45,7 @@ mod write_deadlines;
 mod wrong;
 
 use std::error::Error;
-use std::io::{self, BufRead, Write};
+use std::io::{self, BufRead};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
@@ -123,8 +123,8 @@ pub(crate) fn main() -> ExitCode {
     match Args::parse().command {
         Command::List { json } => list(json),
         Command::Run { claims, predict, json, budget, slow } => return run(&claims.concat(), predict, json, budget, Lab { slow }),
-        Command::Explain { claims } => claims.concat().iter().for_each(|claim| print!("{}", report::explanation(claim))),
-        Command::Exercise { claims } => claims.concat().iter().for_each(|claim| print!("{}", report::exercise(claim))),
+        Command::Explain { claims } => claims.concat().iter().for_each(|claim| report::say(report::explanation(claim))),
+        Command::Exercise { claims } => claims.concat().iter().for_each(|claim| report::say(report::exercise(claim))),
         Command::Wrong { reactors, json } => return wrong::run(reactors, json),
         Command::Serve(serve) => return ended(servers::serve(&serve)),
         Command::Play { part, args } => return ended(parts::play(&part, &args).map_err(Into::into)),
@@ -144,10 +144,10 @@ fn ended(result: Result<(), Box<dyn Error>>) -> ExitCode {
 
 fn list(json: bool) {
     if json {
-        println!("{}", Value::Array(register::claims().into_iter().map(report::state_json).collect()));
+        report::say(format!("{}\n", Value::Array(register::claims().into_iter().map(report::state_json).collect())));
     } else {
         for claim in register::claims() {
-            println!("{}", report::state(claim));
+            report::say(report::state(claim) + "\n");
         }
     }
 }
@@ -167,13 +167,13 @@ fn run(claims: &[&'static Claim], predict: bool, json: bool, budget: Option<Dura
         if json {
             results.push(report::outcome_json(claim, &outcome));
         } else {
-            print!("{}", report::outcome(claim, &outcome, guess.as_deref(), started.elapsed()));
+            report::say(report::outcome(claim, &outcome, guess.as_deref(), started.elapsed()));
         }
     }
     if json {
-        println!("{}", Value::Array(results));
+        report::say(format!("{}\n", Value::Array(results)));
     } else if claims.len() > 1 {
-        println!("{} claims, {failed} without a verdict, {:.1} s", claims.len(), begun.elapsed().as_secs_f64());
+        report::say(format!("{} claims, {failed} without a verdict, {:.1} s\n", claims.len(), begun.elapsed().as_secs_f64()));
     }
     if failed > 0 { ExitCode::FAILURE } else { ExitCode::SUCCESS }
 }
@@ -191,8 +191,7 @@ fn carry_out(claim: &Claim, lab: Lab) -> io::Result<Outcome> {
 
 /// The learner's guess. None at the end of the input.
 fn ask(claim: &Claim) -> Option<String> {
-    print!("{}  {}\n    {}\n    your guess: ", claim.id, claim.says, claim.asks);
-    io::stdout().flush().ok()?;
+    report::say(format!("{}  {}\n    {}\n    your guess: ", claim.id, claim.says, claim.asks));
     let guess = io::stdin().lock().lines().next()?.ok()?;
     Some(guess.trim().to_string())
 }

@@ -1,12 +1,20 @@
 //! Claims and outcomes as text and as JSON.
 
-use std::fmt::Write;
-use std::io;
+use std::fmt::Write as _;
+use std::io::{self, Write as _};
 use std::time::Duration;
 
 use serde_json::{Value, json};
 
 use super::claim::{Claim, Outcome, State, Verdict};
+
+/// Prints a text. Who reads no further, as `head` does not, has seen enough.
+pub(crate) fn say(text: impl AsRef<str>) {
+    let mut out = io::stdout().lock();
+    if out.write_all(text.as_ref().as_bytes()).and_then(|()| out.flush()).is_err() {
+        std::process::exit(0);
+    }
+}
 
 /// The width that running text is broken at.
 const WIDTH: usize = 110;

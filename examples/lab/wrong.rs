@@ -25,7 +25,7 @@ use serde_json::{Value, json};
 use similar::TextDiff;
 
 use super::parts::Part;
-use super::report::paragraph;
+use super::report::{paragraph, say};
 use subject::Subject;
 
 /// The processes in which they run.
@@ -113,14 +113,14 @@ pub(crate) fn run(chosen: Vec<Wrong>, json: bool) -> ExitCode {
         if json {
             results.push(shown.json());
         } else {
-            print!("{}", shown.text());
+            say(shown.text());
         }
     }
     if json {
-        println!("{}", Value::Array(results));
+        say(format!("{}\n", Value::Array(results)));
     } else {
         let verdict = if all { "every one is caught, and every fix passes" } else { "NOT every one is caught and its fix let pass" };
-        println!("wrong reactors: {count}, in {:.1} s; {verdict}", begun.elapsed().as_secs_f64());
+        say(format!("wrong reactors: {count}, in {:.1} s; {verdict}\n", begun.elapsed().as_secs_f64()));
     }
     if all { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
