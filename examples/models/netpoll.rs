@@ -6,7 +6,6 @@
 //!                  wake │ │ park
 //!                       │ ▼
 //!   the reactor:   poll ─ waits ─► events ─► read ─► frame() ─► … ─► flush                           one thread for all
-//!                                                                                                    (Go: the netpoller)
 //! ```
 //!
 //! **Who waits, where:** each task, in `read().await`, as it seems. In truth one thread, in `epoll_wait`: what waits is a value on the heap, a few hundred bytes.
