@@ -4,6 +4,7 @@
 //! and carried out when no callback runs.
 
 use std::collections::VecDeque;
+use std::mem;
 use std::time::Duration;
 
 use bytes::BytesMut;
@@ -118,11 +119,11 @@ pub(crate) fn append_whole<E>(out: &mut BytesMut, encode: impl FnOnce(&mut Bytes
     }
 
     let before = out.len();
-    let mut undo = Undo { out, len: before };
+    let undo = Undo { out, len: before };
     encode(undo.out)?;
     let after = undo.out.len();
     assert!(after >= before, "the codec took {} bytes away that were not its own", before - after);
-    undo.len = after;
+    mem::forget(undo); // nothing is to be taken back
     Ok(after - before)
 }
 

@@ -40,12 +40,11 @@ pub enum Dialect {
 
 impl Dialect {
     const fn ack(self, kind: Kind) -> u8 {
-        match (self, kind) {
-            (Dialect::Text, Kind::Conn) => 0x81,
-            (Dialect::Text, Kind::Submit) => 0x82,
-            (Dialect::Source, Kind::Conn) => 0x80,
-            (Dialect::Source, Kind::Submit) => 0x81,
-        }
+        let connack = match self {
+            Dialect::Text => 0x81,
+            Dialect::Source => 0x80,
+        };
+        connack + kind as u8 // the submitack follows
     }
 }
 

@@ -1,6 +1,6 @@
 //! What the server does with a request: acknowledge it.
 
-use glassloop::submit::{Dialect, Kind, Outcome, Request, ServerCodec};
+use glassloop::submit::{Ack, Dialect, Id, Kind, Outcome, Request, ServerCodec};
 use glassloop::{Context, Handler, Origin, Verdict};
 
 /// The submit/ack service, for all connections.
@@ -42,13 +42,18 @@ impl Handler for Service {
         match (*cx.state(), request.kind) {
             (_, Kind::Conn) => *cx.state() = Session::Ready,
             (Session::Ready, Kind::Submit) => {}
-            (Session::AwaitsConn, Kind::Submit) => {
-                log::debug!("connection {}: submit {} before conn is refused", cx.id(), request.id);
-                cx.send(request.ack(Outcome::Failed));
-                return Verdict::Close;
-            }
+            (Session::AwaitsConn, Kind::Submit) => return refuse(request.id, cx),
         }
         cx.send(request.ack(Outcome::Done));
         Verdict::Continue
     }
+}
+
+/// A submit came before the conn.
+// By itself, so that a request which nobody prints need not be kept in memory.
+#[cold]
+fn refuse(id: Id, cx: &mut Context<'_, Service>) -> Verdict {
+    log::debug!("connection {}: submit {id} before conn is refused", cx.id());
+    cx.send(Ack { kind: Kind::Submit, id, outcome: Outcome::Failed });
+    Verdict::Close
 }
