@@ -8,18 +8,24 @@ use allocation_counter::{AllocationInfo, measure};
 use glassloop::{Config, Counters, Handler, Reactor};
 use util::{Client, ack, addr_of, id, reactor, service, submit, turn_until};
 
-/// Serves `rounds` times what `requests` holds, in lock-step. Returns what it cost: the steps of the loop, and what its thread allocated in its turns.
-fn cost(requests: &[u8], acks: &[u8], rounds: u64) -> (Counters, AllocationInfo) {
+/// Serves `rounds` times what `pieces` hold, which come one by one, in lock-step. Returns what it cost: the steps of the loop, and what its thread allocated in its turns.
+fn cost(pieces: &[&[u8]], acks: &[u8], rounds: u64) -> (Counters, AllocationInfo) {
     let mut reactor = Reactor::bind("127.0.0.1:0", service()).unwrap();
     let mut client = Client::connect(addr_of(&reactor));
     let mut round = |reactor: &mut Reactor<_>| {
-        client.send(requests);
         let done = reactor.counters().bytes_written + acks.len() as u64;
-        let info = measure(|| {
-            while reactor.counters().bytes_written < done {
-                let _ = reactor.turn(Some(Duration::from_secs(5))).unwrap();
-            }
-        });
+        let mut read = reactor.counters().bytes_read;
+        let mut info = AllocationInfo::default();
+        for piece in pieces {
+            client.send(piece);
+            read += piece.len() as u64;
+            info += measure(|| {
+                while reactor.counters().bytes_read < read {
+                    let _ = reactor.turn(Some(Duration::from_secs(5))).unwrap();
+                }
+            });
+        }
+        assert_eq!(reactor.counters().bytes_written, done, "all that was read is answered in the same turn");
         client.expect(acks);
         info
     };
@@ -43,7 +49,7 @@ fn cost(requests: &[u8], acks: &[u8], rounds: u64) -> (Counters, AllocationInfo)
 
 #[test]
 fn a_lone_request_costs_one_wait_one_read_one_write_and_nothing_else() {
-    let (counters, allocated) = cost(&submit(id(1), b"hello"), &ack(id(1)), 1000);
+    let (counters, allocated) = cost(&[&submit(id(1), b"hello")], &ack(id(1)), 1000);
     assert_eq!(counters.frames, 1000);
     assert_eq!((counters.turns, counters.events), (1000, 1000));
     assert_eq!((counters.reads, counters.reads_blocked), (1000, 0));
@@ -55,10 +61,48 @@ fn a_lone_request_costs_one_wait_one_read_one_write_and_nothing_else() {
 #[test]
 fn a_batch_costs_one_read_and_one_write() {
     let requests = submit(id(1), b"one of 128").repeat(128);
-    let (counters, allocated) = cost(&requests, &ack(id(1)).repeat(128), 100);
+    let (counters, allocated) = cost(&[&requests], &ack(id(1)).repeat(128), 100);
     assert_eq!(counters.frames, 12_800);
-    assert_eq!((counters.turns, counters.reads, counters.writes), (100, 100, 100));
+    assert_eq!((counters.turns, counters.reads, counters.writes), (100, 100, 100), "0.023 system calls a request");
     assert_eq!((counters.registrations, allocated.count_total), (0, 0));
+}
+
+/// `frame` in pieces of `size` bytes, and what is left.
+fn cut(frame: &[u8], size: usize) -> Vec<&[u8]> {
+    frame.chunks(size).collect()
+}
+
+#[test]
+fn a_large_request_that_comes_whole_costs_no_more_than_a_small_one() {
+    let (counters, allocated) = cost(&[&submit(id(1), &[b'x'; 16_384])], &ack(id(1)), 100);
+    assert_eq!((counters.frames, counters.turns, counters.reads, counters.writes), (100, 100, 100, 100));
+    assert_eq!((counters.registrations, allocated.count_total), (0, 0));
+}
+
+#[test]
+fn a_request_in_two_pieces_costs_one_read_more_and_gives_back_what_it_held() {
+    let frame = submit(id(1), &[b'x'; 32]);
+    for size in [2, 20] {
+        let (front, back) = frame.split_at(size);
+        let (counters, allocated) = cost(&[front, back], &ack(id(1)), 100);
+        assert_eq!((counters.frames, counters.turns, counters.reads, counters.writes), (100, 200, 200, 100));
+        assert_eq!((counters.registrations, counters.reads_blocked), (0, 0));
+        assert_eq!((allocated.count_current, allocated.bytes_current), (0, 0), "an idle connection holds no buffer");
+        // Once to keep the front, and again when the rest does not fit behind it.
+        assert!(allocated.count_total <= 300, "{} allocations for 100 requests", allocated.count_total);
+        assert!(allocated.bytes_total <= 300 * frame.len() as u64, "{} bytes for 100 requests", allocated.bytes_total);
+    }
+}
+
+#[test]
+fn a_long_request_in_many_pieces_is_not_copied_again_and_again() {
+    let frame = submit(id(1), &vec![b'x'; 65_536 - 13]);
+    let (counters, allocated) = cost(&cut(&frame, 4096), &ack(id(1)), 100);
+    assert_eq!((counters.frames, counters.turns, counters.reads, counters.writes), (100, 1600, 1600, 100));
+    assert_eq!((allocated.count_current, allocated.bytes_current), (0, 0));
+    // It grows by doubling, up to its length: so no byte is moved twice on average, since nothing but growing moves any.
+    assert!(allocated.count_total <= 500, "{} allocations for 100 requests", allocated.count_total);
+    assert!(allocated.bytes_total <= 200 * frame.len() as u64, "{} bytes for 100 requests", allocated.bytes_total);
 }
 
 #[test]

@@ -1,0 +1,52 @@
+//! Blocking calls of the standard library, and a thread for each connection.
+//!
+//! Idiomatic: buffered on both sides; acks leave when the reader holds no further whole request, which is just before the thread may sleep.
+
+use std::io::{self, BufRead, BufReader, BufWriter, Read, Write};
+use std::net::{Ipv4Addr, TcpListener, TcpStream};
+use std::thread;
+
+use super::wire::{MAX_FRAME, ack_of, length_of, whole};
+
+/// A thread that serves needs little.
+const STACK: usize = 64 * 1024;
+
+pub(super) fn serve(port: u16) -> io::Result<()> {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, port))?;
+    for stream in listener.incoming() {
+        let stream = stream?;
+        // One that cannot be served is closed, and sees it.
+        let _ = thread::Builder::new().stack_size(STACK).spawn(move || serve_one(&stream));
+    }
+    Ok(())
+}
+
+fn serve_one(stream: &TcpStream) -> io::Result<()> {
+    stream.set_nodelay(true)?;
+    let mut reader = BufReader::with_capacity(MAX_FRAME, stream);
+    let mut writer = BufWriter::with_capacity(MAX_FRAME / 4, stream);
+    let mut long = Vec::new();
+    loop {
+        // Whole requests are read where they lie.
+        if let Some(frame) = whole(reader.buffer())? {
+            let length = frame.len();
+            writer.write_all(&ack_of(frame)?)?;
+            reader.consume(length);
+            continue;
+        }
+        writer.flush()?;
+        if reader.buffer().is_empty() {
+            if reader.fill_buf()?.is_empty() {
+                return Ok(());
+            }
+            continue;
+        }
+        // One that lies across the end of the buffer is put together.
+        let mut header = [0; 4];
+        reader.read_exact(&mut header)?;
+        let length = length_of(&header)?.unwrap_or(0);
+        long.resize(length, 0);
+        reader.read_exact(&mut long[4..])?;
+        writer.write_all(&ack_of(&long)?)?;
+    }
+}

@@ -1,0 +1,50 @@
+//! tokio on one thread, a task for each connection, read and written by hand.
+//!
+//! Idiomatic: `read_buf` into a buffer of the task's own, as tokio's tutorial frames; all acks of one read in one `write_all`.
+
+use std::io;
+use std::net::Ipv4Addr;
+
+use bytes::{Buf, BytesMut};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+
+use super::wire::{MAX_FRAME, answer};
+
+/// What a task begins with; a read that fills it doubles it.
+const BUFFER: usize = MAX_FRAME / 4;
+
+pub(super) fn serve(port: u16) -> io::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build()?;
+    runtime.block_on(async {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, port)).await?;
+        loop {
+            let (stream, _) = listener.accept().await?;
+            tokio::spawn(serve_one(stream));
+        }
+    })
+}
+
+async fn serve_one(mut stream: TcpStream) -> io::Result<()> {
+    stream.set_nodelay(true)?;
+    let mut buffer = BytesMut::with_capacity(BUFFER);
+    let mut acks = Vec::new();
+    while stream.read_buf(&mut buffer).await? > 0 {
+        let is_full = buffer.len() == buffer.capacity();
+        let (done, outcome) = answer(&buffer, &mut acks);
+        if done == buffer.len() {
+            buffer.clear(); // from its beginning again
+        } else {
+            buffer.advance(done);
+        }
+        if is_full && buffer.capacity() < 4 * MAX_FRAME {
+            buffer.reserve(2 * buffer.capacity().max(BUFFER));
+        }
+        if !acks.is_empty() {
+            stream.write_all(&acks).await?;
+            acks.clear();
+        }
+        outcome?;
+    }
+    Ok(())
+}
