@@ -286,8 +286,46 @@ fn an_open_loop_counts_from_when_a_request_was_due() {
 }
 
 #[test]
+fn an_overloaded_server_is_called_one() {
+    // 1,500 requests are due in 0.3 s, and it answers fewer than 500 a second.
+    let slow = |n| {
+        thread::sleep(Duration::from_millis(2));
+        ack(id(n + 1))
+    };
+    let args = ["--secs", "0.3", "--rate", "5000", "--ack-timeout", "300ms"];
+    let (addr, serving) = peer(slow);
+    let report = report(&load(addr, &[&args[..], &["--json"]].concat()));
+    serving.join().unwrap();
+    let unanswered = report["unanswered"].as_u64().unwrap();
+    assert!(unanswered > 500, "{report}");
+    assert!(report["p99_us"].as_f64().unwrap() >= 300_000.0, "who has no answer has waited, too: {report}");
+    let (addr, serving) = peer(slow);
+    let text = String::from_utf8(load(addr, &args).stdout).unwrap();
+    serving.join().unwrap();
+    assert!(text.contains("the server does not keep up"), "{text}");
+}
+
+#[test]
 fn idle_connections_that_the_server_closes_are_counted() {
-    let (_server, addr) = Process::listening(&["--idle-timeout", "500ms"]);
-    let report = report(&load(addr, &["--secs", "1.2", "--idle", "20", "--json"]));
-    assert_eq!((&report["idle"]["conns"], &report["idle"]["closed"]), (&20.into(), &20.into()));
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let addr = listener.local_addr().unwrap();
+    let serving = thread::spawn(move || {
+        let greeted = || {
+            let (mut stream, _) = listener.accept().unwrap();
+            assert!(read_submit(&mut stream, 0));
+            stream.write_all(&ack(id(1))).unwrap();
+            stream
+        };
+        let mut active = greeted();
+        let mut idle: Vec<TcpStream> = (0..20).map(|_| greeted()).collect();
+        idle.truncate(8);
+        let mut n = 1;
+        while read_submit(&mut active, n) && active.write_all(&ack(id(n + 1))).is_ok() {
+            n += 1;
+        }
+    });
+    let report = report(&load(addr, &["--secs", "0.1", "--idle", "20", "--json"]));
+    serving.join().unwrap();
+    assert_eq!((&report["idle"]["conns"], &report["idle"]["closed"]), (&20.into(), &12.into()));
+    assert!(report["idle"]["bytes_per_connection"].is_null(), "no process was named: {report}");
 }

@@ -47,6 +47,14 @@ impl fmt::Display for Cores {
     }
 }
 
+/// What all this runs on.
+pub(crate) fn machine() -> String {
+    let cpus = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let models: Vec<&str> = cpus.lines().filter(|line| line.starts_with("model name")).filter_map(|line| line.split(": ").nth(1)).collect();
+    let kernel = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+    format!("{} × {}, Linux {}", models.len(), models.first().unwrap_or(&"unknown processor"), kernel.trim())
+}
+
 /// Pins this process to a processor, sees to it that it ends with its parent, and becomes the program. So the program keeps this process's number.
 pub(crate) fn become_one(core: Option<usize>, command: &[String]) -> Result<(), Box<dyn Error>> {
     if let Some(core) = core {

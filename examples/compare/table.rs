@@ -7,7 +7,7 @@ use serde_json::{Map, Value, json};
 use super::Args;
 use super::figures::{Figure, Results, Spread};
 use super::peers::YARDSTICK;
-use super::process::Cores;
+use super::process::{Cores, machine};
 use super::scenarios::Scenario;
 
 /// One table, a block for each scenario.
@@ -29,11 +29,13 @@ pub(crate) fn text(results: &Results, args: &Args, cores: &Cores) -> String {
     }
     let _ = write!(
         text,
-        "{} round(s) of {} s; {cores}; medians over the rounds\n\
+        "{} rounds of {} s, and medians over them; {}; {cores}\n\
          × is the ratio to {YARDSTICK} in the same round, and in brackets how far the rounds spread; {YARDSTICK}'s own, how far it is from its median: that is the noise\n\
          calls/req: system calls, under strace, which slows a server down: where several requests may come together, more do\n\
          bytes/idle: memory of the process for each idle connection, without the kernel's buffers\n",
-        args.rounds, args.secs
+        args.rounds,
+        args.secs,
+        machine()
     );
     text
 }
@@ -129,6 +131,7 @@ pub(crate) fn json(results: &Results, args: &Args, cores: &Cores) -> Value {
     let missing: Vec<Value> = results.missing.iter().map(|(peer, why)| json!({ "peer": peer, "reason": why })).collect();
     json!({
         "yardstick": YARDSTICK,
+        "machine": machine(),
         "rounds": args.rounds,
         "secs": args.secs,
         "server_processor": cores.server,

@@ -36,12 +36,19 @@ impl Report {
 
     pub(crate) fn text(&self, args: &Args, addr: SocketAddr) -> String {
         let mut text = String::new();
+        let conns = if args.conns == 1 { "1 connection".to_string() } else { format!("{} connections", grouped(args.conns.into())) };
         let how = match args.rate {
-            Some(rate) => format!("open loop, {rate} requests/s over {} connections", args.conns),
-            None => format!("closed loop, {} connections, depth {}", args.conns, args.depth),
+            Some(rate) => format!("open loop, {rate} requests/s over {conns}"),
+            None => format!("closed loop, {conns}, depth {}", args.depth),
         };
         let _ = writeln!(text, "{addr}: {how}, payload {} bytes, {:.1} s after {:?} of warm-up", args.payload, self.seconds, args.warmup);
-        let _ = writeln!(text, "  requests  {}/s; {} acks in all, each of them right", grouped(self.rate()), grouped(self.acked as f64));
+        let _ = writeln!(
+            text,
+            "  requests  {}/s, {} in that time; {} acks in all, each of them right",
+            grouped(self.rate()),
+            grouped(self.requests as f64),
+            grouped(self.acked as f64)
+        );
         if self.latencies.is_empty() {
             let _ = writeln!(text, "  latency   none: no request was sent within the time");
         } else {
