@@ -178,7 +178,7 @@ impl<H: Handler<Mail = u16> + 'static, W: Wire, const STRICT: bool> Scene<H, W, 
                 *turns += 1;
             }
             // A poll that does not wait takes a moment, too.
-            idle = if self.sim.now() - now < Duration::from_micros(1) { idle + 1 } else { 0 };
+            idle = if self.sim.now().saturating_sub(now) < Duration::from_micros(1) { idle + 1 } else { 0 };
             let asleep = self.sim.is_asleep() && until.is_none() && self.sim.reactor().next_deadline().is_none();
             let kind_time = self.sim.now().saturating_sub(self.kind_since);
             let what = match self.kind_turns {
