@@ -9,7 +9,6 @@ mod util;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::time::SystemTime;
 
 use util::{Client, ack, id, submit, wait_until};
 
@@ -40,19 +39,17 @@ fn a_request_takes_no_more_instructions_beside_tokio_than_it_did() {
     }
 }
 
-/// The release build of examples, if it is newer than all that it is made of.
+/// The release build of examples, if none of what they were made of has changed since.
 fn fresh<const N: usize>(names: [&str; N]) -> Option<[PathBuf; N]> {
-    fn newest(path: &Path) -> SystemTime {
-        let own = path.metadata().unwrap().modified().unwrap();
-        let inside = std::fs::read_dir(path).into_iter().flatten().map(|entry| newest(&entry.unwrap().path()));
-        inside.fold(own, SystemTime::max)
-    }
-    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let made_of = ["src", "examples/server", "examples/compare", "examples/cli", "Cargo.toml", "Cargo.lock"];
-    let changed = made_of.map(|part| newest(&root.join(part))).into_iter().max().unwrap();
     let test = std::env::current_exe().unwrap();
     let programs = names.map(|name| test.ancestors().nth(3).unwrap().join("release/examples").join(name));
-    let is_fresh = |path: &PathBuf| path.metadata().and_then(|data| data.modified()).is_ok_and(|built| built > changed);
+    let changed = |path: &Path| path.metadata().and_then(|data| data.modified()).ok();
+    let is_fresh = |program: &PathBuf| {
+        // Cargo leaves a list of all sources beside it.
+        let sources = std::fs::read_to_string(program.with_extension("d")).unwrap_or_default();
+        let mut sources = sources.split_whitespace().skip(1).map(Path::new).peekable();
+        sources.peek().is_some() && sources.all(|source| changed(source).is_some_and(|changed_at| changed(program) > Some(changed_at)))
+    };
     programs.iter().all(is_fresh).then_some(programs)
 }
 

@@ -5,7 +5,6 @@
 use std::io;
 use std::net::Ipv4Addr;
 
-use bytes::{Buf, BytesMut};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
@@ -27,18 +26,14 @@ pub(super) fn serve(port: u16) -> io::Result<()> {
 
 async fn serve_one(mut stream: TcpStream) -> io::Result<()> {
     stream.set_nodelay(true)?;
-    let mut buffer = BytesMut::with_capacity(BUFFER);
+    let mut buffer = Vec::with_capacity(BUFFER);
     let mut acks = Vec::new();
     while stream.read_buf(&mut buffer).await? > 0 {
         let is_full = buffer.len() == buffer.capacity();
         let (done, outcome) = answer(&buffer, &mut acks);
-        if done == buffer.len() {
-            buffer.clear(); // from its beginning again
-        } else {
-            buffer.advance(done);
-        }
+        buffer.drain(..done);
         if is_full && buffer.capacity() < 4 * MAX_FRAME {
-            buffer.reserve(2 * buffer.capacity().max(BUFFER));
+            buffer.reserve(2 * buffer.capacity() - buffer.len());
         }
         if !acks.is_empty() {
             stream.write_all(&acks).await?;
