@@ -93,7 +93,7 @@ pub struct Config {
     pub scratch: usize,
     /// How long the loop polls without sleeping, at most, before it sleeps; zero: never. Default 8 µs, no more than 10 ms.
     ///
-    /// Falling asleep and being woken costs the processor about 5 µs, and whoever waits for an answer waits for that too. Where the next event
+    /// Falling asleep and being woken costs the processor as much as some twenty polls, about 5 µs, and whoever waits for an answer waits for that too. Where the next event
     /// comes sooner, as with a client on the same machine that waits for each answer, it is cheaper to wait awake. The loop keeps an account of what that has saved and cost
     /// lately, and waits awake only while it pays; so a longer time costs processor time only where events come that late. It delays nothing: what is due, and
     /// letters from other threads, end this waiting as they end a sleep. `turn(Some(Duration::ZERO))`, which another loop calls, never waits at all.

@@ -28,7 +28,7 @@ fn a_request_takes_no_more_instructions_beside_tokio_than_it_did() {
         return;
     };
     for (batch, most) in MOST {
-        let own = instructions(&server, &["--log", "error", "--listen", "127.0.0.1:PORT"], batch);
+        let own = instructions(&server, &["--log", "error", "--spin", "off", "--listen", "127.0.0.1:PORT"], batch);
         let tokio = instructions(&compare, &["serve", "tokio", "--port", "PORT"], batch);
         println!("{batch} at once: {own:.0} instructions a request, {:.2} of the {tokio:.0} on tokio", own / tokio);
         assert!(
