@@ -53,6 +53,11 @@ pub(crate) struct Agreed {
 }
 
 impl Agreed {
+    /// Makes room for so many connections.
+    pub(crate) fn reserve(&mut self, connections: usize) {
+        self.living.reserve(connections);
+    }
+
     /// A connection was made.
     pub(crate) fn enter(&mut self, id: ConnectionId) {
         if self.living.len() <= id.slot() {

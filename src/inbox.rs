@@ -40,10 +40,13 @@ impl Inbox {
         Self(Some(held))
     }
 
-    /// Its bytes are handled: the memory goes to `spare`, if that has none and it is not much.
-    pub(crate) fn retire(self, spare: &mut Inbox) {
+    /// Its bytes are handled: the memory goes to `spare`, if that has none, as far as it is not much.
+    pub(crate) fn retire(mut self, spare: &mut Inbox) {
+        if let Some(held) = self.0.as_mut().filter(|held| held.bytes.capacity() > WORTH_KEEPING) {
+            held.bytes = Vec::new();
+        }
         if spare.0.is_none() {
-            *spare = Self(self.0.filter(|held| held.bytes.capacity() <= WORTH_KEEPING));
+            *spare = self;
         }
     }
 

@@ -33,6 +33,9 @@ const RESERVE: usize = 64;
 /// What each further loop takes for itself: a poller, a waker, a listener or two.
 const DESCRIPTORS_OF_A_LOOP: usize = 4;
 
+/// Connections that the tables have room for from the beginning, at most: some megabytes of addresses, and of memory only where somebody sits.
+const MOST_RESERVED: usize = 65_536;
+
 /// An event loop: one thread, one poller, all connections, one handler.
 ///
 /// ```no_run
@@ -106,7 +109,7 @@ impl<H: Handler, N: Net> Reactor<H, N> {
         config.check()?;
         let max_connections = max_connections(&config, net.descriptor_limit());
         let now = net.now();
-        Ok(Self {
+        let mut reactor = Self {
             mailbox: Recipient::new(net.waker(), config.mailbox_cap),
             letters: VecDeque::new(),
             asked: None,
@@ -128,7 +131,13 @@ impl<H: Handler, N: Net> Reactor<H, N> {
             more: false,
             phase: Phase::Running,
             shared: Shared::new(config, now),
-        })
+        };
+        // So no newcomer has to wait until the tables of all others have moved to a larger place.
+        let room = max_connections.min(MOST_RESERVED);
+        reactor.slots.reserve(room);
+        reactor.shared.timers.reserve(room);
+        reactor.mailbox.with(|agreed| agreed.reserve(room));
+        Ok(reactor)
     }
 
     /// Turns until it is told to stop.

@@ -91,6 +91,11 @@ impl Timers {
         self.find_first();
     }
 
+    /// Makes room for the looks at so many connections.
+    pub(crate) fn reserve(&mut self, connections: usize) {
+        self.looks.chain.reserve(connections);
+    }
+
     fn find_first(&mut self) {
         let look = self.looks.first().map(|(tick, _)| tick);
         self.first = look.into_iter().chain(self.ordered.first().map(|timer| timer.tick)).min();

@@ -80,17 +80,14 @@ fn a_large_request_that_comes_whole_costs_no_more_than_a_small_one() {
 }
 
 #[test]
-fn a_request_in_two_pieces_costs_one_read_more_and_gives_back_what_it_held() {
+fn a_request_in_two_pieces_costs_one_read_more_and_no_allocation() {
     let frame = submit(id(1), &[b'x'; 32]);
     for size in [2, 20] {
         let (front, back) = frame.split_at(size);
         let (counters, allocated) = cost(&[front, back], &ack(id(1)), 100);
         assert_eq!((counters.frames, counters.turns, counters.reads, counters.writes), (100, 200, 200, 100));
         assert_eq!((counters.registrations, counters.reads_blocked), (0, 0));
-        assert_eq!((allocated.count_current, allocated.bytes_current), (0, 0), "an idle connection holds no buffer");
-        // Once to keep the front, and again when the rest does not fit behind it.
-        assert!(allocated.count_total <= 300, "{} allocations for 100 requests", allocated.count_total);
-        assert!(allocated.bytes_total <= 300 * frame.len() as u64, "{} bytes for 100 requests", allocated.bytes_total);
+        assert_eq!(allocated.count_total, 0, "what one connection has kept its front in serves for the next one's");
     }
 }
 
@@ -107,8 +104,15 @@ fn a_long_request_in_many_pieces_is_not_copied_again_and_again() {
 
 #[test]
 fn an_idle_connection_holds_its_slot_and_its_place_among_the_deadlines_and_nothing_else() {
-    const CONNECTIONS: usize = 256; // a power of two, so that the slab has no spare room
-    let (mut reactor, addr) = reactor(service(), Config::default());
+    const CONNECTIONS: usize = 256;
+    // The tables have their room from the beginning: what a loop for many takes more than one for a single connection is theirs.
+    let made = |connections| {
+        let mut made = None;
+        let config = Config { max_connections: Some(connections), ..Config::default() };
+        let info = measure(|| made = Some(reactor(service(), config)));
+        (info.bytes_current, made.unwrap())
+    };
+    let ((for_one, _), (for_all, (mut reactor, addr))) = (made(1), made(CONNECTIONS));
     let mut clients: Vec<Client> = (0..CONNECTIONS).map(|_| Client::connect(addr)).collect();
     let info = measure(|| turn_until(&mut reactor, |reactor| reactor.connections() == CONNECTIONS));
     for client in &mut clients {
@@ -117,11 +121,13 @@ fn an_idle_connection_holds_its_slot_and_its_place_among_the_deadlines_and_nothi
     let served = measure(|| turn_until(&mut reactor, |reactor| reactor.counters().frames == CONNECTIONS as u64));
     assert_eq!(reactor.buffered(), 0);
 
-    let per_connection = usize::try_from(info.bytes_current).unwrap() / CONNECTIONS;
+    let [tables, more] = [for_all - for_one, info.bytes_current].map(|bytes| usize::try_from(bytes).unwrap());
+    let per_connection = tables.div_ceil(CONNECTIONS - 1) + more.div_ceil(CONNECTIONS);
     let slot = footprint(&reactor);
     println!("an idle connection holds {per_connection} bytes; its slot has {slot}");
     assert!(per_connection <= slot + 32, "{per_connection} bytes held, a slot has {slot}");
-    assert!(slot + 16 <= 256, "a slot has grown to {slot} bytes");
+    // With debug assertions mio's sockets remember their poller, which takes sixteen bytes.
+    assert!(slot <= if cfg!(debug_assertions) { 128 } else { 112 }, "a slot has grown to {slot} bytes");
     // The shared write buffer has found its size, and the list of events may have; no connection holds on to anything.
     assert!(served.bytes_current < 4096, "{} bytes stay after serving", served.bytes_current);
 }

@@ -59,6 +59,12 @@ impl<H: Handler, N: Net> Slots<H, N> {
     /// Bytes a slot takes; the slab adds a word to tell that it is taken, where the slot's type has no room for that.
     pub(super) const FOOTPRINT: usize = size_of::<Slot<H, N>>();
 
+    /// Sees to it that so many connections find room without one of them having to wait until all others have moved. Memory that nobody
+    /// has written to costs an address only.
+    pub(super) fn reserve(&mut self, connections: usize) {
+        self.slab.reserve(connections);
+    }
+
     pub(super) fn len(&self) -> usize {
         self.slab.len()
     }
