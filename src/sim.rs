@@ -195,7 +195,10 @@ impl<H: Handler, const SHORT_READ_IS_EMPTY: bool> Sim<H, SHORT_READ_IS_EMPTY> {
     /// # Panics
     /// If the loop and the world disagree on how many sockets are open or registered afterwards.
     pub fn turn(&mut self, until: Option<Duration>) -> Result<Turn, Error> {
-        self.world.borrow_mut().alarm = until;
+        {
+            let mut world = self.world.borrow_mut();
+            (world.alarm, world.stirred) = (until, false);
+        }
         let turn = self.reactor.turn(None)?;
         let world = self.world.borrow();
         let (slots, sockets, registered) = (self.reactor.connections(), world.sockets, world.registered.len());

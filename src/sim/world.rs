@@ -214,7 +214,7 @@ impl World {
         let before = self.now;
         // As mio does, and epoll_wait(2): in milliseconds, rounded up.
         let until = timeout.map(|timeout| self.now.saturating_add(Duration::from_millis(timeout.as_nanos().div_ceil(1_000_000) as u64)));
-        (self.asleep, self.stirred) = (false, false);
+        self.asleep = false;
         let idle = self.ready.is_empty() && !self.bell.load(Ordering::Relaxed);
         if idle && timeout != Some(Duration::ZERO) && self.strikes(Fault::PollInterrupted) {
             let end = until.unwrap_or(self.now + Duration::from_secs(1)).min(self.alarm.unwrap_or(Duration::MAX));
@@ -225,6 +225,9 @@ impl World {
         }
         if timeout == Some(Duration::ZERO) {
             self.go_on_to(self.now.saturating_add(POLL)); // who polls again and again is not outside of time
+        } else {
+            // Kept over the polls before: a loop that has waited awake, and sleeps only now, would else sleep over what a peer has to answer.
+            self.stirred = false;
         }
         self.oversleep();
         self.report(events);
