@@ -58,7 +58,7 @@ impl Said {
 #[derive(Debug)]
 pub(crate) struct Beside {
     as_known: bool,
-    said: Result<Said, &'static str>,
+    said: Result<Said, String>,
 }
 
 impl Beside {
@@ -77,7 +77,7 @@ impl Beside {
         match self.said {
             Ok(said) => said.lines.into_iter().fold(outcome, |outcome, (what, value)| outcome.with(format!("Go, {what}"), value)),
             Err(why) => {
-                let note = format!("{} Go was not run beside it: {why}.", outcome.note);
+                let note = format!("{} Go could not be heard beside it: {why}.", outcome.note);
                 outcome.note(note.trim())
             }
         }
@@ -97,7 +97,7 @@ pub(crate) fn run_traced(program: &str, calls: &str, as_known: impl FnOnce(&Said
     }
 }
 
-fn heard(said: Result<Said, &'static str>, as_known: impl FnOnce(&Said) -> bool) -> Beside {
+fn heard(said: Result<Said, String>, as_known: impl FnOnce(&Said) -> bool) -> Beside {
     Beside { as_known: said.as_ref().map_or(true, as_known), said }
 }
 
@@ -126,18 +126,19 @@ pub(crate) fn partial_write() -> io::Result<Beside> {
 
 const TIMEOUT: &str = "n=0 err=i/o timeout";
 
-/// What a program prints; or why there is no Go here.
+/// What a program prints; or why it cannot be heard: there is no Go here, or the program fails.
 ///
 /// # Errors
-/// If it fails.
-fn go(program: &str, args: &[&str]) -> io::Result<Result<Said, &'static str>> {
+/// If it cannot be started.
+fn go(program: &str, args: &[&str]) -> io::Result<Result<Said, String>> {
     let built = match built() {
         Ok(built) => built,
-        Err(why) => return Ok(Err(why)),
+        Err(why) => return Ok(Err(why.to_string())),
     };
     let Output { status, stdout, stderr } = Command::new(path_of(built)).arg(program).args(args).stdin(Stdio::null()).output()?;
     if !status.success() {
-        return Err(io::Error::other(format!("Go's {program}: {}", String::from_utf8_lossy(&stderr).trim())));
+        let first = String::from_utf8_lossy(&stderr).lines().next().unwrap_or_default().to_string();
+        return Ok(Err(format!("its program {program} failed ({status}) {first}").trim().to_string()));
     }
     Ok(Ok(Said { lines: lines(&stdout), calls: Vec::new() }))
 }
@@ -187,7 +188,8 @@ fn build() -> Result<File, String> {
         return Err("go is not installed".into());
     }
     eprintln!("lab: building the Go programs, once (with an empty cache this takes a while)");
-    let directory = env::temp_dir().join(format!("glassloop-lab-go-{}", process::id()));
+    sweep();
+    let directory = env::temp_dir().join(format!("{DIRECTORY}{}", process::id()));
     // An error if it is there already: what is run is what was built here, and nobody else's.
     let built = DirBuilder::new().mode(0o700).create(&directory).map_err(|error| error.to_string()).and_then(|()| {
         let built = build_in(&directory);
@@ -195,6 +197,20 @@ fn build() -> Result<File, String> {
         built
     });
     built.map_err(|why| format!("it cannot be built: {why}"))
+}
+
+/// What the directories are called in which it is built, before the number of the process.
+const DIRECTORY: &str = "glassloop-lab-go-";
+
+/// Takes away what labs that were killed have left, as far as it is ours.
+fn sweep() {
+    for entry in fs::read_dir(env::temp_dir()).into_iter().flatten().flatten() {
+        let name = entry.file_name();
+        let number = name.to_str().and_then(|name| name.strip_prefix(DIRECTORY)?.parse::<u32>().ok());
+        if number.is_some_and(|number| !Path::new(&format!("/proc/{number}")).exists()) {
+            let _ = fs::remove_dir_all(entry.path());
+        }
+    }
 }
 
 fn build_in(directory: &Path) -> Result<File, String> {

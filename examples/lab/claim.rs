@@ -51,17 +51,19 @@ pub(crate) enum Verdict {
     /// It cannot be as it is written.
     WrongAsWritten,
     NotHere,
+    /// This run did not come out as it is known to. Its word is that of `Differs`, and `why` is not said without that.
+    Unexpected,
 }
 
 impl Verdict {
-    /// Reproduced if all is as expected; else it differs.
+    /// Reproduced if all is as known; else this run is not.
     pub(crate) fn reproduced_if(holds: bool) -> Self {
-        if holds { Self::Reproduced } else { Self::Differs }
+        if holds { Self::Reproduced } else { Self::Unexpected }
     }
 
-    /// This one if all is as expected; else it differs.
+    /// This one if all is as known; else this run is not.
     pub(crate) fn only_if(self, holds: bool) -> Self {
-        if holds { self } else { Self::Differs }
+        if holds { self } else { Self::Unexpected }
     }
 }
 
@@ -70,7 +72,7 @@ impl fmt::Display for Verdict {
         f.write_str(match self {
             Self::Reproduced => "REPRODUCED",
             Self::Refined => "REFINED",
-            Self::Differs => "DIFFERS",
+            Self::Differs | Self::Unexpected => "DIFFERS",
             Self::WrongAsWritten => "WRONG-AS-WRITTEN",
             Self::NotHere => "NOT HERE",
         })

@@ -25,12 +25,12 @@ pub(crate) enum Demo {
 /// Bytes of a bufio.Reader and a bufio.Writer, unless told otherwise.
 const BUFFER: usize = 4096;
 
-/// frame.Decode: what comes after the length. It is believed, whatever it is.
+/// frame.Decode: what comes after the length. It is believed, whatever it is; below the least number it wraps, as Go's int32 does.
 #[allow(clippy::cast_sign_loss)] // a length below 4 is the experiment
 pub(crate) fn decode_frame(stream: &mut impl Read) -> io::Result<Vec<u8>> {
     let mut length = [0; 4];
     read_full(stream, &mut length)?;
-    let mut payload = vec![0; (i32::from_be_bytes(length) - 4) as usize];
+    let mut payload = vec![0; i32::from_be_bytes(length).wrapping_sub(4) as usize];
     read_full(stream, &mut payload)?;
     Ok(payload)
 }

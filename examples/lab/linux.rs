@@ -160,7 +160,7 @@ fn run(claims: &[&'static Claim], predict: bool, json: bool, budget: Option<Dura
         if json && claims.len() > 1 {
             eprintln!("{} of {}: {}", number + 1, claims.len(), claim.id);
         }
-        let guess = predict.then(|| ask(claim)).flatten();
+        let guess = (predict && !over && !matches!(claim.state, State::NotHere(_))).then(|| ask(claim));
         let started = Instant::now();
         let outcome = if over { Err(io::Error::other("the time for all of them was over")) } else { carry_out(claim, lab) };
         failed += usize::from(outcome.is_err());
@@ -179,19 +179,43 @@ fn run(claims: &[&'static Claim], predict: bool, json: bool, budget: Option<Dura
 }
 
 fn carry_out(claim: &Claim, lab: Lab) -> io::Result<Outcome> {
-    match claim.state {
+    let outcome = match claim.state {
         State::Runs(run) => run(lab),
         State::Substitute(run, instead) => run(lab).map(|outcome| {
             let note = format!("{instead} {}", outcome.note);
             outcome.note(note)
         }),
         State::NotHere(reason) => Ok(Outcome::new(Verdict::NotHere).note(reason)),
+    };
+    match outcome {
+        Err(error) if lacks_descriptors(&error) => Ok(Outcome::new(Verdict::NotHere).note(TOO_FEW)),
+        outcome => outcome,
     }
 }
 
-/// The learner's guess. None at the end of the input.
-fn ask(claim: &Claim) -> Option<String> {
-    report::say(format!("{}  {}\n    {}\n    your guess: ", claim.id, claim.says, claim.asks));
-    let guess = io::stdin().lock().lines().next()?.ok()?;
-    Some(guess.trim().to_string())
+const TOO_FEW: &str = "There are too few descriptors for it (ulimit -n).";
+
+/// Whether it is EMFILE or ENFILE, or stands for one.
+fn lacks_descriptors(error: &io::Error) -> bool {
+    let named = |error: &io::Error| matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE));
+    let mut inner: Option<&dyn Error> = error.get_ref().map(|inner| inner as _);
+    while let Some(error) = inner {
+        match error.downcast_ref::<io::Error>() {
+            Some(error) if lacks_descriptors(error) => return true,
+            _ => inner = error.source(),
+        }
+    }
+    named(error)
+}
+
+/// The learner's guess. What the lesson says comes with the result: it often is the answer.
+fn ask(claim: &Claim) -> String {
+    const NO_GUESS: &str = "(no guess)";
+    report::say(format!("{}  {}\n    your guess: ", claim.id, claim.asks));
+    let mut guess = Vec::new();
+    if !io::stdin().lock().read_until(b'\n', &mut guess).is_ok_and(|count| count > 0) {
+        report::say(format!("{NO_GUESS}\n"));
+        return NO_GUESS.into();
+    }
+    String::from_utf8_lossy(&guess).trim().to_string()
 }

@@ -97,7 +97,7 @@ pub(crate) const CLAIMS: &[Claim] = &[
         why: "A slice beyond the end panics, in Go as in Rust, and in Go a panic that nobody recovers ends the process. Every body of less than 8 bytes does it, and the peer decides how long it is: \
               00 00 00 08 02 and three letters are enough. The length is to be checked where the frame is cut, once, against the shortest packet there is; then slicing is safe. In Rust `get(..8)` or `split_at_checked` \
               make the compiler ask what else should happen.",
-        look: "strace -f -e trace=exit_group target/release/examples/lab run D9 (it ends with 0: eight panics were caught)",
+        look: "strace -f -e trace=exit_group target/release/examples/lab run D9 # it ends with 0: eight panics were caught",
         exercise: "Fuzz the twin of packet.Decode: random bytes, 20,000 times, until nothing panics. Which checks did it take?",
         state: State::Runs(bytes::d9),
     },

@@ -2,7 +2,12 @@
 
 use std::io::{self, BufRead, BufReader, Write};
 use std::os::unix::process::CommandExt;
-use std::process::{Child, ChildStdin, ChildStdout, Command, ExitStatus, Stdio};
+use std::process::{self, Child, ChildStdin, ChildStdout, Command, ExitStatus, Stdio};
+use std::thread;
+
+use rustix::event::{PollFd, PollFlags, poll};
+
+use super::tools::wait_for;
 
 /// What such a process does. What it reads and prints is the experiment's own.
 pub(crate) type Part = fn(&[String]) -> io::Result<()>;
@@ -10,10 +15,16 @@ pub(crate) type Part = fn(&[String]) -> io::Result<()>;
 /// Those that there are, by their names: each group adds its own.
 const ALL: &[&[(&str, Part)]] = &[super::dial::PARTS, super::listen::PARTS, super::write::PARTS, super::wrong::PARTS];
 
-/// Is such a process.
+/// Is such a process. It ends with its input at the latest: whoever killed the lab does not leave it behind.
 pub(crate) fn play(name: &str, args: &[String]) -> io::Result<()> {
     let part = ALL.iter().copied().flatten().find(|(other, _)| *other == name);
     let (_, part) = part.ok_or_else(|| io::Error::other(format!("there is no part {name}")))?;
+    thread::spawn(|| {
+        // Asked for nothing, it waits until nobody is left who could write into the pipe (poll(2)), and takes nothing from the part.
+        if poll(&mut [PollFd::new(&io::stdin(), PollFlags::empty())], None).is_ok() {
+            process::exit(0);
+        }
+    });
     part(args)
 }
 
@@ -65,10 +76,13 @@ impl Player {
         Ok(())
     }
 
-    /// Waits for its end, with no more input for it.
+    /// Waits until it ends by itself: its input stays open.
+    ///
+    /// # Errors
+    /// If it does not.
     pub(crate) fn end(&mut self) -> io::Result<ExitStatus> {
-        self.input = None;
-        self.child.wait()
+        let ended = wait_for(|| !matches!(self.child.try_wait(), Ok(None)));
+        if ended { self.child.wait() } else { Err(io::ErrorKind::TimedOut.into()) }
     }
 }
 

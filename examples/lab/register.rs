@@ -46,8 +46,9 @@ pub(crate) fn choose(text: &str) -> Result<Vec<&'static Claim>, String> {
     let chosen: Vec<_> =
         claims.iter().copied().filter(|claim| from.is_some() && to.is_some() && (from..=to).contains(&place(claim.id))).collect();
     if chosen.is_empty() {
+        let what = if from.is_some() && to.is_some() && from > to { "the range is empty" } else { "this is no claim" };
         let (first, last) = (claims.first().map_or("", |claim| claim.id), claims.last().map_or("", |claim| claim.id));
-        return Err(format!("{text} is no claim; there are {first} to {last} (see `lab list`), ranges such as C32..C38, and `all`"));
+        return Err(format!("{text}: {what}; there are {first} to {last} (see `lab list`), ranges such as C32..C38, and `all`"));
     }
     Ok(chosen)
 }

@@ -11,8 +11,13 @@ use super::claim::{Claim, Outcome, State, Verdict};
 /// Prints a text. Who reads no further, as `head` does not, has seen enough.
 pub(crate) fn say(text: impl AsRef<str>) {
     let mut out = io::stdout().lock();
-    if out.write_all(text.as_ref().as_bytes()).and_then(|()| out.flush()).is_err() {
-        std::process::exit(0);
+    match out.write_all(text.as_ref().as_bytes()).and_then(|()| out.flush()) {
+        Ok(()) => {}
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => std::process::exit(0),
+        Err(error) => {
+            eprintln!("lab: the output cannot be written: {error}");
+            std::process::exit(1);
+        }
     }
 }
 
@@ -42,7 +47,10 @@ fn state_of(claim: &Claim) -> (&'static str, &'static str) {
 pub(crate) fn outcome(claim: &Claim, outcome: &io::Result<Outcome>, guess: Option<&str>, took: Duration) -> String {
     let mut text = format!("{}  [{:.1} s]\n", claim.id, took.as_secs_f64());
     text += &paragraph("the lesson", claim.says);
-    text += &guess.map_or(String::new(), |guess| paragraph("your guess", guess));
+    if let Some(guess) = guess {
+        text += &paragraph("the question", claim.asks);
+        text += &paragraph("your guess", guess);
+    }
     match outcome {
         Ok(Outcome { verdict, measured, note }) => {
             for measured in measured {
@@ -71,8 +79,12 @@ pub(crate) fn outcome_json(claim: &Claim, outcome: &io::Result<Outcome>) -> Valu
 }
 
 fn why(claim: &Claim, verdict: Verdict, note: &str) -> String {
-    let why = if verdict == Verdict::NotHere { "" } else { claim.why };
-    format!("{why} {note}").trim().to_string()
+    const UNEXPECTED: &str = "The measurement did not come out as it is known to: this run does not bear out the explanation that follows.";
+    match verdict {
+        Verdict::NotHere => note.trim().to_string(),
+        Verdict::Unexpected => format!("{UNEXPECTED} {} {note}", claim.why).trim().to_string(),
+        _ => format!("{} {note}", claim.why).trim().to_string(),
+    }
 }
 
 pub(crate) fn explanation(claim: &Claim) -> String {
@@ -89,8 +101,12 @@ pub(crate) fn explanation(claim: &Claim) -> String {
 /// A program to begin with.
 pub(crate) fn exercise(claim: &Claim) -> String {
     let Claim { id, says, asks, exercise, .. } = claim;
+    let right = match claim.state {
+        State::NotHere(_) => String::new(),
+        _ => format!("// It is right when it answers this as `cargo run --release --example lab -- run {id}` does: {asks}\n"),
+    };
     format!(
-        "// {id}: {says}\n// Task: {exercise}\n// It is right when it answers this as `lab run {id}` does: {asks}\n\
+        "// {id}: {says}\n// Task: {exercise}\n{right}// To begin with, both ends of a connection, for a task that needs one.\n\
          use std::io::{{self, Read, Write}};\n\
          use std::net::{{TcpListener, TcpStream}};\n\n\
          fn main() -> io::Result<()> {{\n    \

@@ -68,7 +68,7 @@ pub(crate) const CLAIMS: &[Claim] = &[
         id: "E5",
         says: "“花费太多时间在系统调用上了” pprof shows Syscall as the biggest box: too much time goes into system calls",
         asks: "How many system calls does the lesson's demo2 make for one request?",
-        why: "Four: the length and the rest are read with one call each, and written with one each. A call into the kernel takes many times what it takes to decode a packet, the more as each write of a small piece sends a \
+        why: "It makes four calls: the length and the rest are read with one call each, and written with one each. A call into the kernel takes many times what it takes to decode a packet, the more as each write of a small piece sends a \
               segment of its own. pprof finds that by looking: SIGPROF interrupts the process each 10 ms of CPU time, and the box is as large as the share of looks that found it there. Counting \
               finds it too, and does not depend on luck.",
         look: "strace -f -c -e trace=sendto,recvfrom target/release/examples/lab run E5",
@@ -79,7 +79,7 @@ pub(crate) const CLAIMS: &[Claim] = &[
         id: "E6",
         says: "“优化后的服务端的处理性能提升到27w/s左右…提升了足有45%” With bufio on both sides, 270,000 a second: 45 % more",
         asks: "A client sends one request to demo3 and waits for its ack. How long?",
-        why: "For ever. bufio.Writer writes when its 4,096 bytes are full, and handleConn flushes only at the end (defer wbuf.Flush()): the ack of the first request leaves with the 293rd, and a client that waits for it never sends \
+        why: "It waits for ever. bufio.Writer writes when its 4,096 bytes are full, and handleConn flushes only at the end (defer wbuf.Flush()): the ack of the first request leaves with the 293rd, and a client that waits for it never sends \
               a second one. The lesson's client did not notice, since it does not wait. The gain is real, and to be had without the hang: flush before you wait, that is, whenever the reader has nothing buffered \
               (bufio.Reader.Buffered() == 0). A reactor knows that moment anyway: it writes once when it has handled all it has read.",
         look: "strace -f -e trace=sendto,recvfrom target/release/examples/lab run E6 2>&1 | grep -m 3 -e EAGAIN -e '= 4096$'",

@@ -141,11 +141,14 @@ pub(super) fn e6(_: Lab) -> io::Result<Outcome> {
     for depth in [1, 10, 100] {
         let (direct, flushing) = (demo_calls(Demo::Direct, depth)?, demo_calls(Demo::Flushing, depth)?);
         let reactor = calls_of(Model::Reactor, 1_000, depth)?;
-        let of_reactor = [Call::Read, Call::Write, Call::Wait].map(|call| reactor[call as usize]).iter().sum::<u64>() as f64 / 1_000.0;
-        holds &= (direct - 4.0).abs() < 0.01 && flushing < 2.1 && of_reactor < 3.1 && (depth < 100 || flushing.max(of_reactor) < 1.0);
+        let of_reactor = |calls: &[Call]| calls.iter().map(|call| reactor[*call as usize]).sum::<u64>() as f64 / 1_000.0;
+        let (calls, waits) = (of_reactor(&[Call::Read, Call::Write]), of_reactor(&[Call::Wait]));
+        // A loop may wait awake, and then it waits more often than it is woken.
+        let few = calls < 2.01 && waits < 5.0 && (depth > 1 || calls > 1.99) && (depth < 100 || flushing.max(calls) < 1.0);
+        holds &= (direct - 4.0).abs() < 0.01 && flushing < 2.1 && few;
         outcome = outcome.with(
             format!("calls a request, {depth} at once"),
-            format!("demo2 {direct:.2}; with buffers, flushed before waiting {flushing:.2}; the reactor, waits included, {of_reactor:.2}"),
+            format!("demo2 {direct:.2}; with buffers, flushed before waiting {flushing:.2}; the reactor {calls:.2}, and {waits:.2} waits"),
         );
     }
     outcome.verdict = outcome.verdict.only_if(holds);
@@ -219,14 +222,15 @@ pub(super) fn e8(_: Lab) -> io::Result<Outcome> {
     let allocated = allocations_of_demo(None)?;
     let (by_reactor, calls) = costs_of_reactor(DEPTH)?;
     let steps = [
-        ("as it is", demo_calls(Demo::Direct, DEPTH)?, allocated),
-        ("an ack in one write", demo_calls(Demo::OneWrite, DEPTH)?, allocated),
-        ("buffers on both sides, flushed before waiting", demo_calls(Demo::Flushing, DEPTH)?, allocated),
-        ("frames borrowed, acks encoded in place: the reactor", calls, by_reactor),
+        ("as it is", demo_calls(Demo::Direct, DEPTH)?, Some(allocated)),
+        ("an ack in one write", demo_calls(Demo::OneWrite, DEPTH)?, None), // only the calls are others
+        ("buffers on both sides, flushed before waiting", demo_calls(Demo::Flushing, DEPTH)?, None),
+        ("frames borrowed, acks encoded in place: the reactor", calls, Some(by_reactor)),
     ];
     let fewer_calls = steps[..3].windows(2).all(|pair| pair[1].1 < pair[0].1 - 0.5) && steps[3].1 < 1.0;
     let outcome = Outcome::new(Verdict::reproduced_if(fewer_calls && by_reactor < 0.001 && allocated > 1.0));
     Ok(steps.into_iter().fold(outcome.with("requests at once", DEPTH), |outcome, (step, calls, allocated)| {
-        outcome.with(step, format!("{calls:.2} calls and {allocated:.2} allocations a request"))
+        let allocated = allocated.map_or(String::new(), |allocated| format!(" and {allocated:.2} allocations"));
+        outcome.with(step, format!("{calls:.2} calls{allocated} a request"))
     }))
 }
