@@ -90,8 +90,84 @@ fn a_guess_is_asked_for_first_and_shown_beside_what_was_measured() {
     child.stdin.take().unwrap().write_all(b"ten, I think\n").unwrap();
     let output = text(&child.wait_with_output().unwrap());
     let (asked, told) = (output.find("your guess:").unwrap(), output.rfind("ten, I think").unwrap());
-    assert!(asked < told && told < output.find("verdict").unwrap(), "{output}");
+    let (question, lesson) = (output.find('?').unwrap(), output.find("the lesson").unwrap());
+    assert!(question < asked && asked < lesson, "the lesson's words hold the answer: {output}");
+    assert!(lesson < told && told < output.find("verdict").unwrap(), "{output}");
     assert!(output.contains("strace"), "how to see it oneself: {output}");
+}
+
+#[test]
+fn who_says_nothing_is_told_so_and_what_is_not_run_is_not_asked() {
+    let output = text(&lab(&["run", "C43", "--predict"]));
+    assert!(output.contains("your guess: (no guess)\n"), "{output}");
+    let list = json(&lab(&["list", "--json"]));
+    let not_here = list.iter().find(|claim| word(claim, "state") == "not here").unwrap();
+    let output = text(&lab(&["run", word(not_here, "claim"), "--predict"]));
+    assert!(!output.contains("your guess") && output.contains("NOT HERE"), "{output}");
+}
+
+#[test]
+fn what_cannot_be_written_is_an_error() {
+    let full = std::fs::File::options().write(true).open("/dev/full").unwrap();
+    let output = Command::new(example("lab")).args(["list", "--json"]).stdout(full).stderr(Stdio::piped()).output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("lab: "), "{output:?}");
+}
+
+/// The paragraphs of this name, each in one line.
+fn paragraphs(text: &str, name: &str) -> Vec<String> {
+    let mut found: Vec<String> = Vec::new();
+    let mut within = false;
+    for line in text.lines() {
+        if let Some(first) = line.strip_prefix("  ").and_then(|line| line.strip_prefix(name)) {
+            found.push(first.trim().to_string());
+            within = true;
+        } else if within && line.starts_with("    ") {
+            found.last_mut().unwrap().extend([" ", line.trim()]);
+        } else {
+            within = false;
+        }
+    }
+    found
+}
+
+#[test]
+fn what_is_to_be_looked_at_is_a_command() {
+    let looks = paragraphs(&text(&lab(&["explain", "all"])), "see it");
+    assert_eq!(looks.len(), CLAIMS.iter().map(|(_, count)| count).sum::<usize>());
+    for look in looks {
+        let Ok(output) = Command::new("bash").args(["-n", "-c", &look]).output() else {
+            return println!("not looked at: there is no bash");
+        };
+        assert!(output.status.success(), "{look}: {}", String::from_utf8_lossy(&output.stderr));
+    }
+}
+
+#[test]
+fn nothing_is_left_of_a_lab_that_was_killed() {
+    let mut lab = Command::new(example("lab")).args(["run", "C26"]).stdin(Stdio::null()).stdout(Stdio::null()).spawn().unwrap();
+    let is_of_it = |pid: &u32| std::fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| !stat.contains(") Z "));
+    let parts = until(|| {
+        let children = std::fs::read_to_string(format!("/proc/{0}/task/{0}/children", lab.id())).unwrap_or_default();
+        let children: Vec<u32> = children.split_whitespace().map(|pid| pid.parse().unwrap()).collect();
+        let spins = |pid: &u32| std::fs::read_to_string(format!("/proc/{pid}/cmdline")).is_ok_and(|line| line.contains("accept-or-spin"));
+        children.iter().any(spins).then_some(children)
+    });
+    lab.kill().unwrap();
+    lab.wait().unwrap();
+    let Some(parts) = parts else { return println!("not looked at: its parts are not to be seen in /proc") };
+    assert!(until(|| (!parts.iter().any(is_of_it)).then_some(())).is_some(), "{parts:?}");
+}
+
+/// What it comes to, as soon as it does.
+fn until<T>(mut look: impl FnMut() -> Option<T>) -> Option<T> {
+    for _ in 0..5000 {
+        if let Some(seen) = look() {
+            return Some(seen);
+        }
+        std::thread::sleep(std::time::Duration::from_millis(1));
+    }
+    None
 }
 
 #[test]

@@ -47,7 +47,7 @@ pub(crate) const CLAIMS: &[Claim] = &[
         asks: "Prometheus reads a counter every 5 s. How many values does it have for a rate over 15 s?",
         why: "rate(x[15s]) takes the samples of the last 15 s, three with a scrape each 5 s, and divides their growth by their time. A window of less than two scrapes is empty; and what happens within 5 s \
               is not seen at all. node_exporter with its dashboard 1860 shows the machine besides, to tell a slow server from a busy one.",
-        look: "docker compose up -d with the lesson's file, then the lesson's demo2 (no part of this crate)",
+        look: "docker compose up -d # with the lesson's file, then the lesson's demo2: neither is part of this crate",
         exercise: "Print the growth of Reactor::counters().frames once a second from a loop timer, and compare it with what the client says of itself.",
         state: State::NotHere(
             "It takes Prometheus, Grafana and Docker, and a page of metrics that this crate does not have yet. The counts that the page would show are run in E2.",
