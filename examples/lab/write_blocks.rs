@@ -133,7 +133,7 @@ pub(crate) fn c52(_: Lab) -> io::Result<Outcome> {
     if whole < WRITE || all < whole || all - whole >= WRITE {
         return Err(io::Error::other(format!("the writer did not block: {whole} bytes written, {all} in the buffers")));
     }
-    let mut outcome = Outcome::new(Verdict::reproduced_if(whole == THE_LESSONS))
+    let mut outcome = Outcome::new(if whole == THE_LESSONS { Verdict::Reproduced } else { Verdict::Differs }) // as on another system
         .with("the lesson, macOS", format!("blocked after {} bytes, 24,108 more were taken", thousands(THE_LESSONS)))
         .with(
             "buffers as the kernel chooses",
