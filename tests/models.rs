@@ -20,18 +20,27 @@ use util::{PATIENCE, ack, id, submit};
 const MODELS: [&str; 9] = ["iterative", "threads", "busy", "select", "poll", "epoll-lt", "epoll-et", "reactor", "netpoll"];
 
 /// What a model cannot do, and why. It is tried all the same: whoever can do it after all has no place here.
-const BY_DESIGN: [(&str, &str, &str); 6] = [
+const BY_DESIGN: [(&str, &str, &str); 13] = [
     ("iterative", "a second client is served beside an idle one", "its only thread waits in read for the first one"),
     ("iterative", "clients take turns", "its only thread waits in read for the first one"),
     ("iterative", "a client that does not read is nobody else's trouble", "its only thread waits in write for that one"),
     ("iterative", "half a request keeps nobody else waiting", "its only thread waits in read for the other half"),
     ("iterative", "1,100 clients are served at the same time", "it serves one at a time"),
     ("select", "1,100 clients are served at the same time", "an fd_set has room for the descriptors 0 to 1,023"),
+    ("iterative", REFUSED, UNREAD),
+    ("threads", REFUSED, UNREAD),
+    ("busy", REFUSED, UNREAD),
+    ("select", REFUSED, UNREAD),
+    ("poll", REFUSED, UNREAD),
+    ("epoll-lt", REFUSED, UNREAD),
+    ("epoll-et", REFUSED, UNREAD),
 ];
+const REFUSED: &str = "a refused client that still sends reads its last answers and the end, and no reset";
+const UNREAD: &str = "it closes with bytes unread, and does not linger";
 
 type Case = fn(SocketAddr, Duration) -> io::Result<()>;
 
-const CASES: [(&str, Case); 20] = [
+const CASES: [(&str, Case); 21] = [
     ("a request is answered", |addr, patience| Client::connect(addr, patience)?.ask(1)),
     ("an empty payload is answered", |addr, patience| {
         let mut client = Client::connect(addr, patience)?;
@@ -113,6 +122,16 @@ const CASES: [(&str, Case); 20] = [
         client.send(&[submit(id(1), b"before"), b"\x00\x00\x00\x0d\x7700000002".to_vec()].concat())?;
         client.expect(&ack(id(1)))?;
         client.expect_end()
+    }),
+    (REFUSED, |addr, patience| {
+        let mut client = Client::connect(addr, patience)?;
+        // More than anybody takes with one read.
+        client.send(&[submit(id(1), b"before"), b"\x00\x00\x00\x0d\x7700000002".to_vec(), vec![b'x'; 60_000]].concat())?;
+        client.expect(&ack(id(1)))?;
+        match client.stream.read(&mut [0; 16])? {
+            0 => Ok(()),
+            _ => Err(io::Error::other("more came instead of the end")),
+        }
     }),
     ("a reset in the middle of a request is nobody else's trouble", |addr, patience| {
         for _ in 0..20 {
@@ -243,8 +262,9 @@ fn the_table_is_complete_and_shows_what_each_model_pays_for() {
             number(model, what);
         }
         if model != "busy" {
-            // Who waits in the kernel uses nothing; the others' share depends on what else the machine does.
-            assert!(number(model, "idle_cpu_percent") * 10.0 < number("busy", "idle_cpu_percent"), "{model}: {table}");
+            // Who waits in the kernel uses nothing; how much the busy one gets depends on what else the machine does.
+            let most = f64::min(2.0, number("busy", "idle_cpu_percent") / 10.0);
+            assert!(number(model, "idle_cpu_percent") <= most, "{model}: {table}");
         }
         assert_eq!(row(model)["slow_client_hurts"], model == "iterative", "{model}");
         let served = if model == "iterative" { 1 } else { 1_000 };
@@ -253,6 +273,39 @@ fn the_table_is_complete_and_shows_what_each_model_pays_for() {
     }
     assert!(number("iterative", "clients_served") < 2.0);
     assert!(number("select", "clients_served") < 1_024.0);
+}
+
+/// Runs a command line in a shell, with the program's path as `$0`.
+fn shell(line: &str) -> std::process::Output {
+    Command::new("sh").args(["-c", line]).arg(example("models")).output().unwrap()
+}
+
+#[test]
+fn with_too_few_descriptors_and_no_place_for_plots_the_table_is_printed_all_the_same() {
+    let run = shell("ulimit -n 64; exec \"$0\" --models iterative,poll --idle 3,100 --svg /dev/null/plots --json");
+    let (said, complained) = (String::from_utf8_lossy(&run.stdout), String::from_utf8_lossy(&run.stderr));
+    assert!(run.status.success(), "{complained}");
+    let table: Value = serde_json::from_str(&said).unwrap();
+    let (iterative, poll) = (&table["models"][0], &table["models"][1]);
+    assert!(iterative["p50_us"].is_number() && iterative["error"].is_null(), "{said}");
+    assert!(poll["p50_us"].is_null() && poll["error"].is_string(), "{said}");
+    assert!(table["wait_ns"]["poll"]["100"].is_null(), "{said}");
+    assert!(complained.contains("no plots"), "{complained}");
+}
+
+#[test]
+fn an_odd_number_of_idle_connections_is_idle() {
+    let run = shell("exec \"$0\" --models iterative --idle 3 --svg /dev/null/plots --json");
+    let table: Value = serde_json::from_slice(&run.stdout).unwrap();
+    assert!(table["wait_ns"]["poll"]["3"].is_number(), "{table}");
+}
+
+#[test]
+fn who_cannot_be_written_to_is_no_reason_to_panic() {
+    let full = shell("exec \"$0\" --models iterative --idle 2 --svg /dev/null/plots >/dev/full");
+    assert_eq!(full.status.code(), Some(1), "{full:?}");
+    let closed = shell("{ \"$0\" --models iterative --idle 2 --svg /dev/null/plots; echo $? >&2; } | true");
+    assert!(String::from_utf8_lossy(&closed.stderr).trim_end().ends_with("\n0"), "{closed:?}");
 }
 
 /// A client that says what goes wrong instead of panicking.
@@ -290,7 +343,7 @@ impl Client {
         self.expect(&answers)
     }
 
-    /// Nothing more comes but the end. A reset is one too: some close with bytes unread.
+    /// Nothing more comes but the end. A reset is one too: some close with bytes unread ([`REFUSED`]).
     fn expect_end(&mut self) -> io::Result<()> {
         match self.stream.read(&mut [0; 16]) {
             Ok(0) => Ok(()),

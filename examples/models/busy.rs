@@ -7,7 +7,8 @@
 //!
 //! **Who waits, where:** nobody, nowhere.
 //!
-//! **Price:** a whole processor, idle or not, and millions of calls that come back with nothing; an answer takes longer the more clients there are.
+//! **Price:** a whole processor, idle or not, and millions of calls that come back with nothing; an answer takes longer the more clients there are;
+//! and a refused client that still sends is reset.
 
 use std::io;
 use std::net::TcpListener;

@@ -2,11 +2,9 @@
 
 use std::io::{self, ErrorKind};
 use std::net::{TcpListener, TcpStream};
-use std::thread;
-use std::time::Duration;
 
 use super::session::Session;
-use super::sys;
+use super::{complain, rest_after, sys};
 
 /// A connection: a non-blocking socket, and how far the conversation is.
 pub(crate) struct Conn {
@@ -57,7 +55,7 @@ impl Conn {
             Ok(count) => then(&mut self.session, count),
             Err(error) if error.kind() == ErrorKind::WouldBlock => return Step::Blocked,
             Err(error) => {
-                eprintln!("a connection ended: {error}");
+                complain(format_args!("a connection ended: {error}"));
                 return Step::Over;
             }
         }
@@ -75,10 +73,7 @@ pub(crate) fn accept(listener: &TcpListener) -> Option<Conn> {
         Ok(stream) => Some(Conn { stream, session: Session::default() }),
         Err(error) if error.kind() == ErrorKind::WouldBlock => None,
         Err(error) => {
-            // Too many open files, as a rule. The listener stays ready, so who goes on at once spins; here all clients wait a little
-            // instead. The reactor waits for this with a timer, and goes on serving meanwhile.
-            eprintln!("accept: {error}");
-            thread::sleep(Duration::from_millis(50));
+            rest_after(&error);
             None
         }
     }

@@ -10,7 +10,8 @@
 //! **Who waits, where:** one thread, in `epoll_wait`, for everybody.
 //!
 //! **Price:** what was said is to be remembered until the kernel says the contrary (EAGAIN): two bits for each client. Who reads a client until EAGAIN without a limit
-//! serves nobody else while that one sends; who has a limit must come back by himself. That is a reactor in the bud: `reactor.rs` is the same, grown up.
+//! serves nobody else while that one sends; who has a limit must come back by himself. A refused client that still sends is reset.
+//! That is a reactor in the bud: `reactor.rs` is the same, grown up.
 
 use std::io;
 use std::mem;

@@ -8,7 +8,8 @@
 //! **Who waits, where:** one thread, in `epoll_wait`, for everybody.
 //!
 //! **Price:** what one asks for, one gets, again and again: interest in writing must be taken away when there is nothing to write, and interest in reading
-//! when nothing is taken, each with an `epoll_ctl`. A wait costs as much as there is news, not as there are clients.
+//! when nothing is taken, each with an `epoll_ctl`. A wait costs as much as there is news, not as there are clients. A refused client
+//! that still sends is reset.
 
 use std::io;
 use std::net::TcpListener;

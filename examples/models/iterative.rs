@@ -6,20 +6,26 @@
 //!
 //! **Who waits, where:** the only thread, in `read`, for one client. All others wait for that client too.
 //!
-//! **Price:** none, and no second client. Who connects and says nothing stops the server for everybody.
+//! **Price:** none, and no second client. Who connects and says nothing stops the server for everybody; and a refused client that still sends is reset.
 
 use std::io;
 use std::net::{TcpListener, TcpStream};
 
 use super::session::Session;
-use super::sys;
+use super::{complain, rest_after, sys};
 
-pub(crate) fn serve(listener: &TcpListener) -> io::Result<()> {
+pub(crate) fn serve(listener: &TcpListener) -> ! {
     loop {
-        let stream = sys::accept(listener)?;
-        if let Err(error) = handle(&stream) {
-            eprintln!("a connection ended: {error}");
+        match sys::accept(listener) {
+            Ok(stream) => talk(&stream),
+            Err(error) => rest_after(&error),
         }
+    }
+}
+
+fn talk(stream: &TcpStream) {
+    if let Err(error) = handle(stream) {
+        complain(format_args!("a connection ended: {error}"));
     }
 }
 

@@ -8,12 +8,13 @@ mod table;
 mod wait_cost;
 
 use std::error::Error;
+use std::io::{self, ErrorKind, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand, ValueEnum};
 
-use servers::{Model, Serve};
+use servers::{Model, Serve, complain};
 
 /// Runs nine servers that speak the same protocol side by side, and prints what each costs.
 #[derive(Parser)]
@@ -53,8 +54,10 @@ pub(crate) fn main() -> ExitCode {
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
+        // Nobody reads any further: what was wanted has been said.
+        Err(error) if error.downcast_ref().is_some_and(|error: &io::Error| error.kind() == ErrorKind::BrokenPipe) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("models: {error}");
+            complain(format_args!("models: {error}"));
             ExitCode::FAILURE
         }
     }
@@ -65,17 +68,21 @@ fn compare(args: &Args) -> Result<(), Box<dyn Error>> {
     let models = if args.models.is_empty() { Model::value_variants() } else { &args.models };
     let mut rows = Vec::new();
     for (number, model) in models.iter().enumerate() {
-        eprintln!("{} of {}: {}", number + 1, models.len(), model.name());
-        rows.push(measure::measure(*model)?);
+        complain(format_args!("{} of {}: {}", number + 1, models.len(), model.name()));
+        rows.push(measure::measure(*model));
     }
-    eprintln!("what a wait costs");
+    complain("what a wait costs");
     let costs = wait_cost::measure(&args.idle);
-    let plots = plot::draw(&rows, &costs, &args.svg)?;
+    let mut out = io::stdout();
     if args.json {
-        println!("{}", table::json(&rows, &costs));
+        writeln!(out, "{}", table::json(&rows, &costs))?;
     } else {
-        print!("{}{}", table::models(&rows), table::wait_costs(&costs));
-        println!("\nplots: {}", plots.join(", "));
+        write!(out, "{}{}", table::models(&rows), table::wait_costs(&costs))?;
     }
-    Ok(())
+    match plot::draw(&rows, &costs, &args.svg) {
+        Ok(plots) if !args.json => writeln!(out, "\nplots: {}", plots.join(", "))?,
+        Ok(_) => {}
+        Err(error) => complain(format_args!("models: no plots: {error}")), // the figures are out
+    }
+    Ok(out.flush()?)
 }

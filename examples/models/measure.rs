@@ -12,9 +12,13 @@ use glassloop::submit::{ACK, ClientCodec, Id, Kind, Request};
 use super::servers::Model;
 use super::servers::child::Server;
 
-/// A row of the table.
+/// A row of the table: what a model costs, or why that is not known.
 pub(crate) struct Row {
     pub(crate) model: Model,
+    pub(crate) figures: Result<Figures, String>,
+}
+
+pub(crate) struct Figures {
     /// With so many idle clients.
     pub(crate) idle: usize,
     pub(crate) threads: u64,
@@ -27,7 +31,7 @@ pub(crate) struct Row {
     pub(crate) calls_of_many: f64,
     pub(crate) p50: Duration,
     pub(crate) p99: Duration,
-    /// How many of [`CROWD`] clients were served at the same time.
+    /// How many of the [`crowd_size`] clients were served at the same time.
     pub(crate) served: usize,
     /// Bytes of memory for each of them.
     pub(crate) memory: Option<u64>,
@@ -35,8 +39,10 @@ pub(crate) struct Row {
     pub(crate) slow_hurts: bool,
 }
 
-/// Clients that try to be served at the same time.
-pub(crate) const CROWD: usize = 1_200;
+/// Clients that try to be served at the same time, if there are descriptors for them.
+const CROWD: usize = 1_200;
+/// Descriptors that are left for everything else.
+const SPARE: u64 = 100;
 const IDLE: usize = 100;
 const LOCK_STEP: usize = 2_000;
 const BATCHES: usize = 50;
@@ -48,7 +54,17 @@ const DOUBT: Duration = Duration::from_secs(1);
 /// So many who are not answered one after the other prove that nobody is any more.
 const UNANSWERED: u32 = 3;
 
-pub(crate) fn measure(model: Model) -> io::Result<Row> {
+/// Clients that try to be served at the same time.
+pub(crate) fn crowd_size() -> usize {
+    let limit = rlimit::Resource::NOFILE.get_soft().unwrap_or(0);
+    CROWD.min(limit.saturating_sub(SPARE) as usize).max(1)
+}
+
+pub(crate) fn measure(model: Model) -> Row {
+    Row { model, figures: figures(model).map_err(|error| error.to_string()) }
+}
+
+fn figures(model: Model) -> io::Result<Figures> {
     // The one who serves one client only has none left for others.
     let idle = if model == Model::Iterative { 0 } else { IDLE };
     let mut child = Server::start(model)?;
@@ -73,8 +89,7 @@ pub(crate) fn measure(model: Model) -> io::Result<Row> {
     drop((others, client, child));
 
     let (served, memory) = crowd(model)?;
-    Ok(Row {
-        model,
+    Ok(Figures {
         idle,
         threads: after.threads,
         idle_cpu: (after.cpu.saturating_sub(before.cpu)).as_secs_f64() / seconds * 100.0,
@@ -103,7 +118,7 @@ fn crowd(model: Model) -> io::Result<(usize, Option<u64>)> {
     let mut clients = vec![Client::connect(child.addr, PATIENCE)?];
     clients[0].ask(1)?;
     let (before, mut served, mut unanswered) = (child.usage()?.memory, 1, 0);
-    while clients.len() < CROWD && unanswered < UNANSWERED {
+    while clients.len() < crowd_size() && unanswered < UNANSWERED {
         let Ok(mut client) = Client::connect(child.addr, DOUBT) else { break };
         if client.ask(1).is_ok() {
             (served, unanswered) = (served + 1, 0);

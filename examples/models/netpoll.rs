@@ -8,7 +8,7 @@
 //!   the reactor:   poll ─ waits ─► events ─► read ─► frame() ─► … ─► flush                           one thread for all
 //! ```
 //!
-//! **Who waits, where:** each task, in `read().await`, as it seems. In truth one thread, in `epoll_wait`: what waits is a value on the heap, a few hundred bytes.
+//! **Who waits, where:** each task, in `read().await`, as it seems. In truth one thread, in `epoll_wait`: what waits is a value on the heap, about a kilobyte, half of it its buffer.
 //!
 //! **Price:** an allocation for each client, a copy of each chunk of bytes; and a task that computes keeps all others waiting. Go has more threads for that.
 //!

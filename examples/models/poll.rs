@@ -8,7 +8,8 @@
 //!
 //! **Who waits, where:** one thread, in `poll`, for everybody.
 //!
-//! **Price:** as many descriptors as one likes, but each call copies the whole list and the kernel asks every one of them: ten times the idle clients, ten times the cost.
+//! **Price:** as many descriptors as one likes, but each call copies the whole list and the kernel asks every one of them: ten times the idle clients, ten times the cost;
+//! and a refused client that still sends is reset.
 
 use std::io;
 use std::net::TcpListener;

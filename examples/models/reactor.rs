@@ -40,7 +40,8 @@ pub(crate) fn serve(listener: &TcpListener) -> Result<(), Box<dyn Error>> {
     run(Service, listener)
 }
 
-/// Runs a loop for as long as the process lives. It counts its calls itself.
+/// Runs a loop for as long as the process lives. It counts its calls itself, but for a few that do not depend on requests: the accept that
+/// says that nobody waits any more, one for each time that somebody came; and the `epoll_ctl`s of the listener and of the bell, at the start.
 pub(crate) fn run<H: Handler>(handler: H, listener: &TcpListener) -> Result<(), Box<dyn Error>> {
     // Without the deadlines that the other models do not have: idle clients are kept.
     let config = Config { idle_timeout: None, ..Config::default() };

@@ -9,7 +9,7 @@
 //! **Who waits, where:** one thread, in `select`, for everybody.
 //!
 //! **Price:** each call copies all sets, and the kernel looks at every number up to the highest. A set holds the numbers 0 to 1,023 and no others,
-//! however few they are.
+//! however few they are. A refused client that still sends is reset.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -19,7 +19,7 @@ use std::os::fd::{AsRawFd, RawFd};
 use rustix::event::{FdSetElement, FdSetIter, fd_set_insert};
 
 use super::conn::{self, Conn, Step};
-use super::sys;
+use super::{complain, sys};
 
 /// How many numbers an `fd_set` of the C library has room for.
 pub(crate) const FD_SETSIZE: RawFd = 1024;
@@ -50,11 +50,13 @@ pub(crate) fn serve(listener: &TcpListener) -> io::Result<()> {
             }
         }
         for fd in FdSetIter::new(&read) {
-            if fd == listener.as_raw_fd() {
-                conns.extend(accept(listener));
-            } else if conns.get_mut(&fd).is_some_and(|conn| conn.receive_and_transmit(&mut buffer) == Step::Over) {
+            if conns.get_mut(&fd).is_some_and(|conn| conn.receive_and_transmit(&mut buffer) == Step::Over) {
                 conns.remove(&fd);
             }
+        }
+        // Last: a newcomer may have the number of one who has just left, and what is ready was said of that one.
+        if FdSetIter::new(&read).any(|fd| fd == listener.as_raw_fd()) {
+            conns.extend(accept(listener));
         }
     }
 }
@@ -64,7 +66,7 @@ fn accept(listener: &TcpListener) -> Option<(RawFd, Conn)> {
     let conn = conn::accept(listener)?;
     let fd = conn.stream.as_raw_fd();
     if fd >= FD_SETSIZE {
-        eprintln!("select cannot watch descriptor {fd}: its sets end at {}; the client is sent away", FD_SETSIZE - 1);
+        complain(format_args!("select cannot watch descriptor {fd}: its sets end at {}; the client is sent away", FD_SETSIZE - 1));
         return None;
     }
     Some((fd, conn))

@@ -1,4 +1,7 @@
 //! The nine servers, and how one of them is started.
+//!
+//! They differ in who waits, where; and, since the answer of a call is looked up in it, in the container of the connections: a list for busy and
+//! poll, which go through all of them, a tree by descriptor for select, a slab for who gets keys back, and none for who blocks.
 
 mod busy;
 pub(crate) mod child;
@@ -16,9 +19,11 @@ pub(crate) mod sys;
 mod threads;
 
 use std::error::Error;
+use std::fmt::Display;
 use std::io::{self, BufRead, Write};
 use std::net::TcpListener;
 use std::thread;
+use std::time::Duration;
 
 use clap::ValueEnum;
 use socket2::{Domain, Socket, Type};
@@ -74,9 +79,9 @@ pub(crate) fn serve(Serve { model, listen, report }: &Serve) -> Result<(), Box<d
     if *report {
         thread::Builder::new().name(child::REPORTER.into()).stack_size(64 * 1024).spawn(tell_calls)?;
     }
-    println!("listening on {}", listener.local_addr()?);
+    writeln!(io::stdout(), "listening on {}", listener.local_addr()?)?;
     match model {
-        Model::Iterative => iterative::serve(&listener)?,
+        Model::Iterative => iterative::serve(&listener),
         Model::Threads => threads::serve(&listener)?,
         Model::Busy => busy::serve(&listener)?,
         Model::Select => select::serve(&listener)?,
@@ -87,6 +92,18 @@ pub(crate) fn serve(Serve { model, listen, report }: &Serve) -> Result<(), Box<d
         Model::Netpoll => netpoll::serve(&listener)?,
     }
     Ok(())
+}
+
+/// A line on stderr; if nobody reads that, nobody does.
+pub(crate) fn complain(what: impl Display) {
+    let _ = writeln!(io::stderr(), "{what}");
+}
+
+/// After an error of accept: too many open files, as a rule. The client stays in the queue, so who goes on at once spins. Here all wait a
+/// little instead; the reactor waits for this with a timer, and goes on serving meanwhile.
+fn rest_after(error: &io::Error) {
+    complain(format_args!("accept: {error}"));
+    thread::sleep(Duration::from_millis(50));
 }
 
 /// A listener with room for many newcomers: std's own has room for 128.

@@ -25,7 +25,8 @@ const HIGH: usize = 64 * 1024;
 impl Session {
     /// Takes what was read, and queues an ack for each whole request. No bytes: the peer has ended its sending.
     ///
-    /// Behind bytes that are no request nothing more is taken; what was answered before still goes out.
+    /// Behind bytes that are no request nothing more is taken; what was answered before still goes out. Who then closes, with bytes unread, resets
+    /// the client: seven of the servers do. The library reads on, drops what comes, and waits a while for the client's end.
     pub(crate) fn feed(&mut self, bytes: &[u8]) {
         self.input.extend_from_slice(bytes);
         self.over |= bytes.is_empty();

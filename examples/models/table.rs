@@ -2,7 +2,9 @@
 
 use std::fmt::Write;
 
-use super::measure::{CROWD, Row};
+use serde_json::Value;
+
+use super::measure::{Figures, Row, crowd_size};
 use super::wait_cost::{CALLS, Cost};
 
 const HEAD: [&str; 11] = [
@@ -23,30 +25,48 @@ const HEAD: [&str; 11] = [
 pub(crate) fn models(rows: &[Row]) -> String {
     let mut lines = vec![HEAD.map(String::from)];
     lines.extend(rows.iter().map(|row| {
-        [
-            row.model.name(),
-            row.threads.to_string(),
-            format!("{:.1} %", row.idle_cpu),
-            format!("{:.0}", row.wakeups),
-            format!("{:.2}", row.calls),
-            format!("{:.2}", row.calls_of_many),
-            format!("{:.0}", micros(row.p50)),
-            format!("{:.0}", micros(row.p99)),
-            if row.served < CROWD { row.served.to_string() } else { format!("≥ {CROWD}") },
-            row.memory.map_or("n/a".into(), |bytes| bytes.to_string()),
-            if row.slow_hurts { "yes" } else { "no" }.into(),
-        ]
+        let mut line = HEAD.map(|_| "n/a".to_string());
+        line[0] = row.model.name();
+        if let Ok(figures) = &row.figures {
+            line[1..].clone_from_slice(&cells(figures));
+        }
+        line
     }));
     let mut text = columns(&lines);
+    let figures = || rows.iter().filter_map(|row| row.figures.as_ref().ok());
     let _ = writeln!(
         text,
         "\nthreads, CPU and wake-ups: with one client and {} more, all silent (iterative: with the one that it can serve)\n\
          calls/req: system calls a request, of a client that waits for each answer; of 100: of one that sends a hundred at once\n\
+         (epoll-et: up to 4 a request; fewer if the next request comes before the read that would have said EAGAIN)\n\
          p50, p99: how long that first client waits\n\
-         clients: how many of {CROWD} were answered at the same time; bytes/client: memory of the process, without the kernel's",
-        rows.iter().map(|row| row.idle).max().unwrap_or(0),
+         clients: how many of {} were answered at the same time; bytes/client: memory of the process, without the kernel's",
+        figures().map(|figures| figures.idle).max().unwrap_or(0),
+        crowd_size(),
     );
+    for row in rows {
+        if let Err(why) = &row.figures {
+            let _ = writeln!(text, "n/a: {}: {why}", row.model.name());
+        }
+    }
     text
+}
+
+/// A row, without its model.
+fn cells(figures: &Figures) -> [String; HEAD.len() - 1] {
+    let most = crowd_size();
+    [
+        figures.threads.to_string(),
+        format!("{:.1} %", figures.idle_cpu),
+        format!("{:.0}", figures.wakeups),
+        format!("{:.2}", figures.calls),
+        format!("{:.2}", figures.calls_of_many),
+        format!("{:.0}", micros(figures.p50)),
+        format!("{:.0}", micros(figures.p99)),
+        if figures.served < most { figures.served.to_string() } else { format!("≥ {most}") },
+        figures.memory.map_or("n/a".into(), |bytes| bytes.to_string()),
+        if figures.slow_hurts { "yes" } else { "no" }.into(),
+    ]
 }
 
 /// What a wait costs.
@@ -90,27 +110,7 @@ fn micros(time: std::time::Duration) -> f64 {
 
 /// Everything, as one object.
 pub(crate) fn json(rows: &[Row], costs: &[Cost]) -> String {
-    let rows: Vec<String> = rows
-        .iter()
-        .map(|row| {
-            format!(
-                "{{\"model\":\"{}\",\"threads\":{},\"idle_cpu_percent\":{:.3},\"wakeups_per_second\":{:.1},\"syscalls_per_request\":{:.4},\
-                 \"syscalls_per_request_of_100\":{:.4},\"p50_us\":{:.1},\"p99_us\":{:.1},\"clients_tried\":{CROWD},\"clients_served\":{},\
-                 \"bytes_per_client\":{},\"slow_client_hurts\":{}}}",
-                row.model.name(),
-                row.threads,
-                row.idle_cpu,
-                row.wakeups,
-                row.calls,
-                row.calls_of_many,
-                micros(row.p50),
-                micros(row.p99),
-                row.served,
-                row.memory.map_or("null".into(), |bytes| bytes.to_string()),
-                row.slow_hurts,
-            )
-        })
-        .collect();
+    let rows: Vec<String> = rows.iter().map(json_row).collect();
     let calls: Vec<String> = CALLS
         .iter()
         .enumerate()
@@ -125,4 +125,28 @@ pub(crate) fn json(rows: &[Row], costs: &[Cost]) -> String {
         })
         .collect();
     format!("{{\"models\":[{}],\"wait_ns\":{{{}}}}}", rows.join(","), calls.join(","))
+}
+
+/// A row: an "error" has it if its figures are not known.
+fn json_row(row: &Row) -> String {
+    let known = row.figures.as_ref().ok();
+    let number = |digits: usize, of: fn(&Figures) -> f64| known.map_or("null".into(), |figures| format!("{:.digits$}", of(figures)));
+    let mut fields = vec![
+        ("model", Value::from(row.model.name()).to_string()),
+        ("threads", number(0, |figures| figures.threads as f64)),
+        ("idle_cpu_percent", number(3, |figures| figures.idle_cpu)),
+        ("wakeups_per_second", number(1, |figures| figures.wakeups)),
+        ("syscalls_per_request", number(4, |figures| figures.calls)),
+        ("syscalls_per_request_of_100", number(4, |figures| figures.calls_of_many)),
+        ("p50_us", number(1, |figures| micros(figures.p50))),
+        ("p99_us", number(1, |figures| micros(figures.p99))),
+        ("clients_tried", crowd_size().to_string()),
+        ("clients_served", number(0, |figures| figures.served as f64)),
+        ("bytes_per_client", known.and_then(|figures| figures.memory).map_or("null".into(), |bytes| bytes.to_string())),
+        ("slow_client_hurts", known.map_or("null".into(), |figures| figures.slow_hurts.to_string())),
+    ];
+    if let Err(why) = &row.figures {
+        fields.push(("error", Value::from(why.as_str()).to_string()));
+    }
+    format!("{{{}}}", fields.iter().map(|(name, value)| format!("\"{name}\":{value}")).collect::<Vec<_>>().join(","))
 }

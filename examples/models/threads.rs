@@ -7,15 +7,14 @@
 //!
 //! **Who waits, where:** each thread, in `read`, for its own client. Nobody waits for anybody else.
 //!
-//! **Price:** a thread for each client, idle or not: a stack, a place in the scheduler, two context switches a request.
+//! **Price:** a thread for each client, idle or not: a stack, a place in the scheduler, two context switches a request; and a refused client that still sends is reset.
 
 use std::io;
 use std::net::{TcpListener, TcpStream};
 use std::thread;
-use std::time::Duration;
 
 use super::session::Session;
-use super::sys;
+use super::{complain, rest_after, sys};
 
 pub(crate) fn serve(listener: &TcpListener) -> io::Result<()> {
     loop {
@@ -23,21 +22,18 @@ pub(crate) fn serve(listener: &TcpListener) -> io::Result<()> {
             Ok(stream) => {
                 // No thread for him: the closure is dropped, and his connection with it.
                 if let Err(error) = thread::Builder::new().stack_size(128 * 1024).spawn(move || talk(&stream)) {
-                    eprintln!("no thread for a client: {error}");
+                    complain(format_args!("no thread for a client: {error}"));
                 }
             }
             // The lesson's loop ends here, whatever the error is. No descriptor left, say, is no reason to: some will be free again.
-            Err(error) => {
-                eprintln!("accept: {error}");
-                thread::sleep(Duration::from_millis(50));
-            }
+            Err(error) => rest_after(&error),
         }
     }
 }
 
 fn talk(stream: &TcpStream) {
     if let Err(error) = handle(stream) {
-        eprintln!("a connection ended: {error}");
+        complain(format_args!("a connection ended: {error}"));
     }
 }
 

@@ -34,7 +34,10 @@ fn beside(idle: usize) -> io::Result<[Result<f64, String>; 3]> {
 
 /// Many connections, of which one has something to be read.
 struct Crowd {
-    idle: Vec<TcpStream>,
+    /// Both ends of each pair: an end whose other one is closed would be ready.
+    ends: Vec<TcpStream>,
+    /// So many of them are waited for.
+    idle: usize,
     ready: TcpStream,
     _peer: TcpStream,
 }
@@ -43,18 +46,17 @@ impl Crowd {
     fn new(idle: usize) -> io::Result<Self> {
         let listener = TcpListener::bind("127.0.0.1:0")?;
         let pair = || Ok::<_, io::Error>([TcpStream::connect(listener.local_addr()?)?, listener.accept()?.0]);
-        let mut crowd = Vec::new();
-        while crowd.len() < idle {
-            crowd.extend(pair()?); // both of its ends are idle
+        let mut ends = Vec::new();
+        while ends.len() < idle {
+            ends.extend(pair()?);
         }
-        crowd.truncate(idle);
         let [mut peer, ready] = pair()?;
         peer.write_all(b"x")?;
-        Ok(Self { idle: crowd, ready, _peer: peer })
+        Ok(Self { ends, idle, ready, _peer: peer })
     }
 
     fn all(&self) -> impl Iterator<Item = &TcpStream> {
-        self.idle.iter().chain([&self.ready])
+        self.ends[..self.idle].iter().chain([&self.ready])
     }
 
     fn select(&self) -> io::Result<f64> {
