@@ -36,7 +36,7 @@ fn beside(idle: usize) -> io::Result<[Result<f64, String>; 3]> {
 struct Crowd {
     /// Both ends of each pair: an end whose other one is closed would be ready.
     ends: Vec<TcpStream>,
-    /// So many of them are waited for.
+    /// So many of them are waited for; with an odd number, one end is left out.
     idle: usize,
     ready: TcpStream,
     _peer: TcpStream,
