@@ -41,7 +41,7 @@ pub(crate) struct Outcome {
 
 /// The most turns in a rough world, of those in which time passes: else a loop that spins would be healed of it.
 const ROUGH_TURNS: u32 = 20_000;
-/// Turns in which no time passes before that counts as spinning.
+/// Turns in which hardly any time passes and nothing moves, before that counts as spinning.
 const SPIN: u32 = 100_000;
 /// Turns that a kind world may need.
 const PATIENCE: u32 = 10_000_000;
@@ -151,11 +151,26 @@ impl<H: Handler<Mail = u16> + 'static, W: Wire, const STRICT: bool> Scene<H, W, 
         }
     }
 
+    /// All that the loop has moved so far.
+    fn moved(&mut self) -> u64 {
+        let counters = self.sim.reactor().counters();
+        counters.bytes_read
+            + counters.bytes_written
+            + counters.frames
+            + counters.queued
+            + counters.accepted
+            + counters.dialed
+            + counters.closed
+            + counters.timers
+            + counters.letters
+    }
+
     fn run(mut self) -> Outcome {
-        let (mut idle, mut rough_turns) = (0, 0);
+        let (mut idle, mut rough_turns, mut moved) = (0, 0, 0);
+        let mut in_a_moment = false;
         let stopped = loop {
             let now = self.sim.now();
-            rough_turns += u32::from(idle == 0);
+            rough_turns += u32::from(!in_a_moment);
             if self.kind_turns.is_none() && (now >= self.drawn.rough || rough_turns > ROUGH_TURNS) {
                 self.heal();
             }
@@ -177,8 +192,10 @@ impl<H: Handler<Mail = u16> + 'static, W: Wire, const STRICT: bool> Scene<H, W, 
             if let Some(turns) = &mut self.kind_turns {
                 *turns += 1;
             }
-            // A poll that does not wait takes a moment, too.
-            idle = if self.sim.now().saturating_sub(now) < Duration::from_micros(1) { idle + 1 } else { 0 };
+            // A poll that does not wait takes a moment, too. Who moves something meanwhile does not spin, however little that is.
+            in_a_moment = self.sim.now().saturating_sub(now) < Duration::from_micros(1);
+            let before = std::mem::replace(&mut moved, self.moved());
+            idle = if in_a_moment && moved == before { idle + 1 } else { 0 };
             let asleep = self.sim.is_asleep() && until.is_none() && self.sim.reactor().next_deadline().is_none();
             let kind_time = self.sim.now().saturating_sub(self.kind_since);
             let what = match self.kind_turns {
