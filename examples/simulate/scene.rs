@@ -42,7 +42,7 @@ pub(crate) struct Outcome {
 /// The most turns in a rough world, of those in which time passes: else a loop that spins would be healed of it.
 const ROUGH_TURNS: u32 = 20_000;
 /// Turns in which hardly any time passes and nothing moves, before that counts as spinning.
-const SPIN: u32 = 100_000;
+const SPIN: u32 = 10_000;
 /// Turns that a kind world may need.
 const PATIENCE: u32 = 10_000_000;
 
