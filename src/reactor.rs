@@ -4,6 +4,7 @@ mod accept;
 mod calls;
 mod dial;
 mod outside;
+mod scratch;
 mod serve;
 mod slots;
 mod spin;
@@ -15,6 +16,7 @@ use std::time::{Duration, Instant};
 
 use self::accept::Listener;
 use self::dial::Attempt;
+use self::scratch::Scratch;
 use self::slots::Slots;
 use self::spin::Spin;
 use self::stop::Phase;
@@ -74,8 +76,7 @@ pub struct Reactor<H: Handler, N: Net = MioNet> {
     /// Connections that are over; their slots are freed when the turn ends, and never inside a batch.
     closed: VecDeque<ConnectionId>,
     events: Vec<Event>,
-    /// The read buffer that all connections share.
-    scratch: Box<[u8]>,
+    scratch: Scratch,
     /// Bytes of memory that the buffers of all connections hold.
     buffered: usize,
     spin: Spin,
@@ -124,7 +125,7 @@ impl<H: Handler, N: Net> Reactor<H, N> {
             touched: Vec::new(),
             closed: VecDeque::new(),
             events: Vec::with_capacity(config.events_per_turn),
-            scratch: vec![0; config.scratch].into_boxed_slice(),
+            scratch: Scratch::new(config.scratch),
             buffered: 0,
             spin: Spin::new(config.spin),
             max_connections,

@@ -61,6 +61,7 @@ impl<H: Handler, N: Net> Reactor<H, N> {
             } else if phase.is_draining() && slot.is_to_end() {
                 break; // it ends, and is read no more
             } else if slot.connection.is_reading() && slot.readiness.has(Readiness::READABLE) && budget > 0 {
+                let scratch = scratch.bytes();
                 let room = budget.min(scratch.len());
                 budget = budget.saturating_sub(slot.fill(&mut scratch[..room], handler, shared));
             } else {
