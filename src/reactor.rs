@@ -209,9 +209,9 @@ impl<H: Handler, N: Net> Reactor<H, N> {
 
     /// Hands each event to whom it is for.
     fn dispatch(&mut self) {
-        let mut events = std::mem::take(&mut self.events);
-        self.more = events.len() >= self.shared.config.events_per_turn;
-        for event in events.drain(..) {
+        self.more = self.events.len() >= self.shared.config.events_per_turn;
+        for number in 0..self.events.len() {
+            let event = self.events[number];
             match Token::unpack(event.token) {
                 Token::Listener(number) => match self.listeners.get_mut(number) {
                     Some(listener) => {
@@ -224,7 +224,7 @@ impl<H: Handler, N: Net> Reactor<H, N> {
                 token @ Token::Connection { .. } => self.hear(token, &event),
             }
         }
-        self.events = events;
+        self.events.clear();
         self.accept();
     }
 

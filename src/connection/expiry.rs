@@ -45,12 +45,6 @@ impl<C: Codec, S> Connection<C, S> {
         first
     }
 
-    /// Whether nothing can have become due earlier than it was: the common case, told by a few loads.
-    #[inline]
-    pub(crate) fn is_at_rest(&self) -> bool {
-        self.inbox.is_empty() && self.out.is_empty() && self.deadlines.are_unset() && matches!(self.state, State::Open(_))
-    }
-
     /// Draws the consequences if its first deadline has passed; whether one had.
     pub fn expire<H: Handler<Codec = C, State = S>>(&mut self, handler: &mut H, shared: &mut Shared) -> bool {
         let Some((_, expiry)) = self.next_expiry(shared).filter(|(tick, _)| *tick <= shared.clock.tick()) else { return false };

@@ -73,7 +73,9 @@ impl<H: Handler, N: Net> Reactor<H, N> {
         } else {
             slot.connection.slim();
         }
-        self.settle(id);
+        if phase.is_draining() || !slot.is_at_rest(shared) {
+            self.settle(id);
+        }
         self.relieve();
     }
 
@@ -138,7 +140,6 @@ impl<H: Handler, N: Net> Reactor<H, N> {
     }
 
     /// Sees to it that whatever a connection waits for will come: an event, its place on the queue, a deadline, or the end.
-    #[inline]
     pub(super) fn settle(&mut self, id: ConnectionId) {
         let Self { slots, handler, shared, phase, .. } = self;
         let Some(slot) = slots.get(id) else { return };
@@ -162,14 +163,12 @@ impl<H: Handler, N: Net> Reactor<H, N> {
             _ => {}
         }
         slot.account(&mut self.buffered);
-        // Its deadlines: where bytes have moved and nothing waits they have only moved on, and the look that is due finds out.
-        if !slot.connection.is_at_rest() || slot.look.is_some() != shared.config.idle_timeout.is_some() {
-            let tick = match slot.connection.state() {
-                State::Connecting => self.dials.get(&id).map(|attempt| attempt.until),
-                _ => slot.connection.next_expiry(shared).map(|(tick, _)| tick),
-            };
-            slot.look_by(tick, shared);
-        }
+        // Its deadlines.
+        let tick = match slot.connection.state() {
+            State::Connecting => self.dials.get(&id).map(|attempt| attempt.until),
+            _ => slot.connection.next_expiry(shared).map(|(tick, _)| tick),
+        };
+        slot.look_by(tick, shared);
         // What no event will come for.
         if slot.is_unfinished() && !slot.queued {
             slot.queued = true;
@@ -180,12 +179,25 @@ impl<H: Handler, N: Net> Reactor<H, N> {
 }
 
 impl<H: Handler, N: Net> Slot<H, N> {
+    /// Whether there is nothing to settle: it waits for its peer's next frame and for nothing else, as most do most of the time. All its deadlines
+    /// can have done is to move on with the bytes, and the look that is due finds out.
+    #[inline]
+    fn is_at_rest(&self, shared: &Shared) -> bool {
+        let has = |bit| self.readiness.has(bit);
+        self.connection.is_at_rest()
+            && !(has(Readiness::READABLE) || has(Readiness::WRITE_CLOSED) || has(Readiness::BROKEN))
+            && self.counted == 0
+            && self.look.is_some() == shared.config.idle_timeout.is_some()
+    }
+
     /// Writes until all is sent or the socket takes no more. Returns how many bytes it took.
     #[inline]
     fn flush(&mut self, shared: &mut Shared) -> usize {
-        if self.connection.has_nothing_to_say() {
-            return 0;
-        }
+        if self.connection.has_nothing_to_say() { 0 } else { self.write_out(shared) }
+    }
+
+    #[inline(never)] // so that asking costs no more than the question
+    fn write_out(&mut self, shared: &mut Shared) -> usize {
         let id = self.connection.id();
         // After a reset the frames before it can still be read; a write that fails would end the connection first.
         if self.readiness.has(Readiness::WRITE_CLOSED) && self.readiness.has(Readiness::READABLE) && self.connection.is_reading() {
