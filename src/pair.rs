@@ -134,9 +134,9 @@ macro_rules! seen_by {
             panic!("connection {} is not the one's it was said to be", cx.id)
         };
         let sends = std::mem::replace(&mut cx.sends, crate::handler::Sends::Closed);
-        let (out, deadlines) = (&mut *cx.out, &mut *cx.deadlines);
+        let (out, deadlines, mark) = (&mut *cx.out, &mut *cx.deadlines, cx.mark);
         let mut seen: Context<'_, $handler> =
-            Context { id: cx.id, peer: cx.peer, codec, state, out, shared: &mut *cx.shared, sends, deadlines };
+            Context { id: cx.id, peer: cx.peer, codec, state, out, shared: &mut *cx.shared, sends, mark, deadlines };
         let answer = $call(&mut seen);
         cx.sends = seen.sends;
         answer

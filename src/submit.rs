@@ -231,12 +231,9 @@ impl Codec for ServerCodec {
     #[inline]
     fn decode<'a>(&mut self, input: &mut Input<'a>) -> Result<Option<Request<'a>>, Error> {
         let Some(Packet { command, id, rest: payload }) = decode(input, HEADER, self.max_request)? else { return Ok(None) };
-        let kind = match command {
-            0x01 => Kind::Conn,
-            0x02 => Kind::Submit,
-            _ => return Err(Error::UnknownCommand { command }),
-        };
-        Ok(Some(Request { kind, id, payload }))
+        // By a table: so no jump has to tell the two apart.
+        let kind = [Kind::Conn, Kind::Submit].get(usize::from(command.wrapping_sub(0x01)));
+        Ok(Some(Request { kind: *kind.ok_or(Error::UnknownCommand { command })?, id, payload }))
     }
 
     #[inline]

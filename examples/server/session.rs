@@ -39,10 +39,11 @@ impl Handler for Service {
 
     #[inline]
     fn frame(&mut self, request: Request<'_>, cx: &mut Context<'_, Self>) -> Verdict {
-        match (*cx.state(), request.kind) {
-            (_, Kind::Conn) => *cx.state() = Session::Ready,
-            (Session::Ready, Kind::Submit) => {}
-            (Session::AwaitsConn, Kind::Submit) => return refuse(request.id, cx),
+        if let Session::AwaitsConn = cx.state() {
+            match request.kind {
+                Kind::Conn => *cx.state() = Session::Ready,
+                Kind::Submit => return refuse(request.id, cx),
+            }
         }
         cx.send(request.ack(Outcome::Done));
         Verdict::Continue

@@ -7,7 +7,7 @@ use crate::handler::{Context, Handler, Sends, Shared};
 use crate::observe::Step;
 use crate::reason::CloseReason;
 use crate::state::Cause;
-use crate::verdict::{Direction, Verdict};
+use crate::verdict::Verdict;
 
 impl<C: Codec, S> Connection<C, S> {
     /// Runs one callback; returns what its verdict means.
@@ -35,17 +35,14 @@ impl<C: Codec, S> Connection<C, S> {
         let mut taken = 0;
         let mut need = Need::Now;
         let (mut held_back, before) = (false, self.out.len());
-        let (command_high, write_high) = (shared.config.command_high, shared.config.write_high);
         let cause = self.guarded(shared, |connection, shared| {
             let mut cx = connection.context::<H>(shared);
-            let mut rest = bytes;
-            while !rest.is_empty() {
-                if cx.deadlines.is_over(Direction::Read, &cx.shared.clock) {
-                    return Some(Cause::Yield); // the handler is told first
-                }
-                if cx.shared.commands.is_full(command_high) {
+            while taken < bytes.len() {
+                let is_watched = !cx.is_carefree();
+                if is_watched && cx.is_to_yield() {
                     return Some(Cause::Yield);
                 }
+                let rest = &bytes[taken..];
                 let mut input = Input::new(rest);
                 let frame = match cx.codec.decode(&mut input) {
                     Ok(Some(frame)) => frame,
@@ -57,19 +54,20 @@ impl<C: Codec, S> Connection<C, S> {
                     Err(error) => return Some(Cause::Close(CloseReason::Protocol(C::boxed(error)))),
                 };
                 assert!(input.taken() > 0, "the codec made a frame of nothing");
-                rest = input.bytes();
-                taken = bytes.len() - rest.len(); // kept up to date, since the handler may panic
-                cx.deadlines.shake_hands();
-                let (id, bytes) = (cx.id, input.taken());
-                cx.shared.observe.note(move || Step::Frame { id, bytes });
+                taken += input.taken(); // before the handler is called, since it may panic
+                if is_watched {
+                    cx.deadlines.shake_hands();
+                }
+                let (id, length) = (&cx.id, input.taken());
+                cx.shared.observe.note(move || Step::Frame { id: *id, bytes: length });
                 let verdict = handler.frame(frame, &mut cx);
+                if verdict == Verdict::Continue && cx.is_carefree() {
+                    continue;
+                }
                 // Only what the frames themselves have caused holds them back. If a peer were not read because of what we
                 // send of our own accord, and we not by him for the same reason, both would wait for ever.
-                if cx.out.len() >= write_high && cx.out.len() > before {
-                    held_back = true;
-                    return cx.conclude(verdict).or(Some(Cause::Choke));
-                }
-                if let Some(cause) = cx.conclude(verdict) {
+                held_back = cx.out.len() >= cx.shared.config.write_high && cx.out.len() > before;
+                if let Some(cause) = cx.conclude(verdict).or(held_back.then_some(Cause::Choke)) {
                     return Some(cause);
                 }
             }
@@ -106,7 +104,8 @@ impl<C: Codec, S> Connection<C, S> {
             *moved = shared.clock.stamp();
         }
         let sends = Sends::of(deadlines, shared);
-        Context { id: *id, peer, codec, state: user, out: out.buffer(), shared, sends, deadlines }
+        let mark = shared.config.write_high.min(shared.config.write_cap);
+        Context { id: *id, peer, codec, state: user, out: out.buffer(), shared, sends, mark, deadlines }
     }
 }
 

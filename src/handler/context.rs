@@ -30,14 +30,18 @@ pub struct Context<'c, H: Handler> {
     pub(crate) out: &'c mut BytesMut,
     pub(crate) shared: &'c mut Shared,
     pub(crate) sends: Sends,
+    /// Bytes queued from which on there is something to look at: a mark or the cap.
+    pub(crate) mark: usize,
     pub(crate) deadlines: &'c mut Deadlines,
 }
 
-/// Whether messages for this connection are still taken.
+/// Whether messages for this connection are still taken, and frames handled one after the other.
 #[derive(Debug)]
 pub(crate) enum Sends {
     /// They are.
     Open,
+    /// They are; but after each frame there is something to look at: the handler's own deadlines, what it asks of others, or its queue.
+    Watched,
     /// A message could not be; the connection ends for this reason.
     Refused(CloseReason),
     /// The write deadline is over.
@@ -86,17 +90,28 @@ impl<E: Error + 'static> Error for SendError<E> {
 }
 
 impl<H: Handler> Context<'_, H> {
-    /// What a callback's verdict, and what it sent, mean for the connection.
+    /// Whether a batch may go on without a look at anything: the common case, told by one load.
     #[inline]
-    pub(crate) fn conclude(&mut self, verdict: Verdict) -> Option<Cause> {
-        match (verdict, &self.sends) {
-            (Verdict::Continue, Sends::Open) => None,
-            _ => self.conclude_otherwise(verdict),
+    pub(crate) fn is_carefree(&self) -> bool {
+        matches!(self.sends, Sends::Open)
+    }
+
+    /// Whether the loop has something to do before the next frame: to tell the handler that its deadline has passed, or to carry out what it asked of others.
+    #[cold]
+    #[inline(never)]
+    pub(crate) fn is_to_yield(&self) -> bool {
+        self.deadlines.is_over(Direction::Read, &self.shared.clock) || self.shared.commands.is_full(self.shared.config.command_high)
+    }
+
+    /// From here on the batch looks about after each frame.
+    fn watch(&mut self) {
+        if let Sends::Open = self.sends {
+            self.sends = Sends::Watched;
         }
     }
 
-    #[cold]
-    fn conclude_otherwise(&mut self, verdict: Verdict) -> Option<Cause> {
+    /// What a callback's verdict, and what it sent, mean for the connection.
+    pub(crate) fn conclude(&mut self, verdict: Verdict) -> Option<Cause> {
         if verdict != Verdict::Continue {
             self.shared.observe.note(|| Step::Verdict { id: self.id, verdict });
         }
@@ -126,7 +141,7 @@ impl<H: Handler> Context<'_, H> {
             SendError::Unencodable(error) => CloseReason::Unencodable(H::Codec::boxed(error)),
         };
         match self.sends {
-            Sends::Open | Sends::Expired => self.sends = Sends::Refused(reason),
+            Sends::Open | Sends::Watched | Sends::Expired => self.sends = Sends::Refused(reason),
             Sends::Refused(_) => {}
             Sends::Closed => log::error!("connection {} had a message at its end that is lost: {reason}", self.id),
         }
@@ -181,33 +196,40 @@ impl<H: Handler> Context<'_, H> {
     /// [`SendError`]. Nothing was queued then.
     #[inline(always)]
     pub fn try_send<'m>(&mut self, message: impl Into<MessageOf<'m, H>>) -> Result<(), SendError<<H::Codec as Codec>::Error>> {
-        let Sends::Open = self.sends else { return Err(self.why_not()) };
+        if !self.is_carefree() {
+            self.check_open()?;
+        }
         let (codec, before) = (&mut *self.codec, self.out.len());
-        match append_whole(self.out, |out| codec.encode(message.into(), out)) {
-            Ok(bytes) if before + bytes <= self.shared.config.write_cap => {
-                let id = self.id;
-                self.shared.observe.note(move || Step::Queued { id, bytes });
-                Ok(())
-            }
-            Ok(_) => Err(self.take_back(before)),
-            Err(error) => Err(SendError::Unencodable(error)),
+        let bytes = append_whole(self.out, |out| codec.encode(message.into(), out)).map_err(SendError::Unencodable)?;
+        if before + bytes >= self.mark {
+            self.check_room(before)?;
         }
+        let id = &self.id;
+        self.shared.observe.note(move || Step::Queued { id: *id, bytes });
+        Ok(())
     }
 
     #[cold]
-    fn why_not(&self) -> SendError<<H::Codec as Codec>::Error> {
+    #[inline(never)]
+    fn check_open(&self) -> Result<(), SendError<<H::Codec as Codec>::Error>> {
         match self.sends {
-            Sends::Expired => SendError::DeadlinePassed,
-            Sends::Open | Sends::Refused(_) | Sends::Closed => SendError::Closed,
+            Sends::Open | Sends::Watched => Ok(()),
+            Sends::Expired => Err(SendError::DeadlinePassed),
+            Sends::Refused(_) | Sends::Closed => Err(SendError::Closed),
         }
     }
 
-    /// The last message made the queue longer than it may be.
+    /// The last message has made the queue long: takes it back if that is longer than it may be.
     #[cold]
-    fn take_back(&mut self, before: usize) -> SendError<<H::Codec as Codec>::Error> {
-        let queued = self.out.len();
-        self.out.truncate(before);
-        SendError::OutboxFull { queued, cap: self.shared.config.write_cap }
+    #[inline(never)]
+    fn check_room(&mut self, before: usize) -> Result<(), SendError<<H::Codec as Codec>::Error>> {
+        let (queued, cap) = (self.out.len(), self.shared.config.write_cap);
+        if queued > cap {
+            self.out.truncate(before);
+            return Err(SendError::OutboxFull { queued, cap });
+        }
+        self.watch();
+        Ok(())
     }
 
     /// Sends `message` to another connection, or to this one: encoded now, by this connection's codec, and delivered after the batch.
@@ -216,6 +238,7 @@ impl<H: Handler> Context<'_, H> {
     /// for it ([`Config::write_cap`](crate::Config::write_cap)) it closes with [`CloseReason::OutboxFull`], and with [`CloseReason::WriteDeadline`] if that of `to` has passed. A message that the codec refuses ends
     /// *this* connection with [`CloseReason::Unencodable`].
     pub fn send_to<'m>(&mut self, to: ConnectionId, message: impl Into<MessageOf<'m, H>>) {
+        self.watch();
         let codec = &mut *self.codec;
         if let Err(error) = self.shared.commands.push_send(to, |out| codec.encode(message.into(), out)) {
             self.refuse(SendError::Unencodable(error));
@@ -224,11 +247,13 @@ impl<H: Handler> Context<'_, H> {
 
     /// Closes another connection after the batch, as [`Verdict::Close`] does this one. One that is not established yet is given up.
     pub fn close(&mut self, id: ConnectionId) {
+        self.watch();
         self.shared.commands.push(Command::Close(id));
     }
 
     /// Ends the pause that [`Verdict::Pause`] began, after the batch. Without one, nothing happens.
     pub fn resume(&mut self, id: ConnectionId) {
+        self.watch();
         self.shared.commands.push(Command::Resume(id));
     }
 
@@ -277,6 +302,7 @@ impl<H: Handler> Context<'_, H> {
     /// that is over already passes at once, before any further frame. It stays passed until it is set anew, and clearing it does not touch the other.
     pub fn set_read_deadline(&mut self, at: Option<Instant>) {
         self.deadlines.set(Direction::Read, at, &self.shared.clock);
+        self.watch();
     }
 
     /// Sets the time after which nothing more is written to this peer; `None` clears it.
@@ -285,22 +311,30 @@ impl<H: Handler> Context<'_, H> {
     /// While it is over, [`try_send`](Self::try_send) refuses with [`SendError::DeadlinePassed`], and [`send`](Self::send) ends the connection.
     pub fn set_write_deadline(&mut self, at: Option<Instant>) {
         self.deadlines.set(Direction::Write, at, &self.shared.clock);
-        if let Sends::Open | Sends::Expired = self.sends {
-            self.sends = Sends::of(self.deadlines, self.shared);
+        if let Sends::Open | Sends::Watched | Sends::Expired = self.sends {
+            let is_over = self.deadlines.is_over(Direction::Write, &self.shared.clock);
+            self.sends = if is_over { Sends::Expired } else { Sends::Watched };
         }
     }
 
     /// Gives the peer [`Config::handshake_timeout`](crate::Config::handshake_timeout) from now on for its next whole frame. Meant for [`Handler::open`].
     pub fn expect_handshake(&mut self) {
         self.deadlines.expect_handshake(&self.shared.clock);
+        self.watch();
     }
 }
 
 impl Sends {
-    /// Whether an open connection with these deadlines takes messages.
+    /// Whether an open connection with these deadlines takes messages, and is to be watched.
     #[inline]
     pub(crate) fn of(deadlines: &Deadlines, shared: &Shared) -> Self {
-        if deadlines.is_over(Direction::Write, &shared.clock) { Sends::Expired } else { Sends::Open }
+        if deadlines.is_over(Direction::Write, &shared.clock) {
+            Sends::Expired
+        } else if deadlines.are_unset() && !shared.commands.is_full(shared.config.command_high) {
+            Sends::Open
+        } else {
+            Sends::Watched
+        }
     }
 }
 
