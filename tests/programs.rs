@@ -100,11 +100,28 @@ fn wrong_flags_are_refused_with_a_hint() {
         (&["--admin", "maybe"], "neither `off` nor an address"),
         (&["--dialect", "klingon"], "possible values: text, source"),
         (&["--drain-timeout", "soon"], "--drain-timeout"),
+        (&["--scratch", "0"], "0 is not in 1.."),
+        (&["--events", "0"], "0 is not in 1.."),
+        (&["--nodelay", "maybe"], "neither `on` nor `off`"),
         (&["--log", "loud"], "a level (error, warn, info, debug, trace, off)"),
     ] {
         let (code, stderr) = Process::server(args).end();
         assert_ne!(code, Some(0), "{args:?}");
         assert!(stderr.contains(hint), "{args:?}: {stderr}");
+    }
+}
+
+#[test]
+fn the_knobs_change_how_it_works_and_not_what_it_answers() {
+    for args in [&["--scratch", "1"][..], &["--events", "1"], &["--nodelay", "off"], &["--spin", "off"], &["--spin", "10ms"]] {
+        let (_server, addr) = Process::listening(args);
+        let mut clients = [Client::connect(addr), Client::connect(addr)];
+        for client in &mut clients {
+            client.send(&submit(id(1), &[b'x'; 5_000]).repeat(3));
+        }
+        for client in &mut clients {
+            client.expect(&ack(id(1)).repeat(3));
+        }
     }
 }
 

@@ -16,7 +16,7 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
 
-use clap::{Parser, ValueEnum};
+use clap::{ArgAction, Parser, ValueEnum};
 use glassloop::submit::{self, HEADER};
 use glassloop::{Config, Counters, Handle, Reactor, Stop};
 
@@ -96,6 +96,18 @@ struct Args {
     #[arg(long, value_name = "TIME|off", default_value = "8us")]
     spin: Timeout,
 
+    /// Bytes of the read buffer that the connections of a loop share; one may read as much in a turn
+    #[arg(long, value_name = "BYTES", default_value_t = Config::default().scratch as u32, value_parser = clap::value_parser!(u32).range(1..=1 << 30))]
+    scratch: u32,
+
+    /// Events that a loop takes from the poller at a time
+    #[arg(long, value_name = "N", default_value_t = Config::default().events_per_turn as u32, value_parser = clap::value_parser!(u32).range(1..=1 << 20))]
+    events: u32,
+
+    /// Whether small replies leave at once (TCP_NODELAY), or the system may hold them back until earlier ones are acknowledged
+    #[arg(long, value_name = "on|off", default_value = "on", value_parser = on_or_off, action = ArgAction::Set)]
+    nodelay: bool,
+
     /// What to log on stderr: off, error, warn, info, debug (each connection's end and why), trace, or a filter such as glassloop=debug
     #[arg(long, value_name = "LEVEL", default_value = "info", value_parser = log_filter)]
     log: String,
@@ -130,6 +142,14 @@ fn drain_timeout(text: &str) -> Result<Duration, String> {
         ("off", _) => Ok(Duration::MAX),
         (_, Ok(time)) => Ok(time),
         (_, Err(error)) => Err(format!("{error}; a time such as 500ms or 10s is wanted, or `off`")),
+    }
+}
+
+fn on_or_off(text: &str) -> Result<bool, String> {
+    match text {
+        "on" => Ok(true),
+        "off" => Ok(false),
+        _ => Err("neither `on` nor `off`".to_string()),
     }
 }
 
@@ -223,11 +243,14 @@ fn config(args: &Args, number: usize) -> Config {
         buffered_high: buffered,
         buffered_low: buffered - buffered / 4,
         drain_timeout: args.drain_timeout,
+        events_per_turn: args.events as usize,
         frame_timeout: args.frame_timeout.0,
         handshake_timeout: args.handshake_timeout.0,
         idle_timeout: args.idle_timeout.0,
         loops,
         max_connections: args.max_connections.map(|all| share(all as usize)),
+        nodelay: args.nodelay,
+        scratch: args.scratch as usize,
         spin: args.spin.0.unwrap_or_default(),
         write_timeout: args.write_timeout.0,
         ..Config::default()
