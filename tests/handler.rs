@@ -465,6 +465,18 @@ fn the_machine_can_be_driven_with_bytes_alone() {
 }
 
 #[test]
+fn the_cap_holds_where_it_is_below_the_mark_too() {
+    use glassloop::connection::Connection;
+    let shared = &mut Shared::new(Config { write_high: 1000, write_low: 10, write_cap: 15, ..Config::default() }, Instant::now());
+    let handler = &mut Obedient::default();
+    let mut connection = Connection::unconnected(handler);
+    connection.receive(b"echo 1\necho 2\necho 3\necho 4\n", handler, shared);
+    assert_eq!(connection.unsent(), b"echo 1\necho 2\n");
+    let State::Draining { reason, .. } = connection.state() else { panic!("{:?}", connection.state()) };
+    assert!(matches!(**reason, CloseReason::OutboxFull { queued: 21, cap: 15 }), "{reason:?}");
+}
+
+#[test]
 fn the_codec_s_own_error_can_be_had_back() {
     struct Strict(Option<LineError>);
     impl Handler for Strict {

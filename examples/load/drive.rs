@@ -219,7 +219,7 @@ impl Drive {
                 conn.blocked = false;
             }
             if event.is_readable() || event.is_read_closed() {
-                *outstanding -= conn.receive(scratch, *pace, tally)?;
+                *outstanding -= conn.receive(event.is_read_closed(), scratch, *pace, tally)?;
             }
             match *pace {
                 Pace::Closed { depth } if aim == Aim::Load => {

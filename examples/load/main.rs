@@ -54,7 +54,7 @@ struct Args {
     payload: u32,
 
     /// How long to measure, in seconds, at most an hour
-    #[arg(long, value_name = "S", default_value = "3", value_parser = seconds)]
+    #[arg(long, value_name = "S", default_value = "3", value_parser = some_seconds)]
     secs: Duration,
 
     /// How long to load the server before that, in seconds
@@ -128,6 +128,10 @@ enum Dialect {
 fn seconds(text: &str) -> Result<Duration, String> {
     let seconds: f64 = text.parse().map_err(|_| "a number of seconds is wanted, such as 3 or 0.5".to_string())?;
     if (0.0..=3600.0).contains(&seconds) { Ok(Duration::from_secs_f64(seconds)) } else { Err("not in 0..=3600".into()) }
+}
+
+fn some_seconds(text: &str) -> Result<Duration, String> {
+    seconds(text).and_then(|time| if time.is_zero() { Err("nothing is measured in no time".into()) } else { Ok(time) })
 }
 
 fn rate(text: &str) -> Result<f64, String> {

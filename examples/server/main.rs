@@ -93,10 +93,10 @@ struct Args {
     drain_timeout: Duration,
 
     /// How long a loop polls without sleeping, at most, where that pays, before it sleeps, or `off`
-    #[arg(long, value_name = "TIME|off", default_value = "8us")]
+    #[arg(long, value_name = "TIME|off", default_value = "8us", value_parser = spin)]
     spin: Timeout,
 
-    /// Bytes of the read buffer that the connections of a loop share; one may read as much in a turn
+    /// Bytes of the read buffer that the connections of a loop share; one may read as much in a turn, so with a larger one a flooder takes more of it
     #[arg(long, value_name = "BYTES", default_value_t = Config::default().scratch as u32, value_parser = clap::value_parser!(u32).range(1..=1 << 30))]
     scratch: u32,
 
@@ -142,6 +142,15 @@ fn drain_timeout(text: &str) -> Result<Duration, String> {
         ("off", _) => Ok(Duration::MAX),
         (_, Ok(time)) => Ok(time),
         (_, Err(error)) => Err(format!("{error}; a time such as 500ms or 10s is wanted, or `off`")),
+    }
+}
+
+/// A time that is no longer than a loop takes; none at all is `off`.
+fn spin(text: &str) -> Result<Timeout, String> {
+    match humantime::parse_duration(text) {
+        Ok(Duration::ZERO) => Ok(Timeout(None)),
+        Ok(time) if time > Duration::from_millis(10) => Err("longer than 10ms, which is the most".to_string()),
+        _ => text.parse(),
     }
 }
 
