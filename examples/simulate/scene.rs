@@ -151,10 +151,12 @@ impl<H: Handler<Mail = u16> + 'static, W: Wire, const STRICT: bool> Scene<H, W, 
         }
     }
 
-    /// All that the loop has moved so far.
+    /// All that has moved so far, in the loop or because of its peers: an event comes only where one of them has done something, be it
+    /// that he drips bytes into a connection that is not read.
     fn moved(&mut self) -> u64 {
         let counters = self.sim.reactor().counters();
-        counters.bytes_read
+        counters.events
+            + counters.bytes_read
             + counters.bytes_written
             + counters.frames
             + counters.queued
