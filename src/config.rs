@@ -89,8 +89,9 @@ pub struct Config {
     pub nodelay: bool,
     /// Size of the read buffer that all connections share, and the bytes one connection may read in a turn. Default 260 KiB.
     ///
-    /// Large enough that big payloads come in few calls, small enough to stay in a processor's cache. It is a power of two and 4 KiB: payloads tend to be powers
+    /// Large enough that big payloads come in few calls, small enough to stay in a processor's cache. It is a power of two plus 4 KiB: payloads tend to be powers
     /// of two and to have headers, and sixteen of 16 KiB that end just behind the buffer cost a second read, and a copy of the last one's front.
+    /// **Trap:** it is what a flooder may take of a turn, and a part of what a connection may hold: a larger one is less fair, and the bound on memory grows with it.
     pub scratch: usize,
     /// How long the loop polls without sleeping, at most, before it sleeps; zero: never. Default 8 µs, no more than 10 ms.
     ///

@@ -167,7 +167,7 @@ impl<C: Codec, S> Connection<C, S> {
         !self.inbox.is_ripe() || self.deadlines.has_passed(Direction::Read)
     }
 
-    /// Whether it is open, with nothing begun and nothing due: the common case, told by a few loads.
+    /// Whether it is open and read, with nothing begun, nothing queued, no deadline of its own and no [`Handler::drained`] owed: the common case, told by a few loads.
     #[inline]
     pub(crate) fn is_at_rest(&self) -> bool {
         self.has_nothing_to_say() && self.inbox.is_empty() && !self.full && self.deadlines.are_unset()

@@ -30,17 +30,17 @@ pub struct Context<'c, H: Handler> {
     pub(crate) out: &'c mut BytesMut,
     pub(crate) shared: &'c mut Shared,
     pub(crate) sends: Sends,
-    /// Bytes queued from which on there is something to look at: a mark or the cap.
+    /// Bytes queued from which on there is something to look at: [`Config::write_high`](crate::Config::write_high), or the cap if that is less.
     pub(crate) mark: usize,
     pub(crate) deadlines: &'c mut Deadlines,
 }
 
-/// Whether messages for this connection are still taken, and frames handled one after the other.
+/// Whether messages for this connection are still taken; and, while a batch runs, whether it has anything to look at between two frames.
 #[derive(Debug)]
 pub(crate) enum Sends {
     /// They are.
     Open,
-    /// They are; but after each frame there is something to look at: the handler's own deadlines, what it asks of others, or its queue.
+    /// They are, and the batch looks: at the handler's own deadlines, at what it asks of others, and at its queue.
     Watched,
     /// A message could not be; the connection ends for this reason.
     Refused(CloseReason),
@@ -97,13 +97,12 @@ impl<H: Handler> Context<'_, H> {
     }
 
     /// Whether the loop has something to do before the next frame: to tell the handler that its deadline has passed, or to carry out what it asked of others.
-    #[cold]
     #[inline(never)]
     pub(crate) fn is_to_yield(&self) -> bool {
         self.deadlines.is_over(Direction::Read, &self.shared.clock) || self.shared.commands.is_full(self.shared.config.command_high)
     }
 
-    /// From here on the batch looks about after each frame.
+    /// From here on the batch looks about between two frames. Whoever changes what it looks at calls this; dials and stops are not among that.
     fn watch(&mut self) {
         if let Sends::Open = self.sends {
             self.sends = Sends::Watched;

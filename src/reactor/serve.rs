@@ -186,7 +186,7 @@ impl<H: Handler, N: Net> Slot<H, N> {
         let has = |bit| self.readiness.has(bit);
         self.connection.is_at_rest()
             && !(has(Readiness::READABLE) || has(Readiness::WRITE_CLOSED) || has(Readiness::BROKEN))
-            && self.counted == 0
+            && self.counted == 0 // it holds no memory now; so neither did it when that was last counted
             && self.look.is_some() == shared.config.idle_timeout.is_some()
     }
 
