@@ -104,7 +104,7 @@ struct Args {
     #[arg(long, value_name = "N", default_value_t = Config::default().events_per_turn as u32, value_parser = clap::value_parser!(u32).range(1..=1 << 20))]
     events: u32,
 
-    /// Whether small replies leave at once (TCP_NODELAY), or the system may hold them back until earlier ones are acknowledged
+    /// Whether small replies leave at once (`TCP_NODELAY`), or the system may hold them back until earlier ones are acknowledged
     #[arg(long, value_name = "on|off", default_value = "on", value_parser = on_or_off, action = ArgAction::Set)]
     nodelay: bool,
 
