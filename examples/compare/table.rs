@@ -30,7 +30,7 @@ pub(crate) fn text(results: &Results, args: &Args, cores: &Cores) -> String {
     let _ = write!(
         text,
         "{} rounds of {} s, and medians over them; {}; {cores}\n\
-         × is the ratio to {YARDSTICK} in the same round, and in brackets how far the rounds spread; {YARDSTICK}'s own, how far it is from its median: that is the noise\n\
+         × is the ratio to {YARDSTICK} in the same round, and in brackets how far the rounds spread, if they do; {YARDSTICK}'s own, how far it is from its median: that is the noise\n\
          calls/req: system calls, under strace, which slows a server down: where several requests may come together, more do\n\
          bytes/idle: memory of the process for each idle connection, without the kernel's buffers\n",
         args.rounds,
@@ -72,12 +72,12 @@ fn no_value(results: &Results, scenario: Scenario, peer: &str, figure: Figure, n
     format!("n/a [{}]", number + 1)
 }
 
-/// With three digits that count, as a rule.
+/// With three digits that count, or more.
 fn number(value: f64) -> String {
     match value.abs() {
         1e6.. => format!("{:.2}M", value / 1e6),
-        1e3.. => format!("{:.1}k", value / 1e3),
-        100.0.. => format!("{value:.0}"),
+        1e5.. => format!("{:.0}k", value / 1e3),
+        100.0.. => format!("{value:.0}"), // also of thousands: who reads microseconds wants no k behind them
         10.0.. => format!("{value:.1}"),
         1.0.. => format!("{value:.2}"),
         _ => format!("{value:.3}"),
