@@ -231,7 +231,7 @@ fn a_server_that_goes_is_missed() {
     let output = load(addr, &["--secs", "30"]);
     serving.join().unwrap();
     let said = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.code() == Some(1) && said.contains("the server has closed it, after 50 acks"), "{said}");
+    assert!(output.status.code() == Some(1) && said.contains("after 50 acks and with 1 requests unanswered"), "{said}");
 
     let nobody = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     expect_failure(&load(nobody, &[]), "connection refused: nobody listens there");

@@ -137,10 +137,8 @@ impl Conn {
     }
 
     /// Reads and checks the acks that have come, until the socket is empty. Returns how many.
-    ///
-    /// Once the server's end was announced (`ends`) only the end itself says so: no further event would tell of it.
     #[inline]
-    pub(crate) fn receive(&mut self, ends: bool, scratch: &mut [u8], pace: Pace, tally: &mut Tally) -> Result<u64, String> {
+    pub(crate) fn receive(&mut self, scratch: &mut [u8], pace: Pace, tally: &mut Tally) -> Result<u64, String> {
         let mut all = 0;
         loop {
             scratch[..self.part_len].copy_from_slice(&self.part[..self.part_len]);
@@ -172,7 +170,7 @@ impl Conn {
                 tally.acked += fresh;
                 all += fresh;
             }
-            if read < room && SHORT_READ_IS_EMPTY && !ends {
+            if read < room && SHORT_READ_IS_EMPTY {
                 return Ok(all);
             }
         }

@@ -219,7 +219,7 @@ impl Drive {
                 conn.blocked = false;
             }
             if event.is_readable() || event.is_read_closed() {
-                *outstanding -= conn.receive(event.is_read_closed(), scratch, *pace, tally)?;
+                *outstanding -= conn.receive(scratch, *pace, tally)?;
             }
             match *pace {
                 Pace::Closed { depth } if aim == Aim::Load => {
@@ -229,6 +229,10 @@ impl Drive {
                     conn.send(batch, now)?;
                 }
                 _ => conn.send(batch, tally.now())?,
+            }
+            if event.is_read_closed() {
+                // Once more, behind the last acks: no further event would tell of the server's end.
+                *outstanding -= conn.receive(scratch, *pace, tally)?;
             }
         }
         Ok(())
