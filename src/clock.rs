@@ -5,7 +5,17 @@ use std::time::{Duration, Instant};
 /// The time of a turn, as the instant that users see and as the number of milliseconds that deadlines are kept in.
 ///
 /// A tick is one millisecond: pollers count in no smaller unit. Rounding is always to the late
-/// side, so nothing comes before its time.
+/// side, so no deadline expires early.
+///
+/// # Watched time
+///
+/// Deadlines that a handler sets are absolute. Guards ([`Config::idle_timeout`](crate::Config::idle_timeout) and its like) measure
+/// a peer, so they count *watched* time: time in which the loop was there to see what the peer does. A process that was stopped and
+/// continued, or a callback that blocked, is not. Two rules follow, both kept here:
+///
+/// - Between two turns that are further apart than they have to be, watched time advances by [`Clock::MOST_LATE`] at most.
+/// - A guard is carried out only if it had expired before the poller last reported everything ([`Clock::seen`]): what has arrived in
+///   time is then read already.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Clock {
     epoch: Instant,
@@ -14,9 +24,15 @@ pub(crate) struct Clock {
     since: Duration,
     /// The same in whole ticks.
     tick: u64,
+    /// Watched time, in ticks. Never more than `tick`.
+    watched: u64,
+    /// The tick up to which `watched` was counted.
+    counted: u64,
+    /// Watched time up to which all that sockets had to report is known.
+    seen: u64,
 }
 
-/// The lower half of a tick: enough to remember when something was last seen, in half the room.
+/// The lower half of watched time: enough to remember when something last happened, in half the room.
 ///
 /// Only differences to the present are taken, and those of up to [`Clock::LONGEST`] are right.
 pub(crate) type Stamp = u32;
@@ -25,18 +41,35 @@ impl Clock {
     /// What takes longer than this (about 24 days) counts as for ever, where stamps are compared.
     pub(crate) const LONGEST: Duration = Duration::from_millis(1 << 31);
 
+    /// Ticks by which a turn may begin late, or work, before the rest is the loop's own time: 100.
+    ///
+    /// Scheduling on a busy machine takes tens of milliseconds; a peer has no reason to profit from that.
+    pub(crate) const MOST_LATE: u64 = 100;
+
     /// A clock that begins at `now`.
     pub(crate) fn new(now: Instant) -> Self {
-        Self { epoch: now, now, since: Duration::ZERO, tick: 0 }
+        Self { epoch: now, now, since: Duration::ZERO, tick: 0, watched: 0, counted: 0, seen: 0 }
     }
 
-    /// Goes on to `now`, and never back.
-    pub(crate) fn advance(&mut self, now: Instant) {
+    /// Advances to `now`, and never back; the loop was to be there at the tick `due` (`None`: whenever it likes). Returns whether it is late.
+    #[inline]
+    pub(crate) fn advance(&mut self, now: Instant, due: Option<u64>) -> bool {
         if now > self.now {
             self.now = now;
             self.since = now.duration_since(self.epoch);
             self.tick = whole_millis(self.since);
         }
+        let passed = self.tick.saturating_sub(self.counted);
+        let is_late = due.is_some_and(|due| self.tick > due.saturating_add(Self::MOST_LATE));
+        self.watched += if is_late { passed.min(Self::MOST_LATE) } else { passed };
+        self.counted = self.counted.max(self.tick);
+        is_late
+    }
+
+    /// A turn has worked until `now`. What exceeds [`MOST_LATE`](Self::MOST_LATE) is not watched time.
+    pub(crate) fn worked_until(&mut self, now: Instant) {
+        let worked = whole_millis(now.saturating_duration_since(self.epoch)).saturating_sub(self.tick);
+        self.counted = self.counted.max(self.tick + worked.saturating_sub(Self::MOST_LATE));
     }
 
     /// The time.
@@ -49,10 +82,38 @@ impl Clock {
         self.tick
     }
 
+    /// Watched time, in ticks.
+    #[inline]
+    pub(crate) fn watched(&self) -> u64 {
+        self.watched
+    }
+
+    /// Takes note that what sockets had to report up to this watched time is known.
+    #[inline]
+    pub(crate) fn set_seen(&mut self, watched: u64) {
+        self.seen = watched;
+    }
+
+    /// Watched time up to which all that sockets had to report is known: guards that expired until then are carried out.
+    #[inline]
+    pub(crate) fn seen(&self) -> u64 {
+        self.seen
+    }
+
+    /// The tick at which watched time comes to `watched`, if no more of it is lost.
+    pub(crate) fn tick_of(&self, watched: u64) -> u64 {
+        watched.saturating_add(self.tick - self.watched)
+    }
+
+    /// Watched time at which `time` has passed from now on, or less than a tick before that: the present is rounded down.
+    pub(crate) fn watched_after(&self, time: Duration) -> u64 {
+        self.watched.saturating_add(begun_millis(time))
+    }
+
     /// The present, as a stamp.
     #[inline]
     pub(crate) fn stamp(&self) -> Stamp {
-        self.tick as Stamp
+        self.watched as Stamp
     }
 
     /// The first tick at which `at` is over. What lies before the beginning was over then.
@@ -60,7 +121,7 @@ impl Clock {
         begun_millis(at.saturating_duration_since(self.epoch))
     }
 
-    /// The first tick at which `time` has passed since `stamp` was taken; `None` if that is for ever.
+    /// The first tick at which `time` has passed since `stamp` was taken, if no more watched time is lost; `None` if that is for ever.
     pub(crate) fn after(&self, stamp: Stamp, time: Duration) -> Option<u64> {
         if time >= Self::LONGEST {
             return None;
@@ -70,7 +131,7 @@ impl Clock {
         Some((self.tick - age.min(self.tick)) + begun_millis(time) + 1)
     }
 
-    /// The same to about a 64th of the time, on the late side: for many who need not be told apart, so that one wake-up does for all.
+    /// The same to about a 64th of the time, on the late side: for many that need not be told apart, so that one wake-up does for all.
     pub(crate) fn about_after(&self, stamp: Stamp, time: Duration) -> Option<u64> {
         let tick = self.after(stamp, time)?;
         let grain = 1 << (begun_millis(time) / 64).max(1).ilog2();
@@ -116,7 +177,7 @@ mod tests {
             assert!(came >= at && came < at + Duration::from_millis(1), "{micros}");
         }
         assert_eq!(clock.tick_at(epoch.checked_sub(Duration::from_secs(1)).unwrap_or(epoch)), 0);
-        clock.advance(epoch + Duration::from_micros(1900));
+        clock.advance(epoch + Duration::from_micros(1900), None);
         let stamp = clock.stamp();
         let tick = clock.after(stamp, Duration::from_millis(5)).expect("5 ms are not for ever");
         assert!(epoch + Duration::from_millis(tick) >= clock.now() + Duration::from_millis(5));
@@ -130,7 +191,7 @@ mod tests {
         let (second, minute) = (Duration::from_secs(1), Duration::from_secs(60));
         let mut ticks = std::collections::BTreeSet::new();
         for ms in 0..1000 {
-            clock.advance(epoch + Duration::from_millis(ms));
+            clock.advance(epoch + Duration::from_millis(ms), None);
             let tick = clock.about_after(clock.stamp(), minute).expect("a minute is not for ever");
             assert!(tick > ms + 60_000 && tick < ms + 61_000);
             ticks.insert(tick);
@@ -143,9 +204,9 @@ mod tests {
     fn stamps_live_through_the_wrap_of_their_counter() {
         let epoch = Instant::now();
         let mut clock = Clock::new(epoch);
-        clock.advance(epoch + Duration::from_millis(u64::from(u32::MAX) - 10));
+        clock.advance(epoch + Duration::from_millis(u64::from(u32::MAX) - 10), None);
         let stamp = clock.stamp();
-        clock.advance(epoch + Duration::from_millis(u64::from(u32::MAX) + 10));
+        clock.advance(epoch + Duration::from_millis(u64::from(u32::MAX) + 10), None);
         assert_eq!(clock.after(stamp, Duration::from_millis(100)), Some(u64::from(u32::MAX) - 10 + 101));
         assert_eq!(clock.after(stamp, Duration::MAX), None);
     }
@@ -154,8 +215,8 @@ mod tests {
     fn time_never_goes_back() {
         let epoch = Instant::now();
         let mut clock = Clock::new(epoch);
-        clock.advance(epoch + Duration::from_secs(1));
-        clock.advance(epoch);
+        clock.advance(epoch + Duration::from_secs(1), None);
+        clock.advance(epoch, None);
         assert_eq!(clock.tick(), 1000);
     }
 }

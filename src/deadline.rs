@@ -170,7 +170,7 @@ mod tests {
         let (mut clock, mut deadlines) = (Clock::new(begun), Deadlines::default());
         deadlines.set(Read, Some(begun + Duration::from_millis(5)), &clock);
         assert!(!deadlines.is_over(Read, &clock) && !deadlines.tell(Read, &clock));
-        clock.advance(begun + Duration::from_millis(5));
+        clock.advance(begun + Duration::from_millis(5), None);
         assert!(deadlines.is_over(Read, &clock) && !deadlines.is_over(Write, &clock));
         assert_eq!([Read, Read, Write].map(|direction| deadlines.tell(direction, &clock)), [true, false, false]);
         assert!(deadlines.is_over(Read, &clock) && deadlines.has_passed(Read) && deadlines.tick(Read).is_none());
@@ -184,7 +184,7 @@ mod tests {
     fn what_is_over_when_it_is_set_is_over_at_once_unless_it_is_cleared_first() {
         let begun = Instant::now();
         let (mut clock, mut deadlines) = (Clock::new(begun), Deadlines::default());
-        clock.advance(begun + Duration::from_micros(1500));
+        clock.advance(begun + Duration::from_micros(1500), None);
         deadlines.set(Write, Some(clock.now()), &clock);
         assert!(deadlines.is_over(Write, &clock));
         deadlines.set(Write, None, &clock);

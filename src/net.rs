@@ -89,11 +89,14 @@ pub trait Net {
 
     /// Waits for events, at most for `timeout` (`None`: for ever), and puts them into `events`, which is empty.
     ///
-    /// Returns the time at which it woke: clock and readiness come through one door. It may
-    /// return early and with nothing, after a signal for instance.
+    /// Returns the time at which it woke: clock and readiness come from one call. It may return early and with nothing.
+    ///
+    /// Fewer events than it may bring mean that there were no more. Sources are reported in the order in which they became
+    /// ready: the loop relies on both before it closes a connection for having been silent.
     ///
     /// # Errors
-    /// The poller is broken; there is no use in going on.
+    /// [`Interrupted`](io::ErrorKind::Interrupted), without any event, if a signal ended the wait: the loop polls again. Any other
+    /// error means that the poller is broken.
     fn poll(&mut self, events: &mut Vec<Event>, timeout: Option<Duration>) -> io::Result<Instant>;
 
     /// Takes the next connection that waits, with its peer's address; it is not registered yet.

@@ -4,6 +4,7 @@ mod accept;
 mod calls;
 mod dial;
 mod outside;
+mod poll;
 mod scratch;
 mod serve;
 mod slots;
@@ -16,6 +17,7 @@ use std::time::{Duration, Instant};
 
 use self::accept::Listener;
 use self::dial::Attempt;
+use self::poll::Sweep;
 use self::scratch::Scratch;
 use self::slots::Slots;
 use self::spin::Spin;
@@ -86,8 +88,10 @@ pub struct Reactor<H: Handler, N: Net = MioNet> {
     letters: VecDeque<Letter<H::Mail>>,
     /// The end that another thread has asked for, and that waits for the letters before it.
     asked: Option<Stop>,
-    /// Whether the last poll brought all the events it may: there are more, and no new edge will tell.
+    /// Whether the last poll brought as many events as it may: there may be more, and no new edge will tell.
     more: bool,
+    /// A row of such polls, while there is one.
+    sweep: Option<Sweep>,
     phase: Phase,
 }
 
@@ -130,6 +134,7 @@ impl<H: Handler, N: Net> Reactor<H, N> {
             spin: Spin::new(config.spin),
             max_connections,
             more: false,
+            sweep: None,
             phase: Phase::Running,
             shared: Shared::new(config, now),
         };
@@ -174,6 +179,7 @@ impl<H: Handler, N: Net> Reactor<H, N> {
         self.expire(); //          deadlines and timers
         self.flush(); //           replies that were queued outside of a batch
         self.reap(); //            who is over
+        self.end_of_work();
         Ok(self.outlook())
     }
 
@@ -182,19 +188,25 @@ impl<H: Handler, N: Net> Reactor<H, N> {
     /// For a program that has a loop of its own: it waits until then, or until the poller's descriptor
     /// (`AsFd`, on Unix) is readable, and then takes a turn of zero.
     pub fn next_deadline(&self) -> Option<Instant> {
-        let patience = self.patience(None)?;
-        self.shared.now().checked_add(patience)
+        let due = self.due()?;
+        self.shared.now().checked_add(self.shared.clock.left(due))
     }
 
-    /// How long the next poll may sleep.
-    fn patience(&self, timeout: Option<Duration>) -> Option<Duration> {
+    /// The tick at which the next turn has something to do, as seen from this one; `None`: an event has to come first.
+    fn due(&self) -> Option<u64> {
+        let clock = &self.shared.clock;
         if self.has_work() || self.more || self.can_accept() {
-            return Some(Duration::ZERO);
+            return Some(clock.tick());
         }
-        let left = |at: Instant| at.saturating_duration_since(self.shared.now());
-        let alarm = self.shared.timers.next().map(|tick| self.shared.clock.left(tick));
-        let next = sooner(alarm, sooner(self.phase.deadline().map(left), self.next_accept().map(left)));
-        sooner(timeout, next)
+        let end = self.phase.deadline().map(|until| clock.tick_of(until));
+        let accept = self.next_accept().map(|at| clock.tick_at(at));
+        sooner(self.shared.timers.next(), sooner(end, accept))
+    }
+
+    /// Reads the clock between two turns, for what is asked of the loop there.
+    fn read_clock(&mut self) {
+        let due = self.due();
+        self.shared.clock.advance(self.net.now(), due);
     }
 
     /// Whether something was left undone that no event will tell of.
@@ -209,7 +221,6 @@ impl<H: Handler, N: Net> Reactor<H, N> {
 
     /// Hands each event to whom it is for.
     fn dispatch(&mut self) {
-        self.more = self.events.len() >= self.shared.config.events_per_turn;
         for number in 0..self.events.len() {
             let event = self.events[number];
             match Token::unpack(event.token) {
@@ -241,7 +252,7 @@ impl<H: Handler, N: Net> Reactor<H, N> {
     ///
     /// For use between turns, by the program that owns the loop. The clock is read anew for it.
     pub fn with(&mut self, id: ConnectionId, callback: impl FnOnce(&mut H, &mut Context<'_, H>) -> Verdict) -> bool {
-        self.shared.clock.advance(self.net.now());
+        self.read_clock();
         let was_there = self.call(id, callback);
         if !was_there {
             self.shared.observe.note(|| Step::Stale);
@@ -256,7 +267,7 @@ impl<H: Handler, N: Net> Reactor<H, N> {
 
     /// Lets [`Handler::loop_timer`] be called at `at`; see [`LoopContext::set_timer`](crate::LoopContext::set_timer).
     pub fn set_timer(&mut self, at: Instant) -> TimerId {
-        self.shared.clock.advance(self.net.now());
+        self.read_clock();
         self.shared.timers.set(at, None, &self.shared.clock)
     }
 
@@ -316,9 +327,9 @@ impl<H: Handler, N: Net> Reactor<H, N> {
     }
 }
 
-/// The shorter of two times, where `None` is for ever.
+/// The sooner of two times, where `None` is never.
 #[inline]
-fn sooner(one: Option<Duration>, other: Option<Duration>) -> Option<Duration> {
+fn sooner<T: Ord + Copy>(one: Option<T>, other: Option<T>) -> Option<T> {
     match (one, other) {
         (Some(one), Some(other)) => Some(one.min(other)),
         _ => one.or(other),

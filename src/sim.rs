@@ -76,6 +76,7 @@ use crate::address::Address;
 use crate::config::Config;
 use crate::error::Error;
 use crate::handler::Handler;
+use crate::id::{ConnectionId, Token};
 use crate::observe::Step;
 use crate::reactor::{Reactor, Turn};
 
@@ -272,6 +273,16 @@ impl<H: Handler, const SHORT_READ_IS_EMPTY: bool> Sim<H, SHORT_READ_IS_EMPTY> {
         self.world.borrow().elapsed(at)
     }
 
+    /// Bytes and ends that have come to the loop's sockets so far: what the loop can have a reason to turn for.
+    pub fn arrived(&self) -> u64 {
+        self.world.borrow().arrived
+    }
+
+    /// A view of what waits in the loop's sockets, for an observer.
+    pub fn sockets(&self) -> Sockets {
+        Sockets { world: self.world.clone() }
+    }
+
     /// How long the loop's sockets were open, all together.
     pub fn lived(&self) -> Duration {
         self.world.borrow().lived
@@ -285,6 +296,30 @@ impl<H: Handler, const SHORT_READ_IS_EMPTY: bool> Sim<H, SHORT_READ_IS_EMPTY> {
     /// A number that stands for all steps so far: the same for the same run, on every machine.
     pub fn trace(&self) -> u64 {
         self.trace.borrow().0
+    }
+}
+
+/// A view of what waits in the loop's sockets. It can be used while the loop turns: by an [observer](Sim::observe), for instance.
+#[derive(Clone, Debug)]
+pub struct Sockets {
+    world: Rc<RefCell<World>>,
+}
+
+/// What waits in one socket of the loop.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Unread {
+    /// Bytes that have arrived and were not read.
+    pub bytes: usize,
+    /// When the first of them came, by the simulation's clock.
+    pub since: Duration,
+    /// Whether the poller has an event for a reader that it has not reported yet.
+    pub unreported: bool,
+}
+
+impl Sockets {
+    /// What waits in a connection's socket; nothing if it has none.
+    pub fn unread(&self, id: ConnectionId) -> Unread {
+        self.world.borrow_mut().unread(Token::of(id).pack())
     }
 }
 

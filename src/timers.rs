@@ -202,7 +202,7 @@ mod tests {
         let second = timers.set(at(10), Some(id(2)), &clock);
         timers.look(id(3), None, Some(15));
         assert_eq!((timers.next(), timers.pop(&clock)), (Some(10), None));
-        clock.advance(at(30));
+        clock.advance(at(30), None);
         let order: Vec<Alarm> = std::iter::from_fn(|| timers.pop(&clock)).collect();
         assert_eq!(order, [Alarm::Timer(first), Alarm::Timer(second), Alarm::Look(3), Alarm::Timer(late)]);
         assert_eq!((timers.next(), timers.owned.len()), (None, 0));
@@ -237,10 +237,10 @@ mod tests {
             timers.look(id(slot), Some(7), Some(9)); // from the midst, the front and the end
         }
         timers.look(id(3), Some(7), None);
-        clock.advance(clock.now() + Duration::from_millis(8));
+        clock.advance(clock.now() + Duration::from_millis(8), None);
         let due = |timers: &mut Timers, clock: &Clock| std::iter::from_fn(|| timers.pop(clock)).collect::<Vec<_>>();
         assert_eq!((due(&mut timers, &clock), timers.next()), (vec![Alarm::Look(1)], Some(9)));
-        clock.advance(clock.now() + Duration::from_millis(1));
+        clock.advance(clock.now() + Duration::from_millis(1), None);
         let mut late = due(&mut timers, &clock);
         late.sort_by_key(|alarm| format!("{alarm:?}"));
         assert_eq!((late, timers.next()), ([0, 2, 4].map(Alarm::Look).to_vec(), None));
@@ -250,7 +250,7 @@ mod tests {
     fn a_timer_set_for_the_past_comes_with_the_next_tick_and_not_in_this_one() {
         let begun = Instant::now();
         let (mut clock, mut timers) = (Clock::new(begun), Timers::default());
-        clock.advance(begun + Duration::from_millis(5));
+        clock.advance(begun + Duration::from_millis(5), None);
         timers.set(begun, None, &clock);
         assert_eq!((timers.pop(&clock), timers.next()), (None, Some(6)));
     }

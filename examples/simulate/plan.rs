@@ -114,9 +114,20 @@ pub(crate) struct Drawn {
 }
 
 impl Drawn {
+    /// Whether the poller reports in order and completely, as [`glassloop::net::Net::poll`] asks.
+    pub(crate) fn reports_in_order(&self) -> bool {
+        let broken = [Fault::BatchOfOne, Fault::BatchShuffled, Fault::SpuriousEvent, Fault::StaleEvent, Fault::SpuriousWake];
+        broken.iter().all(|fault| self.faults.rate(*fault) == 0)
+    }
+
+    /// Whether the poller reports at once what there is to read.
+    pub(crate) fn reports_at_once(&self) -> bool {
+        [Fault::EdgeWithheld, Fault::ReadBlocked].iter().all(|fault| self.faults.rate(*fault) == 0)
+    }
+
     /// Whether the loop is never kept from running, so that nothing may come late.
     pub(crate) fn is_punctual(&self) -> bool {
-        [Fault::LateWake, Fault::TimeJump].iter().all(|fault| self.faults.rate(*fault) == 0)
+        [Fault::LateWake, Fault::TimeJump, Fault::Stopped].iter().all(|fault| self.faults.rate(*fault) == 0)
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::any::Any;
 use std::cell::RefCell;
+use std::mem;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
 use std::time::Duration;
@@ -42,7 +43,9 @@ pub(crate) struct Outcome {
 /// The most turns in a rough world, of those in which time passes: else a loop that spins would be healed of it.
 const ROUGH_TURNS: u32 = 20_000;
 /// Turns in which hardly any time passes and nothing moves, before that counts as spinning.
-const SPIN: u32 = 10_000;
+const SPIN: u64 = 10_000;
+/// Turns that a byte, or an end, from a peer may cost without anything moving.
+const TURNS_OF_A_BYTE: u64 = 4;
 /// Turns that a kind world may need.
 const PATIENCE: u32 = 10_000_000;
 
@@ -127,9 +130,13 @@ impl<H: Handler<Mail = u16> + 'static, W: Wire, const STRICT: bool> Scene<H, W, 
         }
         let hosts = vec![sim.host(), sim.host()];
         let witness = Rc::new(RefCell::new(Witness::new(drawn.config.clone(), drawn.is_punctual())));
-        let noted = witness.clone();
+        let (noted, sockets) = (witness.clone(), sim.sockets());
+        let (in_order, at_once) = (drawn.reports_in_order(), drawn.reports_at_once());
         sim.observe(move |now, step| {
             show(now, step);
+            if let (Step::Deadline { id, expiry }, true) = (step, in_order) {
+                noted.borrow_mut().expired_with(*id, *expiry, sockets.unread(*id), at_once);
+            }
             noted.borrow_mut().step(now, step);
         });
         Self {
@@ -151,12 +158,10 @@ impl<H: Handler<Mail = u16> + 'static, W: Wire, const STRICT: bool> Scene<H, W, 
         }
     }
 
-    /// All that has moved so far, in the loop or because of its peers: an event comes only where one of them has done something, be it
-    /// that he drips bytes into a connection that is not read.
+    /// All that the loop has moved so far.
     fn moved(&mut self) -> u64 {
         let counters = self.sim.reactor().counters();
-        counters.events
-            + counters.bytes_read
+        counters.bytes_read
             + counters.bytes_written
             + counters.frames
             + counters.queued
@@ -168,7 +173,7 @@ impl<H: Handler<Mail = u16> + 'static, W: Wire, const STRICT: bool> Scene<H, W, 
     }
 
     fn run(mut self) -> Outcome {
-        let (mut idle, mut rough_turns, mut moved) = (0, 0, 0);
+        let (mut idle, mut rough_turns, mut moved, mut arrived) = (0_u64, 0, 0, 0);
         let mut in_a_moment = false;
         let stopped = loop {
             let now = self.sim.now();
@@ -194,10 +199,12 @@ impl<H: Handler<Mail = u16> + 'static, W: Wire, const STRICT: bool> Scene<H, W, 
             if let Some(turns) = &mut self.kind_turns {
                 *turns += 1;
             }
-            // A poll that does not wait takes a moment, too. Who moves something meanwhile does not spin, however little that is.
+            // A poll that does not wait takes a moment, too. A loop that moves something meanwhile does not spin, however little that is. Nor does
+            // one whose peers drip bytes into connections that it does not read: each byte accounts for a few turns, and no more.
             in_a_moment = self.sim.now().saturating_sub(now) < Duration::from_micros(1);
-            let before = std::mem::replace(&mut moved, self.moved());
-            idle = if in_a_moment && moved == before { idle + 1 } else { 0 };
+            let (moved_before, arrived_before) = (mem::replace(&mut moved, self.moved()), mem::replace(&mut arrived, self.sim.arrived()));
+            idle = if in_a_moment && moved == moved_before { idle + 1 } else { 0 };
+            idle = idle.saturating_sub(TURNS_OF_A_BYTE * (arrived - arrived_before));
             let asleep = self.sim.is_asleep() && until.is_none() && self.sim.reactor().next_deadline().is_none();
             let kind_time = self.sim.now().saturating_sub(self.kind_since);
             let what = match self.kind_turns {

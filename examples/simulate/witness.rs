@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::time::Duration;
 
+use glassloop::sim::Unread;
 use glassloop::transport::{Fill, Flush};
 use glassloop::{Address, Config, ConnectionId, Expiry, Step, Verdict};
 
@@ -85,6 +86,7 @@ impl Witness {
         | Step::Discarded { id, .. }
         | Step::Dropped { id, .. }
         | Step::Deadline { id, .. }
+        | Step::Deferred { id, .. }
         | Step::Closed { id, .. }) = step
         else {
             return;
@@ -99,6 +101,17 @@ impl Witness {
         if let Step::Closed { .. } = step {
             let seen = self.living.remove(id).expect("just seen");
             self.over.insert(*id, seen);
+        }
+    }
+
+    /// A guard has expired, and so much waits in the connection's socket.
+    pub(crate) fn expired_with(&mut self, id: ConnectionId, expiry: Expiry, unread: Unread, reports_at_once: bool) {
+        let Some(seen) = self.living.get(&id).filter(|seen| seen.state == "open" && seen.verdict.is_none()) else { return };
+        let blames_the_peer = matches!(expiry, Expiry::Idle | Expiry::Frame | Expiry::Handshake);
+        let over = seen.deadlines(&self.config, self.drain_time).into_iter().find(|(what, ..)| *what == expiry);
+        let in_time = over.is_some_and(|(_, since, time)| unread.bytes > 0 && unread.since < since.saturating_add(time));
+        if blames_the_peer && in_time && (unread.unreported || reports_at_once) {
+            self.wrong.push(format!("{id}: its time for {expiry:?} is over, and what it has sent was not read: {unread:?}"));
         }
     }
 
@@ -151,6 +164,8 @@ impl Seen {
                 }
                 return self.take(*bytes);
             }
+            // More waits in its socket than a turn reads: that is the loop's time.
+            Step::Deferred { .. } => self.begun_at = now,
             Step::Discarded { bytes, .. } => return self.take(*bytes),
             Step::Queued { bytes, .. } => {
                 if self.unsent == 0 {

@@ -13,13 +13,30 @@ use crate::state::{Cause, Reading, State};
 use crate::verdict::Direction;
 
 impl<C: Codec, S> Connection<C, S> {
-    /// The tick at which the first of its deadlines passes, and which one that is.
+    /// The tick at which the first of its deadlines expires, and which one that is.
+    #[inline]
     pub(crate) fn next_expiry(&self, shared: &Shared) -> Option<(u64, Expiry)> {
+        self.first_expiry(shared, |_, _| true)
+    }
+
+    /// The first of its deadlines that is to be carried out now. Where its `guards` have to wait, only those that the handler has set.
+    pub(crate) fn due_expiry(&self, guards: bool, shared: &Shared) -> Option<Expiry> {
+        let (tick, seen) = (shared.clock.tick(), shared.clock.tick_of(shared.clock.seen()));
+        let due = self.first_expiry(shared, |at, expiry| match expiry {
+            Expiry::Deadline(_) => at <= tick,
+            _ => guards && at <= seen,
+        });
+        due.map(|(_, expiry)| expiry)
+    }
+
+    /// The first of its deadlines of those that `counts` picks.
+    fn first_expiry(&self, shared: &Shared, counts: impl Fn(u64, Expiry) -> bool) -> Option<(u64, Expiry)> {
         let (clock, config) = (&shared.clock, &shared.config);
         let guard = |since: Stamp, time: Option<Duration>| time.and_then(|time| clock.about_after(since, time));
         let mut first: Option<(u64, Expiry)> = None;
         let mut consider = |tick: Option<u64>, expiry| {
-            if let Some(tick) = tick.filter(|tick| first.is_none_or(|(earliest, _)| *tick < earliest)) {
+            let is_earlier = |tick: &u64| first.is_none_or(|(earliest, _)| *tick < earliest) && counts(*tick, expiry);
+            if let Some(tick) = tick.filter(is_earlier) {
                 first = Some((tick, expiry));
             }
         };
@@ -45,12 +62,19 @@ impl<C: Codec, S> Connection<C, S> {
         first
     }
 
-    /// Draws the consequences if its first deadline has passed; whether one had.
+    /// Carries out the first of its deadlines that has expired. Returns whether one had.
     pub fn expire<H: Handler<Codec = C, State = S>>(&mut self, handler: &mut H, shared: &mut Shared) -> bool {
-        let Some((_, expiry)) = self.next_expiry(shared).filter(|(tick, _)| *tick <= shared.clock.tick()) else { return false };
+        let due = self.due_expiry(true, shared);
+        if let Some(expiry) = due {
+            self.carry_out_expiry(expiry, handler, shared);
+        }
+        due.is_some()
+    }
+
+    /// What follows from a deadline that has expired.
+    pub(crate) fn carry_out_expiry<H: Handler<Codec = C, State = S>>(&mut self, expiry: Expiry, handler: &mut H, shared: &mut Shared) {
         if let Expiry::Deadline(_) = expiry {
-            self.tell_deadlines(handler, shared);
-            return true;
+            return self.tell_deadlines(handler, shared);
         }
         shared.observe.note(|| Step::Deadline { id: self.id, expiry });
         let (held, unsent) = (self.inbox.held().len(), self.out.len());
@@ -64,7 +88,13 @@ impl<C: Codec, S> Connection<C, S> {
             Expiry::Drain | Expiry::Linger | Expiry::Connect | Expiry::Deadline(_) => Cause::Expired { unsent },
         };
         self.apply(cause, shared);
-        true
+    }
+
+    /// The loop has not read all that is there of an unfinished frame: that is the loop's time, and the frame has all of its own from here on.
+    ///
+    /// A peer gains nothing by it: each time costs it a whole read buffer, and the frame is no longer than the codec allows.
+    pub(crate) fn restart_frame_time(&mut self, shared: &Shared) {
+        self.inbox.begin_anew(shared.clock.stamp());
     }
 
     /// Tells the handler of those of its own deadlines that have passed.

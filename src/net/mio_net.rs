@@ -112,20 +112,16 @@ impl Net for MioNet {
     ));
 
     fn poll(&mut self, events: &mut Vec<Event>, timeout: Option<Duration>) -> io::Result<Instant> {
-        match self.poll.poll(&mut self.events, timeout) {
-            Ok(()) => events.extend(self.events.iter().map(|event| Event {
-                token: event.token().0,
-                readable: event.is_readable(),
-                writable: event.is_writable(),
-                read_closed: event.is_read_closed(),
-                write_closed: event.is_write_closed(),
-                broken: event.is_error(),
-                urgent: is_urgent(event),
-            })),
-            // A signal. The deadlines are absolute, so the next turn sleeps for what is left.
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
-        }
+        self.poll.poll(&mut self.events, timeout)?;
+        events.extend(self.events.iter().map(|event| Event {
+            token: event.token().0,
+            readable: event.is_readable(),
+            writable: event.is_writable(),
+            read_closed: event.is_read_closed(),
+            write_closed: event.is_write_closed(),
+            broken: event.is_error(),
+            urgent: is_urgent(event),
+        }));
         Ok(Instant::now())
     }
 

@@ -137,12 +137,15 @@ impl<H: Handler, N: Net> Reactor<H, N> {
             self.expire_attempt(id);
             return self.settle(id);
         }
-        let due = slot.connection.next_expiry(&self.shared).filter(|(tick, _)| *tick <= self.shared.clock.tick());
-        if let Some((_, Expiry::Write | Expiry::Drain)) = due {
-            // Who reads, however slowly, is not given up: if some of it leaves now there is another period.
+        // An open connection on the resume queue waits for the loop, and not the loop for its peer.
+        let is_ours = slot.queued && matches!(slot.connection.state(), State::Open(_));
+        if let Some(Expiry::Write | Expiry::Drain) = slot.connection.due_expiry(!is_ours, &self.shared) {
+            // A peer that reads, however slowly, is not given up: if some of it leaves now there is another period.
             slot.last_try(&mut self.shared);
         }
-        slot.connection.expire(&mut self.handler, &mut self.shared);
+        if let Some(expiry) = slot.connection.due_expiry(!is_ours, &self.shared) {
+            slot.connection.carry_out_expiry(expiry, &mut self.handler, &mut self.shared);
+        }
         self.touch(id);
     }
 

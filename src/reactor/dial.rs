@@ -33,11 +33,11 @@ pub(super) struct Attempt {
     addr: Address,
     /// Those to be tried next.
     rest: VecDeque<Address>,
-    /// The tick at which this address has had its time.
+    /// Watched time at which this address has had its time.
     pub(super) until: u64,
     /// The time that it has.
     time: Duration,
-    /// The tick at which all together have had theirs.
+    /// Watched time at which all together have had theirs.
     end: u64,
     /// What went wrong first.
     failure: Option<(Address, ConnectFailure)>,
@@ -55,7 +55,7 @@ impl<H: Handler, N: Net> Reactor<H, N> {
     /// # Errors
     /// [`Error::Connect`] if nothing could be begun: no address, no room for one more connection, a loop that is stopping, or a handler that panicked.
     pub fn connect_to(&mut self, addrs: Vec<Address>, timeout: Duration) -> Result<ConnectionId, Error> {
-        self.shared.clock.advance(self.net.now());
+        self.read_clock();
         self.begin(Dial { addrs, timeout, key: 0 }).map_err(|(_, error)| Error::Connect(error))
     }
 
@@ -89,7 +89,7 @@ impl<H: Handler, N: Net> Reactor<H, N> {
             return Err(failed(ConnectFailure::Other(std::io::Error::other("the handler panicked over it"))));
         };
         self.enter(Slot::new(connection, None));
-        let end = self.shared.clock.after(self.shared.clock.stamp(), timeout).unwrap_or(u64::MAX);
+        let end = self.shared.clock.watched_after(timeout).saturating_add(1); // so as not to be early
         let attempt = Attempt { addr, rest, until: end, time: timeout, end, failure: None, tried: 1, self_connects: 0 };
         self.dials.insert(id, attempt);
         self.attempt(id);
@@ -99,7 +99,7 @@ impl<H: Handler, N: Net> Reactor<H, N> {
     /// Tries the addresses, from the present one on, until one does not fail at once.
     fn attempt(&mut self, id: ConnectionId) {
         while let Some(attempt) = self.dials.get_mut(&id) {
-            attempt.give_time(self.shared.clock.tick());
+            attempt.give_time(self.shared.clock.watched());
             let begun = self.net.connect(&attempt.addr).and_then(|mut stream| {
                 self.net.register(&mut stream, Token::of(id).pack())?;
                 Ok(stream)
@@ -141,7 +141,7 @@ impl<H: Handler, N: Net> Reactor<H, N> {
                 attempt.self_connects += 1;
                 return;
             }
-            _ if attempt.end <= self.shared.clock.tick() => None,
+            _ if attempt.end <= self.shared.clock.watched() => None,
             _ => {
                 attempt.self_connects = 0;
                 attempt.rest.pop_front()
@@ -182,7 +182,7 @@ impl<H: Handler, N: Net> Reactor<H, N> {
 
     /// An address has had its time.
     pub(super) fn expire_attempt(&mut self, id: ConnectionId) {
-        let Some(attempt) = self.dials.get(&id).filter(|attempt| attempt.until <= self.shared.clock.tick()) else { return };
+        let Some(attempt) = self.dials.get(&id).filter(|attempt| attempt.until <= self.shared.clock.seen()) else { return };
         let after = attempt.time;
         self.shared.observe.note(|| Step::Deadline { id, expiry: Expiry::Connect });
         self.try_next(id, ConnectFailure::TimedOut { after });

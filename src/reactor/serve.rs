@@ -165,13 +165,16 @@ impl<H: Handler, N: Net> Reactor<H, N> {
         slot.account(&mut self.buffered);
         // Its deadlines.
         let tick = match slot.connection.state() {
-            State::Connecting => self.dials.get(&id).map(|attempt| attempt.until),
+            State::Connecting => self.dials.get(&id).map(|attempt| shared.clock.tick_of(attempt.until)),
             _ => slot.connection.next_expiry(shared).map(|(tick, _)| tick),
         };
         slot.look_by(tick, shared);
         // What no event will come for.
         if slot.is_unfinished() && !slot.queued {
             slot.queued = true;
+            if slot.readiness.has(Readiness::READABLE) && slot.connection.is_reading() {
+                slot.connection.restart_frame_time(shared);
+            }
             self.resume.push_back(id);
             shared.observe.note(|| Step::Deferred { id });
         }

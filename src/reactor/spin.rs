@@ -11,12 +11,12 @@
 //! none has spent what it took. It waits awake only while there is credit, and now and then to try whether it would pay again.
 
 use std::io;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crate::handler::Handler;
 use crate::net::Net;
 use crate::observe::Step;
-use crate::reactor::Reactor;
+use crate::reactor::{Reactor, sooner};
 
 /// What falling asleep and being woken cost, in polls that find nothing.
 ///
@@ -83,35 +83,32 @@ impl Spin {
 impl<H: Handler, N: Net> Reactor<H, N> {
     /// Waits for events, and lets the clock go on: awake for a short while, if that has paid lately; then asleep, until something is due.
     pub(super) fn wait(&mut self, timeout: Option<Duration>) -> io::Result<()> {
-        let patience = self.patience(timeout);
-        let now = if patience == Some(Duration::ZERO) || !self.spin.begins() {
-            self.net.poll(&mut self.events, patience)?
-        } else {
-            self.wait_awake(timeout)?
-        };
-        self.shared.clock.advance(now);
-        Ok(())
+        let due = self.due();
+        let timeout = sooner(timeout, due.map(|due| self.shared.clock.left(due)));
+        if timeout == Some(Duration::ZERO) || !self.spin.begins() { self.poll(timeout, due) } else { self.wait_awake(timeout) }
     }
 
     /// The same, beginning awake. What is due ends this waiting as it would a sleep.
     #[inline(never)]
-    fn wait_awake(&mut self, timeout: Option<Duration>) -> io::Result<Instant> {
+    fn wait_awake(&mut self, timeout: Option<Duration>) -> io::Result<()> {
         let mut begun = None;
         let mut polls = 0;
         loop {
-            let now = self.net.poll(&mut self.events, Some(Duration::ZERO))?;
+            let due = self.due();
+            self.poll(Some(Duration::ZERO), due)?;
             if polls == 0 && !self.events.is_empty() {
-                return Ok(now); // nobody would have slept
+                return Ok(()); // the loop would not have slept
             }
             polls += 1;
+            let now = self.shared.now();
             let took = now.saturating_duration_since(*begun.get_or_insert(now));
-            self.shared.clock.advance(now);
-            let left = self.patience(timeout.map(|timeout| timeout.saturating_sub(took)));
+            let due = self.due(); // it may be sooner by now: another thread has sent something
+            let left = sooner(timeout.map(|timeout| timeout.saturating_sub(took)), due.map(|due| self.shared.clock.left(due)));
             let hit = !self.events.is_empty() || left == Some(Duration::ZERO);
             if hit || took >= self.spin.longest || polls >= self.spin.polls {
                 self.spin.settle(polls, hit);
                 self.shared.observe.note(|| Step::Spun { polls, hit });
-                return if hit { Ok(now) } else { self.net.poll(&mut self.events, left) };
+                return if hit { Ok(()) } else { self.poll(left, due) };
             }
         }
     }

@@ -1,8 +1,9 @@
 //! What ends: connections, and the loop itself.
 
 use std::io;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
+use crate::clock::Clock;
 use crate::deadline::Expiry;
 use crate::guard::contain;
 use crate::handler::Handler;
@@ -20,8 +21,8 @@ use crate::verdict::Stop;
 pub(super) enum Phase {
     /// It accepts and serves.
     Running,
-    /// It accepts nothing more; until then what was read is answered and sent. `None`: as long as it takes.
-    Draining(Option<Instant>),
+    /// It accepts nothing more; what was read is answered and sent, until this watched time. `None`: as long as it takes.
+    Draining(Option<u64>),
     /// Nothing is open any more.
     Stopped,
 }
@@ -39,7 +40,7 @@ impl Phase {
         }
     }
 
-    pub(super) fn deadline(self) -> Option<Instant> {
+    pub(super) fn deadline(self) -> Option<u64> {
         match self {
             Phase::Draining(until) => until,
             Phase::Running | Phase::Stopped => None,
@@ -58,7 +59,7 @@ impl<H: Handler, N: Net> Reactor<H, N> {
         match (self.phase, grace) {
             (Phase::Running, Some(grace)) => self.drain(grace),
             (Phase::Draining(until), Some(grace)) => {
-                self.phase = Phase::Draining(until.into_iter().chain(self.shared.now().checked_add(grace)).min());
+                self.phase = Phase::Draining(until.into_iter().chain(self.end_of(grace)).min());
             }
             (Phase::Running | Phase::Draining(_), None) => self.drop_all(),
             (Phase::Stopped, _) => {}
@@ -67,7 +68,7 @@ impl<H: Handler, N: Net> Reactor<H, N> {
 
     /// Closes whoever is still there when the time to stop is over.
     pub(super) fn give_up_if_the_time_is_over(&mut self) {
-        if self.phase.deadline().is_some_and(|until| until <= self.shared.now()) {
+        if self.phase.deadline().is_some_and(|until| until <= self.shared.clock.seen()) {
             for id in self.slots.ids() {
                 self.shared.observe.note(|| Step::Deadline { id, expiry: Expiry::Drain });
                 let slot = self.slots.get(id).expect("just listed");
@@ -123,9 +124,14 @@ impl<H: Handler, N: Net> Reactor<H, N> {
         }
     }
 
+    /// Watched time at which `grace` is over; `None` is never.
+    fn end_of(&self, grace: Duration) -> Option<u64> {
+        (grace < Clock::LONGEST).then(|| self.shared.clock.watched_after(grace))
+    }
+
     /// Begins to stop: nobody new, and everybody ends when what was read from him is answered and sent.
     fn drain(&mut self, grace: Duration) {
-        let until = self.shared.now().checked_add(grace);
+        let until = self.end_of(grace);
         log::debug!("stopping: {} connections to drain, at most for {grace:?}", self.slots.len());
         self.accept_the_last();
         for id in self.slots.ids() {

@@ -47,7 +47,7 @@ faults! {
     WriteInterrupted "write_interrupted" 500_000,
     /// A signal interrupts an accept.
     AcceptInterrupted "accept_interrupted" 500_000,
-    /// A signal wakes the poller, early and with nothing.
+    /// A signal ends the poller's wait, early and with nothing reported.
     PollInterrupted "poll_interrupted" 500_000,
     /// A read fails, with an error that is not a reset. The connection is broken with it.
     ReadFailed "read_failed" 1_000,
@@ -111,6 +111,8 @@ faults! {
     Clogged "clogged" 20_000,
     /// A peer sends a byte of urgent data.
     Urgent "urgent" 10_000,
+    /// The process is stopped in the poller and continued much later: a signal ends the call, with nothing reported of all that came meanwhile.
+    Stopped "stopped" 20_000,
 }
 
 /// How often each fault shall happen: of a million occasions.

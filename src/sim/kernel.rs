@@ -57,9 +57,13 @@ impl World {
         if self.links[from.link].blame.is_none() && self.strikes(Fault::ResetInTransit) {
             self.sever(from.link);
         }
+        let now = self.now;
         let pipe = self.pipes(from).0;
         pipe.moving = false;
         let count = pipe.pending().min(segment).min(receive_buffer.saturating_sub(pipe.arrived));
+        if pipe.arrived == 0 {
+            pipe.since = now;
+        }
         pipe.arrived += count;
         let is_due = pipe.pending() == 0 || (pipe.tail == Tail::Reset && pipe.arrived >= receive_buffer);
         let tail = pipe.tail;
@@ -79,6 +83,7 @@ impl World {
         } else if count > 0 || comes {
             self.end(to).ended |= comes;
             self.came(to, comes);
+            self.arrived += (count as u64 + u64::from(comes)) * u64::from(self.end(to).watch().is_some());
         }
         self.has_left(from);
         self.transmit(from, byte_time * count as u32);

@@ -93,6 +93,8 @@ pub(super) struct Pipe {
     /// What was written and not read; the first `arrived` of it can be.
     pub(super) bytes: VecDeque<u8>,
     pub(super) arrived: usize,
+    /// When the first byte of what has arrived came.
+    pub(super) since: Duration,
     pub(super) tail: Tail,
     /// Whether something is under way, and will arrive by itself.
     pub(super) moving: bool,

@@ -120,7 +120,7 @@ impl<const SHORT_READ_IS_EMPTY: bool> Net for SimNet<SHORT_READ_IS_EMPTY> {
     const SHORT_READ_IS_EMPTY: bool = SHORT_READ_IS_EMPTY;
 
     fn poll(&mut self, events: &mut Vec<Event>, timeout: Option<Duration>) -> io::Result<Instant> {
-        Ok(self.world.borrow_mut().poll(events, timeout))
+        self.world.borrow_mut().poll(events, timeout)
     }
 
     fn accept(&mut self, listener: &mut SimListener) -> io::Result<(SimStream, Address)> {

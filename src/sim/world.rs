@@ -8,8 +8,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use super::link::{Dial, EndId, Link, Tail};
-use super::{Dice, Fault, Faults, Path, Tally};
+use super::link::{Dial, EndId, Holder, Link, Tail};
+use super::{Dice, Fault, Faults, Path, Tally, Unread};
 use crate::address::Address;
 use crate::id::Token;
 use crate::net::Event;
@@ -48,6 +48,8 @@ pub(super) struct World {
     pub(super) registered: Vec<EndId>,
     /// The time that all sockets of the loop were open, together.
     pub(super) lived: Duration,
+    /// Bytes and ends that have come to sockets of the loop.
+    pub(super) arrived: u64,
     /// Until then no descriptor is free.
     pub(super) exhausted_until: Duration,
     pub(super) events_cap: usize,
@@ -116,6 +118,7 @@ impl World {
             sockets: 0,
             registered: Vec::new(),
             lived: Duration::ZERO,
+            arrived: 0,
             exhausted_until: Duration::ZERO,
             events_cap,
             short_read_is_empty,
@@ -173,6 +176,19 @@ impl World {
         }
     }
 
+    /// What waits in the socket that is registered under `token`.
+    pub(super) fn unread(&mut self, token: usize) -> Unread {
+        let mut registered = self.registered.iter().copied();
+        let Some(id) =
+            registered.find(|id| matches!(&self.links[id.link].ends[id.side].holder, Holder::Loop(watch) if watch.token == Some(token)))
+        else {
+            return Unread::default();
+        };
+        let incoming = self.pipes(id).1;
+        let (bytes, since) = (incoming.arrived, incoming.since);
+        Unread { bytes, since, unreported: self.end(id).watch().is_some_and(|watch| watch.listed && watch.news.readable) }
+    }
+
     /// What `epoll_ctl` does, to add a socket: what is ready is told at once.
     pub(super) fn register(&mut self, id: EndId, token: usize) -> io::Result<()> {
         if self.strikes(Fault::RegisterFailed) {
@@ -210,16 +226,22 @@ impl World {
     }
 
     /// Waits as the loop has asked, while the world goes on, and reports what there is.
-    pub(super) fn poll(&mut self, events: &mut Vec<Event>, timeout: Option<Duration>) -> Instant {
+    pub(super) fn poll(&mut self, events: &mut Vec<Event>, timeout: Option<Duration>) -> io::Result<Instant> {
         let before = self.now;
         // As mio does, and epoll_wait(2): in milliseconds, rounded up.
         let until = timeout.map(|timeout| self.now.saturating_add(Duration::from_millis(timeout.as_nanos().div_ceil(1_000_000) as u64)));
         self.asleep = false;
-        let idle = self.ready.is_empty() && !self.bell.load(Ordering::Relaxed);
-        if idle && timeout != Some(Duration::ZERO) && self.strikes(Fault::PollInterrupted) {
+        let waits = self.ready.is_empty() && !self.bell.load(Ordering::Relaxed) && timeout != Some(Duration::ZERO);
+        let mut interrupted = false;
+        if waits && self.strikes(Fault::PollInterrupted) {
+            interrupted = true;
             let end = until.unwrap_or(self.now + Duration::from_secs(1)).min(self.alarm.unwrap_or(Duration::MAX));
             let early = self.dice.time(end.saturating_sub(self.now));
             self.go_on_to(self.now + early);
+        } else if waits && self.strikes(Fault::Stopped) {
+            interrupted = true;
+            let stopped = Duration::from_millis(self.dice.magnitude(100, 200_000) as u64);
+            self.go_on_to(self.now + stopped);
         } else {
             self.sleep(until);
         }
@@ -229,10 +251,12 @@ impl World {
             // Kept over the polls before: a loop that has waited awake, and sleeps only now, would else sleep over what a peer has to answer.
             self.stirred = false;
         }
-        self.oversleep();
-        self.report(events);
+        if !interrupted {
+            self.oversleep();
+            self.report(events);
+        }
         self.lived += self.now.saturating_sub(before) * self.sockets as u32;
-        self.instant()
+        if interrupted { Err(io::ErrorKind::Interrupted.into()) } else { Ok(self.instant()) }
     }
 
     /// Lets time pass until there is news, the time is up, or nothing will happen any more.

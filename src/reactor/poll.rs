@@ -1,0 +1,68 @@
+//! One call of the poller, and how much the loop knows after it.
+//!
+//! A guard deadline is carried out only if the poller has reported everything since it expired. One call does not always:
+//!
+//! - A signal ends it early ([epoll_wait(2)](https://man7.org/linux/man-pages/man2/epoll_wait.2.html): `EINTR`), and a process that was stopped
+//!   and continued comes back with one: it brings no events, however many sockets are ready.
+//! - It brings [`Config::events_per_turn`](crate::Config::events_per_turn) events at most. The poller reports in the order in which sockets became
+//!   ready, so calls that bring as many events as there are sockets have reported all that were ready before the first of them.
+//! - The loop may be late: it was asked to come back, and was kept from it. Then what is known is as old as the beginning of the call.
+
+use std::io::{self, ErrorKind};
+use std::time::Duration;
+
+use crate::handler::Handler;
+use crate::net::Net;
+use crate::reactor::Reactor;
+
+/// A row of polls that each brought as many events as they may.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Sweep {
+    /// Watched time when the first of them began.
+    since: u64,
+    /// Events that are still to come until all that was ready then is reported.
+    left: usize,
+}
+
+impl<H: Handler, N: Net> Reactor<H, N> {
+    /// Waits for events, at most for `timeout`, and advances the clock. At the tick `due` there will be something to do without them.
+    #[inline]
+    pub(super) fn poll(&mut self, timeout: Option<Duration>, due: Option<u64>) -> io::Result<()> {
+        let (now, is_interrupted) = match self.net.poll(&mut self.events, timeout) {
+            Ok(now) => (now, false),
+            Err(error) if error.kind() == ErrorKind::Interrupted => (self.net.now(), true),
+            Err(error) => return Err(error),
+        };
+        let before = self.shared.clock.watched();
+        let is_late = self.shared.clock.advance(now, due);
+        self.more = self.events.len() >= self.shared.config.events_per_turn;
+        if is_interrupted || self.more {
+            self.note_incomplete(before);
+        } else {
+            self.sweep = None;
+            self.shared.clock.set_seen(if is_late { before } else { self.shared.clock.watched() });
+        }
+        Ok(())
+    }
+
+    /// The poller did not report everything: counts what it did report.
+    #[cold]
+    fn note_incomplete(&mut self, before: u64) {
+        let sources = self.slots.len() + self.listeners.len() + 1; // and the waker
+        let mut sweep = self.sweep.unwrap_or(Sweep { since: before, left: sources });
+        sweep.left = sweep.left.saturating_sub(self.events.len());
+        self.sweep = Some(sweep).filter(|sweep| sweep.left > 0);
+        if self.sweep.is_none() {
+            self.shared.clock.set_seen(sweep.since);
+        }
+    }
+
+    /// The work of a turn is done. A frame that is not finished, or a reply that is not sent, may have had to wait for it.
+    #[inline]
+    pub(super) fn end_of_work(&mut self) {
+        // Read only where somebody may have waited: most turns do with one look at the clock.
+        if self.buffered > 0 {
+            self.shared.clock.worked_until(self.net.now());
+        }
+    }
+}

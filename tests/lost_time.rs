@@ -1,0 +1,291 @@
+//! Time that the loop itself lost is not charged to its peers: a stopped process, a callback that blocks, more ready than one poll reports.
+
+#[path = "util/played.rs"]
+mod played;
+#[cfg(unix)]
+#[path = "util/process.rs"]
+mod process;
+mod util;
+
+use std::sync::mpsc::{self, Receiver, Sender};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use glassloop::codec::{Framed, LengthField, Line};
+use glassloop::{Config, Context, Handler, Origin, Stop, Verdict};
+use played::{Play, Stage, ms};
+use util::{Client, PATIENCE, Server};
+
+/// Answers each line with the same line.
+struct Echo;
+
+impl Handler for Echo {
+    type Codec = Line;
+    type State = ();
+    type Mail = ();
+
+    fn connection(&mut self, _: &Origin) -> (Line, ()) {
+        (Line::default(), ())
+    }
+
+    fn frame(&mut self, line: &[u8], cx: &mut Context<'_, Self>) -> Verdict {
+        cx.send(line);
+        Verdict::Continue
+    }
+}
+
+const EINTR: i32 = 4;
+
+/// The guards that are not tested are off.
+fn only(config: Config) -> Config {
+    Config { frame_timeout: None, handshake_timeout: None, write_timeout: None, ..config }
+}
+
+fn idle(time: Duration) -> Config {
+    only(Config { idle_timeout: Some(time), ..Config::default() })
+}
+
+/// The process is stopped in the poll for `time`, and continued: the poll comes back with nothing.
+fn stop_and_continue<H: Handler>(play: &mut Play<H>, time: Duration) {
+    play.skip(time);
+    play.stage.borrow_mut().poll_fails = Some(EINTR);
+    play.turn();
+    play.stage.borrow_mut().poll_fails = None;
+}
+
+#[test]
+fn request_that_waits_after_an_interrupted_poll_is_answered() {
+    let mut play = Play::on(Stage::with_doors(1), Echo, idle(ms(1000)));
+    let peer = play.admit(1);
+    stop_and_continue(&mut play, ms(1300));
+    assert!(play.is_open(peer), "closed before its socket was looked at");
+    play.say(peer, b"in time\n");
+    play.turn();
+    assert_eq!(play.got(peer), b"in time\n");
+    let before = play.now();
+    play.pass(ms(3000));
+    assert!(!play.is_open(peer), "a silent connection is closed all the same");
+    assert!(play.now() - before >= ms(1000));
+}
+
+#[test]
+fn silent_connection_is_closed_by_the_first_complete_poll() {
+    let mut play = Play::on(Stage::with_doors(1), Echo, idle(ms(1000)));
+    let peer = play.admit(1);
+    stop_and_continue(&mut play, ms(1050)); // a signal came when the time was over, and little of it was lost
+    stop_and_continue(&mut play, ms(1));
+    assert!(play.is_open(peer), "closed before its socket was looked at");
+    play.pass(ms(5));
+    assert!(!play.is_open(peer), "nothing is there, and nothing is lost");
+}
+
+#[test]
+fn handler_deadline_expires_in_an_interrupted_poll() {
+    struct Strict;
+    impl Handler for Strict {
+        type Codec = Line;
+        type State = ();
+        type Mail = ();
+        fn connection(&mut self, _: &Origin) -> (Line, ()) {
+            (Line::default(), ())
+        }
+        fn open(&mut self, cx: &mut Context<'_, Self>) -> Verdict {
+            cx.set_read_deadline(Some(cx.now() + ms(1000)));
+            Verdict::Continue
+        }
+        fn frame(&mut self, _: &[u8], _: &mut Context<'_, Self>) -> Verdict {
+            Verdict::Continue
+        }
+    }
+    let mut play = Play::on(Stage::with_doors(1), Strict, only(Config { idle_timeout: None, ..Config::default() }));
+    let peer = play.admit(1);
+    stop_and_continue(&mut play, ms(1300));
+    assert!(!play.is_open(peer), "what a handler sets is absolute");
+}
+
+#[test]
+fn no_connection_is_called_silent_while_polls_are_full() {
+    let config = Config { events_per_turn: 2, ..idle(ms(1000)) };
+    let mut play = Play::on(Stage::with_doors(1), Echo, config);
+    let last = play.admit(5);
+    play.skip(ms(3000)); // a callback has blocked; all have sent meanwhile
+    for pair in [[0, 1], [2, 3]] {
+        pair.iter().for_each(|peer| play.say(*peer, b"x\n"));
+        play.turn();
+        assert_eq!(play.open(), 5, "closed before all were reported");
+    }
+    play.say(last, b"x\n");
+    play.turn();
+    assert_eq!((play.open(), play.got(last)), (5, b"x\n".to_vec()));
+}
+
+#[test]
+fn silent_connection_is_closed_although_every_poll_is_full() {
+    let config = Config { events_per_turn: 2, ..idle(ms(1000)) };
+    let mut play = Play::on(Stage::with_doors(1), Echo, config);
+    let silent = play.admit(5);
+    for _ in 0..200 {
+        [0, 1].iter().for_each(|peer| play.say(*peer, b"x\n"));
+        play.turn();
+        play.skip(ms(10));
+    }
+    assert!(!play.is_open(silent), "two peers that always have something to say keep all others open");
+    assert!(play.is_open(0) && play.is_open(1));
+}
+
+#[test]
+fn slow_callbacks_delay_guards_and_do_not_suspend_them() {
+    let mut play = Play::on(Stage::with_doors(1), Echo, idle(ms(1000)));
+    let silent = play.admit(2);
+    let begun = play.now();
+    while play.is_open(silent) {
+        assert!(play.now() - begun < ms(20_000), "never closed");
+        play.say(0, b"x\n");
+        play.turn();
+        play.skip(ms(500)); // each turn takes as long
+    }
+    assert!(play.now() - begun > ms(1000));
+}
+
+#[test]
+fn time_that_a_stopped_process_lost_is_not_the_write_deadline_s() {
+    let config = Config { write_timeout: Some(ms(1000)), idle_timeout: None, ..only(Config::default()) };
+    let mut play = Play::on(Stage::with_doors(1), Echo, config);
+    let peer = play.admit(1);
+    play.set_room(peer, 0);
+    play.say(peer, b"reply\n");
+    play.turn();
+    play.set_room(peer, 100);
+    stop_and_continue(&mut play, ms(5000));
+    assert!(play.is_open(peer));
+    play.tell(peer, |event| event.writable = true);
+    play.turn();
+    assert_eq!((play.is_open(peer), play.got(peer)), (true, b"reply\n".to_vec()));
+}
+
+#[test]
+fn draining_connection_gets_its_time_after_a_stopped_process() {
+    let config = Config { drain_timeout: ms(1000), idle_timeout: None, ..only(Config::default()) };
+    let mut play = Play::on(Stage::with_doors(1), Echo, config);
+    let peer = play.admit(1);
+    play.set_room(peer, 0);
+    play.say(peer, b"reply\n");
+    play.turn();
+    play.reactor.stop(Stop::Gracefully);
+    play.turn();
+    stop_and_continue(&mut play, ms(5000));
+    play.set_room(peer, 100);
+    play.tell(peer, |event| event.writable = true);
+    play.turn();
+    assert_eq!(play.got(peer), b"reply\n", "the peer took its last reply as soon as the loop was there to give it");
+}
+
+/// Echoes frames; one that begins with `block` holds the loop until the test lets it go.
+struct Blocks {
+    entered: Sender<()>,
+    go_on: Receiver<()>,
+}
+
+impl Handler for Blocks {
+    type Codec = LengthField;
+    type State = ();
+    type Mail = ();
+
+    fn connection(&mut self, _: &Origin) -> (LengthField, ()) {
+        (LengthField::rest(4).max(16 << 20), ())
+    }
+
+    fn frame(&mut self, frame: Framed<'_>, cx: &mut Context<'_, Self>) -> Verdict {
+        if frame.body.starts_with(b"block") {
+            self.entered.send(()).unwrap();
+            self.go_on.recv_timeout(PATIENCE).unwrap();
+        }
+        cx.send(Framed { head: &[], body: &frame.body[..frame.body.len().min(8)] });
+        Verdict::Continue
+    }
+}
+
+fn frame(payload: &[u8]) -> Vec<u8> {
+    let mut frame = u32::try_from(payload.len()).unwrap().to_be_bytes().to_vec();
+    frame.extend(payload);
+    frame
+}
+
+fn start_blocking(config: Config) -> (Server, Receiver<()>, Sender<()>) {
+    let (entered, has_entered) = mpsc::channel();
+    let (let_go, go_on) = mpsc::channel();
+    (Server::start(Blocks { entered, go_on }, config), has_entered, let_go)
+}
+
+/// Holds the loop in a callback for at least `time`, while `meanwhile` runs.
+fn while_blocked(server: &Server, entered: &Receiver<()>, let_go: &Sender<()>, time: Duration, meanwhile: impl FnOnce()) -> Client {
+    let mut blocker = server.connect();
+    blocker.send(&frame(b"block"));
+    entered.recv_timeout(PATIENCE).unwrap();
+    let begun = Instant::now();
+    meanwhile();
+    thread::sleep(time.saturating_sub(begun.elapsed())); // the time has to pass, whatever else happens
+    let_go.send(()).unwrap();
+    blocker.expect(&frame(b"block"));
+    blocker
+}
+
+#[test]
+fn peers_that_spoke_while_a_callback_blocked_are_all_answered() {
+    let config = Config { events_per_turn: 8, ..idle(ms(1500)) };
+    let (server, entered, let_go) = start_blocking(config);
+    let mut clients: Vec<Client> = (0..100).map(|_| server.connect()).collect();
+    for client in &mut clients {
+        client.send(&frame(b"before"));
+        client.expect(&frame(b"before"));
+    }
+    while_blocked(&server, &entered, &let_go, ms(2000), || clients.iter_mut().for_each(|client| client.send(&frame(b"while"))));
+    clients.iter_mut().for_each(|client| client.expect(&frame(b"while")));
+    let counters = server.stop();
+    assert_eq!(counters.frames, 100 * 2 + 1);
+}
+
+#[test]
+fn long_frame_that_came_while_a_callback_blocked_is_answered() {
+    let config = Config { frame_timeout: Some(ms(1000)), idle_timeout: None, ..only(Config::default()) };
+    let (server, entered, let_go) = start_blocking(config);
+    // One begins before the callback blocks and is finished meanwhile; it is far longer than the system's buffers and than a turn's budget.
+    let long = frame(&[7; 12 << 20]);
+    let mut client = server.connect();
+    let (begin, rest) = long.split_at(1000);
+    client.send(begin);
+    let mut writer = Client { stream: client.stream.try_clone().unwrap() };
+    thread::scope(|scope| {
+        while_blocked(&server, &entered, &let_go, ms(2000), || {
+            scope.spawn(move || writer.send(rest));
+        });
+        client.expect(&frame(&[7; 8]));
+    });
+    drop(client);
+    server.stop();
+}
+
+#[cfg(unix)]
+mod stopped {
+    use super::util::{ack, id, submit};
+    use super::*;
+
+    use super::process::Process;
+
+    #[test]
+    fn stopped_and_continued_server_answers_what_came_meanwhile() {
+        let (mut server, addr) = Process::listening(&["--idle-timeout", "1s", "--frame-timeout", "1s", "--events", "16"]);
+        let mut clients: Vec<Client> = (0..200).map(|_| Client::connect(addr)).collect();
+        for client in &mut clients {
+            client.send(&submit(id(1), b"before"));
+            client.expect(&ack(id(1)));
+        }
+        server.signal("STOP");
+        let begun = Instant::now();
+        clients.iter_mut().for_each(|client| client.send(&submit(id(2), b"while it is stopped")));
+        thread::sleep(ms(1300).saturating_sub(begun.elapsed()));
+        server.signal("CONT");
+        clients.iter_mut().for_each(|client| client.expect(&ack(id(2))));
+        assert!(server.is_running());
+    }
+}
