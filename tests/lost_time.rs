@@ -36,13 +36,13 @@ impl Handler for Echo {
 
 const EINTR: i32 = 4;
 
-/// The guards that are not tested are off.
-fn only(config: Config) -> Config {
-    Config { frame_timeout: None, handshake_timeout: None, write_timeout: None, ..config }
+/// No guard is on; a test turns on the one that it is about.
+fn unguarded() -> Config {
+    Config { idle_timeout: None, frame_timeout: None, handshake_timeout: None, write_timeout: None, ..Config::default() }
 }
 
 fn idle(time: Duration) -> Config {
-    only(Config { idle_timeout: Some(time), ..Config::default() })
+    Config { idle_timeout: Some(time), ..unguarded() }
 }
 
 /// The process is stopped in the poll for `time`, and continued: the poll comes back with nothing.
@@ -97,7 +97,7 @@ fn handler_deadline_expires_in_an_interrupted_poll() {
             Verdict::Continue
         }
     }
-    let mut play = Play::on(Stage::with_doors(1), Strict, only(Config { idle_timeout: None, ..Config::default() }));
+    let mut play = Play::on(Stage::with_doors(1), Strict, unguarded());
     let peer = play.admit(1);
     stop_and_continue(&mut play, ms(1300));
     assert!(!play.is_open(peer), "what a handler sets is absolute");
@@ -110,7 +110,9 @@ fn no_connection_is_called_silent_while_polls_are_full() {
     let last = play.admit(5);
     play.skip(ms(3000)); // a callback has blocked; all have sent meanwhile
     for pair in [[0, 1], [2, 3]] {
-        pair.iter().for_each(|peer| play.say(*peer, b"x\n"));
+        for peer in &pair {
+            play.say(*peer, b"x\n");
+        }
         play.turn();
         assert_eq!(play.open(), 5, "closed before all were reported");
     }
@@ -125,7 +127,9 @@ fn silent_connection_is_closed_although_every_poll_is_full() {
     let mut play = Play::on(Stage::with_doors(1), Echo, config);
     let silent = play.admit(5);
     for _ in 0..200 {
-        [0, 1].iter().for_each(|peer| play.say(*peer, b"x\n"));
+        for peer in &[0, 1] {
+            play.say(*peer, b"x\n");
+        }
         play.turn();
         play.skip(ms(10));
     }
@@ -149,7 +153,7 @@ fn slow_callbacks_delay_guards_and_do_not_suspend_them() {
 
 #[test]
 fn time_that_a_stopped_process_lost_is_not_the_write_deadline_s() {
-    let config = Config { write_timeout: Some(ms(1000)), idle_timeout: None, ..only(Config::default()) };
+    let config = Config { write_timeout: Some(ms(1000)), ..unguarded() };
     let mut play = Play::on(Stage::with_doors(1), Echo, config);
     let peer = play.admit(1);
     play.set_room(peer, 0);
@@ -165,7 +169,7 @@ fn time_that_a_stopped_process_lost_is_not_the_write_deadline_s() {
 
 #[test]
 fn draining_connection_gets_its_time_after_a_stopped_process() {
-    let config = Config { drain_timeout: ms(1000), idle_timeout: None, ..only(Config::default()) };
+    let config = Config { drain_timeout: ms(1000), ..unguarded() };
     let mut play = Play::on(Stage::with_doors(1), Echo, config);
     let peer = play.admit(1);
     play.set_room(peer, 0);
@@ -240,17 +244,19 @@ fn peers_that_spoke_while_a_callback_blocked_are_all_answered() {
         client.expect(&frame(b"before"));
     }
     while_blocked(&server, &entered, &let_go, ms(2000), || clients.iter_mut().for_each(|client| client.send(&frame(b"while"))));
-    clients.iter_mut().for_each(|client| client.expect(&frame(b"while")));
+    for client in &mut clients {
+        client.expect(&frame(b"while"));
+    }
     let counters = server.stop();
     assert_eq!(counters.frames, 100 * 2 + 1);
 }
 
 #[test]
 fn long_frame_that_came_while_a_callback_blocked_is_answered() {
-    let config = Config { frame_timeout: Some(ms(1000)), idle_timeout: None, ..only(Config::default()) };
+    let config = Config { frame_timeout: Some(ms(1000)), ..unguarded() };
     let (server, entered, let_go) = start_blocking(config);
     // One begins before the callback blocks and is finished meanwhile; it is far longer than the system's buffers and than a turn's budget.
-    let long = frame(&[7; 12 << 20]);
+    let long = frame(&vec![7; 12 << 20]);
     let mut client = server.connect();
     let (begin, rest) = long.split_at(1000);
     client.send(begin);
@@ -282,10 +288,14 @@ mod stopped {
         }
         server.signal("STOP");
         let begun = Instant::now();
-        clients.iter_mut().for_each(|client| client.send(&submit(id(2), b"while it is stopped")));
+        for client in &mut clients {
+            client.send(&submit(id(2), b"while it is stopped"));
+        }
         thread::sleep(ms(1300).saturating_sub(begun.elapsed()));
         server.signal("CONT");
-        clients.iter_mut().for_each(|client| client.expect(&ack(id(2))));
+        for client in &mut clients {
+            client.expect(&ack(id(2)));
+        }
         assert!(server.is_running());
     }
 }
