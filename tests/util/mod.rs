@@ -4,6 +4,7 @@
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpStream};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::mpsc::{self, Receiver};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
@@ -45,7 +46,7 @@ impl<M: Send + 'static> Server<M> {
         let (end, ends) = mpsc::channel();
         let thread = thread::spawn(move || {
             let mut reactor = Reactor::new(handler, config).unwrap();
-            let addr = reactor.listen("127.0.0.1:0").unwrap();
+            let addr = reactor.listen((own_host(), 0)).unwrap();
             reactor.set_observer(move |step: &Step<'_>| {
                 if let Step::Closed { reason, .. } = step {
                     let _ = end.send(reason.to_string());
@@ -86,6 +87,19 @@ impl<M> Drop for Server<M> {
             assert!(thread::panicking() || outcome.is_ok(), "the loop must not panic");
         }
     }
+}
+
+/// A loopback address that no other test uses: a port that is released there is not taken by another test.
+///
+/// Linux has all of 127.0.0.0/8; elsewhere it is 127.0.0.1, where a released port may be taken.
+pub fn own_host() -> Ipv4Addr {
+    static HOSTS: AtomicU32 = AtomicU32::new(0);
+    if !cfg!(target_os = "linux") {
+        return Ipv4Addr::LOCALHOST;
+    }
+    // 127.64.0.1 and up: 127.0.0.1 is everybody's, and 127.1.0.0/16 is where some tests dial from.
+    let number = std::process::id().wrapping_mul(256).wrapping_add(HOSTS.fetch_add(1, Ordering::Relaxed)) % ((1 << 22) - 2);
+    Ipv4Addr::from_bits(Ipv4Addr::new(127, 64, 0, 1).to_bits() + number)
 }
 
 /// A socket with a port of its own, at which nobody listens yet.

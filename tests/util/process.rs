@@ -10,7 +10,7 @@ use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
 use std::sync::{Arc, Mutex, Once};
 use std::thread::{self, JoinHandle};
 
-use super::util::{PATIENCE, wait_until};
+use super::util::{PATIENCE, own_host, wait_until};
 
 /// The path of an example, built if need be: with the whole suite it is there already.
 pub fn example(name: &str) -> PathBuf {
@@ -44,12 +44,12 @@ impl Process {
 
     /// The example server on a free port, with that port.
     pub fn listening(args: &[&str]) -> (Self, SocketAddr) {
-        Self::greeting(Command::new(example("server")).args(["--listen", "127.0.0.1:0"]).args(args))
+        Self::greeting(Command::new(example("server")).args(["--listen", &format!("{}:0", own_host())]).args(args))
     }
 
     /// The example server with so many descriptors and no right to more.
     pub fn with_descriptors(limit: u32, args: &[&str]) -> (Self, SocketAddr) {
-        let script = format!("ulimit -n {limit} && exec \"$0\" --listen 127.0.0.1:0 \"$@\"");
+        let script = format!("ulimit -n {limit} && exec \"$0\" --listen {}:0 \"$@\"", own_host());
         Self::greeting(Command::new("sh").arg("-c").arg(script).arg(example("server")).args(args))
     }
 
