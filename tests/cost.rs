@@ -138,8 +138,7 @@ fn footprint<H: Handler>(_: &Reactor<H>) -> usize {
 
 #[test]
 fn an_idle_loop_sleeps() {
-    let mut reactor = Reactor::bind("127.0.0.1:0", service()).unwrap();
-    let addr = addr_of(&reactor);
+    let (mut reactor, addr) = reactor(service(), Config { spin: Duration::ZERO, ..Config::default() });
     let _clients: Vec<Client> = (0..20).map(|_| Client::connect(addr)).collect();
     turn_until(&mut reactor, |reactor| reactor.counters().events >= 20);
     let before = reactor.counters();

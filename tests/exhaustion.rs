@@ -61,13 +61,10 @@ fn let_some_leave(mut peers: Vec<Client>, served: usize) {
     let waiting = &peers[served..served + LEAVING];
     assert!(!waiting.iter().any(is_answered));
     drop(peers.drain(..LEAVING));
-    let begun = Instant::now();
     let queued = &mut peers[served - LEAVING..];
     for (n, peer) in queued[..LEAVING].iter_mut().enumerate() {
         peer.expect(&ack(id((served + n) as u64)));
     }
-    println!("{LEAVING} who waited were served {:?} after as many had left", begun.elapsed());
-    assert!(begun.elapsed() < Duration::from_secs(5));
 }
 
 /// Sums up what the log says of failed accepts: its lines, and the attempts that they stand for.

@@ -189,10 +189,9 @@ fn a_handshake_is_waited_for_through_a_pair() {
     let mut reactor = Reactor::new(Pair::new(strict, Scribe::default(), first_is_left), config).unwrap();
     let addr = reactor.listen("127.0.0.1:0").unwrap();
     let mut silent = Client::connect(addr);
-    let begun = Instant::now();
     turn_until(&mut reactor, |reactor| reactor.counters().closed == 1);
+    assert_eq!(reactor.counters().deadlines, 1);
     silent.expect_end();
-    assert!(begun.elapsed() < Duration::from_secs(5), "gone after {:?}", begun.elapsed());
 }
 
 #[test]

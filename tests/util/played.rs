@@ -85,6 +85,8 @@ pub struct Stage {
     pub refusals: VecDeque<i32>,
     /// How many descriptors the system says that there are.
     pub descriptors: Option<usize>,
+    /// What happens elsewhere while the loop polls: called in each poll.
+    pub on_poll: Option<Box<dyn FnMut()>>,
     /// What the loop asked of the poller, one for each turn.
     pub timeouts: Vec<Option<Duration>>,
     /// Where it dialed, in order.
@@ -190,6 +192,9 @@ impl Net for Played {
         let mut stage = self.stage.borrow_mut();
         stage.timeouts.push(timeout);
         stage.reads = 0;
+        if let Some(happens) = &mut stage.on_poll {
+            happens();
+        }
         if let Some(error) = stage.poll_fails {
             return Err(io::Error::from_raw_os_error(error));
         }

@@ -12,11 +12,13 @@ use std::thread::{self, JoinHandle};
 
 use super::util::{PATIENCE, own_host, wait_until};
 
-/// The path of an example, built if need be: with the whole suite it is there already.
+/// The path of an example, built if need be.
+///
+/// In the profile of tests: so it is what `cargo test` has built already, and is not built a second time.
 pub fn example(name: &str) -> PathBuf {
     static BUILD: Once = Once::new();
     BUILD.call_once(|| {
-        let status = Command::new(env!("CARGO")).args(["build", "--quiet", "--examples"]).status().unwrap();
+        let status = Command::new(env!("CARGO")).args(["build", "--quiet", "--profile", "test", "--examples"]).status().unwrap();
         assert!(status.success());
     });
     let test = std::env::current_exe().unwrap();
