@@ -1,5 +1,7 @@
 //! How connections and loops end, on real sockets; and on simulated ones where the moment matters.
 
+#[path = "util/played.rs"]
+mod played;
 mod util;
 
 use std::cell::RefCell;
@@ -11,6 +13,7 @@ use glassloop::codec::Line;
 use glassloop::net::Net;
 use glassloop::sim::{Fate, Faults, Path, Sim};
 use glassloop::{Config, ConnectionId, Context, Handler, Origin, Reactor, Step, Stop, Turn, Verdict};
+use played::{Play, Stage, ms};
 use util::{Client, PATIENCE, Server, ack, addr_of, id, service, submit, turn_until};
 
 #[test]
@@ -213,41 +216,54 @@ impl Handler for Flood {
 
 #[test]
 fn a_peer_that_reads_slowly_gets_all_its_last_replies_however_many_drain_times_it_takes() {
-    let config = Config { drain_timeout: Duration::from_secs(1), write_cap: 64 << 20, ..Config::default() };
-    let server = Server::start(Flood, config);
-    let mut client = server.connect();
-    client.send(b"bye\n");
-    let (mut got, mut chunk) = (0, vec![0; 128 * 1024]);
-    let begun = Instant::now();
-    while got < 300 * 60_001 {
-        std::thread::sleep(Duration::from_millis(16)); // that is what makes it slow
-        match client.stream.read(&mut chunk).unwrap() {
-            0 => panic!("the end came after {got} bytes: {}", server.next_end()),
-            n => got += n,
+    const ALL: usize = 300 * 60_001;
+    for poller_says_so in [true, false] {
+        let config = Config { drain_timeout: ms(1000), write_cap: 64 << 20, ..Config::default() };
+        let mut play = Play::on(Stage::with_doors(1), Flood, config);
+        let register = Register::of(&mut play.reactor);
+        let peer = play.admit(1);
+        play.set_room(peer, 0);
+        play.say(peer, b"bye\n");
+        play.turn();
+        let mut got = 0;
+        while got < ALL {
+            if poller_says_so {
+                play.pass(ms(900));
+                play.set_room(peer, 1 << 20);
+                play.tell(peer, |event| event.writable = true);
+                play.turn();
+            } else {
+                // The loop finds the room when it tries once more, at the deadline.
+                play.set_room(peer, 1 << 20);
+                play.pass(ms(1020));
+            }
+            let more = play.got(peer).len();
+            assert!(more > 0, "the end came after {got} bytes: {:?}", register.borrow().ends);
+            got += more;
         }
+        assert_eq!(got, ALL);
+        play.end(peer);
+        play.pass(ms(10));
+        assert_eq!(register.borrow().ends, ["closed by the handler"]);
     }
-    client.expect_end();
-    drop(client);
-    assert_eq!(server.next_end(), "closed by the handler");
-    assert!(begun.elapsed() > Duration::from_secs(2), "the test was meant to take several drain times");
 }
 
 #[test]
 fn a_closed_peer_that_goes_on_sending_is_borne_until_the_drain_time_and_no_longer() {
-    let (linger_timeout, drain_timeout) = (Duration::from_millis(500), Duration::from_millis(2500));
-    let server = Server::start(service(), Config { linger_timeout, drain_timeout, ..Config::default() });
-    let mut client = server.connect();
-    client.send(&[0; 4]);
-    client.expect_end();
-    let (begun, mut last) = (Instant::now(), Duration::ZERO);
-    // A byte every few milliseconds, until a reset says that the server has gone.
-    while client.stream.write_all(b"x").is_ok() {
-        last = begun.elapsed();
-        assert!(last < PATIENCE);
-        std::thread::sleep(Duration::from_millis(5));
+    let config = Config { linger_timeout: ms(500), drain_timeout: ms(2500), idle_timeout: None, ..Config::default() };
+    let mut play = Play::on(Stage::with_doors(1), service(), config);
+    let register = Register::of(&mut play.reactor);
+    let peer = play.admit(1);
+    play.say(peer, &[0; 4]);
+    play.turn();
+    let begun = play.now();
+    while play.is_open(peer) {
+        play.say(peer, b"x");
+        play.pass(ms(100));
+        assert!(play.now() - begun <= ms(2700), "it is still there");
     }
-    assert!(last >= 3 * linger_timeout, "let go after {last:?}");
-    assert!(server.next_end().starts_with("protocol error"));
+    assert!(play.now() - begun >= ms(2500), "let go after {:?}", play.now() - begun);
+    assert!(register.borrow().ends[0].starts_with("protocol error"));
 }
 
 #[test]

@@ -340,20 +340,21 @@ fn a_real_socket_that_is_connected_with_itself_is_not_taken_for_an_answer() {
         }
     });
     let addr = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-    let begun = Instant::now();
-    let mut dials = 0;
+    let (begun, mut dials) = (Instant::now(), 0);
     // The system goes through its ports in turn, so as a rule it meets this one; but nobody promises that.
+    let is_answered = |reactor: &mut Reactor<Dialer>| reactor.handler().outcomes.iter().any(|(.., outcome)| !outcome.starts_with("never: "));
     while encounters.load(Ordering::Relaxed) == 0 && dials < 40_000 && begun.elapsed() < Duration::from_secs(4) {
         (0..100).for_each(|_| assert!(reactor.connect(addr, LONG).is_ok()));
         dials += 100;
-        turn_until(&mut reactor, |reactor| reactor.connections() == 0);
+        turn_until(&mut reactor, |reactor| reactor.connections() == 0 || is_answered(reactor));
     }
-    let handler = reactor.handler();
-    assert!(
-        handler.outcomes.iter().all(|(.., outcome)| outcome.starts_with("never: ")),
-        "{:?}",
-        handler.outcomes.iter().find(|(.., outcome)| !outcome.starts_with("never: "))
-    );
+    if let Some(answer) = reactor.handler().outcomes.iter().find(|(.., outcome)| !outcome.starts_with("never: ")) {
+        // The port has to be free for this test: so another one may have come to listen there.
+        let is_taken = std::net::TcpStream::connect(addr).is_ok_and(|stream| stream.local_addr().unwrap() != addr);
+        assert!(is_taken, "{answer:?}");
+        println!("not tested: another program has taken the port");
+        return;
+    }
     match encounters.load(Ordering::Relaxed) {
         0 => println!("not met in {dials} dials: a socket that is connected with itself"),
         n => println!("{n} of {dials} dials were connected with themselves after {:?}", begun.elapsed()),
@@ -374,7 +375,7 @@ fn a_dialed_connection_that_falls_silent_is_idle_like_any_other_whatever_time_th
             }
         });
         reactor.connect(addr, timeout).unwrap();
-        outcomes(&mut reactor, 1);
+        turn_until(&mut reactor, |reactor| !reactor.handler().outcomes.is_empty());
         let end = Instant::now() + PATIENCE;
         while idle.load(Ordering::Relaxed) == 0 {
             assert!(Instant::now() < end, "dialed with {timeout:?}, and idle for ever: {:?}", reactor.next_deadline());

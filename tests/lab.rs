@@ -9,9 +9,11 @@ mod util;
 use std::collections::BTreeSet;
 use std::io::Write;
 use std::process::{Command, Output, Stdio};
+use std::time::{Duration, Instant};
 
 use process::example;
 use serde_json::Value;
+use util::PATIENCE;
 
 /// How many claims the lessons make, by their letters.
 const CLAIMS: [(char, usize); 3] = [('C', 67), ('D', 18), ('E', 8)];
@@ -161,11 +163,12 @@ fn nothing_is_left_of_a_lab_that_was_killed() {
 
 /// What it comes to, as soon as it does.
 fn until<T>(mut look: impl FnMut() -> Option<T>) -> Option<T> {
-    for _ in 0..5000 {
+    let end = Instant::now() + PATIENCE;
+    while Instant::now() < end {
         if let Some(seen) = look() {
             return Some(seen);
         }
-        std::thread::sleep(std::time::Duration::from_millis(1));
+        std::thread::sleep(Duration::from_millis(1));
     }
     None
 }
