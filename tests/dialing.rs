@@ -342,7 +342,8 @@ fn a_real_socket_that_is_connected_with_itself_is_not_taken_for_an_answer() {
     let addr = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let (begun, mut dials) = (Instant::now(), 0);
     // The system goes through its ports in turn, so as a rule it meets this one; but nobody promises that.
-    let is_answered = |reactor: &mut Reactor<Dialer>| reactor.handler().outcomes.iter().any(|(.., outcome)| !outcome.starts_with("never: "));
+    let is_answered =
+        |reactor: &mut Reactor<Dialer>| reactor.handler().outcomes.iter().any(|(.., outcome)| !outcome.starts_with("never: "));
     while encounters.load(Ordering::Relaxed) == 0 && dials < 40_000 && begun.elapsed() < Duration::from_secs(4) {
         (0..100).for_each(|_| assert!(reactor.connect(addr, LONG).is_ok()));
         dials += 100;

@@ -240,9 +240,17 @@ fn peers_that_spoke_while_a_callback_blocked_are_all_answered() {
     let (server, entered, let_go) = start_blocking(config);
     let mut clients: Vec<Client> = (0..100).map(|_| server.connect()).collect();
     // All at once: in lock-step, on a busy machine, the first would be idle for too long.
-    clients.iter_mut().for_each(|client| client.send(&frame(b"before")));
-    clients.iter_mut().for_each(|client| client.expect(&frame(b"before")));
-    while_blocked(&server, &entered, &let_go, ms(2000), || clients.iter_mut().for_each(|client| client.send(&frame(b"while"))));
+    for client in &mut clients {
+        client.send(&frame(b"before"));
+    }
+    for client in &mut clients {
+        client.expect(&frame(b"before"));
+    }
+    while_blocked(&server, &entered, &let_go, ms(2000), || {
+        for client in &mut clients {
+            client.send(&frame(b"while"));
+        }
+    });
     for client in &mut clients {
         client.expect(&frame(b"while"));
     }
@@ -282,8 +290,12 @@ mod stopped {
         let (mut server, addr) = Process::listening(&["--idle-timeout", "1s", "--frame-timeout", "1s", "--events", "16"]);
         let mut clients: Vec<Client> = (0..200).map(|_| Client::connect(addr)).collect();
         // All at once: in lock-step, on a busy machine, the first would be idle for too long.
-        clients.iter_mut().for_each(|client| client.send(&submit(id(1), b"before")));
-        clients.iter_mut().for_each(|client| client.expect(&ack(id(1))));
+        for client in &mut clients {
+            client.send(&submit(id(1), b"before"));
+        }
+        for client in &mut clients {
+            client.expect(&ack(id(1)));
+        }
         server.signal("STOP");
         let begun = Instant::now();
         for client in &mut clients {

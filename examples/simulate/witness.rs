@@ -109,7 +109,9 @@ impl Witness {
         let Some(seen) = self.living.get(&id).filter(|seen| seen.state == "open" && seen.verdict.is_none()) else { return };
         let blames_the_peer = matches!(expiry, Expiry::Idle | Expiry::Frame | Expiry::Handshake);
         let over = seen.deadlines(&self.config, self.drain_time).into_iter().find(|(what, ..)| *what == expiry);
-        let in_time = over.is_some_and(|(_, since, time)| unread.bytes > 0 && unread.since < since.saturating_add(time));
+        // What arrived while the handler had paused it was not to be read before it was resumed.
+        let readable_since = unread.since.max(seen.since);
+        let in_time = over.is_some_and(|(_, since, time)| unread.bytes > 0 && readable_since < since.saturating_add(time));
         if blames_the_peer && in_time && (unread.unreported || reports_at_once) {
             self.wrong.push(format!("{id}: its time for {expiry:?} is over, and what it has sent was not read: {unread:?}"));
         }
