@@ -1,10 +1,11 @@
 //! The course's client: some connections, each submitting now and then, every ack printed and checked.
 
+#[path = "cli/stream.rs"]
+mod stream;
 #[path = "cli/timeout.rs"]
 mod timeout;
 
 use std::error::Error;
-use std::io::{self, Write};
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
@@ -208,10 +209,10 @@ fn name(kind: Kind) -> &'static str {
     }
 }
 
-/// Prints a line. If nobody takes it, there is nobody to work for.
+/// Prints a line. A stdout that takes no line ends the program: nothing would see its results.
 fn say(line: &str) {
-    if let Err(error) = writeln!(io::stdout(), "{line}") {
-        eprintln!("client: stdout takes no line: {error}");
+    if let Err(error) = stream::print(format_args!("{line}\n")) {
+        stream::complain(format_args!("client: stdout takes no line: {error}"));
         std::process::exit(1);
     }
 }
@@ -229,7 +230,7 @@ fn main() -> ExitCode {
     match talk(Args::parse()) {
         Ok(code) => code,
         Err(error) => {
-            eprintln!("client: {error}");
+            stream::complain(format_args!("client: {error}"));
             ExitCode::FAILURE
         }
     }
@@ -251,7 +252,7 @@ fn talk(args: Args) -> Result<ExitCode, Box<dyn Error>> {
     let client = reactor.handler();
     say(&format!("{} of {} acks", client.acked, count.saturating_mul(conns.into())));
     for failure in &client.failures {
-        eprintln!("client: {failure}");
+        stream::complain(format_args!("client: {failure}"));
     }
     Ok(if client.failures.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }

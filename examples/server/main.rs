@@ -1,6 +1,7 @@
 //! The submit/ack server: `cargo run --release --example server -- --help`.
 
 mod listeners;
+mod logging;
 mod session;
 #[path = "../cli/timeout.rs"]
 mod timeout;
@@ -26,6 +27,7 @@ use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
 use listeners::{Door, Doors};
+use logging::Log;
 use session::Service;
 use timeout::Timeout;
 
@@ -108,7 +110,8 @@ struct Args {
     #[arg(long, value_name = "on|off", default_value = "on", value_parser = on_or_off, action = ArgAction::Set)]
     nodelay: bool,
 
-    /// What to log on stderr: off, error, warn, info, debug (each connection's end and why), trace, or a filter such as glassloop=debug
+    /// What to log on stderr: off, error, warn, info, debug (each connection's end and why), trace, or a filter such as glassloop=debug.
+    /// 8192 lines wait for a slow stderr; further ones are dropped, and their number is logged
     #[arg(long, value_name = "LEVEL", default_value = "info", value_parser = log_filter)]
     log: String,
 }
@@ -175,14 +178,13 @@ fn log_filter(text: &str) -> Result<String, String> {
 
 fn main() -> ExitCode {
     let args = Args::parse();
-    env_logger::Builder::new().parse_filters(&args.log).init();
-    match serve(&args) {
-        Ok(code) => code,
-        Err(error) => {
-            eprintln!("server: {error}");
-            ExitCode::FAILURE
-        }
-    }
+    let mut log = Log::start(&args.log);
+    let code = serve(&args).unwrap_or_else(|error| {
+        log.line(format_args!("server: {error}"));
+        ExitCode::FAILURE
+    });
+    log.finish();
+    code
 }
 
 fn serve(args: &Args) -> Result<ExitCode, Box<dyn Error>> {

@@ -1,0 +1,147 @@
+//! The server's log never holds up the server: a stderr that nothing reads, that is full, or closed.
+
+#![cfg(unix)]
+
+#[path = "util/process.rs"]
+mod process;
+mod util;
+
+use std::fs::File;
+use std::io::Read;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
+use std::process::{Child, ChildStderr, Command, Stdio};
+
+use process::{Process, example};
+use util::wait_until;
+
+/// A server on a Unix socket whose stderr is a pipe that nothing reads yet.
+struct Unread {
+    child: Child,
+    stderr: ChildStderr,
+    path: PathBuf,
+}
+
+impl Unread {
+    fn start(name: &str) -> Self {
+        let path = std::env::temp_dir().join(format!("glassloop-log-{name}-{}", std::process::id()));
+        let _ = std::fs::remove_file(&path);
+        let mut command = Command::new(example("server"));
+        command.args(["--log", "debug", "--listen"]).arg(format!("unix:{}", path.display()));
+        let mut child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+        let stderr = child.stderr.take().unwrap();
+        wait_until("the server's socket", || UnixStream::connect(&path).is_ok());
+        Self { child, stderr, path }
+    }
+
+    /// Opens connections, one after another, and waits for the end of each: a debug line each.
+    fn visit(&self, times: usize) {
+        for n in 0..times {
+            let mut stream = UnixStream::connect(&self.path).unwrap_or_else(|error| panic!("connection {n}: {error}"));
+            stream.set_read_timeout(Some(util::PATIENCE)).unwrap();
+            stream.shutdown(std::net::Shutdown::Write).unwrap();
+            let end = stream.read(&mut [0; 1]).unwrap_or_else(|error| panic!("connection {n} is not served: {error}"));
+            assert_eq!(end, 0);
+        }
+    }
+
+    fn signal(&self, name: &str) {
+        let status = Command::new("kill").args(["-s", name, &self.child.id().to_string()]).status().unwrap();
+        assert!(status.success());
+    }
+
+    fn code(&mut self) -> Option<i32> {
+        let mut status = None;
+        wait_until("the end of the server", || {
+            status = self.child.try_wait().unwrap();
+            status.is_some()
+        });
+        status.unwrap().code()
+    }
+}
+
+impl Drop for Unread {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        let _ = std::fs::remove_file(&self.path);
+    }
+}
+
+/// Runs the server with these arguments and this stderr; returns its exit code.
+fn code_with_stderr(args: &[&str], stderr: impl Into<Stdio>) -> Option<i32> {
+    Command::new(example("server")).args(args).stdout(Stdio::null()).stderr(stderr).status().unwrap().code()
+}
+
+#[test]
+fn stderr_that_nothing_reads_holds_up_no_connection_and_no_exit() {
+    let mut server = Unread::start("exit");
+    server.visit(2_000); // some 200 KB of lines; a pipe takes 64 KiB
+    server.signal("TERM");
+    assert_eq!(server.code(), Some(0));
+}
+
+#[test]
+fn lines_that_stderr_did_not_take_are_counted_and_reported() {
+    const VISITS: usize = 12_000; // more than the pipe and the queue take
+    let mut server = Unread::start("dropped");
+    server.visit(VISITS);
+    let mut log = Vec::new();
+    let mut read_until = |text: &str| {
+        let mut chunk = [0; 65_536];
+        while !String::from_utf8_lossy(&log).contains(text) {
+            let n = server.stderr.read(&mut chunk).unwrap();
+            assert_ne!(n, 0, "the end of the log, without {text:?}");
+            log.extend_from_slice(&chunk[..n]);
+        }
+    };
+    // Said while the server runs, as soon as there is room again, and not only at its end.
+    read_until(" log lines were dropped");
+    server.signal("TERM");
+    let mut rest = Vec::new();
+    server.stderr.read_to_end(&mut rest).unwrap();
+    log.extend(rest);
+    assert_eq!(server.code(), Some(0));
+
+    let log = String::from_utf8(log).unwrap();
+    let dropped = |line: &str| -> Option<usize> {
+        line.strip_prefix("server: ")?.strip_suffix(" log lines were dropped: stderr did not take them in time")?.parse().ok()
+    };
+    let dropped: usize = log.lines().filter_map(dropped).sum();
+    let ended = log.lines().filter(|line| line.contains("] connection ")).count();
+    assert!(dropped > 0 && ended < VISITS, "{dropped} dropped, {ended} there");
+    assert!(ended + dropped >= VISITS, "{dropped} dropped and {ended} there are not all {VISITS}");
+    assert!(log.trim_end().ends_with("requests taken"), "the last line is there");
+}
+
+#[test]
+fn stderr_that_takes_nothing_does_not_change_the_exit_code() {
+    let refused = ["--listen", "nonsense"];
+    if let Ok(full) = File::options().write(true).open("/dev/full") {
+        assert_eq!(code_with_stderr(&refused, full), Some(1));
+    }
+    let (reader, writer) = UnixStream::pair().unwrap();
+    drop(reader);
+    assert_eq!(code_with_stderr(&refused, OwnedFd::from(writer)), Some(1));
+}
+
+#[test]
+fn wrong_address_is_reported_on_stderr_before_the_exit() {
+    let (code, stderr) = Process::server(&["--listen", "nonsense"]).end();
+    assert_eq!(code, Some(1));
+    assert!(stderr.starts_with("server: cannot listen on nonsense: "), "{stderr}");
+}
+
+#[test]
+fn client_exits_with_1_when_neither_stdout_nor_stderr_takes_a_line() {
+    let Ok(full) = File::options().write(true).open("/dev/full") else { return };
+    let run = |args: &[&str], stdout: Stdio| {
+        let mut command = Command::new(example("client"));
+        command.args(args).stdout(stdout).stderr(full.try_clone().unwrap()).status().unwrap().code()
+    };
+    let nowhere = util::bound(); // nothing listens on it
+    let addr = nowhere.1.to_string();
+    assert_eq!(run(&["--addr", &addr, "--conns", "1"], Stdio::null()), Some(1));
+    assert_eq!(run(&["--addr", &addr, "--conns", "1"], full.try_clone().unwrap().into()), Some(1));
+}
