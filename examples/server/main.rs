@@ -2,6 +2,7 @@
 
 mod listeners;
 mod logging;
+mod loops;
 mod session;
 #[path = "../cli/timeout.rs"]
 mod timeout;
@@ -13,13 +14,12 @@ use std::process::ExitCode;
 use std::str::FromStr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
 
 use clap::{ArgAction, Parser, ValueEnum};
 use glassloop::submit::{self, HEADER};
-use glassloop::{Config, Counters, Handle, Reactor, Stop};
+use glassloop::{Config, Handle, Reactor, Stop};
 
 #[cfg(unix)]
 use signal_hook::consts::{SIGINT, SIGTERM};
@@ -28,12 +28,14 @@ use signal_hook::iterator::Signals;
 
 use listeners::{Door, Doors};
 use logging::Log;
+use loops::Loops;
 use session::Service;
 use timeout::Timeout;
 
 /// Serves the submit/ack protocol: every request is answered with one ack, in order.
 ///
 /// There is no authentication in this protocol: listen where you trust the peers.
+/// If one of the loops fails, that is logged, the others stop gracefully, and the exit code is 1.
 /// SIGINT and SIGTERM stop it gracefully: nobody new is accepted, what was read is answered and
 /// sent, at most for --drain-timeout, and peers have two seconds to leave; then it exits with 0.
 /// A second signal drops everything at once, and it exits with 1.
@@ -192,49 +194,27 @@ fn serve(args: &Args) -> Result<ExitCode, Box<dyn Error>> {
         return Err("each thread needs room for a connection: --max-connections is less than --threads".into());
     }
     raise_descriptor_limit();
-    // From here on a signal is kept, until there are loops to be stopped: before anybody is served.
+    // From here on a signal is kept until there are loops to be stopped: before anything is served.
     let signals = watch_signals().map_err(|error| format!("cannot watch for signals: {error}"))?;
     let mut doors = Doors::open(&args.listen, args.threads.into())?;
-    let (ready, starting) = mpsc::channel();
-    let mut threads = Vec::new();
-    for (number, doors) in doors.of_loops.drain(..).enumerate() {
-        let (service, config, ready) = (service(args), config(args, number), ready.clone());
-        let name = format!("loop {number}");
-        threads.push(thread::Builder::new().name(name).spawn(move || run_loop(service, config, doors, ready))?);
+    let starts = doors.of_loops.drain(..).enumerate().map(|(number, doors)| {
+        let (service, config) = (service(args), config(args, number));
+        move || make_loop(service, config, doors)
+    });
+    let loops = Loops::start(starts)?;
+    let forced = stop_on_signals(signals, loops.handles().to_vec())?;
+    doors.names.iter().for_each(|name| announce(name));
+    if let Admin::At(addr) = args.admin {
+        log::warn!("--admin {addr}: this version serves nothing there yet");
     }
-    drop(ready);
-    let mut handles = Vec::new();
-    let mut room = 0;
-    for (handle, connections) in starting {
-        handles.push(handle);
-        room += connections;
-    }
-    let forced = if handles.len() == threads.len() {
-        let forced = stop_on_signals(signals, handles)?;
-        doors.names.iter().for_each(|name| announce(name));
-        if let Admin::At(addr) = args.admin {
-            log::warn!("--admin {addr}: this version serves nothing there yet");
-        }
-        log::info!("room for {room} connections, requests of at most {} bytes", args.max_frame);
-        forced
-    } else {
-        for handle in handles {
-            handle.stop(Stop::AtOnce); // another one has failed, and says so below
-        }
-        Arc::default()
-    };
-    let mut total = Counters::default();
-    for thread in threads {
-        let counters = thread.join().map_err(|_| "a loop panicked")??;
-        total.accepted += counters.accepted;
-        total.frames += counters.frames;
-        total.bytes_dropped += counters.bytes_dropped;
-    }
+    log::info!("room for {} connections, requests of at most {} bytes", loops.room(), args.max_frame);
+    let total = loops.wait();
     log::info!("stopped: {} connections were accepted, {} requests taken", total.accepted, total.frames);
     if total.bytes_dropped > 0 {
         log::warn!("{} bytes of replies were dropped, since their peers were gone or did not read", total.bytes_dropped);
     }
-    Ok(if forced.load(Ordering::Relaxed) { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+    let success = total.failed == 0 && !forced.load(Ordering::Relaxed);
+    Ok(if success { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 fn service(args: &Args) -> Service {
@@ -268,21 +248,13 @@ fn config(args: &Args, number: usize) -> Config {
     }
 }
 
-/// One loop: made, announced to whoever starts it, and run until it is stopped.
-fn run_loop(
-    service: Service,
-    config: Config,
-    doors: Vec<Door>,
-    ready: mpsc::Sender<(Handle<()>, usize)>,
-) -> Result<Counters, glassloop::Error> {
+/// Makes a loop that accepts from these listeners.
+fn make_loop(service: Service, config: Config, doors: Vec<Door>) -> Result<Reactor<Service>, glassloop::Error> {
     let mut reactor = Reactor::new(service, config)?;
     for door in doors {
         door.give_to(&mut reactor)?;
     }
-    let _ = ready.send((reactor.handle(), reactor.max_connections()));
-    drop(ready); // that was all: whoever starts the loops waits until each has spoken or is gone
-    reactor.run()?;
-    Ok(reactor.counters())
+    Ok(reactor)
 }
 
 /// Says where it listens, on stdout, at once: whoever started it with port 0 waits for this line.

@@ -1,0 +1,137 @@
+//! The loops: a thread for each, and what follows when one of them fails.
+
+use std::fmt::Display;
+use std::io;
+use std::panic::{self, AssertUnwindSafe};
+use std::sync::mpsc::{self, Receiver, Sender};
+use std::thread;
+
+use glassloop::net::Net;
+use glassloop::{Counters, Handle, Handler, Reactor, Stop};
+
+/// All loops of the process, each in a thread of its own.
+pub(crate) struct Loops<M> {
+    reports: Receiver<Report<M>>,
+    handles: Vec<Handle<M>>,
+    /// The sum of the connections that each may have open.
+    room: usize,
+    running: usize,
+    total: Total,
+}
+
+/// What all loops did together.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Total {
+    pub(crate) accepted: u64,
+    pub(crate) frames: u64,
+    pub(crate) bytes_dropped: u64,
+    /// Loops that ended because of an error or a panic.
+    pub(crate) failed: usize,
+}
+
+/// What a loop's thread reports: `Ready` unless its start fails, and `Ended` in any case, once.
+enum Report<M> {
+    Ready { handle: Handle<M>, room: usize },
+    Ended { number: usize, counters: Option<Counters>, failure: Option<String> },
+}
+
+impl<M: Send + 'static> Loops<M> {
+    /// Starts a loop with each of `starts`, which run in the loops' threads, and waits until all of them are ready.
+    ///
+    /// # Errors
+    /// What kept a loop from starting. The loops that did start are stopped then.
+    pub(crate) fn start<H, N, E, S>(starts: impl IntoIterator<Item = S>) -> Result<Self, String>
+    where
+        H: Handler<Mail = M>,
+        N: Net,
+        E: Display,
+        S: FnOnce() -> Result<Reactor<H, N>, E> + Send + 'static,
+    {
+        let (report, reports) = mpsc::channel();
+        let mut loops = Self { reports, handles: Vec::new(), room: 0, running: 0, total: Total::default() };
+        for (number, start) in starts.into_iter().enumerate() {
+            spawn(number, start, report.clone()).map_err(|error| format!("cannot start the thread of loop {number}: {error}"))?;
+            loops.running += 1;
+        }
+        drop(report);
+        loops.wait_until_ready()?;
+        Ok(loops)
+    }
+
+    fn wait_until_ready(&mut self) -> Result<(), String> {
+        let mut problem = None;
+        while self.handles.len() < self.running {
+            match self.reports.recv() {
+                Ok(Report::Ready { handle, room }) => {
+                    self.handles.push(handle);
+                    self.room += room;
+                }
+                Ok(Report::Ended { number, failure, .. }) => {
+                    self.running -= 1;
+                    problem.get_or_insert(failure.unwrap_or_else(|| format!("loop {number} stopped before the others were ready")));
+                }
+                Err(_) => break, // every thread has ended
+            }
+        }
+        problem.map_or(Ok(()), |problem| {
+            self.handles.iter().for_each(|handle| handle.stop(Stop::AtOnce));
+            Err(problem)
+        })
+    }
+
+    /// A handle on each loop.
+    pub(crate) fn handles(&self) -> &[Handle<M>] {
+        &self.handles
+    }
+
+    /// How many connections may be open, if no limit is shared.
+    pub(crate) fn room(&self) -> usize {
+        self.room
+    }
+
+    /// Waits until every loop has ended. When one fails, that is logged at once and the others are stopped gracefully.
+    pub(crate) fn wait(mut self) -> Total {
+        while self.running > 0 {
+            let Ok(report) = self.reports.recv() else { break };
+            let Report::Ended { number, counters, failure } = report else { continue };
+            self.running -= 1;
+            let counters = counters.unwrap_or_default();
+            self.total.accepted += counters.accepted;
+            self.total.frames += counters.frames;
+            self.total.bytes_dropped += counters.bytes_dropped;
+            if let Some(failure) = failure {
+                self.total.failed += 1;
+                let next = if self.running > 0 { "the other loops stop gracefully" } else { "no loop is left" };
+                log::error!("loop {number} failed: {failure}; its connections are lost, {next}");
+                self.handles.iter().for_each(|handle| handle.stop(Stop::Gracefully));
+            }
+        }
+        self.total
+    }
+}
+
+/// Starts a loop's thread, whose last report comes however the loop ends.
+fn spawn<H, N, E, S>(number: usize, start: S, reports: Sender<Report<H::Mail>>) -> io::Result<()>
+where
+    H: Handler<Mail: Send + 'static>,
+    N: Net,
+    E: Display,
+    S: FnOnce() -> Result<Reactor<H, N>, E> + Send + 'static,
+{
+    let run = move || {
+        // Nothing of the loop is used after a panic: it is dropped as it is.
+        let ended = panic::catch_unwind(AssertUnwindSafe(|| {
+            let mut reactor = start().map_err(|error| (None, error.to_string()))?;
+            let _ = reports.send(Report::Ready { handle: reactor.handle(), room: reactor.max_connections() });
+            let result = reactor.run();
+            result.map(|()| reactor.counters()).map_err(|error| (Some(reactor.counters()), error.to_string()))
+        }));
+        let (counters, failure) = match ended {
+            Ok(Ok(counters)) => (Some(counters), None),
+            Ok(Err((counters, error))) => (counters, Some(error)),
+            Err(_) => (None, Some("it panicked".to_string())),
+        };
+        let _ = reports.send(Report::Ended { number, counters, failure });
+    };
+    thread::Builder::new().name(format!("loop {number}")).spawn(run).map(drop)
+}
