@@ -53,7 +53,7 @@
 //! | 5 | `sim` (feature `sim`) | a network and a clock that are made up, to run all of this in, and to break it |
 //! | 4 | `reactor` | the loop: [`Reactor::turn`] fits on one screen, [`Reactor::run`] is it in a loop |
 //! | 3 | [`connection`], `pair` | one connection's machine: buffers, a state and stamps, no socket and no clock; two handlers made one |
-//! | 2 | `handler`, `command`, `deadline`, `timers`, `handle`, `observe` | what a user writes; what he asks of others; what time is up for, and whose; the hand for other threads; who watches |
+//! | 2 | `handler`, `command`, `deadline`, `timers`, `handle`, `limit`, `observe` | what a user writes; what he asks of others; what time is up for, and whose; the hand for other threads; a limit that loops share; who watches |
 //! | 1 | [`codec`], [`submit`], [`transport`], [`net`], `inbox`, `queue`, `mailbox` | bytes to frames; four packets; the only read and write; the one seam to the system; bytes that wait to be handled, and to be sent; letters and a bell |
 //! | 0 | [`config`], [`id`], `address`, `clock`, `state`, `reason`, `verdict`, `error`, `connect_error`, `guard`, `throttle`, `sync` | limits, names, time, and the enums that everything above speaks in |
 //!
@@ -105,6 +105,7 @@ mod guard;
 mod handle;
 mod handler;
 mod inbox;
+mod limit;
 mod mailbox;
 mod observe;
 mod pair;
@@ -126,6 +127,7 @@ pub use crate::error::Error;
 pub use crate::handle::{Handle, PostError};
 pub use crate::handler::{Context, FrameOf, Handler, LoopContext, MessageOf, Origin, SendError, Shared};
 pub use crate::id::ConnectionId;
+pub use crate::limit::ConnectionLimit;
 pub use crate::observe::{Counters, Observe, Observer, Step};
 pub use crate::pair::{Either, Pair};
 pub use crate::reactor::{Reactor, Turn};

@@ -27,6 +27,7 @@ use crate::error::Error;
 use crate::handle::{Handle, Letter, Recipient};
 use crate::handler::{Context, Handler, Shared};
 use crate::id::{ConnectionId, Token};
+use crate::limit::Places;
 use crate::net::{Event, MioNet, Net};
 use crate::observe::{Counters, Observer, Step};
 use crate::timers::TimerId;
@@ -83,6 +84,8 @@ pub struct Reactor<H: Handler, N: Net = MioNet> {
     buffered: usize,
     spin: Spin,
     max_connections: usize,
+    /// This loop's part of a limit that several loops share.
+    places: Option<Places>,
     mailbox: Recipient<H::Mail>,
     /// Those taken out of the mailbox and not read yet.
     letters: VecDeque<Letter<H::Mail>>,
@@ -133,17 +136,22 @@ impl<H: Handler, N: Net> Reactor<H, N> {
             buffered: 0,
             spin: Spin::new(config.spin),
             max_connections,
+            places: None,
             more: false,
             sweep: None,
             phase: Phase::Running,
             shared: Shared::new(config, now),
         };
-        // So no newcomer has to wait until the tables of all others have moved to a larger place.
-        let room = max_connections.min(MOST_RESERVED);
-        reactor.slots.reserve(room);
-        reactor.shared.timers.reserve(room);
-        reactor.mailbox.with(|agreed| agreed.reserve(room));
+        reactor.reserve();
         Ok(reactor)
+    }
+
+    /// Makes the tables large enough for all connections, so that no new one waits until the tables have been moved.
+    fn reserve(&mut self) {
+        let room = self.max_connections.min(MOST_RESERVED);
+        self.slots.reserve(room);
+        self.shared.timers.reserve(room);
+        self.mailbox.with(|agreed| agreed.reserve(room));
     }
 
     /// Turns until it is told to stop.
@@ -311,7 +319,8 @@ impl<H: Handler, N: Net> Reactor<H, N> {
         self.slots.len()
     }
 
-    /// The most there may be: [`Config::max_connections`], or what was derived in its stead.
+    /// The most there may be: [`Config::max_connections`], or what was derived in its stead; with a
+    /// [shared limit](Self::share_limit), the most that all its loops may have open together.
     pub fn max_connections(&self) -> usize {
         self.max_connections
     }

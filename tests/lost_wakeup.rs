@@ -1,6 +1,7 @@
-//! The mailbox in every order that its threads can run in: no letter is left behind a bell that nobody hears.
+//! The mailbox in every order that its threads can run in: no letter is left behind a bell that nobody hears. And the limit of
+//! connections that loops share: no place is left free while a loop sleeps that waits for one.
 //!
-//! It is the library's own source, over the model checker's locks. An order in which the loop sleeps for ever is found
+//! Both are the library's own source, over the model checker's locks. An order in which the loop sleeps for ever is found
 //! as a deadlock. At most three times in a run is a thread interrupted where it did not wait by itself (once, with
 //! three senders): few faults need more.
 
@@ -10,16 +11,42 @@ use loom::model::Builder;
 use loom::sync::{Arc, Condvar, Mutex};
 use loom::thread;
 
+#[path = "../src/limit.rs"]
+#[allow(dead_code, unreachable_pub)]
+mod limit;
 #[path = "../src/mailbox.rs"]
 #[allow(dead_code)]
 mod mailbox;
 
-/// What the mailbox finds where the library has std's.
+/// What both find where the library has std's.
 mod sync {
     pub(crate) use loom::sync::Mutex;
     pub(crate) use loom::sync::atomic::{AtomicBool, Ordering};
 }
 
+/// What the limit finds where the library has a connection's name.
+mod id {
+    pub(crate) struct Token;
+
+    impl Token {
+        pub(crate) const MAX_SLOTS: usize = 1000;
+    }
+}
+
+/// And where it has the poller.
+mod net {
+    pub(crate) trait Wake: Send + Sync {
+        fn wake(&self);
+    }
+
+    impl Wake for super::Poller {
+        fn wake(&self) {
+            super::Poller::wake(self);
+        }
+    }
+}
+
+use limit::{ConnectionLimit, Places};
 use mailbox::{Mailbox, Put};
 use sync::{AtomicBool, Ordering};
 
@@ -208,5 +235,76 @@ fn a_bell_that_is_silenced_after_the_letters_were_taken_loses_one() {
         let read = mailbox.take();
         mailbox.silence();
         read
+    });
+}
+
+/// A loop of a limit, with its poller and no connection.
+fn member(limit: &ConnectionLimit) -> (Places, std::sync::Arc<Poller>) {
+    let poller = std::sync::Arc::new(Poller::default());
+    (Places::new(limit, poller.clone(), 0), poller)
+}
+
+/// What the reactor does with `waiting` connections: accepts one and closes it, as often as it may, and sleeps in between.
+fn accept(limit: &ConnectionLimit, waiting: usize) {
+    let (mut places, poller) = member(limit);
+    for left in (0..waiting).rev() {
+        while !places.take(0) {
+            poller.poll(places.ask(0));
+        }
+        places.keep(1, left > 0);
+        assert!(limit.open() <= limit.max());
+        places.keep(0, left > 0);
+    }
+}
+
+#[test]
+fn freed_place_wakes_a_loop_that_waits_for_one() {
+    every_order(|| {
+        let limit = ConnectionLimit::new(1);
+        let other = {
+            let limit = limit.clone();
+            thread::spawn(move || accept(&limit, 2))
+        };
+        accept(&limit, 2);
+        other.join().unwrap();
+        assert_eq!(limit.open(), 0, "a place was lost");
+    });
+}
+
+#[test]
+fn loop_that_needs_no_place_any_more_passes_it_on() {
+    every_order(|| {
+        let limit = ConnectionLimit::new(1);
+        let (mut holder, _) = member(&limit);
+        let (mut leaving, _) = member(&limit);
+        assert!(holder.take(0) && !leaving.ask(0));
+        let others = [
+            thread::spawn(move || holder.keep(0, false)),
+            thread::spawn({
+                let limit = limit.clone();
+                move || accept(&limit, 1)
+            }),
+        ];
+        leaving.keep(0, false); // still in the queue, or with the place that it was granted there
+        for other in others {
+            other.join().unwrap();
+        }
+        assert_eq!(limit.open(), 0, "a place was lost");
+    });
+}
+
+#[test]
+fn loop_that_is_dropped_gives_its_place_to_the_next() {
+    every_order(|| {
+        let limit = ConnectionLimit::new(1);
+        let (mut dropped, _) = member(&limit);
+        assert!(dropped.take(0));
+        let other = {
+            let limit = limit.clone();
+            thread::spawn(move || accept(&limit, 1))
+        };
+        drop(dropped); // as it is after a panic
+        other.join().unwrap();
+        assert_eq!(limit.open(), 0, "a place was lost");
     });
 }

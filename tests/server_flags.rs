@@ -115,11 +115,7 @@ fn times_of_no_sense_are_refused_with_a_hint() {
             assert!(stderr.contains(hint) && stderr.contains(flag), "{flag} {time}: {stderr}");
         }
     }
-    for (args, hint) in [
-        (&["--threads", "0"][..], "0 is not in 1..=1024"),
-        (&["--threads", "4", "--max-connections", "3"], "--max-connections is less than --threads"),
-        (&["--max-buffered", "0"], "0 is not in 1.."),
-    ] {
+    for (args, hint) in [(&["--threads", "0"][..], "0 is not in 1..=1024"), (&["--max-buffered", "0"], "0 is not in 1..")] {
         let (code, stderr) = Process::server(args).end();
         assert!(code != Some(0) && stderr.contains(hint), "{args:?}: {stderr}");
     }
@@ -160,6 +156,58 @@ fn four_threads_serve_one_port_with_one_greeting_and_several_loops() {
     numbers.sort_unstable();
     numbers.dedup();
     assert!(numbers.len() < 64, "all were served by one loop");
+}
+
+#[test]
+fn loops_share_one_limit_of_connections() {
+    const ROOM: u64 = 40;
+    // However the system spreads the connections over four loops, no other number is served.
+    let (server, addr) = Process::listening(&["--threads", "4", "--max-connections", "40"]);
+    server.wait_for_log("room for 40 connections");
+    let mut clients: Vec<Client> = Vec::new();
+    for n in 0..ROOM {
+        let mut client = Client::connect(addr);
+        client.send(&submit(id(n), b""));
+        client.expect(&ack(id(n)));
+        clients.push(client);
+    }
+    let mut waiting: Vec<Client> = (0..8).map(|_| Client::connect(addr)).collect();
+    for client in &mut waiting {
+        client.send(&submit(id(ROOM), b""));
+    }
+    // Each that leaves lets in one that waits, also where that waits at another loop.
+    let is_answered = |client: &Client| {
+        client.stream.set_nonblocking(true).unwrap();
+        let peeked = client.stream.peek(&mut [0]);
+        client.stream.set_nonblocking(false).unwrap();
+        matches!(peeked, Ok(1))
+    };
+    assert!(!waiting.iter().any(is_answered), "more than 40 are served");
+    for served in 1..=waiting.len() {
+        drop(clients.remove(0));
+        wait_until("one more to be served", || waiting.iter().filter(|client| is_answered(client)).count() >= served);
+        assert_eq!(waiting.iter().filter(|client| is_answered(client)).count(), served);
+    }
+    for client in waiting.iter_mut() {
+        client.expect(&ack(id(ROOM)));
+    }
+    drop((clients, waiting));
+    server.signal("TERM");
+    assert_eq!(server.end().0, Some(0));
+}
+
+#[test]
+fn fewer_connections_than_loops_are_served_one_after_the_other() {
+    let (_server, addr) = Process::listening(&["--threads", "4", "--max-connections", "1"]);
+    let mut clients: Vec<Client> = (0..12).map(|_| Client::connect(addr)).collect();
+    for client in &mut clients {
+        client.send(&submit(id(1), b""));
+        client.stream.shutdown(std::net::Shutdown::Write).unwrap();
+    }
+    for client in &mut clients {
+        client.expect(&ack(id(1)));
+        client.expect_end();
+    }
 }
 
 /// A path for a socket of this test's own.

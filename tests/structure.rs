@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 /// Which module stands on which floor; see the crate's front page. Imports point down, or sideways without a circle.
-const FLOORS: [(&str, u8); 30] = [
+const FLOORS: [(&str, u8); 31] = [
     ("address", 0),
     ("clock", 0),
     ("config", 0),
@@ -29,6 +29,7 @@ const FLOORS: [(&str, u8); 30] = [
     ("deadline", 2),
     ("handle", 2),
     ("handler", 2),
+    ("limit", 2),
     ("observe", 2),
     ("timers", 2),
     ("connection", 3),

@@ -13,8 +13,6 @@ use glassloop::{Counters, Handle, Handler, Reactor, Stop};
 pub(crate) struct Loops<M> {
     reports: Receiver<Report<M>>,
     handles: Vec<Handle<M>>,
-    /// The sum of the connections that each may have open.
-    room: usize,
     running: usize,
     total: Total,
 }
@@ -31,8 +29,8 @@ pub(crate) struct Total {
 
 /// What a loop's thread reports: `Ready` unless its start fails, and `Ended` in any case, once.
 enum Report<M> {
-    Ready { handle: Handle<M>, room: usize },
-    Ended { number: usize, counters: Option<Counters>, failure: Option<String> },
+    Ready { handle: Handle<M> },
+    Ended { number: usize, counters: Option<Box<Counters>>, failure: Option<String> },
 }
 
 impl<M: Send + 'static> Loops<M> {
@@ -48,7 +46,7 @@ impl<M: Send + 'static> Loops<M> {
         S: FnOnce() -> Result<Reactor<H, N>, E> + Send + 'static,
     {
         let (report, reports) = mpsc::channel();
-        let mut loops = Self { reports, handles: Vec::new(), room: 0, running: 0, total: Total::default() };
+        let mut loops = Self { reports, handles: Vec::new(), running: 0, total: Total::default() };
         for (number, start) in starts.into_iter().enumerate() {
             spawn(number, start, report.clone()).map_err(|error| format!("cannot start the thread of loop {number}: {error}"))?;
             loops.running += 1;
@@ -62,10 +60,7 @@ impl<M: Send + 'static> Loops<M> {
         let mut problem = None;
         while self.handles.len() < self.running {
             match self.reports.recv() {
-                Ok(Report::Ready { handle, room }) => {
-                    self.handles.push(handle);
-                    self.room += room;
-                }
+                Ok(Report::Ready { handle }) => self.handles.push(handle),
                 Ok(Report::Ended { number, failure, .. }) => {
                     self.running -= 1;
                     problem.get_or_insert(failure.unwrap_or_else(|| format!("loop {number} stopped before the others were ready")));
@@ -82,11 +77,6 @@ impl<M: Send + 'static> Loops<M> {
     /// A handle on each loop.
     pub(crate) fn handles(&self) -> &[Handle<M>] {
         &self.handles
-    }
-
-    /// How many connections may be open, if no limit is shared.
-    pub(crate) fn room(&self) -> usize {
-        self.room
     }
 
     /// Waits until every loop has ended. When one fails, that is logged at once and the others are stopped gracefully.
@@ -120,17 +110,15 @@ where
 {
     let run = move || {
         // Nothing of the loop is used after a panic: it is dropped as it is.
-        let ended = panic::catch_unwind(AssertUnwindSafe(|| {
-            let mut reactor = start().map_err(|error| (None, error.to_string()))?;
-            let _ = reports.send(Report::Ready { handle: reactor.handle(), room: reactor.max_connections() });
-            let result = reactor.run();
-            result.map(|()| reactor.counters()).map_err(|error| (Some(reactor.counters()), error.to_string()))
+        let ended = panic::catch_unwind(AssertUnwindSafe(|| match start() {
+            Ok(mut reactor) => {
+                let _ = reports.send(Report::Ready { handle: reactor.handle() });
+                let failure = reactor.run().err().map(|error| error.to_string());
+                (Some(Box::new(reactor.counters())), failure)
+            }
+            Err(error) => (None, Some(error.to_string())),
         }));
-        let (counters, failure) = match ended {
-            Ok(Ok(counters)) => (Some(counters), None),
-            Ok(Err((counters, error))) => (counters, Some(error)),
-            Err(_) => (None, Some("it panicked".to_string())),
-        };
+        let (counters, failure) = ended.unwrap_or_else(|_| (None, Some("it panicked".to_string())));
         let _ = reports.send(Report::Ended { number, counters, failure });
     };
     thread::Builder::new().name(format!("loop {number}")).spawn(run).map(drop)

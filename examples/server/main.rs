@@ -12,14 +12,14 @@ use std::io::{self, Write};
 use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::str::FromStr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::thread;
 use std::time::Duration;
 
 use clap::{ArgAction, Parser, ValueEnum};
 use glassloop::submit::{self, HEADER};
-use glassloop::{Config, Handle, Reactor, Stop};
+use glassloop::{Config, ConnectionLimit, Handle, Reactor, Stop};
 
 #[cfg(unix)]
 use signal_hook::consts::{SIGINT, SIGTERM};
@@ -56,7 +56,7 @@ struct Args {
     #[arg(long, value_name = "ADDR|off", default_value = "off")]
     admin: Admin,
 
-    /// Connections open at once, shared out evenly over the threads; further ones wait until one leaves [default: the limit of open files less a reserve]
+    /// Connections open at once, in all threads together; further ones wait until one leaves [default: the limit of open files less a reserve]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     max_connections: Option<u32>,
 
@@ -190,16 +190,14 @@ fn main() -> ExitCode {
 }
 
 fn serve(args: &Args) -> Result<ExitCode, Box<dyn Error>> {
-    if args.max_connections.is_some_and(|connections| connections < args.threads.into()) {
-        return Err("each thread needs room for a connection: --max-connections is less than --threads".into());
-    }
     raise_descriptor_limit();
     // From here on a signal is kept until there are loops to be stopped: before anything is served.
     let signals = watch_signals().map_err(|error| format!("cannot watch for signals: {error}"))?;
     let mut doors = Doors::open(&args.listen, args.threads.into())?;
+    let limit = Arc::new(OnceLock::new());
     let starts = doors.of_loops.drain(..).enumerate().map(|(number, doors)| {
-        let (service, config) = (service(args), config(args, number));
-        move || make_loop(service, config, doors)
+        let (service, config, most, limit) = (service(args), config(args, number), args.max_connections, limit.clone());
+        move || make_loop(service, config, doors, most, &limit)
     });
     let loops = Loops::start(starts)?;
     let forced = stop_on_signals(signals, loops.handles().to_vec())?;
@@ -207,7 +205,8 @@ fn serve(args: &Args) -> Result<ExitCode, Box<dyn Error>> {
     if let Admin::At(addr) = args.admin {
         log::warn!("--admin {addr}: this version serves nothing there yet");
     }
-    log::info!("room for {} connections, requests of at most {} bytes", loops.room(), args.max_frame);
+    let room = limit.get().map_or(0, ConnectionLimit::max);
+    log::info!("room for {room} connections, requests of at most {} bytes", args.max_frame);
     let total = loops.wait();
     log::info!("stopped: {} connections were accepted, {} requests taken", total.accepted, total.frames);
     if total.bytes_dropped > 0 {
@@ -239,7 +238,7 @@ fn config(args: &Args, number: usize) -> Config {
         handshake_timeout: args.handshake_timeout.0,
         idle_timeout: args.idle_timeout.0,
         loops,
-        max_connections: args.max_connections.map(|all| share(all as usize)),
+        max_connections: args.max_connections.map(|all| share(all as usize).max(1)),
         nodelay: args.nodelay,
         scratch: args.scratch as usize,
         spin: args.spin.0.unwrap_or_default(),
@@ -248,9 +247,19 @@ fn config(args: &Args, number: usize) -> Config {
     }
 }
 
-/// Makes a loop that accepts from these listeners.
-fn make_loop(service: Service, config: Config, doors: Vec<Door>) -> Result<Reactor<Service>, glassloop::Error> {
+/// Makes a loop that accepts from these listeners, at the limit of connections that all loops share.
+fn make_loop(
+    service: Service,
+    config: Config,
+    doors: Vec<Door>,
+    most: Option<u32>,
+    limit: &OnceLock<ConnectionLimit>,
+) -> Result<Reactor<Service>, glassloop::Error> {
+    let loops = config.loops;
     let mut reactor = Reactor::new(service, config)?;
+    // Without the flag: what the limit of descriptors leaves for each loop, for all together.
+    let all = || most.map_or(reactor.max_connections().saturating_mul(loops), |most| most as usize);
+    reactor.share_limit(limit.get_or_init(|| ConnectionLimit::new(all())));
     for door in doors {
         door.give_to(&mut reactor)?;
     }

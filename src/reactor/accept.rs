@@ -9,6 +9,7 @@ use crate::error::Error;
 use crate::guard::contain;
 use crate::handler::{Handler, Origin};
 use crate::id::Token;
+use crate::limit::{ConnectionLimit, Places};
 use crate::net::Net;
 use crate::observe::Step;
 use crate::reactor::Reactor;
@@ -94,6 +95,20 @@ impl<H: Handler, N: Net> Reactor<H, N> {
         Ok(())
     }
 
+    /// Counts this loop's connections towards `limit`, which other loops share. Call it before the loop listens or dials.
+    ///
+    /// From then on the loop accepts and dials only while all loops of the limit together have fewer connections than
+    /// [`ConnectionLimit::max`], and [`Config::max_connections`](crate::Config::max_connections) does not count any more. Connections that
+    /// the loop has already count too, even beyond the limit. If the loop is dropped, or its thread panics, its places are free again.
+    ///
+    /// **Trap:** a place that comes free is handed to the loop that has waited longest. If the handler of that loop blocks, no
+    /// other loop can use the place until it goes on.
+    pub fn share_limit(&mut self, limit: &ConnectionLimit) {
+        self.places = Some(Places::new(limit, self.net.waker(), self.slots.len()));
+        self.max_connections = limit.max();
+        self.reserve();
+    }
+
     /// The addresses it listens on, in the order in which they were added. Empty once it is stopping.
     pub fn local_addrs(&self) -> Vec<Address> {
         self.listeners.iter().map(|listener| listener.addr.clone()).collect()
@@ -123,7 +138,7 @@ impl<H: Handler, N: Net> Reactor<H, N> {
                 }
             }
             for _ in 0..self.shared.config.accepts_per_turn {
-                if self.listeners[number].waiting != Waiting::Somebody || !self.has_room() || self.resting.is_some() {
+                if self.listeners[number].waiting != Waiting::Somebody || self.resting.is_some() || !self.take_place() {
                     break;
                 }
                 self.accept_one(number);
@@ -139,6 +154,9 @@ impl<H: Handler, N: Net> Reactor<H, N> {
             // The limit of connections does not count here: they leave soon.
             let most = self.max_connections.saturating_add(LONGEST_BACKLOG).min(Token::MAX_SLOTS);
             while self.listeners[number].waiting == Waiting::Somebody && self.slots.len() < most && self.resting.is_none() {
+                if let Some(places) = &mut self.places {
+                    places.take_beyond(self.slots.len());
+                }
                 self.accept_one(number);
             }
             // Nothing in between: that is the time in which newcomers are lost.
@@ -146,6 +164,7 @@ impl<H: Handler, N: Net> Reactor<H, N> {
         }
     }
 
+    /// Accepts a connection, for which a place is taken.
     fn accept_one(&mut self, number: usize) {
         let listener = &mut self.listeners[number];
         let error = match self.net.accept(&mut listener.socket) {
@@ -218,10 +237,12 @@ impl<H: Handler, N: Net> Reactor<H, N> {
 
     /// Whether a listener could be asked at once.
     pub(super) fn can_accept(&self) -> bool {
-        self.knocking
-            && self.has_room()
-            && self.resting.is_none()
-            && self.listeners.iter().any(|listener| listener.waiting == Waiting::Somebody)
+        self.knocking && self.wants_to_accept() && self.has_room()
+    }
+
+    /// Whether a listener may have connections, and can be asked now.
+    fn wants_to_accept(&self) -> bool {
+        self.resting.is_none() && self.listeners.iter().any(|listener| listener.waiting == Waiting::Somebody)
     }
 
     /// When a listener that rests is worth asking again.
@@ -236,11 +257,39 @@ impl<H: Handler, N: Net> Reactor<H, N> {
             Waiting::Somebody => self.resting,
             Waiting::Nobody => None,
         });
-        times.min().filter(|_| self.has_room())
+        // A shared limit may have room by then; only asking it wakes this loop when it has.
+        times.min().filter(|_| if self.places.is_some() { matches!(self.phase, Phase::Running) } else { self.has_room() })
     }
 
-    pub(super) fn has_room(&self) -> bool {
-        matches!(self.phase, Phase::Running) && self.slots.len() < self.max_connections
+    /// Whether one more connection may be accepted. With a shared limit that has no room, the loop is woken when it has.
+    fn has_room(&self) -> bool {
+        matches!(self.phase, Phase::Running)
+            && match &self.places {
+                None => self.slots.len() < self.max_connections,
+                Some(places) => places.ask(self.slots.len()),
+            }
+    }
+
+    /// Takes a place for one more connection, if there is one. The turn's end gives it back if no connection comes of it.
+    pub(super) fn take_place(&mut self) -> bool {
+        match &mut self.places {
+            None => self.slots.len() < self.max_connections,
+            Some(places) => places.take(self.slots.len()),
+        }
+    }
+
+    /// Gives back the places of connections that are gone or never came.
+    #[inline]
+    pub(super) fn keep_places(&mut self) {
+        if self.places.is_some() {
+            let (used, wants) = (self.slots.len(), self.wants_to_accept());
+            self.places.iter_mut().for_each(|places| places.keep(used, wants));
+        }
+    }
+
+    /// The connections that count towards the limit: this loop's, or those of all loops that share one.
+    pub(super) fn open_places(&self) -> usize {
+        self.places.as_ref().map_or(self.slots.len(), Places::open)
     }
 
     /// Closes all listeners: newcomers are refused from here on.

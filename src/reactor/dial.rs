@@ -56,7 +56,9 @@ impl<H: Handler, N: Net> Reactor<H, N> {
     /// [`Error::Connect`] if nothing could be begun: no address, no room for one more connection, a loop that is stopping, or a handler that panicked.
     pub fn connect_to(&mut self, addrs: Vec<Address>, timeout: Duration) -> Result<ConnectionId, Error> {
         self.read_clock();
-        self.begin(Dial { addrs, timeout, key: 0 }).map_err(|(_, error)| Error::Connect(error))
+        let begun = self.begin(Dial { addrs, timeout, key: 0 });
+        self.keep_places(); // between turns, so no turn's end does it
+        begun.map_err(|(_, error)| Error::Connect(error))
     }
 
     /// Begins one that a callback has asked for. If that fails the handler is told as if it had failed later.
@@ -79,8 +81,8 @@ impl<H: Handler, N: Net> Reactor<H, N> {
         let origin = Origin::Dialed { peer: first.clone().unwrap_or(Address::Unix(None)), key };
         let failed = |failure| (origin.clone(), ConnectError { addr: first.clone(), failure, tried: 0 });
         let Phase::Running = self.phase else { return Err(failed(ConnectFailure::Stopping)) };
-        if self.slots.len() >= self.max_connections {
-            return Err(failed(ConnectFailure::NoRoom { open: self.slots.len() }));
+        if !self.take_place() {
+            return Err(failed(ConnectFailure::NoRoom { open: self.open_places() }));
         }
         let Some(addr) = rest.pop_front() else { return Err(failed(ConnectFailure::NoAddress)) };
         let id = self.slots.next_id();

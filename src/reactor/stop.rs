@@ -106,6 +106,7 @@ impl<H: Handler, N: Net> Reactor<H, N> {
             contain(|| drop(reason));
             self.relieve();
         }
+        self.keep_places();
     }
 
     /// What the turn leaves behind.
