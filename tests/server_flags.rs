@@ -188,7 +188,7 @@ fn loops_share_one_limit_of_connections() {
         wait_until("one more to be served", || waiting.iter().filter(|client| is_answered(client)).count() >= served);
         assert_eq!(waiting.iter().filter(|client| is_answered(client)).count(), served);
     }
-    for client in waiting.iter_mut() {
+    for client in &mut waiting {
         client.expect(&ack(id(ROOM)));
     }
     drop((clients, waiting));

@@ -89,7 +89,7 @@ fn lines_that_stderr_did_not_take_are_counted_and_reported() {
     server.visit(VISITS);
     let mut log = Vec::new();
     let mut read_until = |text: &str| {
-        let mut chunk = [0; 65_536];
+        let mut chunk = vec![0; 65_536];
         while !String::from_utf8_lossy(&log).contains(text) {
             let n = server.stderr.read(&mut chunk).unwrap();
             assert_ne!(n, 0, "the end of the log, without {text:?}");

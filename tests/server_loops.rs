@@ -129,9 +129,10 @@ fn loop_that_fails_or_panics_makes_the_others_drain() {
 
 #[test]
 fn loop_that_does_not_start_stops_those_that_did() {
+    type Start = Box<dyn FnOnce() -> Result<Reactor<Service, Breakable>, Error> + Send>;
+
     let (served, addr) = listener();
     let quiet = || Arc::new(AtomicBool::new(false));
-    type Start = Box<dyn FnOnce() -> Result<Reactor<Service, Breakable>, Error> + Send>;
     let good: Start = Box::new(move || make(served, quiet(), End::Fails));
     let bad: Start = Box::new(|| Err(Error::Config { problem: "no good".into() }));
     let panics: Start = Box::new(|| panic!("no start"));
