@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 /// The address of a listener or of a peer.
 ///
-/// It prints as `127.0.0.1:8888`, or as `unix:` and a path. What a peer could have chosen is escaped.
+/// It prints as `127.0.0.1:8888`, as `unix:` and a path, or as `unix:@` and a name. What a peer could have chosen is escaped.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[non_exhaustive]
 pub enum Address {
@@ -15,6 +15,8 @@ pub enum Address {
     Tcp(SocketAddr),
     /// A Unix domain socket, with its path if it has one: a client's as a rule has none.
     Unix(Option<Arc<Path>>),
+    /// A Unix domain socket in Linux's abstract namespace, with its name, which is no path and any bytes.
+    Abstract(Arc<[u8]>),
 }
 
 impl Address {
@@ -27,7 +29,7 @@ impl Address {
     pub fn tcp(&self) -> Option<SocketAddr> {
         match self {
             Address::Tcp(addr) => Some(*addr),
-            Address::Unix(_) => None,
+            Address::Unix(_) | Address::Abstract(_) => None,
         }
     }
 }
@@ -69,6 +71,7 @@ impl fmt::Display for Address {
             Address::Tcp(addr) => addr.fmt(f),
             Address::Unix(Some(path)) => write!(f, "unix:{}", path.display().to_string().escape_debug()),
             Address::Unix(None) => write!(f, "unix:(unnamed)"),
+            Address::Abstract(name) => write!(f, "unix:@{}", String::from_utf8_lossy(name).escape_debug()),
         }
     }
 }
@@ -86,7 +89,7 @@ mod tests {
     #[test]
     fn a_packed_address_is_the_same_one() {
         let tcp = ["127.0.0.1:1", "[::1]:2"].map(|addr| Address::from(addr.parse::<SocketAddr>().expect("an address")));
-        for addr in tcp.into_iter().chain([Address::unix("/tmp/s"), Address::Unix(None)]) {
+        for addr in tcp.into_iter().chain([Address::unix("/tmp/s"), Address::Unix(None), Address::Abstract((*b"s").into())]) {
             assert_eq!(PackedAddress::from(&addr).unpack(), addr);
         }
     }
@@ -94,6 +97,7 @@ mod tests {
     #[test]
     fn what_a_peer_chose_cannot_break_a_log_line() {
         assert_eq!(Address::unix("/tmp/a\nb\x1b").to_string(), "unix:/tmp/a\\nb\\u{1b}");
+        assert_eq!(Address::Abstract((*b"a\0\nb").into()).to_string(), "unix:@a\\0\\nb");
         assert_eq!(Address::from(SocketAddr::from(([127, 0, 0, 1], 8888))).to_string(), "127.0.0.1:8888");
     }
 }

@@ -234,6 +234,21 @@ fn a_unix_socket_is_dialed_by_its_path() {
     std::fs::remove_file(path).unwrap();
 }
 
+#[test]
+#[cfg(target_os = "linux")]
+fn abstract_unix_socket_is_dialed_by_its_name() {
+    use std::os::linux::net::SocketAddrExt;
+
+    let name = format!("glassloop-dialing-{}", std::process::id());
+    let std_addr = std::os::unix::net::SocketAddr::from_abstract_name(&name).unwrap();
+    let addr = Address::from(std_addr.clone());
+    assert_eq!(addr.to_string(), format!("unix:@{name}"));
+    let mut reactor = dialer();
+    assert_eq!(reactor.listen_on_unix(std::os::unix::net::UnixListener::bind_addr(&std_addr).unwrap()).unwrap(), addr);
+    reactor.connect_to(vec![addr.clone()], LONG).unwrap();
+    turn_until(&mut reactor, |reactor| reactor.handler().outcomes.iter().any(|(.., outcome)| *outcome == format!("open to {addr}")));
+}
+
 /// Checks that every dial has exactly one first outcome, and that those who were open are closed once at most.
 #[track_caller]
 fn one_outcome_each(handler: &Dialer, dials: &[ConnectionId]) {

@@ -93,6 +93,16 @@ fn is_urgent(_: &mio::event::Event) -> bool {
     false
 }
 
+#[cfg(any(target_os = "linux", target_os = "android"))]
+fn connect_abstract(name: &[u8]) -> io::Result<net::UnixStream> {
+    #[cfg(target_os = "android")]
+    use std::os::android::net::SocketAddrExt;
+    #[cfg(target_os = "linux")]
+    use std::os::linux::net::SocketAddrExt;
+    let addr = std::os::unix::net::SocketAddr::from_abstract_name(name)?;
+    net::UnixStream::connect_addr(&addr)
+}
+
 impl Net for MioNet {
     type Listener = Listener;
     type Stream = Socket;
@@ -138,7 +148,7 @@ impl Net for MioNet {
             #[cfg(unix)]
             Listener::Unix(socket) => {
                 let (stream, peer) = socket.accept()?;
-                Ok((Socket::Unix(stream), Address::Unix(peer.as_pathname().map(Into::into))))
+                Ok((Socket::Unix(stream), peer.into()))
             }
         }
     }
@@ -155,7 +165,9 @@ impl Net for MioNet {
             }
             #[cfg(unix)]
             Address::Unix(Some(path)) => net::UnixStream::connect(path).map(Socket::Unix),
-            Address::Unix(_) => Err(io::ErrorKind::Unsupported.into()),
+            #[cfg(any(target_os = "linux", target_os = "android"))]
+            Address::Abstract(name) => connect_abstract(name).map(Socket::Unix),
+            _ => Err(io::ErrorKind::Unsupported.into()),
         }
     }
 

@@ -7,6 +7,8 @@ use mio::event::Source;
 use mio::net;
 
 use super::{Established, Stream};
+#[cfg(unix)]
+use crate::address::Address;
 
 /// A listener.
 #[derive(Debug)]
@@ -50,6 +52,24 @@ impl Listener {
             #[cfg(unix)]
             Listener::Unix(socket) => socket,
         }
+    }
+}
+
+/// The address of a Unix domain socket, as std has it.
+#[cfg(unix)]
+impl From<std::os::unix::net::SocketAddr> for Address {
+    fn from(addr: std::os::unix::net::SocketAddr) -> Self {
+        #[cfg(any(target_os = "linux", target_os = "android"))]
+        {
+            #[cfg(target_os = "android")]
+            use std::os::android::net::SocketAddrExt;
+            #[cfg(target_os = "linux")]
+            use std::os::linux::net::SocketAddrExt;
+            if let Some(name) = addr.as_abstract_name() {
+                return Address::Abstract(name.into());
+            }
+        }
+        Address::Unix(addr.as_pathname().map(Into::into))
     }
 }
 

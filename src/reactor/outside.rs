@@ -72,8 +72,7 @@ impl<H: Handler> Reactor<H> {
     /// [`Error::Listen`] with what the system says.
     #[cfg(unix)]
     pub fn listen_on_unix(&mut self, listener: UnixListener) -> Result<Address, Error> {
-        let path = listener.local_addr().ok().and_then(|addr| addr.as_pathname().map(Into::into));
-        let addr = Address::Unix(path);
+        let addr = listener.local_addr().map_or(Address::Unix(None), Address::from);
         let failed = |source| Error::Listen { addr: addr.to_string(), source };
         let listener = self.net.adopt_unix(listener).map_err(failed)?;
         self.add_listener(listener, addr.clone())?;
