@@ -23,6 +23,11 @@ pub struct ConnectError {
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum ConnectFailure {
+    /// This machine has no local address and port for it (EADDRNOTAVAIL). The system has one error for two causes, both on this side.
+    ///
+    /// Either all ports for that address are in use: wait before trying again. Or the machine has no address from which it could
+    /// be reached, `::1` where IPv6 is off for instance: then it fails every time.
+    AddressNotAvailable,
     /// The other side's queue is full, and the system does not wait for it. Unix domain sockets only; try again later.
     Busy,
     /// There was no address to try.
@@ -34,8 +39,6 @@ pub enum ConnectFailure {
     },
     /// Anything else that the system says.
     Other(io::Error),
-    /// This machine has no free port left for that address (EADDRNOTAVAIL). Blame this side, and wait before trying again.
-    PortsExhausted,
     /// The machine is there and nobody listens on the port.
     Refused,
     /// The port was free, and by chance this side's own: the socket is connected with itself (RFC 9293, 3.5). Nobody else listens there.
@@ -57,7 +60,7 @@ impl ConnectFailure {
         match error.kind() {
             io::ErrorKind::ConnectionRefused => ConnectFailure::Refused,
             io::ErrorKind::WouldBlock => ConnectFailure::Busy,
-            io::ErrorKind::AddrNotAvailable => ConnectFailure::PortsExhausted,
+            io::ErrorKind::AddrNotAvailable => ConnectFailure::AddressNotAvailable,
             io::ErrorKind::HostUnreachable | io::ErrorKind::NetworkUnreachable | io::ErrorKind::NetworkDown => {
                 ConnectFailure::Unreachable(error)
             }
@@ -68,11 +71,11 @@ impl ConnectFailure {
     /// The nearest kind that std has.
     pub fn kind(&self) -> io::ErrorKind {
         match self {
+            ConnectFailure::AddressNotAvailable => io::ErrorKind::AddrNotAvailable,
             ConnectFailure::Busy => io::ErrorKind::WouldBlock,
             ConnectFailure::NoAddress => io::ErrorKind::InvalidInput,
             ConnectFailure::NoRoom { .. } | ConnectFailure::Stopping => io::ErrorKind::Other,
             ConnectFailure::Other(error) | ConnectFailure::Unreachable(error) => error.kind(),
-            ConnectFailure::PortsExhausted => io::ErrorKind::AddrNotAvailable,
             ConnectFailure::Refused | ConnectFailure::SelfConnect => io::ErrorKind::ConnectionRefused,
             ConnectFailure::TimedOut { .. } => io::ErrorKind::TimedOut,
         }
@@ -82,11 +85,13 @@ impl ConnectFailure {
 impl fmt::Display for ConnectFailure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            ConnectFailure::AddressNotAvailable => {
+                write!(f, "no local port is left for that address, or this machine has no address to reach it from")
+            }
             ConnectFailure::Busy => write!(f, "its queue is full"),
             ConnectFailure::NoAddress => write!(f, "no address to connect to"),
             ConnectFailure::NoRoom { open } => write!(f, "{open} connections are open, no more are allowed"),
             ConnectFailure::Other(error) | ConnectFailure::Unreachable(error) => write!(f, "{error}"),
-            ConnectFailure::PortsExhausted => write!(f, "no local port left for that address"),
             ConnectFailure::Refused => write!(f, "connection refused: nobody listens there"),
             ConnectFailure::SelfConnect => write!(f, "connected with itself: nobody listens there"),
             ConnectFailure::Stopping => write!(f, "the loop is stopping"),

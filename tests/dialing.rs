@@ -434,7 +434,7 @@ fn each_error_of_the_system_has_its_name_be_it_told_at_once_or_later() {
     const EHOSTUNREACH: i32 = 113;
     const EMFILE: i32 = 24;
     for (error, text) in [
-        (EADDRNOTAVAIL, "no local port left for that address"),
+        (EADDRNOTAVAIL, "no local port is left for that address, or this machine has no address to reach it from"),
         (ECONNREFUSED, "connection refused: nobody listens there"),
         (EHOSTUNREACH, "No route to host (os error 113)"),
         (ENETUNREACH, "Network is unreachable (os error 101)"),
