@@ -82,6 +82,43 @@ fn a_second_signal_stops_at_once() {
 }
 
 #[test]
+fn hangup_is_logged_and_stops_nothing() {
+    let (server, addr) = Process::listening(&[]);
+    let mut client = Client::connect(addr);
+    for n in 0..3 {
+        client.send(&submit(id(n), b"in the midst of it")[..15]);
+        server.signal("HUP");
+        wait_until("SIGHUP in the log", || server.log().matches("SIGHUP: there is nothing to reload").count() > n as usize);
+        client.send(&submit(id(n), b"in the midst of it")[15..]);
+        client.expect(&ack(id(n)));
+    }
+    drop(client);
+    // It does not count as the first of two signals.
+    server.signal("TERM");
+    let (code, log) = server.end();
+    assert_eq!(code, Some(0), "{log}");
+}
+
+#[test]
+fn signals_that_were_blocked_at_the_start_are_heard() {
+    use nix::sys::signal::{SigSet, Signal};
+
+    let start = || {
+        let watched: SigSet = [Signal::SIGHUP, Signal::SIGINT, Signal::SIGTERM].into_iter().collect();
+        watched.thread_block().unwrap(); // in this thread, and so in the process that it starts
+        Process::listening(&["--threads", "2"])
+    };
+    for signal in ["INT", "TERM"] {
+        let (server, _addr) = std::thread::spawn(start).join().unwrap();
+        server.signal("HUP");
+        server.wait_for_log("SIGHUP: there is nothing to reload");
+        server.signal(signal);
+        let (code, log) = server.end();
+        assert_eq!(code, Some(0), "{log}");
+    }
+}
+
+#[test]
 fn an_address_in_use_is_named_with_what_to_do() {
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let addr = taken.local_addr().unwrap().to_string();

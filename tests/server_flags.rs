@@ -323,8 +323,8 @@ import os, socket, sys
 pid, kinds, server = str(os.getpid()), sys.argv[1].split(","), sys.argv[2:]
 kept = []
 for kind in kinds:
-    if kind.startswith("/"):
-        one = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM); one.bind(kind)
+    if kind[0] in "/@":
+        one = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM); one.bind(kind.replace("@", "\0"))
     elif kind == "udp":
         one = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); one.bind(("127.0.0.1", 0))
     else:
@@ -370,6 +370,14 @@ fn sockets_that_are_handed_over_are_greeted_and_served_and_the_default_address_i
         assert!(path.exists(), "what systemd has made is systemd's to remove");
         std::fs::remove_file(path).unwrap();
     }
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+fn abstract_socket_that_is_handed_over_is_announced_by_its_name() {
+    let name = format!("@glassloop-handed-{}", std::process::id());
+    let Some(mut server) = handed_over(&name, &[]) else { return };
+    assert_eq!(server.line(), format!("listening on unix:{name}"));
 }
 
 #[test]

@@ -4,6 +4,7 @@ mod listeners;
 mod logging;
 mod loops;
 mod session;
+mod signals;
 #[path = "../cli/timeout.rs"]
 mod timeout;
 
@@ -12,21 +13,15 @@ use std::io::{self, Write};
 use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::str::FromStr;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, OnceLock};
-use std::thread;
 use std::time::Duration;
 
 use clap::{ArgAction, Parser, ValueEnum};
 use glassloop::submit::{self, HEADER};
-use glassloop::{Config, ConnectionLimit, Handle, Reactor, Stop};
+use glassloop::{Config, ConnectionLimit, Reactor};
 
-#[cfg(unix)]
-use signal_hook::consts::{SIGINT, SIGTERM};
-#[cfg(unix)]
-use signal_hook::iterator::Signals;
-
-use listeners::{Door, Doors};
+use listeners::{Listener, Listeners, Options};
 use logging::Log;
 use loops::Loops;
 use session::Service;
@@ -38,19 +33,29 @@ use timeout::Timeout;
 /// If one of the loops fails, that is logged, the others stop gracefully, and the exit code is 1.
 /// SIGINT and SIGTERM stop it gracefully: nobody new is accepted, what was read is answered and
 /// sent, at most for --drain-timeout, and peers have two seconds to leave; then it exits with 0.
-/// A second signal drops everything at once, and it exits with 1.
+/// A second signal drops everything at once, and it exits with 1. SIGHUP stops nothing: there is nothing to reload.
 ///
 /// Where systemd hands over sockets (`LISTEN_FDS`), it serves on those, and on what --listen names besides.
 #[derive(Parser)]
 #[command(version)]
 struct Args {
-    /// Address to listen on, as HOST:PORT or unix:PATH; port 0 lets the system choose one. May be given several times [default: 127.0.0.1:8888]
+    /// Address to listen on, as HOST:PORT, unix:PATH or unix:@NAME (abstract, on Linux). If HOST has several addresses, it listens on all of them.
+    /// Port 0 lets the system choose one, another for each address. May be given several times [default: 127.0.0.1:8888]
     #[arg(long, value_name = "ADDR")]
     listen: Vec<String>,
 
     /// Loops, each in a thread of its own; the system spreads the connections over them
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=1024))]
     threads: u16,
+
+    /// Share the TCP ports with other processes of the same user that ask for it too (`SO_REUSEPORT`), as a rolling restart wants it;
+    /// without it, a port that another process has is refused
+    #[arg(long)]
+    reuse_port: bool,
+
+    /// Silence after which the system probes a TCP peer (keepalive), in whole seconds up to 32767s, or `off`. A peer that has vanished is gone after twice that time
+    #[arg(long, value_name = "TIME|off", default_value = "60s", value_parser = keepalive)]
+    keepalive: Timeout,
 
     /// Address of the admin page, or `off`. Accepted, but this version serves nothing there yet
     #[arg(long, value_name = "ADDR|off", default_value = "off")]
@@ -159,6 +164,16 @@ fn spin(text: &str) -> Result<Timeout, String> {
     }
 }
 
+/// What the system takes (tcp(7)): whole seconds.
+fn keepalive(text: &str) -> Result<Timeout, String> {
+    match text.parse()? {
+        Timeout(Some(time)) if time.subsec_nanos() > 0 || time.as_secs() > 32_767 => {
+            Err("not in whole seconds from 1s to 32767s".to_string())
+        }
+        time => Ok(time),
+    }
+}
+
 fn on_or_off(text: &str) -> Result<bool, String> {
     match text {
         "on" => Ok(true),
@@ -180,7 +195,11 @@ fn log_filter(text: &str) -> Result<String, String> {
 
 fn main() -> ExitCode {
     let args = Args::parse();
+    let unblocked = signals::unblock(); // before there is a second thread
     let mut log = Log::start(&args.log);
+    if let Err(error) = unblocked {
+        log::warn!("cannot unblock signals: {error}");
+    }
     let code = serve(&args).unwrap_or_else(|error| {
         log.line(format_args!("server: {error}"));
         ExitCode::FAILURE
@@ -192,16 +211,19 @@ fn main() -> ExitCode {
 fn serve(args: &Args) -> Result<ExitCode, Box<dyn Error>> {
     raise_descriptor_limit();
     // From here on a signal is kept until there are loops to be stopped: before anything is served.
-    let signals = watch_signals().map_err(|error| format!("cannot watch for signals: {error}"))?;
-    let mut doors = Doors::open(&args.listen, args.threads.into())?;
+    let signals = signals::watch().map_err(|error| format!("cannot watch for signals: {error}"))?;
+    let options = Options { loops: args.threads.into(), reuse_port: args.reuse_port, keepalive: args.keepalive.0 };
+    let mut listeners = Listeners::open(&args.listen, options)?;
     let limit = Arc::new(OnceLock::new());
-    let starts = doors.of_loops.drain(..).enumerate().map(|(number, doors)| {
+    let starts = listeners.of_loops.drain(..).enumerate().map(|(number, listeners)| {
         let (service, config, most, limit) = (service(args), config(args, number), args.max_connections, limit.clone());
-        move || make_loop(service, config, doors, most, &limit)
+        move || make_loop(service, config, listeners, most, &limit)
     });
     let loops = Loops::start(starts)?;
-    let forced = stop_on_signals(signals, loops.handles().to_vec())?;
-    doors.names.iter().for_each(|name| announce(name));
+    let forced = signals::stop_on(signals, loops.handles().to_vec())?;
+    for name in &listeners.names {
+        announce(name);
+    }
     if let Admin::At(addr) = args.admin {
         log::warn!("--admin {addr}: this version serves nothing there yet");
     }
@@ -251,7 +273,7 @@ fn config(args: &Args, number: usize) -> Config {
 fn make_loop(
     service: Service,
     config: Config,
-    doors: Vec<Door>,
+    listeners: Vec<Listener>,
     most: Option<u32>,
     limit: &OnceLock<ConnectionLimit>,
 ) -> Result<Reactor<Service>, glassloop::Error> {
@@ -260,8 +282,8 @@ fn make_loop(
     // Without the flag: what the limit of descriptors leaves for each loop, for all together.
     let all = || most.map_or(reactor.max_connections().saturating_mul(loops), |most| most as usize);
     reactor.share_limit(limit.get_or_init(|| ConnectionLimit::new(all())));
-    for door in doors {
-        door.give_to(&mut reactor)?;
+    for listener in listeners {
+        listener.give_to(&mut reactor)?;
     }
     Ok(reactor)
 }
@@ -280,48 +302,4 @@ fn raise_descriptor_limit() {
     if let Err(error) = rlimit::increase_nofile_limit(u64::MAX) {
         log::warn!("cannot raise the limit of open files: {error}");
     }
-}
-
-#[cfg(unix)]
-fn watch_signals() -> io::Result<Signals> {
-    Signals::new([SIGINT, SIGTERM])
-}
-
-/// Lets the first signal stop the loops gracefully and the second one at once; tells later whether it came to that.
-#[cfg(unix)]
-fn stop_on_signals(mut signals: Signals, handles: Vec<Handle<()>>) -> io::Result<Arc<AtomicBool>> {
-    let forced = Arc::new(AtomicBool::new(false));
-    let told = forced.clone();
-    thread::Builder::new().name("signals".into()).spawn(move || {
-        let mut how = Stop::Gracefully;
-        for signal in &mut signals {
-            let name = if signal == SIGINT { "SIGINT" } else { "SIGTERM" };
-            match how {
-                Stop::Gracefully => log::info!("{name}: answering what was read, then stopping; once more to stop at once"),
-                Stop::AtOnce | Stop::Within(_) => {
-                    log::warn!("{name} again: stopping at once");
-                    told.store(true, Ordering::Relaxed);
-                }
-            }
-            for handle in &handles {
-                handle.stop(how);
-            }
-            how = Stop::AtOnce;
-        }
-    })?;
-    Ok(forced)
-}
-
-/// Elsewhere the system ends the process.
-#[cfg(not(unix))]
-type Signals = ();
-
-#[cfg(not(unix))]
-fn watch_signals() -> io::Result<Signals> {
-    Ok(())
-}
-
-#[cfg(not(unix))]
-fn stop_on_signals((): Signals, _: Vec<Handle<()>>) -> io::Result<Arc<AtomicBool>> {
-    Ok(Arc::default())
 }
