@@ -69,6 +69,9 @@ pub struct Config {
     /// How long a connection may be silent in both directions; `None`: as long as it likes. Default 60 s.
     ///
     /// Whatever its state: a handler that pauses a connection for longer needs a longer one, or none.
+    ///
+    /// **Trap:** with `None`, a connection whose peer vanished without a word stays for ever, unless the system probes for it
+    /// (keepalive). See [`Reactor::listen_on`](crate::Reactor::listen_on).
     pub idle_timeout: Option<Duration>,
     /// How long a closed connection is kept, its sending side shut, after the peer was last heard. Default 2 s; no longer than `drain_timeout` in all.
     ///

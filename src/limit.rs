@@ -6,7 +6,8 @@
 //!
 //! **No wake-up is lost**, because of one rule that holds whenever the lock is free: while a loop is in the queue, no place is
 //! free. A loop joins the queue only when no place is free, and no place becomes free while a loop is in the queue.
-//! `tests/lost_wakeup.rs` runs this file under a model checker, in every order in which two loops can meet here.
+//! `tests/lost_wakeup.rs` runs this file under a model checker: two or three loops, in every order in which no thread is
+//! interrupted more than three times.
 //!
 //! **No place is lost, and none is counted twice**, because a loop never counts by itself: [`Places::keep`] is told at the end of
 //! each turn how many connections there are, and gives back every place beyond that. So it does not matter on which way a

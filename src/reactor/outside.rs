@@ -41,8 +41,13 @@ impl<H: Handler> Reactor<H> {
 
     /// Listens on `addr` too; port 0 lets the system choose. Returns the real address.
     ///
-    /// The backlog (connections that wait to be accepted) is std's. For another one, or other
-    /// socket options, make the listener yourself and give it to [`listen_on`](Self::listen_on).
+    /// Of a name with several addresses, the first that can be bound is used, and no other.
+    ///
+    /// The backlog (connections that wait to be accepted) is std's and mio's: 128 on most systems.
+    ///
+    /// **Trap:** if more connections than that arrive at once, Linux drops the rest, and their systems try again after
+    /// one second, then after two more, and so on. A server that expects bursts makes its own listener, with a longer
+    /// backlog, and gives it to [`listen_on`](Self::listen_on), which has an example.
     ///
     /// # Errors
     /// [`Error::Listen`] if the address is taken, or is none.
@@ -54,7 +59,28 @@ impl<H: Handler> Reactor<H> {
 
     /// Accepts from a listener that was made elsewhere: by another crate, by another process. Returns its address.
     ///
-    /// It is made non-blocking, and gets [`Config::nodelay`].
+    /// It is made non-blocking, and gets [`Config::nodelay`]. Its other options stay as they are.
+    ///
+    /// On Linux, accepted sockets inherit the listener's keepalive: the system then probes a peer that is silent, and the
+    /// connection of one that has vanished ends with an error. Without it, and with [`Config::idle_timeout`] off,
+    /// such a connection stays for ever. With [socket2](https://docs.rs/socket2):
+    ///
+    /// ```no_run
+    /// # use std::time::Duration;
+    /// # fn listen<H: glassloop::Handler>(reactor: &mut glassloop::Reactor<H>) -> Result<(), Box<dyn std::error::Error>> {
+    /// use socket2::{Domain, Socket, TcpKeepalive, Type};
+    ///
+    /// let addr: std::net::SocketAddr = "127.0.0.1:7000".parse()?;
+    /// let socket = Socket::new(Domain::for_address(addr), Type::STREAM, None)?;
+    /// #[cfg(unix)] // on Windows it would let another process take the port
+    /// socket.set_reuse_address(true)?;
+    /// socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(Duration::from_secs(60)))?;
+    /// socket.bind(&addr.into())?;
+    /// socket.listen(4096)?; // Linux reduces it to `net.core.somaxconn`
+    /// reactor.listen_on(socket.into())?;
+    /// # Ok(())
+    /// # }
+    /// ```
     ///
     /// # Errors
     /// [`Error::Listen`] with what the system says.
