@@ -335,3 +335,36 @@ fn keepalive_is_on_by_default_and_follows_its_flag() {
         assert!(code == Some(2) && log.contains("--keepalive"), "{time}: {log}");
     }
 }
+
+#[test]
+#[cfg(target_os = "linux")]
+fn burst_of_connections_fits_in_the_backlog() {
+    use socket2::{Domain, Socket, Type};
+
+    const BURST: usize = 500;
+    let longest = std::fs::read_to_string("/proc/sys/net/core/somaxconn").unwrap();
+    if longest.trim().parse::<usize>().unwrap() < BURST {
+        return println!("not tested: this system allows a backlog of {} only", longest.trim());
+    }
+    let (server, addr) = Process::listening(&[]);
+    // Stopped, the server accepts none of them, so the backlog must hold them all.
+    server.signal("STOP");
+    let burst: Vec<Socket> = (0..BURST)
+        .map(|_| {
+            let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+            socket.set_nonblocking(true).unwrap();
+            let _ = socket.connect(&addr.into()); // over loopback it is established, or dropped, when the call returns
+            socket
+        })
+        .collect();
+    let outside = burst.iter().filter(|socket| socket.peer_addr().is_err()).count();
+    server.signal("CONT");
+    assert_eq!(outside, 0, "of {BURST} connections these must try again after a second");
+    for socket in burst {
+        socket.set_nonblocking(false).unwrap();
+        let mut client = Client { stream: socket.into() };
+        client.stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        client.send(&submit(id(1), b""));
+        client.expect(&ack(id(1)));
+    }
+}
