@@ -66,7 +66,7 @@ pub(crate) struct Listeners {
     pub(crate) of_loops: Vec<Vec<Listener>>,
     /// As they are announced, each once.
     pub(crate) names: Vec<String>,
-    /// TCP addresses that are open.
+    /// TCP addresses that are open; none is opened twice.
     addrs: Vec<SocketAddr>,
     /// Files of Unix domain sockets; they are removed when the server ends.
     #[cfg(unix)]
@@ -135,8 +135,9 @@ impl Listeners {
         if addr.port() != 0 && self.addrs.contains(&addr) {
             return Ok(()); // named twice
         }
-        // Else the IPv6 wildcard address takes the port for IPv4 too, and the two of them are in each other's way.
-        let only_v6 = addr.is_ipv6() && all.iter().any(|other| other.is_ipv4() && other.port() == addr.port());
+        // The IPv6 wildcard address takes the port for IPv4 too. It must not where an IPv4 address is named with the same port.
+        let is_ipv6_wildcard = addr.is_ipv6() && addr.ip().is_unspecified();
+        let only_v6 = is_ipv6_wildcard && addr.port() != 0 && all.iter().any(|other| other.is_ipv4() && other.port() == addr.port());
         for (number, listeners) in self.of_loops.iter_mut().enumerate() {
             let listener = tcp::bind(addr, only_v6, number, self.options)?;
             addr = listener.local_addr()?; // with port 0 the first one chooses

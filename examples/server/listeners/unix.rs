@@ -87,7 +87,7 @@ fn is_stale(path: &Path) -> io::Result<bool> {
         return Ok(false);
     }
     let probe = Socket::new(Domain::UNIX, Type::STREAM, None)?;
-    probe.set_nonblocking(true)?; // a living one whose queue is full would keep us waiting
+    probe.set_nonblocking(true)?; // with a full backlog a connect would block
     let connected = probe.connect(&SockAddr::unix(path)?);
     Ok(connected.is_err_and(|error| error.kind() == ErrorKind::ConnectionRefused))
 }
@@ -109,9 +109,12 @@ impl Lock {
         let path = PathBuf::from(name);
         let end = Instant::now() + LOCK_TIME;
         loop {
-            let mut options = File::options();
-            let file = options.write(true).create(true).mode(0o600).custom_flags(OFlag::O_NOFOLLOW.bits()).open(&path)?;
-            let number = file.metadata()?.ino();
+            let failed = |error: io::Error| io::Error::new(error.kind(), format!("cannot lock {}: {error}", path.display()));
+            // Neither flag matters for a regular file, which is the only kind that is made here.
+            let flags = OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK;
+            let opened = File::options().write(true).create(true).truncate(false).mode(0o600).custom_flags(flags.bits()).open(&path);
+            let file = opened.map_err(failed)?;
+            let number = file.metadata().map_err(failed)?.ino();
             match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
                 // The server that had it may have removed the file meanwhile: then this is a lock on nothing.
                 Ok(file) if file_number(&path).is_ok_and(|now| now == number) => return Ok(Self { path, _file: file }),
@@ -120,7 +123,7 @@ impl Lock {
                     let problem = format!("another process has locked {} for {LOCK_TIME:?}; stop that process", path.display());
                     return Err(io::Error::new(ErrorKind::WouldBlock, problem));
                 }
-                Err((_, error)) => return Err(error.into()),
+                Err((_, error)) => return Err(failed(error.into())),
             }
         }
     }
