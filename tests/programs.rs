@@ -119,6 +119,22 @@ fn signals_that_were_blocked_at_the_start_are_heard() {
 }
 
 #[test]
+fn hangup_that_is_pending_at_the_start_is_logged_only() {
+    const LAUNCHER: &str = "import os, signal, sys\n\
+        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGHUP])\n\
+        os.kill(os.getpid(), signal.SIGHUP)\n\
+        os.execv(sys.argv[1], sys.argv[1:])";
+    if !Command::new("python3").args(["-c", ""]).output().is_ok_and(|output| output.status.success()) {
+        return println!("not tested: there is no python3 here to block the signal");
+    }
+    let mut launcher = Command::new("python3");
+    let (server, _addr) = Process::greeting(launcher.args(["-c", LAUNCHER]).arg(example("server")).args(["--listen", "127.0.0.1:0"]));
+    server.wait_for_log("SIGHUP: there is nothing to reload");
+    server.signal("TERM");
+    assert_eq!(server.end().0, Some(0));
+}
+
+#[test]
 fn an_address_in_use_is_named_with_what_to_do() {
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let addr = taken.local_addr().unwrap().to_string();

@@ -25,6 +25,7 @@ use listeners::{Listener, Listeners, Options};
 use logging::Log;
 use loops::Loops;
 use session::Service;
+use signals::Signals;
 use timeout::Timeout;
 
 /// Serves the submit/ack protocol: every request is answered with one ack, in order.
@@ -53,7 +54,8 @@ struct Args {
     #[arg(long)]
     reuse_port: bool,
 
-    /// Silence after which the system probes a TCP peer (keepalive), in whole seconds up to 32767s, or `off`. A peer that has vanished is gone after twice that time
+    /// Silence after which the system probes a TCP peer (keepalive), in whole seconds up to 32767s, or `off`. On Linux a connection whose peer has
+    /// vanished ends after twice that time, also with --idle-timeout off
     #[arg(long, value_name = "TIME|off", default_value = "60s", value_parser = keepalive)]
     keepalive: Timeout,
 
@@ -195,12 +197,10 @@ fn log_filter(text: &str) -> Result<String, String> {
 
 fn main() -> ExitCode {
     let args = Args::parse();
-    let unblocked = signals::unblock(); // before there is a second thread
+    // Before there is a second thread. From here on a signal is kept until there are loops to stop.
+    let signals = signals::watch();
     let mut log = Log::start(&args.log);
-    if let Err(error) = unblocked {
-        log::warn!("cannot unblock signals: {error}");
-    }
-    let code = serve(&args).unwrap_or_else(|error| {
+    let code = serve(&args, signals).unwrap_or_else(|error| {
         log.line(format_args!("server: {error}"));
         ExitCode::FAILURE
     });
@@ -208,10 +208,9 @@ fn main() -> ExitCode {
     code
 }
 
-fn serve(args: &Args) -> Result<ExitCode, Box<dyn Error>> {
+fn serve(args: &Args, signals: io::Result<Signals>) -> Result<ExitCode, Box<dyn Error>> {
     raise_descriptor_limit();
-    // From here on a signal is kept until there are loops to be stopped: before anything is served.
-    let signals = signals::watch().map_err(|error| format!("cannot watch for signals: {error}"))?;
+    let signals = signals.map_err(|error| format!("cannot watch for signals: {error}"))?;
     let options = Options { loops: args.threads.into(), reuse_port: args.reuse_port, keepalive: args.keepalive.0 };
     let mut listeners = Listeners::open(&args.listen, options)?;
     let limit = Arc::new(OnceLock::new());

@@ -16,27 +16,25 @@ use nix::sys::signal::{SigSet, Signal};
 #[cfg(unix)]
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 #[cfg(unix)]
-use signal_hook::iterator::Signals;
+pub(crate) use signal_hook::iterator::Signals;
 
 /// Elsewhere the system ends the process.
 #[cfg(not(unix))]
 pub(crate) type Signals = ();
 
-/// Unblocks the signals that are watched: the process that started this one may have left them blocked, and a mask is inherited.
+/// Keeps SIGHUP, SIGINT and SIGTERM for [`stop_on`], and unblocks them: a process inherits its parent's mask.
 ///
-/// Call it before any thread is started: each begins with the mask of the thread that starts it.
-#[cfg(unix)]
-pub(crate) fn unblock() -> io::Result<()> {
-    let watched: SigSet = [Signal::SIGHUP, Signal::SIGINT, Signal::SIGTERM].into_iter().collect();
-    Ok(watched.thread_unblock()?)
-}
-
+/// Call it before any thread is started, since a thread inherits the mask of the thread that starts it.
 #[cfg(unix)]
 pub(crate) fn watch() -> io::Result<Signals> {
-    Signals::new([SIGHUP, SIGINT, SIGTERM])
+    let signals = Signals::new([SIGHUP, SIGINT, SIGTERM])?;
+    // Afterwards: a signal that is pending already would end the process otherwise.
+    let watched: SigSet = [Signal::SIGHUP, Signal::SIGINT, Signal::SIGTERM].into_iter().collect();
+    watched.thread_unblock()?;
+    Ok(signals)
 }
 
-/// Lets the first SIGINT or SIGTERM stop the loops gracefully and the second one at once. The flag says whether it came to that.
+/// Makes the first SIGINT or SIGTERM stop the loops gracefully, and the second one at once. The flag is set by the second one.
 #[cfg(unix)]
 pub(crate) fn stop_on(mut signals: Signals, handles: Vec<Handle<()>>) -> io::Result<Arc<AtomicBool>> {
     let forced = Arc::new(AtomicBool::new(false));
@@ -46,7 +44,7 @@ pub(crate) fn stop_on(mut signals: Signals, handles: Vec<Handle<()>>) -> io::Res
         for signal in &mut signals {
             let name = match signal {
                 SIGHUP => {
-                    log::info!("SIGHUP: there is nothing to reload, it goes on as it is");
+                    log::info!("SIGHUP: there is nothing to reload; the server goes on unchanged");
                     continue;
                 }
                 SIGINT => "SIGINT",
@@ -66,11 +64,6 @@ pub(crate) fn stop_on(mut signals: Signals, handles: Vec<Handle<()>>) -> io::Res
         }
     })?;
     Ok(forced)
-}
-
-#[cfg(not(unix))]
-pub(crate) fn unblock() -> io::Result<()> {
-    Ok(())
 }
 
 #[cfg(not(unix))]
