@@ -90,6 +90,12 @@ pub struct Config {
     pub max_connections: Option<usize>,
     /// Whether small replies leave at once (`TCP_NODELAY`). Default yes: the loop batches by itself.
     pub nodelay: bool,
+    /// Bytes of memory that each buffer and list which all connections share may keep once it is empty. Default 256 KiB.
+    ///
+    /// They grow with a burst: one reply of 300 MiB, one message to a thousand connections. When it is over they are given back down to
+    /// this, so that it costs no memory for good; [`Reactor::shared_memory`](crate::Reactor::shared_memory) counts them. The default has room for replies up to four times `write_high`.
+    /// **Trap:** a loop whose connections are often sent more than this at once allocates anew each time: raise it together with `write_high`.
+    pub retained_capacity: usize,
     /// Size of the read buffer that all connections share, and the bytes one connection may read in a turn. Default 260 KiB.
     ///
     /// Large enough that big payloads come in few calls, small enough to stay in a processor's cache. It is a power of two plus 4 KiB: payloads tend to be powers
@@ -144,6 +150,7 @@ impl Default for Config {
             mailbox_cap: 4 * 1024 * KIB,
             max_connections: None,
             nodelay: true,
+            retained_capacity: 256 * KIB,
             scratch: 260 * KIB,
             spin: Duration::from_micros(8),
             write_cap: 1024 * KIB,

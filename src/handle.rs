@@ -240,7 +240,7 @@ impl<M> Recipient<M> {
     /// Takes no more letters, and drops those that wait: nobody will read them.
     pub(crate) fn retire(&self) {
         let mut letters = VecDeque::new();
-        self.0.mailbox.take(&mut letters, |agreed| agreed.gone = true);
+        self.0.mailbox.take(&mut letters, |_, agreed| agreed.gone = true);
         contain(|| drop(letters)); // what they hold is the user's, and may have something to say about it
     }
 }

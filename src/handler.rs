@@ -170,7 +170,7 @@ impl Shared {
             timers: Timers::default(),
             throttle: Throttle::default(),
             spare_inbox: Inbox::default(),
-            spare_queue: Queue::default(),
+            spare_queue: Queue::spare(),
         }
     }
 

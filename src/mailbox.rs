@@ -6,6 +6,7 @@
 //! order in which the threads can do that.
 
 use std::collections::VecDeque;
+use std::mem;
 
 use crate::sync::{AtomicBool, Mutex, Ordering};
 
@@ -75,20 +76,31 @@ impl<L, S: Default> Mailbox<L, S> {
         self.rung.load(Ordering::Acquire)
     }
 
-    /// Takes all letters out, into an empty queue, and lets `look` see the rest.
-    pub(crate) fn take<R>(&self, into: &mut VecDeque<L>, look: impl FnOnce(&mut S) -> R) -> R {
+    /// Takes all letters out, into an empty queue, and lets `look` see their weight and the rest.
+    pub(crate) fn take<R>(&self, into: &mut VecDeque<L>, look: impl FnOnce(usize, &mut S) -> R) -> R {
         // First the bell: who writes from here on rings again.
         self.rung.swap(false, Ordering::AcqRel);
         let mut inside = self.lock();
-        std::mem::swap(&mut inside.letters, into);
-        inside.weight = 0;
-        look(&mut inside.shared)
+        mem::swap(&mut inside.letters, into);
+        let weight = mem::take(&mut inside.weight);
+        look(weight, &mut inside.shared)
+    }
+
+    /// Bytes of memory that the waiting letters take: what their queue has room for, and their weight.
+    pub(crate) fn heap(&self) -> usize {
+        let inside = self.lock();
+        heap_of(&inside.letters, inside.weight)
     }
 
     fn lock(&self) -> impl std::ops::DerefMut<Target = Inside<L, S>> + '_ {
         // Nobody panics while it is held; if somebody did, what is in it would still be whole.
         self.inside.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
+}
+
+/// Bytes of memory that letters of this weight take, and the queue that they are in. Their own size is a part of both.
+pub(crate) fn heap_of<L>(letters: &VecDeque<L>, weight: usize) -> usize {
+    letters.capacity() * size_of::<L>() + weight.saturating_sub(letters.len() * size_of::<L>())
 }
 
 /// What became of a letter.

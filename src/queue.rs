@@ -1,5 +1,7 @@
 //! Bytes that wait for a socket: a buffer that takes one word while it holds none.
 
+use std::mem;
+
 use bytes::{Buf, BytesMut};
 
 /// What was encoded and not taken by the socket yet.
@@ -14,8 +16,13 @@ struct Waiting {
 }
 
 impl Queue {
+    /// A queue to be lent: it is empty, and ready to be written to.
+    pub(crate) fn spare() -> Self {
+        Self(Some(Box::default()))
+    }
+
     /// A queue of just these bytes, in memory of just that size.
-    pub(crate) fn holding(bytes: &[u8]) -> Self {
+    fn holding(bytes: &[u8]) -> Self {
         Self(Some(Box::new(Waiting { bytes: BytesMut::from(bytes), spent: 0 })))
     }
 
@@ -63,8 +70,41 @@ impl Queue {
     pub(crate) fn clear(&mut self) {
         if let Some(waiting) = &mut self.0 {
             waiting.bytes.clear();
-            waiting.spent = 0;
         }
+    }
+
+    /// Ends a loan: the memory goes back to `spare`, which lent it. What still waits moves into memory of its own, of just its size.
+    ///
+    /// Memory of more than `retained` bytes does not go back. It stays with what waits if that fills half of it, and is freed otherwise.
+    #[inline]
+    pub(crate) fn return_to(&mut self, spare: &mut Queue, retained: usize) {
+        let is_small = |waiting: &Waiting| waiting.bytes.is_empty() && waiting.spent == 0 && waiting.bytes.capacity() <= retained;
+        if self.0.as_deref().is_some_and(is_small) {
+            mem::swap(self, spare);
+        } else {
+            self.return_unsent_to(spare, retained);
+        }
+    }
+
+    #[inline(never)]
+    fn return_unsent_to(&mut self, spare: &mut Queue, retained: usize) {
+        *spare = mem::take(self);
+        let Some(waiting) = &mut spare.0 else { return *spare = Self::spare() };
+        let (len, held) = (waiting.bytes.len(), waiting.bytes.capacity() + waiting.spent);
+        if held > retained && held <= 2 * len {
+            return mem::swap(self, &mut mem::replace(spare, Self::spare()));
+        }
+        if len > 0 {
+            *self = Self::holding(&waiting.bytes);
+        }
+        waiting.bytes.clear();
+        if held > retained {
+            waiting.bytes = BytesMut::new();
+        } else if waiting.spent > 0 {
+            // What was sent in parts has left the memory before it behind.
+            let _ = waiting.bytes.try_reclaim(waiting.bytes.capacity() + 1);
+        }
+        waiting.spent = 0;
     }
 
     /// Whether it holds memory. One that nobody is writing to does only while bytes wait.
@@ -89,6 +129,45 @@ impl Queue {
             self.0 = None;
         } else if waiting.spent > len || capacity > 4 * len + WORTH_KEEPING {
             **waiting = Waiting { bytes: BytesMut::from(&waiting.bytes[..]), spent: 0 };
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A lent queue with `len` bytes, of which `sent` have left, after its loan has ended; and the spare one.
+    fn returned(len: usize, sent: usize) -> (Queue, Queue) {
+        let (mut queue, mut spare) = (Queue::spare(), Queue::default());
+        queue.buffer().extend_from_slice(&vec![b'x'; len]);
+        queue.advance(sent);
+        queue.return_to(&mut spare, 1000);
+        (queue, spare)
+    }
+
+    #[test]
+    fn small_memory_goes_back_whole_and_what_waits_gets_its_own() {
+        let (queue, spare) = returned(800, 800);
+        assert!(!queue.has_memory() && spare.is_empty() && spare.heap() >= 800);
+        let (queue, spare) = returned(800, 700);
+        assert_eq!((queue.len(), queue.heap()), (100, size_of::<Waiting>() + 100));
+        assert!(spare.is_empty() && spare.heap() >= 800, "the memory before what waits counts again");
+    }
+
+    #[test]
+    fn large_memory_stays_with_what_fills_half_of_it() {
+        let (queue, spare) = returned(10_000, 3_000);
+        assert!(queue.len() == 7_000 && queue.heap() >= 10_000, "nothing was copied");
+        assert_eq!(spare.heap(), size_of::<Waiting>());
+    }
+
+    #[test]
+    fn large_memory_is_freed_if_little_waits_in_it() {
+        for sent in [10_000, 8_000] {
+            let (queue, spare) = returned(10_000, sent);
+            assert_eq!((queue.len(), queue.has_memory()), (10_000 - sent, sent < 10_000));
+            assert!(queue.heap() <= size_of::<Waiting>() + 2_000 && spare.heap() == size_of::<Waiting>());
         }
     }
 }

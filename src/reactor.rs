@@ -3,6 +3,7 @@
 mod accept;
 mod calls;
 mod dial;
+mod memory;
 mod outside;
 mod poll;
 mod scratch;
@@ -89,6 +90,8 @@ pub struct Reactor<H: Handler, N: Net = MioNet> {
     mailbox: Recipient<H::Mail>,
     /// Those taken out of the mailbox and not read yet.
     letters: VecDeque<Letter<H::Mail>>,
+    /// What all of them took when they were taken out, by their senders' account.
+    letters_weight: usize,
     /// The end that another thread has asked for, and that waits for the letters before it.
     asked: Option<Stop>,
     /// Whether the last poll brought as many events as it may: there may be more, and no new edge will tell.
@@ -120,6 +123,7 @@ impl<H: Handler, N: Net> Reactor<H, N> {
         let mut reactor = Self {
             mailbox: Recipient::new(net.waker(), config.mailbox_cap),
             letters: VecDeque::new(),
+            letters_weight: 0,
             asked: None,
             net,
             handler,
@@ -249,10 +253,14 @@ impl<H: Handler, N: Net> Reactor<H, N> {
 
     /// Goes on with those who were on the queue when the turn began, so that nobody is served twice in one turn.
     fn resume(&mut self, resumable: usize) {
+        if resumable == 0 {
+            return;
+        }
         for _ in 0..resumable {
             let id = self.resume.pop_front().expect("only this function shortens the queue");
             self.go_on(id);
         }
+        self.shrink_resume();
     }
 
     /// Runs `callback` on an open connection, as if it were one of the handler's own: the next turn sends its replies and

@@ -112,7 +112,7 @@ fn run(shared: &Shared<Post>, per_turn: usize, wanted: usize, until_stopped: boo
         // Without the bell in this line a loop with letters left from before hears it in the poll, forgets it, and sleeps.
         poller.poll(!letters.is_empty() || mailbox.has_rung());
         if letters.is_empty() && mailbox.has_rung() {
-            stopped |= mailbox.take(&mut letters, std::mem::take);
+            stopped |= mailbox.take(&mut letters, |_, stop| std::mem::take(stop));
         }
         read.extend(letters.drain(..per_turn.min(letters.len())));
     }
@@ -173,7 +173,7 @@ fn a_full_mailbox_refuses_and_loses_nothing_it_took() {
         };
         let first = run(&shared, usize::MAX, 1, false);
         let (mut rest, taken) = (VecDeque::new(), sender.join().unwrap());
-        shared.0.take(&mut rest, |_| ());
+        shared.0.take(&mut rest, |_, _| ());
         assert_eq!((first, rest.len()), (vec![(0, 0)], taken - 1));
     });
 }

@@ -6,7 +6,6 @@ use super::Connection;
 use crate::codec::Codec;
 use crate::handler::{Handler, Shared};
 use crate::observe::Step;
-use crate::queue::Queue;
 use crate::reason::CloseReason;
 use crate::state::{Cause, Reading, State};
 use crate::verdict::Direction;
@@ -95,15 +94,12 @@ impl<C: Codec, S> Connection<C, S> {
         lent
     }
 
-    /// Takes the lent queue back; what is still unsent moves into one of the connection's own, of just its size.
+    /// Takes the lent queue back. What is still unsent moves into one of the connection's own, or, if it is much, keeps the memory that it is in.
+    ///
+    /// The loop keeps no more than [`Config::retained_capacity`](crate::Config::retained_capacity).
     #[inline]
     pub fn give_back(&mut self, shared: &mut Shared) {
-        let spare = &mut shared.spare_queue;
-        mem::swap(&mut self.out, spare);
-        if !spare.is_empty() {
-            self.out = Queue::holding(spare.bytes());
-        }
-        spare.clear();
+        self.out.return_to(&mut shared.spare_queue, shared.config.retained_capacity);
     }
 
     /// Lets go of memory of the connection's own that is mostly empty.

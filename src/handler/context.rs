@@ -4,7 +4,7 @@ use std::error::Error;
 use std::time::{Duration, Instant};
 use std::{fmt, mem};
 
-use bytes::BytesMut;
+use bytes::{Bytes, BytesMut};
 
 use super::{Handler, MessageOf, Shared};
 use crate::address::{Address, PackedAddress};
@@ -237,10 +237,43 @@ impl<H: Handler> Context<'_, H> {
     /// for it ([`Config::write_cap`](crate::Config::write_cap)) it closes with [`CloseReason::OutboxFull`], and with [`CloseReason::WriteDeadline`] if that of `to` has passed. A message that the codec refuses ends
     /// *this* connection with [`CloseReason::Unencodable`].
     pub fn send_to<'m>(&mut self, to: ConnectionId, message: impl Into<MessageOf<'m, H>>) {
+        self.send_to_many([to], message);
+    }
+
+    /// Sends one message to many connections: it is encoded once, and held once until the last of them has it.
+    ///
+    /// For each of `to` the same holds as for [`send_to`](Self::send_to). Until it is delivered it counts once towards [`Config::command_high`](crate::Config::command_high);
+    /// then each connection queues a copy of its own. **Trap:** all of them must speak what this connection's codec writes.
+    pub fn send_to_many<'m>(&mut self, to: impl IntoIterator<Item = ConnectionId>, message: impl Into<MessageOf<'m, H>>) {
         self.watch();
         let codec = &mut *self.codec;
         if let Err(error) = self.shared.commands.push_send(to, |out| codec.encode(message.into(), out)) {
             self.refuse(SendError::Unencodable(error));
+        }
+    }
+
+    /// Encodes `message` for other connections; one that the codec refuses ends this connection.
+    pub(crate) fn encode<'m>(&mut self, message: impl Into<MessageOf<'m, H>>) -> Option<Bytes> {
+        let (codec, mut out) = (&mut *self.codec, BytesMut::new());
+        match append_whole(&mut out, |out| codec.encode(message.into(), out)) {
+            Ok(_) => Some(out.freeze()),
+            Err(error) => {
+                self.refuse(SendError::Unencodable(error));
+                None
+            }
+        }
+    }
+
+    /// The same as [`send`](Self::send), for one or more whole messages that are encoded already.
+    pub(crate) fn send_encoded(&mut self, bytes: &[u8]) {
+        let before = self.out.len();
+        let sent = self.check_open().and_then(|()| {
+            self.out.extend_from_slice(bytes);
+            if before + bytes.len() >= self.mark { self.check_room(before) } else { Ok(()) }
+        });
+        match sent {
+            Ok(()) => self.shared.observe.note(|| Step::Queued { id: self.id, bytes: bytes.len() }),
+            Err(error) => self.refuse(error),
         }
     }
 

@@ -45,6 +45,31 @@ impl<H: Handler> LoopContext<'_, H> {
         })
     }
 
+    /// Sends one message to many connections: it is encoded once, and each that is open queues a copy. Returns how many those are.
+    ///
+    /// The codec of the first open one encodes it; if that refuses, that connection ends with
+    /// [`CloseReason::Unencodable`](crate::CloseReason::Unencodable), and none is sent anything. What holds for [`Context::send`] holds for each of them.
+    /// **Trap:** all of them must speak what that codec writes.
+    pub fn send_to_many<'m>(&mut self, to: impl IntoIterator<Item = ConnectionId>, message: impl Into<MessageOf<'m, H>>) -> usize {
+        let (mut message, mut encoded, mut sent) = (Some(message), None, 0);
+        for id in to {
+            let is_open = self.with(id, |cx| {
+                if let Some(message) = message.take() {
+                    encoded = cx.encode(message);
+                }
+                if let Some(bytes) = &encoded {
+                    cx.send_encoded(bytes);
+                }
+                Verdict::Continue
+            });
+            if message.is_none() && encoded.is_none() {
+                break; // the codec has refused it
+            }
+            sent += usize::from(is_open);
+        }
+        sent
+    }
+
     /// Closes a connection once the letters of this turn are read, and all that is queued for it is sent; one that is not established yet is given up.
     pub fn close(&mut self, id: ConnectionId) {
         self.shared.commands.push(Command::Close(id));

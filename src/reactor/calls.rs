@@ -21,15 +21,17 @@ impl<H: Handler, N: Net> Reactor<H, N> {
         let mailbox = &self.mailbox;
         if mailbox.has_rung() {
             let asked = if self.letters.is_empty() {
-                mailbox.take(&mut self.letters, |agreed| agreed.stop.take())
+                mailbox.take(&mut self.letters, |weight, agreed| {
+                    self.letters_weight = weight;
+                    agreed.stop.take()
+                })
             } else {
                 mailbox.with(|agreed| agreed.stop.take_if(|how| *how == Stop::AtOnce))
             };
             self.asked = Stop::firmer(self.asked, asked);
         }
-        for _ in 0..self.shared.config.calls_per_turn {
-            let Some(letter) = self.letters.pop_front() else { break };
-            self.carry_out_letter(letter);
+        if !self.letters.is_empty() {
+            self.read_letters();
         }
         if !self.shared.commands.is_empty() {
             self.carry_out_commands();
@@ -53,17 +55,27 @@ impl<H: Handler, N: Net> Reactor<H, N> {
     pub(super) fn carry_out_commands(&mut self) {
         let mut commands = std::mem::take(&mut self.shared.commands);
         while let Some((command, bytes)) = commands.pop() {
-            self.change(command, bytes);
+            self.change(command, &bytes);
         }
+        commands.shrink(self.shared.config.retained_capacity);
         // No callback has run meanwhile. What remains is the memory, for the next commands.
         self.shared.commands = commands;
+    }
+
+    /// Reads letters from other threads, as many as a turn may.
+    fn read_letters(&mut self) {
+        for _ in 0..self.shared.config.calls_per_turn {
+            let Some(letter) = self.letters.pop_front() else { break };
+            self.carry_out_letter(letter);
+        }
+        self.shrink_letters();
     }
 
     /// Does what one letter from another thread asks.
     fn carry_out_letter(&mut self, letter: Letter<H::Mail>) {
         self.shared.observe.note(|| Step::Letter);
         match letter {
-            Letter::Send(id, frame) => self.change(Command::Send(id, frame.len()), &frame),
+            Letter::Send(id, frame) => self.change(Command::Send(id), &frame),
             Letter::Close(id) => self.change(Command::Close(id), &[]),
             Letter::Mail(mail) => self.call_for_loop(|handler, cx| handler.mail(mail, cx)),
         }
@@ -72,7 +84,7 @@ impl<H: Handler, N: Net> Reactor<H, N> {
 
     /// Changes an open connection; what follows from that comes when its replies are written. One that is connecting can be closed.
     fn change(&mut self, command: Command, bytes: &[u8]) {
-        let (Command::Send(id, _) | Command::Close(id) | Command::Resume(id)) = command;
+        let (Command::Send(id) | Command::Close(id) | Command::Resume(id)) = command;
         let slot = self.slots.get(id).filter(|slot| match slot.connection.state() {
             State::Open(_) => true,
             State::Connecting => matches!(command, Command::Close(_)),
@@ -81,7 +93,7 @@ impl<H: Handler, N: Net> Reactor<H, N> {
         let Some(slot) = slot else { return self.shared.observe.note(|| Step::Stale) };
         let (connection, shared) = (&mut slot.connection, &mut self.shared);
         match command {
-            Command::Send(..) => connection.queue(bytes, shared),
+            Command::Send(_) => connection.queue(bytes, shared),
             Command::Close(_) => connection.apply(Cause::Close(CloseReason::Handler), shared),
             Command::Resume(_) => connection.resume(shared),
         }

@@ -23,6 +23,11 @@ impl Scratch {
         Self { memory, start, len }
     }
 
+    /// Bytes of heap that it holds.
+    pub(super) fn heap(&self) -> usize {
+        self.memory.len()
+    }
+
     /// All of it.
     #[inline]
     pub(super) fn bytes(&mut self) -> &mut [u8] {

@@ -94,6 +94,7 @@ impl<H: Handler, N: Net> Reactor<H, N> {
             }
             self.settle(id);
         }
+        touched.shrink_to(self.retained_ids());
         self.touched = touched;
         self.shed();
     }

@@ -91,6 +91,9 @@ impl<H: Handler, N: Net> Reactor<H, N> {
 
     /// Frees the slots of those who are over, and tells the handler.
     pub(super) fn reap(&mut self) {
+        if self.closed.is_empty() {
+            return;
+        }
         while let Some(id) = self.closed.pop_front() {
             // It may be listed twice.
             let Some(mut slot) = self.slots.remove(id) else { continue };
@@ -106,6 +109,7 @@ impl<H: Handler, N: Net> Reactor<H, N> {
             contain(|| drop(reason));
             self.relieve();
         }
+        self.closed.shrink_to(self.retained_ids());
         self.keep_places();
     }
 

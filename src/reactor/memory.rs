@@ -1,0 +1,58 @@
+//! What the loop itself holds, beside the connections' own buffers: how much that is, and how it is given back after a burst.
+//!
+//! The write buffer is given back where a loan of it ends (`src/queue.rs`), encoded messages are freed as they are delivered (`src/command.rs`),
+//! and a list is shrunk where it is worked off. So a turn without any of that pays nothing for it.
+
+use crate::handle::Letter;
+use crate::handler::Handler;
+use crate::id::ConnectionId;
+use crate::mailbox::heap_of;
+use crate::net::{Event, Net};
+use crate::reactor::Reactor;
+
+impl<H: Handler, N: Net> Reactor<H, N> {
+    /// Bytes of heap that the loop's shared buffers and lists hold. What belongs to single connections is in [`buffered`](Self::buffered).
+    ///
+    /// It is the sum of the read buffer, the list of events, the write buffer that connections borrow, what is asked of other connections and not
+    /// carried out yet, letters from other threads (waiting and taken in), and the lists of connections that a turn still has to serve, to flush or to free.
+    /// Between two turns it is at most
+    ///
+    /// ```text
+    ///   scratch + 16 × events_per_turn + 8 × retained_capacity + 16 KiB
+    ///   + 2 × (command_high + what one callback asks for)             while commands wait
+    ///   + 4 × mailbox_cap + the heaviest letter                       while letters wait
+    ///   + 48 × the most connections at once                           while connections are on those lists
+    /// ```
+    ///
+    /// with the names of [`Config`](crate::Config). The tables of connections and deadlines, which grow with [`max_connections`](Self::max_connections), are not in it,
+    /// nor what the [`Net`] itself keeps. It locks the mailbox for a moment.
+    pub fn shared_memory(&self) -> usize {
+        let ids = self.resume.capacity() + self.touched.capacity() + self.closed.capacity();
+        self.scratch.heap()
+            + self.events.capacity() * size_of::<Event>()
+            + self.shared.spare_queue.heap()
+            + self.shared.spare_inbox.heap()
+            + self.shared.commands.heap()
+            + heap_of(&self.letters, self.letters_weight)
+            + self.mailbox.heap()
+            + ids * size_of::<ConnectionId>()
+    }
+
+    /// How many connections a list may have room for when it is empty.
+    pub(super) fn retained_ids(&self) -> usize {
+        self.shared.config.retained_capacity / size_of::<ConnectionId>()
+    }
+
+    /// Gives back what the resume queue has grown by.
+    pub(super) fn shrink_resume(&mut self) {
+        self.resume.shrink_to(self.retained_ids());
+    }
+
+    /// Gives back what the queue of letters has grown by, when all of them are read.
+    pub(super) fn shrink_letters(&mut self) {
+        if self.letters.is_empty() {
+            self.letters_weight = 0;
+            self.letters.shrink_to(self.shared.config.retained_capacity / size_of::<Letter<H::Mail>>());
+        }
+    }
+}
