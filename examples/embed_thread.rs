@@ -38,9 +38,7 @@ impl Handler for Crier {
     }
 
     fn mail(&mut self, news: String, cx: &mut LoopContext<'_, Self>) {
-        for id in &self.present {
-            cx.send_to(*id, news.as_bytes());
-        }
+        cx.send_to_many(self.present.iter().copied(), news.as_bytes());
     }
 
     fn close(&mut self, cx: &mut Context<'_, Self>, _: &CloseReason) {

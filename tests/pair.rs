@@ -102,7 +102,7 @@ impl Handler for Scribe {
         let whose = if self.timer == Some(timer) { "own" } else { "other's" };
         self.note(format!("{whose} loop timer"));
         if whose == "own" {
-            self.ids.iter().for_each(|id| assert!(cx.send_to(*id, &b"tock"[..])));
+            assert_eq!(cx.send_to_many(self.ids.iter().copied(), &b"tock"[..]), self.ids.len());
         }
     }
 

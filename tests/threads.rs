@@ -533,6 +533,36 @@ fn a_panic_over_mail_or_a_loop_timer_is_counted_and_nobody_s_end() {
 }
 
 #[test]
+fn message_to_many_reaches_open_connections_and_keeps_its_place() {
+    let (server, comes) = office(Config::default());
+    let (mut one, mut closing, mut other) = (server.connect(), server.connect(), server.connect());
+    let ids = [next(&comes), next(&comes), next(&comes)];
+    let (tell, told) = mpsc::channel();
+    let first = job(move |cx| {
+        cx.with(ids[1], |_| Verdict::Close);
+        cx.send_to(ids[0], &b"before"[..]);
+        let sent = cx.send_to_many([ids[1], ids[0], ids[2]], &b"to all"[..]);
+        cx.send_to(ids[0], &b"after"[..]);
+        tell.send(sent).unwrap();
+    });
+    server.handle.post(first).unwrap();
+    assert_eq!(next(&told), 2);
+    one.expect(b"before\nto all\nafter\n");
+    other.expect(b"to all\n");
+    closing.expect_end();
+    drop(closing);
+    assert_eq!(server.next_end(), "closed by the handler");
+    // A message that the codec refuses ends the one whose codec that is.
+    let (tell, told) = mpsc::channel();
+    let refused = job(move |cx| tell.send(cx.send_to_many([ids[2], ids[0]], &b"two\nlines"[..])).unwrap());
+    server.handle.post(refused).unwrap();
+    assert_eq!(next(&told), 0);
+    other.expect_end();
+    one.send(b"still there\n");
+    one.expect(b"still there\n");
+}
+
+#[test]
 fn a_handle_can_be_used_inside_the_callbacks_of_its_own_loop() {
     let (mut reactor, mut client, id) = by_hand(Config::default());
     let handle = reactor.handle();

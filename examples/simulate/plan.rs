@@ -224,6 +224,8 @@ fn config(dice: &mut Dice, unguarded: bool) -> Config {
         write_high,
         write_low: dice.below(write_high),
         write_timeout: guards[2],
+        retained_capacity: dice.magnitude(64, 65_536),
+        mailbox_cap: 4096,
         ..Config::default()
     }
 }

@@ -195,7 +195,8 @@ impl<H: Handler<Mail = u16> + 'static, W: Wire, const STRICT: bool> Scene<H, W, 
                     break true;
                 }
             }
-            self.witness.borrow_mut().turn(self.sim.now(), self.sim.reactor().buffered());
+            let (buffered, shared) = (self.sim.reactor().buffered(), self.sim.reactor().shared_memory());
+            self.witness.borrow_mut().turn(self.sim.now(), buffered, shared);
             if let Some(turns) = &mut self.kind_turns {
                 *turns += 1;
             }

@@ -18,6 +18,9 @@ fn slack(time: Duration) -> Duration {
     Duration::from_millis(5) + time / 32
 }
 
+/// No handler here sends a longer one to another connection.
+const LONGEST_MESSAGE: usize = 24 * 1024;
+
 /// A connection of the loop, by its steps.
 #[derive(Debug, Default)]
 pub(crate) struct Seen {
@@ -104,6 +107,15 @@ impl Witness {
         }
     }
 
+    /// The formula of `Reactor::shared_memory`, with what may wait after a turn: commands up to their mark and what one callback adds, a message at
+    /// most; as many letters as the mailbox takes; and all connections on each list.
+    fn bound_on_shared_memory(&self) -> usize {
+        let Config { scratch, events_per_turn, retained_capacity, command_high, mailbox_cap, .. } = self.config;
+        let connections = self.living.len() + self.over.len();
+        let waiting = 2 * (command_high + LONGEST_MESSAGE) + 4 * mailbox_cap + 48 * connections;
+        scratch + 16 * events_per_turn + 8 * retained_capacity + 16 * 1024 + waiting
+    }
+
     /// A guard has expired, and so much waits in the connection's socket.
     pub(crate) fn expired_with(&mut self, id: ConnectionId, expiry: Expiry, unread: Unread, reports_at_once: bool) {
         let Some(seen) = self.living.get(&id).filter(|seen| seen.state == "open" && seen.verdict.is_none()) else { return };
@@ -117,8 +129,12 @@ impl Witness {
         }
     }
 
-    /// A turn is over, and the loop's connections hold so many bytes of memory.
-    pub(crate) fn turn(&mut self, now: Duration, buffered: usize) {
+    /// A turn is over: so many bytes of memory are held by the loop's connections, and so many by what they share.
+    pub(crate) fn turn(&mut self, now: Duration, buffered: usize, shared: usize) {
+        let bound = self.bound_on_shared_memory();
+        if shared > bound {
+            self.wrong.push(format!("{shared} bytes of shared memory, and {bound} is the most"));
+        }
         // A buffer may be half empty after it has grown, and a quarter full after it has shrunk; empty ones cost nothing.
         let most = |bytes: usize| if bytes > 0 { 5 * bytes + 4096 } else { 0 };
         let allowed: usize = self.living.values().map(|seen| most(seen.held) + most(seen.unsent)).sum();
