@@ -92,7 +92,8 @@ impl Queue {
         let Some(waiting) = &mut spare.0 else { return *spare = Self::spare() };
         let (len, held) = (waiting.bytes.len(), waiting.bytes.capacity() + waiting.spent);
         if held > retained && held <= 2 * len {
-            return mem::swap(self, &mut mem::replace(spare, Self::spare()));
+            *self = mem::replace(spare, Self::spare());
+            return;
         }
         if len > 0 {
             *self = Self::holding(&waiting.bytes);
