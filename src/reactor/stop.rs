@@ -94,6 +94,7 @@ impl<H: Handler, N: Net> Reactor<H, N> {
         if !self.closed.is_empty() {
             self.reap_closed();
         }
+        self.keep_places();
     }
 
     #[inline(never)] // so that asking costs no more than the question
@@ -114,7 +115,6 @@ impl<H: Handler, N: Net> Reactor<H, N> {
             self.relieve();
         }
         self.closed.shrink_to(self.retained_ids());
-        self.keep_places();
     }
 
     /// What the turn leaves behind.
