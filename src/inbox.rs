@@ -21,9 +21,11 @@ pub(crate) struct Inbox(Option<Box<Held>>);
 #[derive(Debug)]
 struct Held {
     /// What stands between `start` and `end` was received and not handled; what is behind is room for more, zeroed once.
+    ///
+    /// What is before `start` was handled and is no longer than the rest was then. With a frame of 4 GiB behind it, `end` has more than 32 bits.
     bytes: Vec<u8>,
-    start: u32,
-    end: u32,
+    start: usize,
+    end: usize,
     /// What the codec said of the held bytes.
     need: Need,
     /// When the unfinished frame began, or was first waited for again.
@@ -56,7 +58,7 @@ impl Inbox {
     }
 
     pub(crate) fn held(&self) -> &[u8] {
-        self.0.as_ref().map_or(&[], |held| &held.bytes[held.start as usize..held.end as usize])
+        self.0.as_ref().map_or(&[], |held| &held.bytes[held.start..held.end])
     }
 
     pub(crate) fn heap(&self) -> usize {
@@ -91,13 +93,13 @@ impl Inbox {
         let len = self.held().len();
         assert!(n < len, "{n} bytes taken of {len}, and some left");
         let mut held = self.0.expect("it has bytes");
-        held.start += n as u32;
+        held.start += n;
         (held.need, held.begun) = (need, begun);
         // Whoever takes them one by one does not copy the rest each time, but no more is kept than twice what is held.
-        if held.start as usize <= held.len() {
+        if held.start <= held.len() {
             return Self(Some(held));
         }
-        let rest = Self::holding(&held.bytes[held.start as usize..held.end as usize], need, begun, spare);
+        let rest = Self::holding(&held.bytes[held.start..held.end], need, begun, spare);
         Self(Some(held)).retire(spare);
         rest
     }
@@ -122,22 +124,17 @@ impl Inbox {
 
     /// Takes note that `n` bytes of the place were received.
     pub(crate) fn placed(&mut self, n: usize) {
-        let room = self.0.as_ref().map_or(0, |held| held.bytes.len() - held.end as usize);
+        let room = self.0.as_ref().map_or(0, |held| held.bytes.len() - held.end);
         assert!(n <= room, "{n} bytes placed where there is room for {room}");
         if let Some(held) = &mut self.0 {
-            held.grow(n);
+            held.end += n;
         }
     }
 }
 
 impl Held {
     fn len(&self) -> usize {
-        (self.end - self.start) as usize
-    }
-
-    fn grow(&mut self, n: usize) {
-        let end = self.end as usize + n;
-        self.end = u32::try_from(end).unwrap_or_else(|_| panic!("{end} bytes held of what was read, which is more than any frame has"));
+        self.end - self.start
     }
 
     fn is_ripe(&self) -> bool {
@@ -158,15 +155,15 @@ impl Held {
     }
 
     fn append(&mut self, fresh: &[u8]) {
-        let end = self.end as usize;
+        let end = self.end;
         let (placed, rest) = fresh.split_at(fresh.len().min(self.bytes.len() - end));
         self.bytes[end..][..placed.len()].copy_from_slice(placed);
         self.bytes.extend_from_slice(rest);
-        self.grow(fresh.len());
+        self.end += fresh.len();
     }
 
     fn make_place(&mut self) -> &mut [u8] {
-        let (missing, end) = (self.wants(), self.end as usize);
+        let (missing, end) = (self.wants(), self.end);
         if self.bytes.len() == end {
             let room = missing.min(self.len().max(WORTH_PLACING - size_of::<Held>()));
             self.bytes.reserve_exact(room);
@@ -174,5 +171,108 @@ impl Held {
         }
         let room = self.bytes.len() - end;
         &mut self.bytes[end..][..room.min(missing)]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// Zeroed memory of more than 4 GiB, of which only those pages are real that are written to; `None` if there is no address space for it.
+    fn beyond_32_bits(room: usize) -> Option<Vec<u8>> {
+        let len = usize::try_from(u64::from(u32::MAX) + 1).ok()?.checked_add(room)?;
+        Vec::<u8>::new().try_reserve_exact(len).ok()?;
+        Some(vec![0; len])
+    }
+
+    /// An inbox whose bytes end just before 4 GiB, with as much before them that was handled.
+    fn near_4_gib(need: Need) -> Option<Inbox> {
+        let bytes = beyond_32_bits(4096)?;
+        let end = u32::MAX as usize - 2;
+        Some(Inbox(Some(Box::new(Held { bytes, start: end - 8, end, need, begun: 0 }))))
+    }
+
+    #[test]
+    fn bytes_appended_across_4_gib_are_held() {
+        let Some(mut inbox) = near_4_gib(Need::More) else { return };
+        inbox.append(b"0123456789");
+        assert_eq!(inbox.held(), b"\0\0\0\0\0\0\0\x000123456789");
+        let inbox = inbox.without(10, Need::More, 0, &mut Inbox::default());
+        assert_eq!(inbox.held(), b"23456789", "the spent front is given back");
+        assert!(inbox.heap() < 1024);
+    }
+
+    #[test]
+    fn bytes_placed_across_4_gib_are_held() {
+        let Some(mut inbox) = near_4_gib(Need::Total(8 + 5000)) else { return };
+        let place = inbox.place();
+        assert!(place.len() >= 4096);
+        place[..10].copy_from_slice(b"0123456789");
+        inbox.placed(10);
+        assert_eq!((inbox.held().len(), &inbox.held()[8..]), (18, &b"0123456789"[..]));
+    }
+
+    #[test]
+    #[cfg(target_pointer_width = "64")]
+    fn longest_frame_behind_a_spent_front_is_whole_with_its_last_byte() {
+        for (len, missing) in [(u32::MAX - 1, 1), (u32::MAX, 0)] {
+            let held = Held { bytes: Vec::new(), start: 1, end: 1 + len as usize, need: Need::Total(u32::MAX), begun: 0 };
+            assert_eq!((held.is_ripe(), held.wants()), (missing == 0, missing));
+        }
+    }
+
+    /// What is done to an inbox.
+    #[derive(Clone, Debug)]
+    enum Deed {
+        Append(usize),
+        Place(usize),
+        /// Takes off so much of what is held, in 256ths.
+        Take(u8, Option<u32>),
+    }
+
+    fn deeds() -> impl Strategy<Value = Vec<Deed>> {
+        let need = prop_oneof![Just(None), Just(Some(u32::MAX)), Just(Some(u32::MAX - 1)), (1..20_000_u32).prop_map(Some)];
+        let deed = prop_oneof![
+            (0..6000_usize).prop_map(Deed::Append),
+            (0..6000_usize).prop_map(Deed::Place),
+            (any::<u8>(), need).prop_map(|(part, need)| Deed::Take(part, need)),
+        ];
+        prop::collection::vec(deed, 1..60)
+    }
+
+    proptest! {
+        #[test]
+        fn inbox_holds_what_was_put_in_and_not_taken(deeds in deeds()) {
+            let (mut model, mut next, mut spare) = (vec![7_u8], 0_u8, Inbox::default());
+            let mut inbox = Inbox::holding(&model, Need::More, 0, &mut spare);
+            let mut fresh = |n: usize| -> Vec<u8> { (0..n).map(|_| { next = next.wrapping_mul(5).wrapping_add(1); next }).collect() };
+            for deed in deeds {
+                match deed {
+                    Deed::Append(n) => {
+                        let bytes = fresh(n);
+                        inbox.append(&bytes);
+                        model.extend(bytes);
+                    }
+                    Deed::Place(most) => {
+                        let place = inbox.place();
+                        let n = place.len().min(most);
+                        let bytes = fresh(n);
+                        place[..n].copy_from_slice(&bytes);
+                        inbox.placed(n);
+                        model.extend(bytes);
+                    }
+                    Deed::Take(part, need) => {
+                        let n = (model.len() - 1) * usize::from(part) / 256;
+                        let need = need.map_or(Need::More, Need::Total);
+                        inbox = inbox.without(n, need, 0, &mut spare);
+                        model.drain(..n);
+                    }
+                }
+                prop_assert_eq!(inbox.held(), &model[..]);
+                prop_assert!(inbox.heap() <= 5 * model.len() + 4096, "{} bytes of memory for {}", inbox.heap(), model.len());
+            }
+        }
     }
 }
