@@ -35,7 +35,7 @@ pub(crate) struct Commands {
     /// Where the next message is encoded. Short ones share it: no allocation for each.
     chunk: BytesMut,
     /// Connections to be made.
-    dials: Vec<Dial>,
+    dials: VecDeque<Dial>,
     stop: Option<Stop>,
 }
 
@@ -103,11 +103,17 @@ impl Commands {
     }
 
     pub(crate) fn dial(&mut self, dial: Dial) {
-        self.dials.push(dial);
+        self.dials.push_back(dial);
     }
 
-    pub(crate) fn take_dials(&mut self) -> Vec<Dial> {
-        std::mem::take(&mut self.dials)
+    /// How many connections are to be made.
+    pub(crate) fn dials(&self) -> usize {
+        self.dials.len()
+    }
+
+    /// The next connection to be made.
+    pub(crate) fn pop_dial(&mut self) -> Option<Dial> {
+        self.dials.pop_front()
     }
 
     pub(crate) fn take_stop(&mut self) -> Option<Stop> {

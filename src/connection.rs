@@ -186,6 +186,11 @@ impl<C: Codec, S> Connection<C, S> {
         if from != self.state.name() {
             self.restamp(shared);
         }
+        self.drop_unwanted(shared);
+    }
+
+    /// Drops what the state has no use for.
+    fn drop_unwanted(&mut self, shared: &mut Shared) {
         if !matches!(self.state, State::Open(_) | State::Connecting) {
             let dropped = mem::take(&mut self.inbox).held().len();
             self.discard(dropped, shared);
@@ -194,6 +199,14 @@ impl<C: Codec, S> Connection<C, S> {
             self.out.clear(); // and not more: it may be the borrowed one
             shared.observe.note(|| Step::Dropped { id: self.id, bytes });
         }
+    }
+
+    /// Closes the connection whatever its state, after a panic of the crate's own code: what it holds is dropped.
+    pub(crate) fn fail_internally(&mut self, shared: &mut Shared) {
+        let from = self.state.name();
+        self.state = State::Closed(CloseReason::Internal.into());
+        shared.observe.note(|| Step::State { id: self.id, from, to: &self.state });
+        self.drop_unwanted(shared);
     }
 
     /// Ends a pause, if there is one. Replies that had reached the high mark before it still hold the frames back.

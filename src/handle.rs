@@ -68,7 +68,9 @@ impl Agreed {
 
     /// A connection is gone.
     pub(crate) fn leave(&mut self, id: ConnectionId) {
-        self.living[id.slot()] = 0;
+        if let Some(generation) = self.living.get_mut(id.slot()).filter(|generation| **generation == id.generation()) {
+            *generation = 0;
+        }
     }
 
     fn lives(&self, id: ConnectionId) -> Result<(), Refusal> {

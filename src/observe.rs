@@ -158,6 +158,14 @@ pub enum Step<'a> {
         /// In a callback for which connection; `None` if it was for none.
         id: Option<ConnectionId>,
     },
+    /// Code of this crate itself panicked in the work for a connection: a bug in glassloop. The connection closes with
+    /// [`CloseReason::Internal`], the loop goes on.
+    InternalError {
+        /// Which connection.
+        id: ConnectionId,
+        /// The panic's message. The panic hook knows the place as well.
+        message: &'a str,
+    },
     /// A connection's slot was freed.
     Closed {
         /// Its name until here.
@@ -240,6 +248,8 @@ pub struct Counters {
     pub letters: u64,
     /// Panics in callbacks.
     pub panics: u64,
+    /// Panics in this crate's own code, each of which ended one connection. Anything but 0 is a bug in glassloop.
+    pub internal_errors: u64,
     /// Registrations of connections' sockets with the poller made or ended, which is calls of `epoll_ctl` on Linux; for a dial that fails it counts one more.
     pub registrations: u64,
 }
@@ -298,6 +308,7 @@ impl Counters {
             Step::Timer { .. } => self.timers += 1,
             Step::Letter => self.letters += 1,
             Step::Panicked { .. } => self.panics += 1,
+            Step::InternalError { .. } => self.internal_errors += 1,
             Step::Closed { .. } => {
                 self.closed += 1;
                 self.registrations += 1;

@@ -2,6 +2,7 @@
 
 mod accept;
 mod calls;
+mod contain;
 mod dial;
 mod memory;
 mod outside;
@@ -25,6 +26,7 @@ use self::spin::Spin;
 use self::stop::Phase;
 use crate::config::Config;
 use crate::error::Error;
+use crate::guard::attempt;
 use crate::handle::{Handle, Letter, Recipient};
 use crate::handler::{Context, Handler, Shared};
 use crate::id::{ConnectionId, Token};
@@ -162,8 +164,15 @@ impl<H: Handler, N: Net> Reactor<H, N> {
     ///
     /// # Errors
     /// [`Error::Poll`] if the poller is broken. Nothing that a peer does ends the loop.
+    ///
+    /// # Panics
+    /// As [`turn`](Self::turn).
     pub fn run(&mut self) -> Result<(), Error> {
-        while self.turn(None)? == Turn::Running {}
+        let turns = |reactor: &mut Self| {
+            while reactor.take_turn(None)? == Turn::Running {}
+            Ok(Turn::Stopped)
+        };
+        while self.contained(turns)? == Turn::Running {} // once round for each bug
         Ok(())
     }
 
@@ -177,14 +186,26 @@ impl<H: Handler, N: Net> Reactor<H, N> {
     ///
     /// # Errors
     /// [`Error::Poll`] if the poller is broken.
+    ///
+    /// # Panics
+    /// If this crate has a bug that no single connection can be blamed for. One that can be ends that connection, with [`CloseReason::Internal`](crate::CloseReason::Internal).
     pub fn turn(&mut self, timeout: Option<Duration>) -> Result<Turn, Error> {
+        self.contained(|reactor| reactor.take_turn(timeout))
+    }
+
+    fn take_turn(&mut self, timeout: Option<Duration>) -> Result<Turn, Error> {
         if let Phase::Stopped = self.phase {
             return Ok(Turn::Stopped);
         }
         let resumable = self.resume.len();
+        self.slots.clear_last_lookup();
         self.wait(timeout).map_err(Error::Poll)?; // poll
         self.shared.observe.note(|| Step::Turn { now: self.shared.clock.now(), events: self.events.len() });
+        Ok(self.work(resumable))
+    }
 
+    /// All of a turn but the wait. After a panic it is begun again.
+    fn work(&mut self, resumable: usize) -> Turn {
         self.dispatch(); //        events: accept, and serve who is ready
         self.resume(resumable); // who was not finished in the last turn
         self.deliver(); //         commands and letters: what was asked of other connections and of the loop
@@ -192,7 +213,7 @@ impl<H: Handler, N: Net> Reactor<H, N> {
         self.flush(); //           replies that were queued outside of a batch
         self.reap(); //            who is over
         self.end_of_work();
-        Ok(self.outlook())
+        self.outlook()
     }
 
     /// When the next turn is due even if no event comes: now, if something was left undone; `None` if it can sleep for ever.
@@ -269,7 +290,10 @@ impl<H: Handler, N: Net> Reactor<H, N> {
     /// For use between turns, by the program that owns the loop. The clock is read anew for it.
     pub fn with(&mut self, id: ConnectionId, callback: impl FnOnce(&mut H, &mut Context<'_, H>) -> Verdict) -> bool {
         self.read_clock();
-        let was_there = self.call(id, callback);
+        let was_there = attempt(|| self.call(id, callback)).unwrap_or_else(|payload| {
+            self.end_culprit(payload);
+            true
+        });
         if !was_there {
             self.shared.observe.note(|| Step::Stale);
         }
@@ -331,16 +355,6 @@ impl<H: Handler, N: Net> Reactor<H, N> {
     /// [shared limit](Self::share_limit), the most that all its loops may have open together.
     pub fn max_connections(&self) -> usize {
         self.max_connections
-    }
-
-    /// Bytes of heap that the connections' own buffers hold: nothing for those that are idle.
-    pub fn buffered(&self) -> usize {
-        self.buffered
-    }
-
-    /// Bytes of the slot that a connection takes. While it is idle it takes nothing else but its place among the deadlines, some two dozen bytes.
-    pub fn idle_footprint() -> usize {
-        Slots::<H, N>::FOOTPRINT
     }
 }
 

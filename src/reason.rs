@@ -38,6 +38,8 @@ pub enum CloseReason {
         /// The time it had.
         after: Duration,
     },
+    /// Code of this crate itself panicked in the work for this connection. Blame glassloop: it is a bug, and the error that is logged says what to report.
+    Internal,
     /// No byte went in either direction for too long ([`Config::idle_timeout`](crate::Config::idle_timeout)).
     IdleTimeout {
         /// How long that is.
@@ -102,6 +104,7 @@ impl CloseReason {
             CloseReason::HandlerPanicked => "handler_panicked",
             CloseReason::HandshakeTimeout { .. } => "handshake_timeout",
             CloseReason::IdleTimeout { .. } => "idle_timeout",
+            CloseReason::Internal => "internal",
             CloseReason::Io(_) => "io",
             CloseReason::OutboxFull { .. } => "outbox_full",
             CloseReason::Overload { .. } => "overload",
@@ -203,6 +206,7 @@ impl fmt::Display for CloseReason {
             CloseReason::HandlerPanicked => write!(f, "the handler panicked"),
             CloseReason::HandshakeTimeout { after } => write!(f, "handshake deadline passed: no first frame from the peer in {after:?}"),
             CloseReason::IdleTimeout { after } => write!(f, "idle for {after:?}"),
+            CloseReason::Internal => write!(f, "internal error: a bug in glassloop"),
             CloseReason::Io(error) => write!(f, "i/o error: {error}"),
             CloseReason::OutboxFull { queued, cap } => write!(f, "write buffer full: {queued} bytes to queue, {cap} allowed"),
             CloseReason::Overload { held, total } => write!(f, "too much memory held: {held} bytes by this connection, {total} by all"),

@@ -194,13 +194,17 @@ impl<H: Handler, const SHORT_READ_IS_EMPTY: bool> Sim<H, SHORT_READ_IS_EMPTY> {
     /// [`Error::Poll`] if the poller is broken, which the simulated one never is.
     ///
     /// # Panics
-    /// If the loop and the world disagree on how many sockets are open or registered afterwards.
+    /// If the loop has contained a panic of its own code ([`Counters::internal_errors`](crate::Counters::internal_errors)), or if it and the world disagree on how
+    /// many sockets are open or registered afterwards.
     pub fn turn(&mut self, until: Option<Duration>) -> Result<Turn, Error> {
         {
             let mut world = self.world.borrow_mut();
             (world.alarm, world.stirred) = (until, false);
         }
         let turn = self.reactor.turn(None)?;
+        if let Some(error) = &self.trace.borrow().internal_error {
+            panic!("contained: {error}");
+        }
         let world = self.world.borrow();
         let (slots, sockets, registered) = (self.reactor.connections(), world.sockets, world.registered.len());
         assert_eq!((slots, sockets), (sockets, registered), "connections, open sockets and registrations");
@@ -295,7 +299,7 @@ impl<H: Handler, const SHORT_READ_IS_EMPTY: bool> Sim<H, SHORT_READ_IS_EMPTY> {
 
     /// A number that stands for all steps so far: the same for the same run, on every machine.
     pub fn trace(&self) -> u64 {
-        self.trace.borrow().0
+        self.trace.borrow().hash
     }
 }
 

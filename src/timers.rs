@@ -96,6 +96,15 @@ impl Timers {
         self.looks.chain.reserve(connections);
     }
 
+    /// Forgets all looks, and takes these instead, each with its slot and tick.
+    pub(crate) fn reset_looks(&mut self, looks: impl Iterator<Item = (usize, u64)>) {
+        self.looks.lists.clear();
+        for (slot, tick) in looks {
+            self.looks.insert(slot, tick);
+        }
+        self.find_first();
+    }
+
     fn find_first(&mut self) {
         let look = self.looks.first().map(|(tick, _)| tick);
         self.first = look.into_iter().chain(self.ordered.first().map(|timer| timer.tick)).min();

@@ -6,7 +6,7 @@ mod pages;
 use pages::{is_there, quoted, read};
 
 /// As many as were collected.
-const ROWS: usize = 107;
+const ROWS: usize = 108;
 /// What a row without a test begins with, and then says why.
 const WITHOUT: [&str; 2] = ["cannot arise: ", "not ours: "];
 /// Fewer letters are not a reason.

@@ -131,7 +131,7 @@ impl<H: Handler, N: Net> Reactor<H, N> {
         let listeners = self.listeners.len();
         for n in 0..listeners {
             // Each turn begins with another one: near the limit of connections the first takes all the room there is.
-            let number = (n + self.shared.observe.counters().turns as usize) % listeners;
+            let number = (n + self.shared.observe.counters().turns as usize % listeners) % listeners;
             if let Waiting::Until(at) = self.listeners[number].waiting {
                 if at <= now {
                     self.listeners[number].waiting = Waiting::Somebody;
@@ -166,6 +166,7 @@ impl<H: Handler, N: Net> Reactor<H, N> {
 
     /// Accepts a connection, for which a place is taken.
     fn accept_one(&mut self, number: usize) {
+        self.slots.clear_last_lookup();
         let listener = &mut self.listeners[number];
         let error = match self.net.accept(&mut listener.socket) {
             Ok((stream, peer)) => match self.admit(stream, peer, number) {

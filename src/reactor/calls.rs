@@ -1,6 +1,6 @@
 //! Whom no socket calls: those of whom others asked something, those who got mail, and those whose time has come.
 
-use crate::command::Command;
+use crate::command::{Command, Commands};
 use crate::deadline::Expiry;
 use crate::guard::contain;
 use crate::handle::Letter;
@@ -20,6 +20,7 @@ impl<H: Handler, N: Net> Reactor<H, N> {
     pub(super) fn deliver(&mut self) {
         let mailbox = &self.mailbox;
         if mailbox.has_rung() {
+            self.slots.clear_last_lookup();
             let asked = if self.letters.is_empty() {
                 mailbox.take(&mut self.letters, |weight, agreed| {
                     self.letters_weight = weight;
@@ -39,27 +40,29 @@ impl<H: Handler, N: Net> Reactor<H, N> {
         }
         // What a thread wrote before it asked for the end comes before the end.
         self.asked = Stop::firmer(self.asked, self.shared.commands.take_stop());
-        if let Some(how) = self.asked.take_if(|how| *how == Stop::AtOnce || self.letters.is_empty()) {
+        if let Some(how) = self.asked.filter(|how| *how == Stop::AtOnce || self.letters.is_empty()) {
             self.come_to_an_end(how);
+            self.asked = None; // not before: a panic must not make the loop forget it
         }
     }
 
     /// Begins those connections that callbacks have asked for by now. What the handler asks for when one fails comes with the next turn.
     pub(super) fn begin_dials(&mut self) {
-        for dial in self.shared.commands.take_dials() {
+        for _ in 0..self.shared.commands.dials() {
+            let Some(dial) = self.shared.commands.pop_dial() else { break };
+            self.slots.clear_last_lookup();
             self.begin_for_handler(dial);
         }
     }
 
     /// Carries out what callbacks asked of other connections.
     pub(super) fn carry_out_commands(&mut self) {
-        let mut commands = std::mem::take(&mut self.shared.commands);
-        while let Some((command, bytes)) = commands.pop() {
-            self.change(command, &bytes);
+        let commands = std::mem::take(&mut self.shared.commands);
+        let mut in_hand = InHand { reactor: self, commands };
+        while let Some((command, bytes)) = in_hand.commands.pop() {
+            in_hand.reactor.change(command, &bytes);
         }
-        commands.shrink(self.shared.config.retained_capacity);
-        // No callback has run meanwhile. What remains is the memory, for the next commands.
-        self.shared.commands = commands;
+        in_hand.commands.shrink(in_hand.reactor.shared.config.retained_capacity);
     }
 
     /// Reads letters from other threads, as many as a turn may.
@@ -74,6 +77,7 @@ impl<H: Handler, N: Net> Reactor<H, N> {
 
     /// Does what one letter from another thread asks.
     fn carry_out_letter(&mut self, letter: Letter<H::Mail>) {
+        self.slots.clear_last_lookup();
         self.shared.observe.note(|| Step::Letter);
         match letter {
             Letter::Send(id, frame) => self.change(Command::Send(id), &frame),
@@ -131,6 +135,7 @@ impl<H: Handler, N: Net> Reactor<H, N> {
     /// Calls those whose time has come, and looks at the connections whose may have.
     pub(super) fn expire(&mut self) {
         for _ in 0..self.shared.config.calls_per_turn {
+            self.slots.clear_last_lookup();
             match self.shared.timers.pop(&self.shared.clock) {
                 Some(Alarm::Look(slot)) => self.look(slot),
                 Some(Alarm::Timer(timer)) => self.fire(timer),
@@ -143,7 +148,7 @@ impl<H: Handler, N: Net> Reactor<H, N> {
 
     /// Looks whether one of a connection's deadlines has passed. As a rule it has moved on meanwhile.
     fn look(&mut self, slot: usize) {
-        let slot = self.slots.at(slot).expect("who is gone is not looked for");
+        let Some(slot) = self.slots.at(slot) else { return self.shared.observe.note(|| Step::Stale) };
         let id = slot.connection.id();
         slot.look = None;
         if let State::Connecting = slot.connection.state() {
@@ -173,6 +178,19 @@ impl<H: Handler, N: Net> Reactor<H, N> {
         }
         self.shared.observe.note(|| Step::Timer { timer });
         self.call(id, |handler, cx| handler.timer(timer, cx));
+    }
+}
+
+/// Commands that are being carried out. No callback runs meanwhile, so there are no others; what remains goes back afterwards: the
+/// memory as a rule, and after a panic those that are not carried out yet.
+struct InHand<'r, H: Handler, N: Net> {
+    reactor: &'r mut Reactor<H, N>,
+    commands: Commands,
+}
+
+impl<H: Handler, N: Net> Drop for InHand<'_, H, N> {
+    fn drop(&mut self) {
+        std::mem::swap(&mut self.reactor.shared.commands, &mut self.commands);
     }
 }
 

@@ -1,4 +1,4 @@
-//! What the loop itself holds, beside the connections' own buffers: how much that is, and how it is given back after a burst.
+//! What the connections' buffers hold, and what the loop itself holds beside them: how much that is, and how it is given back after a burst.
 //!
 //! The write buffer is given back where a loan of it ends (`src/queue.rs`), encoded messages are freed as they are delivered (`src/command.rs`),
 //! and a list is shrunk where it is worked off. So a turn without any of that pays nothing for it.
@@ -9,8 +9,19 @@ use crate::id::ConnectionId;
 use crate::mailbox::heap_of;
 use crate::net::{Event, Net};
 use crate::reactor::Reactor;
+use crate::reactor::slots::Slots;
 
 impl<H: Handler, N: Net> Reactor<H, N> {
+    /// Bytes of heap that the connections' own buffers hold: nothing for those that are idle.
+    pub fn buffered(&self) -> usize {
+        self.buffered
+    }
+
+    /// Bytes of the slot that a connection takes. While it is idle it takes nothing else but its place among the deadlines, some two dozen bytes.
+    pub fn idle_footprint() -> usize {
+        Slots::<H, N>::FOOTPRINT
+    }
+
     /// Bytes of heap that the loop's shared buffers and lists hold. What belongs to single connections is in [`buffered`](Self::buffered).
     ///
     /// It is the sum of the read buffer, the list of events, the write buffer that connections borrow, what is asked of other connections and not

@@ -84,8 +84,9 @@ impl<H: Handler, N: Net> Reactor<H, N> {
         if self.touched.is_empty() {
             return;
         }
-        let mut touched = mem::take(&mut self.touched);
-        for id in touched.drain(..) {
+        // Nobody is touched meanwhile. The list is cleared at the end only: after a panic it is gone through again.
+        for number in 0..self.touched.len() {
+            let id = self.touched[number];
             let Some(slot) = self.slots.get(id) else { continue };
             slot.touched = false;
             if !matches!(slot.connection.state(), State::Connecting) {
@@ -94,8 +95,9 @@ impl<H: Handler, N: Net> Reactor<H, N> {
             }
             self.settle(id);
         }
-        touched.shrink_to(self.retained_ids());
-        self.touched = touched;
+        self.touched.clear();
+        let retained = self.retained_ids();
+        self.touched.shrink_to(retained);
         self.shed();
     }
 

@@ -47,11 +47,13 @@ pub(super) struct Slots<H: Handler, N: Net> {
     slab: Slab<Slot<H, N>>,
     /// The generation of the connection that was added last.
     generation: u32,
+    /// The connection that was looked up last: a panic is blamed on the work for it.
+    last_lookup: Option<ConnectionId>,
 }
 
 impl<H: Handler, N: Net> Default for Slots<H, N> {
     fn default() -> Self {
-        Self { slab: Slab::new(), generation: 0 }
+        Self { slab: Slab::new(), generation: 0, last_lookup: None }
     }
 }
 
@@ -85,17 +87,22 @@ impl<H: Handler, N: Net> Slots<H, N> {
         let id = slot.connection.id();
         let key = self.slab.insert(slot);
         assert_eq!(key, id.slot(), "a connection must sit where its name says");
+        self.last_lookup = Some(id);
     }
 
     /// The connection with this very name.
     #[inline]
     pub(super) fn get(&mut self, id: ConnectionId) -> Option<&mut Slot<H, N>> {
-        self.slab.get_mut(id.slot()).filter(|slot| slot.connection.id() == id)
+        let slot = self.slab.get_mut(id.slot()).filter(|slot| slot.connection.id() == id)?;
+        self.last_lookup = Some(id);
+        Some(slot)
     }
 
     /// The connection that sits there, whoever it is.
     pub(super) fn at(&mut self, slot: usize) -> Option<&mut Slot<H, N>> {
-        self.slab.get_mut(slot)
+        let slot = self.slab.get_mut(slot)?;
+        self.last_lookup = Some(slot.connection.id());
+        Some(slot)
     }
 
     /// The connection with this very name, if it is open.
@@ -107,7 +114,20 @@ impl<H: Handler, N: Net> Slots<H, N> {
     #[inline]
     pub(super) fn find(&mut self, token: Token) -> Option<&mut Slot<H, N>> {
         let Token::Connection { slot, .. } = token else { return None };
-        self.slab.get_mut(slot).filter(|slot| token.names(slot.connection.id()))
+        let slot = self.slab.get_mut(slot).filter(|slot| token.names(slot.connection.id()))?;
+        self.last_lookup = Some(slot.connection.id());
+        Some(slot)
+    }
+
+    /// The connection that was looked up last, unless other work has begun since.
+    pub(super) fn last_lookup(&self) -> Option<ConnectionId> {
+        self.last_lookup
+    }
+
+    /// Other work begins, for no connection or for one that has no slot yet.
+    #[inline]
+    pub(super) fn clear_last_lookup(&mut self) {
+        self.last_lookup = None;
     }
 
     pub(super) fn remove(&mut self, id: ConnectionId) -> Option<Slot<H, N>> {

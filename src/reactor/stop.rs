@@ -102,15 +102,16 @@ impl<H: Handler, N: Net> Reactor<H, N> {
         while let Some(id) = self.closed.pop_front() {
             // It may be listed twice.
             let Some(mut slot) = self.slots.remove(id) else { continue };
+            self.buffered -= slot.counted as usize;
+            self.dials.remove(&id);
+            self.mailbox.with(|agreed| agreed.leave(id));
             // Closing the socket is not enough: a duplicate of its descriptor, in a child process say, would keep the events coming.
             if let Some(Err(error)) = slot.stream.as_mut().map(|stream| self.net.deregister(stream)) {
                 log::warn!("cannot deregister connection {id}: {error}");
             }
-            self.buffered -= slot.counted as usize;
-            self.dials.remove(&id);
-            self.mailbox.with(|agreed| agreed.leave(id));
             let reason = slot.connection.farewell(&mut self.handler, &mut self.shared);
             self.shared.observe.note(|| Step::Closed { id, reason: &reason });
+            self.slots.clear_last_lookup();
             contain(|| drop(reason));
             self.relieve();
         }
@@ -151,23 +152,23 @@ impl<H: Handler, N: Net> Reactor<H, N> {
             }
         }
         self.carry_out_commands(); // what those frames had to say to others comes before their end
-        self.phase = Phase::Draining(until);
         // Each connection has as long as the loop.
         self.shared.drain_time = self.shared.drain_time.max(grace);
         for id in self.slots.ids() {
             self.touch(id); // who is caught up ends with that
         }
+        self.phase = Phase::Draining(until); // not before: after a panic this is begun again
         self.flush(); // before the deadlines, however short they are
     }
 
     /// Stops as it is.
     fn drop_all(&mut self) {
         self.unlisten();
-        self.phase = Phase::Stopped;
         for id in self.slots.ids() {
             let slot = self.slots.get(id).expect("just listed");
             slot.connection.apply(Cause::Fail(CloseReason::Shutdown), &mut self.shared);
             self.settle(id);
         }
+        self.phase = Phase::Stopped; // not before: after a panic this is begun again
     }
 }

@@ -7,17 +7,21 @@ use crate::transport::{Fill, Flush};
 
 /// A hash of all steps of a run: two runs that differ anywhere differ in it (FNV-1a, over words).
 #[derive(Debug)]
-pub(super) struct Trace(pub(super) u64);
+pub(super) struct Trace {
+    pub(super) hash: u64,
+    /// The first panic of the loop's own code that was contained: for which connection, and its message.
+    pub(super) internal_error: Option<String>,
+}
 
 impl Default for Trace {
     fn default() -> Self {
-        Self(0xcbf2_9ce4_8422_2325)
+        Self { hash: 0xcbf2_9ce4_8422_2325, internal_error: None }
     }
 }
 
 impl Trace {
     fn add(&mut self, word: u64) {
-        self.0 = (self.0 ^ word).wrapping_mul(0x0000_0100_0000_01b3).rotate_left(23);
+        self.hash = (self.hash ^ word).wrapping_mul(0x0000_0100_0000_01b3).rotate_left(23);
     }
 
     /// Adds one step, which was taken at `now`.
@@ -61,6 +65,10 @@ impl Trace {
             Step::Timer { .. } => (18, None, 0),
             Step::Letter => (19, None, 0),
             Step::Panicked { id } => (20, id.as_ref(), 0),
+            Step::InternalError { id, message } => {
+                self.internal_error.get_or_insert_with(|| format!("{id}: {message}"));
+                (22, Some(id), 0)
+            }
             Step::Closed { id, reason } => (21, Some(id), name(reason.name())),
         };
         self.add(tag);

@@ -34,6 +34,8 @@ pub struct Door {
     pub script: VecDeque<io::Result<()>>,
     pub then: Option<i32>,
     pub calls: u64,
+    /// Whether an accept panics, as a bug in the loop would.
+    pub panics: bool,
 }
 
 impl Door {
@@ -58,6 +60,8 @@ pub struct Peer {
     /// How a dial to it stands; or the system's error.
     established: Result<Established, i32>,
     open: bool,
+    /// The call on our side of it that panics, as a bug in the loop would: `read`, `write`, `shut_write`, `established` or `deregister`.
+    pub panics_in: Option<&'static str>,
 }
 
 impl Peer {
@@ -106,6 +110,9 @@ impl Stage {
     }
 }
 
+/// With this begins the message of a panic that a test has asked for.
+pub const PLAYED_BUG: &str = "played bug";
+
 /// The loop's way to the stage.
 pub struct Played {
     stage: Rc<RefCell<Stage>>,
@@ -119,10 +126,16 @@ impl Socket {
     fn peer(&self) -> RefMut<'_, Peer> {
         RefMut::map(self.0.borrow_mut(), |stage| &mut stage.peers[self.1])
     }
+
+    fn enter(&self, call: &str) {
+        let panics = self.peer().panics_in == Some(call);
+        assert!(!panics, "{PLAYED_BUG} in {call}");
+    }
 }
 
 impl Read for Socket {
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        self.enter("read");
         assert!(!buf.is_empty(), "a read into nothing");
         let mut stage = self.0.borrow_mut();
         stage.reads += 1;
@@ -137,6 +150,7 @@ impl Read for Socket {
 
 impl Write for Socket {
     fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
+        self.enter("write");
         let mut peer = self.peer();
         let n = peer.writes.pop_front().unwrap_or(Ok(usize::MAX))?.min(peer.room).min(buf.len());
         peer.room -= n;
@@ -151,11 +165,13 @@ impl Write for Socket {
 
 impl Stream for Socket {
     fn established(&mut self) -> io::Result<Established> {
+        self.enter("established");
         self.0.borrow_mut().asked += 1;
         self.peer().established.map_err(io::Error::from_raw_os_error)
     }
 
     fn shut_write(&mut self) -> io::Result<()> {
+        self.enter("shut_write");
         Ok(())
     }
 }
@@ -177,7 +193,7 @@ impl Played {
         let peers = &mut self.stage.borrow_mut().peers;
         let (token, says, writes, got) = Default::default();
         let (then, room, established) = (Err(ErrorKind::WouldBlock), usize::MAX, Ok(established));
-        peers.push(Peer { token, says, then, writes, room, got, established, open: true });
+        peers.push(Peer { token, says, then, writes, room, got, established, open: true, panics_in: None });
         Socket(self.stage.clone(), peers.len() - 1)
     }
 }
@@ -206,6 +222,8 @@ impl Net for Played {
     }
 
     fn accept(&mut self, door: &mut usize) -> io::Result<(Socket, Address)> {
+        let panics = self.stage.borrow().doors[*door].panics;
+        assert!(!panics, "{PLAYED_BUG} in accept");
         let answer = self.stage.borrow_mut().doors[*door].answer();
         answer.map(|()| (self.socket(Established::Yes), loopback(1)))
     }
@@ -224,7 +242,8 @@ impl Net for Played {
         Ok(())
     }
 
-    fn deregister(&mut self, _: &mut Socket) -> io::Result<()> {
+    fn deregister(&mut self, socket: &mut Socket) -> io::Result<()> {
+        socket.enter("deregister");
         self.stage.borrow_mut().deregistered += 1;
         Ok(())
     }

@@ -1,0 +1,204 @@
+//! The last resort: a panic in the crate's own code ends the connection that it happened for, and not the loop.
+//!
+//! User code is contained where it is called ([`guard::contain`](crate::guard::contain)). Everything else that can panic is a bug of this crate: an assertion, an
+//! index, an overflow. It is caught where a turn is ([`Reactor::run`] does it once for all turns, so that it costs nothing in any of them), blamed on
+//! the connection that was looked up last, and the rest of the turn is done:
+//!
+//! - The connection closes with [`CloseReason::Internal`], whatever state the panic has left it in. If that panics too it is removed, and
+//!   the handler is not told.
+//! - Whatever a turn iterates over is taken off one by one, or is gone through again from its beginning: an event, a touched connection, a wish to
+//!   stop. Readiness is a hint, so an event that is handled twice costs a read that finds nothing.
+//! - A panic that no connection can be blamed for (in the poller, in an accept) is passed on: nobody knows what it has left behind.
+
+use std::panic::resume_unwind;
+
+use crate::error::Error;
+use crate::guard::{Payload, attempt, contain, discard, message_of};
+use crate::handler::Handler;
+use crate::id::ConnectionId;
+use crate::net::Net;
+use crate::observe::Step;
+use crate::reactor::{Reactor, Turn};
+use crate::reason::CloseReason;
+
+impl<H: Handler, N: Net> Reactor<H, N> {
+    /// Runs one turn or many. A panic ends one connection, and the turn that it came in is finished.
+    #[inline]
+    pub(super) fn contained(&mut self, run: impl FnOnce(&mut Self) -> Result<Turn, Error>) -> Result<Turn, Error> {
+        match attempt(|| run(self)) {
+            Ok(outcome) => outcome,
+            Err(payload) => Ok(self.finish_turn(payload)),
+        }
+    }
+
+    /// Does the rest of a turn that has panicked. This ends: each further panic removes a connection, or is passed on.
+    #[cold]
+    fn finish_turn(&mut self, mut payload: Payload) -> Turn {
+        loop {
+            self.end_culprit(payload);
+            match attempt(|| self.work(0)) {
+                Ok(turn) => return turn,
+                Err(another) => payload = another,
+            }
+        }
+    }
+
+    /// Closes the connection that a panic is blamed on, counts it, and logs it as a bug.
+    ///
+    /// # Panics
+    /// With the same panic, if no connection can be blamed.
+    #[cold]
+    pub(super) fn end_culprit(&mut self, payload: Payload) {
+        let Some(id) = self.slots.last_lookup() else { resume_unwind(payload) };
+        let message = message_of(&payload);
+        contain(|| {
+            log::error!(
+                "bug in glassloop: panic in the work for connection {id}, which is closed: {message}; \
+                 please report this line, and the panic's location from stderr"
+            );
+        });
+        self.shared.observe.note(|| Step::InternalError { id, message });
+        discard(payload);
+        if let Err(another) = attempt(|| self.close_broken(id)) {
+            discard(another);
+            self.remove_broken(id);
+        }
+        self.slots.clear_last_lookup();
+    }
+
+    /// Closes a connection whose own data may be wrong; `reap` tells the handler.
+    fn close_broken(&mut self, id: ConnectionId) {
+        let Some(slot) = self.slots.get(id) else { return self.forget(id) }; // it was being removed
+        slot.connection.fail_internally(&mut self.shared);
+        self.settle(id);
+    }
+
+    /// Removes a connection that could not even be closed.
+    fn remove_broken(&mut self, id: ConnectionId) {
+        if let Some(mut slot) = self.slots.remove(id) {
+            self.buffered = self.buffered.saturating_sub(slot.counted as usize);
+            if let Some(stream) = &mut slot.stream {
+                contain(|| self.net.deregister(stream));
+            }
+            contain(|| drop(slot));
+            // Where its deadlines stand in the order of all may be what is wrong.
+            let looks = self.slots.iter().filter_map(|slot| Some((slot.connection.id().slot(), slot.look?.get())));
+            self.shared.timers.reset_looks(looks);
+        }
+        self.forget(id);
+    }
+
+    /// Drops what is kept of a connection outside of its slot, which is free by now.
+    fn forget(&mut self, id: ConnectionId) {
+        self.dials.remove(&id);
+        self.mailbox.with(|agreed| agreed.leave(id));
+        self.shared.timers.forget(id);
+        self.shared.observe.note(|| Step::Closed { id, reason: &CloseReason::Internal });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read, Write};
+    use std::net::TcpStream;
+    use std::num::NonZeroU64;
+    use std::time::Duration;
+
+    use crate::codec::Line;
+    use crate::{CloseReason, Context, Handler, Origin, Reactor, Verdict};
+
+    /// Echoes, and counts the ends that it is told of.
+    #[derive(Default)]
+    struct Echo(u32);
+
+    impl Handler for Echo {
+        type Codec = Line;
+        type State = ();
+        type Mail = ();
+
+        fn connection(&mut self, _: &Origin) -> (Line, ()) {
+            (Line::default(), ())
+        }
+
+        fn frame(&mut self, line: &[u8], cx: &mut Context<'_, Self>) -> Verdict {
+            cx.send(line);
+            Verdict::Continue
+        }
+
+        fn close(&mut self, _: &mut Context<'_, Self>, _: &CloseReason) {
+            self.0 += 1;
+        }
+    }
+
+    fn turn_until(reactor: &mut Reactor<Echo>, done: impl Fn(&Reactor<Echo>) -> bool) {
+        for _ in 0..10_000 {
+            if done(reactor) {
+                return;
+            }
+            let _ = reactor.turn(Some(Duration::from_millis(10))).expect("the poller works");
+        }
+        panic!("not done: {reactor:?}");
+    }
+
+    #[test]
+    fn connection_whose_closing_panics_too_is_removed_in_silence() {
+        let mut reactor = Reactor::bind("127.0.0.1:0", Echo::default()).expect("a port is free");
+        let addr = reactor.local_addrs()[0].to_string();
+        let mut clients: Vec<TcpStream> = (1..=3)
+            .map(|number| {
+                let client = TcpStream::connect(&addr).expect("the loop listens");
+                turn_until(&mut reactor, |reactor| reactor.connections() == number);
+                client
+            })
+            .collect();
+        // The order of all deadlines and this connection do not agree: whoever moves its deadline finds out, its closing included.
+        let broken = reactor.slots.ids()[2]; // the first of those with its deadline
+        reactor.slots.get(broken).expect("it is there").look = NonZeroU64::new(u64::MAX);
+        clients[2].write_all(b"moves its deadline").expect("the loop lives");
+        turn_until(&mut reactor, |reactor| reactor.connections() == 2);
+        let counters = reactor.counters();
+        assert_eq!((counters.internal_errors, counters.closed, counters.panics, reactor.buffered()), (1, 1, 0, 0));
+        assert_eq!(reactor.handler().0, 0, "no callback for it");
+        assert_eq!(clients[2].read(&mut [0; 8]).unwrap_or(0), 0, "its socket is closed");
+
+        // The next one takes its slot, and everything goes on.
+        clients[2] = TcpStream::connect(&addr).expect("the loop listens");
+        turn_until(&mut reactor, |reactor| reactor.connections() == 3);
+        assert!(reactor.slots.ids().iter().any(|id| id.slot() == broken.slot() && *id != broken));
+        let asked = reactor.counters().bytes_written;
+        for client in &mut clients {
+            client.write_all(b"alive\n").expect("the loop lives");
+        }
+        turn_until(&mut reactor, |reactor| reactor.counters().bytes_written == asked + 18);
+        drop(clients);
+        turn_until(&mut reactor, |reactor| reactor.connections() == 0);
+        assert_eq!((reactor.counters().internal_errors, reactor.handler().0, reactor.next_deadline()), (1, 3, None));
+    }
+
+    /// A sum that goes below zero stands in for any bug in what a command does.
+    #[test]
+    #[cfg(debug_assertions)]
+    fn panic_over_a_command_leaves_the_commands_behind_it() {
+        let mut reactor = Reactor::bind("127.0.0.1:0", Echo::default()).expect("a port is free");
+        let addr = reactor.local_addrs()[0].to_string();
+        let mut clients: Vec<TcpStream> = (1..=3)
+            .map(|number| {
+                let client = TcpStream::connect(&addr).expect("the loop listens");
+                turn_until(&mut reactor, |reactor| reactor.connections() == number);
+                client
+            })
+            .collect();
+        let ids = reactor.slots.ids();
+        reactor.slots.get(ids[1]).expect("it is there").counted = 5;
+        reactor.with(ids[0], |_, cx| {
+            cx.send_to(ids[1], &b"lost"[..]);
+            cx.send_to(ids[2], &b"told"[..]);
+            cx.connect(Vec::new(), Duration::from_secs(1), 0); // fails at once, which is told
+            Verdict::Continue
+        });
+        turn_until(&mut reactor, |reactor| reactor.connections() == 2);
+        let mut told = [0; 5];
+        clients[2].read_exact(&mut told).expect("the loop lives");
+        assert_eq!((&told, reactor.counters().internal_errors, reactor.handler().0), (b"told\n", 1, 1));
+    }
+}
