@@ -128,6 +128,7 @@ impl<H: Handler, N: Net> Reactor<H, N> {
                 self.begin_dials(); // which fails: so the handler hears of each of them
                 self.mailbox.retire();
                 let letters = std::mem::take(&mut self.letters);
+                self.letters_weight = 0;
                 contain(|| drop(letters));
                 Turn::Stopped
             }
