@@ -225,7 +225,7 @@ fn config(dice: &mut Dice, unguarded: bool) -> Config {
         write_low: dice.below(write_high),
         write_timeout: guards[2],
         retained_capacity: dice.magnitude(64, 65_536),
-        mailbox_cap: 4096,
+        mailbox_cap: 2048,
         ..Config::default()
     }
 }

@@ -18,9 +18,6 @@ fn slack(time: Duration) -> Duration {
     Duration::from_millis(5) + time / 32
 }
 
-/// No handler here sends a longer one to another connection.
-const LONGEST_MESSAGE: usize = 24 * 1024;
-
 /// A connection of the loop, by its steps.
 #[derive(Debug, Default)]
 pub(crate) struct Seen {
@@ -107,12 +104,12 @@ impl Witness {
         }
     }
 
-    /// The formula of `Reactor::shared_memory`, with what may wait after a turn: commands up to their mark and what one callback adds, a message at
-    /// most; as many letters as the mailbox takes; and all connections on each list.
+    /// The formula of `Reactor::shared_memory`, with what may wait after a turn: commands up to their mark, since the callbacks that come after
+    /// the turn's commands add no message here; as many letters as the mailbox takes; and all connections on each list.
     fn bound_on_shared_memory(&self) -> usize {
         let Config { scratch, events_per_turn, retained_capacity, command_high, mailbox_cap, .. } = self.config;
         let connections = self.living.len() + self.over.len();
-        let waiting = 2 * (command_high + LONGEST_MESSAGE) + 4 * mailbox_cap + 48 * connections;
+        let waiting = 2 * command_high + 4 * mailbox_cap + 48 * connections;
         scratch + 16 * events_per_turn + 8 * retained_capacity + 16 * 1024 + waiting
     }
 
