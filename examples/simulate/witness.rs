@@ -38,6 +38,8 @@ pub(crate) struct Seen {
     held: usize,
     unsent: usize,
     read_at: Duration,
+    /// When a read was last told that nothing is there.
+    blocked_at: Duration,
     /// When the frame at the front can have begun.
     begun_at: Duration,
     /// When something was last written, or first queued.
@@ -118,8 +120,8 @@ impl Witness {
         let Some(seen) = self.living.get(&id).filter(|seen| seen.state == "open" && seen.verdict.is_none()) else { return };
         let blames_the_peer = matches!(expiry, Expiry::Idle | Expiry::Frame | Expiry::Handshake);
         let over = seen.deadlines(&self.config, self.drain_time).into_iter().find(|(what, ..)| *what == expiry);
-        // What arrived while the handler had paused it was not to be read before it was resumed.
-        let readable_since = unread.since.max(seen.since);
+        // What arrived while the handler had paused it was not to be read before it was resumed, and what a read did not get came after it.
+        let readable_since = unread.since.max(seen.since).max(seen.blocked_at);
         let in_time = over.is_some_and(|(_, since, time)| unread.bytes > 0 && readable_since < since.saturating_add(time));
         if blames_the_peer && in_time && (unread.unreported || reports_at_once) {
             self.wrong.push(format!("{id}: its time for {expiry:?} is over, and what it has sent was not read: {unread:?}"));
@@ -172,6 +174,7 @@ impl Seen {
                 self.held += bytes;
                 self.read_at = now;
             }
+            Step::Read { fill: Fill::Blocked, .. } => self.blocked_at = now,
             Step::Frame { bytes, .. } => {
                 (self.shook, self.begun_at) = (true, now);
                 if self.state != "open" || self.verdict.is_some() {
