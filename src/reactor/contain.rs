@@ -130,6 +130,14 @@ mod tests {
         }
     }
 
+    /// A client, which makes it so many connections.
+    fn connect(addr: &str, reactor: &mut Reactor<Echo>, number: usize) -> TcpStream {
+        let client = TcpStream::connect(addr).expect("the loop listens");
+        client.set_read_timeout(Some(Duration::from_secs(10))).expect("a time to wait");
+        turn_until(reactor, |reactor| reactor.connections() == number);
+        client
+    }
+
     fn turn_until(reactor: &mut Reactor<Echo>, done: impl Fn(&Reactor<Echo>) -> bool) {
         for _ in 0..10_000 {
             if done(reactor) {
@@ -144,13 +152,7 @@ mod tests {
     fn connection_whose_closing_panics_too_is_removed_in_silence() {
         let mut reactor = Reactor::bind("127.0.0.1:0", Echo::default()).expect("a port is free");
         let addr = reactor.local_addrs()[0].to_string();
-        let mut clients: Vec<TcpStream> = (1..=3)
-            .map(|number| {
-                let client = TcpStream::connect(&addr).expect("the loop listens");
-                turn_until(&mut reactor, |reactor| reactor.connections() == number);
-                client
-            })
-            .collect();
+        let mut clients: Vec<TcpStream> = (1..=3).map(|number| connect(&addr, &mut reactor, number)).collect();
         // The order of all deadlines and this connection do not agree: whoever moves its deadline finds out, its closing included.
         let broken = reactor.slots.ids()[2]; // the first of those with its deadline
         reactor.slots.get(broken).expect("it is there").look = NonZeroU64::new(u64::MAX);
@@ -162,8 +164,7 @@ mod tests {
         assert_eq!(clients[2].read(&mut [0; 8]).unwrap_or(0), 0, "its socket is closed");
 
         // The next one takes its slot, and everything goes on.
-        clients[2] = TcpStream::connect(&addr).expect("the loop listens");
-        turn_until(&mut reactor, |reactor| reactor.connections() == 3);
+        clients[2] = connect(&addr, &mut reactor, 3);
         assert!(reactor.slots.ids().iter().any(|id| id.slot() == broken.slot() && *id != broken));
         let asked = reactor.counters().bytes_written;
         for client in &mut clients {
@@ -181,13 +182,7 @@ mod tests {
     fn panic_over_a_command_leaves_the_commands_behind_it() {
         let mut reactor = Reactor::bind("127.0.0.1:0", Echo::default()).expect("a port is free");
         let addr = reactor.local_addrs()[0].to_string();
-        let mut clients: Vec<TcpStream> = (1..=3)
-            .map(|number| {
-                let client = TcpStream::connect(&addr).expect("the loop listens");
-                turn_until(&mut reactor, |reactor| reactor.connections() == number);
-                client
-            })
-            .collect();
+        let mut clients: Vec<TcpStream> = (1..=3).map(|number| connect(&addr, &mut reactor, number)).collect();
         let ids = reactor.slots.ids();
         reactor.slots.get(ids[1]).expect("it is there").counted = 5;
         reactor.with(ids[0], |_, cx| {
