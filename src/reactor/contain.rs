@@ -105,7 +105,7 @@ mod tests {
     use std::time::Duration;
 
     use crate::codec::Line;
-    use crate::{CloseReason, Context, Handler, Origin, Reactor, Verdict};
+    use crate::{CloseReason, Context, Handler, Origin, Reactor, Stop, Turn, Verdict};
 
     /// Echoes, and counts the ends that it is told of.
     #[derive(Default)]
@@ -195,5 +195,18 @@ mod tests {
         let mut told = [0; 5];
         clients[2].read_exact(&mut told).expect("the loop lives");
         assert_eq!((&told, reactor.counters().internal_errors, reactor.handler().0), (b"told\n", 1, 1));
+    }
+
+    #[test]
+    #[cfg(debug_assertions)]
+    fn panic_while_all_are_dropped_leaves_nobody_behind() {
+        let mut reactor = Reactor::bind("127.0.0.1:0", Echo::default()).expect("a port is free");
+        let addr = reactor.local_addrs()[0].to_string();
+        let _clients: Vec<TcpStream> = (1..=3).map(|number| connect(&addr, &mut reactor, number)).collect();
+        let first = reactor.slots.ids()[0];
+        reactor.slots.get(first).expect("it is there").counted = 5;
+        reactor.stop(Stop::AtOnce);
+        assert_eq!(reactor.turn(None).expect("the poller works"), Turn::Stopped);
+        assert_eq!((reactor.connections(), reactor.counters().internal_errors, reactor.handler().0), (0, 1, 2));
     }
 }
