@@ -172,8 +172,7 @@ impl<H: Handler, N: Net> Reactor<H, N> {
             while reactor.take_turn(None)? == Turn::Running {}
             Ok(Turn::Stopped)
         };
-        while self.contained(turns)? == Turn::Running {} // once round for each bug
-        Ok(())
+        self.contained(turns).map(|_| ())
     }
 
     /// One round of the loop: waits for events, at most for `timeout` (`None`: as long as it takes), and does all there is to do.
@@ -194,18 +193,13 @@ impl<H: Handler, N: Net> Reactor<H, N> {
     }
 
     fn take_turn(&mut self, timeout: Option<Duration>) -> Result<Turn, Error> {
-        if let Phase::Stopped = self.phase {
+        if let (Phase::Stopped, true) = (self.phase, self.closed.is_empty()) {
             return Ok(Turn::Stopped);
         }
         let resumable = self.resume.len();
-        self.slots.clear_last_lookup();
         self.wait(timeout).map_err(Error::Poll)?; // poll
         self.shared.observe.note(|| Step::Turn { now: self.shared.clock.now(), events: self.events.len() });
-        Ok(self.work(resumable))
-    }
 
-    /// All of a turn but the wait. After a panic it is begun again.
-    fn work(&mut self, resumable: usize) -> Turn {
         self.dispatch(); //        events: accept, and serve who is ready
         self.resume(resumable); // who was not finished in the last turn
         self.deliver(); //         commands and letters: what was asked of other connections and of the loop
@@ -213,7 +207,7 @@ impl<H: Handler, N: Net> Reactor<H, N> {
         self.flush(); //           replies that were queued outside of a batch
         self.reap(); //            who is over
         self.end_of_work();
-        self.outlook()
+        Ok(self.outlook())
     }
 
     /// When the next turn is due even if no event comes: now, if something was left undone; `None` if it can sleep for ever.
@@ -294,6 +288,7 @@ impl<H: Handler, N: Net> Reactor<H, N> {
             self.end_culprit(payload);
             true
         });
+        self.slots.clear_last_lookup();
         if !was_there {
             self.shared.observe.note(|| Step::Stale);
         }

@@ -56,6 +56,7 @@ impl<H: Handler, N: Net> Reactor<H, N> {
     }
 
     /// Carries out what callbacks asked of other connections.
+    #[inline(never)] // not into `serve`
     pub(super) fn carry_out_commands(&mut self) {
         let commands = std::mem::take(&mut self.shared.commands);
         let mut in_hand = InHand { reactor: self, commands };
@@ -134,14 +135,15 @@ impl<H: Handler, N: Net> Reactor<H, N> {
 
     /// Calls those whose time has come, and looks at the connections whose may have.
     pub(super) fn expire(&mut self) {
+        self.slots.clear_last_lookup();
         for _ in 0..self.shared.config.calls_per_turn {
-            self.slots.clear_last_lookup();
             match self.shared.timers.pop(&self.shared.clock) {
                 Some(Alarm::Look(slot)) => self.look(slot),
                 Some(Alarm::Timer(timer)) => self.fire(timer),
                 None => break,
             }
             self.relieve();
+            self.slots.clear_last_lookup();
         }
         self.give_up_if_the_time_is_over();
     }

@@ -2,12 +2,12 @@
 //!
 //! User code is contained where it is called ([`guard::contain`](crate::guard::contain)). Everything else that can panic is a bug of this crate: an assertion, an
 //! index, an overflow. It is caught where a turn is ([`Reactor::run`] does it once for all turns, so that it costs nothing in any of them), blamed on
-//! the connection that was looked up last, and the rest of the turn is done:
+//! the connection that was looked up last, and another turn does the rest:
 //!
 //! - The connection closes with [`CloseReason::Internal`], whatever state the panic has left it in. If that panics too it is removed, and
 //!   the handler is not told.
-//! - Whatever a turn iterates over is taken off one by one, or is gone through again from its beginning: an event, a touched connection, a wish to
-//!   stop. Readiness is a hint, so an event that is handled twice costs a read that finds nothing.
+//! - What a turn iterates over is taken off one by one, or stays until all of it is done: commands and dials, touched connections, a wish to stop.
+//!   Events become readiness and a place on the resume queue: it is a hint, so an event that is handled twice costs a read that finds nothing.
 //! - A panic that no connection can be blamed for (in the poller, in an accept) is passed on: nobody knows what it has left behind.
 
 use std::panic::resume_unwind;
@@ -15,32 +15,53 @@ use std::panic::resume_unwind;
 use crate::error::Error;
 use crate::guard::{Payload, attempt, contain, discard, message_of};
 use crate::handler::Handler;
-use crate::id::ConnectionId;
+use crate::id::{ConnectionId, Token};
 use crate::net::Net;
 use crate::observe::Step;
 use crate::reactor::{Reactor, Turn};
 use crate::reason::CloseReason;
 
 impl<H: Handler, N: Net> Reactor<H, N> {
-    /// Runs one turn or many. A panic ends one connection, and the turn that it came in is finished.
+    /// Runs one turn or many. A panic ends one connection, and another turn does what was left undone, without a wait.
+    ///
+    /// This ends: each further panic removes a connection, or is passed on.
     #[inline]
-    pub(super) fn contained(&mut self, run: impl FnOnce(&mut Self) -> Result<Turn, Error>) -> Result<Turn, Error> {
-        match attempt(|| run(self)) {
-            Ok(outcome) => outcome,
-            Err(payload) => Ok(self.finish_turn(payload)),
+    pub(super) fn contained(&mut self, mut run: impl FnMut(&mut Self) -> Result<Turn, Error>) -> Result<Turn, Error> {
+        loop {
+            match attempt(|| run(self)) {
+                Ok(outcome) => return outcome,
+                Err(payload) => {
+                    self.end_culprit(payload);
+                    self.keep_events();
+                }
+            }
         }
     }
 
-    /// Does the rest of a turn that has panicked. This ends: each further panic removes a connection, or is passed on.
+    /// Takes note of the events of a turn that has panicked: none of them will be reported again.
     #[cold]
-    fn finish_turn(&mut self, mut payload: Payload) -> Turn {
-        loop {
-            self.end_culprit(payload);
-            match attempt(|| self.work(0)) {
-                Ok(turn) => return turn,
-                Err(another) => payload = another,
+    fn keep_events(&mut self) {
+        for event in self.events.drain(..) {
+            match Token::unpack(event.token) {
+                Token::Listener(number) => {
+                    if let Some(listener) = self.listeners.get_mut(number) {
+                        listener.hear();
+                        self.knocking = true;
+                    }
+                }
+                Token::Waker => {}
+                token @ Token::Connection { .. } => {
+                    let Some(slot) = self.slots.find(token) else { continue };
+                    slot.readiness.merge(&event);
+                    if !slot.queued {
+                        slot.queued = true;
+                        self.resume.push_back(slot.connection.id());
+                    }
+                }
             }
         }
+        self.slots.clear_last_lookup();
+        self.more = true; // the next turn is due at once, whatever it was that is left undone
     }
 
     /// Closes the connection that a panic is blamed on, counts it, and logs it as a bug.

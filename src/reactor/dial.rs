@@ -58,6 +58,7 @@ impl<H: Handler, N: Net> Reactor<H, N> {
         self.read_clock();
         let begun = self.begin(Dial { addrs, timeout, key: 0 });
         self.keep_places(); // between turns, so no turn's end does it
+        self.slots.clear_last_lookup();
         begun.map_err(|(_, error)| Error::Connect(error))
     }
 

@@ -35,17 +35,19 @@ impl<H: Handler, N: Net> Reactor<H, N> {
     pub(super) fn go_on(&mut self, id: ConnectionId) {
         let Some(slot) = self.slots.get(id) else { return self.shared.observe.note(|| Step::Stale) };
         slot.queued = false;
-        if let State::Open(Reading::Yielded) = slot.connection.state() {
-            slot.connection.apply(Cause::Proceed, &mut self.shared);
+        match slot.connection.state() {
+            State::Open(Reading::Yielded) => slot.connection.apply(Cause::Proceed, &mut self.shared),
+            State::Connecting => self.decide(id), // its event was kept from a turn that has panicked
+            _ => {}
         }
         self.serve(id);
     }
 
-    /// Moves a connection on as far as it goes, within its budget.
+    /// Moves a connection on as far as it goes, within its budget. The caller has just looked it up.
     #[inline]
     pub(super) fn serve(&mut self, id: ConnectionId) {
         let Self { slots, handler, shared, scratch, phase, .. } = self;
-        let Some(slot) = slots.get(id) else { return };
+        let Some(slot) = slots.get_again(id) else { return };
         // Before anything is read: a deadline that has passed comes before bytes that are there already.
         slot.connection.tell_deadlines(handler, shared);
         let mut budget = shared.config.scratch;
@@ -99,6 +101,7 @@ impl<H: Handler, N: Net> Reactor<H, N> {
         let retained = self.retained_ids();
         self.touched.shrink_to(retained);
         self.shed();
+        self.slots.clear_last_lookup();
     }
 
     /// Carries out commands before the turn comes to them, if one connection has asked for as much as all may.

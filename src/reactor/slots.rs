@@ -98,6 +98,12 @@ impl<H: Handler, N: Net> Slots<H, N> {
         Some(slot)
     }
 
+    /// The same for one that was looked up last already.
+    #[inline]
+    pub(super) fn get_again(&mut self, id: ConnectionId) -> Option<&mut Slot<H, N>> {
+        self.slab.get_mut(id.slot()).filter(|slot| slot.connection.id() == id)
+    }
+
     /// The connection that sits there, whoever it is.
     pub(super) fn at(&mut self, slot: usize) -> Option<&mut Slot<H, N>> {
         let slot = self.slab.get_mut(slot)?;
