@@ -14,9 +14,13 @@ use super::reference::{Field, Line};
 /// Input: which codec, and its limit; the marks; the times; how the handler answers what is no frame; what happens, one after the other.
 pub fn connection(data: &[u8]) {
     let draw = &mut Draw::new(data);
-    let (codec, max) = (draw.byte(), draw.of(&[300, 16, 60_000, 3000]));
+    let (codec, number) = (draw.byte(), usize::from(draw.byte() % 4));
+    // One in four with a limit at an extreme, as far as a field has room for it.
+    let is_extreme = codec >> 2 & 3 == 1;
+    let max = (if is_extreme { [1, 2, u32::MAX - 1, u32::MAX] } else { [300, 16, 60_000, 3000] })[number];
     if codec & 1 == 0 {
-        play(&Field { offset: 0, width: 2, whole: codec & 2 > 0, min: 0, max }, draw);
+        let width = if is_extreme { 4 } else { 2 };
+        play(&Field { offset: 0, width, whole: codec & 2 > 0, min: 0, max: max.max(width.into()) }, draw);
     } else {
         play(&Line { delimiter: if codec & 2 > 0 { b'.' } else { b'\n' }, max }, draw);
     }
@@ -26,8 +30,14 @@ fn play<R: Talk>(rules: &R, draw: &mut Draw<'_>) {
     let scale = draw.of(&[1, 1, 16, 200]);
     let write_low = usize::from(draw.byte()) * scale;
     let write_high = write_low + 1 + usize::from(draw.byte()) * scale;
-    let write_cap = write_high + usize::from(draw.byte()) * scale;
+    let above = usize::from(draw.byte());
     let times = draw.byte();
+    // One in eight without any bound: the cap is the largest number, or the mark as well.
+    let (write_high, write_cap) = match times >> 5 {
+        6 => (write_high, usize::MAX),
+        7 => (usize::MAX, usize::MAX),
+        _ => (write_high, write_high + above * scale),
+    };
     let time = |bit: u8, ms| (times >> bit & 1 > 0).then(|| Duration::from_millis(ms));
     let config = Config {
         write_low,

@@ -74,6 +74,8 @@ enum Due {
 
 /// What the handler's answer says besides its verdict, in the upper half of a byte.
 pub const CLEAR_DEADLINES: u8 = 0xf0;
+/// No message is made longer than this for a limit that is longer: it would take gigabytes.
+const LONGEST: usize = 70_000;
 /// The verdict [`Verdict::Close`], in the lower half.
 pub const CLOSE: u8 = 0x0b;
 
@@ -466,8 +468,8 @@ impl<R: Talk> Puppet<R> {
                 cx.expect_handshake();
                 self.handshake = Some(self.now);
             }
-            13 => self.send(cx, self.rules.max() + usize::from(much)),
-            14 => self.try_send(cx, self.config.write_cap + usize::from(much)),
+            13 => self.send(cx, self.rules.max().min(LONGEST) + usize::from(much)),
+            14 => self.try_send(cx, self.config.write_cap.min(LONGEST) + usize::from(much)),
             _ => {
                 cx.set_deadline(None);
                 self.deadlines = [Due::Never; 2];
