@@ -281,3 +281,32 @@ fn at_the_drain_deadline_the_last_replies_are_tried_once_more() {
     let _ = turn(&mut play);
     assert_eq!((play.stage.borrow().timeouts.last(), play.reactor.connections()), (Some(&Some(Duration::from_secs(2) + tick)), 0));
 }
+
+#[test]
+fn longest_frame_behind_unanswered_requests_is_held_and_others_are_served() {
+    let config = Config { frame_timeout: None, buffered_high: usize::MAX, ..Config::default() };
+    let stage = Stage { descriptors: Some(100), ..Stage::with_doors(1) };
+    let mut play = Play::on(stage, Service { max_frame: u32::MAX, ..service() }, config);
+    let flooder = play.admit(1);
+    let other = play.admit(1);
+    // So many requests that their acks are held back; then a frame of 2^32 - 1 bytes begins.
+    play.set_room(flooder, 0);
+    let asked = 20_000;
+    play.say(flooder, &submit(id(1), b"").repeat(asked));
+    play.say(flooder, &[&u32::MAX.to_be_bytes()[..], &[2; 100_000]].concat());
+    play.pass(ms(100));
+    play.set_room(flooder, usize::MAX);
+    play.tell(flooder, |event| event.writable = true);
+    play.pass(ms(100));
+    assert_eq!(play.got(flooder).len(), asked * ack(id(1)).len(), "all that were asked are answered");
+    for _ in 0..10 {
+        play.say(flooder, &[2; 100_000]);
+        play.pass(ms(10));
+    }
+    let held = 1_100_004;
+    assert!((held..5 * held).contains(&play.reactor.buffered()), "{} bytes of memory for {held}", play.reactor.buffered());
+    play.say(other, &submit(id(2), b"alive"));
+    play.pass(ms(10));
+    assert_eq!(play.got(other), ack(id(2)));
+    assert_eq!((play.reactor.connections(), play.reactor.counters().internal_errors), (2, 0));
+}
