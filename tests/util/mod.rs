@@ -55,6 +55,7 @@ impl<M: Send + 'static> Server<M> {
             tell.send((addr, reactor.handle())).unwrap();
             reactor.run().unwrap();
             assert_eq!((reactor.connections(), reactor.buffered()), (0, 0), "a stopped loop holds nothing");
+            assert_eq!(reactor.counters().internal_errors, 0, "the loop's own code has panicked");
             reactor.counters()
         });
         let (addr, handle) = told.recv().unwrap();
