@@ -291,16 +291,16 @@ fn longest_frame_behind_unanswered_requests_is_held_and_others_are_served() {
     let other = play.admit(1);
     // So many requests that their acks are held back; then a frame of 2^32 - 1 bytes begins.
     play.set_room(flooder, 0);
-    let asked = 20_000;
+    let (asked, payload) = (20_000, vec![2; 100_000]);
     play.say(flooder, &submit(id(1), b"").repeat(asked));
-    play.say(flooder, &[&u32::MAX.to_be_bytes()[..], &[2; 100_000]].concat());
+    play.say(flooder, &[&u32::MAX.to_be_bytes()[..], &payload].concat());
     play.pass(ms(100));
     play.set_room(flooder, usize::MAX);
     play.tell(flooder, |event| event.writable = true);
     play.pass(ms(100));
     assert_eq!(play.got(flooder).len(), asked * ack(id(1)).len(), "all that were asked are answered");
     for _ in 0..10 {
-        play.say(flooder, &[2; 100_000]);
+        play.say(flooder, &payload);
         play.pass(ms(10));
     }
     let held = 1_100_004;
