@@ -7,7 +7,8 @@ use std::sync::Arc;
 
 /// The address of a listener or of a peer.
 ///
-/// It prints as `127.0.0.1:8888`, as `unix:` and a path, or as `unix:@` and a name. What a peer could have chosen is escaped.
+/// It prints as `127.0.0.1:8888`, as `unix:` and a path, or as `unix:@` and a name. What a peer
+/// could have chosen is escaped.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[non_exhaustive]
 pub enum Address {
@@ -15,7 +16,8 @@ pub enum Address {
     Tcp(SocketAddr),
     /// A Unix domain socket, with its path if it has one: a client's as a rule has none.
     Unix(Option<Arc<Path>>),
-    /// A Unix domain socket in Linux's abstract namespace, with its name, which is no path and any bytes.
+    /// A Unix domain socket in Linux's abstract namespace, with its name, which is no path and any
+    /// bytes.
     Abstract(Arc<[u8]>),
 }
 

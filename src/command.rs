@@ -28,7 +28,8 @@ pub(crate) enum Command {
 #[derive(Debug, Default)]
 pub(crate) struct Commands {
     queue: VecDeque<Command>,
-    /// What the queued sends are to send, in their order: each message once, for all its recipients.
+    /// What the queued sends are to send, in their order: each message once, for all its
+    /// recipients.
     messages: VecDeque<Message>,
     /// Bytes of memory that `messages` hold.
     held: usize,
@@ -49,7 +50,8 @@ struct Message {
     held: usize,
 }
 
-/// Bytes that short messages are encoded into, one behind the other. A longer one has memory of its own.
+/// Bytes that short messages are encoded into, one behind the other. A longer one has memory of its
+/// own.
 const CHUNK: usize = 4096;
 
 /// A connection to be made.
@@ -74,7 +76,8 @@ impl Commands {
         to: impl IntoIterator<Item = ConnectionId>,
         encode: impl FnOnce(&mut BytesMut) -> Result<(), E>,
     ) -> Result<(), E> {
-        // Taken out meanwhile, so that an error or a panic leaves none of its memory behind. It is empty: a codec that takes bytes back reaches its own only.
+        // Taken out meanwhile, so that an error or a panic leaves none of its memory behind. It is
+        // empty: a codec that takes bytes back reaches its own only.
         let mut chunk = mem::take(&mut self.chunk);
         if chunk.capacity() == 0 {
             chunk.reserve(CHUNK);
@@ -143,7 +146,8 @@ impl Commands {
         !self.queue.is_empty() && self.held + self.queue.len() * size_of::<Command>() >= high
     }
 
-    /// Gives back what the lists hold beyond `retained` bytes each, as far as they are empty. Messages are freed one by one.
+    /// Gives back what the lists hold beyond `retained` bytes each, as far as they are empty.
+    /// Messages are freed one by one.
     pub(crate) fn shrink(&mut self, retained: usize) {
         self.queue.shrink_to(retained / size_of::<Command>());
         self.messages.shrink_to(retained / size_of::<Message>());

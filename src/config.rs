@@ -70,8 +70,9 @@ pub struct Config {
     ///
     /// Whatever its state: a handler that pauses a connection for longer needs a longer one, or none.
     ///
-    /// **Trap:** with `None`, a connection whose peer vanished without a word stays for ever, unless the system probes for it
-    /// (keepalive). See [`Reactor::listen_on`](crate::Reactor::listen_on).
+    /// **Trap:** with `None`, a connection whose peer vanished without a word stays for ever,
+    /// unless the system probes for it (keepalive). See
+    /// [`Reactor::listen_on`](crate::Reactor::listen_on).
     pub idle_timeout: Option<Duration>,
     /// How long a closed connection is kept, its sending side shut, after the peer was last heard. Default 2 s; no longer than `drain_timeout` in all.
     ///
@@ -90,11 +91,14 @@ pub struct Config {
     pub max_connections: Option<usize>,
     /// Whether small replies leave at once (`TCP_NODELAY`). Default yes: the loop batches by itself.
     pub nodelay: bool,
-    /// Bytes of memory that each buffer and list which all connections share may keep once it is empty. Default 256 KiB.
+    /// Bytes of memory that each buffer and list which all connections share may keep once it is
+    /// empty. Default 256 KiB.
     ///
-    /// They grow with a burst: one reply of 300 MiB, one message to a thousand connections. When it is over they are given back down to
-    /// this, so that it costs no memory for good; [`Reactor::shared_memory`](crate::Reactor::shared_memory) counts them. The default has room for replies up to four times `write_high`.
-    /// **Trap:** a loop whose connections are often sent more than this at once allocates anew each time: raise it together with `write_high`.
+    /// They grow with a burst: one reply of 300 MiB, one message to a thousand connections. When it
+    /// is over they are given back down to this, so that it costs no memory for good;
+    /// [`Reactor::shared_memory`](crate::Reactor::shared_memory) counts them. The default has room
+    /// for replies up to four times `write_high`. **Trap:** a loop whose connections are often sent
+    /// more than this at once allocates anew each time: raise it together with `write_high`.
     pub retained_capacity: usize,
     /// Size of the read buffer that all connections share, and the bytes one connection may read in a turn. Default 260 KiB.
     ///

@@ -23,10 +23,12 @@ pub struct ConnectError {
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum ConnectFailure {
-    /// This machine has no local address and port for it (EADDRNOTAVAIL). The system has one error for two causes, both on this side.
+    /// This machine has no local address and port for it (EADDRNOTAVAIL). The system has one error
+    /// for two causes, both on this side.
     ///
-    /// Either all ports for that address are in use: wait before trying again. Or the machine has no address from which it could
-    /// be reached, `::1` where IPv6 is off for instance: then it fails every time.
+    /// Either all ports for that address are in use: wait before trying again. Or the machine has
+    /// no address from which it could be reached, `::1` where IPv6 is off for instance: then it
+    /// fails every time.
     AddressNotAvailable,
     /// The other side's queue is full, and the system does not wait for it. Unix domain sockets only; try again later.
     Busy,

@@ -201,7 +201,8 @@ impl<C: Codec, S> Connection<C, S> {
         }
     }
 
-    /// Closes the connection whatever its state, after a panic of the crate's own code: what it holds is dropped.
+    /// Closes the connection whatever its state, after a panic of the crate's own code: what it
+    /// holds is dropped.
     pub(crate) fn fail_internally(&mut self, shared: &mut Shared) {
         let from = self.state.name();
         self.state = State::Closed(CloseReason::Internal.into());

@@ -1,4 +1,5 @@
-//! Where panics end: those of user code where it is called, and those of the crate itself where a turn is.
+//! Where panics end: those of user code where it is called, and those of the crate itself where a
+//! turn is.
 
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};

@@ -44,7 +44,8 @@ pub type MessageOf<'a, H> = <<H as Handler>::Codec as Codec>::Message<'a>;
 /// **Trap:** a panic in a callback closes the connection that it was called for, and the loop goes on with the *same* handler: keep
 /// `self` consistent where code can panic. Built with `panic = "abort"`, the process ends instead.
 ///
-/// A connection for which this crate itself has panicked closes with [`CloseReason::Internal`]. If closing it panics as well, [`close`](Self::close) is not called for it.
+/// A connection for which this crate itself has panicked closes with [`CloseReason::Internal`]. If
+/// closing it panics as well, [`close`](Self::close) is not called for it.
 pub trait Handler: Sized {
     /// How bytes become frames, and messages bytes.
     type Codec: Codec;

@@ -22,7 +22,8 @@ pub(crate) struct Inbox(Option<Box<Held>>);
 struct Held {
     /// What stands between `start` and `end` was received and not handled; what is behind is room for more, zeroed once.
     ///
-    /// What is before `start` was handled and is no longer than the rest was then. With a frame of 4 GiB behind it, `end` has more than 32 bits.
+    /// What is before `start` was handled and is no longer than the rest was then. With a frame of
+    /// 4 GiB behind it, `end` has more than 32 bits.
     bytes: Vec<u8>,
     start: usize,
     end: usize,
@@ -180,7 +181,8 @@ mod tests {
 
     use super::*;
 
-    /// Zeroed memory of more than 4 GiB, of which only those pages are real that are written to; `None` if there is no address space for it.
+    /// Zeroed memory of more than 4 GiB, of which only those pages are real that are written to;
+    /// `None` if there is no address space for it.
     fn beyond_32_bits(room: usize) -> Option<Vec<u8>> {
         let len = usize::try_from(u64::from(u32::MAX) + 1).ok()?.checked_add(room)?;
         Vec::<u8>::new().try_reserve_exact(len).ok()?;

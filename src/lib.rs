@@ -74,9 +74,10 @@
 //!   own accord looks at [`Context::has_room`], and goes on when [`Handler::drained`] is called.
 //! - **Half-close is not close.** A peer that shut its sending side still gets its replies; see [`Handler::eof`].
 //! - **Silence ends**: after [`Config::idle_timeout`], unless it is `None`. A client that waits long between two requests sets it so.
-//! - **A panic in a callback ends one connection**, unless the program is built with `panic = "abort"`. A panic of the crate's own code in the work for one
-//!   connection ends that one too ([`CloseReason::Internal`]), is counted ([`Counters::internal_errors`]), and is logged as a bug. A panic that no connection can
-//!   be blamed for comes out of [`Reactor::run`].
+//! - **A panic in a callback ends one connection**, unless the program is built with `panic =
+//!   "abort"`. A panic of the crate's own code in the work for one connection ends that one too
+//!   ([`CloseReason::Internal`]), is counted ([`Counters::internal_errors`]), and is logged as a
+//!   bug. A panic that no connection can be blamed for comes out of [`Reactor::run`].
 //! - **Every limit has a name, a default and a reason**: [`Config`].
 //! - **Every step can be watched**: [`Observer`], [`Counters`].
 //! - **How it works, and why, is told in twelve chapters**, with code that runs: [`guide`].

@@ -1,17 +1,20 @@
 //! A limit on open connections that several loops share.
 //!
-//! Each connection holds one of the limit's places. A loop that has connections to accept and finds no place joins a
-//! queue. A place that is given back goes straight to the first loop in the queue, which is woken; only with an empty queue
-//! does it become free. So a loop that waits gets its place in its turn, however busy another one is.
+//! Each connection holds one of the limit's places. A loop that has connections to accept and finds
+//! no place joins a queue. A place that is given back goes straight to the first loop in the queue,
+//! which is woken; only with an empty queue does it become free. So a loop that waits gets its
+//! place in its turn, however busy another one is.
 //!
-//! **No wake-up is lost**, because of one rule that holds whenever the lock is free: while a loop is in the queue, no place is
-//! free. A loop joins the queue only when no place is free, and no place becomes free while a loop is in the queue.
-//! `tests/lost_wakeup.rs` runs this file under a model checker: two or three loops, in every order in which no thread is
-//! interrupted more than three times.
+//! **No wake-up is lost**, because of one rule that holds whenever the lock is free: while a loop
+//! is in the queue, no place is free. A loop joins the queue only when no place is free, and no
+//! place becomes free while a loop is in the queue. `tests/lost_wakeup.rs` runs this file under a
+//! model checker: two or three loops, in every order in which no thread is interrupted more than
+//! three times.
 //!
-//! **No place is lost, and none is counted twice**, because a loop never counts by itself: [`Places::keep`] is told at the end of
-//! each turn how many connections there are, and gives back every place beyond that. So it does not matter on which way a
-//! place was left over: an accept that failed, a handler that panicked, a dial that could not begin.
+//! **No place is lost, and none is counted twice**, because a loop never counts by itself:
+//! [`Places::keep`] is told at the end of each turn how many connections there are, and gives back
+//! every place beyond that. So it does not matter on which way a place was left over: an accept
+//! that failed, a handler that panicked, a dial that could not begin.
 
 use std::cell::Cell;
 use std::collections::VecDeque;
@@ -22,11 +25,13 @@ use crate::id::Token;
 use crate::net::Wake;
 use crate::sync::{AtomicBool, Mutex, Ordering};
 
-/// A limit on the connections that several loops have open together: one number for all, however they are spread.
+/// A limit on the connections that several loops have open together: one number for all, however
+/// they are spread.
 ///
-/// Clones share the same limit. Give it to each loop with [`Reactor::share_limit`](crate::Reactor::share_limit). While
-/// all places are taken no loop accepts, and connections wait in the backlog. A place that any loop gives back wakes
-/// a loop that has connections to accept, in the order in which the loops began to wait.
+/// Clones share the same limit. Give it to each loop with
+/// [`Reactor::share_limit`](crate::Reactor::share_limit). While all places are taken no loop
+/// accepts, and connections wait in the backlog. A place that any loop gives back wakes a loop that
+/// has connections to accept, in the order in which the loops began to wait.
 ///
 /// ```no_run
 /// # use glassloop::{Context, Handler, Origin, Reactor, Verdict, codec::Line};
@@ -63,21 +68,25 @@ struct Inside {
 
 #[derive(Default)]
 struct State {
-    /// Places that are taken. A loop that stops accepts its backlog beyond the limit, so it may be more than `max`.
+    /// Places that are taken. A loop that stops accepts its backlog beyond the limit, so it may be
+    /// more than `max`.
     open: usize,
-    /// Loops that wait for a place, in the order in which they began to. While there are any, no place is free.
+    /// Loops that wait for a place, in the order in which they began to. While there are any, no
+    /// place is free.
     queue: VecDeque<Arc<Waiter>>,
 }
 
 /// A loop, as the queue sees it.
 struct Waiter {
     waker: Arc<dyn Wake>,
-    /// Whether a place was handed over that the loop has not taken yet. Changed under the lock only.
+    /// Whether a place was handed over that the loop has not taken yet. Changed under the lock
+    /// only.
     granted: AtomicBool,
 }
 
 impl ConnectionLimit {
-    /// Makes a limit of `max` connections, at most [`Token::MAX_SLOTS`]. With 0 nothing is accepted or dialed.
+    /// Makes a limit of `max` connections, at most [`Token::MAX_SLOTS`]. With 0 nothing is accepted
+    /// or dialed.
     pub fn new(max: usize) -> Self {
         let inside = Inside { max: max.min(Token::MAX_SLOTS), state: Mutex::new(State::default()) };
         Self { inside: Arc::new(inside) }
@@ -85,8 +94,9 @@ impl ConnectionLimit {
 
     /// The connections that all loops together have open now, closing and outgoing ones included.
     ///
-    /// A place that was handed to a waiting loop counts from then on. The number may be above [`max`](Self::max) while a loop stops: it
-    /// accepts its backlog first, so that no connection is reset.
+    /// A place that was handed to a waiting loop counts from then on. The number may be above
+    /// [`max`](Self::max) while a loop stops: it accepts its backlog first, so that no connection
+    /// is reset.
     pub fn open(&self) -> usize {
         self.with(|state| state.open)
     }
@@ -124,7 +134,8 @@ impl fmt::Debug for ConnectionLimit {
     }
 }
 
-/// One loop's part of a limit: the places that it holds, and its position in the queue. Dropped, it gives both back.
+/// One loop's part of a limit: the places that it holds, and its position in the queue. Dropped, it
+/// gives both back.
 pub(crate) struct Places {
     limit: ConnectionLimit,
     waiter: Arc<Waiter>,
@@ -147,7 +158,8 @@ impl Places {
         self.limit.open()
     }
 
-    /// Whether a loop with `used` connections may have one more. If not, it joins the queue, and is woken when it may.
+    /// Whether a loop with `used` connections may have one more. If not, it joins the queue, and is
+    /// woken when it may.
     ///
     /// A loop that has connections to accept asks before it sleeps.
     pub(crate) fn ask(&self, used: usize) -> bool {
@@ -192,7 +204,8 @@ impl Places {
         self.waiter.granted.load(Ordering::Acquire) || state.open < self.limit.max()
     }
 
-    /// Gives back all places but those of `used` connections, and leaves the queue unless the loop `wants` to accept.
+    /// Gives back all places but those of `used` connections, and leaves the queue unless the loop
+    /// `wants` to accept.
     #[inline]
     pub(crate) fn keep(&mut self, used: usize, wants: bool) {
         debug_assert!(self.held >= used, "a connection has no place");

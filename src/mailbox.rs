@@ -86,7 +86,8 @@ impl<L, S: Default> Mailbox<L, S> {
         look(weight, &mut inside.shared)
     }
 
-    /// Bytes of memory that the waiting letters take: what their queue has room for, and their weight.
+    /// Bytes of memory that the waiting letters take: what their queue has room for, and their
+    /// weight.
     pub(crate) fn heap(&self) -> usize {
         let inside = self.lock();
         heap_of(&inside.letters, inside.weight)
@@ -98,7 +99,8 @@ impl<L, S: Default> Mailbox<L, S> {
     }
 }
 
-/// Bytes of memory that letters of this weight take, and the queue that they are in. Their own size is a part of both.
+/// Bytes of memory that letters of this weight take, and the queue that they are in. Their own size
+/// is a part of both.
 pub(crate) fn heap_of<L>(letters: &VecDeque<L>, weight: usize) -> usize {
     letters.capacity() * size_of::<L>() + weight.saturating_sub(letters.len() * size_of::<L>())
 }

@@ -158,8 +158,8 @@ pub enum Step<'a> {
         /// In a callback for which connection; `None` if it was for none.
         id: Option<ConnectionId>,
     },
-    /// Code of this crate itself panicked in the work for a connection: a bug in glassloop. The connection closes with
-    /// [`CloseReason::Internal`], the loop goes on.
+    /// Code of this crate itself panicked in the work for a connection: a bug in glassloop. The
+    /// connection closes with [`CloseReason::Internal`], the loop goes on.
     InternalError {
         /// Which connection.
         id: ConnectionId,
@@ -248,7 +248,8 @@ pub struct Counters {
     pub letters: u64,
     /// Panics in callbacks.
     pub panics: u64,
-    /// Panics in this crate's own code, each of which ended one connection. Anything but 0 is a bug in glassloop.
+    /// Panics in this crate's own code, each of which ended one connection. Anything but 0 is a bug
+    /// in glassloop.
     pub internal_errors: u64,
     /// Registrations of connections' sockets with the poller made or ended, which is calls of `epoll_ctl` on Linux; for a dial that fails it counts one more.
     pub registrations: u64,

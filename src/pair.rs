@@ -49,7 +49,8 @@ impl<L: Error, R: Error> Error for Either<L, R> {
 ///
 /// **Trap:** a dial carries a key only ([`Origin::Dialed`]): the two must choose theirs from ranges that the function can tell apart.
 ///
-/// **Trap:** [`Context::send_to`] and [`Context::send_to_many`] encode with the sender's codec. Sent to a connection of the other handler, that is another protocol's frame.
+/// **Trap:** [`Context::send_to`] and [`Context::send_to_many`] encode with the sender's codec.
+/// Sent to a connection of the other handler, that is another protocol's frame.
 ///
 /// ```
 /// # use glassloop::{Codec, Context, Handler, Origin, Verdict, codec::Line};

@@ -73,9 +73,11 @@ impl Queue {
         }
     }
 
-    /// Ends a loan: the memory goes back to `spare`, which lent it. What still waits moves into memory of its own, of just its size.
+    /// Ends a loan: the memory goes back to `spare`, which lent it. What still waits moves into
+    /// memory of its own, of just its size.
     ///
-    /// Memory of more than `retained` bytes does not go back. It stays with what waits if that fills half of it, and is freed otherwise.
+    /// Memory of more than `retained` bytes does not go back. It stays with what waits if that
+    /// fills half of it, and is freed otherwise.
     #[inline]
     pub(crate) fn return_to(&mut self, spare: &mut Queue, retained: usize) {
         let is_small = |waiting: &Waiting| waiting.bytes.is_empty() && waiting.spent == 0 && waiting.bytes.capacity() <= retained;
@@ -138,7 +140,8 @@ impl Queue {
 mod tests {
     use super::*;
 
-    /// A lent queue with `len` bytes, of which `sent` have left, after its loan has ended; and the spare one.
+    /// A lent queue with `len` bytes, of which `sent` have left, after its loan has ended; and the
+    /// spare one.
     fn returned(len: usize, sent: usize) -> (Queue, Queue) {
         let (mut queue, mut spare) = (Queue::spare(), Queue::default());
         queue.buffer().extend_from_slice(&vec![b'x'; len]);

@@ -152,7 +152,8 @@ impl<H: Handler, N: Net> Reactor<H, N> {
         Ok(reactor)
     }
 
-    /// Makes the tables large enough for all connections, so that no new one waits until the tables have been moved.
+    /// Makes the tables large enough for all connections, so that no new one waits until the tables
+    /// have been moved.
     fn reserve(&mut self) {
         let room = self.max_connections.min(MOST_RESERVED);
         self.slots.reserve(room);
@@ -187,7 +188,8 @@ impl<H: Handler, N: Net> Reactor<H, N> {
     /// [`Error::Poll`] if the poller is broken.
     ///
     /// # Panics
-    /// If this crate has a bug that no single connection can be blamed for. One that can be ends that connection, with [`CloseReason::Internal`](crate::CloseReason::Internal).
+    /// If this crate has a bug that no single connection can be blamed for. One that can be ends
+    /// that connection, with [`CloseReason::Internal`](crate::CloseReason::Internal).
     pub fn turn(&mut self, timeout: Option<Duration>) -> Result<Turn, Error> {
         self.contained(|reactor| reactor.take_turn(timeout))
     }

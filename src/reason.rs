@@ -38,7 +38,8 @@ pub enum CloseReason {
         /// The time it had.
         after: Duration,
     },
-    /// Code of this crate itself panicked in the work for this connection. Blame glassloop: it is a bug, and the error that is logged says what to report.
+    /// Code of this crate itself panicked in the work for this connection. Blame glassloop: it is a
+    /// bug, and the error that is logged says what to report.
     Internal,
     /// No byte went in either direction for too long ([`Config::idle_timeout`](crate::Config::idle_timeout)).
     IdleTimeout {

@@ -194,8 +194,9 @@ impl<H: Handler, const SHORT_READ_IS_EMPTY: bool> Sim<H, SHORT_READ_IS_EMPTY> {
     /// [`Error::Poll`] if the poller is broken, which the simulated one never is.
     ///
     /// # Panics
-    /// If the loop has contained a panic of its own code ([`Counters::internal_errors`](crate::Counters::internal_errors)), or if it and the world disagree on how
-    /// many sockets are open or registered afterwards.
+    /// If the loop has contained a panic of its own code
+    /// ([`Counters::internal_errors`](crate::Counters::internal_errors)), or if it and the world
+    /// disagree on how many sockets are open or registered afterwards.
     pub fn turn(&mut self, until: Option<Duration>) -> Result<Turn, Error> {
         {
             let mut world = self.world.borrow_mut();

@@ -12,8 +12,10 @@ pub enum Verdict {
     ///
     /// A graceful stop takes it for an answer that is still owed, and waits for the resume as long as [`Config::drain_timeout`](crate::Config::drain_timeout) lets it.
     ///
-    /// **Trap:** a peer that closes its side meanwhile is noticed only after the resume, since that is read like bytes are; a reset is noticed at once. With
-    /// [`Config::idle_timeout`](crate::Config::idle_timeout) off, a connection that is never resumed stays until its peer resets it.
+    /// **Trap:** a peer that closes its side meanwhile is noticed only after the resume, since that
+    /// is read like bytes are; a reset is noticed at once. With
+    /// [`Config::idle_timeout`](crate::Config::idle_timeout) off, a connection that is never
+    /// resumed stays until its peer resets it.
     Pause,
     /// Handle no further frame, send all that is queued, then close.
     Close,

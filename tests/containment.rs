@@ -1,4 +1,5 @@
-//! A panic in the loop's own code ends one connection: a net that panics where the loop calls it stands in for a bug.
+//! A panic in the loop's own code ends one connection: a net that panics where the loop calls it
+//! stands in for a bug.
 
 #[path = "util/played.rs"]
 mod played;
@@ -75,7 +76,8 @@ impl Handler for Echo {
 
 type Play = played::Play<Echo>;
 
-/// A loop with three connections, the one in the midst of which is going to break: the peers 0, 1 and 2.
+/// A loop with three connections, the one in the midst of which is going to break: the peers 0, 1
+/// and 2.
 fn three(config: Config) -> Play {
     let _ = log::set_logger(&Keeper);
     log::set_max_level(log::LevelFilter::Error);
@@ -89,7 +91,8 @@ fn set_panic(play: &Play, peer: usize, call: &'static str) {
     play.stage.borrow_mut().peers[peer].panics_in = Some(call);
 }
 
-/// What must hold once the connection of peer 1 has broken in `call`: it alone is gone, that is told, and its slot is free.
+/// What must hold once the connection of peer 1 has broken in `call`: it alone is gone, that is
+/// told, and its slot is free.
 #[track_caller]
 fn check(play: &mut Play, broken: ConnectionId, call: &str) {
     let counters = play.reactor.counters();
@@ -229,7 +232,8 @@ fn panic_over_a_dial_ends_it_and_the_next_one_is_made() {
 
 #[test]
 fn panic_in_a_stopping_loop_does_not_keep_it_from_its_end() {
-    // The loop that stops gracefully reads from everybody once more; one that stops at once only removes them.
+    // The loop that stops gracefully reads from everybody once more; one that stops at once only
+    // removes them.
     for (how, call) in [(Stop::Gracefully, "read"), (Stop::Within(ms(50)), "read"), (Stop::AtOnce, "deregister")] {
         let mut play = three(Config::default());
         let broken = play.reactor.handler().all[1];

@@ -243,7 +243,8 @@ fn a_full_batch_of_events_counts_as_work_left() {
         for client in &mut clients {
             client.send(b"all at once\n");
         }
-        // There may be one edge for all of them; after it nothing but `next_deadline` says that there is more.
+        // There may be one edge for all of them; after it nothing but `next_deadline` says that
+        // there is more.
         while reactor.counters().frames < u64::from(round * CLIENTS) {
             assert!(outer.hears(PATIENCE), "{reactor:?}");
             let _ = turn(&mut reactor);

@@ -1,4 +1,5 @@
-//! One limit of connections for several loops: every place comes back, on whatever way, and goes to the loop that waits.
+//! One limit of connections for several loops: every place comes back, on whatever way, and goes to
+//! the loop that waits.
 
 #[path = "util/played.rs"]
 mod played;
@@ -143,7 +144,8 @@ fn freed_place_goes_to_the_waiting_loop_and_not_to_the_busy_one() {
     let mut patient = Client::connect(addr);
     patient.send(&submit(id(1), b""));
     wait_until("the other loop to wait", || format!("{limit:?}").contains("waiting: 1"));
-    // The first of the busy loop's leaves. The place goes to the other loop, although this one has four more that wait.
+    // The first of the busy loop's leaves. The place goes to the other loop, although this one has
+    // four more that wait.
     drop(clients.remove(0));
     turn_until(&mut busy, |busy| busy.connections() == 0);
     patient.expect(&ack(id(1)));

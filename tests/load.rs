@@ -264,7 +264,8 @@ fn measured(addr: SocketAddr, args: &[&str]) -> Output {
 
 #[test]
 fn an_open_loop_counts_from_when_a_request_was_due() {
-    // It answers at once, but for one pause: after the warm-up, which is over with the first request (that of the handshake).
+    // It answers at once, but for one pause: after the warm-up, which is over with the first
+    // request (that of the handshake).
     let stalls_once = |n| {
         if n == 50 {
             thread::sleep(Duration::from_millis(300));

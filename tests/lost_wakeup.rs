@@ -1,9 +1,10 @@
-//! The mailbox in every order that its threads can run in: no letter is left behind a bell that nobody hears. And the limit of
-//! connections that loops share: no place is left free while a loop sleeps that waits for one.
+//! The mailbox in every order that its threads can run in: no letter is left behind a bell that
+//! nobody hears. And the limit of connections that loops share: no place is left free while a loop
+//! sleeps that waits for one.
 //!
-//! Both are the library's own source, over the model checker's locks. An order in which the loop sleeps for ever is found
-//! as a deadlock. At most three times in a run is a thread interrupted where it did not wait by itself (once, with
-//! three senders): few faults need more.
+//! Both are the library's own source, over the model checker's locks. An order in which the loop
+//! sleeps for ever is found as a deadlock. At most three times in a run is a thread interrupted
+//! where it did not wait by itself (once, with three senders): few faults need more.
 
 use std::collections::VecDeque;
 
@@ -244,7 +245,8 @@ fn member(limit: &ConnectionLimit) -> (Places, std::sync::Arc<Poller>) {
     (Places::new(limit, poller.clone(), 0), poller)
 }
 
-/// What the reactor does with `waiting` connections: accepts one and closes it, as often as it may, and sleeps in between.
+/// What the reactor does with `waiting` connections: accepts one and closes it, as often as it may,
+/// and sleeps in between.
 fn accept(limit: &ConnectionLimit, waiting: usize) {
     let (mut places, poller) = member(limit);
     for left in (0..waiting).rev() {

@@ -1,4 +1,5 @@
-//! Memory after a burst: what the loop's shared buffers have grown by is given back, and no message is held twice. Counted by the allocator.
+//! Memory after a burst: what the loop's shared buffers have grown by is given back, and no message
+//! is held twice. Counted by the allocator.
 
 mod util;
 
@@ -98,7 +99,8 @@ fn shared_memory_is_given_back_after_one_large_reply() {
     assert!(reactor.shared_memory() <= bound(&reactor));
 }
 
-/// Lets `ask` make the handler send 400 kB to all of 101 connections. They read nothing, and then close.
+/// Lets `ask` make the handler send 400 kB to all of 101 connections. They read nothing, and then
+/// close.
 fn broadcast(way: &str, ask: impl FnOnce(&mut Reactor<Sender>, &mut Client)) {
     const CONNECTIONS: usize = 101;
     const MESSAGE: usize = 400_000;

@@ -24,7 +24,8 @@ struct Case<'a> {
     reason: &'a str,
 }
 
-/// A server with a limit of 400 ms ends such a peer, not before that and not a `--drain-timeout` later, and says why; with `off` it lets it be.
+/// A server with a limit of 400 ms ends such a peer, not before that and not a `--drain-timeout`
+/// later, and says why; with `off` it lets it be.
 fn ends_in_time(case: &Case<'_>, flag: &str) {
     let start = |time: &str| Process::listening(&[case.flags, &[flag, time, "--drain-timeout", "1h", "--log", "debug"]].concat());
     let (server, addr) = start("400ms");

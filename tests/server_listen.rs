@@ -1,4 +1,5 @@
-//! Where the server listens, beside other servers and other addresses: names, wildcards, shared ports, Unix sockets; and keepalive.
+//! Where the server listens, beside other servers and other addresses: names, wildcards, shared
+//! ports, Unix sockets; and keepalive.
 
 #![cfg(unix)]
 
@@ -68,7 +69,8 @@ fn name_with_several_addresses_is_served_at_each_of_them() {
 #[test]
 #[cfg(target_os = "linux")]
 fn name_with_two_addresses_in_the_hosts_file_has_two_listeners() {
-    // The same again where this machine's own file names one address only: with a file of the test's own, in a mount namespace.
+    // The same again where this machine's own file names one address only: with a file of the
+    // test's own, in a mount namespace.
     let hosts = std::env::temp_dir().join(format!("glassloop-hosts-{}", std::process::id()));
     let start = |lines: &str| {
         std::fs::write(&hosts, lines).unwrap();
@@ -295,7 +297,8 @@ fn abstract_socket_is_announced_served_and_refused_to_a_second_server() {
     assert!(code == Some(1) && log.contains("cannot listen on unix:@: a name is wanted"), "{log}");
 }
 
-/// The timer of the server's end of a connection, and its time in hundredths of a second (`tr` and `tm->when` of `proc_net_tcp`).
+/// The timer of the server's end of a connection, and its time in hundredths of a second (`tr` and
+/// `tm->when` of `proc_net_tcp`).
 #[cfg(target_os = "linux")]
 fn timer(local: SocketAddr, peer: SocketAddr) -> Option<(u8, u64)> {
     let hex = |addr: SocketAddr| format!(":{:04X}", addr.port());
@@ -318,7 +321,8 @@ fn keepalive_is_on_by_default_and_follows_its_flag() {
             client.expect(&ack(id(1)));
             let peer = client.stream.local_addr().unwrap();
             let mut seen = None;
-            // The timer of a reply that is not acknowledged yet, or of a delayed acknowledgement, comes first.
+            // The timer of a reply that is not acknowledged yet, or of a delayed acknowledgement,
+            // comes first.
             wait_until("the connection's timer to settle", || {
                 seen = timer(addr, peer);
                 matches!(seen, Some((0 | KEEPALIVE, _)))

@@ -1,4 +1,5 @@
-//! The server's log never holds up the server: a stderr that nothing reads, that is full, or closed.
+//! The server's log never holds up the server: a stderr that nothing reads, that is full, or
+//! closed.
 
 #![cfg(unix)]
 

@@ -172,7 +172,8 @@ fn server_whose_loop_fails_says_so_and_drains_the_others() {
             return println!("not tested: strace may not trace here: {}", strace.log());
         }
         for mut client in clients {
-            // The loop that fails closes its connections; the other one ends them once they are answered.
+            // The loop that fails closes its connections; the other one ends them once they are
+            // answered.
             let _ = io::Write::write_all(&mut client.stream, &submit(id(2), b""));
             let _ = client.stream.shutdown(std::net::Shutdown::Write);
             let _ = io::Read::read_to_end(&mut client.stream, &mut Vec::new());

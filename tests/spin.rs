@@ -136,7 +136,8 @@ fn a_letter_that_comes_while_the_loop_spins_ends_the_spin() {
     let (handle, (answer, answered)) = (play.reactor.handle(), std::sync::mpsc::channel());
     let mut spun = 0;
     while spun == 0 {
-        // The third poll of a turn is one of a spin. The clock stands still: only the letter can end it so soon.
+        // The third poll of a turn is one of a spin. The clock stands still: only the letter can
+        // end it so soon.
         let (handle, answer) = (handle.clone(), answer.clone());
         let mut polls = 0;
         play.stage.borrow_mut().on_poll = Some(Box::new(move || {

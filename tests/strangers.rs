@@ -98,7 +98,8 @@ fn two_thousand_dripping_peers_are_gone_at_the_frame_deadline_and_the_honest_do_
     turn_until(&mut reactor, |reactor| reactor.connections() == 50);
     let mut drippers = Drippers::begin(addr, count);
     turn_until(&mut reactor, |reactor| reactor.counters().accepted == 50 + count as u64);
-    // All events fit into so many polls, and the honest ones' are the last. The turns are counted, since they do not depend on the machine.
+    // All events fit into so many polls, and the honest ones' are the last. The turns are counted,
+    // since they do not depend on the machine.
     let enough = (count + 50).div_ceil(reactor.config().events_per_turn) as u64;
     let (mut shortest, mut rounds, begun) = (Duration::MAX, 0, Instant::now());
     while !drippers.peers.is_empty() {

@@ -1,4 +1,5 @@
-//! Lines on stdout and stderr that cannot panic: a full disk or a closed pipe is an error, not a bug.
+//! Lines on stdout and stderr that cannot panic: a full disk or a closed pipe is an error, not a
+//! bug.
 
 use std::fmt::Display;
 use std::io::{self, Write};

@@ -16,7 +16,8 @@ use glassloop::{Handler, Reactor};
 #[cfg(unix)]
 use unix::SocketFile;
 
-/// Connections that may wait to be accepted; the system cuts it to its own limit (`net.core.somaxconn` on Linux).
+/// Connections that may wait to be accepted; the system cuts it to its own limit
+/// (`net.core.somaxconn` on Linux).
 const BACKLOG: i32 = 4096;
 
 /// How the server listens.
@@ -84,8 +85,8 @@ enum Place<'a> {
 impl Listeners {
     /// Opens all of `listen`, and takes what was handed over.
     ///
-    /// For a TCP address each loop gets a socket of its own, all on the same port (`SO_REUSEPORT`): the system spreads the connections.
-    /// Of the others all loops get the same one.
+    /// For a TCP address each loop gets a socket of its own, all on the same port (`SO_REUSEPORT`):
+    /// the system spreads the connections. Of the others all loops get the same one.
     pub(crate) fn open(listen: &[String], options: Options) -> Result<Self, Box<dyn Error>> {
         let mut listeners = Self {
             options,
@@ -113,7 +114,8 @@ impl Listeners {
         Ok(listeners)
     }
 
-    /// Opens every address of a name. One that this machine does not have is left out if there are others.
+    /// Opens every address of a name. One that this machine does not have is left out if there are
+    /// others.
     fn open_all(&mut self, text: &str, addrs: &[SocketAddr], all: &[SocketAddr]) -> Result<(), String> {
         let (mut opened, mut missing) = (0, None);
         for &addr in addrs {
@@ -135,7 +137,8 @@ impl Listeners {
         if addr.port() != 0 && self.addrs.contains(&addr) {
             return Ok(()); // named twice
         }
-        // The IPv6 wildcard address takes the port for IPv4 too. It must not where an IPv4 address is named with the same port.
+        // The IPv6 wildcard address takes the port for IPv4 too. It must not where an IPv4 address
+        // is named with the same port.
         let is_ipv6_wildcard = addr.is_ipv6() && addr.ip().is_unspecified();
         let only_v6 = is_ipv6_wildcard && addr.port() != 0 && all.iter().any(|other| other.is_ipv4() && other.port() == addr.port());
         for (number, listeners) in self.of_loops.iter_mut().enumerate() {

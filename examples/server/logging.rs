@@ -85,7 +85,8 @@ impl Log {
         let end = Instant::now() + FLUSH_TIME;
         while !self.queue.counts.is_drained() {
             if Instant::now() >= end {
-                // Nothing reads stderr. The guard would report that on stdout, and panic if that fails too.
+                // Nothing reads stderr. The guard would report that on stdout, and panic if that
+                // fails too.
                 std::mem::forget(self.guard);
                 return;
             }
@@ -149,7 +150,8 @@ impl<W: Write> Reporter<W> {
 }
 
 impl<W: Write> Write for Reporter<W> {
-    /// Takes one line, always whole. An error would end nothing and help nobody, so it is counted instead.
+    /// Takes one line, always whole. An error would end nothing and help nobody, so it is counted
+    /// instead.
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
         if self.put(line).is_err() {
             self.failed += 1;

@@ -34,7 +34,8 @@ enum Report<M> {
 }
 
 impl<M: Send + 'static> Loops<M> {
-    /// Starts a loop with each of `starts`, which run in the loops' threads, and waits until all of them are ready.
+    /// Starts a loop with each of `starts`, which run in the loops' threads, and waits until all of
+    /// them are ready.
     ///
     /// # Errors
     /// What kept a loop from starting. The loops that did start are stopped then.
@@ -79,7 +80,8 @@ impl<M: Send + 'static> Loops<M> {
         &self.handles
     }
 
-    /// Waits until every loop has ended. When one fails, that is logged at once and the others are stopped gracefully.
+    /// Waits until every loop has ended. When one fails, that is logged at once and the others are
+    /// stopped gracefully.
     pub(crate) fn wait(mut self) -> Total {
         while self.running > 0 {
             let Ok(report) = self.reports.recv() else { break };

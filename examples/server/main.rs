@@ -30,18 +30,19 @@ use timeout::Timeout;
 
 /// Serves the submit/ack protocol: every request is answered with one ack, in order.
 ///
-/// There is no authentication in this protocol: listen where you trust the peers.
-/// If one of the loops fails, that is logged, the others stop gracefully, and the exit code is 1.
-/// SIGINT and SIGTERM stop it gracefully: nobody new is accepted, what was read is answered and
-/// sent, at most for --drain-timeout, and peers have two seconds to leave; then it exits with 0.
-/// A second signal drops everything at once, and it exits with 1. SIGHUP stops nothing: there is nothing to reload.
+/// There is no authentication in this protocol: listen where you trust the peers. If one of the
+/// loops fails, that is logged, the others stop gracefully, and the exit code is 1. SIGINT and
+/// SIGTERM stop it gracefully: nobody new is accepted, what was read is answered and sent, at most
+/// for --drain-timeout, and peers have two seconds to leave; then it exits with 0. A second signal
+/// drops everything at once, and it exits with 1. SIGHUP stops nothing: there is nothing to reload.
 ///
 /// Where systemd hands over sockets (`LISTEN_FDS`), it serves on those, and on what --listen names besides.
 #[derive(Parser)]
 #[command(version)]
 struct Args {
-    /// Address to listen on, as HOST:PORT, unix:PATH or unix:@NAME (abstract, on Linux). If HOST has several addresses, it listens on all of them.
-    /// Port 0 lets the system choose one, another for each address. May be given several times [default: 127.0.0.1:8888]
+    /// Address to listen on, as HOST:PORT, unix:PATH or unix:@NAME (abstract, on Linux). If HOST
+    /// has several addresses, it listens on all of them. Port 0 lets the system choose one, another
+    /// for each address. May be given several times [default: 127.0.0.1:8888]
     #[arg(long, value_name = "ADDR")]
     listen: Vec<String>,
 
@@ -49,13 +50,15 @@ struct Args {
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=1024))]
     threads: u16,
 
-    /// Share the TCP ports with other processes of the same user that ask for it too (`SO_REUSEPORT`), as a rolling restart wants it;
-    /// without it, a port that another process has is refused
+    /// Share the TCP ports with other processes of the same user that ask for it too
+    /// (`SO_REUSEPORT`), as a rolling restart wants it; without it, a port that another process has
+    /// is refused
     #[arg(long)]
     reuse_port: bool,
 
-    /// Silence after which the system probes a TCP peer (keepalive), in whole seconds up to 32767s, or `off`. On Linux a connection whose peer has
-    /// vanished ends after twice that time, also with --idle-timeout off
+    /// Silence after which the system probes a TCP peer (keepalive), in whole seconds up to 32767s,
+    /// or `off`. On Linux a connection whose peer has vanished ends after twice that time, also
+    /// with --idle-timeout off
     #[arg(long, value_name = "TIME|off", default_value = "60s", value_parser = keepalive)]
     keepalive: Timeout,
 
@@ -63,7 +66,8 @@ struct Args {
     #[arg(long, value_name = "ADDR|off", default_value = "off")]
     admin: Admin,
 
-    /// Connections open at once, in all threads together; further ones wait until one leaves [default: the limit of open files less a reserve]
+    /// Connections open at once, in all threads together; further ones wait until one leaves
+    /// [default: the limit of open files less a reserve]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     max_connections: Option<u32>,
 
@@ -119,8 +123,9 @@ struct Args {
     #[arg(long, value_name = "on|off", default_value = "on", value_parser = on_or_off, action = ArgAction::Set)]
     nodelay: bool,
 
-    /// What to log on stderr: off, error, warn, info, debug (each connection's end and why), trace, or a filter such as glassloop=debug.
-    /// 8192 lines wait for a slow stderr; further ones are dropped, and their number is logged
+    /// What to log on stderr: off, error, warn, info, debug (each connection's end and why), trace,
+    /// or a filter such as glassloop=debug. 8192 lines wait for a slow stderr; further ones are
+    /// dropped, and their number is logged
     #[arg(long, value_name = "LEVEL", default_value = "info", value_parser = log_filter)]
     log: String,
 }
@@ -268,7 +273,8 @@ fn config(args: &Args, number: usize) -> Config {
     }
 }
 
-/// Makes a loop that accepts from these listeners, at the limit of connections that all loops share.
+/// Makes a loop that accepts from these listeners, at the limit of connections that all loops
+/// share.
 fn make_loop(
     service: Service,
     config: Config,

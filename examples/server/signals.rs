@@ -22,9 +22,11 @@ pub(crate) use signal_hook::iterator::Signals;
 #[cfg(not(unix))]
 pub(crate) type Signals = ();
 
-/// Keeps SIGHUP, SIGINT and SIGTERM for [`stop_on`], and unblocks them: a process inherits its parent's mask.
+/// Keeps SIGHUP, SIGINT and SIGTERM for [`stop_on`], and unblocks them: a process inherits its
+/// parent's mask.
 ///
-/// Call it before any thread is started, since a thread inherits the mask of the thread that starts it.
+/// Call it before any thread is started, since a thread inherits the mask of the thread that starts
+/// it.
 #[cfg(unix)]
 pub(crate) fn watch() -> io::Result<Signals> {
     let signals = Signals::new([SIGHUP, SIGINT, SIGTERM])?;
@@ -34,7 +36,8 @@ pub(crate) fn watch() -> io::Result<Signals> {
     Ok(signals)
 }
 
-/// Makes the first SIGINT or SIGTERM stop the loops gracefully, and the second one at once. The flag is set by the second one.
+/// Makes the first SIGINT or SIGTERM stop the loops gracefully, and the second one at once. The
+/// flag is set by the second one.
 #[cfg(unix)]
 pub(crate) fn stop_on(mut signals: Signals, handles: Vec<Handle<()>>) -> io::Result<Arc<AtomicBool>> {
     let forced = Arc::new(AtomicBool::new(false));

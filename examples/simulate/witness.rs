@@ -106,8 +106,9 @@ impl Witness {
         }
     }
 
-    /// The formula of `Reactor::shared_memory`, with what may wait after a turn: commands up to their mark, since the callbacks that come after
-    /// the turn's commands add no message here; as many letters as the mailbox takes; and all connections on each list.
+    /// The formula of `Reactor::shared_memory`, with what may wait after a turn: commands up to
+    /// their mark, since the callbacks that come after the turn's commands add no message here; as
+    /// many letters as the mailbox takes; and all connections on each list.
     fn bound_on_shared_memory(&self) -> usize {
         let Config { scratch, events_per_turn, retained_capacity, command_high, mailbox_cap, .. } = self.config;
         let connections = self.living.len() + self.over.len();
@@ -120,7 +121,8 @@ impl Witness {
         let Some(seen) = self.living.get(&id).filter(|seen| seen.state == "open" && seen.verdict.is_none()) else { return };
         let blames_the_peer = matches!(expiry, Expiry::Idle | Expiry::Frame | Expiry::Handshake);
         let over = seen.deadlines(&self.config, self.drain_time).into_iter().find(|(what, ..)| *what == expiry);
-        // What arrived while the handler had paused it was not to be read before it was resumed, and what a read did not get came after it.
+        // What arrived while the handler had paused it was not to be read before it was resumed,
+        // and what a read did not get came after it.
         let readable_since = unread.since.max(seen.since).max(seen.blocked_at);
         let in_time = over.is_some_and(|(_, since, time)| unread.bytes > 0 && readable_since < since.saturating_add(time));
         if blames_the_peer && in_time && (unread.unreported || reports_at_once) {
@@ -128,7 +130,8 @@ impl Witness {
         }
     }
 
-    /// A turn is over: so many bytes of memory are held by the loop's connections, and so many by what they share.
+    /// A turn is over: so many bytes of memory are held by the loop's connections, and so many by
+    /// what they share.
     pub(crate) fn turn(&mut self, now: Duration, buffered: usize, shared: usize) {
         let bound = self.bound_on_shared_memory();
         if shared > bound {

@@ -94,7 +94,8 @@ impl<C: Codec, S> Connection<C, S> {
         lent
     }
 
-    /// Takes the lent queue back. What is still unsent moves into one of the connection's own, or, if it is much, keeps the memory that it is in.
+    /// Takes the lent queue back. What is still unsent moves into one of the connection's own, or,
+    /// if it is much, keeps the memory that it is in.
     ///
     /// The loop keeps no more than [`Config::retained_capacity`](crate::Config::retained_capacity).
     #[inline]

@@ -240,10 +240,13 @@ impl<H: Handler> Context<'_, H> {
         self.send_to_many([to], message);
     }
 
-    /// Sends one message to many connections: it is encoded once, and held once until the last of them has it.
+    /// Sends one message to many connections: it is encoded once, and held once until the last of
+    /// them has it.
     ///
-    /// For each of `to` the same holds as for [`send_to`](Self::send_to). Until it is delivered it counts once towards [`Config::command_high`](crate::Config::command_high);
-    /// then each connection queues a copy of its own. **Trap:** all of them must speak what this connection's codec writes.
+    /// For each of `to` the same holds as for [`send_to`](Self::send_to). Until it is delivered it
+    /// counts once towards [`Config::command_high`](crate::Config::command_high); then each
+    /// connection queues a copy of its own. **Trap:** all of them must speak what this connection's
+    /// codec writes.
     pub fn send_to_many<'m>(&mut self, to: impl IntoIterator<Item = ConnectionId>, message: impl Into<MessageOf<'m, H>>) {
         self.watch();
         let codec = &mut *self.codec;

@@ -45,11 +45,13 @@ impl<H: Handler> LoopContext<'_, H> {
         })
     }
 
-    /// Sends one message to many connections: it is encoded once, and each that is open queues a copy. Returns how many those are.
+    /// Sends one message to many connections: it is encoded once, and each that is open queues a
+    /// copy. Returns how many those are.
     ///
     /// The codec of the first open one encodes it; if that refuses, that connection ends with
-    /// [`CloseReason::Unencodable`](crate::CloseReason::Unencodable), and none is sent anything. What holds for [`Context::send`] holds for each of them.
-    /// **Trap:** all of them must speak what that codec writes.
+    /// [`CloseReason::Unencodable`](crate::CloseReason::Unencodable), and none is sent anything.
+    /// What holds for [`Context::send`] holds for each of them. **Trap:** all of them must speak
+    /// what that codec writes.
     pub fn send_to_many<'m>(&mut self, to: impl IntoIterator<Item = ConnectionId>, message: impl Into<MessageOf<'m, H>>) -> usize {
         let (mut message, mut encoded, mut sent) = (Some(message), None, 0);
         for id in to {

@@ -95,14 +95,17 @@ impl<H: Handler, N: Net> Reactor<H, N> {
         Ok(())
     }
 
-    /// Counts this loop's connections towards `limit`, which other loops share. Call it before the loop listens or dials.
+    /// Counts this loop's connections towards `limit`, which other loops share. Call it before the
+    /// loop listens or dials.
     ///
-    /// From then on the loop accepts and dials only while all loops of the limit together have fewer connections than
-    /// [`ConnectionLimit::max`], and [`Config::max_connections`](crate::Config::max_connections) does not count any more. Connections that
-    /// the loop has already count too, even beyond the limit. If the loop is dropped, or its thread panics, its places are free again.
+    /// From then on the loop accepts and dials only while all loops of the limit together have
+    /// fewer connections than [`ConnectionLimit::max`], and
+    /// [`Config::max_connections`](crate::Config::max_connections) does not count any more.
+    /// Connections that the loop has already count too, even beyond the limit. If the loop is
+    /// dropped, or its thread panics, its places are free again.
     ///
-    /// **Trap:** a place that comes free is handed to the loop that has waited longest. If the handler of that loop blocks, no
-    /// other loop can use the place until it goes on.
+    /// **Trap:** a place that comes free is handed to the loop that has waited longest. If the
+    /// handler of that loop blocks, no other loop can use the place until it goes on.
     pub fn share_limit(&mut self, limit: &ConnectionLimit) {
         self.places = Some(Places::new(limit, self.net.waker(), self.slots.len()));
         self.max_connections = limit.max();
@@ -262,7 +265,8 @@ impl<H: Handler, N: Net> Reactor<H, N> {
         times.min().filter(|_| if self.places.is_some() { matches!(self.phase, Phase::Running) } else { self.has_room() })
     }
 
-    /// Whether one more connection may be accepted. With a shared limit that has no room, the loop is woken when it has.
+    /// Whether one more connection may be accepted. With a shared limit that has no room, the loop
+    /// is woken when it has.
     fn has_room(&self) -> bool {
         matches!(self.phase, Phase::Running)
             && match &self.places {
@@ -271,7 +275,8 @@ impl<H: Handler, N: Net> Reactor<H, N> {
             }
     }
 
-    /// Takes a place for one more connection, if there is one. The turn's end gives it back if no connection comes of it.
+    /// Takes a place for one more connection, if there is one. The turn's end gives it back if no
+    /// connection comes of it.
     pub(super) fn take_place(&mut self) -> bool {
         match &mut self.places {
             None => self.slots.len() < self.max_connections,
@@ -288,7 +293,8 @@ impl<H: Handler, N: Net> Reactor<H, N> {
         }
     }
 
-    /// The connections that count towards the limit: this loop's, or those of all loops that share one.
+    /// The connections that count towards the limit: this loop's, or those of all loops that share
+    /// one.
     pub(super) fn open_places(&self) -> usize {
         self.places.as_ref().map_or(self.slots.len(), Places::open)
     }

@@ -183,8 +183,9 @@ impl<H: Handler, N: Net> Reactor<H, N> {
     }
 }
 
-/// Commands that are being carried out. No callback runs meanwhile, so there are no others; what remains goes back afterwards: the
-/// memory as a rule, and after a panic those that are not carried out yet.
+/// Commands that are being carried out. No callback runs meanwhile, so there are no others; what
+/// remains goes back afterwards: the memory as a rule, and after a panic those that are not carried
+/// out yet.
 struct InHand<'r, H: Handler, N: Net> {
     reactor: &'r mut Reactor<H, N>,
     commands: Commands,

@@ -1,14 +1,19 @@
-//! The last resort: a panic in the crate's own code ends the connection that it happened for, and not the loop.
+//! The last resort: a panic in the crate's own code ends the connection that it happened for, and
+//! not the loop.
 //!
-//! User code is contained where it is called ([`guard::contain`](crate::guard::contain)). Everything else that can panic is a bug of this crate: an assertion, an
-//! index, an overflow. It is caught where a turn is ([`Reactor::run`] does it once for all turns, so that it costs nothing in any of them), blamed on
-//! the connection that was looked up last, and another turn does the rest:
+//! User code is contained where it is called ([`guard::contain`](crate::guard::contain)).
+//! Everything else that can panic is a bug of this crate: an assertion, an index, an overflow. It
+//! is caught where a turn is ([`Reactor::run`] does it once for all turns, so that it costs nothing
+//! in any of them), blamed on the connection that was looked up last, and another turn does the
+//! rest:
 //!
-//! - The connection closes with [`CloseReason::Internal`], whatever state the panic has left it in. If that panics too it is removed, and
-//!   the handler is not told.
-//! - What a turn iterates over is taken off one by one, or stays until all of it is done: commands and dials, touched connections, a wish to stop.
-//!   Events become readiness and a place on the resume queue: it is a hint, so an event that is handled twice costs a read that finds nothing.
-//! - A panic that no connection can be blamed for (in the poller, in an accept) is passed on: nobody knows what it has left behind.
+//! - The connection closes with [`CloseReason::Internal`], whatever state the panic has left it in.
+//!   If that panics too it is removed, and the handler is not told.
+//! - What a turn iterates over is taken off one by one, or stays until all of it is done: commands
+//!   and dials, touched connections, a wish to stop. Events become readiness and a place on the
+//!   resume queue: it is a hint, so an event that is handled twice costs a read that finds nothing.
+//! - A panic that no connection can be blamed for (in the poller, in an accept) is passed on:
+//!   nobody knows what it has left behind.
 
 use std::panic::resume_unwind;
 
@@ -22,7 +27,8 @@ use crate::reactor::{Reactor, Turn};
 use crate::reason::CloseReason;
 
 impl<H: Handler, N: Net> Reactor<H, N> {
-    /// Runs one turn or many. A panic ends one connection, and another turn does what was left undone, without a wait.
+    /// Runs one turn or many. A panic ends one connection, and another turn does what was left
+    /// undone, without a wait.
     ///
     /// This ends: each further panic removes a connection, or is passed on.
     #[inline]
@@ -174,7 +180,8 @@ mod tests {
         let mut reactor = Reactor::bind("127.0.0.1:0", Echo::default()).expect("a port is free");
         let addr = reactor.local_addrs()[0].to_string();
         let mut clients: Vec<TcpStream> = (1..=3).map(|number| connect(&addr, &mut reactor, number)).collect();
-        // The order of all deadlines and this connection do not agree: whoever moves its deadline finds out, its closing included.
+        // The order of all deadlines and this connection do not agree: whoever moves its deadline
+        // finds out, its closing included.
         let broken = reactor.slots.ids()[2]; // the first of those with its deadline
         reactor.slots.get(broken).expect("it is there").look = NonZeroU64::new(u64::MAX);
         clients[2].write_all(b"moves its deadline").expect("the loop lives");

@@ -1,7 +1,9 @@
-//! What the connections' buffers hold, and what the loop itself holds beside them: how much that is, and how it is given back after a burst.
+//! What the connections' buffers hold, and what the loop itself holds beside them: how much that
+//! is, and how it is given back after a burst.
 //!
-//! The write buffer is given back where a loan of it ends (`src/queue.rs`), encoded messages are freed as they are delivered (`src/command.rs`),
-//! and a list is shrunk where it is worked off. So a turn without any of that pays nothing for it.
+//! The write buffer is given back where a loan of it ends (`src/queue.rs`), encoded messages are
+//! freed as they are delivered (`src/command.rs`), and a list is shrunk where it is worked off. So
+//! a turn without any of that pays nothing for it.
 
 use crate::handle::Letter;
 use crate::handler::Handler;
@@ -17,16 +19,19 @@ impl<H: Handler, N: Net> Reactor<H, N> {
         self.buffered
     }
 
-    /// Bytes of the slot that a connection takes. While it is idle it takes nothing else but its place among the deadlines, some two dozen bytes.
+    /// Bytes of the slot that a connection takes. While it is idle it takes nothing else but its
+    /// place among the deadlines, some two dozen bytes.
     pub fn idle_footprint() -> usize {
         Slots::<H, N>::FOOTPRINT
     }
 
-    /// Bytes of heap that the loop's shared buffers and lists hold. What belongs to single connections is in [`buffered`](Self::buffered).
+    /// Bytes of heap that the loop's shared buffers and lists hold. What belongs to single
+    /// connections is in [`buffered`](Self::buffered).
     ///
-    /// It is the sum of the read buffer, the list of events, the write buffer that connections borrow, what is asked of other connections and not
-    /// carried out yet, letters from other threads (waiting and taken in), and the lists of connections that a turn still has to serve, to flush or to free.
-    /// Between two turns it is at most
+    /// It is the sum of the read buffer, the list of events, the write buffer that connections
+    /// borrow, what is asked of other connections and not carried out yet, letters from other
+    /// threads (waiting and taken in), and the lists of connections that a turn still has to serve,
+    /// to flush or to free. Between two turns it is at most
     ///
     /// ```text
     ///   scratch + 16 × events_per_turn + 8 × retained_capacity + 16 KiB
@@ -35,8 +40,9 @@ impl<H: Handler, N: Net> Reactor<H, N> {
     ///   + 48 × the most connections at once                           while connections are on those lists
     /// ```
     ///
-    /// with the names of [`Config`](crate::Config). The tables of connections and deadlines, which grow with [`max_connections`](Self::max_connections), are not in it,
-    /// nor what the [`Net`] itself keeps. It locks the mailbox for a moment.
+    /// with the names of [`Config`](crate::Config). The tables of connections and deadlines, which
+    /// grow with [`max_connections`](Self::max_connections), are not in it, nor what the [`Net`]
+    /// itself keeps. It locks the mailbox for a moment.
     pub fn shared_memory(&self) -> usize {
         let ids = self.resume.capacity() + self.touched.capacity() + self.closed.capacity();
         self.scratch.heap()

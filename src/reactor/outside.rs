@@ -45,9 +45,10 @@ impl<H: Handler> Reactor<H> {
     ///
     /// The backlog (connections that wait to be accepted) is std's and mio's: 128 on most systems.
     ///
-    /// **Trap:** if more connections than that arrive at once, Linux drops the rest, and their systems try again after
-    /// one second, then after two more, and so on. A server that expects bursts makes its own listener, with a longer
-    /// backlog, and gives it to [`listen_on`](Self::listen_on), which has an example.
+    /// **Trap:** if more connections than that arrive at once, Linux drops the rest, and their
+    /// systems try again after one second, then after two more, and so on. A server that expects
+    /// bursts makes its own listener, with a longer backlog, and gives it to
+    /// [`listen_on`](Self::listen_on), which has an example.
     ///
     /// # Errors
     /// [`Error::Listen`] if the address is taken, or is none.
@@ -61,9 +62,10 @@ impl<H: Handler> Reactor<H> {
     ///
     /// It is made non-blocking, and gets [`Config::nodelay`]. Its other options stay as they are.
     ///
-    /// On Linux, accepted sockets inherit the listener's keepalive: the system then probes a peer that is silent, and the
-    /// connection of one that has vanished ends with an error. Without it, and with [`Config::idle_timeout`] off,
-    /// such a connection stays for ever. With [socket2](https://docs.rs/socket2):
+    /// On Linux, accepted sockets inherit the listener's keepalive: the system then probes a peer
+    /// that is silent, and the connection of one that has vanished ends with an error. Without it,
+    /// and with [`Config::idle_timeout`] off, such a connection stays for ever. With
+    /// [socket2](https://docs.rs/socket2):
     ///
     /// ```no_run
     /// # use std::time::Duration;

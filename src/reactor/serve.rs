@@ -43,7 +43,8 @@ impl<H: Handler, N: Net> Reactor<H, N> {
         self.serve(id);
     }
 
-    /// Moves a connection on as far as it goes, within its budget. The caller has just looked it up.
+    /// Moves a connection on as far as it goes, within its budget. The caller has just looked it
+    /// up.
     #[inline]
     pub(super) fn serve(&mut self, id: ConnectionId) {
         let Self { slots, handler, shared, scratch, phase, .. } = self;
@@ -86,7 +87,8 @@ impl<H: Handler, N: Net> Reactor<H, N> {
         if self.touched.is_empty() {
             return;
         }
-        // Nobody is touched meanwhile. The list is cleared at the end only: after a panic it is gone through again.
+        // Nobody is touched meanwhile. The list is cleared at the end only: after a panic it is
+        // gone through again.
         for number in 0..self.touched.len() {
             let id = self.touched[number];
             let Some(slot) = self.slots.get(id) else { continue };

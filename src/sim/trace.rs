@@ -9,7 +9,8 @@ use crate::transport::{Fill, Flush};
 #[derive(Debug)]
 pub(super) struct Trace {
     pub(super) hash: u64,
-    /// The first panic of the loop's own code that was contained: for which connection, and its message.
+    /// The first panic of the loop's own code that was contained: for which connection, and its
+    /// message.
     pub(super) internal_error: Option<String>,
 }
 

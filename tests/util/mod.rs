@@ -90,7 +90,8 @@ impl<M> Drop for Server<M> {
     }
 }
 
-/// A loopback address that no other test uses: a port that is released there is not taken by another test.
+/// A loopback address that no other test uses: a port that is released there is not taken by
+/// another test.
 ///
 /// Linux has all of 127.0.0.0/8; elsewhere it is 127.0.0.1, where a released port may be taken.
 pub fn own_host() -> Ipv4Addr {

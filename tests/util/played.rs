@@ -60,7 +60,8 @@ pub struct Peer {
     /// How a dial to it stands; or the system's error.
     established: Result<Established, i32>,
     open: bool,
-    /// The call on our side of it that panics, as a bug in the loop would: `read`, `write`, `shut_write`, `established` or `deregister`.
+    /// The call on our side of it that panics, as a bug in the loop would: `read`, `write`,
+    /// `shut_write`, `established` or `deregister`.
     pub panics_in: Option<&'static str>,
 }
 

@@ -14,7 +14,8 @@ use super::util::{PATIENCE, own_host, wait_until};
 
 /// The path of an example, built if need be.
 ///
-/// In the profile of tests: so it is what `cargo test` has built already, and is not built a second time.
+/// In the profile of tests: so it is what `cargo test` has built already, and is not built a second
+/// time.
 pub fn example(name: &str) -> PathBuf {
     static BUILD: Once = Once::new();
     BUILD.call_once(|| {

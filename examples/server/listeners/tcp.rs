@@ -8,7 +8,8 @@ use socket2::{Domain, SockRef, Socket, TcpKeepalive, Type};
 
 use super::{BACKLOG, Options};
 
-/// All addresses of `text`, which is HOST:PORT, each once. An IPv6 scope may have its name: `[fe80::1%eth0]:8888`.
+/// All addresses of `text`, which is HOST:PORT, each once. An IPv6 scope may have its name:
+/// `[fe80::1%eth0]:8888`.
 pub(super) fn resolve(text: &str) -> Result<Vec<SocketAddr>, String> {
     if let Some((ip, name, port)) = scoped(text) {
         let index = interface(name).ok_or_else(|| format!("cannot listen on {text}: no network interface is called {name}"))?;
@@ -48,11 +49,12 @@ fn interface(_: &str) -> Option<u32> {
 
 /// Makes the listener of a loop, with a longer backlog than std's.
 ///
-/// Of several loops the first listens before it shares the port: so the system refuses it where another server listens already. `reuse_port`
-/// lets other processes share it too.
+/// Of several loops the first listens before it shares the port: so the system refuses it where
+/// another server listens already. `reuse_port` lets other processes share it too.
 pub(super) fn bind(addr: SocketAddr, only_v6: bool, number: usize, options: Options) -> io::Result<TcpListener> {
     let socket = Socket::new(Domain::for_address(addr), Type::STREAM, None)?;
-    // On Unix: so that a restarted server need not wait for its predecessor's connections to fade. Elsewhere it would share the port.
+    // On Unix: so that a restarted server need not wait for its predecessor's connections to fade.
+    // Elsewhere it would share the port.
     #[cfg(unix)]
     socket.set_reuse_address(true)?;
     if only_v6 {
@@ -80,7 +82,8 @@ fn share_port(_: &Socket) -> io::Result<()> {
     Err(io::Error::new(ErrorKind::Unsupported, "this system cannot share a port; use --threads 1 and no --reuse-port"))
 }
 
-/// Lets the system probe a peer that was silent for `time`: three times, `time` / 3 apart. Accepted sockets inherit that on Linux.
+/// Lets the system probe a peer that was silent for `time`: three times, `time` / 3 apart. Accepted
+/// sockets inherit that on Linux.
 #[cfg(unix)]
 pub(super) fn set_keepalive(socket: &impl std::os::fd::AsFd, time: Option<Duration>) -> io::Result<()> {
     let socket = SockRef::from(socket);

@@ -19,7 +19,8 @@ use super::BACKLOG;
 const LOCK_TIME: Duration = Duration::from_secs(5);
 const LOCK_RETRY: Duration = Duration::from_millis(5);
 
-/// The file of a socket that was made here. Dropped, it is removed, unless another server has taken its place.
+/// The file of a socket that was made here. Dropped, it is removed, unless another server has taken
+/// its place.
 #[derive(Debug)]
 pub(crate) struct SocketFile {
     path: PathBuf,
@@ -28,14 +29,16 @@ pub(crate) struct SocketFile {
 }
 
 impl SocketFile {
-    /// Listens at `path`. A socket file at which nothing listens any more is taken over; any other file is left as it is.
+    /// Listens at `path`. A socket file at which nothing listens any more is taken over; any other
+    /// file is left as it is.
     pub(super) fn listen(path: &str) -> Result<(UnixListener, Self), String> {
         let failed = |error: io::Error| format!("cannot listen on unix:{path}: {error}");
         if path.is_empty() {
             return Err("cannot listen on unix: with no path; unix:/run/submit.sock is a good one".into());
         }
         let addr = SockAddr::unix(path).map_err(failed)?;
-        // From here on no other server finds out that a file is stale, and removes the socket that is made here.
+        // From here on no other server finds out that a file is stale, and removes the socket that
+        // is made here.
         let _lock = Lock::on(path.as_ref()).map_err(failed)?;
         if is_stale(path.as_ref()).map_err(failed)? {
             fs::remove_file(path).map_err(failed)?;
@@ -56,14 +59,16 @@ impl SocketFile {
 impl Drop for SocketFile {
     fn drop(&mut self) {
         let Ok(_lock) = Lock::on(&self.path) else { return };
-        // A number is given anew once its file is gone, so it may be another server's file all the same. That server listens.
+        // A number is given anew once its file is gone, so it may be another server's file all the
+        // same. That server listens.
         if file_number(&self.path).is_ok_and(|number| number == self.number) && is_stale(&self.path).unwrap_or(false) {
             let _ = fs::remove_file(&self.path);
         }
     }
 }
 
-/// Listens at a name that is no file (Linux's abstract namespace); it is gone with the last process that has the socket.
+/// Listens at a name that is no file (Linux's abstract namespace); it is gone with the last process
+/// that has the socket.
 pub(super) fn listen_abstract(name: &str) -> Result<UnixListener, String> {
     let failed = |error: io::Error| match error.kind() {
         ErrorKind::AddrInUse => format!("cannot listen on unix:@{name}: another program listens there; choose another name with --listen"),
@@ -96,7 +101,8 @@ fn file_number(path: &Path) -> io::Result<u64> {
     fs::symlink_metadata(path).map(|file| file.ino())
 }
 
-/// The right to make or remove the socket file at a path: a lock on PATH.lock. That file is removed with it.
+/// The right to make or remove the socket file at a path: a lock on PATH.lock. That file is removed
+/// with it.
 struct Lock {
     path: PathBuf,
     _file: Flock<File>,
@@ -116,7 +122,8 @@ impl Lock {
             let file = opened.map_err(failed)?;
             let number = file.metadata().map_err(failed)?.ino();
             match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
-                // The server that had it may have removed the file meanwhile: then this is a lock on nothing.
+                // The server that had it may have removed the file meanwhile: then this is a lock
+                // on nothing.
                 Ok(file) if file_number(&path).is_ok_and(|now| now == number) => return Ok(Self { path, _file: file }),
                 Ok(_) | Err((_, Errno::EWOULDBLOCK | Errno::EINTR)) if Instant::now() < end => thread::sleep(LOCK_RETRY),
                 Ok(_) | Err((_, Errno::EWOULDBLOCK)) => {
