@@ -212,7 +212,7 @@ mod tests {
             out.put_slice(message);
             Ok(())
         });
-        encoded.unwrap();
+        encoded.expect("this encoder refuses nothing");
     }
 
     #[test]

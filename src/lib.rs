@@ -53,7 +53,7 @@
 //! | 5 | `sim` (feature `sim`) | a network and a clock that are made up, to run all of this in, and to break it |
 //! | 4 | `reactor` | the loop: [`Reactor::turn`] fits on one screen, [`Reactor::run`] is it in a loop |
 //! | 3 | [`connection`], `pair` | one connection's machine: buffers, a state and stamps, no socket and no clock; two handlers made one |
-//! | 2 | `handler`, `command`, `deadline`, `timers`, `handle`, `limit`, `observe` | what a user writes; what he asks of others; what time is up for, and whose; the hand for other threads; a limit that loops share; who watches |
+//! | 2 | `handler`, `command`, `deadline`, `timers`, `handle`, `limit`, `observe` | what a user writes; commands for other connections; deadlines and timers; the handle for other threads; a limit that loops share; observers |
 //! | 1 | [`codec`], [`submit`], [`transport`], [`net`], `inbox`, `queue`, `mailbox` | bytes to frames; four packets; the only read and write; the one seam to the system; bytes that wait to be handled, and to be sent; letters and a bell |
 //! | 0 | [`config`], [`id`], `address`, `clock`, `state`, `reason`, `verdict`, `error`, `connect_error`, `guard`, `throttle`, `sync` | limits, names, time, and the enums that everything above speaks in |
 //!

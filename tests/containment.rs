@@ -157,7 +157,7 @@ fn panic_while_messages_are_delivered_leaves_those_to_others() {
     for command_high in [Config::default().command_high, 1] {
         let mut play = three(Config { command_high, ..Config::default() });
         let broken = play.reactor.handler().all[1];
-        play.admit(1); // the last of those who are told
+        play.admit(1); // the last of those that are told
         set_panic(&play, 1, "write");
         play.say(0, b"tell\n");
         play.turn();
@@ -232,8 +232,8 @@ fn panic_over_a_dial_ends_it_and_the_next_one_is_made() {
 
 #[test]
 fn panic_in_a_stopping_loop_does_not_keep_it_from_its_end() {
-    // The loop that stops gracefully reads from everybody once more; one that stops at once only
-    // removes them.
+    // The loop that stops gracefully reads from every connection once more; one that stops at once
+    // only removes them.
     for (how, call) in [(Stop::Gracefully, "read"), (Stop::Within(ms(50)), "read"), (Stop::AtOnce, "deregister")] {
         let mut play = three(Config::default());
         let broken = play.reactor.handler().all[1];
@@ -299,7 +299,7 @@ fn panic_for_no_connection_is_passed_on() {
     play.say(1, b"echo\n"); // in the same turn, and not to be blamed
     play.knock(0, [Ok(())]);
     let outcome = catch_unwind(AssertUnwindSafe(|| play.reactor.turn(Some(Duration::ZERO))));
-    let payload = outcome.expect_err("nobody is to be blamed");
+    let payload = outcome.expect_err("no connection is to be blamed");
     assert_eq!(payload.downcast_ref::<String>().map(String::as_str), Some("played bug in accept"));
     assert_eq!((play.reactor.connections(), play.reactor.counters().internal_errors), (3, 0));
 }

@@ -14,7 +14,7 @@ use util::{Client, reactor, turn_until};
 
 const MIB: usize = 1 << 20;
 
-/// Sends its text to whoever asks, or to all.
+/// Sends its text to the connection that asks, or to all.
 struct Sender {
     text: Vec<u8>,
     all: Vec<ConnectionId>,

@@ -123,7 +123,7 @@ fn wildcards_of_both_families_share_a_port_in_either_order() {
                 let mut server = Process::server(&["--threads", threads, "--listen", &wildcards[0], "--listen", &wildcards[1]]);
                 wait_until("the server's start or end", || server.log().contains("room for") || !server.is_running());
                 if server.log().contains("address already in use") {
-                    // Somebody else's, or its own? Only the latter stays.
+                    // Another server's, or its own? Only the latter stays.
                     return false;
                 }
                 assert_eq!([server.listening_on().to_string(), server.listening_on().to_string()], wildcards);

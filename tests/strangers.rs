@@ -297,7 +297,7 @@ fn when_unread_replies_fill_the_memory_those_who_do_not_read_are_closed_and_the_
     assert!(ends.iter().all(|(name, held)| *name == "overload" && *held > 10_000), "{ends:?}");
 }
 
-/// Every connection sends much of its own accord when its timer comes; nobody reads.
+/// Every connection sends much of its own accord when its timer comes; no peer reads.
 #[derive(Default)]
 struct Alarm(Vec<ConnectionId>);
 
@@ -384,7 +384,7 @@ fn with_as_many_flooders_as_quiet_peers_each_quiet_request_is_answered_within_tw
     let (mut round, begun) = (0, Instant::now());
     // How much comes beside them is up to the other thread.
     while round < 150 || reactor.counters().bytes_read - before <= 1_000_000 {
-        assert!(begun.elapsed() < PATIENCE, "nobody floods");
+        assert!(begun.elapsed() < PATIENCE, "no peer floods");
         quiet.ask(round);
         for _ in 0..2 {
             let _ = reactor.turn(Some(Duration::from_millis(100))).unwrap();

@@ -150,7 +150,7 @@ impl<W: Write> Reporter<W> {
 }
 
 impl<W: Write> Write for Reporter<W> {
-    /// Takes one line, always whole. An error would end nothing and help nobody, so it is counted
+    /// Takes one line, always whole. The caller could do nothing about an error, so it is counted
     /// instead.
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
         if self.put(line).is_err() {

@@ -32,9 +32,10 @@ use timeout::Timeout;
 ///
 /// There is no authentication in this protocol: listen where you trust the peers. If one of the
 /// loops fails, that is logged, the others stop gracefully, and the exit code is 1. SIGINT and
-/// SIGTERM stop it gracefully: nobody new is accepted, what was read is answered and sent, at most
-/// for --drain-timeout, and peers have two seconds to leave; then it exits with 0. A second signal
-/// drops everything at once, and it exits with 1. SIGHUP stops nothing: there is nothing to reload.
+/// SIGTERM stop it gracefully: no connection is accepted any more, what was read is answered and
+/// sent, at most for --drain-timeout, and peers have two seconds to leave; then it exits with 0. A
+/// second signal drops everything at once, and it exits with 1. SIGHUP stops nothing: there is
+/// nothing to reload.
 ///
 /// Where systemd hands over sockets (`LISTEN_FDS`), it serves on those, and on what --listen names besides.
 #[derive(Parser)]

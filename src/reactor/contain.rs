@@ -13,7 +13,7 @@
 //!   and dials, touched connections, a wish to stop. Events become readiness and a place on the
 //!   resume queue: it is a hint, so an event that is handled twice costs a read that finds nothing.
 //! - A panic that no connection can be blamed for (in the poller, in an accept) is passed on:
-//!   nobody knows what it has left behind.
+//!   what it has left behind is not known.
 
 use std::panic::resume_unwind;
 
@@ -180,7 +180,7 @@ mod tests {
         let mut reactor = Reactor::bind("127.0.0.1:0", Echo::default()).expect("a port is free");
         let addr = reactor.local_addrs()[0].to_string();
         let mut clients: Vec<TcpStream> = (1..=3).map(|number| connect(&addr, &mut reactor, number)).collect();
-        // The order of all deadlines and this connection do not agree: whoever moves its deadline
+        // The order of all deadlines and this connection do not agree: all that moves its deadline
         // finds out, its closing included.
         let broken = reactor.slots.ids()[2]; // the first of those with its deadline
         reactor.slots.get(broken).expect("it is there").look = NonZeroU64::new(u64::MAX);

@@ -87,8 +87,8 @@ impl<H: Handler, N: Net> Reactor<H, N> {
         if self.touched.is_empty() {
             return;
         }
-        // Nobody is touched meanwhile. The list is cleared at the end only: after a panic it is
-        // gone through again.
+        // No connection is touched meanwhile. The list is cleared at the end only: after a panic it
+        // is gone through again.
         for number in 0..self.touched.len() {
             let id = self.touched[number];
             let Some(slot) = self.slots.get(id) else { continue };
