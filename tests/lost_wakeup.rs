@@ -1,5 +1,5 @@
 //! The mailbox in every order that its threads can run in: no letter is left behind a bell that
-//! nobody hears. And the limit of connections that loops share: no place is left free while a loop
+//! is not heard. And the limit of connections that loops share: no place is left free while a loop
 //! sleeps that waits for one.
 //!
 //! Both are the library's own source, over the model checker's locks. An order in which the loop
