@@ -199,7 +199,10 @@ impl<H: Handler, N: Net> Reactor<H, N> {
             return Ok(Turn::Stopped);
         }
         let resumable = self.resume.len();
-        self.wait(timeout).map_err(Error::Poll)?; // poll
+        // Events that are still there are those of a turn that has panicked.
+        if self.events.is_empty() {
+            self.wait(timeout).map_err(Error::Poll)?; // poll
+        }
         self.shared.observe.note(|| Step::Turn { now: self.shared.clock.now(), events: self.events.len() });
 
         self.dispatch(); //        events: accept, and serve who is ready

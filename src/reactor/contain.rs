@@ -10,8 +10,8 @@
 //! - The connection closes with [`CloseReason::Internal`], whatever state the panic has left it in.
 //!   If that panics too it is removed, and the handler is not told.
 //! - What a turn iterates over is taken off one by one, or stays until all of it is done: commands
-//!   and dials, touched connections, a wish to stop. Events become readiness and a place on the
-//!   resume queue: it is a hint, so an event that is handled twice costs a read that finds nothing.
+//!   and dials, events, touched connections, a wish to stop. Readiness is a hint, so an event that
+//!   is handled twice costs a read that finds nothing.
 //! - A panic that no connection can be blamed for (in the poller, in an accept) is passed on:
 //!   what it has left behind is not known.
 
@@ -20,54 +20,27 @@ use std::panic::resume_unwind;
 use crate::error::Error;
 use crate::guard::{Payload, attempt, contain, discard, message_of};
 use crate::handler::Handler;
-use crate::id::{ConnectionId, Token};
+use crate::id::ConnectionId;
 use crate::net::Net;
 use crate::observe::Step;
 use crate::reactor::{Reactor, Turn};
 use crate::reason::CloseReason;
+use crate::state::State;
 
 impl<H: Handler, N: Net> Reactor<H, N> {
     /// Runs one turn or many. A panic ends one connection, and another turn does what was left
     /// undone, without a wait.
     ///
-    /// This ends: each further panic removes a connection, or is passed on.
+    /// This ends: each panic closes a connection, removes one that was closed already, or is passed on.
     #[inline]
     pub(super) fn contained(&mut self, mut run: impl FnMut(&mut Self) -> Result<Turn, Error>) -> Result<Turn, Error> {
         loop {
             match attempt(|| run(self)) {
                 Ok(outcome) => return outcome,
-                Err(payload) => {
-                    self.end_culprit(payload);
-                    self.keep_events();
-                }
+                Err(payload) => self.end_culprit(payload),
             }
+            self.more = true; // the next turn is due at once, whatever was left undone
         }
-    }
-
-    /// Takes note of the events of a turn that has panicked: none of them will be reported again.
-    #[cold]
-    fn keep_events(&mut self) {
-        for event in self.events.drain(..) {
-            match Token::unpack(event.token) {
-                Token::Listener(number) => {
-                    if let Some(listener) = self.listeners.get_mut(number) {
-                        listener.hear();
-                        self.knocking = true;
-                    }
-                }
-                Token::Waker => {}
-                token @ Token::Connection { .. } => {
-                    let Some(slot) = self.slots.find(token) else { continue };
-                    slot.readiness.merge(&event);
-                    if !slot.queued {
-                        slot.queued = true;
-                        self.resume.push_back(slot.connection.id());
-                    }
-                }
-            }
-        }
-        self.slots.clear_last_lookup();
-        self.more = true; // the next turn is due at once, whatever it was that is left undone
     }
 
     /// Closes the connection that a panic is blamed on, counts it, and logs it as a bug.
@@ -93,9 +66,12 @@ impl<H: Handler, N: Net> Reactor<H, N> {
         self.slots.clear_last_lookup();
     }
 
-    /// Closes a connection whose own data may be wrong; `reap` tells the handler.
+    /// Closes a connection whose own data may be wrong; `reap` tells the handler. One that is closed already is removed.
     fn close_broken(&mut self, id: ConnectionId) {
         let Some(slot) = self.slots.get(id) else { return self.forget(id) }; // it was being removed
+        if let State::Closed(_) = slot.connection.state() {
+            return self.remove_broken(id);
+        }
         slot.connection.fail_internally(&mut self.shared);
         self.settle(id);
     }

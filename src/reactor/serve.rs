@@ -35,10 +35,8 @@ impl<H: Handler, N: Net> Reactor<H, N> {
     pub(super) fn go_on(&mut self, id: ConnectionId) {
         let Some(slot) = self.slots.get(id) else { return self.shared.observe.note(|| Step::Stale) };
         slot.queued = false;
-        match slot.connection.state() {
-            State::Open(Reading::Yielded) => slot.connection.apply(Cause::Proceed, &mut self.shared),
-            State::Connecting => self.decide(id), // its event was kept from a turn that has panicked
-            _ => {}
+        if let State::Open(Reading::Yielded) = slot.connection.state() {
+            slot.connection.apply(Cause::Proceed, &mut self.shared);
         }
         self.serve(id);
     }
