@@ -7,12 +7,6 @@ use crate::id::Token;
 
 const KIB: usize = 1024;
 
-/// The longest frame that the shipped codecs take unless told otherwise: 65,536 bytes, all headers counted.
-///
-/// It bounds what a peer can make one connection hold before a single frame is handled. A codec
-/// carries its own limit ([`Codec::max_frame`](crate::Codec::max_frame)), so this is a default and not a field of [`Config`].
-pub const MAX_FRAME: usize = 64 * KIB;
-
 /// The limits of one reactor.
 ///
 /// A time of 24 days or more counts as for ever.

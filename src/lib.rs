@@ -1,8 +1,9 @@
-//! An event loop you can see through: a small single-threaded reactor on [mio], every part in the open.
+//! An event loop you can see through: a small single-threaded reactor on [mio], with every part in
+//! the open.
 //!
-//! One thread, one poller, all connections in a slab. Each connection has a read and a write
-//! buffer and a machine that parses, handles and flushes without ever waiting. It is made to be
-//! run on a port, to be embedded in another program, and to be read in an evening.
+//! One thread, one poller, all connections in a slab. Each connection has a read buffer, a write
+//! buffer and a state machine that parses, handles and flushes without ever blocking. The crate is
+//! made to serve a port, to be embedded in another program, and to be read.
 //!
 //! ```no_run
 //! use glassloop::codec::Line;
@@ -29,115 +30,121 @@
 //! # Ok::<(), glassloop::Error>(())
 //! ```
 //!
-//! # The data's way
+//! # The path of a request
 //!
 //! ```text
 //!  listener ─► accept (≤ 16 a turn) ─► slab slot, registered once ─► Handler::open
 //!  socket ─► fill ─► decode ─► Handler::frame ─► encode ─► flush ─► socket
-//!             │        └────────── repeated over all that was read ──┘ └ one write a batch
+//!             │        └───── repeated for every frame read ─────┘  └ one write a batch
 //!             └ into one buffer that all connections share
 //!
-//!  turn:  poll ─► events ─► resume queue ─► commands, letters ─► deadlines, timers ─► flush ─► reap
+//!  turn:  poll ─► events ─► resume queue ─► commands, posts
+//!              ─► deadlines, timers ─► flush ─► reap
 //! ```
 //!
-//! A request crosses each module once, from left to right. There are three back-arcs, each in one place: *resume* (a
-//! budget was spent, or back-pressure lifted), the handler's *verdict*, and *deadlines*. User code never re-enters the
-//! loop: what it asks of other connections or of the loop is a value, carried out after the batch.
+//! A request crosses each module once, from left to right. Three arrows lead back, each in one
+//! place: the *resume queue* (a budget was spent, or back-pressure ended), the handler's *verdict*,
+//! and *deadlines*. User code never re-enters the loop. What a callback asks of other connections or
+//! of the loop is a value, which the loop carries out after the batch.
 //!
-//! # The floors, and an order to read them in
+//! # The rooms
 //!
-//! Imports point down only.
+//! One folder or file has one idea. Imports point down only, and `tests/structure.rs` keeps it so.
 //!
-//! | floor | modules | in a sentence |
+//! | floor | room | what it is |
 //! |---|---|---|
-//! | 5 | `sim` (feature `sim`) | a network and a clock that are made up, to run all of this in, and to break it |
-//! | 4 | `reactor` | the loop: [`Reactor::turn`] fits on one screen, [`Reactor::run`] is it in a loop |
-//! | 3 | [`connection`], `pair` | one connection's machine: buffers, a state and stamps, no socket and no clock; two handlers made one |
-//! | 2 | `handler`, `command`, `deadline`, `timers`, `handle`, `limit`, `observe` | what a user writes; commands for other connections; deadlines and timers; the handle for other threads; a limit that loops share; observers |
-//! | 1 | [`codec`], [`submit`], [`transport`], [`net`], `inbox`, `queue`, `mailbox` | bytes to frames; four packets; the only read and write; the one seam to the system; bytes that wait to be handled, and to be sent; letters and a bell |
-//! | 0 | [`config`], [`id`], `address`, `clock`, `state`, `reason`, `verdict`, `error`, `connect_error`, `guard`, `throttle`, `sync` | limits, names, time, and the enums that everything above speaks in |
+//! | 8 | `sim`, `internals` | a simulated network and clock; the parts below, for tests (feature `sim`) |
+//! | 7 | `reactor` | the loop: [`Reactor::turn`] is one round, [`Reactor::run`] repeats it |
+//! | 6 | `connection` | one connection's state machine and buffers, without socket or clock |
+//! | 5 | `handler` | what a user writes ([`Handler`]) and what a callback is given ([`Context`]) |
+//! | 4 | `buffer` | bytes that wait to be handled, and bytes that wait to be sent |
+//! | 4 | `observe` | counters, and the hook that sees every step |
+//! | 3 | `time` | the clock, deadlines, timers, the limit on log lines |
+//! | 3 | `threads` | handles for other threads, the mailbox, a limit that loops share |
+//! | 2 | `state` | a connection's states, and the verdicts of callbacks |
+//! | 2 | `config` | every limit, its default and its reason |
+//! | 1 | `error` | errors, close reasons, and where panics are caught |
+//! | 0 | `net` | the one seam to the operating system: sockets, poller, the only read and write |
+//! | 0 | [`codec`] | bytes to frames and back; the [`submit`] protocol |
+//! | 0 | `id` | connection ids and poller tokens |
+//! | 0 | [`guide`] | how it works and why, with code that runs |
 //!
-//! Begin with `state` (the life of a connection in one table), go on with [`transport`] and
-//! [`connection`], then read `reactor` from `turn` downwards. The rest explains itself on the way.
+//! ```text
+//!         reactor ──► connection ──► handler ──► observe ──► time ──► state
+//!            │            │             │                              │
+//!            │            └──► buffer ◄─┴──► codec                     ▼
+//!            └──► net ◄── threads ◄── Handle (another thread)        error
+//! ```
+//!
+//! To read the code, begin with `state` (the life of a connection in one table), go on with
+//! `net/transport.rs` and `connection`, then read `reactor` from `turn` downwards.
 //!
 //! # Time
 //!
-//! The clock is read when the poller returns, and is the time for the whole turn. Deadlines are kept in ticks of a millisecond and rounded to the late
-//! side: nothing comes early, and a timer at most a tick and a turn late. The guards ([`Config::idle_timeout`] and its like) are about right only, up to a 64th of
-//! their length late, so that one wake-up does for all whose time is up. What moves with every byte is a stamp, and moving it a store.
+//! The loop reads the clock when the poller returns, and uses that time for the whole turn.
+//! Deadlines are kept in ticks of one millisecond and rounded up: none expires early, and a timer
+//! fires at most one tick and one turn late. The guard deadlines ([`Config::idle_timeout`] and
+//! others) may fire late by up to a 64th of their length, so that one wake-up serves many. Moving a
+//! deadline with each byte costs one store.
 //!
 //! # What to know before using it
 //!
-//! - **Make a reactor in the thread that runs it**: it cannot be sent to another one. A [`Handle`] can.
-//! - **A callback that takes long stands in everybody's way.** There is one thread.
-//! - **Back-pressure is not reading.** A connection whose replies have reached [`Config::write_high`] is neither read nor handled; it goes on by itself. A handler that sends of its
-//!   own accord looks at [`Context::has_room`], and goes on when [`Handler::drained`] is called.
-//! - **Half-close is not close.** A peer that shut its sending side still gets its replies; see [`Handler::eof`].
-//! - **Silence ends**: after [`Config::idle_timeout`], unless it is `None`. A client that waits long between two requests sets it so.
-//! - **A panic in a callback ends one connection**, unless the program is built with `panic =
-//!   "abort"`. A panic of the crate's own code in the work for one connection ends that one too
-//!   ([`CloseReason::Internal`]), is counted ([`Counters::internal_errors`]), and is logged as a
-//!   bug. A panic that no connection can be blamed for comes out of [`Reactor::run`].
+//! - **Make a reactor in the thread that runs it.** It cannot be sent to another thread. A
+//!   [`Handle`] can.
+//! - **A slow callback delays every connection.** There is one thread.
+//! - **Back-pressure means not reading.** A connection whose queued replies have reached
+//!   [`Config::write_high`] is neither read nor handled until they drain. A handler that sends
+//!   unasked checks [`Context::has_room`] and continues when [`Handler::drained`] is called.
+//! - **Half-close is not close.** A peer that shut its sending side still gets its replies; see
+//!   [`Handler::eof`].
+//! - **Idle connections close** after [`Config::idle_timeout`]. Set it to `None` for clients that
+//!   wait long between requests.
+//! - **A panic in a callback closes one connection**, unless the program is built with
+//!   `panic = "abort"`. A panic of the crate's own code in the work for one connection closes that
+//!   connection too ([`CloseReason::Internal`]), is counted ([`Counters::internal_errors`]), and is
+//!   logged as a bug. A panic that belongs to no connection is passed on by [`Reactor::run`].
 //! - **Every limit has a name, a default and a reason**: [`Config`].
-//! - **Every step can be watched**: [`Observer`], [`Counters`].
-//! - **How it works, and why, is told in twelve chapters**, with code that runs: [`guide`].
-//! - **What goes wrong in servers of this kind is known**: [`guide::faults`] lists it, and names the tests that hold it here.
+//! - **Every step can be observed**: [`Observer`], [`Counters`].
+//! - **Known faults of such servers are listed** in [`guide::faults`], each with the tests that
+//!   would catch it here.
 //!
 //! [mio]: https://docs.rs/mio
 
 #![forbid(unsafe_code)]
+// What `internals` shows with the feature `sim` is private without it.
+#![cfg_attr(not(feature = "sim"), allow(unreachable_pub))]
 
 pub mod codec;
-pub mod config;
-pub mod connection;
 pub mod guide;
-pub mod id;
-pub mod net;
+#[cfg(feature = "sim")]
+pub mod internals;
 #[cfg(feature = "sim")]
 pub mod sim;
-pub mod submit;
-pub mod transport;
 
-mod address;
-mod clock;
-mod command;
-mod connect_error;
-mod deadline;
+mod buffer;
+mod config;
+mod connection;
 mod error;
-mod guard;
-mod handle;
 mod handler;
-mod inbox;
-mod limit;
-mod mailbox;
+mod id;
+mod net;
 mod observe;
-mod pair;
-mod queue;
 mod reactor;
-mod reason;
 mod state;
-mod sync;
-mod throttle;
-mod timers;
-mod verdict;
+mod threads;
+mod time;
 
-pub use crate::address::Address;
-pub use crate::codec::Codec;
+pub use crate::codec::{Codec, submit};
 pub use crate::config::Config;
-pub use crate::connect_error::{ConnectError, ConnectFailure};
-pub use crate::deadline::Expiry;
-pub use crate::error::Error;
-pub use crate::handle::{Handle, PostError};
-pub use crate::handler::{Context, FrameOf, Handler, LoopContext, MessageOf, Origin, SendError, Shared};
+pub use crate::error::{CloseReason, ConnectError, ConnectFailure, Error};
+pub use crate::handler::{Context, Either, FrameOf, Handler, LoopContext, MessageOf, Origin, Pair, SendError};
 pub use crate::id::ConnectionId;
-pub use crate::limit::ConnectionLimit;
-pub use crate::observe::{Counters, Observe, Observer, Step};
-pub use crate::pair::{Either, Pair};
+pub use crate::net::{Address, Fill, Flush};
+pub use crate::observe::{Counters, Observer, Step};
 pub use crate::reactor::{Reactor, Turn};
-pub use crate::reason::{CloseReason, StoredReason};
-pub use crate::state::{Cause, Reading, State};
-pub use crate::timers::TimerId;
-pub use crate::verdict::{Direction, Stop, Verdict};
+pub use crate::state::{Direction, Stop, Verdict};
+pub use crate::threads::{ConnectionLimit, Handle, PostError};
+pub use crate::time::{Expiry, TimerId};
 
 /// The README's examples are compiled with the tests.
 #[cfg(doctest)]

@@ -4,16 +4,12 @@ use std::fmt;
 use std::io;
 use std::time::Instant;
 
-use crate::address::Address;
-use crate::connect_error::ConnectFailure;
-use crate::deadline::Expiry;
-use crate::guard::contain;
+use crate::error::panics::contain;
+use crate::error::{CloseReason, ConnectFailure};
 use crate::id::ConnectionId;
-use crate::reason::CloseReason;
-use crate::state::State;
-use crate::timers::TimerId;
-use crate::transport::{Fill, Flush};
-use crate::verdict::Verdict;
+use crate::net::{Address, Fill, Flush};
+use crate::state::Verdict;
+use crate::time::{Expiry, TimerId};
 
 /// One step of the loop, as it happens.
 #[derive(Debug)]
@@ -115,10 +111,10 @@ pub enum Step<'a> {
     State {
         /// Which.
         id: ConnectionId,
-        /// The state it left, by [`State::name`].
+        /// The state it left, by the name that [`guide::states`](crate::guide::states) gives it.
         from: &'static str,
         /// Where it stands now.
-        to: &'a State,
+        to: &'static str,
     },
     /// Bytes that a peer had sent were dropped unhandled, since the connection was ending.
     Discarded {

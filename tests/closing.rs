@@ -10,7 +10,7 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use glassloop::codec::Line;
-use glassloop::net::Net;
+use glassloop::internals::Net;
 use glassloop::sim::{Fate, Faults, Path, Sim};
 use glassloop::{Config, ConnectionId, Context, Handler, Origin, Reactor, Step, Stop, Turn, Verdict};
 use played::{Play, Stage, ms};

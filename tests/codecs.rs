@@ -6,8 +6,8 @@ use std::time::Instant;
 
 use bytes::BytesMut;
 use glassloop::codec::{Codec, Framed, LengthField, Line};
-use glassloop::connection::Connection;
-use glassloop::{Config, Context, FrameOf, Handler, Origin, Shared, State, Verdict};
+use glassloop::internals::{Connection, Shared, State};
+use glassloop::{Config, Context, FrameOf, Handler, Origin, Verdict};
 use proptest::prelude::*;
 
 /// A codec whose frames can be sent back as they came.

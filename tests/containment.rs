@@ -9,7 +9,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
 use glassloop::codec::Line;
-use glassloop::net::Established;
+use glassloop::internals::Established;
 use glassloop::{CloseReason, Config, ConnectionId, Context, Handler, Origin, Step, Stop, Turn, Verdict};
 use played::{PLAYED_BUG, Stage, loopback, ms};
 

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use allocation_counter::measure;
 use glassloop::codec::Line;
-use glassloop::net::Established;
+use glassloop::internals::Established;
 use glassloop::{CloseReason, Config, Context, Direction, Handler, LoopContext, Origin, Step, Stop, TimerId, Verdict};
 use played::{Stage, loopback, ms};
 use scribe::{Call, Play, Scribe, Task, closed, frame};

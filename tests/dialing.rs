@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use glassloop::codec::Line;
-use glassloop::net::Established;
+use glassloop::internals::Established;
 use glassloop::{
     Address, CloseReason, Config, ConnectFailure, ConnectionId, Context, Expiry, Handler, LoopContext, Origin, Reactor, Step, Stop, Turn,
     Verdict,

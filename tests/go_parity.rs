@@ -17,7 +17,7 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use glassloop::net::Established;
+use glassloop::internals::Established;
 use glassloop::{
     Config, ConnectFailure, ConnectionId, Context, Direction, LoopContext, PostError, Reactor, SendError, Stop, Turn, Verdict,
 };

@@ -23,7 +23,7 @@ fn guide() -> Vec<(String, String)> {
 
 /// The same, the front page and the README: whatever a learner reads.
 fn all_pages() -> Vec<(String, String)> {
-    let others = ["src/guide.rs", "README.md"].map(|file| (file.to_string(), read(file).unwrap()));
+    let others = ["src/guide/mod.rs", "README.md"].map(|file| (file.to_string(), read(file).unwrap()));
     guide().into_iter().chain(others).collect()
 }
 
@@ -82,7 +82,7 @@ fn each_number_of_the_lab_is_named_in_a_chapter_and_no_other_is_anywhere() {
 
 #[test]
 fn each_chapter_begins_with_what_it_answers_and_ends_with_its_numbers() {
-    let front = read("src/guide.rs").unwrap();
+    let front = read("src/guide/mod.rs").unwrap();
     for name in CHAPTERS {
         let text = read(&format!("src/guide/{name}.md")).unwrap_or_else(|| panic!("there is no chapter {name}"));
         let (first, last) = (text.lines().next().unwrap(), text.trim_end().lines().last().unwrap());

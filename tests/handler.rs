@@ -7,7 +7,8 @@ use std::io::Read;
 use std::time::{Duration, Instant};
 
 use glassloop::codec::{Line, LineError};
-use glassloop::{CloseReason, Config, ConnectionId, Context, Handler, Origin, Reactor, Shared, State, Step, Turn, Verdict};
+use glassloop::internals::{Shared, State};
+use glassloop::{CloseReason, Config, ConnectionId, Context, Handler, Origin, Reactor, Step, Turn, Verdict};
 use util::{Client, PATIENCE, Server, addr_of, bound, turn_until};
 
 /// Does what each line says, and remembers who is there.
@@ -387,7 +388,7 @@ fn every_step_is_shown_in_order() {
             Step::Frame { bytes, .. } => format!("frame {bytes}"),
             Step::Queued { bytes, .. } => format!("queued {bytes}"),
             Step::Verdict { verdict, .. } => format!("verdict {verdict:?}"),
-            Step::State { from, to, .. } => format!("{from} -> {}", to.name()),
+            Step::State { from, to, .. } => format!("{from} -> {to}"),
             Step::Closed { reason, .. } => format!("closed, {reason}"),
             other => format!("{other:?}"),
         });
@@ -442,7 +443,7 @@ fn an_outgoing_connection_reports_how_it_went() {
 
 #[test]
 fn the_machine_can_be_driven_with_bytes_alone() {
-    use glassloop::connection::Connection;
+    use glassloop::internals::Connection;
     let shared = &mut Shared::new(Config { write_high: 20, write_low: 10, ..Config::default() }, Instant::now());
     let handler = &mut Obedient::default();
     let mut connection = Connection::unconnected(handler);
@@ -471,7 +472,7 @@ fn the_machine_can_be_driven_with_bytes_alone() {
 
 #[test]
 fn the_cap_holds_where_it_is_below_the_mark_too() {
-    use glassloop::connection::Connection;
+    use glassloop::internals::Connection;
     let shared = &mut Shared::new(Config { write_high: 1000, write_low: 10, write_cap: 15, ..Config::default() }, Instant::now());
     let handler = &mut Obedient::default();
     let mut connection = Connection::unconnected(handler);

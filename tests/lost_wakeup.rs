@@ -12,10 +12,10 @@ use loom::model::Builder;
 use loom::sync::{Arc, Condvar, Mutex};
 use loom::thread;
 
-#[path = "../src/limit.rs"]
+#[path = "../src/threads/limit.rs"]
 #[allow(dead_code, unreachable_pub)]
 mod limit;
-#[path = "../src/mailbox.rs"]
+#[path = "../src/threads/mailbox.rs"]
 #[allow(dead_code)]
 mod mailbox;
 

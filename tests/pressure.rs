@@ -8,8 +8,8 @@ use std::io::{ErrorKind, Read, Write};
 use std::time::{Duration, Instant};
 
 use glassloop::codec::Line;
-use glassloop::connection::Connection;
-use glassloop::{Config, Context, Handler, Origin, Reactor, Shared, Verdict};
+use glassloop::internals::{Connection, Shared};
+use glassloop::{Config, Context, Handler, Origin, Reactor, Verdict};
 use played::{Play, Stage};
 use util::{Client, ack, addr_of, id, service, submit, turn_until};
 

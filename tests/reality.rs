@@ -32,8 +32,7 @@ mod world;
 
 use std::time::Duration;
 
-use glassloop::id::Token;
-use glassloop::net::Net;
+use glassloop::internals::{Net, Token};
 use glassloop::sim::Fault;
 use kernel::Kernel;
 use simulated::Simulated;
@@ -252,7 +251,7 @@ fn heard<W: World>(world: &mut W, far: &mut W::Far) -> String {
 }
 
 /// Ends our sending.
-fn shut_write(stream: &mut impl glassloop::net::Stream, said: &mut Vec<String>) {
+fn shut_write(stream: &mut impl glassloop::internals::Stream, said: &mut Vec<String>) {
     said.push(stream.shut_write().map_or_else(|error| format!("{:?}", error.kind()), |()| "shut".into()));
 }
 

@@ -8,7 +8,7 @@ use std::io::{self, ErrorKind};
 use std::time::Duration;
 
 use glassloop::codec::Line;
-use glassloop::net::{Established, Event};
+use glassloop::internals::{Established, Event};
 use glassloop::{CloseReason, Config, ConnectionId, Context, Error, Handler, Origin, Stop, Turn, Verdict};
 use played::{Stage, loopback, ms};
 use util::{Service, ack, id, service, submit};

@@ -14,8 +14,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use glassloop::id::Token;
-use glassloop::net::{Event, Listener, MioNet, Net, Socket, Wake};
+use glassloop::internals::{Event, Listener, MioNet, Net, Socket, Token, Wake};
 use glassloop::{Address, Config, Error, Reactor};
 
 use loops::Loops;

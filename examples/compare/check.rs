@@ -4,14 +4,14 @@ use std::io::{self, ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 
-use glassloop::submit::{HEADER, Id};
+use glassloop::submit::{Id, Request};
 
 use super::peers::Peer;
 use super::process::{Cores, Server};
 
 /// How long any answer may take.
 const PATIENCE: Duration = Duration::from_secs(5);
-const LONGEST: usize = 65_536 - HEADER;
+const LONGEST: usize = 65_536 - Request::HEADER;
 
 type Case = fn(&mut Client) -> io::Result<()>;
 
@@ -84,7 +84,7 @@ impl Client {
     fn expect(&mut self, command: u8, numbers: std::ops::Range<u64>) -> io::Result<()> {
         for n in numbers {
             let mut wanted = frame(command, n, 1);
-            wanted[HEADER] = 0;
+            wanted[Request::HEADER] = 0;
             let mut got = vec![0; wanted.len()];
             self.stream.read_exact(&mut got)?;
             if got != wanted {
@@ -105,6 +105,6 @@ impl Client {
 }
 
 fn frame(command: u8, n: u64, payload: usize) -> Vec<u8> {
-    let length = u32::try_from(HEADER + payload).expect("short");
+    let length = u32::try_from(Request::HEADER + payload).expect("short");
     [&length.to_be_bytes()[..], &[command], &Id::nth(n).0, &vec![b'x'; payload]].concat()
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use bytes::BytesMut;
 use glassloop::Codec;
-use glassloop::submit::{ACK, ClientCodec, Id, Kind, Request};
+use glassloop::submit::{Ack, ClientCodec, Id, Kind, Request};
 
 use super::servers::Model;
 use super::servers::child::Server;
@@ -42,7 +42,7 @@ impl Client {
     /// Waits so long for the answer to the last request.
     pub(crate) fn answer(&mut self, patience: Duration) -> io::Result<()> {
         self.stream.set_read_timeout(Some(patience))?;
-        let mut ack = [0; ACK];
+        let mut ack = [0; Ack::LEN];
         self.stream.read_exact(&mut ack)?;
         let id = Id::nth(self.asked);
         if ack[5..13] == id.0 { Ok(()) } else { Err(io::Error::other(format!("{ack:?} is no ack of {id:?}"))) }

@@ -5,7 +5,7 @@ use std::net::{Shutdown, TcpStream};
 
 use bytes::BytesMut;
 use glassloop::Codec;
-use glassloop::submit::{ACK, ClientCodec, Id, Kind, Request};
+use glassloop::submit::{Ack, ClientCodec, Id, Kind, Request};
 use rustix::event::epoll::{self, CreateFlags, EventFlags};
 
 use super::claim::{Claim, Lab, Outcome, State, Verdict};
@@ -177,7 +177,7 @@ fn c65(_: Lab) -> io::Result<Outcome> {
         server.write(b"x").map(|_| None)
     })?;
     let reset = events_after(EventFlags::ERR, |client, _| reset(client).map(|()| None))?;
-    let holds = answer == ACK && [half, closed, both, written, reset] == [HALF, HALF, HALF | EventFlags::HUP, gone, gone];
+    let holds = answer == Ack::LEN && [half, closed, both, written, reset] == [HALF, HALF, HALF | EventFlags::HUP, gone, gone];
     Ok(Outcome::new(Verdict::Refined.only_if(holds))
         .with("a client that asks, ends its sending and waits gets", format!("{answer} bytes, then the end"))
         .with("epoll, after its shutdown(SHUT_WR)", named(half))

@@ -3,7 +3,9 @@
 use std::collections::VecDeque;
 use std::io::{self, ErrorKind, Read, Write};
 
-use glassloop::transport::{self, Fill, Flush, Readiness};
+use glassloop::internals as transport;
+use glassloop::internals::Readiness;
+use glassloop::{Fill, Flush};
 
 use super::tools::result;
 

@@ -117,7 +117,7 @@ pub(crate) const CLAIMS: &[Claim] = &[
         says: "“把为packet包编写单元测试的任务就交给你自己完成了” Homework: unit tests for the packets",
         asks: "A packet of 27 bytes can be cut at 27 places. How many cuts decode to something?",
         why: "A table of packets, and for each all its cuts, is the cheapest thorough test: every shorter piece must ask for more and take nothing, the whole must come back as it was. Bytes that are \
-              no packet have their tests too, in src/submit.rs: all 256 commands, lengths and results. Encode against Decode alone is not enough, as D2 shows.",
+              no packet have their tests too, in src/codec/submit.rs: all 256 commands, lengths and results. Encode against Decode alone is not enough, as D2 shows.",
         look: "cargo test --lib submit",
         exercise: "Write such a table in Go for packet.Decode, with t.Run for each cut. Which ones panic?",
         state: State::Runs(bytes::d11),

@@ -9,10 +9,9 @@ use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
 use glassloop::codec::{Input, LengthField};
-use glassloop::connection::Connection;
+use glassloop::internals::{Connection, Readiness, Shared, fill, flush};
 use glassloop::submit::{Ack, ClientCodec, Dialect, Id, Kind, Outcome as Answer, Request, ServerCodec};
-use glassloop::transport::{Fill, Flush, Readiness, fill, flush};
-use glassloop::{Codec, Config, Context, Handler, Origin, Shared};
+use glassloop::{Codec, Config, Context, Fill, Flush, Handler, Origin};
 
 use super::claim::{Lab, Outcome, Verdict};
 use super::demos::{decode_frame, decode_packet, encode_frame, handle_packet};

@@ -7,9 +7,9 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use glassloop::connection::Connection;
-use glassloop::submit::{ACK, Id, Kind, Outcome as Answer, Request, ServerCodec};
-use glassloop::{Config, Context, Handler, Origin, Shared, Stop};
+use glassloop::internals::{Connection, Shared};
+use glassloop::submit::{Ack, Id, Kind, Outcome as Answer, Request, ServerCodec};
+use glassloop::{Config, Context, Handler, Origin, Stop};
 
 use super::claim::{Lab, Outcome, Verdict};
 use super::demos::{Demo, Served, decode_frame, decode_packet};
@@ -28,7 +28,7 @@ pub(super) fn d10(_: Lab) -> io::Result<Outcome> {
         client.send(&packets.concat())?;
         client.stream.shutdown(Shutdown::Write)?;
         let acks = client.rest()?;
-        io::Result::Ok((acks.chunks(ACK).map(|ack| ack[ACK - 1]).collect::<Vec<_>>(), server.next_end()?))
+        io::Result::Ok((acks.chunks(Ack::LEN).map(|ack| ack[Ack::LEN - 1]).collect::<Vec<_>>(), server.next_end()?))
     };
     let orders = [
         ("conn, submit", results(&[&conn, &submit])?, vec![0, 0], "closed by the peer"),
@@ -62,7 +62,7 @@ pub(super) fn d12(_: Lab) -> io::Result<Outcome> {
         for (client, bytes) in clients.iter_mut().zip(&sent) {
             bytes.chunks(bytes.len() / 9).try_for_each(|piece| client.send(piece))?;
         }
-        let mut came = vec![vec![0; 20 * ACK]; CLIENTS];
+        let mut came = vec![vec![0; 20 * Ack::LEN]; CLIENTS];
         clients.iter_mut().zip(&mut came).try_for_each(|(client, acks)| client.stream.read_exact(acks))?;
         let threads = server.usage()?.threads;
         for (client, acks) in clients.iter_mut().zip(&mut came) {
@@ -73,7 +73,7 @@ pub(super) fn d12(_: Lab) -> io::Result<Outcome> {
     };
     let ((by_threads, threads), (by_reactor, one)) = (serve(Model::Threads)?, serve(Model::Reactor)?);
     let same = by_threads.iter().zip(&by_reactor).filter(|(one, other)| one == other).count();
-    let whole = by_reactor.iter().all(|acks| acks.len() == 20 * ACK);
+    let whole = by_reactor.iter().all(|acks| acks.len() == 20 * Ack::LEN);
     Ok(Outcome::new(Verdict::reproduced_if(same == CLIENTS && whole && threads == CLIENTS as u64 + 1 && one == 1))
         .with("clients, each with 20 submits in 9 pieces", CLIENTS)
         .with("a thread for each (the lesson: a goroutine)", format!("{threads} threads"))
@@ -96,14 +96,14 @@ struct Seen {
 
 /// Sends 16 requests at once and reads their acks, again and again, until the server ends.
 fn load(mut client: Client, acked: &AtomicUsize) -> Seen {
-    let (requests, mut seen, mut buffer) = (submit(1, b"hello").repeat(16), Seen::default(), [0; 16 * ACK]);
+    let (requests, mut seen, mut buffer) = (submit(1, b"hello").repeat(16), Seen::default(), [0; 16 * Ack::LEN]);
     while client.send(&requests).is_ok() {
         seen.sent += 16;
         let mut filled = 0;
         while filled < buffer.len() {
             match client.stream.read(&mut buffer[filled..]) {
                 Ok(count @ 1..) => filled += count,
-                end => return Seen { acked: seen.acked + filled / ACK, orderly: end.is_ok() && filled % ACK == 0, ..seen },
+                end => return Seen { acked: seen.acked + filled / Ack::LEN, orderly: end.is_ok() && filled % Ack::LEN == 0, ..seen },
             }
         }
         seen.acked += 16;
@@ -165,7 +165,7 @@ pub(super) fn d14(_: Lab) -> io::Result<Outcome> {
         honest.ask(&submit(1, b"hello"))?;
         bad.send(&[submit(1, b"hello"), submit(2, b"boom"), submit(3, b"hello")].concat())?;
         bad.stream.shutdown(Shutdown::Write)?;
-        let acked_before = bad.rest()?.len() / ACK;
+        let acked_before = bad.rest()?.len() / Ack::LEN;
         let end = server.next_end()?;
         let still_served = honest.ask(&submit(2, b"hello"))?.id == Id::nth(2);
         let newcomer_served = Client::connect(server.addr)?.ask(&submit(1, b"hello"))?.id == Id::nth(1);
@@ -293,9 +293,9 @@ pub(super) fn d17(_: Lab) -> io::Result<Outcome> {
     for n in 1..=REQUESTS {
         io::Write::write_all(&mut served.client, &submit(n as u64, b"hello"))?;
         let first = served.client.read(&mut buffer)?;
-        if first < ACK {
+        if first < Ack::LEN {
             in_pieces += 1;
-            served.client.read_exact(&mut buffer[first..ACK])?;
+            served.client.read_exact(&mut buffer[first..Ack::LEN])?;
         }
     }
     let [_, writes, _] = served.counts.now();

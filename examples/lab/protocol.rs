@@ -6,7 +6,7 @@ use std::net::{Ipv4Addr, Shutdown, SocketAddr, SocketAddrV4, TcpStream, UdpSocke
 use std::os::fd::AsRawFd;
 
 use glassloop::codec::{Input, LengthField, Line};
-use glassloop::submit::{ACK, ServerCodec};
+use glassloop::submit::{Ack, ServerCodec};
 use glassloop::{Codec, Config, Context, FrameOf, Handler, Origin};
 use rustix::event::Timespec;
 use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
@@ -155,7 +155,7 @@ fn c2(_: Lab) -> io::Result<Outcome> {
     let (_, received) = rustix::net::recv(&server, &mut buffer[..], RecvFlags::empty())?;
     note("recvfrom", received);
     note("sendto", rustix::net::send(&server, &submit(1, b"\0")[..], SendFlags::NOSIGNAL)?);
-    client.read_exact(&mut buffer[..ACK])?;
+    client.read_exact(&mut buffer[..Ack::LEN])?;
     drop(client); // close
     note("epoll_wait", epoll::wait(&epoll, rustix::buffer::spare_capacity(&mut events), Some(&patience))?);
     let (_, end) = rustix::net::recv(&server, &mut buffer[..], RecvFlags::empty())?;
@@ -166,7 +166,7 @@ fn c2(_: Lab) -> io::Result<Outcome> {
     let different: std::collections::BTreeSet<&str> =
         calls.iter().map(|(call, _)| call.split([' ', ',', ':']).next().unwrap_or(call)).collect();
     let count = |name: &str| calls.iter().filter(|(call, _)| call.starts_with(name)).map(|(_, came_to)| *came_to).collect::<Vec<_>>();
-    let holds = count("recvfrom") == [27, 0] && count("sendto") == [ACK] && count("epoll_wait") == [1, 1, 1];
+    let holds = count("recvfrom") == [27, 0] && count("sendto") == [Ack::LEN] && count("epoll_wait") == [1, 1, 1];
     let mut outcome = Outcome::new(Verdict::reproduced_if(holds)).with("different calls", different.len());
     for (number, (call, came_to)) in calls.into_iter().enumerate() {
         outcome = outcome.with(format!("{:>2}. {call}", number + 1), came_to);

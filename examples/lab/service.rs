@@ -8,7 +8,7 @@ use std::thread::{self, JoinHandle};
 
 use bytes::BytesMut;
 use glassloop::codec::Input;
-use glassloop::submit::{ACK, Ack, ClientCodec, Dialect, Id, Kind, Request};
+use glassloop::submit::{Ack, ClientCodec, Dialect, Id, Kind, Request};
 use glassloop::{Codec, Config, Counters, Handle, Handler, Reactor, Step, Stop};
 
 use super::tools::PATIENCE;
@@ -97,7 +97,7 @@ impl Client {
 
     /// The next ack.
     pub(crate) fn ack(&mut self) -> io::Result<Ack> {
-        let mut bytes = [0; ACK];
+        let mut bytes = [0; Ack::LEN];
         self.stream.read_exact(&mut bytes)?;
         let ack = ClientCodec::default().decode(&mut Input::new(&bytes)).map_err(io::Error::other)?;
         ack.ok_or_else(|| io::ErrorKind::InvalidData.into())

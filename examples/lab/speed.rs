@@ -4,7 +4,7 @@ use std::io::{self, Read, Write};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use glassloop::submit::ACK;
+use glassloop::submit::Ack;
 use glassloop::{Counters, Reactor};
 
 use super::claim::{Claim, Lab, Outcome, State, Verdict};
@@ -112,7 +112,7 @@ pub(crate) const CLAIMS: &[Claim] = &[
 
 /// Sends so many requests in batches of `depth`, each when the one before is answered.
 pub(super) fn ask(mut stream: &std::net::TcpStream, requests: usize, depth: usize) -> io::Result<()> {
-    let (batch, mut acks) = (submit(1, b"0123456789abcdef").repeat(depth), vec![0; depth * ACK]);
+    let (batch, mut acks) = (submit(1, b"0123456789abcdef").repeat(depth), vec![0; depth * Ack::LEN]);
     for _ in 0..requests / depth {
         stream.write_all(&batch)?;
         stream.read_exact(&mut acks)?;
@@ -194,7 +194,7 @@ fn e4(_: Lab) -> io::Result<Outcome> {
     const CLIENTS: usize = 100;
     // Requests a second: all clients send `depth` requests, then all read their acks.
     let rate = |clients: &mut Vec<Client>, depth: usize, rounds: usize| {
-        let (batch, mut acks) = (submit(1, b"0123456789abcdef").repeat(depth), vec![0; depth * ACK]);
+        let (batch, mut acks) = (submit(1, b"0123456789abcdef").repeat(depth), vec![0; depth * Ack::LEN]);
         let mut best = Duration::MAX;
         for _ in 0..rounds {
             let (took, done) = timed(|| {

@@ -7,7 +7,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use glassloop::Reactor;
-use glassloop::submit::ACK;
+use glassloop::submit::Ack;
 
 use super::allocations::allocations;
 use super::claim::{Lab, Outcome, Verdict};
@@ -127,7 +127,7 @@ fn starve() -> io::Result<Starved> {
     served.client.set_read_timeout(Some(PATIENCE))?;
     let bytes = served.client.read(&mut [0; 8192])?;
     let rest = served.end()?.0.len();
-    Ok(Starved { ack, request, bytes, stuck: request * ACK - bytes, rest })
+    Ok(Starved { ack, request, bytes, stuck: request * Ack::LEN - bytes, rest })
 }
 
 pub(super) fn e6(_: Lab) -> io::Result<Outcome> {
@@ -185,7 +185,7 @@ fn costs_of_reactor(depth: usize) -> io::Result<(f64, f64)> {
     const ROUNDS: usize = 50;
     let mut reactor = Reactor::bind("127.0.0.1:0", service()).map_err(io::Error::other)?;
     let mut client = Client::connect(reactor.local_addrs()[0].tcp().ok_or(io::ErrorKind::AddrNotAvailable)?)?;
-    let (requests, mut acks) = (submit(1, b"0123456789abcdef").repeat(depth), vec![0; depth * ACK]);
+    let (requests, mut acks) = (submit(1, b"0123456789abcdef").repeat(depth), vec![0; depth * Ack::LEN]);
     let mut round = |reactor: &mut Reactor<Service>| {
         client.send(&requests)?;
         let done = reactor.counters().bytes_written + acks.len() as u64;

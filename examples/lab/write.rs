@@ -2,7 +2,8 @@
 
 use std::io::{self, ErrorKind, Read, Write};
 
-use glassloop::transport::{Flush, Readiness, flush};
+use glassloop::Flush;
+use glassloop::internals::{Readiness, flush};
 
 use super::claim::{Claim, Lab, Outcome, State, Verdict};
 use super::parts::Part;
@@ -138,9 +139,9 @@ pub(crate) const CLAIMS: &[Claim] = &[
         why: "n says where to go on, the error whether one may. A loop that keeps both cannot do harm: what has left is always the \
               beginning of what was to leave, and how long it is, is known, whatever happens in between. Go returns both at once, n bytes \
               and then the error; in Rust a call returns one of them, and the error comes with the next call. That is why the transport \
-              here (src/transport.rs) has three answers, some bytes, blocked or failed, and the queue only ever gives up its first n \
+              here (src/net/transport.rs) has three answers, some bytes, blocked or failed, and the queue only ever gives up its first n \
               bytes.",
-        look: "sed -n '/^pub fn flush/,/^}/p' src/transport.rs",
+        look: "sed -n '/^pub fn flush/,/^}/p' src/net/transport.rs",
         exercise: "Write a type that implements Write and takes a random part of what it is given, or fails. Test your own write loop \
               with it, a thousand times, each with another seed.",
         state: State::Runs(c57),

@@ -5,7 +5,7 @@ use std::io::{ErrorKind, Read, Write};
 use std::net::SocketAddr;
 use std::time::Instant;
 
-use glassloop::submit::{ACK, HEADER, Id};
+use glassloop::submit::{Ack, Id, Request};
 use hdrhistogram::Histogram;
 use mio::net::TcpStream;
 
@@ -67,9 +67,9 @@ pub(crate) struct Conn {
     torn: usize,
     pub(crate) acked: u64,
     /// The next ack, to the byte.
-    wanted: [u8; ACK],
+    wanted: [u8; Ack::LEN],
     /// The front of an ack that came in pieces.
-    part: [u8; ACK],
+    part: [u8; Ack::LEN],
     part_len: usize,
     /// Closed loop: when requests were sent that have no ack yet, and how many at once.
     stamps: VecDeque<(u64, u64)>,
@@ -90,7 +90,7 @@ impl Conn {
             torn: 0,
             acked: 0,
             wanted: ack_of(dialect, Id::nth(SECOND)),
-            part: [0; ACK],
+            part: [0; Ack::LEN],
             part_len: 0,
             stamps: VecDeque::new(),
             blocked: false,
@@ -151,14 +151,14 @@ impl Conn {
                 Err(error) => return Err(self.lost(&error.to_string())),
             };
             let now = tally.now();
-            let mut acks = scratch[..self.part_len + read].chunks_exact(ACK);
+            let mut acks = scratch[..self.part_len + read].chunks_exact(Ack::LEN);
             let before = self.acked;
             for ack in &mut acks {
                 if ack != self.wanted || self.acked == self.sent {
                     return Err(self.wrong(ack));
                 }
                 self.acked += 1;
-                count_up(&mut self.wanted[5..HEADER]);
+                count_up(&mut self.wanted[5..Request::HEADER]);
             }
             let rest = acks.remainder();
             self.part_len = rest.len();

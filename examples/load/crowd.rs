@@ -5,7 +5,7 @@ use std::io::{self, ErrorKind, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream};
 use std::time::Duration;
 
-use glassloop::submit::{ACK, Id};
+use glassloop::submit::{Ack, Id};
 use socket2::{Domain, Socket, Type};
 
 use crate::Dialect;
@@ -105,7 +105,7 @@ impl Crowd {
 
     /// Reads the first ack.
     fn greet(&self, stream: &mut TcpStream, number: u32) -> Result<(), String> {
-        let mut bytes = [0; ACK];
+        let mut bytes = [0; Ack::LEN];
         let says = |what: String| format!("connection {number} to {}: its first request {what}", self.server);
         stream.read_exact(&mut bytes).map_err(|error| match error.kind() {
             ErrorKind::WouldBlock | ErrorKind::TimedOut => {

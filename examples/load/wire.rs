@@ -1,6 +1,6 @@
 //! The bytes of requests and acks.
 
-use glassloop::submit::{ACK, HEADER, Id};
+use glassloop::submit::{Ack, Id, Request};
 
 use crate::Dialect;
 
@@ -16,7 +16,7 @@ pub(crate) struct Batch {
 impl Batch {
     /// With room for at most `most` requests.
     pub(crate) fn new(payload: usize, most: usize) -> Self {
-        let frame = HEADER + payload;
+        let frame = Request::HEADER + payload;
         let mut one = u32::try_from(frame).expect("a payload has at most 16 MiB").to_be_bytes().to_vec();
         one.push(0x02);
         one.extend(Id::nth(0).0);
@@ -36,7 +36,7 @@ impl Batch {
         let count = usize::try_from(count).map_or(room, |count| count.min(room));
         let mut id = first.0;
         for frame in self.bytes.chunks_exact_mut(self.frame).take(count) {
-            frame[5..HEADER].copy_from_slice(&id);
+            frame[5..Request::HEADER].copy_from_slice(&id);
             count_up(&mut id);
         }
         &self.bytes[..count * self.frame]
@@ -56,29 +56,29 @@ pub(crate) fn count_up(id: &mut [u8]) {
 }
 
 /// The ack that a submit with this ID is owed.
-pub(crate) fn ack_of(dialect: Dialect, id: Id) -> [u8; ACK] {
-    let mut ack = [0; ACK];
-    ack[3] = ACK as u8;
+pub(crate) fn ack_of(dialect: Dialect, id: Id) -> [u8; Ack::LEN] {
+    let mut ack = [0; Ack::LEN];
+    ack[3] = Ack::LEN as u8;
     ack[4] = match dialect {
         Dialect::Text => 0x82,
         Dialect::Source => 0x81,
     };
-    ack[5..HEADER].copy_from_slice(&id.0);
+    ack[5..Request::HEADER].copy_from_slice(&id.0);
     ack
 }
 
 /// What is wrong with an ack.
-pub(crate) fn explain(ack: &[u8], wanted: &[u8; ACK]) -> String {
-    let id = |ack: &[u8]| ack[5..HEADER].escape_ascii().to_string();
+pub(crate) fn explain(ack: &[u8], wanted: &[u8; Ack::LEN]) -> String {
+    let id = |ack: &[u8]| ack[5..Request::HEADER].escape_ascii().to_string();
     if ack[..4] != wanted[..4] {
         format!("{} came where the ack of {} must begin: that is not the submit protocol", ack.escape_ascii(), id(wanted))
     } else if ack[4] != wanted[4] {
         let (got, wanted) = (ack[4], wanted[4]);
         format!("an answer came with command {got:#04x}, and a submitack is {wanted:#04x}; perhaps the server speaks the other --dialect")
-    } else if ack[5..HEADER] != wanted[5..HEADER] {
+    } else if ack[5..Request::HEADER] != wanted[5..Request::HEADER] {
         format!("the ack of {} came where that of {} was next: wrong, lost or out of order", id(ack), id(wanted))
     } else {
         let hint = "a server that requires a conn cannot be loaded";
-        format!("request {} was acked with result {}, which is no success ({hint})", id(wanted), ack[HEADER])
+        format!("request {} was acked with result {}, which is no success ({hint})", id(wanted), ack[Request::HEADER])
     }
 }

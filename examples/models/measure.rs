@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
 use glassloop::Codec;
-use glassloop::submit::{ACK, ClientCodec, Id, Kind, Request};
+use glassloop::submit::{Ack, ClientCodec, Id, Kind, Request};
 
 use super::servers::Model;
 use super::servers::child::Server;
@@ -166,9 +166,9 @@ impl Client {
         let requests: Vec<u8> = (first..first + times as u64).flat_map(request).collect();
         self.asked += times as u64;
         self.stream.write_all(&requests)?;
-        let mut acks = vec![0; times * ACK];
+        let mut acks = vec![0; times * Ack::LEN];
         self.stream.read_exact(&mut acks)?;
-        let wrong = acks.chunks(ACK).zip(first..).find(|(ack, number)| ack[5..13] != Id::nth(*number).0);
+        let wrong = acks.chunks(Ack::LEN).zip(first..).find(|(ack, number)| ack[5..13] != Id::nth(*number).0);
         wrong.map_or(Ok(()), |(ack, number)| Err(io::Error::new(ErrorKind::InvalidData, format!("{ack:?} is no ack of {number}"))))
     }
 }

@@ -6,7 +6,7 @@ use std::panic::{self, AssertUnwindSafe};
 use std::sync::mpsc::{self, Receiver, Sender};
 use std::thread;
 
-use glassloop::net::Net;
+use glassloop::internals::Net;
 use glassloop::{Counters, Handle, Handler, Reactor, Stop};
 
 /// All loops of the process, each in a thread of its own.

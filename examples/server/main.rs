@@ -18,7 +18,8 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use clap::{ArgAction, Parser, ValueEnum};
-use glassloop::submit::{self, HEADER};
+use glassloop::codec::LengthField;
+use glassloop::submit::{self, Request};
 use glassloop::{Config, ConnectionLimit, Reactor};
 
 use listeners::{Listener, Listeners, Options};
@@ -73,7 +74,7 @@ struct Args {
     max_connections: Option<u32>,
 
     /// Longest request taken, in bytes of totalLength (13 more than its payload)
-    #[arg(long, value_name = "BYTES", default_value_t = glassloop::config::MAX_FRAME as u32, value_parser = clap::value_parser!(u32).range(HEADER as i64..))]
+    #[arg(long, value_name = "BYTES", default_value_t = LengthField::DEFAULT_MAX, value_parser = clap::value_parser!(u32).range(Request::HEADER as i64..))]
     max_frame: u32,
 
     /// Bytes that unfinished requests and unread replies of all connections may take together; beyond it those with the most are closed

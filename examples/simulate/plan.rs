@@ -114,7 +114,7 @@ pub(crate) struct Drawn {
 }
 
 impl Drawn {
-    /// Whether the poller reports in order and completely, as [`glassloop::net::Net::poll`] asks.
+    /// Whether the poller reports in order and completely, as [`glassloop::internals::Net::poll`] asks.
     pub(crate) fn reports_in_order(&self) -> bool {
         let broken = [Fault::BatchOfOne, Fault::BatchShuffled, Fault::SpuriousEvent, Fault::StaleEvent, Fault::SpuriousWake];
         broken.iter().all(|fault| self.faults.rate(*fault) == 0)

@@ -7,8 +7,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use glassloop::sim::Unread;
-use glassloop::transport::{Fill, Flush};
-use glassloop::{Address, Config, ConnectionId, Expiry, Step, Verdict};
+use glassloop::{Address, Config, ConnectionId, Expiry, Fill, Flush, Step, Verdict};
 
 /// Shared by the loop's observer and the scene.
 pub(crate) type Witnessed = Rc<RefCell<Witness>>;
@@ -203,7 +202,7 @@ impl Seen {
             Step::Verdict { verdict: Verdict::Stop, .. } => {}
             Step::Verdict { verdict, .. } => self.verdict = Some(*verdict),
             Step::State { from, to, .. } => {
-                let to = to.name();
+                let to = *to;
                 let carried_out = self.verdict.take().is_none_or(|_| to != "open");
                 let legal = *from == self.state && is_legal(from, to) && carried_out;
                 if self.state == "connecting" {

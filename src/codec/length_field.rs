@@ -5,7 +5,6 @@ use std::fmt;
 use bytes::{BufMut, BytesMut};
 
 use super::{Codec, Input};
-use crate::config::MAX_FRAME;
 
 /// Frames by a big-endian length field.
 ///
@@ -99,6 +98,11 @@ impl fmt::Display for LengthFieldError {
 impl std::error::Error for LengthFieldError {}
 
 impl LengthField {
+    /// The longest frame that this crate's codecs take by default: 65,536 bytes, headers included.
+    ///
+    /// It bounds what one peer can make its connection hold before a frame is handled.
+    pub const DEFAULT_MAX: u32 = 65_536;
+
     /// A field of `width` bytes whose value counts the whole frame, itself and the head included.
     ///
     /// # Panics
@@ -117,7 +121,7 @@ impl LengthField {
 
     const fn new(width: u8, counts: Counts) -> Self {
         assert!(1 <= width && width <= 8, "a length field has 1 to 8 bytes");
-        Self { offset: 0, width, counts, min: width as u32, max: MAX_FRAME as u32 }
+        Self { offset: 0, width, counts, min: width as u32, max: Self::DEFAULT_MAX }
     }
 
     /// Puts `offset` bytes before the field. Default 0.
@@ -142,7 +146,7 @@ impl LengthField {
         self
     }
 
-    /// Refuses frames longer than `max` bytes, headers included. Default [`MAX_FRAME`].
+    /// Refuses frames longer than `max` bytes, headers included. Default [`DEFAULT_MAX`](Self::DEFAULT_MAX).
     ///
     /// # Panics
     /// If that is less than a frame's least length.

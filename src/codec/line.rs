@@ -5,8 +5,7 @@ use std::io::BufRead;
 
 use bytes::{BufMut, BytesMut};
 
-use super::{Codec, Input};
-use crate::config::MAX_FRAME;
+use super::{Codec, Input, LengthField};
 
 /// Frames by a delimiter: lines, unless told otherwise.
 ///
@@ -69,10 +68,10 @@ impl std::error::Error for LineError {}
 impl Line {
     /// Frames that end with `delimiter`.
     pub const fn ending_with(delimiter: u8) -> Self {
-        Self { delimiter, max: MAX_FRAME as u32, scanned: 0 }
+        Self { delimiter, max: LengthField::DEFAULT_MAX, scanned: 0 }
     }
 
-    /// Refuses lines longer than `max` bytes, the delimiter included. Default [`MAX_FRAME`].
+    /// Refuses lines longer than `max` bytes, the delimiter included. Default [`LengthField::DEFAULT_MAX`].
     ///
     /// # Panics
     /// If `max` is 0: not even an empty line has no byte.

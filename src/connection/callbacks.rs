@@ -2,12 +2,11 @@
 
 use crate::codec::{Codec, Input, Need};
 use crate::connection::Connection;
-use crate::guard::contain;
+use crate::error::CloseReason;
+use crate::error::panics::contain;
 use crate::handler::{Context, Handler, Sends, Shared};
 use crate::observe::Step;
-use crate::reason::CloseReason;
-use crate::state::Cause;
-use crate::verdict::Verdict;
+use crate::state::{Cause, Verdict};
 
 impl<C: Codec, S> Connection<C, S> {
     /// Runs one callback; returns what its verdict means.

@@ -7,16 +7,14 @@ use std::{fmt, mem};
 use bytes::{Bytes, BytesMut};
 
 use super::{Handler, MessageOf, Shared};
-use crate::address::{Address, PackedAddress};
 use crate::codec::Codec;
-use crate::command::{Command, Dial, append_whole};
-use crate::deadline::Deadlines;
+use crate::error::CloseReason;
+use crate::handler::{Command, Dial, append_whole};
 use crate::id::ConnectionId;
+use crate::net::{Address, PackedAddress};
 use crate::observe::Step;
-use crate::reason::CloseReason;
-use crate::state::Cause;
-use crate::timers::TimerId;
-use crate::verdict::{Direction, Stop, Verdict};
+use crate::state::{Cause, Direction, Stop, Verdict};
+use crate::time::{Deadlines, TimerId};
 
 /// A callback's view of its connection, and its way to all others.
 ///

@@ -4,11 +4,11 @@ use std::fmt;
 use std::time::{Duration, Instant};
 
 use super::{Context, Handler, MessageOf, Shared};
-use crate::address::Address;
-use crate::command::{Command, Dial};
+use crate::handler::{Command, Dial};
 use crate::id::ConnectionId;
-use crate::timers::TimerId;
-use crate::verdict::{Stop, Verdict};
+use crate::net::Address;
+use crate::state::{Stop, Verdict};
+use crate::time::TimerId;
 
 /// What a callback that belongs to no connection may do: to any of them, and to the loop.
 pub struct LoopContext<'c, H: Handler> {

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use mio::{Events, Interest, Poll, Token, Waker, net};
 
 use super::{Event, Listener, Net, Socket, Wake};
-use crate::address::Address;
+use crate::net::Address;
 
 /// Sockets of the system, polled by mio.
 #[derive(Debug)]

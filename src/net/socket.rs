@@ -8,7 +8,7 @@ use mio::net;
 
 use super::{Established, Stream};
 #[cfg(unix)]
-use crate::address::Address;
+use crate::net::Address;
 
 /// A listener.
 #[derive(Debug)]

@@ -3,18 +3,17 @@
 use std::io::{self, ErrorKind};
 use std::time::Instant;
 
-use crate::address::Address;
 use crate::connection::Connection;
 use crate::error::Error;
-use crate::guard::contain;
+use crate::error::panics::contain;
 use crate::handler::{Handler, Origin};
 use crate::id::Token;
-use crate::limit::{ConnectionLimit, Places};
-use crate::net::Net;
+use crate::net::{Address, Net};
 use crate::observe::Step;
 use crate::reactor::Reactor;
 use crate::reactor::slots::Slot;
 use crate::reactor::stop::Phase;
+use crate::threads::{ConnectionLimit, Places};
 
 /// A socket that accepts, and whether it is worth asking.
 pub(super) struct Listener<N: Net> {

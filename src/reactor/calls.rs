@@ -1,19 +1,16 @@
 //! Whom no socket calls: those of whom others asked something, those who got mail, and those whose time has come.
 
-use crate::command::{Command, Commands};
-use crate::deadline::Expiry;
-use crate::guard::contain;
-use crate::handle::Letter;
-use crate::handler::{Callback, Connections, Context, Handler, LoopContext, Shared};
+use crate::error::CloseReason;
+use crate::error::panics::contain;
+use crate::handler::{Callback, Command, Commands, Connections, Context, Handler, LoopContext, Shared};
 use crate::id::ConnectionId;
 use crate::net::Net;
 use crate::observe::Step;
 use crate::reactor::Reactor;
 use crate::reactor::slots::Slots;
-use crate::reason::CloseReason;
-use crate::state::{Cause, State};
-use crate::timers::{Alarm, TimerId};
-use crate::verdict::{Stop, Verdict};
+use crate::state::{Cause, State, Stop, Verdict};
+use crate::threads::Letter;
+use crate::time::{Alarm, Expiry, TimerId};
 
 impl<H: Handler, N: Net> Reactor<H, N> {
     /// Carries out what was asked for: by callbacks, of other connections; by other threads; by anyone, of the loop.

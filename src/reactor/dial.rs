@@ -3,23 +3,18 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use crate::address::Address;
-use crate::command::Dial;
-use crate::connect_error::{ConnectError, ConnectFailure};
 use crate::connection::Connection;
-use crate::deadline::Expiry;
-use crate::error::Error;
-use crate::guard::contain;
-use crate::handler::{Handler, Origin};
+use crate::error::panics::contain;
+use crate::error::{CloseReason, ConnectError, ConnectFailure, Error};
+use crate::handler::{Dial, Handler, Origin};
 use crate::id::{ConnectionId, Token};
-use crate::net::{Established, Net, Stream};
+use crate::net::{Address, Established, Net, Readiness, Stream};
 use crate::observe::Step;
 use crate::reactor::Reactor;
 use crate::reactor::slots::Slot;
 use crate::reactor::stop::Phase;
-use crate::reason::CloseReason;
 use crate::state::{Cause, State};
-use crate::transport::Readiness;
+use crate::time::Expiry;
 
 /// The least time that an address gets, as long as there is as much: Go's number.
 const FAIR_TRY: Duration = Duration::from_secs(2);

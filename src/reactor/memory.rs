@@ -1,17 +1,17 @@
 //! What the connections' buffers hold, and what the loop itself holds beside them: how much that
 //! is, and how it is given back after a burst.
 //!
-//! The write buffer is given back where a loan of it ends (`src/queue.rs`), encoded messages are
-//! freed as they are delivered (`src/command.rs`), and a list is shrunk where it is worked off. So
+//! The write buffer is given back where a loan of it ends (`src/buffer/queue.rs`), encoded messages are
+//! freed as they are delivered (`src/handler/commands.rs`), and a list is shrunk where it is worked off. So
 //! a turn without any of that pays nothing for it.
 
-use crate::handle::Letter;
 use crate::handler::Handler;
 use crate::id::ConnectionId;
-use crate::mailbox::heap_of;
 use crate::net::{Event, Net};
 use crate::reactor::Reactor;
 use crate::reactor::slots::Slots;
+use crate::threads::Letter;
+use crate::threads::mailbox::heap_of;
 
 impl<H: Handler, N: Net> Reactor<H, N> {
     /// Bytes of heap that the connections' own buffers hold: nothing for those that are idle.

@@ -3,15 +3,14 @@
 use std::mem;
 use std::num::NonZeroU64;
 
+use crate::error::CloseReason;
 use crate::handler::{Handler, Shared};
 use crate::id::{ConnectionId, Token};
-use crate::net::{Event, Net, Stream};
+use crate::net::{self, Event, Fill, Flush, Net, Readiness, Stream};
 use crate::observe::Step;
 use crate::reactor::Reactor;
 use crate::reactor::slots::Slot;
-use crate::reason::CloseReason;
 use crate::state::{Cause, Reading, State};
-use crate::transport::{self, Fill, Flush, Readiness};
 
 impl<H: Handler, N: Net> Reactor<H, N> {
     /// An event has come for a connection.
@@ -215,7 +214,7 @@ impl<H: Handler, N: Net> Slot<H, N> {
         let mut written = 0;
         while self.readiness.has(Readiness::WRITABLE) && self.connection.is_writing() {
             let (connection, stream, readiness) = self.parts();
-            let flush = transport::flush(stream, connection.unsent(), readiness);
+            let flush = net::flush(stream, connection.unsent(), readiness);
             shared.observe.note(|| Step::Write { id, flush: &flush });
             match flush {
                 Flush::Bytes(n) => {
@@ -237,7 +236,7 @@ impl<H: Handler, N: Net> Slot<H, N> {
         let (connection, stream, readiness) = self.parts();
         let place = connection.place();
         let room = place.len();
-        let fill = transport::fill(stream, place, scratch, readiness, N::SHORT_READ_IS_EMPTY);
+        let fill = net::fill(stream, place, scratch, readiness, N::SHORT_READ_IS_EMPTY);
         shared.observe.note(|| Step::Read { id, fill: &fill });
         match fill {
             Fill::Bytes(n) => {

@@ -8,9 +8,8 @@ use slab::Slab;
 use crate::connection::Connection;
 use crate::handler::Handler;
 use crate::id::{ConnectionId, Token};
-use crate::net::Net;
+use crate::net::{Net, Readiness};
 use crate::state::State;
-use crate::transport::Readiness;
 
 /// One connection with its socket.
 pub(super) struct Slot<H: Handler, N: Net> {
@@ -159,11 +158,11 @@ impl<H: Handler, N: Net> fmt::Debug for Slots<H, N> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::address::Address;
     use crate::codec::Line;
     use crate::handler::{Context, Origin};
+    use crate::net::Address;
     use crate::net::MioNet;
-    use crate::verdict::Verdict;
+    use crate::state::Verdict;
 
     struct Nobody;
 

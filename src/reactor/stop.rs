@@ -3,18 +3,15 @@
 use std::io;
 use std::time::Duration;
 
-use crate::clock::Clock;
-use crate::deadline::Expiry;
-use crate::guard::contain;
+use crate::error::CloseReason;
+use crate::error::panics::contain;
 use crate::handler::Handler;
 use crate::id::ConnectionId;
-use crate::net::Net;
+use crate::net::{Net, Readiness};
 use crate::observe::Step;
 use crate::reactor::{Reactor, Turn};
-use crate::reason::CloseReason;
-use crate::state::Cause;
-use crate::transport::Readiness;
-use crate::verdict::Stop;
+use crate::state::{Cause, Stop};
+use crate::time::{Clock, Expiry};
 
 /// The life of a loop.
 #[derive(Clone, Copy, Debug)]

@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::link::{Dial, End, EndId, Holder, Mind, Tail, Watch};
 use super::world::{Happening, World};
 use super::{Blame, Fate, Fault};
-use crate::address::Address;
+use crate::net::Address;
 
 impl World {
     /// recv(2), on a socket of the loop.

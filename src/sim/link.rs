@@ -5,8 +5,7 @@ use std::io::ErrorKind;
 use std::time::Duration;
 
 use super::{Blame, Dice, Fate, Truth};
-use crate::address::Address;
-use crate::net::Event;
+use crate::net::{Address, Event};
 
 /// What a connection's way through the network is like.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -11,8 +11,7 @@ use std::time::{Duration, Instant};
 use super::link::{Dial, EndId};
 use super::world::World;
 use super::{Blame, Fault};
-use crate::address::Address;
-use crate::net::{Established, Event, Net, Stream, Wake};
+use crate::net::{Address, Established, Event, Net, Stream, Wake};
 
 /// ENFILE, EMFILE and ENOBUFS, which have no [`ErrorKind`].
 const NO_DESCRIPTOR: [i32; 2] = [23, 24];

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::link::{EndId, Mind};
 use super::world::World;
-use crate::address::Address;
+use crate::net::Address;
 
 /// The far end of one of the loop's connections: a client, or whoever the loop has dialed.
 ///

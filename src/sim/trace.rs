@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
+use crate::net::{Fill, Flush};
 use crate::observe::Step;
-use crate::transport::{Fill, Flush};
 
 /// A hash of all steps of a run: two runs that differ anywhere differ in it (FNV-1a, over words).
 #[derive(Debug)]
@@ -58,7 +58,7 @@ impl Trace {
                 };
                 (12, Some(id), word)
             }
-            Step::State { id, to, .. } => (13, Some(id), name(to.name())),
+            Step::State { id, to, .. } => (13, Some(id), name(to)),
             Step::Discarded { id, bytes } => (14, Some(id), *bytes as u64),
             Step::Dropped { id, bytes } => (15, Some(id), *bytes as u64),
             Step::Deferred { id } => (16, Some(id), 0),

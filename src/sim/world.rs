@@ -10,9 +10,8 @@ use std::time::{Duration, Instant};
 
 use super::link::{Dial, EndId, Holder, Link, Tail};
 use super::{Dice, Fault, Faults, Path, Tally, Unread};
-use crate::address::Address;
 use crate::id::Token;
-use crate::net::Event;
+use crate::net::{Address, Event};
 
 /// Everything outside of the loop.
 #[derive(Debug)]

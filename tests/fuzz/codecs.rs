@@ -6,9 +6,9 @@ use std::time::Instant;
 
 use bytes::BytesMut;
 use glassloop::codec::{Codec, Input};
-use glassloop::connection::Connection;
+use glassloop::internals::{Connection, Reading, Shared, State};
 use glassloop::submit::Dialect;
-use glassloop::{CloseReason, Config, Context, Handler, Origin, Reading, Shared, State, Verdict};
+use glassloop::{CloseReason, Config, Context, Handler, Origin, Verdict};
 
 use super::draw::{Draw, size};
 use super::reference::{Acks, ErrorOf, Field, FrameOf, Line, Parts, Requests, Rules};

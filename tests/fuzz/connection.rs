@@ -3,9 +3,8 @@
 use std::num::NonZeroU32;
 use std::time::{Duration, Instant};
 
-use glassloop::connection::Connection;
-use glassloop::id::ConnectionId;
-use glassloop::{Config, Origin, Reading, Shared, State};
+use glassloop::internals::{Connection, Reading, Shared, State};
+use glassloop::{Config, ConnectionId, Origin};
 
 use super::draw::{Draw, size};
 use super::model::{CLEAR_DEADLINES, CLOSE, Puppet, Stand, Talk};

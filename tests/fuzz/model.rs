@@ -4,7 +4,8 @@ use std::panic::resume_unwind;
 use std::time::{Duration, Instant};
 
 use glassloop::codec::Codec;
-use glassloop::{CloseReason, Config, Context, Direction, Handler, MessageOf, Origin, Reading, SendError, State, Verdict};
+use glassloop::internals::{Reading, State};
+use glassloop::{CloseReason, Config, Context, Direction, Handler, MessageOf, Origin, SendError, Verdict};
 
 use super::draw::size;
 use super::reference::{ErrorOf, Field, FrameOf, Line, Rules};

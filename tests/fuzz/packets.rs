@@ -1,12 +1,14 @@
 //! What one side writes the other side reads, and nothing else is taken for a packet.
 
 use bytes::BytesMut;
-use glassloop::codec::{Codec, Input, LengthFieldError};
-use glassloop::config::MAX_FRAME;
+use glassloop::codec::{Codec, Input, LengthField, LengthFieldError};
 use glassloop::submit::{Ack, ClientCodec, Dialect, Error, Id, Kind, Outcome, Request, ServerCodec};
 
 use super::draw::Draw;
 use super::reference::{Acks, Requests, Rules, acks, wire};
+
+/// The default limit.
+const MAX_FRAME: usize = LengthField::DEFAULT_MAX as usize;
 
 /// Input: dialect, kind, outcome and ID; a limit for requests, a number that claims to be a length, one that lengthens the payload; the payload, which
 /// is also taken for bytes from a stranger.

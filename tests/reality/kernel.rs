@@ -6,8 +6,7 @@ use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::time::Duration;
 
 use glassloop::Address;
-use glassloop::id::Token;
-use glassloop::net::{Listener, MioNet, Socket};
+use glassloop::internals::{Listener, MioNet, Socket, Token};
 use mio::{Events, Interest, Poll};
 use socket2::{Domain, SockRef, Type};
 

@@ -1,7 +1,7 @@
 //! The simulator: a world that is as kind as it can be, but for the faults that a test asks for.
 
 use glassloop::codec::Line;
-use glassloop::net::Net;
+use glassloop::internals::Net;
 use glassloop::sim::{Fate, Fault, Faults, Path, Peer, Sim, SimListener, SimNet, SimStream};
 use glassloop::{Address, Config, Context, Handler, Origin, Verdict};
 

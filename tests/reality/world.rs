@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use glassloop::Address;
-use glassloop::net::{Event, Net, Stream};
+use glassloop::internals::{Event, Net, Stream};
 
 /// The most rounds that anything is waited for; each lasts [`ROUND`] at most.
 pub const ROUNDS: usize = 2_000;

@@ -29,7 +29,7 @@ pub fn files(dir: &str, extension: &str) -> Vec<PathBuf> {
     found
 }
 
-/// Whether there is a test of this name: `closing::name` in `tests/closing.rs`, `src/timers::name` in `src/timers.rs`.
+/// Whether there is a test of this name: `closing::name` in `tests/closing.rs`, `src/time/timers::name` in `src/time/timers.rs`.
 pub fn is_there(named: &str) -> Result<(), String> {
     let (file, name) = named.rsplit_once("::").ok_or("no name of a test")?;
     let file = if file.starts_with("src/") { format!("{file}.rs") } else { format!("tests/{file}.rs") };

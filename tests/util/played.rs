@@ -15,8 +15,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use glassloop::id::Token;
-use glassloop::net::{Established, Event, Net, Stream, Wake};
+use glassloop::internals::{Established, Event, Net, Stream, Token, Wake};
 use glassloop::{Address, Config, Handler, Reactor, Turn};
 
 pub fn ms(ms: u64) -> Duration {

@@ -6,7 +6,7 @@ mod wrong;
 use std::io::{self, Read, Write};
 use std::sync::atomic::AtomicUsize;
 
-use glassloop::submit::ACK;
+use glassloop::submit::Ack;
 
 use super::subject::{Subject, submits, unread_by};
 use super::{Finding, Setting, Wrong};
@@ -36,7 +36,7 @@ fn detect(subject: &mut Subject) -> io::Result<Finding> {
         // Either it is answered, or accept fails.
         wait_for(|| {
             failed = subject.count().unwrap_or(0);
-            failed > 0 || unread_by(&client).is_ok_and(|bytes| bytes == ACK)
+            failed > 0 || unread_by(&client).is_ok_and(|bytes| bytes == Ack::LEN)
         });
         if failed > 0 {
             break client;
@@ -46,7 +46,7 @@ fn detect(subject: &mut Subject) -> io::Result<Finding> {
     let spins = subject.spins()?;
     let clients = served.len();
     drop(served);
-    let let_in = waiting.read_exact(&mut [0; ACK]).is_ok();
+    let let_in = waiting.read_exact(&mut [0; Ack::LEN]).is_ok();
     let fails = spins
         .map_or("a pause".into(), |(count, took)| format!("{} failed accepts in {:.0} ms", thousands(count), took.as_secs_f64() * 1e3));
     let after = if let_in { "then let in" } else { "never let in" };

@@ -6,7 +6,7 @@ mod wrong;
 use std::io::{self, Read, Write};
 use std::sync::atomic::AtomicUsize;
 
-use glassloop::submit::ACK;
+use glassloop::submit::Ack;
 
 use super::subject::{Subject, submits};
 use super::{Finding, Setting, Wrong};
@@ -30,7 +30,7 @@ fn detect(subject: &mut Subject) -> io::Result<Finding> {
     let mut client = subject.connect()?;
     subject.go()?;
     client.write_all(&submits(1))?;
-    client.read_exact(&mut [0; ACK])?;
+    client.read_exact(&mut [0; Ack::LEN])?;
     let spins = subject.spins()?;
     let wakes =
         spins.map_or("no wake-up".into(), |(count, took)| format!("{} wake-ups in {:.0} ms", thousands(count), took.as_secs_f64() * 1e3));

@@ -6,7 +6,7 @@ mod wrong;
 use std::io::{self, Read, Write};
 use std::net::Shutdown;
 
-use glassloop::submit::ACK;
+use glassloop::submit::Ack;
 
 use super::subject::{Subject, submits};
 use super::{Finding, Setting, Wrong};
@@ -32,6 +32,6 @@ fn detect(subject: &mut Subject) -> io::Result<Finding> {
     subject.go()?;
     let mut answers = Vec::new();
     let _ = client.read_to_end(&mut answers); // an error is an end, too
-    let acks = answers.len() / ACK;
+    let acks = answers.len() / Ack::LEN;
     Ok(Finding { caught: acks < ASKED, seen: format!("a client that asks {ASKED} times, ends its sending and waits gets {acks} answers") })
 }

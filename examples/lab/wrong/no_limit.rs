@@ -8,7 +8,7 @@ use std::net::Shutdown;
 use std::sync::atomic::AtomicUsize;
 use std::thread;
 
-use glassloop::submit::{ACK, HEADER};
+use glassloop::submit::{Ack, Request};
 
 use super::subject::{BETWEEN_LOOKS, LOOKS, Subject, submits};
 use super::{Finding, Setting, Wrong};
@@ -53,7 +53,7 @@ fn detect(subject: &mut Subject) -> io::Result<Finding> {
     client.set_nonblocking(false)?;
     client.shutdown(Shutdown::Write)?;
     let answers = client.read_to_end(&mut Vec::new())?;
-    let complete = answers == sent / HEADER * ACK;
+    let complete = answers == sent / Request::HEADER * Ack::LEN;
     let [all, took, waited] = [requests.len(), sent, queued].map(thousands);
     let then = if complete { "all came when it read" } else { "not all came when it read" };
     let seen = format!(

@@ -5,7 +5,7 @@ mod wrong;
 
 use std::io::{self, Write};
 
-use glassloop::submit::ACK;
+use glassloop::submit::Ack;
 
 use super::subject::{Subject, nothing_is_under_way, submits, unread_by};
 use super::{Finding, Setting, Wrong};
@@ -31,7 +31,7 @@ fn detect(subject: &mut Subject) -> io::Result<Finding> {
     subject.go()?;
     subject.sleeps()?;
     nothing_is_under_way(&client)?;
-    let (unread, answered) = (subject.unread(&client)?, unread_by(&client)? / ACK);
+    let (unread, answered) = (subject.unread(&client)?, unread_by(&client)? / Ack::LEN);
     let [asked, came, left] = [ASKED, answered, unread].map(thousands);
     let seen = format!("{asked} requests in one write: {came} are answered, and {left} bytes lie unread while the loop sleeps");
     Ok(Finding { caught: unread > 0 || answered < ASKED, seen })

@@ -6,7 +6,7 @@ mod wrong;
 use std::io::{self, Read, Write};
 use std::net::Shutdown;
 
-use glassloop::submit::ACK;
+use glassloop::submit::Ack;
 
 use super::subject::{Subject, submits, unread_by};
 use super::{Finding, Setting, Wrong};
@@ -34,6 +34,9 @@ fn detect(subject: &mut Subject) -> io::Result<Finding> {
     subject.sleeps()?; // it has written what it could
     let mut answers = Vec::new();
     let end = client.read_to_end(&mut answers).map_or_else(|error| name_of(&error), |_| "the end".into());
-    let [came, all] = [answers.len(), ASKED * ACK].map(thousands);
-    Ok(Finding { caught: answers.len() < ASKED * ACK, seen: format!("a client that reads late gets {came} of {all} bytes, then {end}") })
+    let [came, all] = [answers.len(), ASKED * Ack::LEN].map(thousands);
+    Ok(Finding {
+        caught: answers.len() < ASKED * Ack::LEN,
+        seen: format!("a client that reads late gets {came} of {all} bytes, then {end}"),
+    })
 }

@@ -9,9 +9,9 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 
-use crate::address::Address;
 use crate::id::ConnectionId;
-use crate::verdict::Stop;
+use crate::net::Address;
+use crate::state::Stop;
 
 /// One thing to be done to one connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

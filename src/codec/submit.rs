@@ -18,12 +18,6 @@ use std::fmt;
 use bytes::{BufMut, BytesMut};
 
 use crate::codec::{Codec, Input, LengthField, LengthFieldError};
-use crate::config::MAX_FRAME;
-
-/// Bytes in front of a payload or result: length, command and ID.
-pub const HEADER: usize = 13;
-/// Bytes of an ack.
-pub const ACK: usize = HEADER + 1;
 
 /// Which bytes stand for the two acks.
 ///
@@ -122,10 +116,18 @@ pub enum Outcome {
 }
 
 impl Request<'_> {
+    /// Bytes in front of the payload: length, command and ID.
+    pub const HEADER: usize = 13;
+
     /// The ack that answers this request.
     pub fn ack(&self, outcome: Outcome) -> Ack {
         Ack { kind: self.kind, id: self.id, outcome }
     }
+}
+
+impl Ack {
+    /// Bytes of an ack.
+    pub const LEN: usize = Request::HEADER + 1;
 }
 
 /// What is wrong with a packet.
@@ -196,7 +198,7 @@ struct Packet<'a> {
 #[inline(always)]
 fn decode<'a>(input: &mut Input<'a>, min: usize, max: u32) -> Result<Option<Packet<'a>>, Error> {
     let Some(frame) = LengthField::whole(4).min(min as u32).max(max).decode(input)? else { return Ok(None) };
-    let (front, rest) = frame.body.split_at(HEADER - 4); // at least that much is there, by `min`
+    let (front, rest) = frame.body.split_at(Request::HEADER - 4); // at least that much is there, by `min`
     let (command, id) = (front[0], front[1..].try_into().expect("eight bytes"));
     Ok(Some(Packet { command, id: Id(id), rest }))
 }
@@ -204,7 +206,7 @@ fn decode<'a>(input: &mut Input<'a>, min: usize, max: u32) -> Result<Option<Pack
 impl ServerCodec {
     /// A server's codec for one connection, with frames of at most 65,536 bytes.
     pub fn new(dialect: Dialect) -> Self {
-        Self::with_max_frame(dialect, MAX_FRAME as u32)
+        Self::with_max_frame(dialect, LengthField::DEFAULT_MAX)
     }
 
     /// The same, with requests of at most `max_frame` bytes (`totalLength`).
@@ -212,7 +214,7 @@ impl ServerCodec {
     /// # Panics
     /// If that is less than 13: not even an empty request would fit.
     pub fn with_max_frame(dialect: Dialect, max_frame: u32) -> Self {
-        assert!(max_frame as usize >= HEADER, "no request fits into {max_frame} bytes");
+        assert!(max_frame as usize >= Request::HEADER, "no request fits into {max_frame} bytes");
         Self { dialect, max_request: max_frame }
     }
 }
@@ -230,7 +232,7 @@ impl Codec for ServerCodec {
 
     #[inline]
     fn decode<'a>(&mut self, input: &mut Input<'a>) -> Result<Option<Request<'a>>, Error> {
-        let Some(Packet { command, id, rest: payload }) = decode(input, HEADER, self.max_request)? else { return Ok(None) };
+        let Some(Packet { command, id, rest: payload }) = decode(input, Request::HEADER, self.max_request)? else { return Ok(None) };
         // By a table: so no jump has to tell the two apart.
         let kind = [Kind::Conn, Kind::Submit].get(usize::from(command.wrapping_sub(0x01)));
         Ok(Some(Request { kind: *kind.ok_or(Error::UnknownCommand { command })?, id, payload }))
@@ -238,11 +240,11 @@ impl Codec for ServerCodec {
 
     #[inline]
     fn encode(&mut self, ack: Ack, out: &mut BytesMut) -> Result<(), Error> {
-        let mut packet = [0; ACK];
-        packet[3] = ACK as u8;
+        let mut packet = [0; Ack::LEN];
+        packet[3] = Ack::LEN as u8;
         packet[4] = self.dialect.ack(ack.kind);
-        packet[5..HEADER].copy_from_slice(&ack.id.0);
-        packet[HEADER] = match ack.outcome {
+        packet[5..Request::HEADER].copy_from_slice(&ack.id.0);
+        packet[Request::HEADER] = match ack.outcome {
             Outcome::Done => 0,
             Outcome::Failed => 1,
         };
@@ -274,7 +276,7 @@ impl Codec for ClientCodec {
     type Error = Error;
 
     fn decode(&mut self, input: &mut Input<'_>) -> Result<Option<Ack>, Error> {
-        let Some(Packet { command, id, rest: result }) = decode(input, ACK, ACK as u32)? else { return Ok(None) };
+        let Some(Packet { command, id, rest: result }) = decode(input, Ack::LEN, Ack::LEN as u32)? else { return Ok(None) };
         let kinds = [Kind::Conn, Kind::Submit];
         let Some(kind) = kinds.into_iter().find(|kind| self.dialect.ack(*kind) == command) else {
             return Err(Error::UnknownCommand { command });
@@ -288,8 +290,8 @@ impl Codec for ClientCodec {
     }
 
     fn encode(&mut self, request: Request<'_>, out: &mut BytesMut) -> Result<(), Error> {
-        let length = HEADER + request.payload.len();
-        let max = MAX_FRAME;
+        let length = Request::HEADER + request.payload.len();
+        let max = LengthField::DEFAULT_MAX as usize;
         let Some(total) = u32::try_from(length).ok().filter(|_| length <= max) else {
             return Err(LengthFieldError::TooLong { length: length as u64, max }.into());
         };
@@ -305,7 +307,7 @@ impl Codec for ClientCodec {
     }
 
     fn max_frame(&self) -> usize {
-        ACK
+        Ack::LEN
     }
 }
 
@@ -384,10 +386,10 @@ mod tests {
     #[test]
     fn a_request_above_the_limit_is_not_encoded() {
         let mut wire = BytesMut::new();
-        let payload = vec![0; MAX_FRAME];
-        let fits = Request { kind: Kind::Submit, id: ANY_ID, payload: &payload[HEADER..] };
+        let payload = vec![0; LengthField::DEFAULT_MAX as usize];
+        let fits = Request { kind: Kind::Submit, id: ANY_ID, payload: &payload[Request::HEADER..] };
         ClientCodec::default().encode(fits, &mut wire).expect("the longest that fits");
-        let error = ClientCodec::default().encode(Request { payload: &payload[HEADER - 1..], ..fits }, &mut wire);
+        let error = ClientCodec::default().encode(Request { payload: &payload[Request::HEADER - 1..], ..fits }, &mut wire);
         assert!(matches!(error, Err(Error::Length(LengthFieldError::TooLong { length: 65_537, max: 65_536 }))));
     }
 }

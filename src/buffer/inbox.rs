@@ -2,8 +2,8 @@
 
 use std::mem;
 
-use crate::clock::Stamp;
 use crate::codec::Need;
+use crate::time::Stamp;
 
 /// Below this many missing bytes, copying them out of the scratch is cheaper than a vectored read.
 const WORTH_PLACING: usize = 4096;

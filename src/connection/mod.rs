@@ -11,8 +11,8 @@
 //! the handler asks of *other* connections or of the loop needs a reactor to carry it out.
 //!
 //! ```
-//! use glassloop::connection::Connection;
-//! use glassloop::{Config, Context, Handler, Origin, Shared, Verdict, codec::Line};
+//! use glassloop::internals::{Connection, Shared};
+//! use glassloop::{Config, Context, Handler, Origin, Verdict, codec::Line};
 //!
 //! struct Shout;
 //!
@@ -40,26 +40,23 @@
 //! ```
 
 mod callbacks;
-mod expiry;
-mod outbox;
+mod deadlines;
+mod write;
 
 use core::net::{Ipv4Addr, SocketAddr};
 use std::mem;
 use std::num::NonZeroU32;
 
-use crate::address::{Address, PackedAddress};
-use crate::clock::Stamp;
+use crate::buffer::{Inbox, Queue};
 use crate::codec::{Codec, Need};
-use crate::deadline::Deadlines;
-use crate::guard::contain;
+use crate::error::panics::contain;
+use crate::error::{CloseReason, StoredReason};
 use crate::handler::{Context, Handler, Origin, Sends, Shared};
 use crate::id::ConnectionId;
-use crate::inbox::Inbox;
+use crate::net::{Address, PackedAddress};
 use crate::observe::Step;
-use crate::queue::Queue;
-use crate::reason::{CloseReason, StoredReason};
-use crate::state::{Cause, Reading, State};
-use crate::verdict::{Direction, Verdict};
+use crate::state::{Cause, Direction, Reading, State, Verdict};
+use crate::time::{Deadlines, Stamp};
 
 /// One connection, as a machine that takes bytes and gives bytes.
 ///
@@ -116,6 +113,7 @@ impl<C: Codec, S> Connection<C, S> {
     }
 
     /// An open connection with an id and an address of no meaning, to be driven by hand.
+    #[cfg(feature = "sim")]
     pub fn unconnected<H: Handler<Codec = C, State = S>>(handler: &mut H) -> Self {
         let origin = Origin::Accepted { peer: Address::Tcp(SocketAddr::from((Ipv4Addr::LOCALHOST, 0))), listener: 0 };
         Self::new(ConnectionId::new(0, NonZeroU32::MIN), &origin, handler)
@@ -127,6 +125,7 @@ impl<C: Codec, S> Connection<C, S> {
     }
 
     /// The other side's address.
+    #[cfg(feature = "sim")]
     pub fn peer_addr(&self) -> Address {
         self.peer.unpack()
     }
@@ -182,7 +181,7 @@ impl<C: Codec, S> Connection<C, S> {
         // Whatever panics in between, a connection without a state must not go on.
         let state = mem::replace(&mut self.state, State::Closed(StoredReason::ABORTED));
         self.state = state.next(cause);
-        shared.observe.note(|| Step::State { id: self.id, from, to: &self.state });
+        shared.observe.note(|| Step::State { id: self.id, from, to: self.state.name() });
         if from != self.state.name() {
             self.restamp(shared);
         }
@@ -206,7 +205,7 @@ impl<C: Codec, S> Connection<C, S> {
     pub(crate) fn fail_internally(&mut self, shared: &mut Shared) {
         let from = self.state.name();
         self.state = State::Closed(CloseReason::Internal.into());
-        shared.observe.note(|| Step::State { id: self.id, from, to: &self.state });
+        shared.observe.note(|| Step::State { id: self.id, from, to: self.state.name() });
         self.drop_unwanted(shared);
     }
 

@@ -1,8 +1,13 @@
 //! What can keep a reactor from starting, or end it: never a single peer.
 
+mod close_reason;
+mod connect;
+pub(crate) mod panics;
+
 use std::{error, fmt, io};
 
-use crate::connect_error::ConnectError;
+pub use self::close_reason::{CloseReason, StoredReason};
+pub use self::connect::{ConnectError, ConnectFailure};
 
 /// Why a reactor could not be set up, or could not go on.
 #[derive(Debug)]

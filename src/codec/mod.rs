@@ -5,6 +5,7 @@
 
 mod length_field;
 mod line;
+pub mod submit;
 
 use std::error::Error;
 

@@ -8,7 +8,7 @@
 use std::collections::VecDeque;
 use std::mem;
 
-use crate::sync::{AtomicBool, Mutex, Ordering};
+use super::sync::{AtomicBool, Mutex, Ordering};
 
 /// The queue. `L` are the letters, `S` what sender and receiver have to agree on besides.
 #[derive(Debug)]

@@ -3,14 +3,12 @@
 use std::time::Duration;
 
 use super::Connection;
-use crate::clock::Stamp;
 use crate::codec::Codec;
-use crate::deadline::Expiry;
+use crate::error::CloseReason;
 use crate::handler::{Handler, Shared};
 use crate::observe::Step;
-use crate::reason::CloseReason;
-use crate::state::{Cause, Reading, State};
-use crate::verdict::Direction;
+use crate::state::{Cause, Direction, Reading, State};
+use crate::time::{Expiry, Stamp};
 
 impl<C: Codec, S> Connection<C, S> {
     /// The tick at which the first of its deadlines expires, and which one that is.
@@ -63,6 +61,7 @@ impl<C: Codec, S> Connection<C, S> {
     }
 
     /// Carries out the first of its deadlines that has expired. Returns whether one had.
+    #[cfg(feature = "sim")]
     pub fn expire<H: Handler<Codec = C, State = S>>(&mut self, handler: &mut H, shared: &mut Shared) -> bool {
         let due = self.due_expiry(true, shared);
         if let Some(expiry) = due {

@@ -2,8 +2,8 @@
 
 use std::time::Instant;
 
-use crate::clock::{Clock, Stamp};
-use crate::verdict::Direction;
+use crate::state::Direction;
+use crate::time::{Clock, Stamp};
 
 /// What a connection's time can be up for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

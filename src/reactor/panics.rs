@@ -1,7 +1,7 @@
 //! The last resort: a panic in the crate's own code ends the connection that it happened for, and
 //! not the loop.
 //!
-//! User code is contained where it is called ([`guard::contain`](crate::guard::contain)).
+//! User code is contained where it is called ([`guard::contain`](crate::error::panics::contain)).
 //! Everything else that can panic is a bug of this crate: an assertion, an index, an overflow. It
 //! is caught where a turn is ([`Reactor::run`] does it once for all turns, so that it costs nothing
 //! in any of them), blamed on the connection that was looked up last, and another turn does the
@@ -17,14 +17,13 @@
 
 use std::panic::resume_unwind;
 
-use crate::error::Error;
-use crate::guard::{Payload, attempt, contain, discard, message_of};
+use crate::error::panics::{Payload, attempt, contain, discard, message_of};
+use crate::error::{CloseReason, Error};
 use crate::handler::Handler;
 use crate::id::ConnectionId;
 use crate::net::Net;
 use crate::observe::Step;
 use crate::reactor::{Reactor, Turn};
-use crate::reason::CloseReason;
 use crate::state::State;
 
 impl<H: Handler, N: Net> Reactor<H, N> {

@@ -5,7 +5,7 @@ use std::ops::Deref;
 use std::time::Duration;
 use std::{fmt, io};
 
-use crate::connect_error::ConnectError;
+use crate::error::ConnectError;
 
 /// Why a connection ended, and who is to blame.
 ///

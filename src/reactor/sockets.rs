@@ -9,13 +9,11 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 use std::os::unix::net::UnixListener;
 use std::time::Duration;
 
-use crate::address::Address;
 use crate::config::Config;
-use crate::connect_error::{ConnectError, ConnectFailure};
-use crate::error::Error;
+use crate::error::{ConnectError, ConnectFailure, Error};
 use crate::handler::Handler;
 use crate::id::{ConnectionId, Token};
-use crate::net::MioNet;
+use crate::net::{Address, MioNet};
 use crate::reactor::Reactor;
 
 impl<H: Handler> Reactor<H> {

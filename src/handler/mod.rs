@@ -1,27 +1,27 @@
 //! What a user of the loop writes: a [`Handler`], and what it is handed: a [`Context`] or a [`LoopContext`].
 
+mod commands;
 mod context;
 mod loop_context;
+mod pair;
 
+pub(crate) use self::commands::{Command, Commands, Dial, append_whole};
 pub(crate) use self::context::Sends;
 pub use self::context::{Context, SendError};
 pub use self::loop_context::LoopContext;
 pub(crate) use self::loop_context::{Callback, Connections};
+pub use self::pair::{Either, Pair};
 
 use std::time::{Duration, Instant};
 
-use crate::address::Address;
-use crate::clock::Clock;
+use crate::buffer::{Inbox, Queue};
 use crate::codec::Codec;
-use crate::command::Commands;
 use crate::config::Config;
-use crate::inbox::Inbox;
+use crate::error::CloseReason;
+use crate::net::Address;
 use crate::observe::Observe;
-use crate::queue::Queue;
-use crate::reason::CloseReason;
-use crate::throttle::Throttle;
-use crate::timers::{TimerId, Timers};
-use crate::verdict::{Direction, Verdict};
+use crate::state::{Direction, Verdict};
+use crate::time::{Clock, Throttle, TimerId, Timers};
 
 /// The frames that handler `H` is given.
 pub type FrameOf<'a, H> = <<H as Handler>::Codec as Codec>::Frame<'a>;
@@ -183,6 +183,7 @@ impl Shared {
     }
 
     /// Advances the time to `now`; it never goes back. Whoever drives connections by hand has looked at all of them by then.
+    #[cfg(feature = "sim")]
     pub fn advance(&mut self, now: Instant) {
         self.clock.advance(now, None);
         self.clock.set_seen(self.clock.watched());

@@ -9,8 +9,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;
 
-use crate::clock::Clock;
 use crate::id::ConnectionId;
+use crate::time::Clock;
 
 /// Names one timer of one loop, for its whole life and never another one of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

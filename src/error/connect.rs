@@ -4,7 +4,7 @@ use std::error::Error;
 use std::time::Duration;
 use std::{fmt, io};
 
-use crate::address::Address;
+use crate::net::Address;
 
 /// Why an outgoing connection was not established, and to where.
 ///

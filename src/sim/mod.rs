@@ -72,11 +72,11 @@ pub use self::net::{SimListener, SimNet, SimStream};
 pub use self::peer::{Blame, Fate, Peer, Truth};
 use self::trace::Trace;
 use self::world::{Door, Happening, World};
-use crate::address::Address;
 use crate::config::Config;
 use crate::error::Error;
 use crate::handler::Handler;
 use crate::id::{ConnectionId, Token};
+use crate::net::Address;
 use crate::observe::Step;
 use crate::reactor::{Reactor, Turn};
 

@@ -9,11 +9,11 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use crate::guard::contain;
+use crate::error::panics::contain;
 use crate::id::ConnectionId;
-use crate::mailbox::{Mailbox, Put};
 use crate::net::Wake;
-use crate::verdict::Stop;
+use crate::state::Stop;
+use crate::threads::mailbox::{Mailbox, Put};
 
 /// A hand on a loop for other threads: what they ask is put into its mailbox, and the loop is woken.
 ///

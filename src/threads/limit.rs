@@ -21,9 +21,9 @@ use std::collections::VecDeque;
 use std::fmt;
 use std::sync::Arc;
 
+use super::sync::{AtomicBool, Mutex, Ordering};
 use crate::id::Token;
 use crate::net::Wake;
-use crate::sync::{AtomicBool, Mutex, Ordering};
 
 /// A limit on the connections that several loops have open together: one number for all, however
 /// they are spread.

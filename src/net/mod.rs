@@ -3,16 +3,19 @@
 //! The reactor is generic over [`Net`], so that it can run unchanged over a simulated one. Users
 //! never see the parameter: it defaults to [`MioNet`].
 
+mod address;
 mod mio_net;
 mod socket;
+mod transport;
 
 use std::io::{self, Read, Write};
 use std::time::{Duration, Instant};
 
+pub use self::address::Address;
+pub(crate) use self::address::PackedAddress;
 pub use self::mio_net::MioNet;
 pub use self::socket::{Listener, Socket};
-
-use crate::address::Address;
+pub use self::transport::{Fill, Flush, Readiness, fill, flush};
 
 /// One report of the poller: what a source may be ready for.
 ///

@@ -52,7 +52,7 @@ use super::*;
 /// Declares a page for each name, with the text that stands in `guide/`, and with the chapters' numbers as links.
 macro_rules! pages {
     ($($page:ident)*) => {$(
-        #[doc = include_str!(concat!("guide/", stringify!($page), ".md"))]
+        #[doc = include_str!(concat!(stringify!($page), ".md"))]
         ///
         /// [chapter 1]: sockets
         /// [chapter 2]: models

@@ -2,14 +2,14 @@
 
 mod accept;
 mod calls;
-mod contain;
 mod dial;
 mod memory;
-mod outside;
+mod panics;
 mod poll;
 mod scratch;
 mod serve;
 mod slots;
+mod sockets;
 mod spin;
 mod stop;
 
@@ -26,15 +26,14 @@ use self::spin::Spin;
 use self::stop::Phase;
 use crate::config::Config;
 use crate::error::Error;
-use crate::guard::attempt;
-use crate::handle::{Handle, Letter, Recipient};
+use crate::error::panics::attempt;
 use crate::handler::{Context, Handler, Shared};
 use crate::id::{ConnectionId, Token};
-use crate::limit::Places;
 use crate::net::{Event, MioNet, Net};
 use crate::observe::{Counters, Observer, Step};
-use crate::timers::TimerId;
-use crate::verdict::{Stop, Verdict};
+use crate::state::{Stop, Verdict};
+use crate::threads::{Handle, Letter, Places, Recipient};
+use crate::time::TimerId;
 
 /// Descriptors that are not for connections: listeners, logs, the program's own files.
 const RESERVE: usize = 64;

@@ -6,12 +6,12 @@ use std::fmt;
 use bytes::BytesMut;
 
 use crate::codec::{Codec, Input};
-use crate::guard::contain;
+use crate::error::CloseReason;
+use crate::error::panics::contain;
 use crate::handler::{Callback, Connections, Context, FrameOf, Handler, LoopContext, Origin, Shared};
 use crate::id::ConnectionId;
-use crate::reason::CloseReason;
-use crate::timers::TimerId;
-use crate::verdict::{Direction, Verdict};
+use crate::state::{Direction, Verdict};
+use crate::time::TimerId;
 
 /// One of two.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

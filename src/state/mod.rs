@@ -13,9 +13,12 @@
 //!    Closed ◄───────────────────┴───────────────────────────────────────────┘
 //! ```
 //!
-//! A failed read or write, and [`Verdict::Abort`](crate::Verdict::Abort), lead from anywhere straight to `Closed`.
+//! A failed read or write, and [`Verdict::Abort`], lead from anywhere straight to `Closed`.
 
-use crate::reason::{CloseReason, StoredReason};
+mod verdict;
+
+pub use self::verdict::{Direction, Stop, Verdict};
+use crate::error::{CloseReason, StoredReason};
 
 /// Where a connection stands.
 #[derive(Debug)]

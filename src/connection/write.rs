@@ -4,11 +4,10 @@ use std::mem;
 
 use super::Connection;
 use crate::codec::Codec;
+use crate::error::CloseReason;
 use crate::handler::{Handler, Shared};
 use crate::observe::Step;
-use crate::reason::CloseReason;
-use crate::state::{Cause, Reading, State};
-use crate::verdict::Direction;
+use crate::state::{Cause, Direction, Reading, State};
 
 impl<C: Codec, S> Connection<C, S> {
     /// Whether bytes are queued that may be written now. Those of a closing connection may, whatever the handler's deadline: they have the drain time.

@@ -1,0 +1,11 @@
+//! What other threads do with a loop: handles that send to it, and a limit that loops share.
+
+mod handle;
+mod limit;
+pub(crate) mod mailbox;
+mod sync;
+
+pub use self::handle::{Handle, PostError};
+pub(crate) use self::handle::{Letter, Recipient};
+pub use self::limit::ConnectionLimit;
+pub(crate) use self::limit::Places;

@@ -1,0 +1,13 @@
+//! The loop's time: its clock, and everything that happens at a certain time.
+
+mod clock;
+mod deadline;
+mod log_throttle;
+mod timers;
+
+pub(crate) use self::clock::{Clock, Stamp};
+pub(crate) use self::deadline::Deadlines;
+pub use self::deadline::Expiry;
+pub(crate) use self::log_throttle::Throttle;
+pub use self::timers::TimerId;
+pub(crate) use self::timers::{Alarm, Timers};
