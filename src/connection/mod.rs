@@ -43,9 +43,7 @@ mod callbacks;
 mod deadlines;
 mod write;
 
-use core::net::{Ipv4Addr, SocketAddr};
 use std::mem;
-use std::num::NonZeroU32;
 
 use crate::buffer::{Inbox, Queue};
 use crate::codec::{Codec, Need};
@@ -115,8 +113,9 @@ impl<C: Codec, S> Connection<C, S> {
     /// An open connection with an id and an address of no meaning, to be driven by hand.
     #[cfg(feature = "sim")]
     pub fn unconnected<H: Handler<Codec = C, State = S>>(handler: &mut H) -> Self {
-        let origin = Origin::Accepted { peer: Address::Tcp(SocketAddr::from((Ipv4Addr::LOCALHOST, 0))), listener: 0 };
-        Self::new(ConnectionId::new(0, NonZeroU32::MIN), &origin, handler)
+        let peer = Address::Tcp((core::net::Ipv4Addr::LOCALHOST, 0).into());
+        let id = ConnectionId::new(0, std::num::NonZeroU32::MIN);
+        Self::new(id, &Origin::Accepted { peer, listener: 0 }, handler)
     }
 
     /// Its name.

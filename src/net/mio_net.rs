@@ -48,7 +48,7 @@ impl MioNet {
     /// # Errors
     /// What the system says.
     #[cfg(unix)]
-    pub fn adopt_unix(&self, listener: std::os::unix::net::UnixListener) -> io::Result<Listener> {
+    pub fn adopt_unix(listener: std::os::unix::net::UnixListener) -> io::Result<Listener> {
         listener.set_nonblocking(true)?;
         Ok(Listener::Unix(net::UnixListener::from_std(listener)))
     }

@@ -100,7 +100,7 @@ impl<H: Handler> Reactor<H> {
     pub fn listen_on_unix(&mut self, listener: UnixListener) -> Result<Address, Error> {
         let addr = listener.local_addr().map_or(Address::Unix(None), Address::from);
         let failed = |source| Error::Listen { addr: addr.to_string(), source };
-        let listener = self.net.adopt_unix(listener).map_err(failed)?;
+        let listener = MioNet::adopt_unix(listener).map_err(failed)?;
         self.add_listener(listener, addr.clone())?;
         Ok(addr)
     }
