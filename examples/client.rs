@@ -12,7 +12,9 @@ use std::time::{Duration, Instant};
 
 use clap::{Parser, ValueEnum};
 use glassloop::submit::{self, Ack, ClientCodec, Id, Kind, Outcome, Request};
-use glassloop::{CloseReason, Config, Context, Direction, Handler, Origin, Reactor, TimerId, Turn, Verdict};
+use glassloop::{
+    CloseReason, Config, Context, Direction, Handler, Origin, Reactor, TimerId, Turn, Verdict,
+};
 
 use timeout::Timeout;
 
@@ -68,12 +70,18 @@ struct Addrs(Vec<SocketAddr>);
 
 fn resolve(text: &str) -> Result<Addrs, String> {
     let addrs = text.to_socket_addrs().map(|addrs| Addrs(addrs.collect()));
-    addrs.map_err(|error| format!("{error}; an address such as 127.0.0.1:8888 or localhost:8888 is wanted"))
+    addrs.map_err(|error| {
+        format!("{error}; an address such as 127.0.0.1:8888 or localhost:8888 is wanted")
+    })
 }
 
 fn interval(text: &str) -> Result<Duration, String> {
     let interval = humantime::parse_duration(text).map_err(|error| error.to_string())?;
-    if interval > Duration::from_secs(24 * 60 * 60) { Err("at most a day".into()) } else { Ok(interval) }
+    if interval > Duration::from_secs(24 * 60 * 60) {
+        Err("at most a day".into())
+    } else {
+        Ok(interval)
+    }
 }
 
 /// All the client's connections.
@@ -106,8 +114,17 @@ impl Client {
     /// Sends one request, and gives its ack a deadline.
     fn request(&self, cx: &mut Context<'_, Self>, kind: Kind, id: Id, payload: &str) -> Verdict {
         cx.state().waits = Some((kind, id));
-        cx.set_read_deadline(self.args.ack_timeout.0.and_then(|time| cx.now().checked_add(time)));
-        cx.send(Request { kind, id, payload: payload.as_bytes() });
+        cx.set_read_deadline(
+            self.args
+                .ack_timeout
+                .0
+                .and_then(|time| cx.now().checked_add(time)),
+        );
+        cx.send(Request {
+            kind,
+            id,
+            payload: payload.as_bytes(),
+        });
         Verdict::Continue
     }
 
@@ -135,11 +152,25 @@ impl Handler for Client {
             Dialect::Text => submit::Dialect::Text,
             Dialect::Source => submit::Dialect::Source,
         };
-        (ClientCodec::new(dialect), Talk { number: self.made, waits: None, submitted: 0, acked: 0, failed: false, next: self.started })
+        (
+            ClientCodec::new(dialect),
+            Talk {
+                number: self.made,
+                waits: None,
+                submitted: 0,
+                acked: 0,
+                failed: false,
+                next: self.started,
+            },
+        )
     }
 
     fn open(&mut self, cx: &mut Context<'_, Self>) -> Verdict {
-        if self.args.conn { self.request(cx, Kind::Conn, Id::nth(0), "hello") } else { self.submit(cx) }
+        if self.args.conn {
+            self.request(cx, Kind::Conn, Id::nth(0), "hello")
+        } else {
+            self.submit(cx)
+        }
     }
 
     fn frame(&mut self, ack: Ack, cx: &mut Context<'_, Self>) -> Verdict {
@@ -147,14 +178,32 @@ impl Handler for Client {
         let talk = cx.state();
         let number = talk.number;
         let next = talk.next;
-        let result = if ack.outcome == Outcome::Done { "ok" } else { "failed" };
-        say(&format!("conn {number}: {} {} {result}", name(ack.kind), ack.id));
+        let result = if ack.outcome == Outcome::Done {
+            "ok"
+        } else {
+            "failed"
+        };
+        say(&format!(
+            "conn {number}: {} {} {result}",
+            name(ack.kind),
+            ack.id
+        ));
         let wanted = talk.waits.take();
         if wanted != Some((ack.kind, ack.id)) || ack.outcome != Outcome::Done {
             talk.failed = true;
-            let wanted = wanted.map_or("none".into(), |(kind, id)| format!("{} {id} ok", name(kind)));
-            let hint = if ack.outcome == Outcome::Failed && !self.args.conn { "; a server that requires a conn wants --conn" } else { "" };
-            self.failures.push(format!("conn {number}: wrong ack: {} {} {result}, expected {wanted}{hint}", name(ack.kind), ack.id));
+            let wanted = wanted.map_or("none".into(), |(kind, id)| {
+                format!("{} {id} ok", name(kind))
+            });
+            let hint = if ack.outcome == Outcome::Failed && !self.args.conn {
+                "; a server that requires a conn wants --conn"
+            } else {
+                ""
+            };
+            self.failures.push(format!(
+                "conn {number}: wrong ack: {} {} {result}, expected {wanted}{hint}",
+                name(ack.kind),
+                ack.id
+            ));
             return Verdict::Close;
         }
         if ack.kind == Kind::Submit {
@@ -183,21 +232,37 @@ impl Handler for Client {
     fn deadline(&mut self, _: Direction, cx: &mut Context<'_, Self>) -> Verdict {
         let talk = cx.state();
         talk.failed = true;
-        let waits = talk.waits.map_or("any".into(), |(kind, id)| format!("{} {id}", name(kind)));
+        let waits = talk
+            .waits
+            .map_or("any".into(), |(kind, id)| format!("{} {id}", name(kind)));
         let time = self.args.ack_timeout.0.unwrap_or_default();
-        self.failures.push(format!("conn {}: no {waits} within {}", talk.number, humantime::format_duration(time)));
+        self.failures.push(format!(
+            "conn {}: no {waits} within {}",
+            talk.number,
+            humantime::format_duration(time)
+        ));
         Verdict::Abort
     }
 
     fn close(&mut self, cx: &mut Context<'_, Self>, reason: &CloseReason) {
-        let Talk { number, acked, failed, .. } = *cx.state();
+        let Talk {
+            number,
+            acked,
+            failed,
+            ..
+        } = *cx.state();
         self.ended += 1;
         if acked < self.args.count && !failed {
             let hint = match reason.protocol() {
-                Some(submit::Error::UnknownCommand { .. }) => "; perhaps it speaks the other --dialect",
+                Some(submit::Error::UnknownCommand { .. }) => {
+                    "; perhaps it speaks the other --dialect"
+                }
                 _ => "",
             };
-            self.failures.push(format!("conn {number}: {acked} of {} acks came, then: {reason}{hint}", self.args.count));
+            self.failures.push(format!(
+                "conn {number}: {acked} of {} acks came, then: {reason}{hint}",
+                self.args.count
+            ));
         }
     }
 }
@@ -219,9 +284,18 @@ fn say(line: &str) {
 
 /// A few readable words.
 fn payload() -> String {
-    const HOW: [&str; 8] = ["brave", "calm", "eager", "gentle", "jolly", "quick", "quiet", "wise"];
-    const WHO: [&str; 8] = ["badger", "crane", "gopher", "heron", "otter", "panda", "swift", "tiger"];
-    const WHERE: [&str; 4] = ["by the river", "in the loop", "on the wire", "under the slab"];
+    const HOW: [&str; 8] = [
+        "brave", "calm", "eager", "gentle", "jolly", "quick", "quiet", "wise",
+    ];
+    const WHO: [&str; 8] = [
+        "badger", "crane", "gopher", "heron", "otter", "panda", "swift", "tiger",
+    ];
+    const WHERE: [&str; 4] = [
+        "by the river",
+        "in the loop",
+        "on the wire",
+        "under the slab",
+    ];
     let pick = |words: &[&'static str]| words[fastrand::usize(..words.len())];
     format!("{} {} {}", pick(&HOW), pick(&WHO), pick(&WHERE))
 }
@@ -237,10 +311,28 @@ fn main() -> ExitCode {
 }
 
 fn talk(args: Args) -> Result<ExitCode, Box<dyn Error>> {
-    let (addrs, conns, count, patience) = (args.addr.clone(), args.conns, args.count, args.connect_timeout.0);
-    let client = Client { args, started: Instant::now(), made: 0, acked: 0, ended: 0, failures: Vec::new() };
+    let (addrs, conns, count, patience) = (
+        args.addr.clone(),
+        args.conns,
+        args.count,
+        args.connect_timeout.0,
+    );
+    let client = Client {
+        args,
+        started: Instant::now(),
+        made: 0,
+        acked: 0,
+        ended: 0,
+        failures: Vec::new(),
+    };
     // Between two submits it is silent for as long as the interval says.
-    let mut reactor = Reactor::new(client, Config { idle_timeout: None, ..Config::default() })?;
+    let mut reactor = Reactor::new(
+        client,
+        Config {
+            idle_timeout: None,
+            ..Config::default()
+        },
+    )?;
     for _ in 0..conns {
         reactor.connect(&addrs.0[..], patience.unwrap_or(Duration::MAX))?;
     }
@@ -250,9 +342,17 @@ fn talk(args: Args) -> Result<ExitCode, Box<dyn Error>> {
         }
     }
     let client = reactor.handler();
-    say(&format!("{} of {} acks", client.acked, count.saturating_mul(conns.into())));
+    say(&format!(
+        "{} of {} acks",
+        client.acked,
+        count.saturating_mul(conns.into())
+    ));
     for failure in &client.failures {
         stream::complain(format_args!("client: {failure}"));
     }
-    Ok(if client.failures.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    Ok(if client.failures.is_empty() {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
 }

@@ -21,7 +21,9 @@ impl Handler for Echo {
 }
 
 fn main() {
-    let addr = std::env::args().nth(1).unwrap_or_else(|| "127.0.0.1:7000".into());
+    let addr = std::env::args()
+        .nth(1)
+        .unwrap_or_else(|| "127.0.0.1:7000".into());
     let served = Reactor::bind(addr, Echo).and_then(|mut reactor| {
         println!("listening on {}", reactor.local_addrs()[0]);
         reactor.run()

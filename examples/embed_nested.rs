@@ -38,7 +38,9 @@ mod unix {
 
     /// How long the outer loop may sleep: until the inner one's next deadline.
     fn patience(inner: &Reactor<Echo>) -> Option<Duration> {
-        inner.next_deadline().map(|at| at.saturating_duration_since(Instant::now()))
+        inner
+            .next_deadline()
+            .map(|at| at.saturating_duration_since(Instant::now()))
     }
 
     /// Tells all who ask how many connections there are.
@@ -50,21 +52,32 @@ mod unix {
     }
 
     pub(super) fn main() -> Result<(), Box<dyn Error>> {
-        let addr = std::env::args().nth(1).unwrap_or_else(|| "127.0.0.1:0".into());
-        let config = Config { idle_timeout: Some(Duration::from_secs(2)), ..Config::default() };
+        let addr = std::env::args()
+            .nth(1)
+            .unwrap_or_else(|| "127.0.0.1:0".into());
+        let config = Config {
+            idle_timeout: Some(Duration::from_secs(2)),
+            ..Config::default()
+        };
         let mut inner = Reactor::new(Echo, config)?;
         let addr = inner.listen(addr)?;
         let mut count = UdpSocket::bind(addr)?;
 
         let mut outer = Poll::new()?;
-        outer.registry().register(&mut SourceFd(&inner.as_raw_fd()), INNER, Interest::READABLE)?;
-        outer.registry().register(&mut count, COUNT, Interest::READABLE)?;
+        outer
+            .registry()
+            .register(&mut SourceFd(&inner.as_raw_fd()), INNER, Interest::READABLE)?;
+        outer
+            .registry()
+            .register(&mut count, COUNT, Interest::READABLE)?;
         println!("listening on {addr}");
 
         let mut events = Events::with_capacity(16);
         loop {
             match outer.poll(&mut events, patience(&inner)) {
-                Err(error) if error.kind() != io::ErrorKind::Interrupted => return Err(error.into()),
+                Err(error) if error.kind() != io::ErrorKind::Interrupted => {
+                    return Err(error.into());
+                }
                 _ => {}
             }
             // Whatever woke us: a turn that finds nothing to do costs one call. What it leaves undone is due at once, and

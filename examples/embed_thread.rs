@@ -10,7 +10,9 @@ use std::time::Duration;
 use std::{io, thread};
 
 use glassloop::codec::Line;
-use glassloop::{CloseReason, ConnectionId, Context, Handler, LoopContext, Origin, PostError, Reactor, Verdict};
+use glassloop::{
+    CloseReason, ConnectionId, Context, Handler, LoopContext, Origin, PostError, Reactor, Verdict,
+};
 
 /// Sends every line back, and each letter to all who are there.
 #[derive(Default)]
@@ -47,7 +49,9 @@ impl Handler for Crier {
 }
 
 fn main() -> Result<(), Box<dyn Error>> {
-    let addr = std::env::args().nth(1).unwrap_or_else(|| "127.0.0.1:0".into());
+    let addr = std::env::args()
+        .nth(1)
+        .unwrap_or_else(|| "127.0.0.1:0".into());
 
     // A reactor stays in the thread that made it. What comes back from there is a handle.
     let (tell, told) = mpsc::channel();

@@ -65,8 +65,13 @@ mod unix {
 
     #[tokio::main(flavor = "current_thread")]
     pub(super) async fn main() -> Result<(), Box<dyn Error>> {
-        let addr = std::env::args().nth(1).unwrap_or_else(|| "127.0.0.1:0".into());
-        let config = Config { idle_timeout: Some(Duration::from_secs(2)), ..Config::default() };
+        let addr = std::env::args()
+            .nth(1)
+            .unwrap_or_else(|| "127.0.0.1:0".into());
+        let config = Config {
+            idle_timeout: Some(Duration::from_secs(2)),
+            ..Config::default()
+        };
         let mut reactor = Reactor::new(Echo, config)?;
         println!("listening on {}", reactor.listen(addr)?);
         tokio::spawn(tick());

@@ -166,7 +166,13 @@ impl Config {
     /// [`Error::Config`] with both numbers, if one is zero that may not be, or two are in the wrong order.
     pub fn check(&self) -> Result<(), Error> {
         let at_least_one = [
-            ("accept_backoff, in ms,", self.accept_backoff.as_millis().try_into().unwrap_or(usize::MAX)),
+            (
+                "accept_backoff, in ms,",
+                self.accept_backoff
+                    .as_millis()
+                    .try_into()
+                    .unwrap_or(usize::MAX),
+            ),
             ("accepts_per_turn", self.accepts_per_turn),
             ("calls_per_turn", self.calls_per_turn),
             ("command_high", self.command_high),
@@ -177,21 +183,60 @@ impl Config {
             ("write_high", self.write_high),
         ];
         if let Some((name, _)) = at_least_one.iter().find(|(_, value)| *value == 0) {
-            return Err(Error::Config { problem: format!("{name} is 0, at least 1 is needed") });
+            return Err(Error::Config {
+                problem: format!("{name} is 0, at least 1 is needed"),
+            });
         }
         let in_order = [
-            ("write_low", self.write_low, "write_high", self.write_high.saturating_sub(1)),
+            (
+                "write_low",
+                self.write_low,
+                "write_high",
+                self.write_high.saturating_sub(1),
+            ),
             ("write_high", self.write_high, "write_cap", self.write_cap),
-            ("buffered_low", self.buffered_low, "buffered_high", self.buffered_high),
-            ("accept_backoff, in ms,", self.accept_backoff.as_millis().try_into().unwrap_or(usize::MAX), "patience with newcomers", 60_000),
-            ("max_connections", self.max_connections.unwrap_or(0), "the most that can be told apart", Token::MAX_SLOTS),
+            (
+                "buffered_low",
+                self.buffered_low,
+                "buffered_high",
+                self.buffered_high,
+            ),
+            (
+                "accept_backoff, in ms,",
+                self.accept_backoff
+                    .as_millis()
+                    .try_into()
+                    .unwrap_or(usize::MAX),
+                "patience with newcomers",
+                60_000,
+            ),
+            (
+                "max_connections",
+                self.max_connections.unwrap_or(0),
+                "the most that can be told apart",
+                Token::MAX_SLOTS,
+            ),
             ("loops", self.loops, "a process", 65_536),
             ("scratch", self.scratch, "a read", 1024 * 1024 * KIB),
-            ("events_per_turn", self.events_per_turn, "a poll", 1024 * KIB),
-            ("spin, in µs,", self.spin.as_micros().try_into().unwrap_or(usize::MAX), "waiting awake", 10_000),
+            (
+                "events_per_turn",
+                self.events_per_turn,
+                "a poll",
+                1024 * KIB,
+            ),
+            (
+                "spin, in µs,",
+                self.spin.as_micros().try_into().unwrap_or(usize::MAX),
+                "waiting awake",
+                10_000,
+            ),
         ];
-        if let Some((low, below, high, above)) = in_order.iter().find(|(_, below, _, above)| below > above) {
-            return Err(Error::Config { problem: format!("{low} is {below}, but {high} allows at most {above}") });
+        if let Some((low, below, high, above)) =
+            in_order.iter().find(|(_, below, _, above)| below > above)
+        {
+            return Err(Error::Config {
+                problem: format!("{low} is {below}, but {high} allows at most {above}"),
+            });
         }
         Ok(())
     }
@@ -203,14 +248,29 @@ mod tests {
 
     #[test]
     fn the_defaults_agree_with_each_other() {
-        Config::default().check().expect("the defaults are a configuration");
+        Config::default()
+            .check()
+            .expect("the defaults are a configuration");
     }
 
     #[test]
     fn limits_in_the_wrong_order_are_named_with_their_numbers() {
-        let config = Config { write_low: 9, write_high: 9, ..Config::default() };
-        assert_eq!(config.check().unwrap_err().to_string(), "bad configuration: write_low is 9, but write_high allows at most 8");
-        let config = Config { scratch: 0, ..Config::default() };
-        assert_eq!(config.check().unwrap_err().to_string(), "bad configuration: scratch is 0, at least 1 is needed");
+        let config = Config {
+            write_low: 9,
+            write_high: 9,
+            ..Config::default()
+        };
+        assert_eq!(
+            config.check().unwrap_err().to_string(),
+            "bad configuration: write_low is 9, but write_high allows at most 8"
+        );
+        let config = Config {
+            scratch: 0,
+            ..Config::default()
+        };
+        assert_eq!(
+            config.check().unwrap_err().to_string(),
+            "bad configuration: scratch is 0, at least 1 is needed"
+        );
     }
 }

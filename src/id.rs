@@ -76,7 +76,10 @@ impl Token {
     pub fn of(id: ConnectionId) -> Self {
         let generation = id.generation() as usize & MASK;
         // A generation whose low bits are all zero would read as a listener where tokens are narrow.
-        Token::Connection { slot: id.slot(), generation: generation.max(1) }
+        Token::Connection {
+            slot: id.slot(),
+            generation: generation.max(1),
+        }
     }
 
     /// Whether this token was made of `id`.
@@ -94,7 +97,10 @@ impl Token {
             Token::Listener(number) => (number, 0),
             Token::Waker => return MASK << HALF,
         };
-        assert!(slot < Self::MAX_SLOTS, "slot {slot} does not fit into a token");
+        assert!(
+            slot < Self::MAX_SLOTS,
+            "slot {slot} does not fit into a token"
+        );
         slot << HALF | generation
     }
 
@@ -113,12 +119,21 @@ mod tests {
     use super::*;
 
     fn id(slot: u32, generation: u32) -> ConnectionId {
-        ConnectionId::new(slot, NonZeroU32::new(generation).expect("generations are counted from 1"))
+        ConnectionId::new(
+            slot,
+            NonZeroU32::new(generation).expect("generations are counted from 1"),
+        )
     }
 
     #[test]
     fn tokens_survive_the_round_trip_through_the_poller() {
-        for token in [Token::of(id(0, 1)), Token::of(id(65_000, u32::MAX)), Token::Listener(0), Token::Listener(7), Token::Waker] {
+        for token in [
+            Token::of(id(0, 1)),
+            Token::of(id(65_000, u32::MAX)),
+            Token::Listener(0),
+            Token::Listener(7),
+            Token::Waker,
+        ] {
             assert_eq!(Token::unpack(token.pack()), token);
         }
     }

@@ -6,5 +6,7 @@ pub use crate::connection::Connection;
 pub use crate::error::StoredReason;
 pub use crate::handler::Shared;
 pub use crate::id::Token;
-pub use crate::net::{Established, Event, Listener, MioNet, Net, Readiness, Socket, Stream, Wake, fill, flush};
+pub use crate::net::{
+    Established, Event, Listener, MioNet, Net, Readiness, Socket, Stream, Wake, fill, flush,
+};
 pub use crate::state::{Cause, Reading, State};

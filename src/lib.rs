@@ -137,7 +137,9 @@ mod time;
 pub use crate::codec::{Codec, submit};
 pub use crate::config::Config;
 pub use crate::error::{CloseReason, ConnectError, ConnectFailure, Error};
-pub use crate::handler::{Context, Either, FrameOf, Handler, LoopContext, MessageOf, Origin, Pair, SendError};
+pub use crate::handler::{
+    Context, Either, FrameOf, Handler, LoopContext, MessageOf, Origin, Pair, SendError,
+};
 pub use crate::id::ConnectionId;
 pub use crate::net::{Address, Fill, Flush};
 pub use crate::observe::{Counters, Observer, Step};

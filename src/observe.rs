@@ -337,7 +337,9 @@ impl Observe {
     #[cold]
     #[inline(never)]
     fn show<'a>(&mut self, step: impl Fn() -> Step<'a>) {
-        let Some(observer) = &mut self.observer else { return };
+        let Some(observer) = &mut self.observer else {
+            return;
+        };
         if contain(|| observer.step(&step())).is_none() {
             log::error!("the observer panicked and is taken off");
             let observer = self.observer.take();
@@ -358,6 +360,9 @@ impl Observe {
 
 impl fmt::Debug for Observe {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Observe").field("counters", &self.counters).field("observed", &self.observer.is_some()).finish()
+        f.debug_struct("Observe")
+            .field("counters", &self.counters)
+            .field("observed", &self.observer.is_some())
+            .finish()
     }
 }

@@ -14,7 +14,9 @@ const REASON: usize = 40;
 
 /// What stands in a row: its number, the fault, and what holds it here.
 fn rows(text: &str) -> Vec<[&str; 3]> {
-    let lines = text.lines().filter_map(|line| line.strip_prefix("| ")?.strip_suffix(" |"));
+    let lines = text
+        .lines()
+        .filter_map(|line| line.strip_prefix("| ")?.strip_suffix(" |"));
     let cells = lines.map(|line| {
         let cells: Vec<&str> = line.split(" | ").collect();
         <[&str; 3]>::try_from(cells).unwrap_or_else(|cells| panic!("not three cells: {cells:?}"))
@@ -31,9 +33,15 @@ fn the_rows_are_counted_without_a_gap_and_each_says_what_goes_wrong() {
     let text = catalogue();
     let rows = rows(&text);
     let numbers: Vec<&str> = rows.iter().map(|[number, ..]| *number).collect();
-    assert_eq!(numbers, (1..=ROWS).map(|n| n.to_string()).collect::<Vec<_>>());
+    assert_eq!(
+        numbers,
+        (1..=ROWS).map(|n| n.to_string()).collect::<Vec<_>>()
+    );
     for [number, fault, _] in rows {
-        assert!(fault.len() >= REASON && fault.ends_with('.'), "row {number} does not say what goes wrong: {fault}");
+        assert!(
+            fault.len() >= REASON && fault.ends_with('.'),
+            "row {number} does not say what goes wrong: {fault}"
+        );
     }
 }
 
@@ -42,17 +50,30 @@ fn each_row_names_tests_that_are_there_or_says_why_there_are_none() {
     let text = catalogue();
     let mut wrong = Vec::new();
     for [number, _, held] in rows(&text) {
-        let tests: Vec<&str> = if held.starts_with('`') { quoted(held).collect() } else { Vec::new() };
+        let tests: Vec<&str> = if held.starts_with('`') {
+            quoted(held).collect()
+        } else {
+            Vec::new()
+        };
         if tests.is_empty() {
             let reason = WITHOUT.iter().find_map(|word| held.strip_prefix(word));
             if reason.is_none_or(|reason| reason.len() < REASON) {
-                wrong.push(format!("row {number}: neither a test nor a reason: {held:?}"));
+                wrong.push(format!(
+                    "row {number}: neither a test nor a reason: {held:?}"
+                ));
             }
         }
         if tests.len() > 3 {
-            wrong.push(format!("row {number}: {} tests; the three that show it best will do", tests.len()));
+            wrong.push(format!(
+                "row {number}: {} tests; the three that show it best will do",
+                tests.len()
+            ));
         }
-        wrong.extend(tests.iter().filter_map(|test| is_there(test).err().map(|why| format!("row {number}: `{test}`: {why}"))));
+        wrong.extend(tests.iter().filter_map(|test| {
+            is_there(test)
+                .err()
+                .map(|why| format!("row {number}: `{test}`: {why}"))
+        }));
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }

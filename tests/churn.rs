@@ -12,7 +12,9 @@ use util::{Client, ack, id, reactor, service, submit, turn_until};
 fn held() -> Option<(usize, usize)> {
     let descriptors = std::fs::read_dir("/proc/self/fd").ok()?.count();
     let status = std::fs::read_to_string("/proc/self/status").ok()?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
+    let line = status
+        .lines()
+        .find_map(|line| line.strip_prefix("VmRSS:"))?;
     Some((descriptors, line.split_whitespace().next()?.parse().ok()?))
 }
 
@@ -20,11 +22,15 @@ fn held() -> Option<(usize, usize)> {
 fn connect_from_anywhere(addr: SocketAddr, n: u32) -> Client {
     let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
     if cfg!(target_os = "linux") {
-        let from = Ipv4Addr::from(u32::from(Ipv4Addr::new(127, 1, 0, 0)) + (fastrand::u32(..200) << 8) + n % 250 + 1);
+        let from = Ipv4Addr::from(
+            u32::from(Ipv4Addr::new(127, 1, 0, 0)) + (fastrand::u32(..200) << 8) + n % 250 + 1,
+        );
         socket.bind(&SocketAddr::from((from, 0)).into()).unwrap();
     }
     socket.connect(&addr.into()).unwrap();
-    Client { stream: TcpStream::from(socket) }
+    Client {
+        stream: TcpStream::from(socket),
+    }
 }
 
 #[test]
@@ -34,12 +40,15 @@ fn five_hundred_at_once_and_ten_thousand_in_turn_leave_nothing_behind() {
     for round in 0..11_u64 {
         // Rounds of 1,000 in two halves of 500 that are open together; the first round is the warm-up.
         for _ in 0..2 {
-            let mut clients: Vec<Client> = (0..500).map(|n| connect_from_anywhere(addr, n)).collect();
+            let mut clients: Vec<Client> =
+                (0..500).map(|n| connect_from_anywhere(addr, n)).collect();
             for (n, client) in clients.iter_mut().enumerate() {
                 client.send(&submit(id(n as u64), b"one of many"));
             }
             let answered = (reactor.counters().accepted / 500 + 1) * 500;
-            turn_until(&mut reactor, |reactor| reactor.counters().frames == answered);
+            turn_until(&mut reactor, |reactor| {
+                reactor.counters().frames == answered
+            });
             assert_eq!(reactor.connections(), 500);
             for (n, client) in clients.iter_mut().enumerate() {
                 client.expect(&ack(id(n as u64)));
@@ -59,8 +68,15 @@ fn five_hundred_at_once_and_ten_thousand_in_turn_leave_nothing_behind() {
             assert_eq!(reactor.buffered(), 0);
         }
         let counters = reactor.counters();
-        assert_eq!((counters.accepted, counters.closed), ((round + 1) * 1000, (round + 1) * 1000));
-        assert_eq!(counters.registrations, 2 * counters.accepted, "each is registered once and deregistered once");
+        assert_eq!(
+            (counters.accepted, counters.closed),
+            ((round + 1) * 1000, (round + 1) * 1000)
+        );
+        assert_eq!(
+            counters.registrations,
+            2 * counters.accepted,
+            "each is registered once and deregistered once"
+        );
         if round == 0 {
             before = held();
         }
@@ -68,7 +84,10 @@ fn five_hundred_at_once_and_ten_thousand_in_turn_leave_nothing_behind() {
     match (before, held()) {
         (Some((descriptors, memory)), Some((descriptors_after, memory_after))) => {
             assert_eq!(descriptors_after, descriptors);
-            assert!(memory_after < memory + 1024, "{memory} KiB before, {memory_after} KiB after");
+            assert!(
+                memory_after < memory + 1024,
+                "{memory} KiB before, {memory_after} KiB after"
+            );
         }
         _ => println!("not checked here: this system does not tell what a process holds"),
     }

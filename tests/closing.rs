@@ -12,7 +12,9 @@ use std::time::{Duration, Instant};
 use glassloop::codec::Line;
 use glassloop::internals::Net;
 use glassloop::sim::{Fate, Faults, Path, Sim};
-use glassloop::{Config, ConnectionId, Context, Handler, Origin, Reactor, Step, Stop, Turn, Verdict};
+use glassloop::{
+    Config, ConnectionId, Context, Handler, Origin, Reactor, Step, Stop, Turn, Verdict,
+};
 use played::{Play, Stage, ms};
 use util::{Client, PATIENCE, Server, ack, addr_of, id, service, submit, turn_until};
 
@@ -22,7 +24,9 @@ fn a_half_closed_peer_gets_all_its_answers_and_then_the_end() {
     for count in [1, 1000, 20_000] {
         let mut client = server.connect();
         let mut writer = client.stream.try_clone().unwrap();
-        let requests: Vec<u8> = (0..count).flat_map(|n| submit(id(n), b"then I am done")).collect();
+        let requests: Vec<u8> = (0..count)
+            .flat_map(|n| submit(id(n), b"then I am done"))
+            .collect();
         let writing = std::thread::spawn(move || {
             writer.write_all(&requests).unwrap();
             writer.shutdown(std::net::Shutdown::Write).unwrap();
@@ -100,13 +104,18 @@ impl Register {
 
 #[test]
 fn a_reset_takes_queued_replies_and_timers_with_it_and_is_told_once() {
-    let config = Config { write_cap: 64 << 20, ..Config::default() };
+    let config = Config {
+        write_cap: 64 << 20,
+        ..Config::default()
+    };
     let mut reactor = Reactor::new(Flood, config).unwrap();
     let addr = reactor.listen("127.0.0.1:0").unwrap();
     let register = Register::of(&mut reactor);
     let mut client = Client::connect(addr);
     client.send(b"much\n");
-    turn_until(&mut reactor, |reactor| reactor.counters().writes_blocked > 0);
+    turn_until(&mut reactor, |reactor| {
+        reactor.counters().writes_blocked > 0
+    });
     let (id, mut timer) = (register.borrow().came[0], None);
     assert!(reactor.with(id, |_, cx| {
         timer = Some(cx.set_timer(cx.now() + Duration::from_secs(3600)));
@@ -119,7 +128,14 @@ fn a_reset_takes_queued_replies_and_timers_with_it_and_is_told_once() {
         let _ = reactor.turn(Some(Duration::ZERO)).unwrap(); // nothing more comes
     }
     assert_eq!(register.borrow().ends, ["reset by the peer"]);
-    assert_eq!((reactor.buffered(), reactor.next_deadline(), reactor.cancel_timer(timer.unwrap())), (0, None, false));
+    assert_eq!(
+        (
+            reactor.buffered(),
+            reactor.next_deadline(),
+            reactor.cancel_timer(timer.unwrap())
+        ),
+        (0, None, false)
+    );
 }
 
 #[test]
@@ -142,7 +158,10 @@ fn two_who_close_at_the_same_time_both_have_a_clean_end() {
     // The two ends meet on the way.
     let mut sim = Sim::<_, true>::with_faults(7, Faults::none(), service(), Config::default());
     let addr = sim.listen();
-    sim.set_path(Path { latency: Duration::from_millis(50), ..Path::local() });
+    sim.set_path(Path {
+        latency: Duration::from_millis(50),
+        ..Path::local()
+    });
     let register = Register::of(sim.reactor());
     let peer = sim.connect(&addr);
     sim.run(Duration::from_secs(1));
@@ -168,13 +187,22 @@ fn a_refused_peer_that_is_still_sending_reads_its_last_replies_and_the_end_inste
     });
     client.expect(&ack(id(1)));
     client.expect_end();
-    flood.join().unwrap().expect("the server must have read to the end");
-    assert_eq!(server.next_end(), "protocol error by the peer: frame of 0 bytes, at least 13 needed");
+    flood
+        .join()
+        .unwrap()
+        .expect("the server must have read to the end");
+    assert_eq!(
+        server.next_end(),
+        "protocol error by the peer: frame of 0 bytes, at least 13 needed"
+    );
 }
 
 #[test]
 fn a_refused_peer_that_never_leaves_is_let_go_after_the_linger_time() {
-    let config = Config { linger_timeout: Duration::from_millis(50), ..Config::default() };
+    let config = Config {
+        linger_timeout: Duration::from_millis(50),
+        ..Config::default()
+    };
     let server = Server::start(service(), config);
     let mut client = server.connect();
     client.send(&[0; 4]);
@@ -186,12 +214,20 @@ fn a_refused_peer_that_never_leaves_is_let_go_after_the_linger_time() {
 
 #[test]
 fn a_peer_that_does_not_read_its_last_replies_is_let_go_after_the_drain_time() {
-    let config = Config { drain_timeout: Duration::from_millis(50), write_cap: 64 << 20, ..Config::default() };
+    let config = Config {
+        drain_timeout: Duration::from_millis(50),
+        write_cap: 64 << 20,
+        ..Config::default()
+    };
     let server = Server::start(Flood, config);
     let mut client = server.connect();
     client.send(b"bye\n");
     let end = server.next_end();
-    assert!(end.starts_with("drain deadline passed, ") && end.ends_with(" bytes of replies not read by the peer"), "{end}");
+    assert!(
+        end.starts_with("drain deadline passed, ")
+            && end.ends_with(" bytes of replies not read by the peer"),
+        "{end}"
+    );
     drop(client);
 }
 
@@ -210,7 +246,11 @@ impl Handler for Flood {
     fn frame(&mut self, line: &[u8], cx: &mut Context<'_, Self>) -> Verdict {
         let count = if line == b"one" { 1 } else { 300 };
         (0..count).for_each(|_| cx.send(&*vec![b'x'; 60_000]));
-        if line == b"bye" { Verdict::Close } else { Verdict::Continue }
+        if line == b"bye" {
+            Verdict::Close
+        } else {
+            Verdict::Continue
+        }
     }
 }
 
@@ -218,7 +258,11 @@ impl Handler for Flood {
 fn a_peer_that_reads_slowly_gets_all_its_last_replies_however_many_drain_times_it_takes() {
     const ALL: usize = 300 * 60_001;
     for poller_says_so in [true, false] {
-        let config = Config { drain_timeout: ms(1000), write_cap: 64 << 20, ..Config::default() };
+        let config = Config {
+            drain_timeout: ms(1000),
+            write_cap: 64 << 20,
+            ..Config::default()
+        };
         let mut play = Play::on(Stage::with_doors(1), Flood, config);
         let register = Register::of(&mut play.reactor);
         let peer = play.admit(1);
@@ -238,7 +282,11 @@ fn a_peer_that_reads_slowly_gets_all_its_last_replies_however_many_drain_times_i
                 play.pass(ms(1020));
             }
             let more = play.got(peer).len();
-            assert!(more > 0, "the end came after {got} bytes: {:?}", register.borrow().ends);
+            assert!(
+                more > 0,
+                "the end came after {got} bytes: {:?}",
+                register.borrow().ends
+            );
             got += more;
         }
         assert_eq!(got, ALL);
@@ -250,7 +298,12 @@ fn a_peer_that_reads_slowly_gets_all_its_last_replies_however_many_drain_times_i
 
 #[test]
 fn a_closed_peer_that_goes_on_sending_is_borne_until_the_drain_time_and_no_longer() {
-    let config = Config { linger_timeout: ms(500), drain_timeout: ms(2500), idle_timeout: None, ..Config::default() };
+    let config = Config {
+        linger_timeout: ms(500),
+        drain_timeout: ms(2500),
+        idle_timeout: None,
+        ..Config::default()
+    };
     let mut play = Play::on(Stage::with_doors(1), service(), config);
     let register = Register::of(&mut play.reactor);
     let peer = play.admit(1);
@@ -262,7 +315,11 @@ fn a_closed_peer_that_goes_on_sending_is_borne_until_the_drain_time_and_no_longe
         play.pass(ms(100));
         assert!(play.now() - begun <= ms(2700), "it is still there");
     }
-    assert!(play.now() - begun >= ms(2500), "let go after {:?}", play.now() - begun);
+    assert!(
+        play.now() - begun >= ms(2500),
+        "let go after {:?}",
+        play.now() - begun
+    );
     assert!(register.borrow().ends[0].starts_with("protocol error"));
 }
 
@@ -286,36 +343,53 @@ fn a_graceful_stop_answers_what_was_read_and_ends_with_no_reset() {
         assert_eq!(server.next_end(), "shut down");
     }
     assert_eq!(server.stop().frames, 20);
-    assert!(std::net::TcpStream::connect(addr).is_err(), "nobody listens any more");
+    assert!(
+        std::net::TcpStream::connect(addr).is_err(),
+        "nobody listens any more"
+    );
 }
 
 #[test]
 fn requests_read_but_not_yet_handled_are_answered_by_a_graceful_stop() {
     // Each answer takes the connection over the high mark, so most of the requests wait inside.
-    let config = Config { write_high: 1, write_low: 0, ..Config::default() };
+    let config = Config {
+        write_high: 1,
+        write_low: 0,
+        ..Config::default()
+    };
     let mut reactor = Reactor::new(Flood, config).unwrap();
     let addr = reactor.listen("127.0.0.1:0").unwrap();
     let mut client = Client::connect(addr);
     client.send(&b"one\n".repeat(200));
-    turn_until(&mut reactor, |reactor| reactor.counters().writes_blocked > 0);
+    turn_until(&mut reactor, |reactor| {
+        reactor.counters().writes_blocked > 0
+    });
     assert!(reactor.counters().frames < 200);
     reactor.stop(Stop::Gracefully);
     let reading = std::thread::spawn(move || {
         let mut got = Vec::new();
         client.stream.read_to_end(&mut got).map(|_| got.len())
     });
-    turn_until(&mut reactor, |reactor| reactor.turn(Some(Duration::ZERO)).unwrap() == Turn::Stopped);
+    turn_until(&mut reactor, |reactor| {
+        reactor.turn(Some(Duration::ZERO)).unwrap() == Turn::Stopped
+    });
     assert_eq!(reading.join().unwrap().unwrap(), 200 * 60_001);
 }
 
 #[test]
 fn a_graceful_stop_does_not_wait_for_peers_that_never_read() {
-    let config = Config { drain_timeout: Duration::from_millis(50), write_cap: 64 << 20, ..Config::default() };
+    let config = Config {
+        drain_timeout: Duration::from_millis(50),
+        write_cap: 64 << 20,
+        ..Config::default()
+    };
     let mut reactor = Reactor::new(Flood, config).unwrap();
     let addr = reactor.listen("127.0.0.1:0").unwrap();
     let mut client = Client::connect(addr);
     client.send(b"much\n");
-    turn_until(&mut reactor, |reactor| reactor.counters().writes_blocked > 0);
+    turn_until(&mut reactor, |reactor| {
+        reactor.counters().writes_blocked > 0
+    });
     reactor.stop(Stop::Gracefully);
     turn_until(&mut reactor, |reactor| reactor.connections() == 0);
     assert_eq!(reactor.turn(None).unwrap(), Turn::Stopped);
@@ -331,7 +405,11 @@ fn a_stop_at_once_drops_everything() {
     assert_eq!(reactor.turn(Some(PATIENCE)).unwrap(), Turn::Stopped);
     assert_eq!(reactor.connections(), 0);
     client.expect_gone();
-    assert_eq!(reactor.turn(None).unwrap(), Turn::Stopped, "a stopped loop stays stopped");
+    assert_eq!(
+        reactor.turn(None).unwrap(),
+        Turn::Stopped,
+        "a stopped loop stays stopped"
+    );
     let refused = std::net::TcpStream::connect(client.stream.peer_addr().unwrap()).unwrap_err();
     assert_eq!(refused.kind(), ErrorKind::ConnectionRefused);
 }

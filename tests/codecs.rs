@@ -44,7 +44,10 @@ struct Mirror<C> {
 
 impl<C> Mirror<C> {
     fn new(codec: C) -> Self {
-        Self { codec, frames: Vec::new() }
+        Self {
+            codec,
+            frames: Vec::new(),
+        }
     }
 }
 
@@ -65,8 +68,17 @@ impl<C: Mirrored> Handler for Mirror<C> {
 }
 
 /// Plays the reactor: reads pieces of the given sizes, straight into place where the machine offers it, and writes a few bytes at a time.
-fn drive<C: Mirrored>(handler: &mut Mirror<C>, stream: &[u8], pieces: &[usize], marks: (usize, usize)) -> Vec<u8> {
-    let config = Config { write_high: marks.0 + marks.1 + 1, write_low: marks.0, ..Config::default() };
+fn drive<C: Mirrored>(
+    handler: &mut Mirror<C>,
+    stream: &[u8],
+    pieces: &[usize],
+    marks: (usize, usize),
+) -> Vec<u8> {
+    let config = Config {
+        write_high: marks.0 + marks.1 + 1,
+        write_low: marks.0,
+        ..Config::default()
+    };
     let shared = &mut Shared::new(config, Instant::now());
     let mut connection = Connection::unconnected(handler);
     let (mut rest, mut written) = (stream, Vec::new());
@@ -88,14 +100,21 @@ fn drive<C: Mirrored>(handler: &mut Mirror<C>, stream: &[u8], pieces: &[usize], 
             connection.placed(placed.len());
             connection.receive(scratch, handler, shared);
         } else if connection.unsent().is_empty() {
-            assert!(matches!(connection.state(), State::Open(_)), "{:?}", connection.state());
+            assert!(
+                matches!(connection.state(), State::Open(_)),
+                "{:?}",
+                connection.state()
+            );
             assert_eq!(connection.heap(), 0, "nothing is held when all is handled");
             return written;
         }
     }
 }
 
-fn wire<C: Codec>(mut codec: C, messages: impl IntoIterator<Item = C::Message<'static>>) -> BytesMut {
+fn wire<C: Codec>(
+    mut codec: C,
+    messages: impl IntoIterator<Item = C::Message<'static>>,
+) -> BytesMut {
     let mut out = BytesMut::new();
     for message in messages {
         codec.encode(message, &mut out).unwrap();
@@ -104,7 +123,10 @@ fn wire<C: Codec>(mut codec: C, messages: impl IntoIterator<Item = C::Message<'s
 }
 
 fn pieces() -> impl Strategy<Value = Vec<usize>> {
-    prop::collection::vec(prop_oneof![Just(1), 1..20_usize, 1..3000_usize, 3000..70_000_usize], 1..8)
+    prop::collection::vec(
+        prop_oneof![Just(1), 1..20_usize, 1..3000_usize, 3000..70_000_usize],
+        1..8,
+    )
 }
 
 /// Mostly short, now and then long enough to be read straight into place.
@@ -165,12 +187,19 @@ proptest! {
 
 #[test]
 fn a_frame_s_memory_follows_what_has_arrived_and_not_what_was_claimed() {
-    let (handler, shared) = (&mut util::service(), &mut Shared::new(Config::default(), Instant::now()));
+    let (handler, shared) = (
+        &mut util::service(),
+        &mut Shared::new(Config::default(), Instant::now()),
+    );
     let mut connection = Connection::unconnected(handler);
     connection.receive(&65_536_u32.to_be_bytes(), handler, shared);
     let mut arrived = 4;
     while arrived < 65_000 {
-        assert!(connection.heap() <= 2 * arrived + 4096, "{} bytes held for {arrived}", connection.heap());
+        assert!(
+            connection.heap() <= 2 * arrived + 4096,
+            "{} bytes held for {arrived}",
+            connection.heap()
+        );
         let place = connection.place();
         let n = place.len().min(1009);
         if n > 0 {
@@ -196,7 +225,10 @@ fn a_codec_that_breaks_its_word_is_contained() {
         type Frame<'a> = ();
         type Message<'a> = ();
         type Error = std::fmt::Error;
-        fn decode(&mut self, input: &mut glassloop::codec::Input<'_>) -> Result<Option<()>, Self::Error> {
+        fn decode(
+            &mut self,
+            input: &mut glassloop::codec::Input<'_>,
+        ) -> Result<Option<()>, Self::Error> {
             match self {
                 Broken::FramesOfNothing => return Ok(Some(())),
                 Broken::NeverAny => {}
@@ -218,20 +250,36 @@ fn a_codec_that_breaks_its_word_is_contained() {
         }
         fn send_back((): (), _: &mut Context<'_, Mirror<Self>>) {}
     }
-    for broken in [Broken::FramesOfNothing, Broken::NeverAny, Broken::NeedsWhatItHas, Broken::NeedsTooMuch] {
+    for broken in [
+        Broken::FramesOfNothing,
+        Broken::NeverAny,
+        Broken::NeedsWhatItHas,
+        Broken::NeedsTooMuch,
+    ] {
         let handler = &mut Mirror::new(broken);
         let shared = &mut Shared::new(Config::default(), Instant::now());
         let mut connection = Connection::unconnected(handler);
         for _ in 0..11 {
             connection.receive(&[0; 10], handler, shared);
         }
-        assert!(matches!(connection.state(), State::Draining { reason, .. } if reason.name() == "handler_panicked"));
-        assert_eq!((shared.observe.counters().panics, connection.heap()), (1, 0));
+        assert!(
+            matches!(connection.state(), State::Draining { reason, .. } if reason.name() == "handler_panicked")
+        );
+        assert_eq!(
+            (shared.observe.counters().panics, connection.heap()),
+            (1, 0)
+        );
     }
 }
 
 #[test]
 fn what_is_encoded_once_is_what_the_wire_shows() {
-    assert_eq!(&wire(Line::default(), [&b"a"[..], b"", b"bc"])[..], b"a\n\nbc\n");
-    assert_eq!(&wire(LengthField::rest(2), [b"abc"[..].into()])[..], b"\0\x03abc");
+    assert_eq!(
+        &wire(Line::default(), [&b"a"[..], b"", b"bc"])[..],
+        b"a\n\nbc\n"
+    );
+    assert_eq!(
+        &wire(LengthField::rest(2), [b"abc"[..].into()])[..],
+        b"\0\x03abc"
+    );
 }

@@ -25,7 +25,11 @@ fn cost(pieces: &[&[u8]], acks: &[u8], rounds: u64) -> (Counters, AllocationInfo
                 }
             });
         }
-        assert_eq!(reactor.counters().bytes_written, done, "all that was read is answered in the same turn");
+        assert_eq!(
+            reactor.counters().bytes_written,
+            done,
+            "all that was read is answered in the same turn"
+        );
         client.expect(acks);
         info
     };
@@ -63,7 +67,11 @@ fn a_batch_costs_one_read_and_one_write() {
     let requests = submit(id(1), b"one of 128").repeat(128);
     let (counters, allocated) = cost(&[&requests], &ack(id(1)).repeat(128), 100);
     assert_eq!(counters.frames, 12_800);
-    assert_eq!((counters.turns, counters.reads, counters.writes), (100, 100, 100), "0.023 system calls a request");
+    assert_eq!(
+        (counters.turns, counters.reads, counters.writes),
+        (100, 100, 100),
+        "0.023 system calls a request"
+    );
     assert_eq!((counters.registrations, allocated.count_total), (0, 0));
 }
 
@@ -75,7 +83,15 @@ fn cut(frame: &[u8], size: usize) -> Vec<&[u8]> {
 #[test]
 fn a_large_request_that_comes_whole_costs_no_more_than_a_small_one() {
     let (counters, allocated) = cost(&[&submit(id(1), &[b'x'; 16_384])], &ack(id(1)), 100);
-    assert_eq!((counters.frames, counters.turns, counters.reads, counters.writes), (100, 100, 100, 100));
+    assert_eq!(
+        (
+            counters.frames,
+            counters.turns,
+            counters.reads,
+            counters.writes
+        ),
+        (100, 100, 100, 100)
+    );
     assert_eq!((counters.registrations, allocated.count_total), (0, 0));
 }
 
@@ -85,9 +101,20 @@ fn a_request_in_two_pieces_costs_one_read_more_and_no_allocation() {
     for size in [2, 20] {
         let (front, back) = frame.split_at(size);
         let (counters, allocated) = cost(&[front, back], &ack(id(1)), 100);
-        assert_eq!((counters.frames, counters.turns, counters.reads, counters.writes), (100, 200, 200, 100));
+        assert_eq!(
+            (
+                counters.frames,
+                counters.turns,
+                counters.reads,
+                counters.writes
+            ),
+            (100, 200, 200, 100)
+        );
         assert_eq!((counters.registrations, counters.reads_blocked), (0, 0));
-        assert_eq!(allocated.count_total, 0, "what one connection has kept its front in serves for the next one's");
+        assert_eq!(
+            allocated.count_total, 0,
+            "what one connection has kept its front in serves for the next one's"
+        );
     }
 }
 
@@ -95,11 +122,27 @@ fn a_request_in_two_pieces_costs_one_read_more_and_no_allocation() {
 fn a_long_request_in_many_pieces_is_not_copied_again_and_again() {
     let frame = submit(id(1), &vec![b'x'; 65_536 - 13]);
     let (counters, allocated) = cost(&cut(&frame, 4096), &ack(id(1)), 100);
-    assert_eq!((counters.frames, counters.turns, counters.reads, counters.writes), (100, 1600, 1600, 100));
+    assert_eq!(
+        (
+            counters.frames,
+            counters.turns,
+            counters.reads,
+            counters.writes
+        ),
+        (100, 1600, 1600, 100)
+    );
     assert_eq!((allocated.count_current, allocated.bytes_current), (0, 0));
     // It grows by doubling, up to its length: so no byte is moved twice on average, since nothing but growing moves any.
-    assert!(allocated.count_total <= 500, "{} allocations for 100 requests", allocated.count_total);
-    assert!(allocated.bytes_total <= 200 * frame.len() as u64, "{} bytes for 100 requests", allocated.bytes_total);
+    assert!(
+        allocated.count_total <= 500,
+        "{} allocations for 100 requests",
+        allocated.count_total
+    );
+    assert!(
+        allocated.bytes_total <= 200 * frame.len() as u64,
+        "{} bytes for 100 requests",
+        allocated.bytes_total
+    );
 }
 
 #[test]
@@ -108,7 +151,10 @@ fn an_idle_connection_holds_its_slot_and_its_place_among_the_deadlines_and_nothi
     // The tables have their room from the beginning: what a loop for many takes more than one for a single connection is theirs.
     let made = |connections| {
         let mut made = None;
-        let config = Config { max_connections: Some(connections), ..Config::default() };
+        let config = Config {
+            max_connections: Some(connections),
+            ..Config::default()
+        };
         let info = measure(|| made = Some(reactor(service(), config)));
         (info.bytes_current, made.unwrap())
     };
@@ -118,18 +164,33 @@ fn an_idle_connection_holds_its_slot_and_its_place_among_the_deadlines_and_nothi
     for client in &mut clients {
         client.send(&submit(id(1), &[0; 5000]));
     }
-    let served = measure(|| turn_until(&mut reactor, |reactor| reactor.counters().frames == CONNECTIONS as u64));
+    let served = measure(|| {
+        turn_until(&mut reactor, |reactor| {
+            reactor.counters().frames == CONNECTIONS as u64
+        })
+    });
     assert_eq!(reactor.buffered(), 0);
 
-    let [tables, more] = [for_all - for_one, info.bytes_current].map(|bytes| usize::try_from(bytes).unwrap());
+    let [tables, more] =
+        [for_all - for_one, info.bytes_current].map(|bytes| usize::try_from(bytes).unwrap());
     let per_connection = tables.div_ceil(CONNECTIONS - 1) + more.div_ceil(CONNECTIONS);
     let slot = footprint(&reactor);
     println!("an idle connection holds {per_connection} bytes; its slot has {slot}");
-    assert!(per_connection <= slot + 32, "{per_connection} bytes held, a slot has {slot}");
+    assert!(
+        per_connection <= slot + 32,
+        "{per_connection} bytes held, a slot has {slot}"
+    );
     // With debug assertions mio's sockets remember their poller, which takes sixteen bytes.
-    assert!(slot <= if cfg!(debug_assertions) { 128 } else { 112 }, "a slot has grown to {slot} bytes");
+    assert!(
+        slot <= if cfg!(debug_assertions) { 128 } else { 112 },
+        "a slot has grown to {slot} bytes"
+    );
     // The shared write buffer has found its size, and the list of events may have; no connection holds on to anything.
-    assert!(served.bytes_current < 4096, "{} bytes stay after serving", served.bytes_current);
+    assert!(
+        served.bytes_current < 4096,
+        "{} bytes stay after serving",
+        served.bytes_current
+    );
 }
 
 fn footprint<H: Handler>(_: &Reactor<H>) -> usize {
@@ -138,7 +199,13 @@ fn footprint<H: Handler>(_: &Reactor<H>) -> usize {
 
 #[test]
 fn an_idle_loop_sleeps() {
-    let (mut reactor, addr) = reactor(service(), Config { spin: Duration::ZERO, ..Config::default() });
+    let (mut reactor, addr) = reactor(
+        service(),
+        Config {
+            spin: Duration::ZERO,
+            ..Config::default()
+        },
+    );
     let _clients: Vec<Client> = (0..20).map(|_| Client::connect(addr)).collect();
     turn_until(&mut reactor, |reactor| reactor.counters().events >= 20);
     let before = reactor.counters();

@@ -13,21 +13,33 @@ use std::time::{Duration, Instant};
 use allocation_counter::measure;
 use glassloop::codec::Line;
 use glassloop::internals::Established;
-use glassloop::{CloseReason, Config, Context, Direction, Handler, LoopContext, Origin, Step, Stop, TimerId, Verdict};
+use glassloop::{
+    CloseReason, Config, Context, Direction, Handler, LoopContext, Origin, Step, Stop, TimerId,
+    Verdict,
+};
 use played::{Stage, loopback, ms};
 use scribe::{Call, Play, Scribe, Task, closed, frame};
 use util::{Client, reactor, turn_until};
 
 /// No guard at all, so that a test can add the one that it is about.
 fn unguarded() -> Config {
-    Config { frame_timeout: None, handshake_timeout: None, idle_timeout: None, write_timeout: None, ..Config::default() }
+    Config {
+        frame_timeout: None,
+        handshake_timeout: None,
+        idle_timeout: None,
+        write_timeout: None,
+        ..Config::default()
+    }
 }
 
 /// That something with a time of `time` ms came `after` so many: never early, and late by a 64th for those who may come together, and two ticks.
 #[track_caller]
 fn assert_in_time(after: u64, time: u64) {
     assert!(after >= time, "{after} ms is too early for {time} ms");
-    assert!(after <= time + time / 64 + 2, "{after} ms is too late for {time} ms");
+    assert!(
+        after <= time + time / 64 + 2,
+        "{after} ms is too late for {time} ms"
+    );
 }
 
 /// That the connection ended for `reason` after `time` ms, counted from `from`; and the rest of the log before that.
@@ -48,19 +60,32 @@ fn go_on(_: &mut Context<'_, Scribe>) -> Verdict {
 
 #[test]
 fn a_silent_connection_is_closed_at_the_idle_time() {
-    let mut play = Play::new(Config { idle_timeout: Some(ms(1000)), ..unguarded() });
+    let mut play = Play::new(Config {
+        idle_timeout: Some(ms(1000)),
+        ..unguarded()
+    });
     let peer = play.admit(1);
     play.pass(ms(999));
     assert!(play.is_open(peer));
     play.pass(ms(9000));
-    assert_eq!(assert_ended(&mut play, 0, 1000, "idle for 1s"), [Call::Open]);
+    assert_eq!(
+        assert_ended(&mut play, 0, 1000, "idle for 1s"),
+        [Call::Open]
+    );
     assert!(!play.is_open(peer));
-    assert_eq!(play.reactor.next_deadline(), None, "and nothing is left of it");
+    assert_eq!(
+        play.reactor.next_deadline(),
+        None,
+        "and nothing is left of it"
+    );
 }
 
 #[test]
 fn bytes_in_either_direction_keep_a_connection_from_being_idle() {
-    let mut play = Play::new(Config { idle_timeout: Some(ms(1000)), ..unguarded() });
+    let mut play = Play::new(Config {
+        idle_timeout: Some(ms(1000)),
+        ..unguarded()
+    });
     let peer = play.admit(1);
     for n in 0..20 {
         play.pass(ms(900));
@@ -81,7 +106,10 @@ fn bytes_in_either_direction_keep_a_connection_from_being_idle() {
 
 #[test]
 fn what_is_queued_and_not_taken_does_not_count_as_movement() {
-    let mut play = Play::new(Config { idle_timeout: Some(ms(1000)), ..unguarded() });
+    let mut play = Play::new(Config {
+        idle_timeout: Some(ms(1000)),
+        ..unguarded()
+    });
     let peer = play.admit(1);
     play.set_room(peer, 0);
     for _ in 0..9 {
@@ -95,13 +123,19 @@ fn what_is_queued_and_not_taken_does_not_count_as_movement() {
     // The replies have their drain time, and nobody takes them.
     let log = play.log();
     let (at, end) = log.last().unwrap();
-    assert_eq!(*end, closed("drain deadline passed, 117 bytes of replies not read by the peer"));
+    assert_eq!(
+        *end,
+        closed("drain deadline passed, 117 bytes of replies not read by the peer")
+    );
     assert_in_time(at - 10_000, 1000);
 }
 
 #[test]
 fn a_dripping_peer_is_gone_at_the_frame_deadline() {
-    let mut play = Play::new(Config { frame_timeout: Some(ms(1000)), ..unguarded() });
+    let mut play = Play::new(Config {
+        frame_timeout: Some(ms(1000)),
+        ..unguarded()
+    });
     let peer = play.admit(1);
     play.pass(ms(5000));
     for _ in 0..60 {
@@ -109,14 +143,22 @@ fn a_dripping_peer_is_gone_at_the_frame_deadline() {
         play.turn();
         play.pass(ms(50));
     }
-    let Some((at, Call::Close(reason))) = play.log().pop() else { panic!("it should be closed") };
+    let Some((at, Call::Close(reason))) = play.log().pop() else {
+        panic!("it should be closed")
+    };
     assert_in_time(at - 5000, 1000);
-    assert!(reason.ends_with("bytes of an unfinished frame came from the peer in 1s"), "{reason}");
+    assert!(
+        reason.ends_with("bytes of an unfinished frame came from the peer in 1s"),
+        "{reason}"
+    );
 }
 
 #[test]
 fn each_frame_has_a_time_of_its_own() {
-    let mut play = Play::new(Config { frame_timeout: Some(ms(1000)), ..unguarded() });
+    let mut play = Play::new(Config {
+        frame_timeout: Some(ms(1000)),
+        ..unguarded()
+    });
     let peer = play.admit(1);
     // Each piece ends one frame and begins the next, so that there is never a moment without an unfinished one.
     for piece in 0..20 {
@@ -134,14 +176,24 @@ fn each_frame_has_a_time_of_its_own() {
     play.pass(ms(999));
     play.say(peer, b"y\n");
     play.turn();
-    assert_eq!(play.calls(), [frame("wholehalf"), frame("xy")].map(|call| if call == frame("wholehalf") { frame("half") } else { call }));
+    assert_eq!(
+        play.calls(),
+        [frame("wholehalf"), frame("xy")].map(|call| if call == frame("wholehalf") {
+            frame("half")
+        } else {
+            call
+        })
+    );
     play.pass(ms(60_000));
     assert!(play.is_open(peer));
 }
 
 #[test]
 fn a_frame_s_time_is_not_counted_while_the_handler_pauses() {
-    let mut play = Play::new(Config { frame_timeout: Some(ms(1000)), ..unguarded() });
+    let mut play = Play::new(Config {
+        frame_timeout: Some(ms(1000)),
+        ..unguarded()
+    });
     play.reactor.handler().on_frame = |_, _| Verdict::Pause;
     let peer = play.admit(1);
     play.say(peer, b"pause\nhal");
@@ -161,7 +213,12 @@ fn a_frame_s_time_is_not_counted_while_the_handler_pauses() {
 
 #[test]
 fn a_frame_s_time_is_not_counted_while_replies_hold_the_connection_back() {
-    let mut play = Play::new(Config { frame_timeout: Some(ms(1000)), write_high: 4, write_low: 0, ..unguarded() });
+    let mut play = Play::new(Config {
+        frame_timeout: Some(ms(1000)),
+        write_high: 4,
+        write_low: 0,
+        ..unguarded()
+    });
     let peer = play.admit(1);
     play.set_room(peer, 0);
     play.say(peer, b"choke\nhal");
@@ -179,7 +236,10 @@ fn a_frame_s_time_is_not_counted_while_replies_hold_the_connection_back() {
 
 #[test]
 fn a_frame_s_time_is_not_counted_while_a_read_deadline_has_passed() {
-    let mut play = Play::new(Config { frame_timeout: Some(ms(1000)), ..unguarded() });
+    let mut play = Play::new(Config {
+        frame_timeout: Some(ms(1000)),
+        ..unguarded()
+    });
     let peer = play.admit(1);
     let at = play.at(100);
     play.with_last(|cx| {
@@ -195,12 +255,18 @@ fn a_frame_s_time_is_not_counted_while_a_read_deadline_has_passed() {
     play.pass(ms(500));
     play.say(peer, b"f\n");
     play.pass(ms(500));
-    assert_eq!(play.calls(), [Call::Open, Call::Deadline(Direction::Read), frame("half")]);
+    assert_eq!(
+        play.calls(),
+        [Call::Open, Call::Deadline(Direction::Read), frame("half")]
+    );
 }
 
 #[test]
 fn a_read_deadline_that_the_handler_sets_anew_does_not_give_a_frame_more_time() {
-    let mut play = Play::new(Config { frame_timeout: Some(ms(1000)), ..unguarded() });
+    let mut play = Play::new(Config {
+        frame_timeout: Some(ms(1000)),
+        ..unguarded()
+    });
     play.reactor.handler().on_deadline = |_, cx| {
         cx.set_read_deadline(Some(cx.now() + ms(100)));
         Verdict::Continue
@@ -214,20 +280,33 @@ fn a_read_deadline_that_the_handler_sets_anew_does_not_give_a_frame_more_time() 
     play.say(peer, b"hal");
     play.turn();
     play.pass(ms(9000));
-    let told = assert_ended(&mut play, 0, 1000, "frame deadline passed: 3 bytes of an unfinished frame came from the peer in 1s");
+    let told = assert_ended(
+        &mut play,
+        0,
+        1000,
+        "frame deadline passed: 3 bytes of an unfinished frame came from the peer in 1s",
+    );
     assert!(told.len() > 8, "{told:?}");
 }
 
 #[test]
 fn a_peer_that_takes_nothing_is_gone_at_the_write_time_and_the_rest_is_dropped() {
-    let mut play = Play::new(Config { write_timeout: Some(ms(1000)), ..unguarded() });
+    let mut play = Play::new(Config {
+        write_timeout: Some(ms(1000)),
+        ..unguarded()
+    });
     let peer = play.admit(1);
     play.set_room(peer, 4);
     play.pass(ms(3000));
     play.say(peer, b"hello\n");
     play.turn();
     play.pass(ms(5000));
-    let log = assert_ended(&mut play, 3000, 1000, "write deadline passed: the peer took none of 2 bytes in 1s");
+    let log = assert_ended(
+        &mut play,
+        3000,
+        1000,
+        "write deadline passed: the peer took none of 2 bytes in 1s",
+    );
     assert_eq!(log, [Call::Open, frame("hello")]);
     assert_eq!(play.got(peer), b"hell");
 }
@@ -235,7 +314,10 @@ fn a_peer_that_takes_nothing_is_gone_at_the_write_time_and_the_rest_is_dropped()
 #[test]
 fn every_byte_that_the_peer_takes_gives_it_a_new_write_time() {
     for poller_says_so in [true, false] {
-        let mut play = Play::new(Config { write_timeout: Some(ms(1000)), ..unguarded() });
+        let mut play = Play::new(Config {
+            write_timeout: Some(ms(1000)),
+            ..unguarded()
+        });
         let peer = play.admit(1);
         play.set_room(peer, 0);
         play.say(peer, &[&[b'x'; 30][..], b"\n"].concat());
@@ -250,15 +332,23 @@ fn every_byte_that_the_peer_takes_gives_it_a_new_write_time() {
         }
         assert!(play.is_open(peer), "{:?}", play.log());
         play.pass(ms(30_000));
-        let Some(Call::Close(reason)) = play.calls().pop() else { panic!("in the end it takes nothing more") };
-        assert!(reason.starts_with("write deadline passed: the peer took none of "), "{reason}");
+        let Some(Call::Close(reason)) = play.calls().pop() else {
+            panic!("in the end it takes nothing more")
+        };
+        assert!(
+            reason.starts_with("write deadline passed: the peer took none of "),
+            "{reason}"
+        );
         assert!(play.got(peer).len() > 20);
     }
 }
 
 #[test]
 fn the_write_time_begins_when_something_is_queued() {
-    let mut play = Play::new(Config { write_timeout: Some(ms(1000)), ..unguarded() });
+    let mut play = Play::new(Config {
+        write_timeout: Some(ms(1000)),
+        ..unguarded()
+    });
     let peer = play.admit(1);
     play.set_room(peer, 0);
     play.pass(ms(60_000));
@@ -272,12 +362,20 @@ fn the_write_time_begins_when_something_is_queued() {
     play.pass(ms(990));
     assert!(play.is_open(peer), "{:?}", play.log());
     play.pass(ms(5000));
-    assert_ended(&mut play, 65_000, 1000, "write deadline passed: the peer took none of 6 bytes in 1s");
+    assert_ended(
+        &mut play,
+        65_000,
+        1000,
+        "write deadline passed: the peer took none of 6 bytes in 1s",
+    );
 }
 
 #[test]
 fn the_handshake_s_time_ends_with_the_first_whole_frame_and_not_with_a_byte() {
-    let config = || Config { handshake_timeout: Some(ms(1000)), ..unguarded() };
+    let config = || Config {
+        handshake_timeout: Some(ms(1000)),
+        ..unguarded()
+    };
     let expecting = || {
         let mut play = Play::new(config());
         play.reactor.handler().on_open = |cx| {
@@ -302,7 +400,12 @@ fn the_handshake_s_time_ends_with_the_first_whole_frame_and_not_with_a_byte() {
         play.turn();
         play.pass(ms(50));
     }
-    assert_ended(&mut play, 0, 1000, "handshake deadline passed: no first frame from the peer in 1s");
+    assert_ended(
+        &mut play,
+        0,
+        1000,
+        "handshake deadline passed: no first frame from the peer in 1s",
+    );
 
     // Who is not waited for has all the time.
     let mut play = Play::new(config());
@@ -392,22 +495,39 @@ type Setting = fn(&mut Config);
 #[test]
 fn guards_of_a_millisecond_are_not_early_either() {
     let guards: [(Setting, &str); 4] = [
-        (|config| config.frame_timeout = Some(ms(1)), "frame deadline passed: 10 bytes of an unfinished frame came from the peer in 1ms"),
-        (|config| config.handshake_timeout = Some(ms(1)), "handshake deadline passed: no first frame from the peer in 1ms"),
+        (
+            |config| config.frame_timeout = Some(ms(1)),
+            "frame deadline passed: 10 bytes of an unfinished frame came from the peer in 1ms",
+        ),
+        (
+            |config| config.handshake_timeout = Some(ms(1)),
+            "handshake deadline passed: no first frame from the peer in 1ms",
+        ),
         (|config| config.idle_timeout = Some(ms(1)), "idle for 1ms"),
-        (|config| config.write_timeout = Some(ms(1)), "write deadline passed: the peer took none of 9 bytes in 1ms"),
+        (
+            |config| config.write_timeout = Some(ms(1)),
+            "write deadline passed: the peer took none of 9 bytes in 1ms",
+        ),
     ];
     for (set, reason) in guards {
-        let mut config = Config { drain_timeout: ms(5), ..unguarded() };
+        let mut config = Config {
+            drain_timeout: ms(5),
+            ..unguarded()
+        };
         set(&mut config);
         let mut play = Play::new(config);
         let peer = offend(&mut play);
         assert!(play.is_open(peer), "{reason}");
         play.pass(ms(20));
-        let Some((at, Call::Close(end))) = play.log().pop() else { panic!("{reason}: nothing happened") };
+        let Some((at, Call::Close(end))) = play.log().pop() else {
+            panic!("{reason}: nothing happened")
+        };
         assert!(at >= 1, "{reason}: early");
         // What nobody takes has its drain time, and is then what the end is named for.
-        assert!(end == reason || end.starts_with("drain deadline passed, 9 bytes"), "{end}");
+        assert!(
+            end == reason || end.starts_with("drain deadline passed, 9 bytes"),
+            "{end}"
+        );
     }
 }
 
@@ -420,21 +540,33 @@ fn what_came_while_the_loop_was_kept_is_heard_before_anybody_is_called_silent() 
         play.pass(ms(500));
         play.calls()
     };
-    let mut play = Play::new(Config { idle_timeout: time, ..unguarded() });
+    let mut play = Play::new(Config {
+        idle_timeout: time,
+        ..unguarded()
+    });
     let peer = play.admit(1);
     play.skip(kept);
     play.say(peer, b"not idle\n");
     assert_eq!(calls_after(&mut play), [Call::Open, frame("not idle")]);
 
-    let mut play = Play::new(Config { frame_timeout: time, ..unguarded() });
+    let mut play = Play::new(Config {
+        frame_timeout: time,
+        ..unguarded()
+    });
     let peer = play.admit(1);
     play.say(peer, b"one half");
     play.turn();
     play.skip(kept);
     play.say(peer, b" and the other\n");
-    assert_eq!(calls_after(&mut play), [Call::Open, frame("one half and the other")]);
+    assert_eq!(
+        calls_after(&mut play),
+        [Call::Open, frame("one half and the other")]
+    );
 
-    let mut play = Play::new(Config { handshake_timeout: time, ..unguarded() });
+    let mut play = Play::new(Config {
+        handshake_timeout: time,
+        ..unguarded()
+    });
     play.reactor.handler().on_open = |cx| {
         cx.expect_handshake();
         Verdict::Continue
@@ -444,7 +576,10 @@ fn what_came_while_the_loop_was_kept_is_heard_before_anybody_is_called_silent() 
     play.say(peer, b"hello\n");
     assert_eq!(calls_after(&mut play), [Call::Open, frame("hello")]);
 
-    let mut play = Play::new(Config { write_timeout: time, ..unguarded() });
+    let mut play = Play::new(Config {
+        write_timeout: time,
+        ..unguarded()
+    });
     let peer = play.admit(1);
     play.set_room(peer, 0);
     play.say(peer, b"echo\n");
@@ -452,7 +587,10 @@ fn what_came_while_the_loop_was_kept_is_heard_before_anybody_is_called_silent() 
     play.skip(kept);
     play.set_room(peer, 100);
     play.tell(peer, |event| event.writable = true);
-    assert_eq!((calls_after(&mut play), play.got(peer)), (vec![Call::Open, frame("echo")], b"echo\n".to_vec()));
+    assert_eq!(
+        (calls_after(&mut play), play.got(peer)),
+        (vec![Call::Open, frame("echo")], b"echo\n".to_vec())
+    );
 }
 
 #[test]
@@ -467,7 +605,14 @@ fn a_reset_is_noticed_where_a_passed_deadline_keeps_the_loop_from_reading() {
     play.pass(ms(200));
     play.reset(peer);
     play.pass(ms(1000));
-    assert_eq!(play.calls(), [Call::Open, Call::Deadline(Direction::Read), closed("reset by the peer")]);
+    assert_eq!(
+        play.calls(),
+        [
+            Call::Open,
+            Call::Deadline(Direction::Read),
+            closed("reset by the peer")
+        ]
+    );
 }
 
 #[test]
@@ -475,13 +620,18 @@ fn a_dial_that_is_begun_between_turns_has_its_whole_time() {
     let mut play = Play::new(unguarded());
     play.turn();
     play.skip(ms(5000));
-    play.reactor.connect_to(vec![loopback(1)], ms(1000)).unwrap();
+    play.reactor
+        .connect_to(vec![loopback(1)], ms(1000))
+        .unwrap();
     play.turn();
     play.pass(ms(999));
     assert_eq!(play.log(), []);
     play.pass(ms(10));
     let log = play.log();
-    assert!(matches!(&log[..], [(6000..=6002, Call::Close(reason))] if reason.contains("no answer within 1")), "{log:?}");
+    assert!(
+        matches!(&log[..], [(6000..=6002, Call::Close(reason))] if reason.contains("no answer within 1")),
+        "{log:?}"
+    );
 }
 
 // ---------------------------------------------------------------- timers
@@ -553,8 +703,16 @@ fn a_timer_that_an_earlier_one_of_the_same_tick_cancels_does_not_come() {
     let last = of_connection(&mut play);
     VICTIM.set(Some(victim));
     play.pass(ms(100));
-    assert_eq!(play.calls(), [Call::Open, Call::LoopTimer(first), Call::Timer(last)]);
-    assert!(![first, victim, last].into_iter().any(|timer| play.reactor.cancel_timer(timer)), "none is still to come");
+    assert_eq!(
+        play.calls(),
+        [Call::Open, Call::LoopTimer(first), Call::Timer(last)]
+    );
+    assert!(
+        ![first, victim, last]
+            .into_iter()
+            .any(|timer| play.reactor.cancel_timer(timer)),
+        "none is still to come"
+    );
 }
 
 #[test]
@@ -564,14 +722,23 @@ fn the_timers_of_a_closed_connection_never_come_and_leave_nothing_behind() {
     let mut timers = Vec::new();
     let begun = play.at(0);
     play.with_last(|cx| {
-        timers = (0..1000).map(|n| cx.set_timer(begun + ms(10 + n % 100))).collect();
+        timers = (0..1000)
+            .map(|n| cx.set_timer(begun + ms(10 + n % 100)))
+            .collect();
         Verdict::Continue
     });
     play.say(peer, b"bye\n");
     play.end(peer);
     play.pass(ms(5));
-    assert_eq!(play.calls(), [Call::Open, frame("bye"), closed("closed by the peer")]);
-    assert!(!timers.into_iter().any(|timer| play.reactor.cancel_timer(timer)));
+    assert_eq!(
+        play.calls(),
+        [Call::Open, frame("bye"), closed("closed by the peer")]
+    );
+    assert!(
+        !timers
+            .into_iter()
+            .any(|timer| play.reactor.cancel_timer(timer))
+    );
     assert_eq!(play.reactor.next_deadline(), None);
     // Another one in the same slot does not inherit them.
     play.admit(1);
@@ -616,7 +783,10 @@ fn a_deadline_that_is_set_anew_in_the_past_does_not_hold_up_the_turn_nor_the_oth
     assert!(calls.len() <= 2, "{} calls in one turn", calls.len());
     play.turn();
     calls.extend(play.calls());
-    assert!(calls.contains(&Call::Deadline(Direction::Write)), "{calls:?}");
+    assert!(
+        calls.contains(&Call::Deadline(Direction::Write)),
+        "{calls:?}"
+    );
 }
 
 #[test]
@@ -625,7 +795,11 @@ fn a_hundred_thousand_timers_in_one_tick_leave_the_sockets_their_part_of_the_tim
     let peer = play.admit(1);
     let (soon, later) = (play.at(100), play.at(3_600_000));
     for n in 0..1_000_000_u32 {
-        play.reactor.set_timer(if n < 100_000 { soon } else { later + Duration::from_micros(u64::from(n)) });
+        play.reactor.set_timer(if n < 100_000 {
+            soon
+        } else {
+            later + Duration::from_micros(u64::from(n))
+        });
     }
     play.pass(ms(99));
     assert_eq!(play.reactor.counters().timers, 0);
@@ -637,14 +811,22 @@ fn a_hundred_thousand_timers_in_one_tick_leave_the_sockets_their_part_of_the_tim
         asked += 1;
         while play.got(peer) != b"are you there?\n" {
             play.turn();
-            assert!(play.reactor.counters().turns < turns + 1000, "no answer: {:?}", play.reactor);
+            assert!(
+                play.reactor.counters().turns < turns + 1000,
+                "no answer: {:?}",
+                play.reactor
+            );
         }
         waited = waited.max(play.reactor.counters().turns - turns);
         assert!(asked < 10_000);
     }
     assert!(waited <= 2, "a request waited for {waited} turns");
     assert!(asked >= 50, "only {asked} requests were served meanwhile");
-    assert_eq!(play.reactor.counters().timers, 100_000, "and no other timer came");
+    assert_eq!(
+        play.reactor.counters().timers,
+        100_000,
+        "and no other timer came"
+    );
     play.reactor.handler().log.clear();
 }
 
@@ -658,14 +840,17 @@ fn setting_and_cancelling_a_timer_among_a_million_costs_little_more_than_among_a
             play.reactor.set_timer(begun + ms(1_000));
         }
         for _ in 1..armed {
-            play.reactor.set_timer(begun + ms(rng.u64(1_000..10_000_000)));
+            play.reactor
+                .set_timer(begun + ms(rng.u64(1_000..10_000_000)));
         }
         // The quickest of several rounds: the others were disturbed.
         (0..20)
             .map(|_| {
                 let clock = Instant::now();
                 for _ in 0..1000 {
-                    let timer = play.reactor.set_timer(begun + ms(rng.u64(1_000..10_000_000)));
+                    let timer = play
+                        .reactor
+                        .set_timer(begun + ms(rng.u64(1_000..10_000_000)));
                     assert!(play.reactor.cancel_timer(timer));
                 }
                 clock.elapsed()
@@ -675,8 +860,15 @@ fn setting_and_cancelling_a_timer_among_a_million_costs_little_more_than_among_a
     };
     let few = time(&mut play, 1_000);
     let many = time(&mut play, 1_000_000);
-    println!("set and cancel: {:?} among a thousand, {:?} among a million", few / 1000, many / 1000);
-    assert!(many < 20 * few, "{many:?} among a million, {few:?} among a thousand");
+    println!(
+        "set and cancel: {:?} among a thousand, {:?} among a million",
+        few / 1000,
+        many / 1000
+    );
+    assert!(
+        many < 20 * few,
+        "{many:?} among a million, {few:?} among a thousand"
+    );
 }
 
 // ---------------------------------------------------------------- costs
@@ -716,7 +908,8 @@ fn deadlines_that_move_with_every_request_cost_no_allocation_and_no_turn() {
         let mut round = |reactor: &mut glassloop::Reactor<Guarded>| {
             client.send(line);
             let done = reactor.counters().bytes_written + line.len() as u64;
-            let info = measure(|| turn_until(reactor, |reactor| reactor.counters().bytes_written == done));
+            let info =
+                measure(|| turn_until(reactor, |reactor| reactor.counters().bytes_written == done));
             client.expect(line);
             info.count_total
         };
@@ -728,7 +921,14 @@ fn deadlines_that_move_with_every_request_cost_no_allocation_and_no_turn() {
         let after = reactor.counters();
         assert_eq!(allocated, 0, "{}", line.escape_ascii());
         // `turn_until` looks up every millisecond: so turns are counted by those that brought something.
-        assert_eq!((after.events - before.events, after.reads - before.reads, after.deadlines), (1000, 1000, 0));
+        assert_eq!(
+            (
+                after.events - before.events,
+                after.reads - before.reads,
+                after.deadlines
+            ),
+            (1000, 1000, 0)
+        );
     }
 }
 
@@ -757,10 +957,17 @@ fn guards_ask_for_no_turn_of_their_own_while_requests_come() {
 #[test]
 fn an_idle_loop_with_ten_thousand_connections_wakes_for_its_nearest_deadline_only() {
     const CONNECTIONS: usize = 10_000;
-    let mut play = Play::new(Config { idle_timeout: Some(Duration::from_secs(300)), ..Config::default() });
+    let mut play = Play::new(Config {
+        idle_timeout: Some(Duration::from_secs(300)),
+        ..Config::default()
+    });
     play.admit(CONNECTIONS);
     assert_eq!(play.reactor.connections(), CONNECTIONS);
-    assert_eq!(play.pass(Duration::from_secs(60)), 1, "only the one that ends the minute");
+    assert_eq!(
+        play.pass(Duration::from_secs(60)),
+        1,
+        "only the one that ends the minute"
+    );
 
     // Those who come one after the other do not each have a wake-up of their own.
     let mut play = Play::new(Config::default());
@@ -807,7 +1014,11 @@ fn choked_and_late(play: &mut Play) -> usize {
 
 #[test]
 fn the_callback_of_a_read_deadline_may_clear_the_write_deadline_of_a_choked_connection() {
-    let mut play = Play::new(Config { write_high: 4, write_low: 0, ..unguarded() });
+    let mut play = Play::new(Config {
+        write_high: 4,
+        write_low: 0,
+        ..unguarded()
+    });
     play.reactor.handler().on_deadline = |which, cx| {
         if which == Direction::Read {
             cx.set_deadline(None);
@@ -821,7 +1032,11 @@ fn the_callback_of_a_read_deadline_may_clear_the_write_deadline_of_a_choked_conn
 
 #[test]
 fn a_letter_may_clear_the_write_deadline_of_a_choked_connection_in_the_turn_of_its_read_deadline() {
-    let mut play = Play::new(Config { write_high: 4, write_low: 0, ..unguarded() });
+    let mut play = Play::new(Config {
+        write_high: 4,
+        write_low: 0,
+        ..unguarded()
+    });
     let peer = choked_and_late(&mut play);
     let id = play.last();
     play.skip(ms(100));
@@ -839,15 +1054,28 @@ fn a_letter_may_clear_the_write_deadline_of_a_choked_connection_in_the_turn_of_i
 /// On a real loop, since it is the poller's own report of the bell that is used up.
 #[test]
 fn a_letter_that_comes_while_others_still_wait_is_not_slept_over() {
-    let (mut reactor, _) = reactor(Scribe::default(), Config { calls_per_turn: 2, ..unguarded() });
+    let (mut reactor, _) = reactor(
+        Scribe::default(),
+        Config {
+            calls_per_turn: 2,
+            ..unguarded()
+        },
+    );
     let handle = reactor.handle();
-    let post = || handle.post(Box::new(|_: &mut Scribe, _: &mut LoopContext<'_, Scribe>| {}) as Task).unwrap();
+    let post = || {
+        handle
+            .post(Box::new(|_: &mut Scribe, _: &mut LoopContext<'_, Scribe>| {}) as Task)
+            .unwrap()
+    };
     (0..3).for_each(|_| post());
     let _ = reactor.turn(Some(Duration::ZERO)).unwrap();
     assert_eq!(reactor.counters().letters, 2);
     post(); // it rings, and the next poll hears it; but in that turn the third letter is read first
     let _ = reactor.turn(Some(Duration::ZERO)).unwrap();
-    assert!(reactor.counters().letters == 4 || reactor.next_deadline().is_some(), "{reactor:?}");
+    assert!(
+        reactor.counters().letters == 4 || reactor.next_deadline().is_some(),
+        "{reactor:?}"
+    );
 }
 
 #[test]
@@ -876,9 +1104,20 @@ fn panics_in_timers_and_deadlines_end_their_own_connection_only() {
         play.end(*peer);
     }
     play.pass(ms(10));
-    let mut ends: Vec<Call> = play.calls().into_iter().filter(|call| matches!(call, Call::Close(_))).collect();
+    let mut ends: Vec<Call> = play
+        .calls()
+        .into_iter()
+        .filter(|call| matches!(call, Call::Close(_)))
+        .collect();
     ends.sort_by_key(|call| format!("{call:?}"));
-    assert_eq!(ends, [closed("closed by the peer"), closed("the handler panicked"), closed("the handler panicked")]);
+    assert_eq!(
+        ends,
+        [
+            closed("closed by the peer"),
+            closed("the handler panicked"),
+            closed("the handler panicked")
+        ]
+    );
 }
 
 #[test]
@@ -907,7 +1146,14 @@ fn a_timer_that_is_set_in_the_very_last_callback_never_comes() {
     play.say(peer, b"bye\n");
     play.end(peer);
     play.pass(ms(100));
-    assert_eq!((play.reactor.connections(), play.reactor.next_deadline(), play.reactor.counters().panics), (0, None, 0));
+    assert_eq!(
+        (
+            play.reactor.connections(),
+            play.reactor.next_deadline(),
+            play.reactor.counters().panics
+        ),
+        (0, None, 0)
+    );
 }
 
 /// Does something to a connection, as chance will have it.
@@ -964,14 +1210,27 @@ fn whatever_meets_whatever_the_loop_lives_and_nothing_is_left() {
             let last = play.last();
             match fastrand::u32(..16) {
                 0 => drop(play.admit(1)),
-                1..5 => play.say(peer, [&b"x"[..], b"a\nb\nc\n", b"\nhalf", b"long enough to be cut into pieces\n"][fastrand::usize(..4)]),
+                1..5 => play.say(
+                    peer,
+                    [
+                        &b"x"[..],
+                        b"a\nb\nc\n",
+                        b"\nhalf",
+                        b"long enough to be cut into pieces\n",
+                    ][fastrand::usize(..4)],
+                ),
                 5 => play.set_room(peer, fastrand::usize(..100)),
-                6..8 => play.tell(peer, |event| (event.readable, event.writable) = (true, true)),
+                6..8 => play.tell(peer, |event| {
+                    (event.readable, event.writable) = (true, true)
+                }),
                 8 if fastrand::u32(..3) == 0 => play.end(peer),
                 9 if fastrand::u32(..3) == 0 => play.reset(peer),
                 10 => drop(play.reactor.with(last, |_, cx| at_random(cx))),
                 11 => drop(play.reactor.handle().send(last, &b"letter\n"[..])),
-                12 => drop(play.reactor.connect_to(vec![loopback(1), loopback(1)], ms(fastrand::u64(..100)))),
+                12 => drop(
+                    play.reactor
+                        .connect_to(vec![loopback(1), loopback(1)], ms(fastrand::u64(..100))),
+                ),
                 13 => play.answer(peer, Ok(Established::Yes)),
                 14 => play.skip(Duration::from_micros(fastrand::u64(..30_000))),
                 15 => drop(play.pass(Duration::from_micros(fastrand::u64(..30_000)))),
@@ -983,10 +1242,25 @@ fn whatever_meets_whatever_the_loop_lives_and_nothing_is_left() {
         }
         play.reactor.stop(Stop::Gracefully);
         play.pass(Duration::from_secs(1));
-        assert_eq!((play.reactor.connections(), play.reactor.buffered(), play.reactor.counters().panics), (0, 0, 0), "seed {seed}");
+        assert_eq!(
+            (
+                play.reactor.connections(),
+                play.reactor.buffered(),
+                play.reactor.counters().panics
+            ),
+            (0, 0, 0),
+            "seed {seed}"
+        );
         assert_eq!(play.open(), 0, "seed {seed}");
-        let closes = play.calls().iter().filter(|call| matches!(call, Call::Close(_))).count();
-        assert!(closes as u64 >= play.reactor.counters().closed, "seed {seed}");
+        let closes = play
+            .calls()
+            .iter()
+            .filter(|call| matches!(call, Call::Close(_)))
+            .count();
+        assert!(
+            closes as u64 >= play.reactor.counters().closed,
+            "seed {seed}"
+        );
     }
 }
 
@@ -994,13 +1268,17 @@ fn whatever_meets_whatever_the_loop_lives_and_nothing_is_left() {
 
 /// The last instant that the system can tell, or nearly.
 fn end_of_time() -> Instant {
-    (0..64).rev().fold(Instant::now(), |at, bit| at.checked_add(Duration::from_secs(1 << bit)).unwrap_or(at))
+    (0..64).rev().fold(Instant::now(), |at, bit| {
+        at.checked_add(Duration::from_secs(1 << bit)).unwrap_or(at)
+    })
 }
 
 #[test]
 fn no_instant_is_too_far_away_to_be_a_time() {
     let far = end_of_time();
-    let past = (0..64).rev().fold(Instant::now(), |at, bit| at.checked_sub(Duration::from_secs(1 << bit)).unwrap_or(at));
+    let past = (0..64).rev().fold(Instant::now(), |at, bit| {
+        at.checked_sub(Duration::from_secs(1 << bit)).unwrap_or(at)
+    });
     let mut play = Play::new(Config::default());
     let peer = play.admit(1);
     play.calls();
@@ -1025,25 +1303,51 @@ fn no_instant_is_too_far_away_to_be_a_time() {
     play.pass(ms(2));
     let mut calls = play.calls();
     calls.sort_by_key(|call| matches!(call, Call::LoopTimer(_)));
-    assert_eq!(calls, [Call::Deadline(Direction::Read), Call::Deadline(Direction::Write), Call::LoopTimer(now)]);
+    assert_eq!(
+        calls,
+        [
+            Call::Deadline(Direction::Read),
+            Call::Deadline(Direction::Write),
+            Call::LoopTimer(now)
+        ]
+    );
 }
 
 #[test]
 fn a_stop_that_may_take_for_ever_and_a_dial_that_may_too_overflow_nothing() {
     let mut play = Play::new(unguarded());
-    for timeout in [Duration::MAX, Duration::from_secs(u64::MAX / 2), Duration::from_secs(86_400 * 30), Duration::from_secs(86_400 * 50)] {
-        play.reactor.connect_to(vec![loopback(1), loopback(1), loopback(1)], timeout).unwrap();
+    for timeout in [
+        Duration::MAX,
+        Duration::from_secs(u64::MAX / 2),
+        Duration::from_secs(86_400 * 30),
+        Duration::from_secs(86_400 * 50),
+    ] {
+        play.reactor
+            .connect_to(vec![loopback(1), loopback(1), loopback(1)], timeout)
+            .unwrap();
     }
     play.pass(Duration::from_secs(86_400));
-    assert_eq!((play.reactor.connections(), play.calls()), (4, Vec::new()), "a day is not yet for ever");
+    assert_eq!(
+        (play.reactor.connections(), play.calls()),
+        (4, Vec::new()),
+        "a day is not yet for ever"
+    );
     play.reactor.stop(Stop::Within(Duration::MAX));
     play.pass(Duration::from_secs(86_400));
-    assert_eq!(play.reactor.connections(), 0, "a dial is not worth waiting for");
+    assert_eq!(
+        play.reactor.connections(),
+        0,
+        "a dial is not worth waiting for"
+    );
 }
 
 #[test]
 fn each_time_that_is_up_is_shown_with_its_name() {
-    let mut play = Play::new(Config { write_timeout: Some(ms(100)), drain_timeout: ms(100), ..unguarded() });
+    let mut play = Play::new(Config {
+        write_timeout: Some(ms(100)),
+        drain_timeout: ms(100),
+        ..unguarded()
+    });
     let seen: Rc<RefCell<Vec<String>>> = Rc::default();
     let shown = seen.clone();
     play.reactor.set_observer(move |step: &Step<'_>| {

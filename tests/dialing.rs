@@ -14,8 +14,8 @@ use std::time::{Duration, Instant};
 use glassloop::codec::Line;
 use glassloop::internals::Established;
 use glassloop::{
-    Address, CloseReason, Config, ConnectFailure, ConnectionId, Context, Expiry, Handler, LoopContext, Origin, Reactor, Step, Stop, Turn,
-    Verdict,
+    Address, CloseReason, Config, ConnectFailure, ConnectionId, Context, Expiry, Handler,
+    LoopContext, Origin, Reactor, Step, Stop, Turn, Verdict,
 };
 use played::{Stage, loopback, ms};
 use util::{PATIENCE, turn_until};
@@ -39,7 +39,11 @@ struct Dialer {
 impl Dialer {
     /// What became of the dials with this key.
     fn of_key(&self, key: u64) -> Vec<&str> {
-        self.outcomes.iter().filter(|(_, its, _)| *its == key).map(|(_, _, outcome)| outcome.as_str()).collect()
+        self.outcomes
+            .iter()
+            .filter(|(_, its, _)| *its == key)
+            .map(|(_, _, outcome)| outcome.as_str())
+            .collect()
     }
 }
 
@@ -51,14 +55,19 @@ impl Handler for Dialer {
 
     fn connection(&mut self, origin: &Origin) -> (Line, Self::State) {
         self.made += 1;
-        let key = if let Origin::Dialed { key, .. } = origin { Some(*key) } else { None };
+        let key = if let Origin::Dialed { key, .. } = origin {
+            Some(*key)
+        } else {
+            None
+        };
         (Line::default(), (key, false))
     }
 
     fn open(&mut self, cx: &mut Context<'_, Self>) -> Verdict {
         if let (Some(key), _) = *cx.state() {
             cx.state().1 = true;
-            self.outcomes.push((cx.id(), key, format!("open to {}", cx.peer_addr())));
+            self.outcomes
+                .push((cx.id(), key, format!("open to {}", cx.peer_addr())));
         }
         for (addrs, timeout, key) in self.in_open.drain(..) {
             cx.connect(addrs, timeout, key);
@@ -75,8 +84,14 @@ impl Handler for Dialer {
     }
 
     fn close(&mut self, cx: &mut Context<'_, Self>, reason: &CloseReason) {
-        let (Some(key), opened) = *cx.state() else { return };
-        self.outcomes.push((cx.id(), key, format!("{}: {reason}", if opened { "closed" } else { "never" })));
+        let (Some(key), opened) = *cx.state() else {
+            return;
+        };
+        self.outcomes.push((
+            cx.id(),
+            key,
+            format!("{}: {reason}", if opened { "closed" } else { "never" }),
+        ));
         if self.again > 0 {
             self.again -= 1;
             cx.connect(vec![loopback(1)], Duration::from_secs(1), key + 1);
@@ -97,7 +112,12 @@ fn outcomes(reactor: &mut Reactor<Dialer>, count: usize) -> Vec<String> {
         let _ = reactor.turn(Some(Duration::ZERO)).unwrap(); // nothing more comes
     }
     assert_eq!(reactor.handler().outcomes.len(), count);
-    reactor.handler().outcomes.iter().map(|(_, _, outcome)| outcome.clone()).collect()
+    reactor
+        .handler()
+        .outcomes
+        .iter()
+        .map(|(_, _, outcome)| outcome.clone())
+        .collect()
 }
 
 /// An address at which nobody listens. The socket is kept, so that no other test is given the port.
@@ -132,8 +152,20 @@ fn where_nobody_listens_the_dial_is_refused() {
     let mut reactor = dialer();
     let addr = dead();
     let id = reactor.connect(addr, LONG).unwrap();
-    assert_eq!(outcomes(&mut reactor, 1), [format!("never: cannot connect to {addr}: connection refused: nobody listens there")]);
-    assert_eq!((reactor.handler().outcomes[0].0, reactor.connections(), reactor.counters().dial_errors), (id, 0, 1));
+    assert_eq!(
+        outcomes(&mut reactor, 1),
+        [format!(
+            "never: cannot connect to {addr}: connection refused: nobody listens there"
+        )]
+    );
+    assert_eq!(
+        (
+            reactor.handler().outcomes[0].0,
+            reactor.connections(),
+            reactor.counters().dial_errors
+        ),
+        (id, 0, 1)
+    );
 }
 
 #[test]
@@ -144,7 +176,10 @@ fn where_nobody_answers_the_dial_ends_at_its_deadline_and_not_before() {
     let timeout = Duration::from_millis(300);
     let begun = dial_now(&mut reactor, &[silent.addr], timeout);
     // How long it says that was is a matter of the test by hand below.
-    assert!(outcomes(&mut reactor, 1)[0].starts_with(&format!("never: cannot connect to {}: no answer within 30", silent.addr)));
+    assert!(outcomes(&mut reactor, 1)[0].starts_with(&format!(
+        "never: cannot connect to {}: no answer within 30",
+        silent.addr
+    )));
     assert!(begun.elapsed() >= timeout);
     reactor.connect(silent.addr, Duration::ZERO).unwrap();
     assert!(outcomes(&mut reactor, 2)[1].contains(": no answer within "));
@@ -156,30 +191,63 @@ fn of_several_addresses_each_is_tried_in_turn_until_one_answers() {
     let (mut reactor, silent, dead, (_listener, alive)) = (dialer(), silent(), dead(), alive());
     reactor.connect(&[dead, alive][..], LONG).unwrap();
     assert_eq!(outcomes(&mut reactor, 1), [format!("open to {alive}")]);
-    assert_eq!((reactor.counters().dialed, reactor.counters().dial_errors), (2, 1));
-    let begun = dial_now(&mut reactor, &[silent.addr, dead, alive], Duration::from_secs(5));
+    assert_eq!(
+        (reactor.counters().dialed, reactor.counters().dial_errors),
+        (2, 1)
+    );
+    let begun = dial_now(
+        &mut reactor,
+        &[silent.addr, dead, alive],
+        Duration::from_secs(5),
+    );
     assert_eq!(outcomes(&mut reactor, 2)[1], format!("open to {alive}"));
-    assert!(begun.elapsed() >= Duration::from_millis(1990), "the first had its fair time; to the tick it is tested by hand below");
+    assert!(
+        begun.elapsed() >= Duration::from_millis(1990),
+        "the first had its fair time; to the tick it is tested by hand below"
+    );
     // It is the first one's failure that is told.
-    reactor.connect(&[dead, silent.addr][..], Duration::from_millis(100)).unwrap();
+    reactor
+        .connect(&[dead, silent.addr][..], Duration::from_millis(100))
+        .unwrap();
     let failure = "connection refused: nobody listens there (nor to any of 1 other addresses)";
-    assert_eq!(outcomes(&mut reactor, 3)[2], format!("never: cannot connect to {dead}: {failure}"));
+    assert_eq!(
+        outcomes(&mut reactor, 3)[2],
+        format!("never: cannot connect to {dead}: {failure}")
+    );
 }
 
 #[test]
 fn what_cannot_be_begun_is_an_error_for_the_caller_and_an_end_for_a_callback() {
     let (_listener, addr) = alive();
-    let mut reactor = Reactor::new(Dialer::default(), Config { max_connections: Some(1), ..Config::default() }).unwrap();
+    let mut reactor = Reactor::new(
+        Dialer::default(),
+        Config {
+            max_connections: Some(1),
+            ..Config::default()
+        },
+    )
+    .unwrap();
     let handle = reactor.handle();
-    assert_eq!(reactor.connect_to(Vec::new(), LONG).unwrap_err().to_string(), "cannot connect: no address to connect to");
+    assert_eq!(
+        reactor
+            .connect_to(Vec::new(), LONG)
+            .unwrap_err()
+            .to_string(),
+        "cannot connect: no address to connect to"
+    );
     handle.post((Vec::new(), LONG, 1)).unwrap();
-    assert_eq!(outcomes(&mut reactor, 1), ["never: cannot connect: no address to connect to"]);
+    assert_eq!(
+        outcomes(&mut reactor, 1),
+        ["never: cannot connect: no address to connect to"]
+    );
 
     reactor.connect(addr, LONG).unwrap();
     let full = format!("cannot connect to {addr}: 1 connections are open, no more are allowed");
     assert_eq!(reactor.connect(addr, LONG).unwrap_err().to_string(), full);
     handle.post((vec![addr.into()], LONG, 2)).unwrap();
-    turn_until(&mut reactor, |reactor| reactor.handler().outcomes.len() == 3);
+    turn_until(&mut reactor, |reactor| {
+        reactor.handler().outcomes.len() == 3
+    });
     assert_eq!(reactor.handler().of_key(2), [format!("never: {full}")]);
 
     reactor.stop(Stop::Gracefully);
@@ -188,7 +256,10 @@ fn what_cannot_be_begun_is_an_error_for_the_caller_and_an_end_for_a_callback() {
     handle.post((vec![addr.into()], LONG, 4)).unwrap();
     let _ = reactor.turn(Some(Duration::ZERO)).unwrap();
     let stopping = format!("cannot connect to {addr}: the loop is stopping");
-    assert_eq!(reactor.connect(addr, LONG).unwrap_err().to_string(), stopping);
+    assert_eq!(
+        reactor.connect(addr, LONG).unwrap_err().to_string(),
+        stopping
+    );
     // The third was asked for in the turn of the stop: there was no room yet. The fourth came later.
     assert_eq!(reactor.handler().of_key(3), [format!("never: {full}")]);
     assert_eq!(reactor.handler().of_key(4), [format!("never: {stopping}")]);
@@ -218,19 +289,39 @@ fn a_unix_socket_is_dialed_by_its_path() {
     let mut reactor = dialer();
     let addr = Address::unix(&path);
     reactor.connect_to(vec![addr.clone()], LONG).unwrap();
-    assert_eq!(outcomes(&mut reactor, 1), [format!("never: cannot connect to {addr}: No such file or directory (os error 2)")]);
+    assert_eq!(
+        outcomes(&mut reactor, 1),
+        [format!(
+            "never: cannot connect to {addr}: No such file or directory (os error 2)"
+        )]
+    );
     let listener = std::os::unix::net::UnixListener::bind(&path).unwrap();
     reactor.connect_to(vec![addr.clone()], LONG).unwrap();
     assert_eq!(outcomes(&mut reactor, 2)[1], format!("open to {addr}"));
     drop(listener);
     // The file is still there, and nobody behind it.
     reactor.connect_to(vec![addr.clone()], LONG).unwrap();
-    turn_until(&mut reactor, |reactor| reactor.handler().outcomes.iter().any(|(.., outcome)| outcome.contains("connection refused")));
+    turn_until(&mut reactor, |reactor| {
+        reactor
+            .handler()
+            .outcomes
+            .iter()
+            .any(|(.., outcome)| outcome.contains("connection refused"))
+    });
     // The other kinds of addresses may stand beside it.
     let (_listener, alive) = alive();
     let id = reactor.connect_to(vec![addr, alive.into()], LONG).unwrap();
-    turn_until(&mut reactor, |reactor| reactor.handler().outcomes.last().is_some_and(|(its, ..)| *its == id));
-    assert_eq!(reactor.handler().outcomes.last().unwrap().2, format!("open to {alive}"));
+    turn_until(&mut reactor, |reactor| {
+        reactor
+            .handler()
+            .outcomes
+            .last()
+            .is_some_and(|(its, ..)| *its == id)
+    });
+    assert_eq!(
+        reactor.handler().outcomes.last().unwrap().2,
+        format!("open to {alive}")
+    );
     std::fs::remove_file(path).unwrap();
 }
 
@@ -244,9 +335,20 @@ fn abstract_unix_socket_is_dialed_by_its_name() {
     let addr = Address::from(std_addr.clone());
     assert_eq!(addr.to_string(), format!("unix:@{name}"));
     let mut reactor = dialer();
-    assert_eq!(reactor.listen_on_unix(std::os::unix::net::UnixListener::bind_addr(&std_addr).unwrap()).unwrap(), addr);
+    assert_eq!(
+        reactor
+            .listen_on_unix(std::os::unix::net::UnixListener::bind_addr(&std_addr).unwrap())
+            .unwrap(),
+        addr
+    );
     reactor.connect_to(vec![addr.clone()], LONG).unwrap();
-    turn_until(&mut reactor, |reactor| reactor.handler().outcomes.iter().any(|(.., outcome)| *outcome == format!("open to {addr}")));
+    turn_until(&mut reactor, |reactor| {
+        reactor
+            .handler()
+            .outcomes
+            .iter()
+            .any(|(.., outcome)| *outcome == format!("open to {addr}"))
+    });
 }
 
 /// Checks that every dial has exactly one first outcome, and that those who were open are closed once at most.
@@ -254,11 +356,16 @@ fn abstract_unix_socket_is_dialed_by_its_name() {
 fn one_outcome_each(handler: &Dialer, dials: &[ConnectionId]) {
     let mut of: BTreeMap<ConnectionId, Vec<&str>> = BTreeMap::new();
     for (id, _, outcome) in &handler.outcomes {
-        of.entry(*id).or_default().push(outcome.split([' ', ':']).next().unwrap());
+        of.entry(*id)
+            .or_default()
+            .push(outcome.split([' ', ':']).next().unwrap());
     }
     for id in dials {
         let outcomes = of.get(id).map_or(&[][..], |outcomes| outcomes);
-        assert!(matches!(outcomes, ["open" | "never"] | ["open", "closed"]), "{id}: {outcomes:?}");
+        assert!(
+            matches!(outcomes, ["open" | "never"] | ["open", "closed"]),
+            "{id}: {outcomes:?}"
+        );
     }
     assert_eq!(of.len(), dials.len());
 }
@@ -269,11 +376,22 @@ fn each_of_many_dials_has_exactly_one_outcome_also_when_the_loop_stops_in_their_
     for how in [None, Some(Stop::Gracefully), Some(Stop::AtOnce)] {
         let (silent, dead, (_listener, alive)) = (silent(), dead(), alive());
         let mut reactor = dialer();
-        let ways = [vec![alive], vec![dead], vec![silent.addr], vec![dead, alive], vec![dead, silent.addr], vec![dead, dead, dead]];
+        let ways = [
+            vec![alive],
+            vec![dead],
+            vec![silent.addr],
+            vec![dead, alive],
+            vec![dead, silent.addr],
+            vec![dead, dead, dead],
+        ];
         // The listener's queue holds less than all of them; so some of the good ones are silent as well.
         let mut dials = Vec::new();
         for (n, way) in ways.iter().cycle().take(300).enumerate() {
-            dials.push(reactor.connect(&way[..], Duration::from_millis(200 + n as u64)).unwrap());
+            dials.push(
+                reactor
+                    .connect(&way[..], Duration::from_millis(200 + n as u64))
+                    .unwrap(),
+            );
             if n % 50 == 7 {
                 let _ = reactor.turn(Some(Duration::ZERO)).unwrap();
             }
@@ -282,7 +400,12 @@ fn each_of_many_dials_has_exactly_one_outcome_also_when_the_loop_stops_in_their_
             reactor.stop(how);
         }
         turn_until(&mut reactor, |reactor| {
-            let first = reactor.handler().outcomes.iter().filter(|(.., outcome)| !outcome.starts_with("closed")).count();
+            let first = reactor
+                .handler()
+                .outcomes
+                .iter()
+                .filter(|(.., outcome)| !outcome.starts_with("closed"))
+                .count();
             first >= dials.len() && (how.is_none() || reactor.connections() == 0)
         });
         one_outcome_each(reactor.handler(), &dials);
@@ -303,7 +426,11 @@ fn alone(name: &str) -> bool {
         .output()
         .unwrap();
     print!("{}", String::from_utf8_lossy(&test.stdout));
-    assert!(test.status.success(), "{}", String::from_utf8_lossy(&test.stderr));
+    assert!(
+        test.status.success(),
+        "{}",
+        String::from_utf8_lossy(&test.stderr)
+    );
     false
 }
 
@@ -323,20 +450,38 @@ fn dials_that_fail_leave_no_descriptor_behind_and_late_successes_neither() {
     let mut reactor = dialer();
     let before = descriptors();
     for n in 0..200 {
-        let addrs = if n % 2 == 0 { [dead, silent.addr] } else { [silent.addr, dead] };
-        reactor.connect(&addrs[..], Duration::from_millis(150)).unwrap();
+        let addrs = if n % 2 == 0 {
+            [dead, silent.addr]
+        } else {
+            [silent.addr, dead]
+        };
+        reactor
+            .connect(&addrs[..], Duration::from_millis(150))
+            .unwrap();
     }
     assert!(descriptors() > before + 50);
-    turn_until(&mut reactor, |reactor| reactor.handler().outcomes.len() == 200);
+    turn_until(&mut reactor, |reactor| {
+        reactor.handler().outcomes.len() == 200
+    });
     assert_eq!((descriptors(), reactor.connections()), (before, 0));
 
     // Late successes: the queue gets room when their time is over already, and before the loop looks.
-    let id = reactor.connect(silent.addr, Duration::from_millis(50)).unwrap();
+    let id = reactor
+        .connect(silent.addr, Duration::from_millis(50))
+        .unwrap();
     std::thread::sleep(ms(60));
     silent.queue.clear();
     while silent.listener.set_nonblocking(true).is_ok() && silent.listener.accept().is_ok() {}
-    turn_until(&mut reactor, |reactor| reactor.handler().outcomes.len() == 201);
-    one_outcome_each(&Dialer { outcomes: reactor.handler().outcomes.split_off(200), ..Dialer::default() }, &[id]);
+    turn_until(&mut reactor, |reactor| {
+        reactor.handler().outcomes.len() == 201
+    });
+    one_outcome_each(
+        &Dialer {
+            outcomes: reactor.handler().outcomes.split_off(200),
+            ..Dialer::default()
+        },
+        &[id],
+    );
     println!("{} connections of the late dial", reactor.connections());
     reactor.stop(Stop::AtOnce);
     assert_eq!(reactor.turn(None).unwrap(), Turn::Stopped);
@@ -350,30 +495,56 @@ fn a_real_socket_that_is_connected_with_itself_is_not_taken_for_an_answer() {
     let encounters = Arc::new(AtomicU64::new(0));
     let kept = encounters.clone();
     reactor.set_observer(move |step: &Step<'_>| {
-        if let Step::DialFailed { failure: ConnectFailure::SelfConnect, .. } = step {
+        if let Step::DialFailed {
+            failure: ConnectFailure::SelfConnect,
+            ..
+        } = step
+        {
             kept.fetch_add(1, Ordering::Relaxed);
         }
     });
-    let addr = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let addr = TcpListener::bind("127.0.0.1:0")
+        .unwrap()
+        .local_addr()
+        .unwrap();
     let (begun, mut dials) = (Instant::now(), 0);
     // The system goes through its ports in turn, so as a rule it meets this one; but nobody promises that.
-    let is_answered =
-        |reactor: &mut Reactor<Dialer>| reactor.handler().outcomes.iter().any(|(.., outcome)| !outcome.starts_with("never: "));
-    while encounters.load(Ordering::Relaxed) == 0 && dials < 40_000 && begun.elapsed() < Duration::from_secs(4) {
+    let is_answered = |reactor: &mut Reactor<Dialer>| {
+        reactor
+            .handler()
+            .outcomes
+            .iter()
+            .any(|(.., outcome)| !outcome.starts_with("never: "))
+    };
+    while encounters.load(Ordering::Relaxed) == 0
+        && dials < 40_000
+        && begun.elapsed() < Duration::from_secs(4)
+    {
         (0..100).for_each(|_| assert!(reactor.connect(addr, LONG).is_ok()));
         dials += 100;
-        turn_until(&mut reactor, |reactor| reactor.connections() == 0 || is_answered(reactor));
+        turn_until(&mut reactor, |reactor| {
+            reactor.connections() == 0 || is_answered(reactor)
+        });
     }
-    if let Some(answer) = reactor.handler().outcomes.iter().find(|(.., outcome)| !outcome.starts_with("never: ")) {
+    if let Some(answer) = reactor
+        .handler()
+        .outcomes
+        .iter()
+        .find(|(.., outcome)| !outcome.starts_with("never: "))
+    {
         // The port has to be free for this test: so another one may have come to listen there.
-        let is_taken = std::net::TcpStream::connect(addr).is_ok_and(|stream| stream.local_addr().unwrap() != addr);
+        let is_taken = std::net::TcpStream::connect(addr)
+            .is_ok_and(|stream| stream.local_addr().unwrap() != addr);
         assert!(is_taken, "{answer:?}");
         println!("not tested: another program has taken the port");
         return;
     }
     match encounters.load(Ordering::Relaxed) {
         0 => println!("not met in {dials} dials: a socket that is connected with itself"),
-        n => println!("{n} of {dials} dials were connected with themselves after {:?}", begun.elapsed()),
+        n => println!(
+            "{n} of {dials} dials were connected with themselves after {:?}",
+            begun.elapsed()
+        ),
     }
 }
 
@@ -383,18 +554,34 @@ fn a_dialed_connection_that_falls_silent_is_idle_like_any_other_whatever_time_th
         let (_listener, addr) = alive();
         let idle = Arc::new(AtomicU64::new(0));
         let seen = idle.clone();
-        let mut reactor =
-            Reactor::new(Dialer::default(), Config { idle_timeout: Some(Duration::from_millis(300)), ..Config::default() }).unwrap();
+        let mut reactor = Reactor::new(
+            Dialer::default(),
+            Config {
+                idle_timeout: Some(Duration::from_millis(300)),
+                ..Config::default()
+            },
+        )
+        .unwrap();
         reactor.set_observer(move |step: &Step<'_>| {
-            if let Step::Deadline { expiry: Expiry::Idle, .. } = step {
+            if let Step::Deadline {
+                expiry: Expiry::Idle,
+                ..
+            } = step
+            {
                 seen.fetch_add(1, Ordering::Relaxed);
             }
         });
         reactor.connect(addr, timeout).unwrap();
-        turn_until(&mut reactor, |reactor| !reactor.handler().outcomes.is_empty());
+        turn_until(&mut reactor, |reactor| {
+            !reactor.handler().outcomes.is_empty()
+        });
         let end = Instant::now() + PATIENCE;
         while idle.load(Ordering::Relaxed) == 0 {
-            assert!(Instant::now() < end, "dialed with {timeout:?}, and idle for ever: {:?}", reactor.next_deadline());
+            assert!(
+                Instant::now() < end,
+                "dialed with {timeout:?}, and idle for ever: {:?}",
+                reactor.next_deadline()
+            );
             let _ = reactor.turn(Some(Duration::from_millis(50))).unwrap();
         }
     }
@@ -410,7 +597,15 @@ fn by_hand() -> Play {
 }
 
 fn by_hand_with_room_for(max_connections: Option<usize>) -> Play {
-    Play::on(Stage::default(), Dialer::default(), Config { idle_timeout: None, max_connections, ..Config::default() })
+    Play::on(
+        Stage::default(),
+        Dialer::default(),
+        Config {
+            idle_timeout: None,
+            max_connections,
+            ..Config::default()
+        },
+    )
 }
 
 /// The dial under way is answered, or comes to this error of the system.
@@ -421,7 +616,12 @@ fn decide(play: &mut Play, how: Result<Established, i32>) {
 
 /// What became of the dials so far.
 fn told(play: &mut Play) -> Vec<String> {
-    play.reactor.handler().outcomes.iter().map(|(_, _, outcome)| outcome.clone()).collect()
+    play.reactor
+        .handler()
+        .outcomes
+        .iter()
+        .map(|(_, _, outcome)| outcome.clone())
+        .collect()
 }
 
 #[test]
@@ -434,7 +634,10 @@ fn each_error_of_the_system_has_its_name_be_it_told_at_once_or_later() {
     const EHOSTUNREACH: i32 = 113;
     const EMFILE: i32 = 24;
     for (error, text) in [
-        (EADDRNOTAVAIL, "no local port is left for that address, or this machine has no address to reach it from"),
+        (
+            EADDRNOTAVAIL,
+            "no local port is left for that address, or this machine has no address to reach it from",
+        ),
         (ECONNREFUSED, "connection refused: nobody listens there"),
         (EHOSTUNREACH, "No route to host (os error 113)"),
         (ENETUNREACH, "Network is unreachable (os error 101)"),
@@ -443,9 +646,15 @@ fn each_error_of_the_system_has_its_name_be_it_told_at_once_or_later() {
     ] {
         let wanted = format!("never: cannot connect to 127.0.0.1:9: {text}");
         let mut play = by_hand();
-        play.stage.borrow_mut().dials.push_back(Err(io::Error::from_raw_os_error(error)));
+        play.stage
+            .borrow_mut()
+            .dials
+            .push_back(Err(io::Error::from_raw_os_error(error)));
         play.reactor.connect_to(vec![loopback(9)], LONG).unwrap();
-        assert!(play.reactor.handler().outcomes.is_empty(), "the handler is told in a turn, and not before the caller has the name");
+        assert!(
+            play.reactor.handler().outcomes.is_empty(),
+            "the handler is told in a turn, and not before the caller has the name"
+        );
         play.turn();
         assert_eq!(told(&mut play), std::slice::from_ref(&wanted));
 
@@ -472,7 +681,10 @@ fn a_socket_that_is_connected_with_itself_is_tried_twice_more() {
     for how in [itself; 3] {
         decide(&mut play, how);
     }
-    assert_eq!(told(&mut play), ["never: cannot connect to 127.0.0.1:9: connected with itself: nobody listens there"]);
+    assert_eq!(
+        told(&mut play),
+        ["never: cannot connect to 127.0.0.1:9: connected with itself: nobody listens there"]
+    );
     assert_eq!((play.open(), play.stage.borrow().dialed.len()), (0, 3));
 }
 
@@ -481,12 +693,23 @@ fn a_success_that_comes_after_the_deadline_is_closed_and_nobody_hears_of_it() {
     let mut play = by_hand();
     play.reactor.connect_to(vec![loopback(9)], ms(500)).unwrap();
     play.pass(ms(499));
-    assert_eq!((play.reactor.handler().outcomes.len(), play.open()), (0, 1), "not before its time");
+    assert_eq!(
+        (play.reactor.handler().outcomes.len(), play.open()),
+        (0, 1),
+        "not before its time"
+    );
     play.pass(ms(3));
     assert_eq!((told(&mut play).len(), play.open()), (1, 0));
     decide(&mut play, Ok(Established::Yes));
-    assert_eq!((play.reactor.counters().stale, play.stage.borrow().asked), (1, 0), "the old socket is not even asked");
-    assert_eq!(told(&mut play), ["never: cannot connect to 127.0.0.1:9: no answer within 500ms"]);
+    assert_eq!(
+        (play.reactor.counters().stale, play.stage.borrow().asked),
+        (1, 0),
+        "the old socket is not even asked"
+    );
+    assert_eq!(
+        told(&mut play),
+        ["never: cannot connect to 127.0.0.1:9: no answer within 500ms"]
+    );
 }
 
 #[test]
@@ -507,15 +730,23 @@ fn a_dial_that_is_begun_long_after_the_last_turn_has_its_whole_time() {
 fn an_address_has_its_part_of_the_time_to_the_last_tick() {
     let mut play = by_hand();
     play.pass(Duration::from_micros(900));
-    play.reactor.connect_to(vec![loopback(8), loopback(9)], Duration::from_secs(4)).unwrap();
+    play.reactor
+        .connect_to(vec![loopback(8), loopback(9)], Duration::from_secs(4))
+        .unwrap();
     play.pass(Duration::from_micros(1_999_500));
-    assert_eq!(play.stage.borrow().dialed, [loopback(8)], "two seconds are not over yet");
+    assert_eq!(
+        play.stage.borrow().dialed,
+        [loopback(8)],
+        "two seconds are not over yet"
+    );
 }
 
 #[test]
 fn an_event_of_the_address_before_is_not_taken_for_an_answer_of_this_one() {
     let mut play = by_hand();
-    play.reactor.connect_to(vec![loopback(8), loopback(9)], Duration::from_secs(4)).unwrap();
+    play.reactor
+        .connect_to(vec![loopback(8), loopback(9)], Duration::from_secs(4))
+        .unwrap();
     play.pass(ms(2010));
     assert_eq!(play.stage.borrow().dialed, [loopback(8), loopback(9)]);
     decide(&mut play, Ok(Established::NotYet)); // of which socket nobody can say: what counts is what the present one answers
@@ -527,12 +758,16 @@ fn an_event_of_the_address_before_is_not_taken_for_an_answer_of_this_one() {
 #[test]
 fn no_time_at_all_is_over_with_the_next_tick_and_all_the_time_is_never_over() {
     let mut play = by_hand();
-    play.reactor.connect_to(vec![loopback(9), loopback(10)], Duration::ZERO).unwrap();
+    play.reactor
+        .connect_to(vec![loopback(9), loopback(10)], Duration::ZERO)
+        .unwrap();
     play.pass(ms(5));
     assert_eq!((told(&mut play).len(), play.open()), (1, 0));
 
     let mut play = by_hand();
-    play.reactor.connect_to(vec![loopback(9), loopback(10)], Duration::MAX).unwrap();
+    play.reactor
+        .connect_to(vec![loopback(9), loopback(10)], Duration::MAX)
+        .unwrap();
     let turns = play.pass(Duration::from_secs(365 * 24 * 60 * 60));
     assert_eq!((told(&mut play).len(), play.open()), (0, 1));
     assert!(turns < 100, "{turns} turns of waiting");
@@ -543,7 +778,10 @@ fn no_time_at_all_is_over_with_the_next_tick_and_all_the_time_is_never_over() {
 #[test]
 fn what_is_sent_to_one_who_is_not_established_is_counted_and_never_arrives() {
     const ECONNREFUSED: i32 = if cfg!(target_os = "linux") { 111 } else { 61 };
-    for (how, wanted) in [(Ok(Established::Yes), "open to "), (Err(ECONNREFUSED), "never: cannot connect to ")] {
+    for (how, wanted) in [
+        (Ok(Established::Yes), "open to "),
+        (Err(ECONNREFUSED), "never: cannot connect to "),
+    ] {
         let mut play = by_hand();
         let id = play.reactor.connect_to(vec![loopback(9)], LONG).unwrap();
         let handle = play.reactor.handle();
@@ -551,7 +789,13 @@ fn what_is_sent_to_one_who_is_not_established_is_counted_and_never_arrives() {
             handle.send(id, &b"too early\n"[..]).unwrap();
         }
         play.turn();
-        assert_eq!((play.reactor.counters().letters, play.reactor.counters().stale), (3, 3));
+        assert_eq!(
+            (
+                play.reactor.counters().letters,
+                play.reactor.counters().stale
+            ),
+            (3, 3)
+        );
         decide(&mut play, how);
         play.turn();
         assert_eq!(play.got(0), b"");
@@ -564,10 +808,18 @@ fn what_is_sent_to_one_who_is_not_established_is_counted_and_never_arrives() {
 fn a_stop_ends_dials_that_are_under_way() {
     for how in [Stop::Gracefully, Stop::Within(Duration::ZERO), Stop::AtOnce] {
         let mut play = by_hand();
-        play.reactor.connect_to(vec![loopback(8), loopback(9)], Duration::MAX).unwrap();
+        play.reactor
+            .connect_to(vec![loopback(8), loopback(9)], Duration::MAX)
+            .unwrap();
         play.reactor.stop(how);
-        assert_eq!(play.reactor.turn(Some(Duration::ZERO)).unwrap(), Turn::Stopped);
-        assert_eq!((told(&mut play), play.open()), (vec!["never: shut down".to_string()], 0));
+        assert_eq!(
+            play.reactor.turn(Some(Duration::ZERO)).unwrap(),
+            Turn::Stopped
+        );
+        assert_eq!(
+            (told(&mut play), play.open()),
+            (vec!["never: shut down".to_string()], 0)
+        );
     }
 }
 
@@ -587,7 +839,10 @@ fn a_handler_that_dials_again_whenever_one_has_failed_leaves_the_others_their_tu
     play.pass(Duration::from_secs(1)); // the one is over, and is dialed again; the other one lingers
     let turns = play.reactor.counters().turns as usize;
     let failed = play.reactor.handler().outcomes.len();
-    assert!(failed <= 100 * turns, "{failed} dials failed in {turns} turns");
+    assert!(
+        failed <= 100 * turns,
+        "{failed} dials failed in {turns} turns"
+    );
 }
 
 #[test]
@@ -596,7 +851,10 @@ fn in_a_full_loop_a_handler_that_dials_again_does_not_hold_up_the_turn_either() 
     let mut play = by_hand_with_room_for(Some(1));
     play.reactor.connect_to(vec![loopback(9)], LONG).unwrap();
     play.reactor.handler().again = MANY;
-    play.reactor.handler().in_open.push_back((vec![loopback(9)], LONG, 1));
+    play.reactor
+        .handler()
+        .in_open
+        .push_back((vec![loopback(9)], LONG, 1));
     decide(&mut play, Ok(Established::Yes));
     let failed = play.reactor.handler().outcomes.len();
     assert!(failed <= 100, "{failed} dials failed in one turn");
@@ -609,9 +867,16 @@ fn a_dial_that_the_last_callback_asks_for_has_an_outcome_too() {
         play.reactor.handler().again = 1;
         play.reactor.connect_to(vec![loopback(9)], LONG).unwrap();
         play.reactor.stop(how);
-        assert_eq!(play.reactor.turn(Some(Duration::ZERO)).unwrap(), Turn::Stopped);
+        assert_eq!(
+            play.reactor.turn(Some(Duration::ZERO)).unwrap(),
+            Turn::Stopped
+        );
         let _ = play.reactor.turn(Some(Duration::ZERO)).unwrap();
-        assert_eq!(play.reactor.handler().of_key(1), ["never: cannot connect to 127.0.0.1:1: the loop is stopping"], "{how:?}");
+        assert_eq!(
+            play.reactor.handler().of_key(1),
+            ["never: cannot connect to 127.0.0.1:1: the loop is stopping"],
+            "{how:?}"
+        );
     }
 }
 
@@ -621,7 +886,9 @@ fn a_peer_that_refuses_after_it_was_reached_ends_an_open_connection_and_not_a_di
     reactor.connect(addr, LONG).unwrap();
     assert_eq!(outcomes(&mut reactor, 1).len(), 1);
     let (stream, _) = listener.accept().unwrap();
-    socket2::SockRef::from(&stream).set_linger(Some(Duration::ZERO)).unwrap();
+    socket2::SockRef::from(&stream)
+        .set_linger(Some(Duration::ZERO))
+        .unwrap();
     drop(stream);
     assert_eq!(outcomes(&mut reactor, 2)[1], "closed: reset by the peer");
 }

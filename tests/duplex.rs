@@ -49,8 +49,15 @@ impl Ends {
         let mut line = vec![b'.'; self.plan.len];
         loop {
             let End { side, sent } = *cx.state();
-            let waiting = if self.plan.acks { sent - self.received[side].1 } else { 0 };
-            if sent == self.plan.requests[side] || waiting >= self.plan.window || cx.pending() >= self.high {
+            let waiting = if self.plan.acks {
+                sent - self.received[side].1
+            } else {
+                0
+            };
+            if sent == self.plan.requests[side]
+                || waiting >= self.plan.window
+                || cx.pending() >= self.high
+            {
                 return Verdict::Continue;
             }
             cx.state().sent += 1;
@@ -66,7 +73,11 @@ impl Handler for Ends {
     type Mail = ();
 
     fn connection(&mut self, origin: &Origin) -> (Line, End) {
-        let side = if let Origin::Dialed { .. } = origin { DIALED } else { ACCEPTED };
+        let side = if let Origin::Dialed { .. } = origin {
+            DIALED
+        } else {
+            ACCEPTED
+        };
         (Line::default(), End { side, sent: 0 })
     }
 
@@ -85,7 +96,11 @@ impl Handler for Ends {
         let number = |n: u64| format!("{n:010}").into_bytes();
         match line[0] {
             b'r' => {
-                assert_eq!((&line[1..11], line.len()), (&number(*requests)[..], self.plan.len), "a request is lost or out of order");
+                assert_eq!(
+                    (&line[1..11], line.len()),
+                    (&number(*requests)[..], self.plan.len),
+                    "a request is lost or out of order"
+                );
                 *requests += 1;
                 if self.plan.acks {
                     cx.send(&[b"a", &line[1..11]].concat()[..]);
@@ -105,7 +120,14 @@ impl Handler for Ends {
 /// Small enough to be reached often.
 fn config() -> Config {
     let write_timeout = Some(Duration::from_secs(5));
-    Config { scratch: 8 << 10, write_high: 8 << 10, write_low: 2 << 10, write_cap: 64 << 10, write_timeout, ..Config::default() }
+    Config {
+        scratch: 8 << 10,
+        write_high: 8 << 10,
+        write_low: 2 << 10,
+        write_cap: 64 << 10,
+        write_timeout,
+        ..Config::default()
+    }
 }
 
 /// A listener whose connections inherit buffers of about so many bytes.
@@ -113,7 +135,9 @@ fn narrow(bytes: usize) -> std::net::TcpListener {
     let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
     socket.set_recv_buffer_size(bytes).unwrap();
     socket.set_send_buffer_size(bytes).unwrap();
-    socket.bind(&SocketAddr::from((Ipv4Addr::LOCALHOST, 0)).into()).unwrap();
+    socket
+        .bind(&SocketAddr::from((Ipv4Addr::LOCALHOST, 0)).into())
+        .unwrap();
     socket.listen(16).unwrap();
     socket.into()
 }
@@ -126,28 +150,51 @@ struct Ring {
 }
 
 impl Ring {
-    fn new(plan: Plan, config: Config, listen: impl FnOnce(&mut Reactor<Ends>) -> glassloop::Address) -> Self {
-        let handler = Ends { plan, high: config.write_high, received: [(0, 0); 2], drained: 0 };
+    fn new(
+        plan: Plan,
+        config: Config,
+        listen: impl FnOnce(&mut Reactor<Ends>) -> glassloop::Address,
+    ) -> Self {
+        let handler = Ends {
+            plan,
+            high: config.write_high,
+            received: [(0, 0); 2],
+            drained: 0,
+        };
         let mut reactor = Reactor::new(handler, config).unwrap();
         let ends = Arc::new(Mutex::new(Vec::new()));
         let kept = ends.clone();
         reactor.set_observer(move |step: &Step<'_>| {
             if let Step::Closed { reason, .. } = step {
-                kept.lock().unwrap().push(CloseReason::name(reason).to_string());
+                kept.lock()
+                    .unwrap()
+                    .push(CloseReason::name(reason).to_string());
             }
         });
         let addr = listen(&mut reactor);
-        reactor.connect_to(vec![addr], Duration::from_secs(10)).unwrap();
-        Self { reactor, ends, peak: 0 }
+        reactor
+            .connect_to(vec![addr], Duration::from_secs(10))
+            .unwrap();
+        Self {
+            reactor,
+            ends,
+            peak: 0,
+        }
     }
 
     fn over_tcp(plan: Plan, config: Config) -> Self {
-        Self::new(plan, config, |reactor| reactor.listen_on(narrow(4 << 10)).unwrap().into())
+        Self::new(plan, config, |reactor| {
+            reactor.listen_on(narrow(4 << 10)).unwrap().into()
+        })
     }
 
     /// Turns until all has arrived, or a connection has ended; whether all has.
     fn run(&mut self) -> bool {
-        let Self { reactor, ends, peak } = self;
+        let Self {
+            reactor,
+            ends,
+            peak,
+        } = self;
         let mut all = false;
         turn_until(reactor, |reactor| {
             *peak = reactor.buffered().max(*peak);
@@ -163,7 +210,12 @@ impl Ring {
     /// All arrives, and no end ever held more than one read and its marks allow.
     #[track_caller]
     fn run_to_the_end(mut self) {
-        assert!(self.run(), "ended early: {:?}, {:?}", self.ends, self.reactor.handler().received);
+        assert!(
+            self.run(),
+            "ended early: {:?}, {:?}",
+            self.ends,
+            self.reactor.handler().received
+        );
         let config = self.reactor.config().clone();
         // As in tests/pressure.rs, for two ends. A buffer may have doubled to grow.
         let line = self.reactor.handler().plan.len + 1;
@@ -181,7 +233,12 @@ impl Ring {
 }
 
 const MUCH: u64 = 6000;
-const PLAIN: Plan = Plan { requests: [MUCH, MUCH], acks: false, window: u64::MAX, len: 1000 };
+const PLAIN: Plan = Plan {
+    requests: [MUCH, MUCH],
+    acks: false,
+    window: u64::MAX,
+    len: 1000,
+};
 
 #[test]
 fn two_who_flood_each_other_both_receive_everything() {
@@ -190,13 +247,33 @@ fn two_who_flood_each_other_both_receive_everything() {
 
 #[test]
 fn two_who_flood_each_other_with_small_marks_and_lines_longer_than_them_both_receive_everything() {
-    let small = Config { write_high: 2, write_low: 1, scratch: 512, ..config() };
-    Ring::over_tcp(Plan { requests: [2000, 2000], ..PLAIN }, small).run_to_the_end();
+    let small = Config {
+        write_high: 2,
+        write_low: 1,
+        scratch: 512,
+        ..config()
+    };
+    Ring::over_tcp(
+        Plan {
+            requests: [2000, 2000],
+            ..PLAIN
+        },
+        small,
+    )
+    .run_to_the_end();
 }
 
 #[test]
 fn two_who_flood_each_other_with_tiny_lines_both_receive_everything() {
-    Ring::over_tcp(Plan { requests: [100_000, 100_000], len: 11, ..PLAIN }, config()).run_to_the_end();
+    Ring::over_tcp(
+        Plan {
+            requests: [100_000, 100_000],
+            len: 11,
+            ..PLAIN
+        },
+        config(),
+    )
+    .run_to_the_end();
 }
 
 #[test]
@@ -204,27 +281,60 @@ fn two_who_flood_each_other_with_tiny_lines_both_receive_everything() {
 fn over_a_unix_socket_two_who_flood_each_other_both_receive_everything() {
     let path = std::env::temp_dir().join(format!("glassloop-duplex-{}", std::process::id()));
     let listener = std::os::unix::net::UnixListener::bind(&path).unwrap();
-    Ring::new(PLAIN, config(), |reactor| reactor.listen_on_unix(listener).unwrap()).run_to_the_end();
+    Ring::new(PLAIN, config(), |reactor| {
+        reactor.listen_on_unix(listener).unwrap()
+    })
+    .run_to_the_end();
     std::fs::remove_file(path).unwrap();
 }
 
 #[test]
 fn a_client_that_floods_without_waiting_gets_every_ack() {
-    Ring::over_tcp(Plan { requests: [MUCH, 0], acks: true, ..PLAIN }, config()).run_to_the_end();
+    Ring::over_tcp(
+        Plan {
+            requests: [MUCH, 0],
+            acks: true,
+            ..PLAIN
+        },
+        config(),
+    )
+    .run_to_the_end();
     // The acks are as long as the requests: the server is choked again and again.
-    Ring::over_tcp(Plan { requests: [100_000, 0], acks: true, len: 11, ..PLAIN }, config()).run_to_the_end();
+    Ring::over_tcp(
+        Plan {
+            requests: [100_000, 0],
+            acks: true,
+            len: 11,
+            ..PLAIN
+        },
+        config(),
+    )
+    .run_to_the_end();
 }
 
 #[test]
 fn the_side_that_accepts_may_flood_as_well() {
-    Ring::over_tcp(Plan { requests: [0, MUCH], acks: true, ..PLAIN }, config()).run_to_the_end();
+    Ring::over_tcp(
+        Plan {
+            requests: [0, MUCH],
+            acks: true,
+            ..PLAIN
+        },
+        config(),
+    )
+    .run_to_the_end();
 }
 
 #[test]
 fn requests_and_acks_both_ways_come_through_if_each_side_bounds_what_it_has_under_way() {
     // Of the first windows all fits into the marks alone, of the last only into marks and sockets together.
     for (window, len) in [(9, 1000), (500, 11), (40, 1000)] {
-        let plan = Plan { acks: true, window, len, ..PLAIN };
+        let plan = Plan {
+            acks: true,
+            window,
+            len,
+            ..PLAIN
+        };
         Ring::over_tcp(plan, config()).run_to_the_end();
     }
 }
@@ -233,12 +343,26 @@ fn requests_and_acks_both_ways_come_through_if_each_side_bounds_what_it_has_unde
 fn requests_and_acks_both_ways_come_through_or_end_at_the_write_deadline_if_nothing_bounds_them() {
     // With requests and acks both ways and no window both sides may come to wait for the other one to read: no bounded
     // buffer can help that. It must not be silent, and not for ever: the write deadline ends it.
-    let short = Config { write_timeout: Some(Duration::from_millis(500)), ..config() };
+    let short = Config {
+        write_timeout: Some(Duration::from_millis(500)),
+        ..config()
+    };
     for len in [11, 1000] {
-        let mut ring = Ring::over_tcp(Plan { requests: [20_000, 20_000], acks: true, len, ..PLAIN }, short.clone());
+        let mut ring = Ring::over_tcp(
+            Plan {
+                requests: [20_000, 20_000],
+                acks: true,
+                len,
+                ..PLAIN
+            },
+            short.clone(),
+        );
         let all = ring.run();
         let ends = ring.ends.lock().unwrap().clone();
-        println!("{len} bytes a request: all arrived: {all}; received {:?}; ends {ends:?}", ring.reactor.handler().received);
+        println!(
+            "{len} bytes a request: all arrived: {all}; received {:?}; ends {ends:?}",
+            ring.reactor.handler().received
+        );
         assert!(all || ends[0] == "write_timeout", "{ends:?}");
     }
 }
@@ -246,17 +370,31 @@ fn requests_and_acks_both_ways_come_through_or_end_at_the_write_deadline_if_noth
 #[test]
 fn two_loops_in_two_threads_that_flood_each_other_both_receive_everything() {
     let wanted = (MUCH, 0);
-    let handler = || Ends { plan: PLAIN, high: config().write_high, received: [(0, 0); 2], drained: 0 };
+    let handler = || Ends {
+        plan: PLAIN,
+        high: config().write_high,
+        received: [(0, 0); 2],
+        drained: 0,
+    };
     let listener = narrow(4 << 10);
     let addr = listener.local_addr().unwrap();
     let accepting = std::thread::spawn(move || {
         let mut reactor = Reactor::new(handler(), config()).unwrap();
         reactor.listen_on(listener).unwrap();
-        turn_until(&mut reactor, |reactor| reactor.handler().received[ACCEPTED] == wanted && reactor.buffered() == 0);
+        turn_until(&mut reactor, |reactor| {
+            reactor.handler().received[ACCEPTED] == wanted && reactor.buffered() == 0
+        });
         reactor.counters().panics
     });
     let mut reactor = Reactor::new(handler(), config()).unwrap();
     reactor.connect(addr, Duration::from_secs(10)).unwrap();
-    turn_until(&mut reactor, |reactor| reactor.handler().received[DIALED] == wanted && reactor.buffered() == 0 && accepting.is_finished());
-    assert_eq!((accepting.join().unwrap(), reactor.counters().panics), (0, 0));
+    turn_until(&mut reactor, |reactor| {
+        reactor.handler().received[DIALED] == wanted
+            && reactor.buffered() == 0
+            && accepting.is_finished()
+    });
+    assert_eq!(
+        (accepting.join().unwrap(), reactor.counters().panics),
+        (0, 0)
+    );
 }

@@ -79,7 +79,10 @@ fn embed_thread_serves_while_its_main_blocks_and_tells_all_what_is_typed() {
         }
     }
     // More than is carried out in a turn, and then the end: nothing of it is lost.
-    let news = (0..3000).map(|n| format!("{n}\n")).collect::<Vec<_>>().concat();
+    let news = (0..3000)
+        .map(|n| format!("{n}\n"))
+        .collect::<Vec<_>>()
+        .concat();
     process.type_in(&news);
     process.end_of_input();
     for client in &mut clients {
@@ -96,7 +99,10 @@ fn embed_tokio_serves_and_lets_go_while_another_task_ticks() {
     talk_all_at_once(addr);
     fall_silent(talk_in_lock_step(addr));
     // At least two seconds have passed.
-    assert_eq!((process.line(), process.line()), ("tick 1".to_string(), "tick 2".to_string()));
+    assert_eq!(
+        (process.line(), process.line()),
+        ("tick 1".to_string(), "tick 2".to_string())
+    );
     talk_in_lock_step(addr);
 }
 
@@ -125,8 +131,16 @@ fn an_example_that_cannot_listen_says_so_and_fails() {
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let addr = taken.local_addr().unwrap().to_string();
     for name in ["embed_thread", "embed_tokio", "embed_nested"] {
-        let output = Command::new(example(name)).arg(&addr).stdin(Stdio::null()).output().unwrap();
-        assert_eq!((output.status.code(), output.stdout.as_slice()), (Some(1), &b""[..]), "{name}");
+        let output = Command::new(example(name))
+            .arg(&addr)
+            .stdin(Stdio::null())
+            .output()
+            .unwrap();
+        assert_eq!(
+            (output.status.code(), output.stdout.as_slice()),
+            (Some(1), &b""[..]),
+            "{name}"
+        );
     }
 }
 
@@ -150,7 +164,13 @@ impl Handler for Echo {
 
 /// No deadline but those that a test sets.
 fn no_guards() -> Config {
-    Config { idle_timeout: None, frame_timeout: None, handshake_timeout: None, write_timeout: None, ..Config::default() }
+    Config {
+        idle_timeout: None,
+        frame_timeout: None,
+        handshake_timeout: None,
+        write_timeout: None,
+        ..Config::default()
+    }
 }
 
 /// A program's own poller, with the loop as its only source.
@@ -162,8 +182,17 @@ struct Outer {
 impl Outer {
     fn around(reactor: &Reactor<Echo>) -> Self {
         let poll = Poll::new().unwrap();
-        poll.registry().register(&mut SourceFd(&reactor.as_raw_fd()), Token(0), Interest::READABLE).unwrap();
-        Self { poll, events: Events::with_capacity(4) }
+        poll.registry()
+            .register(
+                &mut SourceFd(&reactor.as_raw_fd()),
+                Token(0),
+                Interest::READABLE,
+            )
+            .unwrap();
+        Self {
+            poll,
+            events: Events::with_capacity(4),
+        }
     }
 
     /// Whether the loop's descriptor has become readable, in so long at most.
@@ -198,13 +227,23 @@ fn an_idle_loop_has_no_deadline_unless_somebody_waits_for_something() {
     client.send(b"x\n");
     turn_until(&mut reactor, |reactor| reactor.counters().writes == 1);
     settle(&mut reactor);
-    assert_eq!(reactor.next_deadline(), None, "an idle connection without guards waits for nothing");
+    assert_eq!(
+        reactor.next_deadline(),
+        None,
+        "an idle connection without guards waits for nothing"
+    );
 }
 
 #[test]
 fn the_nearest_deadline_counts_and_nothing_that_was_taken_back() {
     let secs = Duration::from_secs;
-    let (mut reactor, addr) = util::reactor(Echo, Config { idle_timeout: Some(secs(500)), ..no_guards() });
+    let (mut reactor, addr) = util::reactor(
+        Echo,
+        Config {
+            idle_timeout: Some(secs(500)),
+            ..no_guards()
+        },
+    );
     let begun = Instant::now();
     let _client = Client::connect(addr);
     turn_until(&mut reactor, |reactor| reactor.connections() == 1);
@@ -234,9 +273,17 @@ fn the_nearest_deadline_counts_and_nothing_that_was_taken_back() {
 #[test]
 fn a_full_batch_of_events_counts_as_work_left() {
     const CLIENTS: u32 = 7;
-    let (mut reactor, addr) = util::reactor(Echo, Config { events_per_turn: 1, ..no_guards() });
+    let (mut reactor, addr) = util::reactor(
+        Echo,
+        Config {
+            events_per_turn: 1,
+            ..no_guards()
+        },
+    );
     let mut clients: Vec<Client> = (0..CLIENTS).map(|_| Client::connect(addr)).collect();
-    turn_until(&mut reactor, |reactor| reactor.connections() == CLIENTS as usize);
+    turn_until(&mut reactor, |reactor| {
+        reactor.connections() == CLIENTS as usize
+    });
     settle(&mut reactor);
     let mut outer = Outer::around(&reactor);
     for round in 1..=20 {
@@ -259,7 +306,13 @@ fn a_full_batch_of_events_counts_as_work_left() {
 #[test]
 fn what_a_turn_leaves_undone_is_due_at_once() {
     // More is read than a connection may in one turn.
-    let (mut reactor, addr) = util::reactor(Echo, Config { scratch: 16, ..no_guards() });
+    let (mut reactor, addr) = util::reactor(
+        Echo,
+        Config {
+            scratch: 16,
+            ..no_guards()
+        },
+    );
     let mut client = Client::connect(addr);
     turn_until(&mut reactor, |reactor| reactor.connections() == 1);
     settle(&mut reactor);
@@ -271,32 +324,59 @@ fn what_a_turn_leaves_undone_is_due_at_once() {
     client.expect(&b"0123456789abcde\n".repeat(50));
 
     // More want in than may in one turn.
-    let (mut reactor, addr) = util::reactor(Echo, Config { accepts_per_turn: 1, ..no_guards() });
+    let (mut reactor, addr) = util::reactor(
+        Echo,
+        Config {
+            accepts_per_turn: 1,
+            ..no_guards()
+        },
+    );
     let _clients: Vec<Client> = (0..10).map(|_| Client::connect(addr)).collect();
     let _ = turn(&mut reactor);
     assert!(settle(&mut reactor) >= 9);
     assert_eq!(reactor.connections(), 10);
 
     // More mail, and more timers, than are seen to in one turn.
-    let (mut reactor, _) = util::reactor(Echo, Config { calls_per_turn: 1, ..no_guards() });
+    let (mut reactor, _) = util::reactor(
+        Echo,
+        Config {
+            calls_per_turn: 1,
+            ..no_guards()
+        },
+    );
     let handle = reactor.handle();
     for _ in 0..10 {
         handle.post(()).unwrap();
         reactor.set_timer(Instant::now());
     }
-    turn_until(&mut reactor, |reactor| reactor.counters().letters > 0 && reactor.counters().timers > 0);
+    turn_until(&mut reactor, |reactor| {
+        reactor.counters().letters > 0 && reactor.counters().timers > 0
+    });
     settle(&mut reactor);
-    assert_eq!((reactor.counters().letters, reactor.counters().timers), (10, 10));
+    assert_eq!(
+        (reactor.counters().letters, reactor.counters().timers),
+        (10, 10)
+    );
 
     // What was asked for between turns.
     reactor.stop(Stop::AtOnce);
-    assert!(reactor.next_deadline().is_some_and(|at| at <= Instant::now()));
+    assert!(
+        reactor
+            .next_deadline()
+            .is_some_and(|at| at <= Instant::now())
+    );
     assert_eq!(turn(&mut reactor), Turn::Stopped);
 }
 
 #[test]
 fn a_turn_of_zero_never_waits() {
-    let (mut reactor, addr) = util::reactor(Echo, Config { idle_timeout: Some(Duration::from_secs(3600)), ..no_guards() });
+    let (mut reactor, addr) = util::reactor(
+        Echo,
+        Config {
+            idle_timeout: Some(Duration::from_secs(3600)),
+            ..no_guards()
+        },
+    );
     let _client = Client::connect(addr);
     turn_until(&mut reactor, |reactor| reactor.connections() == 1);
     reactor.set_timer(Instant::now() + Duration::from_secs(1000));
@@ -334,7 +414,10 @@ fn the_poller_s_descriptor_is_readable_exactly_when_there_is_something_to_hear()
         assert!(outer.hears(PATIENCE), "a letter has come");
         let _ = turn(&mut reactor);
     }
-    assert_eq!((reactor.counters().letters, reactor.counters().frames), (3, 3));
+    assert_eq!(
+        (reactor.counters().letters, reactor.counters().frames),
+        (3, 3)
+    );
     drop(client);
     assert!(outer.hears(PATIENCE), "somebody leaves");
     turn_until(&mut reactor, |reactor| reactor.connections() == 0);
@@ -346,7 +429,11 @@ fn the_poller_s_descriptor_is_readable_exactly_when_there_is_something_to_hear()
 /// The sockets and pollers that a child of this process is born with.
 #[cfg(target_os = "linux")]
 fn inherited() -> Vec<String> {
-    let listing = Command::new("ls").args(["-l", "/proc/self/fd"]).stdin(Stdio::null()).output().unwrap();
+    let listing = Command::new("ls")
+        .args(["-l", "/proc/self/fd"])
+        .stdin(Stdio::null())
+        .output()
+        .unwrap();
     assert!(listing.status.success());
     let listing = String::from_utf8(listing.stdout).unwrap();
     let targets = listing.lines().filter_map(|line| line.split_once(" -> "));
@@ -365,7 +452,12 @@ fn a_child_process_inherits_nothing_of_the_loop() {
     let _client = Client::connect(addr);
     reactor.connect(addr, PATIENCE).unwrap();
     // Accepted, dialed, and accepted again.
-    turn_until(&mut reactor, |reactor| reactor.connections() == 3 && reactor.counters().accepted == 2);
+    turn_until(&mut reactor, |reactor| {
+        reactor.connections() == 3 && reactor.counters().accepted == 2
+    });
     let after = inherited();
-    assert!(after.iter().all(|target| before.contains(target)), "{after:?}, and before there was {before:?}");
+    assert!(
+        after.iter().all(|target| before.contains(target)),
+        "{after:?}, and before there was {before:?}"
+    );
 }

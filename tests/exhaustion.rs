@@ -70,16 +70,26 @@ fn let_some_leave(mut peers: Vec<Client>, served: usize) {
 /// Sums up what the log says of failed accepts: its lines, and the attempts that they stand for.
 #[cfg(target_os = "linux")]
 fn failures(log: &str) -> (usize, usize) {
-    let lines: Vec<&str> = log.lines().filter(|line| line.contains("cannot accept on")).collect();
-    let suppressed = lines.iter().filter_map(|line| line.split_once(" more of this kind").and_then(|(head, _)| head.rsplit_once('(')));
-    let attempts = suppressed.map(|(_, number)| number.parse::<usize>().unwrap()).sum::<usize>() + lines.len();
+    let lines: Vec<&str> = log
+        .lines()
+        .filter(|line| line.contains("cannot accept on"))
+        .collect();
+    let suppressed = lines.iter().filter_map(|line| {
+        line.split_once(" more of this kind")
+            .and_then(|(head, _)| head.rsplit_once('('))
+    });
+    let attempts = suppressed
+        .map(|(_, number)| number.parse::<usize>().unwrap())
+        .sum::<usize>()
+        + lines.len();
     (lines.len(), attempts)
 }
 
 #[test]
 #[cfg(target_os = "linux")]
 fn out_of_descriptors_the_server_rests_serves_on_and_lets_in_those_who_wait_when_there_is_room() {
-    let (server, addr) = Process::with_descriptors(64, &["--max-connections", "1000", "--idle-timeout", "off"]);
+    let (server, addr) =
+        Process::with_descriptors(64, &["--max-connections", "1000", "--idle-timeout", "off"]);
     let mut peers = crowd(addr);
     server.wait_for_log("cannot accept on");
     let inside = served(&mut peers, 40);
@@ -97,16 +107,34 @@ fn out_of_descriptors_the_server_rests_serves_on_and_lets_in_those_who_wait_when
         rounds += 1;
         std::thread::sleep(Duration::from_millis(50));
     }
-    let (after, used, took) = (failures(&server.log()), server.ticks() - ticks, begun.elapsed());
+    let (after, used, took) = (
+        failures(&server.log()),
+        server.ticks() - ticks,
+        begun.elapsed(),
+    );
     let (lines, attempts) = (after.0 - before.0, after.1 - before.1);
-    println!("{inside} of {PEERS} served; in {took:?}: {used} ticks, {lines} lines, {attempts} failed accepts, {rounds} requests answered");
+    println!(
+        "{inside} of {PEERS} served; in {took:?}: {used} ticks, {lines} lines, {attempts} failed accepts, {rounds} requests answered"
+    );
     // A tick is 10 ms. One in 200 ms is 5 %, and one more is for the rounding.
-    assert!(u128::from(used) * 200 <= took.as_millis() + 200, "{used} ticks in {took:?}");
+    assert!(
+        u128::from(used) * 200 <= took.as_millis() + 200,
+        "{used} ticks in {took:?}"
+    );
     let seconds = took.as_secs() as usize + 1;
     assert!((1..=seconds).contains(&lines), "{lines} lines in {took:?}");
     // The first line tells of what was before too.
-    assert!(attempts >= 1 && attempts <= 20 * (seconds + 1) + 1, "{attempts} attempts in {took:?}");
-    assert!(server.log().contains("; nobody is accepted for now, and is asked again every 50ms"), "{}", server.log());
+    assert!(
+        attempts >= 1 && attempts <= 20 * (seconds + 1) + 1,
+        "{attempts} attempts in {took:?}"
+    );
+    assert!(
+        server
+            .log()
+            .contains("; nobody is accepted for now, and is asked again every 50ms"),
+        "{}",
+        server.log()
+    );
 
     let_some_leave(peers, inside);
     server.signal("TERM");
@@ -153,26 +181,36 @@ fn more_newcomers_than_the_queue_holds_are_all_let_in_by_and_by() {
     // Nobody waits here: each has sent his first packet when the call returns, and it was answered or dropped.
     let newcomers: Vec<socket2::Socket> = (0..NEWCOMERS)
         .map(|_| {
-            let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+            let socket =
+                socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
             socket.set_nonblocking(true).unwrap();
             let _ = socket.connect(&addr.into());
             socket
         })
         .collect();
-    let outside = newcomers.iter().filter(|socket| socket.peer_addr().is_err()).count();
+    let outside = newcomers
+        .iter()
+        .filter(|socket| socket.peer_addr().is_err())
+        .count();
     assert!(outside > 0, "the queue was meant to be too short");
     let mut reactor = glassloop::Reactor::new(service(), Config::default()).unwrap();
     reactor.listen_on(listener.into()).unwrap();
     // Their systems try again, after a second for the first time. Each speaks as soon as he believes that he is in: a listener that
     // was flooded may know of him only then (tcp_syncookies, tcp(7)).
-    let (asked, mut silent) = (submit(id(1), b"at last"), newcomers.iter().collect::<Vec<_>>());
+    let (asked, mut silent) = (
+        submit(id(1), b"at last"),
+        newcomers.iter().collect::<Vec<_>>(),
+    );
     util::turn_until(&mut reactor, |reactor| {
         silent.retain(|socket| socket.send(&asked).is_err());
         reactor.counters().frames == NEWCOMERS as u64
     });
     for socket in newcomers {
         socket.set_nonblocking(false).unwrap();
-        Client { stream: socket.into() }.expect(&ack(id(1)));
+        Client {
+            stream: socket.into(),
+        }
+        .expect(&ack(id(1)));
     }
 }
 
@@ -200,12 +238,20 @@ fn by_hand(config: Config, doors: usize) -> Play {
 
 /// How often each listener was asked for a connection.
 fn calls(play: &Play) -> Vec<u64> {
-    play.stage.borrow().doors.iter().map(|door| door.calls).collect()
+    play.stage
+        .borrow()
+        .doors
+        .iter()
+        .map(|door| door.calls)
+        .collect()
 }
 
 /// No deadline of a connection shall wake these loops.
 fn idle() -> Config {
-    Config { idle_timeout: None, ..Config::default() }
+    Config {
+        idle_timeout: None,
+        ..Config::default()
+    }
 }
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -221,7 +267,10 @@ fn without_room_in_the_system_there_are_at_most_20_attempts_a_second_over_all_li
         }
         let turns = play.pass(3 * SECOND);
         let calls: u64 = calls(&play).iter().sum();
-        assert!((55..=61).contains(&calls), "{calls} attempts in three seconds with error {error}");
+        assert!(
+            (55..=61).contains(&calls),
+            "{calls} attempts in three seconds with error {error}"
+        );
         assert!(turns <= calls + 2, "{turns} turns for {calls} attempts");
         assert_eq!(play.reactor.counters().accept_errors, calls);
         // Room again: no new event tells, and both are asked.
@@ -248,11 +297,20 @@ fn a_listener_that_is_sick_rests_alone_and_the_others_are_served_meanwhile() {
         for served in 1..=20 {
             play.knock(1, [Ok(())]);
             play.turn();
-            assert_eq!(play.reactor.connections(), served, "in the very turn in which it came, with error {error} beside it");
+            assert_eq!(
+                play.reactor.connections(),
+                served,
+                "in the very turn in which it came, with error {error} beside it"
+            );
         }
         let turns = play.pass(3 * SECOND);
         let calls = calls(&play);
-        assert!([calls[0], calls[2]].iter().all(|calls| (55..=61).contains(calls)), "{calls:?} attempts with error {error}");
+        assert!(
+            [calls[0], calls[2]]
+                .iter()
+                .all(|calls| (55..=61).contains(calls)),
+            "{calls:?} attempts with error {error}"
+        );
         assert!(turns <= 125, "{turns} turns in three seconds");
         // It recovers without an event.
         play.stage.borrow_mut().doors[0].then = None;
@@ -264,13 +322,18 @@ fn a_listener_that_is_sick_rests_alone_and_the_others_are_served_meanwhile() {
 
 #[test]
 #[cfg(target_os = "linux")]
-fn a_storm_of_connections_that_are_gone_before_the_accept_costs_no_rest_and_no_more_than_a_turn_s_share_at_a_time() {
+fn a_storm_of_connections_that_are_gone_before_the_accept_costs_no_rest_and_no_more_than_a_turn_s_share_at_a_time()
+ {
     let mut play = by_hand(idle(), 2);
     let aborted = || Err(std::io::Error::from_raw_os_error(errno::ECONNABORTED));
     play.knock(0, (0..100).map(|_| aborted()).chain([Ok(())]));
     play.knock(1, [Ok(())]);
     play.turn();
-    assert_eq!((play.reactor.connections(), calls(&play)[0]), (1, 16), "the other one is served in the first turn");
+    assert_eq!(
+        (play.reactor.connections(), calls(&play)[0]),
+        (1, 16),
+        "the other one is served in the first turn"
+    );
     let turns = play.pass(Duration::from_millis(1));
     assert_eq!((play.reactor.connections(), calls(&play)[0]), (2, 102));
     assert!(turns <= 8, "{turns} turns");
@@ -289,7 +352,15 @@ fn an_error_of_one_newcomer_does_not_make_the_others_wait() {
     const EHOSTDOWN: i32 = 112;
     const EHOSTUNREACH: i32 = 113;
     let mut late = Vec::new();
-    for error in [errno::EPROTO, ENONET, ENOPROTOOPT, ENETDOWN, ENETUNREACH, EHOSTDOWN, EHOSTUNREACH] {
+    for error in [
+        errno::EPROTO,
+        ENONET,
+        ENOPROTOOPT,
+        ENETDOWN,
+        ENETUNREACH,
+        EHOSTDOWN,
+        EHOSTUNREACH,
+    ] {
         let mut play = by_hand(idle(), 2);
         play.knock(0, [Err(std::io::Error::from_raw_os_error(error)), Ok(())]);
         play.knock(1, [Ok(())]);
@@ -298,14 +369,27 @@ fn an_error_of_one_newcomer_does_not_make_the_others_wait() {
             late.push(error);
         }
         play.pass(SECOND / 10);
-        assert_eq!(play.reactor.connections(), 2, "at the latest after a rest, with error {error}");
+        assert_eq!(
+            play.reactor.connections(),
+            2,
+            "at the latest after a rest, with error {error}"
+        );
     }
-    assert!(late.is_empty(), "all listeners rested after error numbers {late:?} of one newcomer");
+    assert!(
+        late.is_empty(),
+        "all listeners rested after error numbers {late:?} of one newcomer"
+    );
 }
 
 #[test]
 fn a_full_house_with_somebody_at_the_door_is_no_reason_to_stay_awake() {
-    let mut play = by_hand(Config { max_connections: Some(3), ..idle() }, 1);
+    let mut play = by_hand(
+        Config {
+            max_connections: Some(3),
+            ..idle()
+        },
+        1,
+    );
     play.knock(0, (0..10).map(|_| Ok(())));
     play.turn();
     assert_eq!(play.reactor.connections(), 3);
@@ -316,7 +400,13 @@ fn a_full_house_with_somebody_at_the_door_is_no_reason_to_stay_awake() {
 #[test]
 fn the_fixed_limit_lets_in_one_for_one_that_leaves_on_real_sockets() {
     // The same as above with the real poller, which tells of those who wait only once.
-    let server = util::Server::start(service(), Config { max_connections: Some(2), ..Config::default() });
+    let server = util::Server::start(
+        service(),
+        Config {
+            max_connections: Some(2),
+            ..Config::default()
+        },
+    );
     let mut clients: Vec<Client> = (0..20).map(|_| server.connect()).collect();
     for (n, client) in clients.iter_mut().enumerate() {
         client.send(&submit(id(n as u64), b""));

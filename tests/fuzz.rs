@@ -15,16 +15,24 @@ use targets::{Acks, Field, Line, Piece, Requests, Rules};
 
 /// The inputs that are worth keeping, by name.
 fn corpus(target: &str) -> Vec<(PathBuf, Vec<u8>)> {
-    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fuzz/corpus").join(target);
+    let dir = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("tests/fuzz/corpus")
+        .join(target);
     let entries = fs::read_dir(dir).unwrap();
-    let mut inputs: Vec<_> = entries.map(|entry| entry.unwrap().path()).map(|path| (path.clone(), fs::read(&path).unwrap())).collect();
+    let mut inputs: Vec<_> = entries
+        .map(|entry| entry.unwrap().path())
+        .map(|path| (path.clone(), fs::read(&path).unwrap()))
+        .collect();
     inputs.sort();
     inputs
 }
 
 fn replay(target: &str, run: fn(&[u8])) {
     let inputs = corpus(target);
-    assert!(inputs.len() >= 10, "the corpus of {target} is not where it was");
+    assert!(
+        inputs.len() >= 10,
+        "the corpus of {target} is not where it was"
+    );
     for (path, input) in inputs {
         if let Err(why) = panic::catch_unwind(|| run(&input)) {
             eprintln!("this came of {}", path.display());
@@ -44,11 +52,23 @@ enum Change {
 
 fn change() -> impl Strategy<Value = Change> {
     let bytes = || prop::collection::vec(any::<u8>(), 1..8);
-    let lengths = [0_u32, 1, 12, 13, 14, 65_536, 65_537, i32::MAX as u32, 1 << 31, u32::MAX];
+    let lengths = [
+        0_u32,
+        1,
+        12,
+        13,
+        14,
+        65_536,
+        65_537,
+        i32::MAX as u32,
+        1 << 31,
+        u32::MAX,
+    ];
     prop_oneof![
         bytes().prop_map(Change::Put),
         bytes().prop_map(Change::Overwrite),
-        prop::sample::select(lengths.to_vec()).prop_map(|length| Change::Overwrite(length.to_be_bytes().to_vec())),
+        prop::sample::select(lengths.to_vec())
+            .prop_map(|length| Change::Overwrite(length.to_be_bytes().to_vec())),
         (1..20_usize).prop_map(Change::Remove),
         (1..60_usize).prop_map(Change::Repeat),
         Just(Change::CutOff),
@@ -60,7 +80,10 @@ fn changed(mut input: Vec<u8>, changes: &[(prop::sample::Index, Change)]) -> Vec
         let at = at.index(input.len() + 1);
         match change {
             Change::Put(bytes) => drop(input.splice(at..at, bytes.iter().copied())),
-            Change::Overwrite(bytes) => drop(input.splice(at..(at + bytes.len()).min(input.len()), bytes.iter().copied())),
+            Change::Overwrite(bytes) => drop(input.splice(
+                at..(at + bytes.len()).min(input.len()),
+                bytes.iter().copied(),
+            )),
             Change::Remove(n) => drop(input.drain(at..(at + n).min(input.len()))),
             Change::Repeat(n) => {
                 let again = input[at..(at + n).min(input.len())].to_vec();
@@ -74,7 +97,10 @@ fn changed(mut input: Vec<u8>, changes: &[(prop::sample::Index, Change)]) -> Vec
 
 /// Random bytes, and what is like an input of the corpus.
 fn inputs(target: &str) -> impl Strategy<Value = Vec<u8>> + use<> {
-    let kept = corpus(target).into_iter().map(|(_, input)| input).collect::<Vec<_>>();
+    let kept = corpus(target)
+        .into_iter()
+        .map(|(_, input)| input)
+        .collect::<Vec<_>>();
     let changes = prop::collection::vec((any::<prop::sample::Index>(), change()), 1..6);
     prop_oneof![
         prop::collection::vec(any::<u8>(), 0..400),
@@ -102,8 +128,16 @@ fn hush_while_shrinking() {
 
 /// Tries so many inputs; `PROPTEST_CASES` asks for another number.
 fn fuzz(target: &str, cases: u32, run: fn(&[u8])) {
-    let default = ProptestConfig { failure_persistence: None, max_shrink_iters: 20_000, ..ProptestConfig::default() };
-    let cases = if env::var_os("PROPTEST_CASES").is_some() { default.cases } else { cases };
+    let default = ProptestConfig {
+        failure_persistence: None,
+        max_shrink_iters: 20_000,
+        ..ProptestConfig::default()
+    };
+    let cases = if env::var_os("PROPTEST_CASES").is_some() {
+        default.cases
+    } else {
+        cases
+    };
     let mut runner = TestRunner::new(ProptestConfig { cases, ..default });
     hush_while_shrinking();
     let outcome = runner.run(&inputs(target), |input| {
@@ -112,7 +146,9 @@ fn fuzz(target: &str, cases: u32, run: fn(&[u8])) {
     });
     HAS_FAILED.set(false);
     if let Err(error) = outcome {
-        let TestError::Fail(reason, input) = error else { panic!("{error}") };
+        let TestError::Fail(reason, input) = error else {
+            panic!("{error}")
+        };
         let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("{target}.input"));
         fs::write(&path, &input).unwrap();
         panic!(
@@ -128,20 +164,57 @@ fn cut_in_every_way<R: Rules>(rules: &R, stream: &[u8]) {
     for cuts in 0..1_u32 << (stream.len() - 1) {
         let mut sizes = vec![1];
         for byte in 1..stream.len() {
-            if cuts >> (byte - 1) & 1 > 0 { sizes.push(1) } else { *sizes.last_mut().unwrap() += 1 }
+            if cuts >> (byte - 1) & 1 > 0 {
+                sizes.push(1)
+            } else {
+                *sizes.last_mut().unwrap() += 1
+            }
         }
         for placed in [false, true] {
-            targets::cut(rules, stream, sizes.iter().map(|size| Piece { size: *size, placed }));
+            targets::cut(
+                rules,
+                stream,
+                sizes.iter().map(|size| Piece {
+                    size: *size,
+                    placed,
+                }),
+            );
         }
     }
 }
 
 #[test]
 fn a_short_stream_may_be_cut_in_every_way_there_is() {
-    cut_in_every_way(&Line { delimiter: b'\n', max: 4 }, b"\na\r\n\r\nabc\nabcd");
-    cut_in_every_way(&Field { offset: 1, width: 2, whole: true, min: 0, max: 9 }, b"x\0\x03y\0\x05abz\0\x0a!");
-    cut_in_every_way(&Acks { dialect: Dialect::Text }, b"\0\0\0\x0e\x82\0\0\0\0\0\0\0\x01\x02");
-    cut_in_every_way(&Requests { dialect: Dialect::Text, max: 14 }, b"\0\0\0\x0e\x02IDENTITY!\0\0\0\x0f");
+    cut_in_every_way(
+        &Line {
+            delimiter: b'\n',
+            max: 4,
+        },
+        b"\na\r\n\r\nabc\nabcd",
+    );
+    cut_in_every_way(
+        &Field {
+            offset: 1,
+            width: 2,
+            whole: true,
+            min: 0,
+            max: 9,
+        },
+        b"x\0\x03y\0\x05abz\0\x0a!",
+    );
+    cut_in_every_way(
+        &Acks {
+            dialect: Dialect::Text,
+        },
+        b"\0\0\0\x0e\x82\0\0\0\0\0\0\0\x01\x02",
+    );
+    cut_in_every_way(
+        &Requests {
+            dialect: Dialect::Text,
+            max: 14,
+        },
+        b"\0\0\0\x0e\x02IDENTITY!\0\0\0\x0f",
+    );
 }
 
 #[test]

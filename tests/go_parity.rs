@@ -19,7 +19,8 @@ use std::time::{Duration, Instant};
 
 use glassloop::internals::Established;
 use glassloop::{
-    Config, ConnectFailure, ConnectionId, Context, Direction, LoopContext, PostError, Reactor, SendError, Stop, Turn, Verdict,
+    Config, ConnectFailure, ConnectionId, Context, Direction, LoopContext, PostError, Reactor,
+    SendError, Stop, Turn, Verdict,
 };
 use played::{loopback, ms};
 use scribe::{Call, Play, Scribe, Task, closed, frame};
@@ -42,57 +43,151 @@ const CAUGHT: &str = "an_accept_that_fails_for_want_of_room_rests_and_is_asked_a
 /// Every test of Go's that was looked at: those of its net package in the order of its files, then net/http's, then those of x/net's nettest.
 const TABLE: &[(&str, Parity)] = &[
     ("TestDialTimeout", Here(SELF, "test_dial_timeout")),
-    ("TestDialTimeoutMaxDuration", Here(SELF, "test_dial_timeout_max_duration")),
+    (
+        "TestDialTimeoutMaxDuration",
+        Here(SELF, "test_dial_timeout_max_duration"),
+    ),
     (
         "TestAcceptTimeout",
-        Not("an accept never waits, so it has no deadline: who waits is let in, and how long to wait for somebody is a loop timer"),
+        Not(
+            "an accept never waits, so it has no deadline: who waits is let in, and how long to wait for somebody is a loop timer",
+        ),
     ),
-    ("TestAcceptTimeoutMustReturn", Here(SELF, "test_accept_timeout_must_return")),
-    ("TestAcceptTimeoutMustNotReturn", Here(SELF, "test_accept_timeout_must_not_return")),
+    (
+        "TestAcceptTimeoutMustReturn",
+        Here(SELF, "test_accept_timeout_must_return"),
+    ),
+    (
+        "TestAcceptTimeoutMustNotReturn",
+        Here(SELF, "test_accept_timeout_must_not_return"),
+    ),
     ("TestReadTimeout", Here(SELF, "test_read_timeout")),
-    ("TestReadTimeoutMustNotReturn", Here(SELF, "test_read_timeout_must_not_return")),
+    (
+        "TestReadTimeoutMustNotReturn",
+        Here(SELF, "test_read_timeout_must_not_return"),
+    ),
     ("TestReadFromTimeout", Not(NO_UDP)),
     ("TestWriteTimeout", Here(SELF, "test_write_timeout")),
-    ("TestWriteTimeoutMustNotReturn", Here(SELF, "test_write_timeout_must_not_return")),
+    (
+        "TestWriteTimeoutMustNotReturn",
+        Here(SELF, "test_write_timeout_must_not_return"),
+    ),
     ("TestWriteToTimeout", Not(NO_UDP)),
-    ("TestReadTimeoutFluctuation", Here(SELF, "test_read_timeout_fluctuation")),
+    (
+        "TestReadTimeoutFluctuation",
+        Here(SELF, "test_read_timeout_fluctuation"),
+    ),
     ("TestReadFromTimeoutFluctuation", Not(NO_UDP)),
-    ("TestWriteTimeoutFluctuation", Here(SELF, "test_write_timeout_fluctuation")),
+    (
+        "TestWriteTimeoutFluctuation",
+        Here(SELF, "test_write_timeout_fluctuation"),
+    ),
     ("TestVariousDeadlines", Here(SELF, "test_various_deadlines")),
-    ("TestReadWriteProlongedTimeout", Here(SELF, "test_read_write_prolonged_timeout")),
-    ("TestReadWriteDeadlineRace", Here(SELF, "test_read_write_deadline_race")),
-    ("TestConcurrentSetDeadline", Here(SELF, "test_concurrent_set_deadline")),
-    ("TestCloseRead", Not("the reading side cannot be shut alone: Verdict::Pause stops it, and a closing connection drops what it reads")),
+    (
+        "TestReadWriteProlongedTimeout",
+        Here(SELF, "test_read_write_prolonged_timeout"),
+    ),
+    (
+        "TestReadWriteDeadlineRace",
+        Here(SELF, "test_read_write_deadline_race"),
+    ),
+    (
+        "TestConcurrentSetDeadline",
+        Here(SELF, "test_concurrent_set_deadline"),
+    ),
+    (
+        "TestCloseRead",
+        Not(
+            "the reading side cannot be shut alone: Verdict::Pause stops it, and a closing connection drops what it reads",
+        ),
+    ),
     ("TestCloseWrite", Here(SELF, "test_close_write")),
     ("TestConnClose", Here(SELF, "test_conn_close")),
-    ("TestListenerClose", Here("tests/closing.rs", "a_stop_at_once_drops_everything")),
-    ("TestListenCloseListen", Here(SELF, "test_listen_close_listen")),
+    (
+        "TestListenerClose",
+        Here("tests/closing.rs", "a_stop_at_once_drops_everything"),
+    ),
+    (
+        "TestListenCloseListen",
+        Here(SELF, "test_listen_close_listen"),
+    ),
     (
         "TestAcceptIgnoreAbortedConnRequest",
-        Here("tests/seam.rs", "a_connection_that_is_gone_before_it_is_accepted_does_not_keep_the_next_one_out"),
+        Here(
+            "tests/seam.rs",
+            "a_connection_that_is_gone_before_it_is_accepted_does_not_keep_the_next_one_out",
+        ),
     ),
     ("TestZeroByteRead", Here(SELF, "test_zero_byte_read")),
-    ("TestReadTimeoutUnblocksRead", Here(SELF, "test_read_timeout_unblocks_read")),
-    ("TestCloseUnblocksRead", Here(SELF, "test_close_unblocks_read")),
-    ("TestNotTemporaryRead", Here("tests/closing.rs", "a_reset_ends_one_connection_and_is_not_taken_for_an_end")),
+    (
+        "TestReadTimeoutUnblocksRead",
+        Here(SELF, "test_read_timeout_unblocks_read"),
+    ),
+    (
+        "TestCloseUnblocksRead",
+        Here(SELF, "test_close_unblocks_read"),
+    ),
+    (
+        "TestNotTemporaryRead",
+        Here(
+            "tests/closing.rs",
+            "a_reset_ends_one_connection_and_is_not_taken_for_an_end",
+        ),
+    ),
     ("TestErrors", Here(SELF, "test_errors")),
     ("TestConnAndListener", Here(SELF, "test_conn_and_listener")),
     ("TestRawConnReadWrite", Not(NO_RAW)),
     ("TestRawConnReadWrite/Deadline", Not(NO_RAW)),
     ("TestRawConnControl", Not(NO_RAW)),
-    ("TestDialListenerAddr", Here(SELF, "test_dial_listener_addr")),
+    (
+        "TestDialListenerAddr",
+        Here(SELF, "test_dial_listener_addr"),
+    ),
     ("TestDialCancel", Here(SELF, "test_dial_cancel")),
     ("TestCancelAfterDial", Here(SELF, "test_cancel_after_dial")),
-    ("TestDialerPartialDeadline", Here("src/reactor/dial.rs", "addresses_share_the_time_and_none_gets_too_little_to_be_of_use")),
-    ("TestDialParallel", Not("addresses are tried one after the other, and never two at a time")),
-    ("TestDialerFallbackDelay", Not("addresses are tried one after the other, and never two at a time")),
-    ("TestDialParallelSpuriousConnection", Here(SELF, "test_dial_parallel_spurious_connection")),
-    ("TestDialerDualStackFDLeak", Here(SELF, "test_dialer_dual_stack_fd_leak")),
-    ("TestTCPSpuriousConnSetupCompletion", Here(SELF, "test_tcp_spurious_conn_setup_completion")),
-    ("TestTCPSpuriousConnSetupCompletionWithCancel", Here(SELF, "test_tcp_spurious_conn_setup_completion_with_cancel")),
+    (
+        "TestDialerPartialDeadline",
+        Here(
+            "src/reactor/dial.rs",
+            "addresses_share_the_time_and_none_gets_too_little_to_be_of_use",
+        ),
+    ),
+    (
+        "TestDialParallel",
+        Not("addresses are tried one after the other, and never two at a time"),
+    ),
+    (
+        "TestDialerFallbackDelay",
+        Not("addresses are tried one after the other, and never two at a time"),
+    ),
+    (
+        "TestDialParallelSpuriousConnection",
+        Here(SELF, "test_dial_parallel_spurious_connection"),
+    ),
+    (
+        "TestDialerDualStackFDLeak",
+        Here(SELF, "test_dialer_dual_stack_fd_leak"),
+    ),
+    (
+        "TestTCPSpuriousConnSetupCompletion",
+        Here(SELF, "test_tcp_spurious_conn_setup_completion"),
+    ),
+    (
+        "TestTCPSpuriousConnSetupCompletionWithCancel",
+        Here(SELF, "test_tcp_spurious_conn_setup_completion_with_cancel"),
+    ),
     ("TestTCPSelfConnect", Here(SELF, "test_tcp_self_connect")),
-    ("TestTCPConcurrentAccept", Here(SELF, "test_tcp_concurrent_accept")),
-    ("TestTCPReadWriteAllocs", Here("tests/cost.rs", "a_lone_request_costs_one_wait_one_read_one_write_and_nothing_else")),
+    (
+        "TestTCPConcurrentAccept",
+        Here(SELF, "test_tcp_concurrent_accept"),
+    ),
+    (
+        "TestTCPReadWriteAllocs",
+        Here(
+            "tests/cost.rs",
+            "a_lone_request_costs_one_wait_one_read_one_write_and_nothing_else",
+        ),
+    ),
     ("TestTCPStress", Here(SELF, "test_tcp_stress")),
     (
         "TestTCPBig",
@@ -104,21 +199,78 @@ const TABLE: &[(&str, Parity)] = &[
     ("TestAcceptError", Here("tests/seam.rs", CAUGHT)),
     ("TestClosingListener", Here(SELF, "test_closing_listener")),
     ("TestFileCloseRace", Here(SELF, "test_file_close_race")),
-    ("TestWritevError", Here("tests/handler.rs", "frames_that_came_before_a_reset_are_handled")),
-    ("TestBuffers", Here("tests/seam.rs", "writes_of_one_byte_and_signals_lose_nothing")),
-    ("TestSendfileOnWriteTimeoutExceeded", Here(SELF, "test_sendfile_on_write_timeout_exceeded")),
-    ("TestMutexClose", Not("no lock guards a descriptor: one thread owns them all")),
-    ("TestMutexCloseUnblock", Not("no lock guards a descriptor: one thread owns them all")),
-    ("TestMutexOverflowPanic", Not("no lock guards a descriptor: one thread owns them all")),
+    (
+        "TestWritevError",
+        Here(
+            "tests/handler.rs",
+            "frames_that_came_before_a_reset_are_handled",
+        ),
+    ),
+    (
+        "TestBuffers",
+        Here(
+            "tests/seam.rs",
+            "writes_of_one_byte_and_signals_lose_nothing",
+        ),
+    ),
+    (
+        "TestSendfileOnWriteTimeoutExceeded",
+        Here(SELF, "test_sendfile_on_write_timeout_exceeded"),
+    ),
+    (
+        "TestMutexClose",
+        Not("no lock guards a descriptor: one thread owns them all"),
+    ),
+    (
+        "TestMutexCloseUnblock",
+        Not("no lock guards a descriptor: one thread owns them all"),
+    ),
+    (
+        "TestMutexOverflowPanic",
+        Not("no lock guards a descriptor: one thread owns them all"),
+    ),
     ("TestAcceptMaxFds", Here("tests/seam.rs", CAUGHT)),
-    ("TestServerGracefulClose", Here("tests/closing.rs", "a_graceful_stop_answers_what_was_read_and_ends_with_no_reset")),
-    ("TestServerShutdown", Here("tests/closing.rs", "requests_read_but_not_yet_handled_are_answered_by_a_graceful_stop")),
-    ("TestServerShutdownStateNew", Here(SELF, "test_server_shutdown_state_new")),
-    ("TestServerCloseListenerOnce", Here(SELF, "test_server_close_listener_once")),
-    ("TestServerShutdownThenServe", Here("tests/seam.rs", "a_stopping_loop_ignores_its_old_listener_and_begins_nothing_new")),
-    ("nettest/BasicIO", Here("tests/wire.rs", "payloads_of_every_size_are_taken_up_to_the_largest_frame")),
+    (
+        "TestServerGracefulClose",
+        Here(
+            "tests/closing.rs",
+            "a_graceful_stop_answers_what_was_read_and_ends_with_no_reset",
+        ),
+    ),
+    (
+        "TestServerShutdown",
+        Here(
+            "tests/closing.rs",
+            "requests_read_but_not_yet_handled_are_answered_by_a_graceful_stop",
+        ),
+    ),
+    (
+        "TestServerShutdownStateNew",
+        Here(SELF, "test_server_shutdown_state_new"),
+    ),
+    (
+        "TestServerCloseListenerOnce",
+        Here(SELF, "test_server_close_listener_once"),
+    ),
+    (
+        "TestServerShutdownThenServe",
+        Here(
+            "tests/seam.rs",
+            "a_stopping_loop_ignores_its_old_listener_and_begins_nothing_new",
+        ),
+    ),
+    (
+        "nettest/BasicIO",
+        Here(
+            "tests/wire.rs",
+            "payloads_of_every_size_are_taken_up_to_the_largest_frame",
+        ),
+    ),
     ("nettest/PingPong", Here(SELF, "test_dial_listener_addr")),
-    ("nettest/RacyRead", Here(SELF, "test_read_write_deadline_race")),
+    (
+        "nettest/RacyRead",
+        Here(SELF, "test_read_write_deadline_race"),
+    ),
     ("nettest/RacyWrite", Here(SELF, "racy_write")),
     ("nettest/ReadTimeout", Here(SELF, "read_timeout")),
     ("nettest/WriteTimeout", Here(SELF, "write_timeout")),
@@ -126,7 +278,10 @@ const TABLE: &[(&str, Parity)] = &[
     ("nettest/PresentTimeout", Here(SELF, "present_timeout")),
     ("nettest/FutureTimeout", Here(SELF, "future_timeout")),
     ("nettest/CloseTimeout", Here(SELF, "close_timeout")),
-    ("nettest/ConcurrentMethods", Here(SELF, "test_file_close_race")),
+    (
+        "nettest/ConcurrentMethods",
+        Here(SELF, "test_file_close_race"),
+    ),
 ];
 
 #[test]
@@ -137,9 +292,11 @@ fn every_test_that_the_table_names_is_there() {
         assert!(names.insert(name), "{name} stands twice in the table");
         match parity {
             Here(file, function) => {
-                let text = std::fs::read_to_string(root.join(file)).unwrap_or_else(|error| panic!("{name}: {file}: {error}"));
+                let text = std::fs::read_to_string(root.join(file))
+                    .unwrap_or_else(|error| panic!("{name}: {file}: {error}"));
                 assert!(
-                    text.contains(&format!("#[test]\nfn {function}()")) || text.contains(&format!("#[test]\n    fn {function}()")),
+                    text.contains(&format!("#[test]\nfn {function}()"))
+                        || text.contains(&format!("#[test]\n    fn {function}()")),
                     "{name}: no test {function} in {file}"
                 );
             }
@@ -147,9 +304,16 @@ fn every_test_that_the_table_names_is_there() {
         }
     }
     let here = std::fs::read_to_string(root.join(SELF)).unwrap();
-    for function in here.split("#[test]\nfn ").skip(2).filter_map(|rest| rest.split('(').next()) {
+    for function in here
+        .split("#[test]\nfn ")
+        .skip(2)
+        .filter_map(|rest| rest.split('(').next())
+    {
         let is_it = |parity: &Parity| matches!(parity, Here(SELF, known) if *known == function);
-        assert!(function.starts_with("deadline_") || TABLE.iter().any(|(_, parity)| is_it(parity)), "{function} is not in the table");
+        assert!(
+            function.starts_with("deadline_") || TABLE.iter().any(|(_, parity)| is_it(parity)),
+            "{function} is not in the table"
+        );
     }
 }
 
@@ -187,12 +351,20 @@ fn ask<T: Send + 'static>(
     question: impl FnOnce(&mut Scribe, &mut LoopContext<'_, Scribe>) -> T + Send + 'static,
 ) -> T {
     let (tell, told) = mpsc::channel();
-    server.handle.post(Box::new(move |scribe, cx| tell.send(question(scribe, cx)).unwrap())).unwrap();
+    server
+        .handle
+        .post(Box::new(move |scribe, cx| {
+            tell.send(question(scribe, cx)).unwrap()
+        }))
+        .unwrap();
     told.recv_timeout(PATIENCE).expect("the loop should answer")
 }
 
 /// The same for the connection that was let in last.
-fn ask_last<T: Send + 'static>(server: &Server<Task>, question: impl FnOnce(&mut Context<'_, Scribe>) -> T + Send + 'static) -> T {
+fn ask_last<T: Send + 'static>(
+    server: &Server<Task>,
+    question: impl FnOnce(&mut Context<'_, Scribe>) -> T + Send + 'static,
+) -> T {
     ask(server, |scribe, cx| {
         let mut answer = None;
         assert!(cx.with(scribe.last.unwrap(), |cx| {
@@ -208,7 +380,13 @@ fn ask_last<T: Send + 'static>(server: &Server<Task>, question: impl FnOnce(&mut
 fn wait_for(server: &Server<Task>, call: &Call, count: usize) {
     wait_until(&format!("{call:?}, {count} times"), || {
         let wanted = call.clone();
-        ask(server, move |scribe, _| scribe.log.iter().filter(|(_, call)| *call == wanted).count()) >= count
+        ask(server, move |scribe, _| {
+            scribe
+                .log
+                .iter()
+                .filter(|(_, call)| *call == wanted)
+                .count()
+        }) >= count
     });
 }
 
@@ -221,20 +399,35 @@ fn scribe_loop() -> (Reactor<Scribe>, SocketAddr) {
 /// Go: a dial with a timeout, or a deadline in the past, fails with a timeout and never hangs. Here it fails once, and in a turn of its own.
 #[test]
 fn test_dial_timeout() {
-    let Some(silent) = Silent::listen() else { return };
+    let Some(silent) = Silent::listen() else {
+        return;
+    };
     let (mut reactor, _) = scribe_loop();
-    for (timeout, said) in
-        [(Duration::ZERO, "no answer within 0ns"), (Duration::from_nanos(1), "no answer within"), (ms(150), "no answer within 150ms")]
-    {
+    for (timeout, said) in [
+        (Duration::ZERO, "no answer within 0ns"),
+        (Duration::from_nanos(1), "no answer within"),
+        (ms(150), "no answer within 150ms"),
+    ] {
         let _ = reactor.turn(Some(Duration::ZERO)).unwrap();
         let (begun, before) = (Instant::now(), reactor.counters().closed);
         reactor.connect(silent.addr, timeout).unwrap();
-        assert_eq!(reactor.counters().closed, before, "nothing is told from within the call");
-        turn_until(&mut reactor, |reactor| reactor.counters().closed == before + 1);
+        assert_eq!(
+            reactor.counters().closed,
+            before,
+            "nothing is told from within the call"
+        );
+        turn_until(&mut reactor, |reactor| {
+            reactor.counters().closed == before + 1
+        });
         assert!(begun.elapsed() >= timeout, "early: {:?}", begun.elapsed());
         let log = std::mem::take(&mut reactor.handler().log);
-        let [(_, Call::Close(reason))] = &log[..] else { panic!("exactly one call is wanted: {log:?}") };
-        assert!(reason.starts_with("cannot connect to 127.0.0.1:") && reason.contains(said), "{reason}");
+        let [(_, Call::Close(reason))] = &log[..] else {
+            panic!("exactly one call is wanted: {log:?}")
+        };
+        assert!(
+            reason.starts_with("cannot connect to 127.0.0.1:") && reason.contains(said),
+            "{reason}"
+        );
     }
     assert_eq!(reactor.connections(), 0);
 }
@@ -245,13 +438,23 @@ fn test_dial_timeout_max_duration() {
     let (mut reactor, addr) = scribe_loop();
     reactor.connect(addr, Duration::MAX).unwrap();
     turn_until(&mut reactor, |reactor| reactor.handler().log.len() == 2);
-    assert!(reactor.handler().log.iter().all(|(_, call)| *call == Call::Open), "both ends are open");
+    assert!(
+        reactor
+            .handler()
+            .log
+            .iter()
+            .all(|(_, call)| *call == Call::Open),
+        "both ends are open"
+    );
 }
 
 /// Go: a deadline set after none, on a listener that waits, makes the accept return. Here it is a timer of the loop that wakes it from a sleep without end.
 #[test]
 fn test_accept_timeout_must_return() {
-    let config = Config { idle_timeout: None, ..Config::default() };
+    let config = Config {
+        idle_timeout: None,
+        ..Config::default()
+    };
     let server = Server::start(Scribe::default(), config);
     let timer = ask(&server, |_, cx| cx.set_timer(cx.now() + ms(10)));
     wait_for(&server, &Call::LoopTimer(timer), 1);
@@ -282,7 +485,9 @@ fn test_read_timeout() {
     play.say(peer, b"four\n");
     play.pass(ms(1000));
     assert_eq!(play.calls(), [], "it stays passed");
-    set(&mut play, |cx| cx.set_read_deadline(Some(cx.now() + ms(100))));
+    set(&mut play, |cx| {
+        cx.set_read_deadline(Some(cx.now() + ms(100)))
+    });
     play.pass(ms(50));
     assert_eq!(play.calls(), ["one", "two", "three", "four"].map(frame));
     play.pass(ms(1000));
@@ -300,14 +505,21 @@ fn test_read_timeout_must_not_return() {
     wait_for(&server, &WRITE, 1);
     client.send(b"still read\n");
     // The echo cannot be written any more, and that ends it; so it is another one that is closed.
-    assert_eq!(server.next_end(), "write deadline passed, 0 bytes not read by the peer");
+    assert_eq!(
+        server.next_end(),
+        "write deadline passed, 0 bytes not read by the peer"
+    );
     let (mut play, peer) = connected();
     set(&mut play, |cx| {
         cx.set_deadline(Some(cx.now()));
         cx.set_read_deadline(None);
     });
     play.pass(ms(1000));
-    assert_eq!(play.calls(), [WRITE], "no read deadline: it was cleared before it was told");
+    assert_eq!(
+        play.calls(),
+        [WRITE],
+        "no read deadline: it was cleared before it was told"
+    );
     let id = play.last();
     play.reactor.handle().close(id).unwrap();
     play.turn();
@@ -323,12 +535,20 @@ fn test_write_timeout() {
     set(&mut play, |cx| {
         cx.set_write_deadline(Some(cx.now()));
         for _ in 0..3 {
-            assert!(matches!(cx.try_send(&b"late"[..]), Err(SendError::DeadlinePassed)));
+            assert!(matches!(
+                cx.try_send(&b"late"[..]),
+                Err(SendError::DeadlinePassed)
+            ));
         }
         assert_eq!(cx.pending(), 0);
     });
     play.pass(ms(1000));
-    set(&mut play, |cx| assert!(matches!(cx.try_send(&b"late"[..]), Err(SendError::DeadlinePassed)), "it stays passed"));
+    set(&mut play, |cx| {
+        assert!(
+            matches!(cx.try_send(&b"late"[..]), Err(SendError::DeadlinePassed)),
+            "it stays passed"
+        )
+    });
     play.pass(ms(10));
     assert_eq!((play.calls(), play.got(peer)), (vec![WRITE], Vec::new()));
     set(&mut play, |cx| {
@@ -376,8 +596,17 @@ fn test_read_timeout_fluctuation() {
 /// Go: the same for a write to a peer that does not read.
 #[test]
 fn test_write_timeout_fluctuation() {
-    let config = Config { write_cap: 64 << 20, ..Config::default() };
-    let server = Server::start(Scribe { on_deadline: |_, _| Verdict::Close, ..Scribe::default() }, config);
+    let config = Config {
+        write_cap: 64 << 20,
+        ..Config::default()
+    };
+    let server = Server::start(
+        Scribe {
+            on_deadline: |_, _| Verdict::Close,
+            ..Scribe::default()
+        },
+        config,
+    );
     let mut client = server.connect();
     client.send(b"hello\n");
     client.expect(b"hello\n");
@@ -389,7 +618,10 @@ fn test_write_timeout_fluctuation() {
     });
     let end = server.next_end();
     assert!(set_at.elapsed() >= ms(100));
-    assert!(end.starts_with("write deadline passed, ") && end.ends_with(" bytes not read by the peer"), "{end}");
+    assert!(
+        end.starts_with("write deadline passed, ") && end.ends_with(" bytes not read by the peer"),
+        "{end}"
+    );
 }
 
 /// Go: 19 deadlines from a nanosecond to a second, three times over; each passes, and nothing ever hangs.
@@ -433,9 +665,22 @@ fn test_various_deadlines() {
             wanted.push(at);
         }
     }
-    let passed = |reactor: &mut Reactor<Scribe>| reactor.handler().log.iter().filter(|(_, call)| *call == READ).count();
+    let passed = |reactor: &mut Reactor<Scribe>| {
+        reactor
+            .handler()
+            .log
+            .iter()
+            .filter(|(_, call)| *call == READ)
+            .count()
+    };
     turn_until(&mut reactor, |reactor| passed(reactor) == wanted.len());
-    let mut came: Vec<Instant> = reactor.handler().log.iter().filter(|(_, call)| *call == READ).map(|(at, _)| *at).collect();
+    let mut came: Vec<Instant> = reactor
+        .handler()
+        .log
+        .iter()
+        .filter(|(_, call)| *call == READ)
+        .map(|(at, _)| *at)
+        .collect();
     wanted.sort_unstable();
     came.sort_unstable();
     for (wanted, came) in wanted.iter().zip(came) {
@@ -459,7 +704,10 @@ fn test_read_write_prolonged_timeout() {
         play.pass(ms(2));
     }
     assert_eq!(play.got(peer), b"more\n".repeat(1000));
-    assert!(play.calls().iter().all(|call| *call == frame("more")), "no stale one came");
+    assert!(
+        play.calls().iter().all(|call| *call == frame("more")),
+        "no stale one came"
+    );
     play.pass(ms(10));
     assert_eq!(play.calls(), [READ, WRITE], "the last ones do pass");
 }
@@ -506,7 +754,14 @@ fn test_read_write_deadline_race() {
     }
     setting.join().unwrap();
     // All that was posted may be read in one turn, and so may the first question.
-    wait_until("a deadline", || ask(&server, |scribe, _| scribe.log.iter().any(|(_, call)| matches!(call, Call::Deadline(_)))));
+    wait_until("a deadline", || {
+        ask(&server, |scribe, _| {
+            scribe
+                .log
+                .iter()
+                .any(|(_, call)| matches!(call, Call::Deadline(_)))
+        })
+    });
 }
 
 /// Go: eight goroutines bring the deadlines of ten connections nearer and nearer, a hundred times each; they pass, and nothing panics.
@@ -559,10 +814,17 @@ fn test_close_write() {
     client.expect(b"bye\n");
     client.expect_end();
     let id = ask(&server, |scribe, _| scribe.last.unwrap());
-    assert!(!ask(&server, move |_, cx| cx.send_to(id, &b"too late"[..])), "nothing is sent after the end");
+    assert!(
+        !ask(&server, move |_, cx| cx.send_to(id, &b"too late"[..])),
+        "nothing is sent after the end"
+    );
     client.send(&vec![b'x'; 100_000]);
     client.shut_write();
-    assert_eq!(server.next_end(), "closed by the handler", "read to the end, with no reset");
+    assert_eq!(
+        server.next_end(),
+        "closed by the handler",
+        "read to the end, with no reset"
+    );
     assert_eq!(server.stop().bytes_discarded, 100_000);
 }
 
@@ -575,9 +837,13 @@ fn test_conn_close() {
     client.expect_end();
     drop(client);
     assert_eq!(server.next_end(), "closed by the handler");
-    assert!(!ask(&server, move |_, cx| cx.with(id, |_| unreachable!("it is gone"))));
+    assert!(!ask(&server, move |_, cx| cx
+        .with(id, |_| unreachable!("it is gone"))));
     assert!(!ask(&server, move |_, cx| cx.with(id, |_| Verdict::Close)));
-    assert_eq!(server.handle.send(id, &b"late\n"[..]), Err(PostError::Gone((&b"late\n"[..]).into())));
+    assert_eq!(
+        server.handle.send(id, &b"late\n"[..]),
+        Err(PostError::Gone((&b"late\n"[..]).into()))
+    );
     assert_eq!(server.handle.close(id), Err(PostError::Gone(id)));
 }
 
@@ -590,7 +856,9 @@ fn test_listen_close_listen() {
         addr = addr_of(&reactor);
         let mut client = Client::connect(addr);
         client.send(b"hello\n");
-        turn_until(&mut reactor, |reactor| reactor.counters().bytes_written == 6);
+        turn_until(&mut reactor, |reactor| {
+            reactor.counters().bytes_written == 6
+        });
         // This side closes first: it is its port that then waits out the last segments.
         let id = reactor.handler().last.unwrap();
         assert!(reactor.with(id, |_, _| Verdict::Close));
@@ -605,11 +873,17 @@ fn test_listen_close_listen() {
 /// Go: a read into an empty buffer is not the end. Here nobody has a buffer to be empty: but the budget may be used up to the byte, and a frame may be empty.
 #[test]
 fn test_zero_byte_read() {
-    let mut play = Play::new(Config { scratch: 1, ..Config::default() });
+    let mut play = Play::new(Config {
+        scratch: 1,
+        ..Config::default()
+    });
     let peer = play.admit(1);
     play.say(peer, b"\nab\n\n");
     play.pass(ms(10));
-    assert_eq!(play.calls(), [Call::Open, frame(""), frame("ab"), frame("")]);
+    assert_eq!(
+        play.calls(),
+        [Call::Open, frame(""), frame("ab"), frame("")]
+    );
     assert_eq!(play.got(peer), b"\nab\n\n");
     assert!(play.is_open(peer));
 }
@@ -617,12 +891,23 @@ fn test_zero_byte_read() {
 /// Go: setting the deadline to the past, from elsewhere, ends a read that waits.
 #[test]
 fn test_read_timeout_unblocks_read() {
-    let config = Config { idle_timeout: None, ..Config::default() };
-    let server = Server::start(Scribe { on_deadline: |_, _| Verdict::Close, ..Scribe::default() }, config);
+    let config = Config {
+        idle_timeout: None,
+        ..Config::default()
+    };
+    let server = Server::start(
+        Scribe {
+            on_deadline: |_, _| Verdict::Close,
+            ..Scribe::default()
+        },
+        config,
+    );
     let mut client = server.connect();
     client.send(b"hello\n");
     client.expect(b"hello\n");
-    ask_last(&server, |cx| cx.set_read_deadline(cx.now().checked_sub(Duration::from_secs(1))));
+    ask_last(&server, |cx| {
+        cx.set_read_deadline(cx.now().checked_sub(Duration::from_secs(1)))
+    });
     client.expect_end();
     assert_eq!(server.next_end(), "read deadline passed");
 }
@@ -646,12 +931,21 @@ fn test_errors() {
     is_error::<PostError<()>>();
     is_error::<SendError<glassloop::codec::LineError>>();
     is_error::<glassloop::submit::Error>();
-    assert_eq!(ConnectFailure::TimedOut { after: ms(1) }.kind(), std::io::ErrorKind::TimedOut);
+    assert_eq!(
+        ConnectFailure::TimedOut { after: ms(1) }.kind(),
+        std::io::ErrorKind::TimedOut
+    );
     let (mut reactor, addr) = scribe_loop();
     let taken = reactor.listen(addr).unwrap_err();
-    assert_eq!(std::io::Error::from(taken).kind(), std::io::ErrorKind::AddrInUse);
+    assert_eq!(
+        std::io::Error::from(taken).kind(),
+        std::io::ErrorKind::AddrInUse
+    );
     let error = reactor.connect_to(Vec::new(), Duration::MAX).unwrap_err();
-    assert_eq!(error.to_string(), "cannot connect: no address to connect to");
+    assert_eq!(
+        error.to_string(),
+        "cannot connect: no address to connect to"
+    );
 }
 
 /// Go: addresses are right, deadlines can be set and bytes come back, on the network and in the file system.
@@ -661,13 +955,23 @@ fn test_conn_and_listener() {
     let path = std::env::temp_dir().join(format!("glassloop-parity-{}.sock", std::process::id()));
     let _ = std::fs::remove_file(&path);
     let (mut reactor, tcp) = scribe_loop();
-    let unix = reactor.listen_on_unix(std::os::unix::net::UnixListener::bind(&path).unwrap()).unwrap();
+    let unix = reactor
+        .listen_on_unix(std::os::unix::net::UnixListener::bind(&path).unwrap())
+        .unwrap();
     assert_eq!(reactor.local_addrs(), [tcp.into(), unix.clone()]);
     assert_eq!(unix.to_string(), format!("unix:{}", path.display()));
     for (n, addr) in [tcp.into(), unix].into_iter().enumerate() {
         let id = reactor.connect_to(vec![addr.clone()], PATIENCE).unwrap();
         let both = 2 * (n + 1);
-        turn_until(&mut reactor, |reactor| reactor.handler().log.iter().filter(|(_, call)| *call == Call::Open).count() == both);
+        turn_until(&mut reactor, |reactor| {
+            reactor
+                .handler()
+                .log
+                .iter()
+                .filter(|(_, call)| *call == Call::Open)
+                .count()
+                == both
+        });
         assert!(reactor.with(id, |scribe, cx| {
             scribe.on_frame = |_, cx| {
                 assert!(cx.try_send(&b"x"[..]).is_ok());
@@ -712,14 +1016,20 @@ fn test_dial_listener_addr() {
 #[test]
 fn test_dial_cancel() {
     let mut play = Play::new(Config::default());
-    let id = play.reactor.connect_to(vec![loopback(1)], Duration::from_secs(3600)).unwrap();
+    let id = play
+        .reactor
+        .connect_to(vec![loopback(1)], Duration::from_secs(3600))
+        .unwrap();
     play.pass(ms(100));
     assert_eq!(play.reactor.connections(), 1);
     play.reactor.handle().close(id).unwrap();
     play.pass(ms(100));
     assert_eq!(play.reactor.connections(), 0);
     assert!(!play.is_open(0), "its socket is closed");
-    assert!(matches!(&play.calls()[..], [Call::Close(_)]), "and the handler is told once");
+    assert!(
+        matches!(&play.calls()[..], [Call::Close(_)]),
+        "and the handler is told once"
+    );
 }
 
 /// Go: what would have cancelled the dial does no harm once it has succeeded: here its time, which is over later.
@@ -740,7 +1050,9 @@ fn test_cancel_after_dial() {
 #[test]
 fn test_dial_parallel_spurious_connection() {
     let mut play = Play::new(Config::default());
-    play.reactor.connect_to(vec![loopback(1), loopback(1)], Duration::from_secs(4)).unwrap();
+    play.reactor
+        .connect_to(vec![loopback(1), loopback(1)], Duration::from_secs(4))
+        .unwrap();
     play.pass(ms(1900));
     assert_eq!(play.sockets(), 1);
     play.pass(ms(200));
@@ -762,10 +1074,15 @@ fn test_dialer_dual_stack_fd_leak() {
     let mut play = Play::new(Config::default());
     for _ in 0..10 {
         for _ in 0..10 {
-            play.reactor.connect_to(vec![loopback(1), loopback(1)], ms(10)).unwrap();
+            play.reactor
+                .connect_to(vec![loopback(1), loopback(1)], ms(10))
+                .unwrap();
         }
         play.pass(ms(100));
-        assert_eq!((play.reactor.connections(), play.reactor.buffered()), (0, 0));
+        assert_eq!(
+            (play.reactor.connections(), play.reactor.buffered()),
+            (0, 0)
+        );
     }
     assert_eq!(play.open(), 0, "every socket is closed again");
     assert_eq!(play.calls().len(), 100, "and each was told of once");
@@ -782,7 +1099,9 @@ fn test_tcp_spurious_conn_setup_completion() {
     let addr = listener.local_addr().unwrap();
     let closing = thread::spawn(move || {
         for _ in 0..DIALS / 2 {
-            let Ok((mut stream, _)) = listener.accept() else { return };
+            let Ok((mut stream, _)) = listener.accept() else {
+                return;
+            };
             let _ = stream.write_all(b"hello\n");
         }
         // And from here on nobody listens.
@@ -795,13 +1114,28 @@ fn test_tcp_spurious_conn_setup_completion() {
     turn_until(&mut reactor, |reactor| reactor.connections() == 0);
     closing.join().unwrap();
     let log = std::mem::take(&mut reactor.handler().log);
-    let ends: Vec<&String> = log.iter().filter_map(|(_, call)| if let Call::Close(reason) = call { Some(reason) } else { None }).collect();
+    let ends: Vec<&String> = log
+        .iter()
+        .filter_map(|(_, call)| {
+            if let Call::Close(reason) = call {
+                Some(reason)
+            } else {
+                None
+            }
+        })
+        .collect();
     let opened = log.iter().filter(|(_, call)| *call == Call::Open).count();
     assert_eq!(ends.len() as u64, DIALS, "each ends once");
     assert!(opened as u64 >= DIALS / 2);
-    let failed = ends.iter().filter(|reason| reason.starts_with("cannot connect to")).count();
+    let failed = ends
+        .iter()
+        .filter(|reason| reason.starts_with("cannot connect to"))
+        .count();
     assert_eq!(opened + failed, ends.len());
-    assert!(!ends.iter().any(|reason| reason.starts_with("i/o error")), "{ends:?}");
+    assert!(
+        !ends.iter().any(|reason| reason.starts_with("i/o error")),
+        "{ends:?}"
+    );
 }
 
 /// Go: the same with dials that are given up: none succeeds later.
@@ -821,9 +1155,18 @@ fn test_tcp_spurious_conn_setup_completion_with_cancel() {
         play.pass(ms(100));
     }
     let calls = play.calls();
-    assert_eq!(calls.iter().filter(|call| matches!(call, Call::Close(_))).count(), 100);
+    assert_eq!(
+        calls
+            .iter()
+            .filter(|call| matches!(call, Call::Close(_)))
+            .count(),
+        100
+    );
     for pair in calls.windows(2) {
-        assert!(pair[0] != Call::Open || matches!(pair[1], Call::Close(_)), "{pair:?}");
+        assert!(
+            pair[0] != Call::Open || matches!(pair[1], Call::Close(_)),
+            "{pair:?}"
+        );
     }
     assert_eq!((play.sockets(), play.open()), (100, 0));
     assert_eq!(play.reactor.connections(), 0);
@@ -833,7 +1176,9 @@ fn test_tcp_spurious_conn_setup_completion_with_cancel() {
 #[test]
 fn test_tcp_self_connect() {
     let mut play = Play::new(Config::default());
-    play.reactor.connect_to(vec![loopback(1)], PATIENCE).unwrap();
+    play.reactor
+        .connect_to(vec![loopback(1)], PATIENCE)
+        .unwrap();
     for n in 0..3 {
         assert_eq!((play.sockets(), play.is_open(n)), (n + 1, true));
         play.answer(n, Ok(Established::WithItself));
@@ -842,7 +1187,10 @@ fn test_tcp_self_connect() {
     play.pass(ms(10));
     assert_eq!(play.sockets(), 3);
     let calls = play.calls();
-    assert!(matches!(&calls[..], [Call::Close(reason)] if reason.contains("connected with itself")), "{calls:?}");
+    assert!(
+        matches!(&calls[..], [Call::Close(reason)] if reason.contains("connected with itself")),
+        "{calls:?}"
+    );
     assert_eq!(play.reactor.connections(), 0);
 }
 
@@ -856,7 +1204,14 @@ fn test_tcp_concurrent_accept() {
         .map(|_| {
             let (listener, tell) = (listener.try_clone().unwrap(), tell.clone());
             thread::spawn(move || {
-                let mut reactor = Reactor::new(Scribe::default(), Config { loops: 3, ..Config::default() }).unwrap();
+                let mut reactor = Reactor::new(
+                    Scribe::default(),
+                    Config {
+                        loops: 3,
+                        ..Config::default()
+                    },
+                )
+                .unwrap();
                 reactor.listen_on(listener).unwrap();
                 tell.send(reactor.handle()).unwrap();
                 reactor.run().unwrap();
@@ -864,7 +1219,9 @@ fn test_tcp_concurrent_accept() {
             })
         })
         .collect();
-    let handles: Vec<_> = (0..3).map(|_| told.recv_timeout(PATIENCE).unwrap()).collect();
+    let handles: Vec<_> = (0..3)
+        .map(|_| told.recv_timeout(PATIENCE).unwrap())
+        .collect();
     for n in 0..10 {
         let mut clients: Vec<Client> = (0..10).map(|_| Client::connect(addr)).collect();
         for client in &mut clients {
@@ -877,7 +1234,13 @@ fn test_tcp_concurrent_accept() {
     for handle in &handles {
         handle.stop(Stop::AtOnce);
     }
-    assert_eq!(loops.into_iter().map(|thread| thread.join().unwrap()).sum::<u64>(), 100);
+    assert_eq!(
+        loops
+            .into_iter()
+            .map(|thread| thread.join().unwrap())
+            .sum::<u64>(),
+        100
+    );
 }
 
 /// Go: two connections, ten thousand messages of 512 bytes each, all come back.
@@ -909,7 +1272,10 @@ fn test_close_error() {
     drop(client);
     for _ in 0..3 {
         // While it is going either is right.
-        assert!(matches!(server.handle.close(id), Ok(()) | Err(PostError::Gone(_))));
+        assert!(matches!(
+            server.handle.close(id),
+            Ok(()) | Err(PostError::Gone(_))
+        ));
     }
     server.next_end();
     assert_eq!(server.handle.close(id), Err(PostError::Gone(id)));
@@ -918,8 +1284,14 @@ fn test_close_error() {
     for how in [Stop::AtOnce, Stop::Gracefully, Stop::Within(Duration::ZERO)] {
         handle.stop(how);
         assert_eq!(handle.close(id), Err(PostError::Stopped(id)));
-        assert!(matches!(handle.send(id, &b"x\n"[..]), Err(PostError::Stopped(_))));
-        assert!(matches!(handle.post(Box::new(|_, _| unreachable!("nobody reads this"))), Err(PostError::Stopped(_))));
+        assert!(matches!(
+            handle.send(id, &b"x\n"[..]),
+            Err(PostError::Stopped(_))
+        ));
+        assert!(matches!(
+            handle.post(Box::new(|_, _| unreachable!("nobody reads this"))),
+            Err(PostError::Stopped(_))
+        ));
     }
 }
 
@@ -948,7 +1320,11 @@ fn test_file_close_race() {
                 let handle = &server.handle;
                 scope.spawn(move || {
                     for _ in 0..50 {
-                        let said = if closes { handle.close(id).err().map(|_| ()) } else { handle.send(id, &b"x\n"[..]).err().map(|_| ()) };
+                        let said = if closes {
+                            handle.close(id).err().map(|_| ())
+                        } else {
+                            handle.send(id, &b"x\n"[..]).err().map(|_| ())
+                        };
                         if said.is_some() {
                             break;
                         }
@@ -958,7 +1334,11 @@ fn test_file_close_race() {
         });
         let mut rest = Vec::new();
         client.stream.read_to_end(&mut rest).unwrap();
-        assert!(rest.chunks(2).all(|message| message == b"x\n"), "{}", rest.escape_ascii());
+        assert!(
+            rest.chunks(2).all(|message| message == b"x\n"),
+            "{}",
+            rest.escape_ascii()
+        );
         drop(client);
         assert_eq!(server.next_end(), "closed by the handler");
     }
@@ -978,7 +1358,13 @@ fn test_sendfile_on_write_timeout_exceeded() {
     play.pass(ms(100));
     set(&mut play, |cx| cx.send(&b"second"[..]));
     play.pass(ms(10));
-    assert_eq!(play.calls(), [WRITE, closed("write deadline passed, 4 bytes not read by the peer")]);
+    assert_eq!(
+        play.calls(),
+        [
+            WRITE,
+            closed("write deadline passed, 4 bytes not read by the peer")
+        ]
+    );
     // And so it is with what others send.
     let (mut play, peer) = connected();
     set(&mut play, |cx| cx.set_write_deadline(Some(cx.now())));
@@ -1044,7 +1430,11 @@ fn racy_write() {
     let mut got = vec![0; 1000 * 64];
     client.stream.read_exact(&mut got).unwrap();
     for message in got.chunks(64) {
-        assert!(message[..63].iter().all(|byte| *byte == message[0]) && message[63] == b'\n', "{}", message.escape_ascii());
+        assert!(
+            message[..63].iter().all(|byte| *byte == message[0]) && message[63] == b'\n',
+            "{}",
+            message.escape_ascii()
+        );
     }
 }
 
@@ -1054,9 +1444,14 @@ fn read_timeout() {
     let (mut play, peer) = connected();
     set(&mut play, |cx| cx.set_read_deadline(Some(cx.now())));
     play.pass(ms(10));
-    set(&mut play, |cx| assert!(cx.try_send(&b"written"[..]).is_ok()));
+    set(&mut play, |cx| {
+        assert!(cx.try_send(&b"written"[..]).is_ok())
+    });
     play.pass(ms(10));
-    assert_eq!((play.calls(), play.got(peer)), (vec![READ], b"written\n".to_vec()));
+    assert_eq!(
+        (play.calls(), play.got(peer)),
+        (vec![READ], b"written\n".to_vec())
+    );
 }
 
 /// A write deadline does not keep anybody from reading.
@@ -1075,14 +1470,28 @@ fn write_timeout() {
 #[test]
 fn past_timeout() {
     let (mut play, peer) = connected();
-    set(&mut play, |cx| cx.set_deadline(cx.now().checked_sub(Duration::from_secs(1)).or(Some(cx.now()))));
+    set(&mut play, |cx| {
+        cx.set_deadline(
+            cx.now()
+                .checked_sub(Duration::from_secs(1))
+                .or(Some(cx.now())),
+        )
+    });
     play.say(peer, b"waits\n");
     play.pass(ms(10));
-    set(&mut play, |cx| assert!(matches!(cx.try_send(&b"late"[..]), Err(SendError::DeadlinePassed))));
+    set(&mut play, |cx| {
+        assert!(matches!(
+            cx.try_send(&b"late"[..]),
+            Err(SendError::DeadlinePassed)
+        ))
+    });
     assert_eq!(play.calls(), [READ, WRITE]);
     set(&mut play, |cx| cx.set_deadline(None));
     play.pass(ms(10));
-    assert_eq!((play.calls(), play.got(peer)), (vec![frame("waits")], b"waits\n".to_vec()));
+    assert_eq!(
+        (play.calls(), play.got(peer)),
+        (vec![frame("waits")], b"waits\n".to_vec())
+    );
 }
 
 /// A deadline that is now acts on what waits already.
@@ -1096,10 +1505,18 @@ fn present_timeout() {
     play.set_room(peer, 100);
     play.tell(peer, |event| event.writable = true);
     play.pass(ms(10));
-    assert_eq!((play.calls(), play.got(peer)), (vec![READ, WRITE], Vec::new()), "what is queued stays so");
+    assert_eq!(
+        (play.calls(), play.got(peer)),
+        (vec![READ, WRITE], Vec::new()),
+        "what is queued stays so"
+    );
     set(&mut play, |cx| cx.set_write_deadline(None));
     play.pass(ms(10));
-    assert_eq!(play.got(peer), b"stuck\n", "and goes out when the deadline is cleared");
+    assert_eq!(
+        play.got(peer),
+        b"stuck\n",
+        "and goes out when the deadline is cleared"
+    );
 }
 
 /// A deadline in the future acts then, and the connection can be used again once it is set anew.
@@ -1114,7 +1531,10 @@ fn future_timeout() {
     set(&mut play, |cx| cx.set_deadline(None));
     play.say(peer, b"again\n");
     play.pass(ms(10));
-    assert_eq!((play.calls(), play.got(peer)), (vec![frame("again")], b"again\n".to_vec()));
+    assert_eq!(
+        (play.calls(), play.got(peer)),
+        (vec![frame("again")], b"again\n".to_vec())
+    );
 }
 
 /// A close ends what waits, with its own reason and not with a deadline's.
@@ -1162,14 +1582,24 @@ fn deadline_that_is_set_anew_in_the_callback_lets_the_batch_go_on() {
         cx.set_read_deadline(Some(cx.now() + ms(50)));
         Verdict::Continue
     };
-    set(&mut play, |cx| cx.set_read_deadline(Some(cx.now() + ms(50))));
+    set(&mut play, |cx| {
+        cx.set_read_deadline(Some(cx.now() + ms(50)))
+    });
     play.turn();
     play.skip(ms(50));
     play.say(peer, b"already there\n");
     play.turn();
-    assert_eq!(play.calls(), [READ, frame("already there")], "the deadline first");
+    assert_eq!(
+        play.calls(),
+        [READ, frame("already there")],
+        "the deadline first"
+    );
     play.pass(ms(60));
-    assert_eq!(play.calls(), [READ], "and it is absolute: what came did not move it");
+    assert_eq!(
+        play.calls(),
+        [READ],
+        "and it is absolute: what came did not move it"
+    );
 }
 
 /// By default a read deadline ends the connection once all is sent, and a write deadline at once; each by its name, and at its time.
@@ -1184,28 +1614,49 @@ fn deadline_by_default_closes_with_its_own_reason() {
         (play, peer)
     };
     let (mut play, peer) = closing();
-    set(&mut play, |cx| cx.set_read_deadline(Some(cx.now() + ms(100))));
+    set(&mut play, |cx| {
+        cx.set_read_deadline(Some(cx.now() + ms(100)))
+    });
     play.pass(ms(200));
     assert!(play.is_open(peer), "what is queued goes out first");
     play.set_room(peer, 100);
     play.tell(peer, |event| event.writable = true);
     play.pass(ms(10));
-    assert_eq!((play.calls(), play.got(peer)), (vec![READ, closed("read deadline passed")], b"hello\n".to_vec()));
+    assert_eq!(
+        (play.calls(), play.got(peer)),
+        (
+            vec![READ, closed("read deadline passed")],
+            b"hello\n".to_vec()
+        )
+    );
 
     let (mut play, peer) = closing();
-    set(&mut play, |cx| cx.set_write_deadline(Some(cx.now() + ms(100))));
+    set(&mut play, |cx| {
+        cx.set_write_deadline(Some(cx.now() + ms(100)))
+    });
     play.pass(ms(200));
     assert_eq!(
         (play.calls(), play.got(peer)),
-        (vec![WRITE, closed("write deadline passed, 4 bytes not read by the peer")], b"he".to_vec())
+        (
+            vec![
+                WRITE,
+                closed("write deadline passed, 4 bytes not read by the peer")
+            ],
+            b"he".to_vec()
+        )
     );
 
     // And with nothing queued.
     let (mut play, peer) = connected();
     play.reactor.handler().on_deadline = |_, _| Verdict::Close;
-    set(&mut play, |cx| cx.set_read_deadline(Some(cx.now() + ms(100))));
+    set(&mut play, |cx| {
+        cx.set_read_deadline(Some(cx.now() + ms(100)))
+    });
     play.pass(ms(200));
-    assert_eq!(play.log(), [(100, READ), (100, closed("read deadline passed"))]);
+    assert_eq!(
+        play.log(),
+        [(100, READ), (100, closed("read deadline passed"))]
+    );
     assert!(!play.is_open(peer));
 }
 
@@ -1220,7 +1671,10 @@ fn deadline_that_is_cleared_in_its_own_turn_is_never_told() {
     let id = play.last();
     let clear: Task = Box::new(move |_, cx| {
         assert!(cx.with(id, |cx| {
-            assert!(matches!(cx.try_send(&b"late"[..]), Err(SendError::DeadlinePassed)), "it is over all the same");
+            assert!(
+                matches!(cx.try_send(&b"late"[..]), Err(SendError::DeadlinePassed)),
+                "it is over all the same"
+            );
             cx.set_deadline(None);
             assert!(cx.try_send(&b"in time"[..]).is_ok());
             Verdict::Continue
@@ -1228,7 +1682,10 @@ fn deadline_that_is_cleared_in_its_own_turn_is_never_told() {
     });
     play.reactor.handle().post(clear).unwrap();
     play.pass(ms(1000));
-    assert_eq!((play.calls(), play.got(peer)), (Vec::new(), b"in time\n".to_vec()));
+    assert_eq!(
+        (play.calls(), play.got(peer)),
+        (Vec::new(), b"in time\n".to_vec())
+    );
 }
 
 /// A connection that is closing has no deadlines of its handler's any more, and one that is new in the same slot has none of the old one's.

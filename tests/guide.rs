@@ -8,8 +8,20 @@ use std::collections::BTreeSet;
 use pages::{files, is_there, quoted, read, root};
 
 /// The chapters, in their order. The other pages are for looking things up.
-const CHAPTERS: [&str; 12] =
-    ["sockets", "models", "turn", "states", "reading", "writing", "connecting", "closing", "deadlines", "sharing", "tasks", "measuring"];
+const CHAPTERS: [&str; 12] = [
+    "sockets",
+    "models",
+    "turn",
+    "states",
+    "reading",
+    "writing",
+    "connecting",
+    "closing",
+    "deadlines",
+    "sharing",
+    "tasks",
+    "measuring",
+];
 /// The lab's numbers: claims on sockets, on the protocol, on the speed; and wrong reactors.
 const LAB: [(char, u32); 4] = [('C', 67), ('D', 18), ('E', 8), ('w', 8)];
 /// What the last line of a chapter begins with.
@@ -18,41 +30,60 @@ const LAST: &str = "In the lab: ";
 /// Each page with its name.
 fn guide() -> Vec<(String, String)> {
     let name = |path: &std::path::PathBuf| path.file_stem().unwrap().to_str().unwrap().to_string();
-    files("src/guide", "md").iter().map(|path| (name(path), std::fs::read_to_string(path).unwrap())).collect()
+    files("src/guide", "md")
+        .iter()
+        .map(|path| (name(path), std::fs::read_to_string(path).unwrap()))
+        .collect()
 }
 
 /// The same, the front page and the README: whatever a learner reads.
 fn all_pages() -> Vec<(String, String)> {
-    let others = ["src/guide/mod.rs", "README.md"].map(|file| (file.to_string(), read(file).unwrap()));
+    let others =
+        ["src/guide/mod.rs", "README.md"].map(|file| (file.to_string(), read(file).unwrap()));
     guide().into_iter().chain(others).collect()
 }
 
 /// All numbers that the lab should have.
 fn lab() -> BTreeSet<String> {
-    LAB.iter().flat_map(|(letter, most)| (1..=*most).map(move |number| format!("{letter}{number}"))).collect()
+    LAB.iter()
+        .flat_map(|(letter, most)| (1..=*most).map(move |number| format!("{letter}{number}")))
+        .collect()
 }
 
 /// Whether a word is one of the lab's numbers, or looks like one.
 fn is_number(word: &str) -> bool {
     let digits = word.strip_prefix(|letter| LAB.iter().any(|(its, _)| *its == letter));
-    digits.is_some_and(|digits| !digits.is_empty() && digits.len() < 3 && digits.bytes().all(|byte| byte.is_ascii_digit()))
+    digits.is_some_and(|digits| {
+        !digits.is_empty() && digits.len() < 3 && digits.bytes().all(|byte| byte.is_ascii_digit())
+    })
 }
 
 /// The lab's numbers that a page names.
 fn numbers(text: &str) -> BTreeSet<String> {
     let words = text.split(|char: char| !(char.is_ascii_alphanumeric() || char == '_'));
-    words.filter(|word| is_number(word)).map(str::to_string).collect()
+    words
+        .filter(|word| is_number(word))
+        .map(str::to_string)
+        .collect()
 }
 
 /// The numbers that a program's text has as strings by themselves: `id: "C43"`.
 fn numbers_in_code(text: &str) -> BTreeSet<String> {
-    text.split('"').filter(|piece| is_number(piece)).map(str::to_string).collect()
+    text.split('"')
+        .filter(|piece| is_number(piece))
+        .map(str::to_string)
+        .collect()
 }
 
 #[test]
 fn numbers_are_found_in_prose_and_in_code() {
     let found = |numbers: BTreeSet<String>| numbers.into_iter().collect::<Vec<_>>().join(" ");
-    assert_eq!(found(numbers("C1, (w8) and C32..C38, but neither C10K nor 0xC5, E, D100 or twice C1.")), "C1 C32 C38 w8");
+    assert_eq!(
+        found(numbers(
+            "C1, (w8) and C32..C38, but neither C10K nor 0xC5, E, D100 or twice C1."
+        )),
+        "C1 C32 C38 w8"
+    );
     let stub = r#"Claim { id: "C43", says: "as C44 does", look: "lab run C43" }, Wrong { id: "w1" }, ("E8", e8)"#;
     assert_eq!(found(numbers_in_code(stub)), "C43 E8 w1");
     assert_eq!(lab().len(), 67 + 18 + 8 + 8);
@@ -60,10 +91,17 @@ fn numbers_are_found_in_prose_and_in_code() {
 
 #[test]
 fn the_lab_has_each_of_its_numbers() {
-    let code: String = files("examples/lab", "rs").iter().map(|path| std::fs::read_to_string(path).unwrap()).collect();
+    let code: String = files("examples/lab", "rs")
+        .iter()
+        .map(|path| std::fs::read_to_string(path).unwrap())
+        .collect();
     let there = numbers_in_code(&code);
     let missing: Vec<_> = lab().difference(&there).cloned().collect();
-    assert!(missing.is_empty(), "examples/lab lacks {}", missing.join(" "));
+    assert!(
+        missing.is_empty(),
+        "examples/lab lacks {}",
+        missing.join(" ")
+    );
     let unknown: Vec<_> = there.difference(&lab()).cloned().collect();
     assert!(unknown.is_empty(), "what are {}?", unknown.join(" "));
 }
@@ -72,37 +110,78 @@ fn the_lab_has_each_of_its_numbers() {
 fn each_number_of_the_lab_is_named_in_a_chapter_and_no_other_is_anywhere() {
     for (page, text) in all_pages() {
         let unknown: Vec<_> = numbers(&text).difference(&lab()).cloned().collect();
-        assert!(unknown.is_empty(), "{page} names {}, and the lab has none such", unknown.join(" "));
+        assert!(
+            unknown.is_empty(),
+            "{page} names {}, and the lab has none such",
+            unknown.join(" ")
+        );
     }
-    let chapters = guide().into_iter().filter(|(name, _)| CHAPTERS.contains(&name.as_str()));
-    let belonging = chapters.flat_map(|(_, text)| numbers(text.trim_end().lines().last().unwrap())).collect();
+    let chapters = guide()
+        .into_iter()
+        .filter(|(name, _)| CHAPTERS.contains(&name.as_str()));
+    let belonging = chapters
+        .flat_map(|(_, text)| numbers(text.trim_end().lines().last().unwrap()))
+        .collect();
     let missing: Vec<_> = lab().difference(&belonging).cloned().collect();
-    assert!(missing.is_empty(), "no chapter's last line names {}", missing.join(" "));
+    assert!(
+        missing.is_empty(),
+        "no chapter's last line names {}",
+        missing.join(" ")
+    );
 }
 
 #[test]
 fn each_chapter_begins_with_what_it_answers_and_ends_with_its_numbers() {
     let front = read("src/guide/mod.rs").unwrap();
     for name in CHAPTERS {
-        let text = read(&format!("src/guide/{name}.md")).unwrap_or_else(|| panic!("there is no chapter {name}"));
-        let (first, last) = (text.lines().next().unwrap(), text.trim_end().lines().last().unwrap());
-        assert!(first.ends_with('.') && !first.starts_with('#'), "{name} begins with {first:?}");
-        let named = last.strip_prefix(LAST).and_then(|named| named.strip_suffix('.'));
-        let named: Vec<&str> = named.unwrap_or_else(|| panic!("{name} ends with {last:?}")).split(", ").collect();
-        assert!(!named.is_empty() && named.iter().all(|number| is_number(number)), "{name} ends with {last:?}");
-        assert!(front.contains(&format!(" | [`{name}`] | ")), "the front page has no line for {name}");
+        let text = read(&format!("src/guide/{name}.md"))
+            .unwrap_or_else(|| panic!("there is no chapter {name}"));
+        let (first, last) = (
+            text.lines().next().unwrap(),
+            text.trim_end().lines().last().unwrap(),
+        );
+        assert!(
+            first.ends_with('.') && !first.starts_with('#'),
+            "{name} begins with {first:?}"
+        );
+        let named = last
+            .strip_prefix(LAST)
+            .and_then(|named| named.strip_suffix('.'));
+        let named: Vec<&str> = named
+            .unwrap_or_else(|| panic!("{name} ends with {last:?}"))
+            .split(", ")
+            .collect();
+        assert!(
+            !named.is_empty() && named.iter().all(|number| is_number(number)),
+            "{name} ends with {last:?}"
+        );
+        assert!(
+            front.contains(&format!(" | [`{name}`] | ")),
+            "the front page has no line for {name}"
+        );
     }
     for (name, _) in guide() {
-        assert!(front.contains(&format!("`{name}`]")) || front.contains(&format!("`mod@{name}`]")), "{name} is not on the front page");
+        assert!(
+            front.contains(&format!("`{name}`]")) || front.contains(&format!("`mod@{name}`]")),
+            "{name} is not on the front page"
+        );
         let declared = front.split("pages! {").nth(1).unwrap();
-        assert!(declared.split_whitespace().any(|word| word == name), "{name} is not declared");
+        assert!(
+            declared.split_whitespace().any(|word| word == name),
+            "{name} is not declared"
+        );
     }
 }
 
 /// Whether something between backticks is meant as a test's name: in a known file of tests, or in the sources, or as long as only a test's is. `name` is any.
 fn is_test(quoted: &str) -> bool {
-    let Some((file, name)) = quoted.rsplit_once("::") else { return false };
-    let is_plain = |text: &str| text.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"_/".contains(&byte));
+    let Some((file, name)) = quoted.rsplit_once("::") else {
+        return false;
+    };
+    let is_plain = |text: &str| {
+        text.bytes()
+            .all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"_/".contains(&byte))
+    };
     let is_file = file.starts_with("src/") || root().join(format!("tests/{file}.rs")).exists();
     is_plain(file) && is_plain(name) && name != "name" && (is_file || name.matches('_').count() > 2)
 }
@@ -112,7 +191,11 @@ fn each_test_that_is_named_is_there() {
     let mut wrong = Vec::new();
     for (page, text) in all_pages() {
         let tests = quoted(&text).filter(|quoted| is_test(quoted));
-        wrong.extend(tests.filter_map(|test| is_there(test).err().map(|why| format!("{page}: `{test}`: {why}"))));
+        wrong.extend(tests.filter_map(|test| {
+            is_there(test)
+                .err()
+                .map(|why| format!("{page}: `{test}`: {why}"))
+        }));
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
@@ -122,11 +205,21 @@ fn each_file_that_is_named_is_there() {
     let is_of_a_path = |char: char| char.is_ascii_alphanumeric() || "_-./:*@".contains(char);
     let mut wrong = Vec::new();
     for (page, text) in all_pages() {
-        let words = text.split(|char: char| !is_of_a_path(char)).map(|word| word.trim_end_matches(['.', ':']));
+        let words = text
+            .split(|char: char| !is_of_a_path(char))
+            .map(|word| word.trim_end_matches(['.', ':']));
         // A test's name stands for its file, which the test above looks for; a star is for several.
         let paths = words.filter(|word| !word.contains("::") && !word.contains('*'));
-        let paths = paths.filter(|word| ["src/", "examples/", "tests/"].iter().any(|dir| word.starts_with(dir)));
-        wrong.extend(paths.filter(|path| !root().join(path).exists()).map(|path| format!("{page}: there is no {path}")));
+        let paths = paths.filter(|word| {
+            ["src/", "examples/", "tests/"]
+                .iter()
+                .any(|dir| word.starts_with(dir))
+        });
+        wrong.extend(
+            paths
+                .filter(|path| !root().join(path).exists())
+                .map(|path| format!("{page}: there is no {path}")),
+        );
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }

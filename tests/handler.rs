@@ -8,7 +8,9 @@ use std::time::{Duration, Instant};
 
 use glassloop::codec::{Line, LineError};
 use glassloop::internals::{Shared, State};
-use glassloop::{CloseReason, Config, ConnectionId, Context, Handler, Origin, Reactor, Step, Turn, Verdict};
+use glassloop::{
+    CloseReason, Config, ConnectionId, Context, Handler, Origin, Reactor, Step, Turn, Verdict,
+};
 use util::{Client, PATIENCE, Server, addr_of, bound, turn_until};
 
 /// Does what each line says, and remembers who is there.
@@ -72,7 +74,11 @@ impl Handler for Obedient {
 
     fn eof(&mut self, _: &mut Context<'_, Self>) -> Verdict {
         self.calls.push("eof".into());
-        if self.keep_open_at_eof { Verdict::Continue } else { Verdict::Close }
+        if self.keep_open_at_eof {
+            Verdict::Continue
+        } else {
+            Verdict::Close
+        }
     }
 
     fn close(&mut self, cx: &mut Context<'_, Self>, reason: &CloseReason) {
@@ -132,7 +138,11 @@ fn messages_to_one_that_is_gone_are_ignored_and_counted() {
     other.expect(b"echo x\n");
     newcomer.send(b"echo y\n");
     newcomer.expect(b"echo y\n");
-    assert_eq!(server.stop().stale, 4, "those three, and what the heir's own end sent to the heir");
+    assert_eq!(
+        server.stop().stale,
+        4,
+        "those three, and what the heir's own end sent to the heir"
+    );
 }
 
 #[test]
@@ -171,7 +181,10 @@ fn a_paused_connection_gets_no_frames_until_it_is_resumed() {
         other.expect(b"echo later\n");
     }
     heir.stream.set_nonblocking(true).unwrap();
-    assert!(heir.stream.read(&mut [0; 8]).is_err(), "nothing may come through a pause");
+    assert!(
+        heir.stream.read(&mut [0; 8]).is_err(),
+        "nothing may come through a pause"
+    );
     heir.stream.set_nonblocking(false).unwrap();
     other.send(b"wake heir\nwake heir\n");
     heir.expect(b"echo 2\necho 3\n");
@@ -184,7 +197,10 @@ fn frames_that_came_before_a_reset_are_handled() {
     client.send(b"echo 1\necho 2\n");
     client.reset();
     turn_until(&mut reactor, |reactor| reactor.counters().closed == 1);
-    assert_eq!(reactor.handler().calls, ["open", "echo 1", "echo 2", "close: reset by the peer"]);
+    assert_eq!(
+        reactor.handler().calls,
+        ["open", "echo 1", "echo 2", "close: reset by the peer"]
+    );
 }
 
 #[test]
@@ -195,11 +211,20 @@ fn a_reset_is_noticed_even_where_nobody_reads_or_writes() {
         let mut client = Client::connect(addr_of(&reactor));
         client.send(b"pause\n");
         if wait_for_the_pause {
-            turn_until(&mut reactor, |reactor| reactor.handler().calls.last().is_some_and(|call| call == "pause"));
+            turn_until(&mut reactor, |reactor| {
+                reactor
+                    .handler()
+                    .calls
+                    .last()
+                    .is_some_and(|call| call == "pause")
+            });
         }
         client.reset();
         turn_until(&mut reactor, |reactor| reactor.counters().closed == 1);
-        assert_eq!(reactor.handler().calls, ["open", "pause", "close: reset by the peer"]);
+        assert_eq!(
+            reactor.handler().calls,
+            ["open", "pause", "close: reset by the peer"]
+        );
     }
 }
 
@@ -211,7 +236,10 @@ fn a_message_that_cannot_be_encoded_ends_the_connection_after_what_was_sent_befo
     other.expect(b"before\n");
     other.expect_end();
     drop(other);
-    assert_eq!(server.next_end(), "reply could not be encoded: delimiter inside a message, at byte 3");
+    assert_eq!(
+        server.next_end(),
+        "reply could not be encoded: delimiter inside a message, at byte 3"
+    );
 }
 
 #[test]
@@ -223,7 +251,10 @@ fn the_write_cap_ends_a_connection_that_is_sent_too_much() {
     other.stream.read_to_end(&mut got).unwrap();
     assert_eq!(got.len(), 17 * 60_001, "whole messages up to the cap");
     drop(other);
-    assert_eq!(server.next_end(), "write buffer full: 1080018 bytes to queue, 1048576 allowed");
+    assert_eq!(
+        server.next_end(),
+        "write buffer full: 1080018 bytes to queue, 1048576 allowed"
+    );
 }
 
 #[test]
@@ -244,7 +275,13 @@ fn a_panic_closes_its_own_connection_only_and_lets_the_earlier_replies_out() {
 #[test]
 fn a_batch_that_asks_for_much_of_others_yields_and_loses_nothing() {
     // One command takes more than this: every frame ends its batch.
-    let server = Server::start(Obedient::default(), Config { command_high: 1, ..Config::default() });
+    let server = Server::start(
+        Obedient::default(),
+        Config {
+            command_high: 1,
+            ..Config::default()
+        },
+    );
     let (mut heir, mut other) = pair(&server);
     other.send(&b"tell heir x\n".repeat(100));
     heir.expect(&b"tell heir x\n".repeat(100));
@@ -271,23 +308,49 @@ fn the_calls_come_in_order_and_close_comes_once() {
     client.send(b"echo 1\necho 2\n");
     client.shut_write();
     turn_until(&mut reactor, |reactor| reactor.counters().closed == 1);
-    assert_eq!(reactor.handler().calls, ["open", "echo 1", "echo 2", "eof", "close: closed by the peer"]);
+    assert_eq!(
+        reactor.handler().calls,
+        [
+            "open",
+            "echo 1",
+            "echo 2",
+            "eof",
+            "close: closed by the peer"
+        ]
+    );
     client.expect(b"welcome\necho 1\necho 2\n");
     client.expect_end();
 }
 
 #[test]
 fn a_half_closed_peer_can_be_written_to_until_the_handler_closes() {
-    let mut reactor = Reactor::bind("127.0.0.1:0", Obedient { keep_open_at_eof: true, ..Obedient::default() }).unwrap();
+    let mut reactor = Reactor::bind(
+        "127.0.0.1:0",
+        Obedient {
+            keep_open_at_eof: true,
+            ..Obedient::default()
+        },
+    )
+    .unwrap();
     let mut client = Client::connect(addr_of(&reactor));
     client.send(b"name me\n");
     client.shut_write();
-    turn_until(&mut reactor, |reactor| reactor.handler().calls.last().is_some_and(|call| call == "eof"));
+    turn_until(&mut reactor, |reactor| {
+        reactor
+            .handler()
+            .calls
+            .last()
+            .is_some_and(|call| call == "eof")
+    });
     let id = reactor.handler().named[&b"me"[..]];
     for n in 0..3 {
         assert!(reactor.with(id, |_, cx| {
             cx.send(format!("push {n}").as_bytes());
-            if n == 2 { Verdict::Close } else { Verdict::Continue }
+            if n == 2 {
+                Verdict::Close
+            } else {
+                Verdict::Continue
+            }
         }));
     }
     assert!(!reactor.with(id, |_, _| unreachable!("it is closing")));
@@ -298,15 +361,36 @@ fn a_half_closed_peer_can_be_written_to_until_the_handler_closes() {
 
 #[test]
 fn a_write_to_one_who_has_left_ends_that_connection_only() {
-    let mut reactor = Reactor::bind("127.0.0.1:0", Obedient { keep_open_at_eof: true, ..Obedient::default() }).unwrap();
-    let (mut client, mut other) = (Client::connect(addr_of(&reactor)), Client::connect(addr_of(&reactor)));
+    let mut reactor = Reactor::bind(
+        "127.0.0.1:0",
+        Obedient {
+            keep_open_at_eof: true,
+            ..Obedient::default()
+        },
+    )
+    .unwrap();
+    let (mut client, mut other) = (
+        Client::connect(addr_of(&reactor)),
+        Client::connect(addr_of(&reactor)),
+    );
     client.send(b"name me\n");
-    turn_until(&mut reactor, |reactor| reactor.handler().named.contains_key(&b"me"[..]) && reactor.counters().writes == 2);
+    turn_until(&mut reactor, |reactor| {
+        reactor.handler().named.contains_key(&b"me"[..]) && reactor.counters().writes == 2
+    });
     client.expect(b"welcome\n");
     drop(client);
-    turn_until(&mut reactor, |reactor| reactor.handler().calls.last().is_some_and(|call| call == "eof"));
+    turn_until(&mut reactor, |reactor| {
+        reactor
+            .handler()
+            .calls
+            .last()
+            .is_some_and(|call| call == "eof")
+    });
     // For all that the loop knows he may still read. The first write goes well, and a later one finds that he does not.
-    let (id, written) = (reactor.handler().named[&b"me"[..]], reactor.counters().bytes_written);
+    let (id, written) = (
+        reactor.handler().named[&b"me"[..]],
+        reactor.counters().bytes_written,
+    );
     let mut pushes = 0;
     while reactor.with(id, |_, cx| {
         cx.send(&b"push"[..]);
@@ -316,11 +400,25 @@ fn a_write_to_one_who_has_left_ends_that_connection_only() {
         assert!(pushes < 10_000, "he has left, and nobody notices");
         let _ = reactor.turn(Some(Duration::from_millis(1))).unwrap();
     }
-    assert!(reactor.counters().bytes_written >= written + 5, "the first one went out");
-    let ends: Vec<&String> = reactor.handler().calls.iter().filter(|call| call.starts_with("close: ")).collect();
+    assert!(
+        reactor.counters().bytes_written >= written + 5,
+        "the first one went out"
+    );
+    let ends: Vec<&String> = reactor
+        .handler()
+        .calls
+        .iter()
+        .filter(|call| call.starts_with("close: "))
+        .collect();
     assert_eq!(ends, ["close: reset by the peer"]);
     other.send(b"echo still here\n");
-    turn_until(&mut reactor, |reactor| reactor.handler().calls.last().is_some_and(|call| call == "echo still here"));
+    turn_until(&mut reactor, |reactor| {
+        reactor
+            .handler()
+            .calls
+            .last()
+            .is_some_and(|call| call == "echo still here")
+    });
     other.expect(b"welcome\necho still here\n");
 }
 
@@ -356,9 +454,15 @@ fn panics_in_every_callback_are_contained() {
         let mut client = Client::connect(addr_of(&reactor));
         client.send(b"line\n");
         client.shut_write();
-        turn_until(&mut reactor, |reactor| reactor.counters().panics == 1 && reactor.connections() == 0);
+        turn_until(&mut reactor, |reactor| {
+            reactor.counters().panics == 1 && reactor.connections() == 0
+        });
         client.expect_gone();
-        assert_eq!(reactor.turn(Some(Duration::ZERO)).unwrap(), Turn::Running, "after a panic in {place}");
+        assert_eq!(
+            reactor.turn(Some(Duration::ZERO)).unwrap(),
+            Turn::Running,
+            "after a panic in {place}"
+        );
     }
 }
 
@@ -444,7 +548,14 @@ fn an_outgoing_connection_reports_how_it_went() {
 #[test]
 fn the_machine_can_be_driven_with_bytes_alone() {
     use glassloop::internals::Connection;
-    let shared = &mut Shared::new(Config { write_high: 20, write_low: 10, ..Config::default() }, Instant::now());
+    let shared = &mut Shared::new(
+        Config {
+            write_high: 20,
+            write_low: 10,
+            ..Config::default()
+        },
+        Instant::now(),
+    );
     let handler = &mut Obedient::default();
     let mut connection = Connection::unconnected(handler);
     connection.receive(b"echo 1\nec", handler, shared);
@@ -464,22 +575,46 @@ fn the_machine_can_be_driven_with_bytes_alone() {
     connection.sent(connection.unsent().len(), shared);
     connection.after_flush(shared);
     connection.end_of_input(handler, shared);
-    assert!(matches!(connection.state(), State::Draining { reason, linger: false } if matches!(**reason, CloseReason::PeerClosed)));
+    assert!(
+        matches!(connection.state(), State::Draining { reason, linger: false } if matches!(**reason, CloseReason::PeerClosed))
+    );
     connection.after_flush(shared);
-    assert!(matches!(connection.farewell(handler, shared), CloseReason::PeerClosed));
+    assert!(matches!(
+        connection.farewell(handler, shared),
+        CloseReason::PeerClosed
+    ));
     assert_eq!(handler.calls.last().unwrap(), "close: closed by the peer");
 }
 
 #[test]
 fn the_cap_holds_where_it_is_below_the_mark_too() {
     use glassloop::internals::Connection;
-    let shared = &mut Shared::new(Config { write_high: 1000, write_low: 10, write_cap: 15, ..Config::default() }, Instant::now());
+    let shared = &mut Shared::new(
+        Config {
+            write_high: 1000,
+            write_low: 10,
+            write_cap: 15,
+            ..Config::default()
+        },
+        Instant::now(),
+    );
     let handler = &mut Obedient::default();
     let mut connection = Connection::unconnected(handler);
     connection.receive(b"echo 1\necho 2\necho 3\necho 4\n", handler, shared);
     assert_eq!(connection.unsent(), b"echo 1\necho 2\n");
-    let State::Draining { reason, .. } = connection.state() else { panic!("{:?}", connection.state()) };
-    assert!(matches!(**reason, CloseReason::OutboxFull { queued: 21, cap: 15 }), "{reason:?}");
+    let State::Draining { reason, .. } = connection.state() else {
+        panic!("{:?}", connection.state())
+    };
+    assert!(
+        matches!(
+            **reason,
+            CloseReason::OutboxFull {
+                queued: 21,
+                cap: 15
+            }
+        ),
+        "{reason:?}"
+    );
 }
 
 #[test]
@@ -504,5 +639,8 @@ fn the_codec_s_own_error_can_be_had_back() {
     client.send(b"too long");
     client.shut_write();
     turn_until(&mut reactor, |reactor| reactor.counters().closed == 1);
-    assert_eq!(reactor.handler().0, Some(LineError::TooLong { length: 8, max: 4 }));
+    assert_eq!(
+        reactor.handler().0,
+        Some(LineError::TooLong { length: 8, max: 4 })
+    );
 }

@@ -26,7 +26,10 @@ impl Handler for Fragile {
 
     fn connection(&mut self, _: &Origin) -> (Line, ()) {
         self.made += 1;
-        assert!(self.made % 2 == 1, "a connection that the handler does not like");
+        assert!(
+            self.made % 2 == 1,
+            "a connection that the handler does not like"
+        );
         (Line::default(), ())
     }
 
@@ -45,7 +48,13 @@ fn play(limit: &ConnectionLimit) -> Play<Fragile> {
 /// Each connection has its place, and nothing else has one.
 #[track_caller]
 fn assert_exact(limit: &ConnectionLimit, plays: &[&Play<Fragile>]) {
-    assert_eq!(limit.open(), plays.iter().map(|play| play.reactor.connections()).sum::<usize>());
+    assert_eq!(
+        limit.open(),
+        plays
+            .iter()
+            .map(|play| play.reactor.connections())
+            .sum::<usize>()
+    );
 }
 
 #[test]
@@ -87,19 +96,29 @@ fn dial_that_fails_on_any_way_leaves_no_place_taken() {
     let limit = ConnectionLimit::new(1);
     let (mut one, mut other) = (play(&limit), play(&limit));
     let dial = |play: &mut Play<Fragile>, addrs: Vec<Address>| {
-        let begun = play.reactor.connect_to(addrs, Duration::from_secs(1)).map_err(|error| error.to_string());
+        let begun = play
+            .reactor
+            .connect_to(addrs, Duration::from_secs(1))
+            .map_err(|error| error.to_string());
         (begun, limit.open())
     };
-    assert_eq!(dial(&mut one, vec![]), (Err("cannot connect: no address to connect to".into()), 0));
+    assert_eq!(
+        dial(&mut one, vec![]),
+        (Err("cannot connect: no address to connect to".into()), 0)
+    );
     // One that fails at once, and one that is never decided.
-    one.stage.borrow_mut().dials.push_back(Err(std::io::Error::from_raw_os_error(EADDRNOTAVAIL)));
+    one.stage
+        .borrow_mut()
+        .dials
+        .push_back(Err(std::io::Error::from_raw_os_error(EADDRNOTAVAIL)));
     assert_eq!(dial(&mut one, vec![loopback(1)]).1, 1);
     one.turn();
     assert_eq!(limit.open(), 0);
     let (begun, open) = dial(&mut one, vec![loopback(1)]);
     assert!(begun.unwrap_err().contains("the handler panicked over it") && open == 0);
     assert_eq!(dial(&mut one, vec![loopback(1)]).1, 1);
-    let refused = "cannot connect to 127.0.0.1:1: 1 connections are open, no more are allowed".to_string();
+    let refused =
+        "cannot connect to 127.0.0.1:1: 1 connections are open, no more are allowed".to_string();
     assert_eq!(dial(&mut other, vec![loopback(1)]), (Err(refused), 1));
     one.pass(Duration::from_secs(2));
     assert_exact(&limit, &[&one, &other]);
@@ -120,7 +139,11 @@ fn loop_that_joins_late_counts_the_connections_that_it_has() {
         one.end(gone);
         one.pass(Duration::ZERO);
         one.pass(Duration::ZERO);
-        assert_eq!(limit.open(), left, "the one that waits comes only when both have gone");
+        assert_eq!(
+            limit.open(),
+            left,
+            "the one that waits comes only when both have gone"
+        );
     }
     assert!(one.is_open(2));
 }
@@ -143,7 +166,9 @@ fn freed_place_goes_to_the_waiting_loop_and_not_to_the_busy_one() {
     let (addr, handle) = told.1.recv_timeout(PATIENCE).unwrap();
     let mut patient = Client::connect(addr);
     patient.send(&submit(id(1), b""));
-    wait_until("the other loop to wait", || format!("{limit:?}").contains("waiting: 1"));
+    wait_until("the other loop to wait", || {
+        format!("{limit:?}").contains("waiting: 1")
+    });
     // The first of the busy loop's leaves. The place goes to the other loop, although this one has
     // four more that wait.
     drop(clients.remove(0));

@@ -17,7 +17,11 @@ use serde_json::Value;
 use util::{ack, bound, id, request};
 
 fn load(addr: SocketAddr, args: &[&str]) -> Output {
-    Command::new(example("load")).args(["--addr", &addr.to_string(), "--warmup", "0.05"]).args(args).output().unwrap()
+    Command::new(example("load"))
+        .args(["--addr", &addr.to_string(), "--warmup", "0.05"])
+        .args(args)
+        .output()
+        .unwrap()
 }
 
 /// What it prints with --json, if all went well.
@@ -56,7 +60,11 @@ fn read_submit(stream: &mut TcpStream, n: u64) -> bool {
         return false;
     }
     let payload = u32::from_be_bytes(header[..4].try_into().unwrap()) as usize - 13;
-    assert!(header[4] == 0x02 && header[5..] == id(n + 1), "request {n}: {}", header.escape_ascii());
+    assert!(
+        header[4] == 0x02 && header[5..] == id(n + 1),
+        "request {n}: {}",
+        header.escape_ascii()
+    );
     stream.read_exact(&mut vec![0; payload]).is_ok()
 }
 
@@ -87,23 +95,60 @@ const KEYS: [&str; 20] = [
 fn the_server_has_taken_as_many_requests_as_the_load_has_acks_and_the_report_is_complete() {
     let (server, addr) = Process::listening(&[]);
     let pid = server.pid().to_string();
-    let args = ["--conns", "5", "--depth", "8", "--secs", "0.2", "--idle", "40", "--server-pid", &pid, "--json"];
-    let args =
-        if cfg!(target_os = "linux") { &args[..] } else { &["--conns", "5", "--depth", "8", "--idle", "40", "--secs", "0.2", "--json"] };
+    let args = [
+        "--conns",
+        "5",
+        "--depth",
+        "8",
+        "--secs",
+        "0.2",
+        "--idle",
+        "40",
+        "--server-pid",
+        &pid,
+        "--json",
+    ];
+    let args = if cfg!(target_os = "linux") {
+        &args[..]
+    } else {
+        &[
+            "--conns", "5", "--depth", "8", "--idle", "40", "--secs", "0.2", "--json",
+        ]
+    };
     let report = report(&load(addr, args));
     server.signal("TERM");
     let (_, log) = server.end();
-    let taken = format!("45 connections were accepted, {} requests taken", report["acked_total"]);
-    assert!(log.contains(&taken), "{taken:?} is not what the server says: {log}\n{report}");
+    let taken = format!(
+        "45 connections were accepted, {} requests taken",
+        report["acked_total"]
+    );
+    assert!(
+        log.contains(&taken),
+        "{taken:?} is not what the server says: {log}\n{report}"
+    );
 
     assert_eq!(report.as_object().unwrap().keys().collect::<Vec<_>>(), KEYS);
-    assert_eq!((&report["loop"], &report["conns"], &report["depth"]), (&"closed".into(), &5.into(), &8.into()));
-    let number = |of: &Value, what: &str| of[what].as_f64().unwrap_or_else(|| panic!("{what} is no number: {of}"));
+    assert_eq!(
+        (&report["loop"], &report["conns"], &report["depth"]),
+        (&"closed".into(), &5.into(), &8.into())
+    );
+    let number = |of: &Value, what: &str| {
+        of[what]
+            .as_f64()
+            .unwrap_or_else(|| panic!("{what} is no number: {of}"))
+    };
     assert!(number(&report, "seconds") >= 0.2);
-    assert!(number(&report, "requests") > 0.0 && number(&report, "requests") < number(&report, "acked_total"));
-    let rising = ["p50_us", "p90_us", "p99_us", "p999_us", "max_us"].map(|what| number(&report, what));
+    assert!(
+        number(&report, "requests") > 0.0
+            && number(&report, "requests") < number(&report, "acked_total")
+    );
+    let rising =
+        ["p50_us", "p90_us", "p99_us", "p999_us", "max_us"].map(|what| number(&report, what));
     assert!(rising.is_sorted() && rising[0] > 0.0, "{report}");
-    assert_eq!((&report["idle"]["conns"], &report["idle"]["closed"]), (&40.into(), &0.into()));
+    assert_eq!(
+        (&report["idle"]["conns"], &report["idle"]["closed"]),
+        (&40.into(), &0.into())
+    );
     if cfg!(target_os = "linux") {
         let server = &report["server"];
         for what in [
@@ -116,9 +161,16 @@ fn the_server_has_taken_as_many_requests_as_the_load_has_acks_and_the_report_is_
         ] {
             number(server, what);
         }
-        assert!(server.as_object().unwrap().contains_key("softirq_us_per_request"));
         assert!(
-            number(server, "cpu_us_per_request") > 0.0 && number(server, "threads") >= 1.0 && number(server, "rss_bytes") > 1e5,
+            server
+                .as_object()
+                .unwrap()
+                .contains_key("softirq_us_per_request")
+        );
+        assert!(
+            number(server, "cpu_us_per_request") > 0.0
+                && number(server, "threads") >= 1.0
+                && number(server, "rss_bytes") > 1e5,
             "{server}"
         );
         assert!(number(&report["idle"], "bytes_per_connection").is_finite());
@@ -136,30 +188,59 @@ fn every_kind_of_load_is_answered() {
         &["--rate", "100"],
     ] {
         let report = report(&load(addr, &[args, &["--secs", "0.1", "--json"]].concat()));
-        assert!(report["requests"].as_u64().unwrap() > 0 && report["unanswered"] == 0, "{args:?}: {report}");
+        assert!(
+            report["requests"].as_u64().unwrap() > 0 && report["unanswered"] == 0,
+            "{args:?}: {report}"
+        );
     }
     let text = load(addr, &["--secs", "1.2"]);
-    let (stdout, stderr) = (String::from_utf8_lossy(&text.stdout), String::from_utf8_lossy(&text.stderr));
-    assert!(stdout.contains("acks in all, each of them right"), "{stdout}");
-    assert!(stderr.contains("acks/s"), "it says once a second how it goes: {stderr}");
+    let (stdout, stderr) = (
+        String::from_utf8_lossy(&text.stdout),
+        String::from_utf8_lossy(&text.stderr),
+    );
+    assert!(
+        stdout.contains("acks in all, each of them right"),
+        "{stdout}"
+    );
+    assert!(
+        stderr.contains("acks/s"),
+        "it says once a second how it goes: {stderr}"
+    );
 }
 
 #[test]
 fn the_other_dialect_is_spoken_and_noticed() {
     let (_server, addr) = Process::listening(&["--dialect", "source"]);
-    let report = report(&load(addr, &["--dialect", "source", "--secs", "0.1", "--json"]));
+    let report = report(&load(
+        addr,
+        &["--dialect", "source", "--secs", "0.1", "--json"],
+    ));
     assert!(report["requests"].as_u64().unwrap() > 0);
-    expect_failure(&load(addr, &["--secs", "0.1"]), "command 0x81, and a submitack is 0x82");
+    expect_failure(
+        &load(addr, &["--secs", "0.1"]),
+        "command 0x81, and a submitack is 0x82",
+    );
 }
 
 #[test]
 fn nothing_but_loopback_is_loaded_unless_its_owner_says_so() {
     // Refused before anything is sent, or looked up.
-    for addr in ["192.0.2.1:8888", "[2001:db8::1]:8888", "somewhere.invalid:8888", "0.0.0.0:8888"] {
-        let output = Command::new(example("load")).args(["--addr", addr, "--secs", "0.1"]).output().unwrap();
+    for addr in [
+        "192.0.2.1:8888",
+        "[2001:db8::1]:8888",
+        "somewhere.invalid:8888",
+        "0.0.0.0:8888",
+    ] {
+        let output = Command::new(example("load"))
+            .args(["--addr", addr, "--secs", "0.1"])
+            .output()
+            .unwrap();
         let stderr = String::from_utf8_lossy(&output.stderr);
         assert_eq!(output.status.code(), Some(2), "{addr}: {stderr}");
-        assert!(stderr.contains("not on loopback") && stderr.contains("--i-own-this-host"), "{addr}: {stderr}");
+        assert!(
+            stderr.contains("not on loopback") && stderr.contains("--i-own-this-host"),
+            "{addr}: {stderr}"
+        );
     }
     let (_server, addr) = Process::listening(&[]);
     let output = load(addr, &["--secs", "0.1", "--i-own-this-host"]);
@@ -179,9 +260,16 @@ fn wrong_flags_are_refused_with_a_hint() {
     ] {
         let output = Command::new(example("load")).args(args).output().unwrap();
         let stderr = String::from_utf8_lossy(&output.stderr);
-        assert!(output.status.code() == Some(2) && stderr.contains(hint), "{args:?}: {stderr}");
+        assert!(
+            output.status.code() == Some(2) && stderr.contains(hint),
+            "{args:?}: {stderr}"
+        );
     }
-    let help = Command::new(example("load")).arg("--help").output().unwrap().stdout;
+    let help = Command::new(example("load"))
+        .arg("--help")
+        .output()
+        .unwrap()
+        .stdout;
     let help = String::from_utf8(help).unwrap();
     assert!(help.contains("coordinated omission"));
     let missing: Vec<&str> = KEYS.into_iter().filter(|key| !help.contains(key)).collect();
@@ -192,26 +280,54 @@ fn wrong_flags_are_refused_with_a_hint() {
 fn a_lying_server_is_found_out() {
     type Lie = fn(u64) -> Vec<u8>;
     let lies: [(Lie, &str); 7] = [
-        (|_| ack(id(999)), "the ack of 00000999 came where that of 00000102 was next"),
+        (
+            |_| ack(id(999)),
+            "the ack of 00000999 came where that of 00000102 was next",
+        ),
         (
             |n| [ack(id(n + 2)), ack(id(n + 1))].concat(),
             "the ack of 00000103 came where that of 00000102 was next: wrong, lost or out of order",
         ),
-        (|n| ack(id(n)), "the ack of 00000101 came where that of 00000102 was next"),
-        (|n| request(0x82, id(n + 1), &[1]), "request 00000102 was acked with result 1, which is no success"),
-        (|n| request(0x81, id(n + 1), &[0]), "command 0x81, and a submitack is 0x82"),
-        (|n| ack(id(n + 1)).repeat(9), "came although no request waits for an ack"),
-        (|_| b"HTTP/1.1 400 Bad Request\r\n\r\n".to_vec(), "that is not the submit protocol"),
+        (
+            |n| ack(id(n)),
+            "the ack of 00000101 came where that of 00000102 was next",
+        ),
+        (
+            |n| request(0x82, id(n + 1), &[1]),
+            "request 00000102 was acked with result 1, which is no success",
+        ),
+        (
+            |n| request(0x81, id(n + 1), &[0]),
+            "command 0x81, and a submitack is 0x82",
+        ),
+        (
+            |n| ack(id(n + 1)).repeat(9),
+            "came although no request waits for an ack",
+        ),
+        (
+            |_| b"HTTP/1.1 400 Bad Request\r\n\r\n".to_vec(),
+            "that is not the submit protocol",
+        ),
     ];
     for (lie, what) in lies {
         let (addr, serving) = peer(move |n| if n < 101 { ack(id(n + 1)) } else { lie(n) });
         let output = load(addr, &["--secs", "30", "--depth", "4", "--json"]);
         // An ack too many may come together with the next request's, which is then the one that is wrong.
         let said = String::from_utf8_lossy(&output.stderr);
-        let what = if what.contains("no request waits") && said.contains("was next") { "was next" } else { what };
+        let what = if what.contains("no request waits") && said.contains("was next") {
+            "was next"
+        } else {
+            what
+        };
         expect_failure(&output, what);
         let failure: Value = serde_json::from_slice(&output.stdout).unwrap();
-        assert!(failure["error"].as_str().unwrap().contains("connection 0 (127.0.0.1:"), "{failure}");
+        assert!(
+            failure["error"]
+                .as_str()
+                .unwrap()
+                .contains("connection 0 (127.0.0.1:"),
+            "{failure}"
+        );
         assert!(failure["acked_total"].as_u64().unwrap() >= 98, "{failure}");
         serving.join().unwrap();
     }
@@ -231,10 +347,17 @@ fn a_server_that_goes_is_missed() {
     let output = load(addr, &["--secs", "30"]);
     serving.join().unwrap();
     let said = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.code() == Some(1) && said.contains("after 50 acks and with 1 requests unanswered"), "{said}");
+    assert!(
+        output.status.code() == Some(1)
+            && said.contains("after 50 acks and with 1 requests unanswered"),
+        "{said}"
+    );
 
     let (_bound, nobody) = bound();
-    expect_failure(&load(nobody, &[]), "connection refused: nobody listens there");
+    expect_failure(
+        &load(nobody, &[]),
+        "connection refused: nobody listens there",
+    );
 }
 
 #[test]
@@ -242,24 +365,51 @@ fn a_silent_server_ends_the_run() {
     // It takes connections, and nothing more.
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let output = load(listener.local_addr().unwrap(), &["--ack-timeout", "200ms"]);
-    expect_failure(&output, "its first request was not answered within 200ms (--ack-timeout)");
+    expect_failure(
+        &output,
+        "its first request was not answered within 200ms (--ack-timeout)",
+    );
 
     // It falls silent under load.
     let (addr, serving) = peer(|n| if n < 50 { ack(id(n + 1)) } else { Vec::new() });
-    let output = load(addr, &["--secs", "30", "--depth", "3", "--ack-timeout", "2s"]);
-    expect_failure(&output, "3 requests wait, and no ack has come for 2s (--ack-timeout); 50 came before");
+    let output = load(
+        addr,
+        &["--secs", "30", "--depth", "3", "--ack-timeout", "2s"],
+    );
+    expect_failure(
+        &output,
+        "3 requests wait, and no ack has come for 2s (--ack-timeout); 50 came before",
+    );
     serving.join().unwrap();
 
     // Nor is the open loop fooled.
     let (addr, serving) = peer(|n| if n < 50 { ack(id(n + 1)) } else { Vec::new() });
-    expect_failure(&load(addr, &["--secs", "30", "--rate", "1000", "--ack-timeout", "2s"]), "no ack has come for 2s");
+    expect_failure(
+        &load(
+            addr,
+            &["--secs", "30", "--rate", "1000", "--ack-timeout", "2s"],
+        ),
+        "no ack has come for 2s",
+    );
     serving.join().unwrap();
 }
 
 /// The load of 0.6 s, without a warm-up.
 fn measured(addr: SocketAddr, args: &[&str]) -> Output {
     let mut command = Command::new(example("load"));
-    command.args(["--addr", &addr.to_string(), "--warmup", "0", "--secs", "0.6", "--json"]).args(args).output().unwrap()
+    command
+        .args([
+            "--addr",
+            &addr.to_string(),
+            "--warmup",
+            "0",
+            "--secs",
+            "0.6",
+            "--json",
+        ])
+        .args(args)
+        .output()
+        .unwrap()
 }
 
 #[test]
@@ -277,15 +427,24 @@ fn an_open_loop_counts_from_when_a_request_was_due() {
     let open = report(&measured(addr, &["--rate", "1000"]));
     serving.join().unwrap();
     assert!(open["max_us"].as_f64().unwrap() >= 299_000.0, "{open}");
-    assert!(open["p90_us"].as_f64().unwrap() >= 100_000.0, "a third of all has waited for more than 100 ms: {open}");
-    assert_eq!((&open["loop"], &open["depth"], &open["unanswered"]), (&"open".into(), &Value::Null, &0.into()));
+    assert!(
+        open["p90_us"].as_f64().unwrap() >= 100_000.0,
+        "a third of all has waited for more than 100 ms: {open}"
+    );
+    assert_eq!(
+        (&open["loop"], &open["depth"], &open["unanswered"]),
+        (&"open".into(), &Value::Null, &0.into())
+    );
 
     // To a closed loop that is one slow request among thousands.
     let (addr, serving) = peer(stalls_once);
     let closed = report(&measured(addr, &[]));
     serving.join().unwrap();
     assert!(closed["max_us"].as_f64().unwrap() >= 299_000.0, "{closed}");
-    assert!(closed["p90_us"].as_f64().unwrap() < open["p90_us"].as_f64().unwrap(), "{closed}\n{open}");
+    assert!(
+        closed["p90_us"].as_f64().unwrap() < open["p90_us"].as_f64().unwrap(),
+        "{closed}\n{open}"
+    );
 }
 
 #[test]
@@ -301,7 +460,10 @@ fn an_overloaded_server_is_called_one() {
     serving.join().unwrap();
     let unanswered = report["unanswered"].as_u64().unwrap();
     assert!(unanswered > 500, "{report}");
-    assert!(report["p99_us"].as_f64().unwrap() >= 300_000.0, "who has no answer has waited, too: {report}");
+    assert!(
+        report["p99_us"].as_f64().unwrap() >= 300_000.0,
+        "who has no answer has waited, too: {report}"
+    );
     let (addr, serving) = peer(slow);
     let text = String::from_utf8(load(addr, &args).stdout).unwrap();
     serving.join().unwrap();
@@ -329,6 +491,12 @@ fn idle_connections_that_the_server_closes_are_counted() {
     });
     let report = report(&load(addr, &["--secs", "0.1", "--idle", "20", "--json"]));
     serving.join().unwrap();
-    assert_eq!((&report["idle"]["conns"], &report["idle"]["closed"]), (&20.into(), &12.into()));
-    assert!(report["idle"]["bytes_per_connection"].is_null(), "no process was named: {report}");
+    assert_eq!(
+        (&report["idle"]["conns"], &report["idle"]["closed"]),
+        (&20.into(), &12.into())
+    );
+    assert!(
+        report["idle"]["bytes_per_connection"].is_null(),
+        "no process was named: {report}"
+    );
 }

@@ -38,11 +38,20 @@ const EINTR: i32 = 4;
 
 /// No guard is on; a test turns on the one that it is about.
 fn unguarded() -> Config {
-    Config { idle_timeout: None, frame_timeout: None, handshake_timeout: None, write_timeout: None, ..Config::default() }
+    Config {
+        idle_timeout: None,
+        frame_timeout: None,
+        handshake_timeout: None,
+        write_timeout: None,
+        ..Config::default()
+    }
 }
 
 fn idle(time: Duration) -> Config {
-    Config { idle_timeout: Some(time), ..unguarded() }
+    Config {
+        idle_timeout: Some(time),
+        ..unguarded()
+    }
 }
 
 /// The process is stopped in the poll for `time`, and continued: the poll comes back with nothing.
@@ -64,7 +73,10 @@ fn request_that_waits_after_an_interrupted_poll_is_answered() {
     assert_eq!(play.got(peer), b"in time\n");
     let before = play.now();
     play.pass(ms(3000));
-    assert!(!play.is_open(peer), "a silent connection is closed all the same");
+    assert!(
+        !play.is_open(peer),
+        "a silent connection is closed all the same"
+    );
     assert!(play.now() - before >= ms(1000));
 }
 
@@ -105,7 +117,10 @@ fn handler_deadline_expires_in_an_interrupted_poll() {
 
 #[test]
 fn no_connection_is_called_silent_while_polls_are_full() {
-    let config = Config { events_per_turn: 2, ..idle(ms(1000)) };
+    let config = Config {
+        events_per_turn: 2,
+        ..idle(ms(1000))
+    };
     let mut play = Play::on(Stage::with_doors(1), Echo, config);
     let last = play.admit(5);
     play.skip(ms(3000)); // a callback has blocked; all have sent meanwhile
@@ -123,7 +138,10 @@ fn no_connection_is_called_silent_while_polls_are_full() {
 
 #[test]
 fn silent_connection_is_closed_although_every_poll_is_full() {
-    let config = Config { events_per_turn: 2, ..idle(ms(1000)) };
+    let config = Config {
+        events_per_turn: 2,
+        ..idle(ms(1000))
+    };
     let mut play = Play::on(Stage::with_doors(1), Echo, config);
     let silent = play.admit(5);
     for _ in 0..200 {
@@ -133,7 +151,10 @@ fn silent_connection_is_closed_although_every_poll_is_full() {
         play.turn();
         play.skip(ms(10));
     }
-    assert!(!play.is_open(silent), "two peers that always have something to say keep all others open");
+    assert!(
+        !play.is_open(silent),
+        "two peers that always have something to say keep all others open"
+    );
     assert!(play.is_open(0) && play.is_open(1));
 }
 
@@ -153,7 +174,10 @@ fn slow_callbacks_delay_guards_and_do_not_suspend_them() {
 
 #[test]
 fn time_that_a_stopped_process_lost_is_not_the_write_deadline_s() {
-    let config = Config { write_timeout: Some(ms(1000)), ..unguarded() };
+    let config = Config {
+        write_timeout: Some(ms(1000)),
+        ..unguarded()
+    };
     let mut play = Play::on(Stage::with_doors(1), Echo, config);
     let peer = play.admit(1);
     play.set_room(peer, 0);
@@ -164,12 +188,18 @@ fn time_that_a_stopped_process_lost_is_not_the_write_deadline_s() {
     assert!(play.is_open(peer));
     play.tell(peer, |event| event.writable = true);
     play.turn();
-    assert_eq!((play.is_open(peer), play.got(peer)), (true, b"reply\n".to_vec()));
+    assert_eq!(
+        (play.is_open(peer), play.got(peer)),
+        (true, b"reply\n".to_vec())
+    );
 }
 
 #[test]
 fn draining_connection_gets_its_time_after_a_stopped_process() {
-    let config = Config { drain_timeout: ms(1000), ..unguarded() };
+    let config = Config {
+        drain_timeout: ms(1000),
+        ..unguarded()
+    };
     let mut play = Play::on(Stage::with_doors(1), Echo, config);
     let peer = play.admit(1);
     play.set_room(peer, 0);
@@ -181,7 +211,11 @@ fn draining_connection_gets_its_time_after_a_stopped_process() {
     play.set_room(peer, 100);
     play.tell(peer, |event| event.writable = true);
     play.turn();
-    assert_eq!(play.got(peer), b"reply\n", "the peer took its last reply as soon as the loop was there to give it");
+    assert_eq!(
+        play.got(peer),
+        b"reply\n",
+        "the peer took its last reply as soon as the loop was there to give it"
+    );
 }
 
 /// Echoes frames; one that begins with `block` holds the loop until the test lets it go.
@@ -204,7 +238,10 @@ impl Handler for Blocks {
             self.entered.send(()).unwrap();
             self.go_on.recv_timeout(PATIENCE).unwrap();
         }
-        cx.send(Framed { head: &[], body: &frame.body[..frame.body.len().min(8)] });
+        cx.send(Framed {
+            head: &[],
+            body: &frame.body[..frame.body.len().min(8)],
+        });
         Verdict::Continue
     }
 }
@@ -218,11 +255,21 @@ fn frame(payload: &[u8]) -> Vec<u8> {
 fn start_blocking(config: Config) -> (Server, Receiver<()>, Sender<()>) {
     let (entered, has_entered) = mpsc::channel();
     let (let_go, go_on) = mpsc::channel();
-    (Server::start(Blocks { entered, go_on }, config), has_entered, let_go)
+    (
+        Server::start(Blocks { entered, go_on }, config),
+        has_entered,
+        let_go,
+    )
 }
 
 /// Holds the loop in a callback for at least `time`, while `meanwhile` runs.
-fn while_blocked(server: &Server, entered: &Receiver<()>, let_go: &Sender<()>, time: Duration, meanwhile: impl FnOnce()) -> Client {
+fn while_blocked(
+    server: &Server,
+    entered: &Receiver<()>,
+    let_go: &Sender<()>,
+    time: Duration,
+    meanwhile: impl FnOnce(),
+) -> Client {
     let mut blocker = server.connect();
     blocker.send(&frame(b"block"));
     entered.recv_timeout(PATIENCE).unwrap();
@@ -236,7 +283,10 @@ fn while_blocked(server: &Server, entered: &Receiver<()>, let_go: &Sender<()>, t
 
 #[test]
 fn peers_that_spoke_while_a_callback_blocked_are_all_answered() {
-    let config = Config { events_per_turn: 8, ..idle(ms(1500)) };
+    let config = Config {
+        events_per_turn: 8,
+        ..idle(ms(1500))
+    };
     let (server, entered, let_go) = start_blocking(config);
     let mut clients: Vec<Client> = (0..100).map(|_| server.connect()).collect();
     // All at once: in lock-step, on a busy machine, the first would be idle for too long.
@@ -260,14 +310,19 @@ fn peers_that_spoke_while_a_callback_blocked_are_all_answered() {
 
 #[test]
 fn long_frame_that_came_while_a_callback_blocked_is_answered() {
-    let config = Config { frame_timeout: Some(ms(1000)), ..unguarded() };
+    let config = Config {
+        frame_timeout: Some(ms(1000)),
+        ..unguarded()
+    };
     let (server, entered, let_go) = start_blocking(config);
     // One begins before the callback blocks and is finished meanwhile; it is far longer than the system's buffers and than a turn's budget.
     let long = frame(&vec![7; 12 << 20]);
     let mut client = server.connect();
     let (begin, rest) = long.split_at(1000);
     client.send(begin);
-    let mut writer = Client { stream: client.stream.try_clone().unwrap() };
+    let mut writer = Client {
+        stream: client.stream.try_clone().unwrap(),
+    };
     thread::scope(|scope| {
         while_blocked(&server, &entered, &let_go, ms(2000), || {
             scope.spawn(move || writer.send(rest));
@@ -287,7 +342,14 @@ mod stopped {
 
     #[test]
     fn stopped_and_continued_server_answers_what_came_meanwhile() {
-        let (mut server, addr) = Process::listening(&["--idle-timeout", "1s", "--frame-timeout", "1s", "--events", "16"]);
+        let (mut server, addr) = Process::listening(&[
+            "--idle-timeout",
+            "1s",
+            "--frame-timeout",
+            "1s",
+            "--events",
+            "16",
+        ]);
         let mut clients: Vec<Client> = (0..200).map(|_| Client::connect(addr)).collect();
         // All at once: in lock-step, on a busy machine, the first would be idle for too long.
         for client in &mut clients {

@@ -99,14 +99,21 @@ fn post(shared: &Shared<Post>, letter: (usize, usize)) -> Put<(usize, usize), ()
 fn senders(shared: &Shared<Post>, count: usize, letters: usize) {
     for sender in 0..count {
         let shared = shared.clone();
-        thread::spawn(move || (0..letters).for_each(|n| assert_eq!(post(&shared, (sender, n)), Put::Done)));
+        thread::spawn(move || {
+            (0..letters).for_each(|n| assert_eq!(post(&shared, (sender, n)), Put::Done))
+        });
     }
 }
 
 /// What the reactor does: sleeps unless something is left to do, takes if nothing is left from before, and reads so many at most.
 ///
 /// Returns the letters in the order in which they were read, once there are `wanted` of them and, if it is to wait for that, it was told to stop.
-fn run(shared: &Shared<Post>, per_turn: usize, wanted: usize, until_stopped: bool) -> Vec<(usize, usize)> {
+fn run(
+    shared: &Shared<Post>,
+    per_turn: usize,
+    wanted: usize,
+    until_stopped: bool,
+) -> Vec<(usize, usize)> {
     let (mailbox, poller) = &**shared;
     let (mut letters, mut read, mut stopped) = (VecDeque::new(), Vec::new(), false);
     while read.len() < wanted || stopped != until_stopped {
@@ -124,7 +131,11 @@ fn run(shared: &Shared<Post>, per_turn: usize, wanted: usize, until_stopped: boo
 /// Each sender's letters are there, in the order in which he wrote them.
 fn assert_in_order(read: &[(usize, usize)], count: usize, letters: usize) {
     for sender in 0..count {
-        let from_him: Vec<usize> = read.iter().filter(|(from, _)| *from == sender).map(|(_, n)| *n).collect();
+        let from_him: Vec<usize> = read
+            .iter()
+            .filter(|(from, _)| *from == sender)
+            .map(|(_, n)| *n)
+            .collect();
         assert_eq!(from_him, (0..letters).collect::<Vec<_>>());
     }
 }
@@ -135,7 +146,11 @@ fn every_letter_of_every_sender_is_taken_whatever_the_order() {
         orders(interruptions, move || {
             let shared: Shared<Post> = Arc::new((Mailbox::new(100), Poller::default()));
             senders(&shared, count, letters);
-            assert_in_order(&run(&shared, usize::MAX, count * letters, false), count, letters);
+            assert_in_order(
+                &run(&shared, usize::MAX, count * letters, false),
+                count,
+                letters,
+            );
         });
     }
 }
@@ -170,7 +185,11 @@ fn a_full_mailbox_refuses_and_loses_nothing_it_took() {
         let shared: Shared<Post> = Arc::new((Mailbox::new(1), Poller::default()));
         let sender = {
             let shared = shared.clone();
-            thread::spawn(move || (0..2).filter(|n| post(&shared, (0, *n)) == Put::Done).count())
+            thread::spawn(move || {
+                (0..2)
+                    .filter(|n| post(&shared, (0, *n)) == Put::Done)
+                    .count()
+            })
         };
         let first = run(&shared, usize::MAX, 1, false);
         let (mut rest, taken) = (VecDeque::new(), sender.join().unwrap());
@@ -180,7 +199,10 @@ fn a_full_mailbox_refuses_and_loses_nothing_it_took() {
 }
 
 /// One look into the mailbox, beside two who write a letter each. When all is quiet, either nothing is left or the poller will wake the loop.
-fn nothing_is_left_without_a_wake_up<M: Default + Send + Sync + 'static>(put: fn(&Shared<M>), take: fn(&M) -> usize) {
+fn nothing_is_left_without_a_wake_up<M: Default + Send + Sync + 'static>(
+    put: fn(&Shared<M>),
+    take: fn(&M) -> usize,
+) {
     every_order(move || {
         let shared: Shared<M> = Arc::default();
         let senders = [(); 2].map(|()| {
@@ -193,7 +215,10 @@ fn nothing_is_left_without_a_wake_up<M: Default + Send + Sync + 'static>(put: fn
             sender.join().unwrap();
         }
         let woken = *shared.1.woken.lock().unwrap();
-        assert!(read == 2 || woken, "a letter lies there, and nobody will wake the loop");
+        assert!(
+            read == 2 || woken,
+            "a letter lies there, and nobody will wake the loop"
+        );
     });
 }
 

@@ -9,7 +9,9 @@ use std::time::Duration;
 
 use allocation_counter::measure;
 use glassloop::codec::Line;
-use glassloop::{CloseReason, Config, ConnectionId, Context, Handler, LoopContext, Origin, Reactor, Verdict};
+use glassloop::{
+    CloseReason, Config, ConnectionId, Context, Handler, LoopContext, Origin, Reactor, Verdict,
+};
 use util::{Client, reactor, turn_until};
 
 const MIB: usize = 1 << 20;
@@ -23,7 +25,11 @@ struct Sender {
 
 impl Sender {
     fn new(bytes: usize) -> Self {
-        Self { text: vec![b'x'; bytes], all: Vec::new(), ended: 0 }
+        Self {
+            text: vec![b'x'; bytes],
+            all: Vec::new(),
+            ended: 0,
+        }
     }
 }
 
@@ -52,35 +58,56 @@ impl Handler for Sender {
     }
 
     fn mail(&mut self, (): (), cx: &mut LoopContext<'_, Self>) {
-        assert_eq!(cx.send_to_many(self.all.iter().copied(), &*self.text), self.all.len());
+        assert_eq!(
+            cx.send_to_many(self.all.iter().copied(), &*self.text),
+            self.all.len()
+        );
     }
 
     fn close(&mut self, _: &mut Context<'_, Self>, reason: &CloseReason) {
-        self.ended += usize::from(matches!(reason, CloseReason::PeerClosed | CloseReason::Reset));
+        self.ended += usize::from(matches!(
+            reason,
+            CloseReason::PeerClosed | CloseReason::Reset
+        ));
     }
 }
 
 /// What the shared buffers may hold while nothing waits in them: see `Reactor::shared_memory`.
 fn bound<H: Handler>(reactor: &Reactor<H>) -> usize {
-    let Config { scratch, events_per_turn, retained_capacity, .. } = *reactor.config();
+    let Config {
+        scratch,
+        events_per_turn,
+        retained_capacity,
+        ..
+    } = *reactor.config();
     scratch + 16 * events_per_turn + 8 * retained_capacity + 16 * 1024
 }
 
 #[test]
 fn shared_memory_is_given_back_after_one_large_reply() {
     const REPLY: usize = 64 * MIB;
-    let config = Config { write_cap: 1 << 30, ..Config::default() };
+    let config = Config {
+        write_cap: 1 << 30,
+        ..Config::default()
+    };
     let (mut reactor, addr) = reactor(Sender::new(REPLY), config);
     let mut client = Client::connect(addr);
     client.send(b"warm\n");
-    turn_until(&mut reactor, |reactor| reactor.counters().bytes_written == 5);
+    turn_until(&mut reactor, |reactor| {
+        reactor.counters().bytes_written == 5
+    });
     client.expect(b"warm\n");
     let before = reactor.shared_memory();
 
     let info = measure(|| {
         client.send(b"text\n");
         let mut reader = client.stream.try_clone().unwrap();
-        let reading = thread::spawn(move || std::io::copy(&mut Read::by_ref(&mut reader).take(REPLY as u64 + 1), &mut std::io::sink()));
+        let reading = thread::spawn(move || {
+            std::io::copy(
+                &mut Read::by_ref(&mut reader).take(REPLY as u64 + 1),
+                &mut std::io::sink(),
+            )
+        });
         turn_until(&mut reactor, |_| reading.is_finished());
         assert_eq!(reading.join().unwrap().unwrap(), REPLY as u64 + 1);
         for n in 1..=2_000 {
@@ -90,12 +117,22 @@ fn shared_memory_is_given_back_after_one_large_reply() {
         }
     });
     let (live, peak) = (info.bytes_current, usize::try_from(info.bytes_max).unwrap());
-    println!("a reply of {REPLY} bytes: {peak} bytes at most, {live} stay; shared memory {before}, then {}", reactor.shared_memory());
+    println!(
+        "a reply of {REPLY} bytes: {peak} bytes at most, {live} stay; shared memory {before}, then {}",
+        reactor.shared_memory()
+    );
     assert!(live < 512 * 1024, "{live} bytes stay");
     // Once, and half of it again when that is moved into memory of its own size.
-    assert!(peak < REPLY + REPLY * 3 / 4, "{peak} bytes for a reply of {REPLY}");
+    assert!(
+        peak < REPLY + REPLY * 3 / 4,
+        "{peak} bytes for a reply of {REPLY}"
+    );
     assert_eq!(reactor.buffered(), 0);
-    assert!(reactor.shared_memory() <= before + reactor.config().retained_capacity, "{}", reactor.shared_memory());
+    assert!(
+        reactor.shared_memory() <= before + reactor.config().retained_capacity,
+        "{}",
+        reactor.shared_memory()
+    );
     assert!(reactor.shared_memory() <= bound(&reactor));
 }
 
@@ -111,46 +148,91 @@ fn broadcast(way: &str, ask: impl FnOnce(&mut Reactor<Sender>, &mut Client)) {
 
     let info = measure(|| {
         ask(&mut reactor, &mut clients[0]);
-        turn_until(&mut reactor, |reactor| reactor.counters().queued == CONNECTIONS as u64);
+        turn_until(&mut reactor, |reactor| {
+            reactor.counters().queued == CONNECTIONS as u64
+        });
         let _ = reactor.turn(Some(Duration::ZERO)).unwrap();
         let held = reactor.shared_memory();
-        assert!(held <= before + 1024 * 1024, "{way}: {held} bytes are held when all have it, {before} before");
+        assert!(
+            held <= before + 1024 * 1024,
+            "{way}: {held} bytes are held when all have it, {before} before"
+        );
         clients.clear();
         turn_until(&mut reactor, |reactor| reactor.connections() == 0);
     });
     assert_eq!(reactor.handler().ended, CONNECTIONS);
     let (live, peak) = (info.bytes_current, usize::try_from(info.bytes_max).unwrap());
-    println!("{way}: {peak} bytes at most, {live} stay; shared memory {before}, then {}", reactor.shared_memory());
+    println!(
+        "{way}: {peak} bytes at most, {live} stay; shared memory {before}, then {}",
+        reactor.shared_memory()
+    );
     let once = (CONNECTIONS + 2) * (MESSAGE + 1);
-    assert!(peak < once + MIB, "{way}: {peak} bytes where {once} are held once");
+    assert!(
+        peak < once + MIB,
+        "{way}: {peak} bytes where {once} are held once"
+    );
     assert!(live < 512 * 1024, "{way}: {live} bytes stay");
-    assert!(reactor.shared_memory() <= bound(&reactor), "{way}: {}", reactor.shared_memory());
+    assert!(
+        reactor.shared_memory() <= bound(&reactor),
+        "{way}: {}",
+        reactor.shared_memory()
+    );
 }
 
 #[test]
 fn message_for_many_is_held_once_and_freed_when_delivered() {
-    broadcast("Context::send_to for each", |_, client| client.send(b"each\n"));
+    broadcast("Context::send_to for each", |_, client| {
+        client.send(b"each\n")
+    });
     broadcast("Context::send_to_many", |_, client| client.send(b"many\n"));
-    broadcast("LoopContext::send_to_many", |reactor, _| reactor.handle().post(()).unwrap());
+    broadcast("LoopContext::send_to_many", |reactor, _| {
+        reactor.handle().post(()).unwrap()
+    });
 }
 
 #[test]
 fn letters_are_counted_while_they_wait_and_their_queue_is_given_back() {
-    let config = Config { retained_capacity: 1024, mailbox_cap: 8 * MIB, calls_per_turn: 100, ..Config::default() };
+    let config = Config {
+        retained_capacity: 1024,
+        mailbox_cap: 8 * MIB,
+        calls_per_turn: 100,
+        ..Config::default()
+    };
     let (mut reactor, addr) = reactor(Sender::new(1), config);
     let mut client = Client::connect(addr);
     turn_until(&mut reactor, |reactor| reactor.connections() == 1);
     let (id, handle) = (reactor.handler().all[0], reactor.handle());
     let before = reactor.shared_memory();
     for _ in 0..10_000 {
-        handle.send(id, &b"a letter of sixty-four bytes, its length as a frame's end: xxxx\n"[..]).unwrap();
+        handle
+            .send(
+                id,
+                &b"a letter of sixty-four bytes, its length as a frame's end: xxxx\n"[..],
+            )
+            .unwrap();
     }
-    assert!(reactor.shared_memory() >= before + 640_000, "{} bytes", reactor.shared_memory());
+    assert!(
+        reactor.shared_memory() >= before + 640_000,
+        "{} bytes",
+        reactor.shared_memory()
+    );
     let _ = reactor.turn(Some(Duration::ZERO)).unwrap();
-    assert!(reactor.shared_memory() >= before + 640_000, "those taken in and not read yet count too");
-    let reading = thread::spawn(move || client.stream.read_exact(&mut vec![0; 640_000]).map(|()| client));
+    assert!(
+        reactor.shared_memory() >= before + 640_000,
+        "those taken in and not read yet count too"
+    );
+    let reading = thread::spawn(move || {
+        client
+            .stream
+            .read_exact(&mut vec![0; 640_000])
+            .map(|()| client)
+    });
     turn_until(&mut reactor, |reactor| reactor.counters().letters == 10_000);
     turn_until(&mut reactor, |_| reading.is_finished());
     drop(reading.join().unwrap().unwrap());
-    assert!(reactor.shared_memory() <= bound(&reactor), "{} bytes", reactor.shared_memory());
+    assert!(
+        reactor.shared_memory() <= bound(&reactor),
+        "{} bytes",
+        reactor.shared_memory()
+    );
 }

@@ -17,16 +17,50 @@ use serde_json::Value;
 use socket2::SockRef;
 use util::{PATIENCE, ack, id, submit};
 
-const MODELS: [&str; 9] = ["iterative", "threads", "busy", "select", "poll", "epoll-lt", "epoll-et", "reactor", "netpoll"];
+const MODELS: [&str; 9] = [
+    "iterative",
+    "threads",
+    "busy",
+    "select",
+    "poll",
+    "epoll-lt",
+    "epoll-et",
+    "reactor",
+    "netpoll",
+];
 
 /// What a model cannot do, and why. It is tried all the same: whoever can do it after all has no place here.
 const BY_DESIGN: [(&str, &str, &str); 13] = [
-    ("iterative", "a second client is served beside an idle one", "its only thread waits in read for the first one"),
-    ("iterative", "clients take turns", "its only thread waits in read for the first one"),
-    ("iterative", "a client that does not read is nobody else's trouble", "its only thread waits in write for that one"),
-    ("iterative", "half a request keeps nobody else waiting", "its only thread waits in read for the other half"),
-    ("iterative", "1,100 clients are served at the same time", "it serves one at a time"),
-    ("select", "1,100 clients are served at the same time", "an fd_set has room for the descriptors 0 to 1,023"),
+    (
+        "iterative",
+        "a second client is served beside an idle one",
+        "its only thread waits in read for the first one",
+    ),
+    (
+        "iterative",
+        "clients take turns",
+        "its only thread waits in read for the first one",
+    ),
+    (
+        "iterative",
+        "a client that does not read is nobody else's trouble",
+        "its only thread waits in write for that one",
+    ),
+    (
+        "iterative",
+        "half a request keeps nobody else waiting",
+        "its only thread waits in read for the other half",
+    ),
+    (
+        "iterative",
+        "1,100 clients are served at the same time",
+        "it serves one at a time",
+    ),
+    (
+        "select",
+        "1,100 clients are served at the same time",
+        "an fd_set has room for the descriptors 0 to 1,023",
+    ),
     ("iterative", REFUSED, UNREAD),
     ("threads", REFUSED, UNREAD),
     ("busy", REFUSED, UNREAD),
@@ -35,13 +69,16 @@ const BY_DESIGN: [(&str, &str, &str); 13] = [
     ("epoll-lt", REFUSED, UNREAD),
     ("epoll-et", REFUSED, UNREAD),
 ];
-const REFUSED: &str = "a refused client that still sends reads its last answers and the end, and no reset";
+const REFUSED: &str =
+    "a refused client that still sends reads its last answers and the end, and no reset";
 const UNREAD: &str = "it closes with bytes unread, and does not linger";
 
 type Case = fn(SocketAddr, Duration) -> io::Result<()>;
 
 const CASES: [(&str, Case); 21] = [
-    ("a request is answered", |addr, patience| Client::connect(addr, patience)?.ask(1)),
+    ("a request is answered", |addr, patience| {
+        Client::connect(addr, patience)?.ask(1)
+    }),
     ("an empty payload is answered", |addr, patience| {
         let mut client = Client::connect(addr, patience)?;
         client.send(&submit(id(1), b""))?;
@@ -52,17 +89,20 @@ const CASES: [(&str, Case); 21] = [
         client.send(&submit(id(1), &vec![b'x'; 65_536 - 13]))?;
         client.expect(&ack(id(1)))
     }),
-    ("a request cut at every place is answered", |addr, patience| {
-        let mut client = Client::connect(addr, patience)?;
-        let request = submit(id(1), b"hello");
-        for cut in 1..request.len() {
-            client.send(&request[..cut])?;
-            thread::yield_now(); // let the first part be read by itself, as a rule
-            client.send(&request[cut..])?;
-            client.expect(&ack(id(1)))?;
-        }
-        Ok(())
-    }),
+    (
+        "a request cut at every place is answered",
+        |addr, patience| {
+            let mut client = Client::connect(addr, patience)?;
+            let request = submit(id(1), b"hello");
+            for cut in 1..request.len() {
+                client.send(&request[..cut])?;
+                thread::yield_now(); // let the first part be read by itself, as a rule
+                client.send(&request[cut..])?;
+                client.expect(&ack(id(1)))?;
+            }
+            Ok(())
+        },
+    ),
     ("a request that drips is answered", |addr, patience| {
         let mut client = Client::connect(addr, patience)?;
         for byte in submit(id(7), b"drip") {
@@ -70,21 +110,30 @@ const CASES: [(&str, Case); 21] = [
         }
         client.expect(&ack(id(7)))
     }),
-    ("two requests in one segment are answered", |addr, patience| {
-        let mut client = Client::connect(addr, patience)?;
-        client.send(&[submit(id(1), b"one"), submit(id(2), b"two")].concat())?;
-        client.expect(&[ack(id(1)), ack(id(2))].concat())
-    }),
-    ("one and a half requests are answered one by one", |addr, patience| {
-        let mut client = Client::connect(addr, patience)?;
-        let two = [submit(id(1), b"one"), submit(id(2), b"two")].concat();
-        let (front, back) = two.split_at(24);
-        client.send(front)?;
-        client.expect(&ack(id(1)))?;
-        client.send(back)?;
-        client.expect(&ack(id(2)))
-    }),
-    ("1,000 requests at once are answered in order", |addr, patience| Client::connect(addr, patience)?.ask(1_000)),
+    (
+        "two requests in one segment are answered",
+        |addr, patience| {
+            let mut client = Client::connect(addr, patience)?;
+            client.send(&[submit(id(1), b"one"), submit(id(2), b"two")].concat())?;
+            client.expect(&[ack(id(1)), ack(id(2))].concat())
+        },
+    ),
+    (
+        "one and a half requests are answered one by one",
+        |addr, patience| {
+            let mut client = Client::connect(addr, patience)?;
+            let two = [submit(id(1), b"one"), submit(id(2), b"two")].concat();
+            let (front, back) = two.split_at(24);
+            client.send(front)?;
+            client.expect(&ack(id(1)))?;
+            client.send(back)?;
+            client.expect(&ack(id(2)))
+        },
+    ),
+    (
+        "1,000 requests at once are answered in order",
+        |addr, patience| Client::connect(addr, patience)?.ask(1_000),
+    ),
     ("many exchanges follow one another", |addr, patience| {
         let mut client = Client::connect(addr, patience)?;
         (0..200).try_for_each(|_| client.ask(1))
@@ -101,12 +150,15 @@ const CASES: [(&str, Case); 21] = [
         client.expect(&[ack(id(1)), ack(id(2))].concat())?;
         client.expect_end()
     }),
-    ("who ends in the middle of a request is closed", |addr, patience| {
-        let mut client = Client::connect(addr, patience)?;
-        client.send(&submit(id(1), b"one")[..9])?;
-        client.stream.shutdown(Shutdown::Write)?;
-        client.expect_end()
-    }),
+    (
+        "who ends in the middle of a request is closed",
+        |addr, patience| {
+            let mut client = Client::connect(addr, patience)?;
+            client.send(&submit(id(1), b"one")[..9])?;
+            client.stream.shutdown(Shutdown::Write)?;
+            client.expect_end()
+        },
+    ),
     ("a length that cannot be is the end", |addr, patience| {
         for length in [0_u32, 4, 12, 65_537, 0x7fff_ffff, u32::MAX] {
             let mut client = Client::connect(addr, patience)?;
@@ -119,86 +171,141 @@ const CASES: [(&str, Case); 21] = [
     }),
     ("an unknown command is the end", |addr, patience| {
         let mut client = Client::connect(addr, patience)?;
-        client.send(&[submit(id(1), b"before"), b"\x00\x00\x00\x0d\x7700000002".to_vec()].concat())?;
+        client.send(
+            &[
+                submit(id(1), b"before"),
+                b"\x00\x00\x00\x0d\x7700000002".to_vec(),
+            ]
+            .concat(),
+        )?;
         client.expect(&ack(id(1)))?;
         client.expect_end()
     }),
     (REFUSED, |addr, patience| {
         let mut client = Client::connect(addr, patience)?;
         // More than anybody takes with one read.
-        client.send(&[submit(id(1), b"before"), b"\x00\x00\x00\x0d\x7700000002".to_vec(), vec![b'x'; 60_000]].concat())?;
+        client.send(
+            &[
+                submit(id(1), b"before"),
+                b"\x00\x00\x00\x0d\x7700000002".to_vec(),
+                vec![b'x'; 60_000],
+            ]
+            .concat(),
+        )?;
         client.expect(&ack(id(1)))?;
         match client.stream.read(&mut [0; 16])? {
             0 => Ok(()),
             _ => Err(io::Error::other("more came instead of the end")),
         }
     }),
-    ("a reset in the middle of a request is nobody else's trouble", |addr, patience| {
-        for _ in 0..20 {
-            let mut client = Client::connect(addr, patience)?;
-            client.send(&submit(id(1), b"one")[..9])?;
-            SockRef::from(&client.stream).set_linger(Some(Duration::ZERO))?;
-        }
-        Client::connect(addr, patience)?.ask(1)
+    (
+        "a reset in the middle of a request is nobody else's trouble",
+        |addr, patience| {
+            for _ in 0..20 {
+                let mut client = Client::connect(addr, patience)?;
+                client.send(&submit(id(1), b"one")[..9])?;
+                SockRef::from(&client.stream).set_linger(Some(Duration::ZERO))?;
+            }
+            Client::connect(addr, patience)?.ask(1)
+        },
+    ),
+    ("500 clients come and go", |addr, patience| {
+        (0..500).try_for_each(|_| Client::connect(addr, patience)?.ask(1))
     }),
-    ("500 clients come and go", |addr, patience| (0..500).try_for_each(|_| Client::connect(addr, patience)?.ask(1))),
-    ("a second client is served beside an idle one", |addr, patience| {
-        let mut idle = Client::connect(addr, patience)?;
-        idle.ask(1)?;
-        Client::connect(addr, patience)?.ask(1)?;
-        idle.ask(1)
-    }),
-    ("half a request keeps nobody else waiting", |addr, patience| {
-        let mut half = Client::connect(addr, patience)?;
-        half.send(&submit(id(1), b"one")[..9])?;
-        Client::connect(addr, patience)?.ask(1)
-    }),
-    ("a client that does not read is nobody else's trouble", |addr, patience| {
-        let mut slow = Client::connect(addr, patience)?;
-        slow.stream.set_write_timeout(Some(Duration::from_millis(300)))?;
-        let requests = submit(id(1), b"").repeat(1_000);
-        // It is stopped some time: its answers are not kept without end.
-        let stopped = (0..10_000).find_map(|_| slow.stream.write_all(&requests).err());
-        stopped.ok_or_else(|| io::Error::other("130 MB of requests were taken, and no answer read"))?;
-        let mut other = Client::connect(addr, patience)?;
-        (0..20).try_for_each(|_| other.ask(1))
-    }),
-    ("1,100 clients are served at the same time", |addr, patience| {
-        let mut clients = Vec::new();
-        for _ in 0..1_100 {
-            let mut client = Client::connect(addr, patience)?;
-            client.ask(1)?;
-            clients.push(client);
-        }
-        clients.iter_mut().try_for_each(|client| client.ask(1))
-    }),
+    (
+        "a second client is served beside an idle one",
+        |addr, patience| {
+            let mut idle = Client::connect(addr, patience)?;
+            idle.ask(1)?;
+            Client::connect(addr, patience)?.ask(1)?;
+            idle.ask(1)
+        },
+    ),
+    (
+        "half a request keeps nobody else waiting",
+        |addr, patience| {
+            let mut half = Client::connect(addr, patience)?;
+            half.send(&submit(id(1), b"one")[..9])?;
+            Client::connect(addr, patience)?.ask(1)
+        },
+    ),
+    (
+        "a client that does not read is nobody else's trouble",
+        |addr, patience| {
+            let mut slow = Client::connect(addr, patience)?;
+            slow.stream
+                .set_write_timeout(Some(Duration::from_millis(300)))?;
+            let requests = submit(id(1), b"").repeat(1_000);
+            // It is stopped some time: its answers are not kept without end.
+            let stopped = (0..10_000).find_map(|_| slow.stream.write_all(&requests).err());
+            stopped.ok_or_else(|| {
+                io::Error::other("130 MB of requests were taken, and no answer read")
+            })?;
+            let mut other = Client::connect(addr, patience)?;
+            (0..20).try_for_each(|_| other.ask(1))
+        },
+    ),
+    (
+        "1,100 clients are served at the same time",
+        |addr, patience| {
+            let mut clients = Vec::new();
+            for _ in 0..1_100 {
+                let mut client = Client::connect(addr, patience)?;
+                client.ask(1)?;
+                clients.push(client);
+            }
+            clients.iter_mut().try_for_each(|client| client.ask(1))
+        },
+    ),
 ];
 
 /// Another case, but no connection after the other: who is served must not wait for who is not.
 const TURNS: (&str, Case) = ("clients take turns", |addr, patience| {
-    let mut clients = (0..10).map(|_| Client::connect(addr, patience)).collect::<io::Result<Vec<_>>>()?;
+    let mut clients = (0..10)
+        .map(|_| Client::connect(addr, patience))
+        .collect::<io::Result<Vec<_>>>()?;
     (0..20).try_for_each(|_| clients.iter_mut().try_for_each(|client| client.ask(3)))
 });
 
 #[test]
 fn all_nine_pass_the_same_suite_but_for_what_they_cannot_do_by_design() {
     rlimit::increase_nofile_limit(u64::MAX).unwrap();
-    let suites: Vec<_> = MODELS.map(|model| (model, thread::spawn(move || failures_of(model)))).into();
-    let failures: Vec<String> = suites.into_iter().flat_map(|(_, suite)| suite.join().unwrap()).collect();
+    let suites: Vec<_> = MODELS
+        .map(|model| (model, thread::spawn(move || failures_of(model))))
+        .into();
+    let failures: Vec<String> = suites
+        .into_iter()
+        .flat_map(|(_, suite)| suite.join().unwrap())
+        .collect();
     assert!(failures.is_empty(), "{}", failures.join("\n"));
 }
 
 fn failures_of(model: &str) -> Vec<String> {
     let mut failures = Vec::new();
     for (name, case) in CASES.into_iter().chain([TURNS]) {
-        let excuse = BY_DESIGN.iter().find(|(who, what, _)| (*who, *what) == (model, name));
-        let patience = if excuse.is_some() { Duration::from_millis(300) } else { PATIENCE };
+        let excuse = BY_DESIGN
+            .iter()
+            .find(|(who, what, _)| (*who, *what) == (model, name));
+        let patience = if excuse.is_some() {
+            Duration::from_millis(300)
+        } else {
+            PATIENCE
+        };
         // A server of its own for each: what one case leaves behind is no other's trouble.
-        let (server, addr) = Process::greeting(Command::new(example("models")).args(["serve", model, "--listen", "127.0.0.1:0"]));
+        let (server, addr) = Process::greeting(Command::new(example("models")).args([
+            "serve",
+            model,
+            "--listen",
+            "127.0.0.1:0",
+        ]));
         match (case(addr, patience), excuse) {
             (Ok(()), None) | (Err(_), Some(_)) => {}
-            (Err(error), None) => failures.push(format!("{model}: {name}: {error}; {}", server.log())),
-            (Ok(()), Some((.., why))) => failures.push(format!("{model}: {name}: it can, although {why}")),
+            (Err(error), None) => {
+                failures.push(format!("{model}: {name}: {error}; {}", server.log()))
+            }
+            (Ok(()), Some((.., why))) => {
+                failures.push(format!("{model}: {name}: it can, although {why}"))
+            }
         }
     }
     failures
@@ -208,68 +315,141 @@ fn failures_of(model: &str) -> Vec<String> {
 fn what_is_excused_is_a_case_of_a_model() {
     for (model, case, _) in BY_DESIGN {
         assert!(MODELS.contains(&model), "{model}");
-        assert!(CASES.iter().chain([&TURNS]).any(|(name, _)| *name == case), "{case}");
+        assert!(
+            CASES.iter().chain([&TURNS]).any(|(name, _)| *name == case),
+            "{case}"
+        );
     }
 }
 
 #[test]
 fn the_calls_that_a_server_counts_are_those_that_strace_sees() {
-    if !Command::new("strace").arg("true").output().is_ok_and(|output| output.status.success()) {
+    if !Command::new("strace")
+        .arg("true")
+        .output()
+        .is_ok_and(|output| output.status.success())
+    {
         println!("not looked at: strace is not installed here, or may not trace");
         return;
     }
     for model in MODELS {
-        let summary = std::env::temp_dir().join(format!("glassloop-models-{}-{model}", std::process::id()));
+        let summary =
+            std::env::temp_dir().join(format!("glassloop-models-{}-{model}", std::process::id()));
         let calls = "trace=accept4,recvfrom,sendto,writev,readv,select,pselect6,poll,ppoll,epoll_wait,epoll_pwait,epoll_pwait2,epoll_ctl";
         let mut command = Command::new("strace");
-        command.args(["-f", "-c", "-U", "calls", "-e", calls, "-o"]).arg(&summary).arg(example("models"));
-        let (mut server, addr) = Process::greeting(command.args(["serve", model, "--listen", "127.0.0.1:0", "--report"]));
+        command
+            .args(["-f", "-c", "-U", "calls", "-e", calls, "-o"])
+            .arg(&summary)
+            .arg(example("models"));
+        let (mut server, addr) = Process::greeting(command.args([
+            "serve",
+            model,
+            "--listen",
+            "127.0.0.1:0",
+            "--report",
+        ]));
         let mut client = Client::connect(addr, PATIENCE).unwrap();
         (0..1_000).try_for_each(|_| client.ask(1)).unwrap();
         server.end_of_input(); // with that it says its counts, and ends
-        let counted: f64 = server.line().split(' ').map(|count| count.parse::<f64>().unwrap()).sum();
+        let counted: f64 = server
+            .line()
+            .split(' ')
+            .map(|count| count.parse::<f64>().unwrap())
+            .sum();
         assert_eq!(server.end().0, Some(0));
         let text = std::fs::read_to_string(&summary).unwrap();
         std::fs::remove_file(&summary).unwrap();
-        let sum = text.lines().find_map(|line| line.trim().strip_suffix(" total")).expect("strace says how many in all");
+        let sum = text
+            .lines()
+            .find_map(|line| line.trim().strip_suffix(" total"))
+            .expect("strace says how many in all");
         let seen: f64 = sum.trim().parse().unwrap();
         println!("{model}: {counted} counted, {seen} seen");
-        assert!((counted - seen).abs() <= seen / 100.0, "{model}: {counted} counted, {seen} seen by strace:\n{text}");
+        assert!(
+            (counted - seen).abs() <= seen / 100.0,
+            "{model}: {counted} counted, {seen} seen by strace:\n{text}"
+        );
     }
 }
 
 #[test]
 fn the_table_is_complete_and_shows_what_each_model_pays_for() {
     let plots = std::env::temp_dir().join(format!("glassloop-plots-{}", std::process::id()));
-    let run = Command::new(example("models")).args(["--json", "--idle", "100,5000", "--svg"]).arg(&plots).output().unwrap();
-    assert!(run.status.success(), "{}", String::from_utf8_lossy(&run.stderr));
-    let drawn = std::fs::read_dir(&plots).unwrap().map(|file| std::fs::read_to_string(file.unwrap().path()).unwrap());
+    let run = Command::new(example("models"))
+        .args(["--json", "--idle", "100,5000", "--svg"])
+        .arg(&plots)
+        .output()
+        .unwrap();
+    assert!(
+        run.status.success(),
+        "{}",
+        String::from_utf8_lossy(&run.stderr)
+    );
+    let drawn = std::fs::read_dir(&plots)
+        .unwrap()
+        .map(|file| std::fs::read_to_string(file.unwrap().path()).unwrap());
     assert!(drawn.map(|plot| assert!(plot.starts_with("<svg"))).count() >= 3);
     std::fs::remove_dir_all(&plots).unwrap();
 
     let table: Value = serde_json::from_slice(&run.stdout).unwrap();
     let rows = table["models"].as_array().unwrap();
-    assert_eq!(rows.iter().map(|row| row["model"].as_str().unwrap()).collect::<Vec<_>>(), MODELS);
+    assert_eq!(
+        rows.iter()
+            .map(|row| row["model"].as_str().unwrap())
+            .collect::<Vec<_>>(),
+        MODELS
+    );
     let row = |model: &str| rows.iter().find(|row| row["model"] == model).unwrap();
-    let number = |model: &str, what: &str| row(model)[what].as_f64().unwrap_or_else(|| panic!("{model} has no {what}"));
+    let number = |model: &str, what: &str| {
+        row(model)[what]
+            .as_f64()
+            .unwrap_or_else(|| panic!("{model} has no {what}"))
+    };
 
     // A wait of poll costs as much as there are descriptors, one of epoll does not.
     let wait = |call: &str, idle: &str| table["wait_ns"][call][idle].as_f64().unwrap();
-    assert!(wait("poll", "5000") >= 10.0 * wait("poll", "100"), "{table}");
-    assert!(wait("epoll", "5000") <= 3.0 * wait("epoll", "100"), "{table}");
+    assert!(
+        wait("poll", "5000") >= 10.0 * wait("poll", "100"),
+        "{table}"
+    );
+    assert!(
+        wait("epoll", "5000") <= 3.0 * wait("epoll", "100"),
+        "{table}"
+    );
     for model in MODELS {
-        for what in ["threads", "wakeups_per_second", "syscalls_per_request", "syscalls_per_request_of_100", "p50_us", "p99_us"] {
+        for what in [
+            "threads",
+            "wakeups_per_second",
+            "syscalls_per_request",
+            "syscalls_per_request_of_100",
+            "p50_us",
+            "p99_us",
+        ] {
             number(model, what);
         }
         if model != "busy" {
             // Who waits in the kernel uses nothing; how much the busy one gets depends on what else the machine does.
             let most = f64::min(2.0, number("busy", "idle_cpu_percent") / 10.0);
-            assert!(number(model, "idle_cpu_percent") <= most, "{model}: {table}");
+            assert!(
+                number(model, "idle_cpu_percent") <= most,
+                "{model}: {table}"
+            );
         }
-        assert_eq!(row(model)["slow_client_hurts"], model == "iterative", "{model}");
+        assert_eq!(
+            row(model)["slow_client_hurts"],
+            model == "iterative",
+            "{model}"
+        );
         let served = if model == "iterative" { 1 } else { 1_000 };
-        assert!(number(model, "clients_served") >= f64::from(served), "{model}: {table}");
-        assert_eq!(number(model, "threads") > 1.0, model == "threads", "{model}: {table}");
+        assert!(
+            number(model, "clients_served") >= f64::from(served),
+            "{model}: {table}"
+        );
+        assert_eq!(
+            number(model, "threads") > 1.0,
+            model == "threads",
+            "{model}: {table}"
+        );
     }
     assert!(number("iterative", "clients_served") < 2.0);
     assert!(number("select", "clients_served") < 1_024.0);
@@ -277,18 +457,33 @@ fn the_table_is_complete_and_shows_what_each_model_pays_for() {
 
 /// Runs a command line in a shell, with the program's path as `$0`.
 fn shell(line: &str) -> std::process::Output {
-    Command::new("sh").args(["-c", line]).arg(example("models")).output().unwrap()
+    Command::new("sh")
+        .args(["-c", line])
+        .arg(example("models"))
+        .output()
+        .unwrap()
 }
 
 #[test]
 fn with_too_few_descriptors_and_no_place_for_plots_the_table_is_printed_all_the_same() {
-    let run = shell("ulimit -n 64; exec \"$0\" --models iterative,poll --idle 3,100 --svg /dev/null/plots --json");
-    let (said, complained) = (String::from_utf8_lossy(&run.stdout), String::from_utf8_lossy(&run.stderr));
+    let run = shell(
+        "ulimit -n 64; exec \"$0\" --models iterative,poll --idle 3,100 --svg /dev/null/plots --json",
+    );
+    let (said, complained) = (
+        String::from_utf8_lossy(&run.stdout),
+        String::from_utf8_lossy(&run.stderr),
+    );
     assert!(run.status.success(), "{complained}");
     let table: Value = serde_json::from_str(&said).unwrap();
     let (iterative, poll) = (&table["models"][0], &table["models"][1]);
-    assert!(iterative["p50_us"].is_number() && iterative["error"].is_null(), "{said}");
-    assert!(poll["p50_us"].is_null() && poll["error"].is_string(), "{said}");
+    assert!(
+        iterative["p50_us"].is_number() && iterative["error"].is_null(),
+        "{said}"
+    );
+    assert!(
+        poll["p50_us"].is_null() && poll["error"].is_string(),
+        "{said}"
+    );
     assert!(table["wait_ns"]["poll"]["100"].is_null(), "{said}");
     assert!(complained.contains("no plots"), "{complained}");
 }
@@ -304,8 +499,14 @@ fn an_odd_number_of_idle_connections_is_idle() {
 fn who_cannot_be_written_to_is_no_reason_to_panic() {
     let full = shell("exec \"$0\" --models iterative --idle 2 --svg /dev/null/plots >/dev/full");
     assert_eq!(full.status.code(), Some(1), "{full:?}");
-    let closed = shell("{ \"$0\" --models iterative --idle 2 --svg /dev/null/plots; echo $? >&2; } | true");
-    assert!(String::from_utf8_lossy(&closed.stderr).trim_end().ends_with("\n0"), "{closed:?}");
+    let closed =
+        shell("{ \"$0\" --models iterative --idle 2 --svg /dev/null/plots; echo $? >&2; } | true");
+    assert!(
+        String::from_utf8_lossy(&closed.stderr)
+            .trim_end()
+            .ends_with("\n0"),
+        "{closed:?}"
+    );
 }
 
 /// A client that says what goes wrong instead of panicking.
@@ -330,14 +531,23 @@ impl Client {
     fn expect(&mut self, bytes: &[u8]) -> io::Result<()> {
         let mut got = vec![0; bytes.len()];
         self.stream.read_exact(&mut got)?;
-        if got == bytes { Ok(()) } else { Err(io::Error::other(format!("{got:?} came instead of {bytes:?}"))) }
+        if got == bytes {
+            Ok(())
+        } else {
+            Err(io::Error::other(format!(
+                "{got:?} came instead of {bytes:?}"
+            )))
+        }
     }
 
     /// Asks so often at once, and wants all answers.
     fn ask(&mut self, times: u32) -> io::Result<()> {
         let numbers = self.asked..self.asked + times;
         self.asked = numbers.end;
-        let requests: Vec<u8> = numbers.clone().flat_map(|number| submit(id(number.into()), b"payload")).collect();
+        let requests: Vec<u8> = numbers
+            .clone()
+            .flat_map(|number| submit(id(number.into()), b"payload"))
+            .collect();
         let answers: Vec<u8> = numbers.flat_map(|number| ack(id(number.into()))).collect();
         self.send(&requests)?;
         self.expect(&answers)

@@ -8,7 +8,10 @@ use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use glassloop::codec::Line;
-use glassloop::{Config, ConnectionId, Context, Direction, Handler, LoopContext, Origin, Reactor, Stop, TimerId, Turn, Verdict};
+use glassloop::{
+    Config, ConnectionId, Context, Direction, Handler, LoopContext, Origin, Reactor, Stop, TimerId,
+    Turn, Verdict,
+};
 use socket2::{Domain, SockRef, Socket, Type};
 use util::{Client, PATIENCE, Server, ack, id, reactor, service, submit, turn_until};
 
@@ -98,7 +101,13 @@ fn run_to_the_end<H: Handler>(reactor: &mut Reactor<H>) {
 #[test]
 fn a_graceful_stop_waits_for_an_answer_that_is_still_being_made() {
     let (later, asked) = mpsc::channel();
-    let server = Server::start(Clerk { later: Some(later), ..Clerk::default() }, Config::default());
+    let server = Server::start(
+        Clerk {
+            later: Some(later),
+            ..Clerk::default()
+        },
+        Config::default(),
+    );
     let mut client = server.connect();
     client.send(b"later\n");
     let id = asked.recv_timeout(PATIENCE).unwrap();
@@ -132,11 +141,17 @@ fn what_the_last_frames_say_to_others_is_sent_before_the_end() {
 
 #[test]
 fn a_pause_does_not_let_a_connection_go_on_above_the_high_mark() {
-    let config = Config { write_high: 10_000, write_low: 5000, ..Config::default() };
+    let config = Config {
+        write_high: 10_000,
+        write_low: 5000,
+        ..Config::default()
+    };
     let (mut reactor, clients) = office(config, 1);
     let mut writer = clients[0].stream.try_clone().unwrap();
     let writing = std::thread::spawn(move || writer.write_all(&b"nap\n".repeat(20_000)));
-    turn_until(&mut reactor, |reactor| reactor.counters().writes_blocked > 0);
+    turn_until(&mut reactor, |reactor| {
+        reactor.counters().writes_blocked > 0
+    });
     let (id, mut most) = (reactor.handler().ids[0], 0);
     for _ in 0..200 {
         let _ = reactor.turn(Some(Duration::ZERO)).unwrap();
@@ -145,7 +160,10 @@ fn a_pause_does_not_let_a_connection_go_on_above_the_high_mark() {
             Verdict::Continue
         }));
     }
-    assert!((10_000..11_000).contains(&most), "{most} bytes queued: the mark and the reply that reached it are allowed");
+    assert!(
+        (10_000..11_000).contains(&most),
+        "{most} bytes queued: the mark and the reply that reached it are allowed"
+    );
     drop(clients);
     drop(reactor);
     let _ = writing.join().unwrap();
@@ -176,7 +194,10 @@ fn a_peer_that_reads_as_fast_as_it_is_written_to_does_not_keep_the_turn() {
     reading.join().unwrap();
     // The budget, and what the round that went over it had queued: up to the high mark and one more, on each end of it.
     let bound = reactor.config().scratch + 3 * (reactor.config().write_high + 60_001);
-    assert!(most <= bound as u64, "{most} bytes in one turn, {bound} allowed");
+    assert!(
+        most <= bound as u64,
+        "{most} bytes in one turn, {bound} allowed"
+    );
 }
 
 #[test]
@@ -184,23 +205,42 @@ fn memory_that_was_sent_in_part_is_counted_until_it_is_given_back() {
     // What is accepted inherits the listener's small buffers: most of the reply stays with the loop.
     let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
     socket.set_send_buffer_size(4096).unwrap();
-    socket.bind(&SocketAddr::from((Ipv4Addr::LOCALHOST, 0)).into()).unwrap();
+    socket
+        .bind(&SocketAddr::from((Ipv4Addr::LOCALHOST, 0)).into())
+        .unwrap();
     socket.listen(1).unwrap();
-    let mut reactor = Reactor::new(Clerk::default(), Config { write_high: 1 << 20, ..Config::default() }).unwrap();
+    let mut reactor = Reactor::new(
+        Clerk::default(),
+        Config {
+            write_high: 1 << 20,
+            ..Config::default()
+        },
+    )
+    .unwrap();
     let addr = reactor.listen_on(socket.into()).unwrap();
     let mut client = Client::connect(addr);
     client.send(b"huge\n");
     client.stream.set_nonblocking(true).unwrap();
-    turn_until(&mut reactor, |reactor| reactor.counters().writes_blocked > 0);
+    turn_until(&mut reactor, |reactor| {
+        reactor.counters().writes_blocked > 0
+    });
     let mut left = 1_000_000 - usize::try_from(reactor.counters().bytes_written).unwrap();
     let mut chunk = vec![0; 64 << 10];
     let (first, end) = (left, Instant::now() + PATIENCE);
     while left > 0 {
         assert!(Instant::now() < end);
         // It is given back when more than half of it is sent.
-        assert!(left <= first / 2 || reactor.buffered() >= first, "{} bytes counted of {first}", reactor.buffered());
+        assert!(
+            left <= first / 2 || reactor.buffered() >= first,
+            "{} bytes counted of {first}",
+            reactor.buffered()
+        );
         // Never less than what is unsent, and never much more than twice that.
-        assert!((left..=2 * left + 4096).contains(&reactor.buffered()), "{} bytes counted, {left} unsent", reactor.buffered());
+        assert!(
+            (left..=2 * left + 4096).contains(&reactor.buffered()),
+            "{} bytes counted, {left} unsent",
+            reactor.buffered()
+        );
         match client.stream.read(&mut chunk) {
             Ok(0) => panic!("the end came early"),
             Err(error) if error.kind() != ErrorKind::WouldBlock => panic!("{error}"),
@@ -218,19 +258,31 @@ fn urgent_data_does_not_hide_the_requests_behind_it() {
     let (mut reactor, addr) = reactor(service(), Config::default());
     for round in 0..20 {
         let mut client = Client::connect(addr);
-        turn_until(&mut reactor, |reactor| reactor.counters().accepted == round + 1);
+        turn_until(&mut reactor, |reactor| {
+            reactor.counters().accepted == round + 1
+        });
         // All three are there before the loop looks.
         client.send(&submit(id(1), b"before"));
-        SockRef::from(&client.stream).send_out_of_band(b"!").unwrap();
+        SockRef::from(&client.stream)
+            .send_out_of_band(b"!")
+            .unwrap();
         client.send(&submit(id(2), b"behind"));
-        turn_until(&mut reactor, |reactor| reactor.counters().frames == 2 * (round + 1));
+        turn_until(&mut reactor, |reactor| {
+            reactor.counters().frames == 2 * (round + 1)
+        });
         client.expect(&[ack(id(1)), ack(id(2))].concat());
     }
 }
 
 #[test]
 fn those_who_wait_at_the_limit_of_connections_are_let_in_by_a_graceful_stop() {
-    let (mut reactor, addr) = reactor(service(), Config { max_connections: Some(2), ..Config::default() });
+    let (mut reactor, addr) = reactor(
+        service(),
+        Config {
+            max_connections: Some(2),
+            ..Config::default()
+        },
+    );
     let mut clients: Vec<Client> = (0..12).map(|_| Client::connect(addr)).collect();
     for client in &mut clients {
         client.send(&submit(id(1), b"me too"));
@@ -261,10 +313,15 @@ fn a_timer_that_is_set_after_a_long_absence_is_not_late_by_that() {
     let (mut reactor, _clients) = office(Config::default(), 0);
     std::thread::sleep(Duration::from_millis(300)); // that is the absence
     reactor.set_timer(Instant::now() + Duration::from_millis(5));
-    let left = reactor.next_deadline().unwrap().saturating_duration_since(Instant::now());
+    let left = reactor
+        .next_deadline()
+        .unwrap()
+        .saturating_duration_since(Instant::now());
     assert!(left <= Duration::from_millis(6), "{left:?}");
     // The sleep of the turn is bounded by the same: without a timer it would have no end.
-    turn_until(&mut reactor, |reactor| reactor.turn(None).is_ok() && reactor.handler().timers == 1);
+    turn_until(&mut reactor, |reactor| {
+        reactor.turn(None).is_ok() && reactor.handler().timers == 1
+    });
 }
 
 #[test]
@@ -273,7 +330,9 @@ fn a_paused_unix_peer_that_closes_has_its_frames_handled() {
     let path = std::env::temp_dir().join(format!("glassloop-owed-{}", std::process::id()));
     let _ = std::fs::remove_file(&path);
     let mut reactor = Reactor::new(Clerk::default(), Config::default()).unwrap();
-    reactor.listen_on_unix(std::os::unix::net::UnixListener::bind(&path).unwrap()).unwrap();
+    reactor
+        .listen_on_unix(std::os::unix::net::UnixListener::bind(&path).unwrap())
+        .unwrap();
     let mut peer = std::os::unix::net::UnixStream::connect(&path).unwrap();
     std::fs::remove_file(&path).unwrap();
     peer.write_all(b"pause\n").unwrap();
@@ -301,19 +360,39 @@ fn a_deadline_set_for_the_past_while_another_passes_comes_before_the_next_frame_
         cx.set_write_deadline(Some(cx.now()));
         Verdict::Continue
     });
-    turn_until(&mut reactor, |reactor| reactor.handler().lines.contains(&"one".to_string()));
+    turn_until(&mut reactor, |reactor| {
+        reactor.handler().lines.contains(&"one".to_string())
+    });
     let lines = &reactor.handler().lines;
     let place = |line: &str| lines.iter().position(|other| other == line).unwrap();
-    assert!(place("(Write)") < place("(Read)") && place("(Read)") < place("one"), "{lines:?}");
+    assert!(
+        place("(Write)") < place("(Read)") && place("(Read)") < place("one"),
+        "{lines:?}"
+    );
 }
 
 #[test]
 fn settings_that_would_spin_or_overflow_are_refused() {
     let refused = |config: Config| assert!(config.check().is_err(), "{config:?}");
-    refused(Config { accept_backoff: Duration::ZERO, ..Config::default() });
-    refused(Config { loops: usize::MAX, ..Config::default() });
-    refused(Config { scratch: usize::MAX, ..Config::default() });
-    refused(Config { events_per_turn: usize::MAX, ..Config::default() });
-    let few = Config { loops: 65_536, ..Config::default() };
+    refused(Config {
+        accept_backoff: Duration::ZERO,
+        ..Config::default()
+    });
+    refused(Config {
+        loops: usize::MAX,
+        ..Config::default()
+    });
+    refused(Config {
+        scratch: usize::MAX,
+        ..Config::default()
+    });
+    refused(Config {
+        events_per_turn: usize::MAX,
+        ..Config::default()
+    });
+    let few = Config {
+        loops: 65_536,
+        ..Config::default()
+    };
     assert!(Reactor::new(service(), few).unwrap().max_connections() >= 1);
 }

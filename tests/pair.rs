@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 
 use glassloop::codec::{Line, LineError};
 use glassloop::{
-    CloseReason, Config, ConnectionId, Context, Direction, Either, Handler, LoopContext, Origin, Pair, Reactor, Step, TimerId, Verdict,
-    submit,
+    CloseReason, Config, ConnectionId, Context, Direction, Either, Handler, LoopContext, Origin,
+    Pair, Reactor, Step, TimerId, Verdict, submit,
 };
 use util::{Client, PATIENCE, Service, ack, id, request, service, turn_until};
 
@@ -23,7 +23,10 @@ struct Scribe {
 }
 
 /// What a scribe is asked to do with a connection, his or not; he writes down what came of it.
-type Errand = (ConnectionId, fn(&mut LoopContext<'_, Scribe>, ConnectionId) -> bool);
+type Errand = (
+    ConnectionId,
+    fn(&mut LoopContext<'_, Scribe>, ConnectionId) -> bool,
+);
 
 impl Scribe {
     fn note(&mut self, call: impl Into<String>) {
@@ -99,10 +102,17 @@ impl Handler for Scribe {
     }
 
     fn loop_timer(&mut self, timer: TimerId, cx: &mut LoopContext<'_, Self>) {
-        let whose = if self.timer == Some(timer) { "own" } else { "other's" };
+        let whose = if self.timer == Some(timer) {
+            "own"
+        } else {
+            "other's"
+        };
         self.note(format!("{whose} loop timer"));
         if whose == "own" {
-            assert_eq!(cx.send_to_many(self.ids.iter().copied(), &b"tock"[..]), self.ids.len());
+            assert_eq!(
+                cx.send_to_many(self.ids.iter().copied(), &b"tock"[..]),
+                self.ids.len()
+            );
         }
     }
 
@@ -142,7 +152,11 @@ type Scribes = Pair<Scribe, Scribe>;
 
 /// Two scribes, with a client each; what they have noted so far is struck out.
 fn scribes() -> (Reactor<Scribes>, [Client; 2]) {
-    let (mut reactor, clients) = with_clients(Pair::new(Scribe::default(), Scribe::default(), first_is_left));
+    let (mut reactor, clients) = with_clients(Pair::new(
+        Scribe::default(),
+        Scribe::default(),
+        first_is_left,
+    ));
     assert_eq!(reactor.handler().left.notes(), ["accepted by 0", "open"]);
     assert_eq!(reactor.handler().right.notes(), ["accepted by 1", "open"]);
     (reactor, clients)
@@ -151,7 +165,9 @@ fn scribes() -> (Reactor<Scribes>, [Client; 2]) {
 /// Turns until there is an answer of that many bytes for one of the clients.
 fn turn_until_written<H: Handler>(reactor: &mut Reactor<H>, bytes: usize) {
     let before = reactor.counters().bytes_written;
-    turn_until(reactor, |reactor| reactor.counters().bytes_written == before + bytes as u64);
+    turn_until(reactor, |reactor| {
+        reactor.counters().bytes_written == before + bytes as u64
+    });
 }
 
 /// Sends, turns and expects.
@@ -164,11 +180,22 @@ fn ask<H: Handler>(reactor: &mut Reactor<H>, client: &mut Client, question: &[u8
 
 #[test]
 fn submit_and_lines_are_served_side_by_side() {
-    let (mut reactor, [mut submits, mut lines]) = with_clients(Pair::new(service(), Scribe::default(), first_is_left));
+    let (mut reactor, [mut submits, mut lines]) =
+        with_clients(Pair::new(service(), Scribe::default(), first_is_left));
     for n in 0..50 {
-        ask(&mut reactor, &mut submits, &util::submit(id(n), b"\n\n"), &ack(id(n)));
+        ask(
+            &mut reactor,
+            &mut submits,
+            &util::submit(id(n), b"\n\n"),
+            &ack(id(n)),
+        );
         ask(&mut reactor, &mut lines, b"hello\n", b"hello\n");
-        ask(&mut reactor, &mut lines, b"count\n", format!("{}\n", 2 * n + 2).as_bytes());
+        ask(
+            &mut reactor,
+            &mut lines,
+            b"count\n",
+            format!("{}\n", 2 * n + 2).as_bytes(),
+        );
     }
     assert_eq!(reactor.handler().right.notes(), ["accepted by 1", "open"]);
     // Between turns, in words of both.
@@ -184,9 +211,16 @@ fn submit_and_lines_are_served_side_by_side() {
 
 #[test]
 fn a_handshake_is_waited_for_through_a_pair() {
-    let strict = Service { require_conn: true, ..service() };
-    let config = Config { handshake_timeout: Some(Duration::from_millis(30)), ..Config::default() };
-    let mut reactor = Reactor::new(Pair::new(strict, Scribe::default(), first_is_left), config).unwrap();
+    let strict = Service {
+        require_conn: true,
+        ..service()
+    };
+    let config = Config {
+        handshake_timeout: Some(Duration::from_millis(30)),
+        ..Config::default()
+    };
+    let mut reactor =
+        Reactor::new(Pair::new(strict, Scribe::default(), first_is_left), config).unwrap();
     let addr = reactor.listen("127.0.0.1:0").unwrap();
     let mut silent = Client::connect(addr);
     turn_until(&mut reactor, |reactor| reactor.counters().closed == 1);
@@ -204,16 +238,35 @@ fn every_callback_comes_to_the_one_whose_connection_it_is() {
         ask(&mut reactor, client, b"tell\n", b"tell\n");
         client.send(b"fill\n");
         let before = reactor.counters().bytes_written;
-        turn_until(&mut reactor, |reactor| reactor.counters().bytes_written == before + 120_002);
+        turn_until(&mut reactor, |reactor| {
+            reactor.counters().bytes_written == before + 120_002
+        });
         client.expect(&[vec![b'x'; 60_000], vec![b'\n']].concat().repeat(2));
         client.shut_write();
         turn_until(&mut reactor, |reactor| reactor.counters().closed == 1);
         client.expect(b"farewell\n");
         client.expect_end();
         let Pair { left, right, .. } = reactor.handler();
-        let (its, other) = if side == 0 { (left, right) } else { (right, left) };
-        assert_eq!(its.notes(), ["timer", "deadline Read", "drained", "eof", "close: closed by the peer"]);
-        assert_eq!(other.notes(), [""; 0], "nothing of it is the other's business");
+        let (its, other) = if side == 0 {
+            (left, right)
+        } else {
+            (right, left)
+        };
+        assert_eq!(
+            its.notes(),
+            [
+                "timer",
+                "deadline Read",
+                "drained",
+                "eof",
+                "close: closed by the peer"
+            ]
+        );
+        assert_eq!(
+            other.notes(),
+            [""; 0],
+            "nothing of it is the other's business"
+        );
     }
 }
 
@@ -222,7 +275,9 @@ fn what_was_dialed_goes_where_the_pair_says() {
     let (mut reactor, clients) = scribes();
     let addr = reactor.local_addrs()[0].tcp().unwrap();
     let dialed = reactor.connect(addr, PATIENCE).unwrap();
-    turn_until(&mut reactor, |reactor| reactor.handler().right.ids.contains(&dialed));
+    turn_until(&mut reactor, |reactor| {
+        reactor.handler().right.ids.contains(&dialed)
+    });
     assert!(reactor.handler().right.notes()[0].starts_with("not accepted: Dialed"));
     drop(clients);
 }
@@ -230,7 +285,13 @@ fn what_was_dialed_goes_where_the_pair_says() {
 #[test]
 fn mail_comes_to_its_addressee_who_reaches_his_own_connections_only() {
     let (mut reactor, [mut left, mut right]) = scribes();
-    let (handle, ids) = (reactor.handle(), [reactor.handler().left.ids[0], reactor.handler().right.ids[0]]);
+    let (handle, ids) = (
+        reactor.handle(),
+        [
+            reactor.handler().left.ids[0],
+            reactor.handler().right.ids[0],
+        ],
+    );
     let errands: [fn(&mut LoopContext<'_, Scribe>, ConnectionId) -> bool; 3] = [
         |cx, id| cx.send_to(id, &b"you have mail"[..]),
         |cx, id| {
@@ -264,7 +325,10 @@ fn mail_comes_to_its_addressee_who_reaches_his_own_connections_only() {
     }
     drop((left, right));
     turn_until(&mut reactor, |reactor| reactor.connections() == 0);
-    assert_eq!(reactor.handler().left.notes(), ["close: closed by the handler"]);
+    assert_eq!(
+        reactor.handler().left.notes(),
+        ["close: closed by the handler"]
+    );
 }
 
 #[test]
@@ -274,8 +338,14 @@ fn of_a_loop_timer_both_are_told_and_each_knows_his_own() {
     reactor.handler().left.timer = Some(timers[0]);
     reactor.handler().right.timer = Some(timers[1]);
     turn_until(&mut reactor, |reactor| reactor.counters().timers == 2);
-    assert_eq!(reactor.handler().left.notes(), ["own loop timer", "other's loop timer"]);
-    assert_eq!(reactor.handler().right.notes(), ["other's loop timer", "own loop timer"]);
+    assert_eq!(
+        reactor.handler().left.notes(),
+        ["own loop timer", "other's loop timer"]
+    );
+    assert_eq!(
+        reactor.handler().right.notes(),
+        ["other's loop timer", "own loop timer"]
+    );
     left.expect(b"tock\n");
     right.expect(b"tock\n");
 }
@@ -284,7 +354,11 @@ fn of_a_loop_timer_both_are_told_and_each_knows_his_own() {
 fn a_panic_in_one_s_callback_is_nothing_to_the_other() {
     for side in [0, 1] {
         let (mut reactor, [left, right]) = scribes();
-        let (mut victim, mut bystander) = if side == 0 { (left, right) } else { (right, left) };
+        let (mut victim, mut bystander) = if side == 0 {
+            (left, right)
+        } else {
+            (right, left)
+        };
         victim.send(b"panic\n");
         turn_until(&mut reactor, |reactor| reactor.counters().panics == 1);
         victim.expect_end();
@@ -292,7 +366,11 @@ fn a_panic_in_one_s_callback_is_nothing_to_the_other() {
         turn_until(&mut reactor, |reactor| reactor.connections() == 1);
         ask(&mut reactor, &mut bystander, b"count\n", b"1\n");
         let Pair { left, right, .. } = reactor.handler();
-        let (his, other) = if side == 0 { (left, right) } else { (right, left) };
+        let (his, other) = if side == 0 {
+            (left, right)
+        } else {
+            (right, left)
+        };
         assert_eq!(his.notes(), ["close: the handler panicked"]);
         assert_eq!(other.notes(), [""; 0]);
     }
@@ -301,15 +379,28 @@ fn a_panic_in_one_s_callback_is_nothing_to_the_other() {
 #[test]
 fn a_panic_inside_of_with_ends_that_connection_and_the_mail_goes_on() {
     let (mut reactor, [mut left, mut right]) = scribes();
-    let ids = [reactor.handler().left.ids[0], reactor.handler().right.ids[0]];
+    let ids = [
+        reactor.handler().left.ids[0],
+        reactor.handler().right.ids[0],
+    ];
     for mail in [
-        Either::Right((ids[1], (|cx, id| cx.with(id, |_| panic!("as asked"))) as fn(&mut LoopContext<'_, Scribe>, _) -> bool)),
-        Either::Left((ids[0], (|_, _| panic!("as asked")) as fn(&mut LoopContext<'_, Scribe>, _) -> bool)),
+        Either::Right((
+            ids[1],
+            (|cx, id| cx.with(id, |_| panic!("as asked")))
+                as fn(&mut LoopContext<'_, Scribe>, _) -> bool,
+        )),
+        Either::Left((
+            ids[0],
+            (|_, _| panic!("as asked")) as fn(&mut LoopContext<'_, Scribe>, _) -> bool,
+        )),
     ] {
         reactor.handle().post(mail).ok().unwrap();
     }
     turn_until(&mut reactor, |reactor| reactor.counters().letters == 2);
-    assert_eq!((reactor.counters().panics, reactor.handler().right.notes()), (2, vec!["mail: true".to_string()]));
+    assert_eq!(
+        (reactor.counters().panics, reactor.handler().right.notes()),
+        (2, vec!["mail: true".to_string()])
+    );
     right.expect_end();
     ask(&mut reactor, &mut left, b"alive\n", b"alive\n");
 }
@@ -344,8 +435,14 @@ fn a_panic_of_one_over_a_loop_timer_does_not_keep_it_from_the_other() {
         assert_eq!(reactor.counters().panics, 1);
         assert_eq!(notes(reactor.handler()), ["other's loop timer"]);
     }
-    told(Pair::new(Scribe::default(), Nervous, first_is_left), |pair| pair.left.notes());
-    told(Pair::new(Nervous, Scribe::default(), first_is_left), |pair| pair.right.notes());
+    told(
+        Pair::new(Scribe::default(), Nervous, first_is_left),
+        |pair| pair.left.notes(),
+    );
+    told(
+        Pair::new(Nervous, Scribe::default(), first_is_left),
+        |pair| pair.right.notes(),
+    );
 }
 
 #[test]
@@ -355,8 +452,14 @@ fn a_pair_of_a_pair_keeps_three_apart() {
         _ => Either::Right(()),
     };
     let inner = Pair::new(Scribe::default(), Scribe::default(), second_is_left);
-    let (mut reactor, [mut submits, mut one, mut two]) = with_clients(Pair::new(service(), inner, first_is_left));
-    ask(&mut reactor, &mut submits, &util::submit(id(1), b""), &ack(id(1)));
+    let (mut reactor, [mut submits, mut one, mut two]) =
+        with_clients(Pair::new(service(), inner, first_is_left));
+    ask(
+        &mut reactor,
+        &mut submits,
+        &util::submit(id(1), b""),
+        &ack(id(1)),
+    );
     ask(&mut reactor, &mut one, b"count\n", b"1\n");
     ask(&mut reactor, &mut two, b"x\ncount\n", b"x\n2\n");
     ask(&mut reactor, &mut one, b"timer\n", b"tick\n");
@@ -364,12 +467,22 @@ fn a_pair_of_a_pair_keeps_three_apart() {
     assert_eq!(scribe.left.notes(), ["accepted by 1", "open", "timer"]);
     assert_eq!(scribe.right.notes(), ["accepted by 2", "open"]);
     let (one_id, two_id) = (scribe.left.ids[0], scribe.right.ids[0]);
-    let send: fn(&mut LoopContext<'_, Scribe>, ConnectionId) -> bool = |cx, id| cx.send_to(id, &b"hello"[..]);
+    let send: fn(&mut LoopContext<'_, Scribe>, ConnectionId) -> bool =
+        |cx, id| cx.send_to(id, &b"hello"[..]);
     let handle = reactor.handle();
     handle.post(Either::Left(())).ok().unwrap();
-    handle.post(Either::Right(Either::Left((two_id, send)))).ok().unwrap();
-    handle.post(Either::Right(Either::Right((one_id, send)))).ok().unwrap();
-    handle.post(Either::Right(Either::Right((two_id, send)))).ok().unwrap();
+    handle
+        .post(Either::Right(Either::Left((two_id, send))))
+        .ok()
+        .unwrap();
+    handle
+        .post(Either::Right(Either::Right((one_id, send))))
+        .ok()
+        .unwrap();
+    handle
+        .post(Either::Right(Either::Right((two_id, send))))
+        .ok()
+        .unwrap();
     turn_until_written(&mut reactor, 6);
     two.expect(b"hello\n");
     let timer = reactor.set_timer(Instant::now());
@@ -378,12 +491,16 @@ fn a_pair_of_a_pair_keeps_three_apart() {
     one.expect(b"tock\n");
     let scribe = &mut reactor.handler().right;
     assert_eq!(scribe.left.notes(), ["mail: false", "own loop timer"]);
-    assert_eq!(scribe.right.notes(), ["mail: false", "mail: true", "other's loop timer"]);
+    assert_eq!(
+        scribe.right.notes(),
+        ["mail: false", "mail: true", "other's loop timer"]
+    );
 }
 
 /// The codec's error that ended the connection to which `bytes` were sent, through one of the listeners.
 fn error_after<E: std::error::Error + Copy + 'static>(side: usize, bytes: &[u8]) -> Option<E> {
-    let (mut reactor, mut clients) = with_clients::<_, 2>(Pair::new(service(), Scribe::default(), first_is_left));
+    let (mut reactor, mut clients) =
+        with_clients::<_, 2>(Pair::new(service(), Scribe::default(), first_is_left));
     let found = Rc::new(RefCell::new(None));
     let find = found.clone();
     reactor.set_observer(move |step: &Step<'_>| {
@@ -399,13 +516,28 @@ fn error_after<E: std::error::Error + Copy + 'static>(side: usize, bytes: &[u8])
 
 #[test]
 fn a_codec_s_error_is_found_as_its_own() {
-    assert_eq!(error_after(0, &request(0x33, id(1), b"")), Some(submit::Error::UnknownCommand { command: 0x33 }));
-    assert_eq!(error_after(1, &vec![b'x'; 60_001]), Some(LineError::TooLong { length: 60_001, max: 60_001 }));
+    assert_eq!(
+        error_after(0, &request(0x33, id(1), b"")),
+        Some(submit::Error::UnknownCommand { command: 0x33 })
+    );
+    assert_eq!(
+        error_after(1, &vec![b'x'; 60_001]),
+        Some(LineError::TooLong {
+            length: 60_001,
+            max: 60_001
+        })
+    );
     assert_eq!(error_after::<LineError>(1, b"fine\n"), None);
-    assert_eq!(error_after::<LineError>(0, &request(0x33, id(1), b"")), None);
+    assert_eq!(
+        error_after::<LineError>(0, &request(0x33, id(1), b"")),
+        None
+    );
 }
 
 #[test]
 fn so_is_the_error_of_a_message_that_could_not_be_encoded() {
-    assert_eq!(error_after(1, b"garble\n"), Some(LineError::DelimiterInside { at: 3 }));
+    assert_eq!(
+        error_after(1, b"garble\n"),
+        Some(LineError::DelimiterInside { at: 3 })
+    );
 }

@@ -53,14 +53,20 @@ fn planted() -> Vec<Planted> {
 fn read(path: &Path) -> Planted {
     let text = fs::read_to_string(path).unwrap();
     let name = path.file_stem().unwrap().to_str().unwrap().to_string();
-    let (what, diff) = text.split_once("\n\n").unwrap_or_else(|| panic!("{name}: a sentence, an empty line, a diff"));
+    let (what, diff) = text
+        .split_once("\n\n")
+        .unwrap_or_else(|| panic!("{name}: a sentence, an empty line, a diff"));
     let mut changes: Vec<Change> = Vec::new();
     let mut file = "";
     for line in diff.lines() {
         if let Some(name) = line.strip_prefix("+++ b/") {
             file = name;
         } else if line.starts_with("@@") {
-            changes.push(Change { file: file.into(), before: String::new(), after: String::new() });
+            changes.push(Change {
+                file: file.into(),
+                before: String::new(),
+                after: String::new(),
+            });
         } else if let (Some(change), false) = (changes.last_mut(), line.starts_with("---")) {
             let (sign, line) = line.split_at_checked(1).unwrap_or((" ", ""));
             if sign != "+" {
@@ -71,15 +77,29 @@ fn read(path: &Path) -> Planted {
             }
         }
     }
-    Planted { name, what: what.into(), changes }
+    Planted {
+        name,
+        what: what.into(),
+        changes,
+    }
 }
 
 impl Planted {
     /// Plants it in the copy in `dir`.
     fn plant(&self, dir: &Path) {
-        for Change { file, before, after } in &self.changes {
+        for Change {
+            file,
+            before,
+            after,
+        } in &self.changes
+        {
             let text = fs::read_to_string(dir.join(file)).unwrap();
-            assert_eq!(text.matches(before.as_str()).count(), 1, "{}: it does not fit {file} any more:\n{before}", self.name);
+            assert_eq!(
+                text.matches(before.as_str()).count(),
+                1,
+                "{}: it does not fit {file} any more:\n{before}",
+                self.name
+            );
             fs::write(dir.join(file), text.replace(before, after)).unwrap();
         }
     }
@@ -88,7 +108,13 @@ impl Planted {
 /// Copies what the simulation is built of; what has not changed keeps its time, so that it is not built again.
 fn copy_to(dir: &Path) {
     fs::create_dir_all(dir).unwrap();
-    for part in ["Cargo.toml", "Cargo.lock", "README.md", "src", "examples/simulate"] {
+    for part in [
+        "Cargo.toml",
+        "Cargo.lock",
+        "README.md",
+        "src",
+        "examples/simulate",
+    ] {
         copy(&root().join(part), &dir.join(part));
     }
 }
@@ -108,18 +134,44 @@ fn copy(from: &Path, to: &Path) {
 /// Builds the copy, without what makes the build slow and the loop only faster.
 fn build(dir: &Path) -> PathBuf {
     let mut cargo = Command::new(env::var_os("CARGO").unwrap_or("cargo".into()));
-    cargo.args(["build", "--quiet", "--locked", "--release", "--features", "sim", "--example", "simulate"]).current_dir(dir);
-    cargo.env("CARGO_TARGET_DIR", dir.join("target")).env("CARGO_PROFILE_RELEASE_LTO", "off");
-    cargo.env("CARGO_PROFILE_RELEASE_CODEGEN_UNITS", "16").env("CARGO_PROFILE_RELEASE_INCREMENTAL", "true");
+    cargo
+        .args([
+            "build",
+            "--quiet",
+            "--locked",
+            "--release",
+            "--features",
+            "sim",
+            "--example",
+            "simulate",
+        ])
+        .current_dir(dir);
+    cargo
+        .env("CARGO_TARGET_DIR", dir.join("target"))
+        .env("CARGO_PROFILE_RELEASE_LTO", "off");
+    cargo
+        .env("CARGO_PROFILE_RELEASE_CODEGEN_UNITS", "16")
+        .env("CARGO_PROFILE_RELEASE_INCREMENTAL", "true");
     let built = cargo.env("RUSTFLAGS", "-A warnings").output().unwrap();
-    assert!(built.status.success(), "{}", String::from_utf8_lossy(&built.stderr));
+    assert!(
+        built.status.success(),
+        "{}",
+        String::from_utf8_lossy(&built.stderr)
+    );
     dir.join("target/release/examples/simulate")
 }
 
 /// How many seeds it takes to find something, and what that is.
 fn search(simulate: &Path) -> Option<(u64, String)> {
     let mut run = Command::new(simulate)
-        .args(["--first", "--json", "--threads", "1", "--seeds", &SEEDS.to_string()])
+        .args([
+            "--first",
+            "--json",
+            "--threads",
+            "1",
+            "--seeds",
+            &SEEDS.to_string(),
+        ])
         .stdout(Stdio::null())
         .stderr(Stdio::piped())
         .spawn()
@@ -139,8 +191,13 @@ fn search(simulate: &Path) -> Option<(u64, String)> {
         thread::sleep(Duration::from_millis(50));
     }
     let text = words.join().unwrap().unwrap();
-    let (seed, what) = text.lines().find_map(|line| line.strip_prefix("seed ")?.split_once(" failed: "))?;
-    Some((seed.parse::<u64>().unwrap() + 1, what.split("; ").next().unwrap().chars().take(90).collect()))
+    let (seed, what) = text
+        .lines()
+        .find_map(|line| line.strip_prefix("seed ")?.split_once(" failed: "))?;
+    Some((
+        seed.parse::<u64>().unwrap() + 1,
+        what.split("; ").next().unwrap().chars().take(90).collect(),
+    ))
 }
 
 #[test]
@@ -148,10 +205,24 @@ fn each_planted_bug_still_fits() {
     let planted = planted();
     assert!(planted.len() >= 30);
     for bug in &planted {
-        assert!(!bug.changes.is_empty() && bug.what.ends_with('.') && !bug.what.contains('\n'), "{}", bug.name);
-        for Change { file, before, after } in &bug.changes {
+        assert!(
+            !bug.changes.is_empty() && bug.what.ends_with('.') && !bug.what.contains('\n'),
+            "{}",
+            bug.name
+        );
+        for Change {
+            file,
+            before,
+            after,
+        } in &bug.changes
+        {
             let text = fs::read_to_string(root().join(file)).unwrap();
-            assert_eq!(text.matches(before.as_str()).count(), 1, "{}: it does not fit {file} any more:\n{before}", bug.name);
+            assert_eq!(
+                text.matches(before.as_str()).count(),
+                1,
+                "{}: it does not fit {file} any more:\n{before}",
+                bug.name
+            );
             assert_ne!(before, after, "{}", bug.name);
         }
     }
@@ -160,7 +231,11 @@ fn each_planted_bug_still_fits() {
 #[test]
 fn the_guide_keeps_a_line_for_each_planted_bug() {
     let guide = fs::read_to_string(root().join("src/guide/simulation.md")).unwrap();
-    let told: BTreeSet<&str> = guide.lines().filter_map(|line| line.strip_prefix("| `")?.split_once('`')).map(|(name, _)| name).collect();
+    let told: BTreeSet<&str> = guide
+        .lines()
+        .filter_map(|line| line.strip_prefix("| `")?.split_once('`'))
+        .map(|(name, _)| name)
+        .collect();
     let planted = planted();
     assert_eq!(told, planted.iter().map(|bug| bug.name.as_str()).collect());
 }
@@ -169,21 +244,38 @@ fn the_guide_keeps_a_line_for_each_planted_bug() {
 #[ignore = "builds the crate once for each bug: ten minutes"]
 fn each_planted_bug_is_found() {
     let only = env::var("PLANTED").ok();
-    let is_wanted = |bug: &Planted| only.as_ref().is_none_or(|only| only.split(',').any(|name| name == bug.name));
-    let bugs = Mutex::new(planted().into_iter().filter(is_wanted).collect::<Vec<_>>().into_iter());
+    let is_wanted = |bug: &Planted| {
+        only.as_ref()
+            .is_none_or(|only| only.split(',').any(|name| name == bug.name))
+    };
+    let bugs = Mutex::new(
+        planted()
+            .into_iter()
+            .filter(is_wanted)
+            .collect::<Vec<_>>()
+            .into_iter(),
+    );
     let lines = Mutex::new(Vec::new());
-    let workers = thread::available_parallelism().map_or(1, usize::from).min(4);
+    let workers = thread::available_parallelism()
+        .map_or(1, usize::from)
+        .min(4);
     thread::scope(|scope| {
         for worker in 0..workers {
             let (bugs, lines) = (&bugs, &lines);
             scope.spawn(move || {
                 let dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("planted-{worker}"));
                 loop {
-                    let Some(bug) = bugs.lock().unwrap().next() else { break };
+                    let Some(bug) = bugs.lock().unwrap().next() else {
+                        break;
+                    };
                     copy_to(&dir);
                     bug.plant(&dir);
                     let found = search(&build(&dir));
-                    let (seeds, how) = found.as_ref().map_or(("-".into(), "not found"), |(seeds, how)| (seeds.to_string(), how));
+                    let (seeds, how) = found
+                        .as_ref()
+                        .map_or(("-".into(), "not found"), |(seeds, how)| {
+                            (seeds.to_string(), how)
+                        });
                     let line = format!("| `{}` | {} | {seeds} | {how} |", bug.name, bug.what);
                     println!("{line}");
                     lines.lock().unwrap().push((line, found.is_some()));
@@ -197,6 +289,13 @@ fn each_planted_bug_is_found() {
     for (line, _) in &lines {
         println!("{line}");
     }
-    let missed: Vec<&String> = lines.iter().filter(|(_, found)| !found).map(|(line, _)| line).collect();
-    assert!(missed.is_empty(), "not found within {SEEDS} seeds: {missed:#?}");
+    let missed: Vec<&String> = lines
+        .iter()
+        .filter(|(_, found)| !found)
+        .map(|(line, _)| line)
+        .collect();
+    assert!(
+        missed.is_empty(),
+        "not found within {SEEDS} seeds: {missed:#?}"
+    );
 }

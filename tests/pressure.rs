@@ -14,7 +14,11 @@ use played::{Play, Stage};
 use util::{Client, ack, addr_of, id, service, submit, turn_until};
 
 /// Sends until neither the sockets nor the loop take any more. Returns how many bytes that was, and the most memory that the loop's connections held.
-fn flood<H: glassloop::Handler>(reactor: &mut Reactor<H>, client: &mut Client, stream: &[u8]) -> (usize, usize) {
+fn flood<H: glassloop::Handler>(
+    reactor: &mut Reactor<H>,
+    client: &mut Client,
+    stream: &[u8],
+) -> (usize, usize) {
     client.stream.set_nonblocking(true).unwrap();
     let (mut sent, mut peak, mut idle) = (0, 0, 0);
     while idle < 50 {
@@ -26,7 +30,9 @@ fn flood<H: glassloop::Handler>(reactor: &mut Reactor<H>, client: &mut Client, s
             Err(error) if error.kind() == ErrorKind::WouldBlock => idle += 1,
             Err(error) => panic!("{error}"),
         }
-        let _ = reactor.turn(Some(Duration::from_millis(u64::from(idle > 0)))).unwrap();
+        let _ = reactor
+            .turn(Some(Duration::from_millis(u64::from(idle > 0))))
+            .unwrap();
         peak = peak.max(reactor.buffered());
     }
     client.stream.set_nonblocking(false).unwrap();
@@ -44,7 +50,10 @@ fn a_peer_that_sends_for_ever_and_never_reads_costs_bounded_memory_and_loses_not
     let config = reactor.config();
     let bound = config.scratch + 2 * (config.write_high + 14);
     println!("{sent} bytes sent, at most {peak} bytes held, {bound} allowed");
-    assert!((1..=bound).contains(&peak), "{peak} bytes held, {bound} allowed");
+    assert!(
+        (1..=bound).contains(&peak),
+        "{peak} bytes held, {bound} allowed"
+    );
     assert!(reactor.counters().writes_blocked > 0 && reactor.counters().bytes_read < sent as u64);
 
     // It goes on by itself as soon as the peer reads, and nothing is lost. The last request may have been cut.
@@ -55,9 +64,13 @@ fn a_peer_that_sends_for_ever_and_never_reads_costs_bounded_memory_and_loses_not
         reader.read_exact(&mut got).map(|()| got)
     });
     turn_until(&mut reactor, |_| reading.is_finished());
-    let wanted: Vec<u8> = (0..frames as u64).flat_map(|n| ack(id(n % 10_000))).collect();
+    let wanted: Vec<u8> = (0..frames as u64)
+        .flat_map(|n| ack(id(n % 10_000)))
+        .collect();
     assert!(reading.join().unwrap().unwrap() == wanted);
-    turn_until(&mut reactor, |reactor| reactor.counters().frames == frames as u64);
+    turn_until(&mut reactor, |reactor| {
+        reactor.counters().frames == frames as u64
+    });
 }
 
 #[test]
@@ -70,7 +83,10 @@ fn above_the_high_mark_nothing_is_read_until_the_queue_is_down_to_the_low_mark()
         let _ = reactor.turn(Some(Duration::ZERO)).unwrap();
     }
     let after = reactor.counters();
-    assert_eq!((after.reads, after.writes, after.frames), (choked.reads, choked.writes, choked.frames));
+    assert_eq!(
+        (after.reads, after.writes, after.frames),
+        (choked.reads, choked.writes, choked.frames)
+    );
     // A little room is not enough: the kernel reports room when about a third of its buffer is free.
     client.stream.read_exact(&mut [0; 14]).unwrap();
     let _ = reactor.turn(Some(Duration::from_millis(5))).unwrap();
@@ -106,7 +122,14 @@ fn a_flooder_does_not_starve_a_quiet_peer() {
 
 #[test]
 fn at_the_limit_of_connections_newcomers_wait_until_one_leaves() {
-    let mut reactor = Reactor::new(service(), Config { max_connections: Some(2), ..Config::default() }).unwrap();
+    let mut reactor = Reactor::new(
+        service(),
+        Config {
+            max_connections: Some(2),
+            ..Config::default()
+        },
+    )
+    .unwrap();
     let addr = reactor.listen("127.0.0.1:0").unwrap();
     let mut clients: Vec<Client> = (0..5).map(|_| Client::connect(addr)).collect();
     for client in &mut clients {
@@ -114,19 +137,30 @@ fn at_the_limit_of_connections_newcomers_wait_until_one_leaves() {
     }
     for gone in 0..5 {
         let answered = (gone + 2).min(5);
-        turn_until(&mut reactor, |reactor| reactor.counters().frames == answered);
+        turn_until(&mut reactor, |reactor| {
+            reactor.counters().frames == answered
+        });
         assert!(reactor.connections() <= 2);
         let mut first = clients.remove(0);
         first.expect(&ack(id(1)));
         drop(first);
-        turn_until(&mut reactor, |reactor| reactor.counters().closed == gone + 1);
+        turn_until(&mut reactor, |reactor| {
+            reactor.counters().closed == gone + 1
+        });
     }
     assert!(reactor.connect(addr, Duration::MAX).is_ok());
 }
 
 #[test]
 fn a_full_turn_of_accepts_leaves_the_rest_for_the_next() {
-    let mut reactor = Reactor::new(service(), Config { accepts_per_turn: 3, ..Config::default() }).unwrap();
+    let mut reactor = Reactor::new(
+        service(),
+        Config {
+            accepts_per_turn: 3,
+            ..Config::default()
+        },
+    )
+    .unwrap();
     let addr = reactor.listen("127.0.0.1:0").unwrap();
     let _clients: Vec<Client> = (0..10).map(|_| Client::connect(addr)).collect();
     for accepted in [3, 6, 9, 10] {
@@ -138,7 +172,14 @@ fn a_full_turn_of_accepts_leaves_the_rest_for_the_next() {
 #[test]
 fn ten_thousand_peers_who_claim_much_and_send_little_cost_little() {
     const PEERS: usize = 10_000;
-    let mut play = Play::on(Stage::with_doors(1), service(), Config { max_connections: Some(PEERS), ..Config::default() });
+    let mut play = Play::on(
+        Stage::with_doors(1),
+        service(),
+        Config {
+            max_connections: Some(PEERS),
+            ..Config::default()
+        },
+    );
     play.admit(PEERS);
     // Each claims the longest frame there is: 655 MB in all.
     let claim = 65_536_u32.to_be_bytes();
@@ -149,8 +190,14 @@ fn ten_thousand_peers_who_claim_much_and_send_little_cost_little() {
         held.push(play.reactor.buffered() / PEERS);
     }
     println!("each of {PEERS} peers who claim 65,536 bytes and send 7 cost {held:?} bytes");
-    assert!(held[0] <= 64, "{held:?}: four bytes, and the box that they lie in");
-    assert!(held[3] <= 2 * 7 + 4096, "{held:?}: no more than one step beyond what has come");
+    assert!(
+        held[0] <= 64,
+        "{held:?}: four bytes, and the box that they lie in"
+    );
+    assert!(
+        held[3] <= 2 * 7 + 4096,
+        "{held:?}: no more than one step beyond what has come"
+    );
     assert_eq!(play.reactor.connections(), PEERS);
 }
 
@@ -177,23 +224,39 @@ impl Handler for Chatter {
 #[test]
 fn a_million_messages_of_one_byte_take_the_memory_of_their_bytes() {
     const MANY: usize = 1_000_000;
-    let config = Config { write_high: 4 << 20, write_low: 0, write_cap: 4 << 20, ..Config::default() };
+    let config = Config {
+        write_high: 4 << 20,
+        write_low: 0,
+        write_cap: 4 << 20,
+        ..Config::default()
+    };
     let (handler, shared) = (&mut Chatter, &mut Shared::new(config, Instant::now()));
     let mut connection = Connection::unconnected(handler);
     // A line whose bytes come one by one.
     for arrived in 1..=MANY {
         connection.receive(b"x", handler, shared);
-        assert!(connection.heap() <= 2 * arrived + 4096, "{} bytes held for {arrived}", connection.heap());
+        assert!(
+            connection.heap() <= 2 * arrived + 4096,
+            "{} bytes held for {arrived}",
+            connection.heap()
+        );
     }
     // As many replies of one byte each, which nobody takes.
     connection.receive(b"\n", handler, shared);
     assert_eq!(connection.unsent().len(), MANY);
-    assert!(connection.heap() <= 2 * MANY + 4096, "{} bytes held", connection.heap());
+    assert!(
+        connection.heap() <= 2 * MANY + 4096,
+        "{} bytes held",
+        connection.heap()
+    );
     // As many frames of one byte each: they leave nothing behind.
     connection.sent(MANY, shared);
     connection.slim();
     for _ in 0..MANY {
         connection.receive(b"\n", handler, shared);
     }
-    assert_eq!((shared.observe.counters().frames, connection.heap()), (MANY as u64 + 1, 0));
+    assert_eq!(
+        (shared.observe.counters().frames, connection.heap()),
+        (MANY as u64 + 1, 0)
+    );
 }

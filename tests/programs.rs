@@ -17,7 +17,14 @@ use util::{Client, PATIENCE, ack, bound, id, request, submit, wait_until};
 
 #[test]
 fn the_server_names_its_real_addresses_and_serves_on_all_of_them() {
-    let mut server = Process::server(&["--listen", "127.0.0.1:0", "--listen", "127.0.0.1:0", "--admin", "off"]);
+    let mut server = Process::server(&[
+        "--listen",
+        "127.0.0.1:0",
+        "--listen",
+        "127.0.0.1:0",
+        "--admin",
+        "off",
+    ]);
     let addrs = [server.listening_on(), server.listening_on()];
     assert_ne!(addrs[0], addrs[1]);
     for addr in addrs {
@@ -41,7 +48,10 @@ fn a_first_signal_stops_gracefully_and_the_exit_code_is_0() {
         drop(client);
         let (code, stderr) = server.end();
         assert_eq!(code, Some(0), "{stderr}");
-        assert!(stderr.contains("1 connections were accepted, 1 requests taken"), "{stderr}");
+        assert!(
+            stderr.contains("1 connections were accepted, 1 requests taken"),
+            "{stderr}"
+        );
         assert!(TcpStream::connect(addr).is_err());
     }
 }
@@ -58,7 +68,12 @@ fn a_signal_right_after_the_greeting_stops_gracefully_too() {
 #[test]
 fn nothing_is_announced_before_all_listeners_are_there() {
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
-    let server = Process::server(&["--listen", "127.0.0.1:0", "--listen", &taken.local_addr().unwrap().to_string()]);
+    let server = Process::server(&[
+        "--listen",
+        "127.0.0.1:0",
+        "--listen",
+        &taken.local_addr().unwrap().to_string(),
+    ]);
     server.expect_end_of_lines();
     assert_eq!(server.end().0, Some(1));
 }
@@ -68,12 +83,17 @@ fn a_second_signal_stops_at_once() {
     let (mut server, addr) = Process::listening(&["--drain-timeout", "1h"]);
     // A peer that asks for more than it reads: draining would take the hour.
     let mut client = Client::connect(addr);
-    client.stream.set_write_timeout(Some(Duration::from_millis(300))).unwrap();
+    client
+        .stream
+        .set_write_timeout(Some(Duration::from_millis(300)))
+        .unwrap();
     let requests = submit(id(1), b"").repeat(10_000);
     while std::io::Write::write_all(&mut client.stream, &requests).is_ok() {}
     server.signal("TERM");
     // Once it refuses newcomers the first signal has been taken.
-    wait_until("the end of the listener", || TcpStream::connect(addr).is_err());
+    wait_until("the end of the listener", || {
+        TcpStream::connect(addr).is_err()
+    });
     assert!(server.is_running(), "it waits for the peer");
     server.signal("TERM");
     let (code, stderr) = server.end();
@@ -88,7 +108,13 @@ fn hangup_is_logged_and_stops_nothing() {
     for n in 0..3 {
         client.send(&submit(id(n), b"in the midst of it")[..15]);
         server.signal("HUP");
-        wait_until("SIGHUP in the log", || server.log().matches("SIGHUP: there is nothing to reload").count() > n as usize);
+        wait_until("SIGHUP in the log", || {
+            server
+                .log()
+                .matches("SIGHUP: there is nothing to reload")
+                .count()
+                > n as usize
+        });
         client.send(&submit(id(n), b"in the midst of it")[15..]);
         client.expect(&ack(id(n)));
     }
@@ -104,7 +130,9 @@ fn signals_that_were_blocked_at_the_start_are_heard() {
     use nix::sys::signal::{SigSet, Signal};
 
     let start = || {
-        let watched: SigSet = [Signal::SIGHUP, Signal::SIGINT, Signal::SIGTERM].into_iter().collect();
+        let watched: SigSet = [Signal::SIGHUP, Signal::SIGINT, Signal::SIGTERM]
+            .into_iter()
+            .collect();
         watched.thread_block().unwrap(); // in this thread, and so in the process that it starts
         Process::listening(&["--threads", "2"])
     };
@@ -124,11 +152,20 @@ fn hangup_that_is_pending_at_the_start_is_logged_only() {
         signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGHUP])\n\
         os.kill(os.getpid(), signal.SIGHUP)\n\
         os.execv(sys.argv[1], sys.argv[1:])";
-    if !Command::new("python3").args(["-c", ""]).output().is_ok_and(|output| output.status.success()) {
+    if !Command::new("python3")
+        .args(["-c", ""])
+        .output()
+        .is_ok_and(|output| output.status.success())
+    {
         return println!("not tested: there is no python3 here to block the signal");
     }
     let mut launcher = Command::new("python3");
-    let (server, _addr) = Process::greeting(launcher.args(["-c", LAUNCHER]).arg(example("server")).args(["--listen", "127.0.0.1:0"]));
+    let (server, _addr) = Process::greeting(
+        launcher
+            .args(["-c", LAUNCHER])
+            .arg(example("server"))
+            .args(["--listen", "127.0.0.1:0"]),
+    );
     server.wait_for_log("SIGHUP: there is nothing to reload");
     server.signal("TERM");
     assert_eq!(server.end().0, Some(0));
@@ -140,7 +177,10 @@ fn an_address_in_use_is_named_with_what_to_do() {
     let addr = taken.local_addr().unwrap().to_string();
     let (code, stderr) = Process::server(&["--listen", &addr]).end();
     assert_eq!(code, Some(1));
-    assert!(stderr.contains(&format!("cannot listen on {addr}: address already in use")), "{stderr}");
+    assert!(
+        stderr.contains(&format!("cannot listen on {addr}: address already in use")),
+        "{stderr}"
+    );
     assert!(stderr.contains("--listen"), "{stderr}");
 }
 
@@ -157,7 +197,10 @@ fn wrong_flags_are_refused_with_a_hint() {
         (&["--spin", "11ms"], "longer than 10ms"),
         (&["--events", "0"], "0 is not in 1.."),
         (&["--nodelay", "maybe"], "neither `on` nor `off`"),
-        (&["--log", "loud"], "a level (error, warn, info, debug, trace, off)"),
+        (
+            &["--log", "loud"],
+            "a level (error, warn, info, debug, trace, off)",
+        ),
     ] {
         let (code, stderr) = Process::server(args).end();
         assert_ne!(code, Some(0), "{args:?}");
@@ -167,7 +210,13 @@ fn wrong_flags_are_refused_with_a_hint() {
 
 #[test]
 fn the_knobs_change_how_it_works_and_not_what_it_answers() {
-    for args in [&["--scratch", "1"][..], &["--events", "1"], &["--nodelay", "off"], &["--spin", "0"], &["--spin", "10ms"]] {
+    for args in [
+        &["--scratch", "1"][..],
+        &["--events", "1"],
+        &["--nodelay", "off"],
+        &["--spin", "0"],
+        &["--spin", "10ms"],
+    ] {
         let (_server, addr) = Process::listening(args);
         let mut clients = [Client::connect(addr), Client::connect(addr)];
         for client in &mut clients {
@@ -197,9 +246,20 @@ fn a_connection_s_end_is_logged_at_debug_and_requests_are_not() {
     server.signal("TERM");
     let (code, stderr) = server.end();
     assert_eq!(code, Some(0));
-    assert!(stderr.contains("ended: protocol error by the peer: frame of 1195725856 bytes, at most 65536 allowed"), "{stderr}");
-    assert!(stderr.contains(r"submit \x1b[31m\r\n! before conn is refused"), "{stderr}");
-    assert!(!stderr.contains("secret") && !stderr.contains('\x1b'), "{stderr}");
+    assert!(
+        stderr.contains(
+            "ended: protocol error by the peer: frame of 1195725856 bytes, at most 65536 allowed"
+        ),
+        "{stderr}"
+    );
+    assert!(
+        stderr.contains(r"submit \x1b[31m\r\n! before conn is refused"),
+        "{stderr}"
+    );
+    assert!(
+        !stderr.contains("secret") && !stderr.contains('\x1b'),
+        "{stderr}"
+    );
 }
 
 #[test]
@@ -208,8 +268,12 @@ fn strangers_do_not_fill_the_log() {
     server.wait_for_log("room for ");
     server.wait_for_log("\n");
     let quiet = server.log();
-    let greetings =
-        [&b"GET / HTTP/1.1\r\n\r\n"[..], b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc", b"\r\n\r\n", b"PROXY TCP4 1.2.3.4 5.6.7.8 1 2\r\n"];
+    let greetings = [
+        &b"GET / HTTP/1.1\r\n\r\n"[..],
+        b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc",
+        b"\r\n\r\n",
+        b"PROXY TCP4 1.2.3.4 5.6.7.8 1 2\r\n",
+    ];
     for greeting in greetings.iter().cycle().take(200) {
         let mut stranger = Client::connect(addr);
         stranger.send(greeting);
@@ -222,11 +286,18 @@ fn strangers_do_not_fill_the_log() {
     let mut client = Client::connect(addr);
     client.send(&submit(id(1), b""));
     client.expect(&ack(id(1)));
-    assert_eq!(server.log(), quiet, "nobody who reads the log wants to hear of that");
+    assert_eq!(
+        server.log(),
+        quiet,
+        "nobody who reads the log wants to hear of that"
+    );
     server.signal("TERM");
     let (code, stderr) = server.end();
     assert_eq!(code, Some(0));
-    assert!(stderr.contains("301 connections were accepted, 1 requests taken"), "but they are counted: {stderr}");
+    assert!(
+        stderr.contains("301 connections were accepted, 1 requests taken"),
+        "but they are counted: {stderr}"
+    );
 }
 
 #[test]
@@ -246,12 +317,20 @@ fn a_storm_of_signals_neither_ends_the_server_nor_moves_a_deadline() {
         other => panic!("{other:?}"),
     };
     while !is_gone(&mut silent) {
-        assert!(begun.elapsed() < PATIENCE, "the storm has moved the deadline; {}", server.log());
+        assert!(
+            begun.elapsed() < PATIENCE,
+            "the storm has moved the deadline; {}",
+            server.log()
+        );
         server.signal("STOP");
         server.signal("CONT");
         std::thread::sleep(Duration::from_millis(20));
     }
-    assert!(begun.elapsed() >= Duration::from_millis(999), "gone after {:?}", begun.elapsed());
+    assert!(
+        begun.elapsed() >= Duration::from_millis(999),
+        "gone after {:?}",
+        begun.elapsed()
+    );
     let mut client = Client::connect(addr);
     client.send(&submit(id(2), b""));
     client.expect(&ack(id(2)));
@@ -271,45 +350,87 @@ struct Traced {
 /// The server does not spin: how many polls that takes is up to the machine.
 fn traced(options: &[&str], visit: impl FnOnce(&mut Client)) -> Option<Traced> {
     static NUMBER: AtomicU32 = AtomicU32::new(0);
-    if !Command::new("strace").arg("true").output().is_ok_and(|output| output.status.success()) {
+    if !Command::new("strace")
+        .arg("true")
+        .output()
+        .is_ok_and(|output| output.status.success())
+    {
         println!("not looked at: strace is not installed here, or may not trace");
         return None;
     }
     let number = NUMBER.fetch_add(1, Ordering::Relaxed);
-    let path = std::env::temp_dir().join(format!("glassloop-strace-{}-{number}", std::process::id()));
+    let path =
+        std::env::temp_dir().join(format!("glassloop-strace-{}-{number}", std::process::id()));
     let mut command = Command::new("strace");
-    command.args(["-f", "-o"]).arg(&path).args(options).arg(example("server")).args(["--listen", "127.0.0.1:0", "--spin", "off"]);
+    command
+        .args(["-f", "-o"])
+        .arg(&path)
+        .args(options)
+        .arg(example("server"))
+        .args(["--listen", "127.0.0.1:0", "--spin", "off"]);
     let (server, addr) = Process::greeting(&mut command);
     visit(&mut Client::connect(addr));
-    let pid = Command::new("pgrep").args(["-P", &server.pid().to_string()]).output().unwrap().stdout;
+    let pid = Command::new("pgrep")
+        .args(["-P", &server.pid().to_string()])
+        .output()
+        .unwrap()
+        .stdout;
     let pid = String::from_utf8(pid).unwrap();
-    let _ = Command::new("kill").args(["-s", "TERM", pid.trim()]).status();
+    let _ = Command::new("kill")
+        .args(["-s", "TERM", pid.trim()])
+        .status();
     let (code, stderr) = server.end();
     let calls = std::fs::read_to_string(&path).unwrap();
     std::fs::remove_file(&path).unwrap();
-    Some(Traced { calls, code, stderr })
+    Some(Traced {
+        calls,
+        code,
+        stderr,
+    })
 }
 
 #[test]
 #[cfg(target_os = "linux")]
 fn a_server_whose_poller_breaks_says_so_and_exits_with_1() {
-    let broken = traced(&["-e", "trace=epoll_wait,epoll_pwait", "-e", "inject=epoll_wait,epoll_pwait:error=EBADF:when=20+"], |client| {
-        // Each request takes one wait.
-        for n in 0..100 {
-            client.send(&submit(id(n), b""));
-            match client.stream.read(&mut [0; 14]) {
-                Ok(14) => {}
-                Ok(0) => return,
-                Err(error) if error.kind() == ErrorKind::ConnectionReset => return,
-                other => panic!("{other:?}"),
+    let broken = traced(
+        &[
+            "-e",
+            "trace=epoll_wait,epoll_pwait",
+            "-e",
+            "inject=epoll_wait,epoll_pwait:error=EBADF:when=20+",
+        ],
+        |client| {
+            // Each request takes one wait.
+            for n in 0..100 {
+                client.send(&submit(id(n), b""));
+                match client.stream.read(&mut [0; 14]) {
+                    Ok(14) => {}
+                    Ok(0) => return,
+                    Err(error) if error.kind() == ErrorKind::ConnectionReset => return,
+                    other => panic!("{other:?}"),
+                }
             }
-        }
-        panic!("it goes on without a poller");
-    });
-    let Some(Traced { calls, code, stderr }) = broken else { return };
+            panic!("it goes on without a poller");
+        },
+    );
+    let Some(Traced {
+        calls,
+        code,
+        stderr,
+    }) = broken
+    else {
+        return;
+    };
     assert_eq!(code, Some(1), "{stderr}");
-    assert!(stderr.contains("polling failed: Bad file descriptor"), "{stderr}");
-    assert_eq!(calls.lines().filter(|line| line.contains("EBADF")).count(), 1, "one that fails is enough: {calls}");
+    assert!(
+        stderr.contains("polling failed: Bad file descriptor"),
+        "{stderr}"
+    );
+    assert_eq!(
+        calls.lines().filter(|line| line.contains("EBADF")).count(),
+        1,
+        "one that fails is enough: {calls}"
+    );
 }
 
 #[test]
@@ -322,27 +443,55 @@ fn no_write_can_raise_a_signal() {
             (0..=n).for_each(|_| client.expect(&ack(id(n))));
         }
     });
-    let Some(Traced { calls, stderr, .. }) = writes else { return };
-    let acks: Vec<&str> = calls.lines().filter(|line| line.contains("\\0\\0\\0\\16\\202")).collect();
+    let Some(Traced { calls, stderr, .. }) = writes else {
+        return;
+    };
+    let acks: Vec<&str> = calls
+        .lines()
+        .filter(|line| line.contains("\\0\\0\\0\\16\\202"))
+        .collect();
     assert!(acks.len() >= 20, "{calls}{stderr}");
-    assert!(acks.iter().all(|line| line.contains("MSG_NOSIGNAL")), "{calls}");
+    assert!(
+        acks.iter().all(|line| line.contains("MSG_NOSIGNAL")),
+        "{calls}"
+    );
 }
 
 #[test]
 fn the_client_prints_every_ack_and_exits_with_0() {
     for (server_args, client_args) in [
         (&[][..], &["--conns", "5", "--count", "10"][..]),
-        (&["--dialect", "source"], &["--dialect", "source", "--conns", "2", "--count", "3"]),
-        (&["--require-conn"], &["--conn", "--conns", "2", "--count", "3"]),
+        (
+            &["--dialect", "source"],
+            &["--dialect", "source", "--conns", "2", "--count", "3"],
+        ),
+        (
+            &["--require-conn"],
+            &["--conn", "--conns", "2", "--count", "3"],
+        ),
     ] {
         let (_server, addr) = Process::listening(server_args);
         let addr = addr.to_string();
         let output = client(&[&["--addr", &addr, "--interval", "1ms"], client_args].concat());
         let stdout = String::from_utf8(output.stdout).unwrap();
-        assert!(output.status.success(), "{stdout}{}", String::from_utf8_lossy(&output.stderr));
+        assert!(
+            output.status.success(),
+            "{stdout}{}",
+            String::from_utf8_lossy(&output.stderr)
+        );
         let wanted = if client_args.contains(&"5") { 50 } else { 6 };
-        assert_eq!(stdout.lines().filter(|line| line.contains("submitack") && line.ends_with(" ok")).count(), wanted, "{stdout}");
-        assert!(stdout.ends_with(&format!("{wanted} of {wanted} acks\n")), "{stdout}");
+        assert_eq!(
+            stdout
+                .lines()
+                .filter(|line| line.contains("submitack") && line.ends_with(" ok"))
+                .count(),
+            wanted,
+            "{stdout}"
+        );
+        assert!(
+            stdout.ends_with(&format!("{wanted} of {wanted} acks\n")),
+            "{stdout}"
+        );
     }
 }
 
@@ -366,44 +515,92 @@ fn the_client_exits_with_1_if_an_ack_is_missing_or_wrong() {
             peer.stream.read_exact(&mut [0; 13]).unwrap();
             peer.send(&answer);
         });
-        let output = client(&["--addr", &addr, "--conns", "1", "--count", "2", "--interval", "0s"]);
+        let output = client(&[
+            "--addr",
+            &addr,
+            "--conns",
+            "1",
+            "--count",
+            "2",
+            "--interval",
+            "0s",
+        ]);
         serving.join().unwrap();
         assert_eq!(output.status.code(), Some(1));
-        assert!(String::from_utf8_lossy(&output.stderr).contains("client: conn 1: "), "{output:?}");
+        assert!(
+            String::from_utf8_lossy(&output.stderr).contains("client: conn 1: "),
+            "{output:?}"
+        );
     }
     let (_bound, nobody) = bound();
     let output = client(&["--addr", &nobody.to_string(), "--conns", "1"]);
     assert_eq!(output.status.code(), Some(1));
-    assert!(String::from_utf8_lossy(&output.stderr).contains("connection refused: nobody listens there"), "{output:?}");
+    assert!(
+        String::from_utf8_lossy(&output.stderr)
+            .contains("connection refused: nobody listens there"),
+        "{output:?}"
+    );
 }
 
 #[test]
 fn strace_counts_what_the_loop_counts() {
-    let counted = traced(&["-e", "trace=recvfrom,sendto,read,write,epoll_wait,epoll_pwait,epoll_ctl"], |client| {
-        let ask = |client: &mut Client, n| {
-            client.send(&submit(id(n), b"count me"));
-            client.expect(&ack(id(n)));
-        };
-        ask(client, 0);
-        // Marks in the trace: requests of another length.
-        client.send(&submit(id(1), &[b'['; 100]));
-        client.expect(&ack(id(1)));
-        (0..200).for_each(|n| ask(client, n));
-        client.send(&submit(id(1), &[b']'; 100]));
-        client.expect(&ack(id(1)));
-    });
-    let Some(Traced { calls: text, stderr, .. }) = counted else { return };
+    let counted = traced(
+        &[
+            "-e",
+            "trace=recvfrom,sendto,read,write,epoll_wait,epoll_pwait,epoll_ctl",
+        ],
+        |client| {
+            let ask = |client: &mut Client, n| {
+                client.send(&submit(id(n), b"count me"));
+                client.expect(&ack(id(n)));
+            };
+            ask(client, 0);
+            // Marks in the trace: requests of another length.
+            client.send(&submit(id(1), &[b'['; 100]));
+            client.expect(&ack(id(1)));
+            (0..200).for_each(|n| ask(client, n));
+            client.send(&submit(id(1), &[b']'; 100]));
+            client.expect(&ack(id(1)));
+        },
+    );
+    let Some(Traced {
+        calls: text,
+        stderr,
+        ..
+    }) = counted
+    else {
+        return;
+    };
     let lines: Vec<&str> = text.lines().collect();
-    let mark = |sign: &str| lines.iter().position(|line| line.contains("recvfrom") && line.contains(sign));
-    let (Some(begin), Some(end)) = (mark("[[[["), mark("]]]]")) else { panic!("no marks in the trace\n{text}\n{stderr}") };
+    let mark = |sign: &str| {
+        lines
+            .iter()
+            .position(|line| line.contains("recvfrom") && line.contains(sign))
+    };
+    let (Some(begin), Some(end)) = (mark("[[[["), mark("]]]]")) else {
+        panic!("no marks in the trace\n{text}\n{stderr}")
+    };
     // The loop's own thread; the one that waits for signals has its calls too. A call that was interrupted in the log is counted where it ends.
     let (thread, _) = lines[begin].split_once(' ').unwrap();
-    let calls = || lines[begin + 1..end].iter().filter_map(|line| line.strip_prefix(thread)).map(str::trim_start);
+    let calls = || {
+        lines[begin + 1..end]
+            .iter()
+            .filter_map(|line| line.strip_prefix(thread))
+            .map(str::trim_start)
+    };
     let count = |name: &str| {
         let whole = [format!("{name}("), format!("<... {name} resumed>")];
-        calls().filter(|call| whole.iter().any(|start| call.starts_with(start)) && !call.contains("<unfinished")).count()
+        calls()
+            .filter(|call| {
+                whole.iter().any(|start| call.starts_with(start)) && !call.contains("<unfinished")
+            })
+            .count()
     };
-    assert_eq!((count("recvfrom"), count("sendto")), (200, 201), "the mark's own answer is the one more:\n{text}");
+    assert_eq!(
+        (count("recvfrom"), count("sendto")),
+        (200, 201),
+        "the mark's own answer is the one more:\n{text}"
+    );
     // One wait for each request, and one for the second mark.
     let waits = count("epoll_wait") + count("epoll_pwait");
     assert_eq!(waits, 201, "{text}");

@@ -52,7 +52,10 @@ macro_rules! alike {
         let real = $behaviour(Kernel::new());
         let simulated = $behaviour(Simulated::new(&$faults));
         assert_eq!(simulated, real, "left the simulator, right the kernel");
-        assert_eq!(real, $expected, "left the kernel, right what is expected of it");
+        assert_eq!(
+            real, $expected,
+            "left the kernel, right what is expected of it"
+        );
     };
 }
 
@@ -89,7 +92,11 @@ fn a_fresh_registration_tells_at_once_what_is_ready() {
         world.send(&mut far, b"early");
         world.arrives(&stream, Sign::Bytes(5));
         world.register(&mut stream, SOCKET);
-        vec![world.event(SOCKET), world.silence(SOCKET), read(&mut stream, 9)]
+        vec![
+            world.event(SOCKET),
+            world.silence(SOCKET),
+            read(&mut stream, 9),
+        ]
     }
     let expected = ["readable writable", "nothing", "\"early\""];
     alike!(behaviour, expected);
@@ -104,10 +111,25 @@ fn without_news_there_is_no_second_event_whether_all_was_read_or_not() {
         world.arrives(&stream, Sign::Bytes(7));
         let mut said = vec![world.event(SOCKET), world.silence(SOCKET)];
         said.extend([read(&mut stream, 4), world.silence(SOCKET)]);
-        said.extend([read(&mut stream, 9), read(&mut stream, 9), world.silence(SOCKET)]);
+        said.extend([
+            read(&mut stream, 9),
+            read(&mut stream, 9),
+            world.silence(SOCKET),
+        ]);
         said
     }
-    alike!(behaviour, ["readable writable", "nothing", "\"one \"", "nothing", "\"two\"", "WouldBlock", "nothing"]);
+    alike!(
+        behaviour,
+        [
+            "readable writable",
+            "nothing",
+            "\"one \"",
+            "nothing",
+            "\"two\"",
+            "WouldBlock",
+            "nothing"
+        ]
+    );
 }
 
 #[test]
@@ -122,7 +144,15 @@ fn new_bytes_after_a_partial_read_bring_a_new_event() {
         said.extend([world.event(SOCKET), read(&mut stream, 9)]);
         said
     }
-    alike!(behaviour, ["readable writable", "\"o\"", "readable writable", "\"netwo\""]);
+    alike!(
+        behaviour,
+        [
+            "readable writable",
+            "\"o\"",
+            "readable writable",
+            "\"netwo\""
+        ]
+    );
 }
 
 #[test]
@@ -133,10 +163,23 @@ fn new_bytes_after_a_short_read_bring_a_new_event() {
         world.arrives(&stream, Sign::Bytes(3));
         let mut said = vec![world.event(SOCKET), read(&mut stream, 9)];
         world.send(&mut far, b"two");
-        said.extend([world.event(SOCKET), read(&mut stream, 9), read(&mut stream, 9)]);
+        said.extend([
+            world.event(SOCKET),
+            read(&mut stream, 9),
+            read(&mut stream, 9),
+        ]);
         said
     }
-    alike!(behaviour, ["readable writable", "\"one\"", "readable writable", "\"two\"", "WouldBlock"]);
+    alike!(
+        behaviour,
+        [
+            "readable writable",
+            "\"one\"",
+            "readable writable",
+            "\"two\"",
+            "WouldBlock"
+        ]
+    );
 }
 
 #[test]
@@ -149,10 +192,17 @@ fn nothing_is_told_of_a_socket_whose_registration_has_ended() {
         let mut said = vec![world.silence(SOCKET)];
         world.shut_write(&mut far);
         world.arrives(&stream, Sign::End);
-        said.extend([world.silence(SOCKET), read(&mut stream, 99), read(&mut stream, 99)]);
+        said.extend([
+            world.silence(SOCKET),
+            read(&mut stream, 99),
+            read(&mut stream, 99),
+        ]);
         said
     }
-    alike!(behaviour, ["nothing", "nothing", "\"waits already\"", "end"]);
+    alike!(
+        behaviour,
+        ["nothing", "nothing", "\"waits already\"", "end"]
+    );
 }
 
 #[test]
@@ -163,10 +213,23 @@ fn the_end_after_a_partial_read_brings_a_new_event() {
         world.arrives(&stream, Sign::Bytes(5));
         let mut said = vec![world.event(SOCKET), read(&mut stream, 1)];
         world.shut_write(&mut far);
-        said.extend([world.event(SOCKET), read(&mut stream, 9), read(&mut stream, 9)]);
+        said.extend([
+            world.event(SOCKET),
+            read(&mut stream, 9),
+            read(&mut stream, 9),
+        ]);
         said
     }
-    alike!(behaviour, ["readable writable", "\"w\"", "readable writable read_closed", "\"ords\"", "end"]);
+    alike!(
+        behaviour,
+        [
+            "readable writable",
+            "\"w\"",
+            "readable writable read_closed",
+            "\"ords\"",
+            "end"
+        ]
+    );
 }
 
 // ---- Ends.
@@ -178,12 +241,41 @@ fn bytes_and_the_end_behind_them_are_one_event() {
         world.send(&mut far, b"last words");
         world.shut_write(&mut far);
         world.arrives(&stream, Sign::End);
-        let mut said = vec![world.event(SOCKET), read(&mut stream, 4), world.silence(SOCKET)];
-        said.extend([read(&mut stream, 99), read(&mut stream, 99), read(&mut stream, 99)]);
+        let mut said = vec![
+            world.event(SOCKET),
+            read(&mut stream, 4),
+            world.silence(SOCKET),
+        ];
+        said.extend([
+            read(&mut stream, 99),
+            read(&mut stream, 99),
+            read(&mut stream, 99),
+        ]);
         said
     }
-    alike!(behaviour, ["readable writable read_closed", "\"last\"", "nothing", "\" words\"", "end", "end"]);
-    alike!(behaviour, [Fault::EndWithData], ["readable writable read_closed", "\"last\"", "nothing", "\" words\"", "end", "end"]);
+    alike!(
+        behaviour,
+        [
+            "readable writable read_closed",
+            "\"last\"",
+            "nothing",
+            "\" words\"",
+            "end",
+            "end"
+        ]
+    );
+    alike!(
+        behaviour,
+        [Fault::EndWithData],
+        [
+            "readable writable read_closed",
+            "\"last\"",
+            "nothing",
+            "\" words\"",
+            "end",
+            "end"
+        ]
+    );
 }
 
 #[test]
@@ -192,10 +284,22 @@ fn an_end_without_bytes_is_readable_and_says_that_the_peer_sends_no_more() {
         let (mut stream, mut far) = connected(&mut world);
         let mut said = vec![read(&mut stream, 9)];
         world.shut_write(&mut far);
-        said.extend([world.event(SOCKET), read(&mut stream, 9), world.silence(SOCKET)]);
+        said.extend([
+            world.event(SOCKET),
+            read(&mut stream, 9),
+            world.silence(SOCKET),
+        ]);
         said
     }
-    alike!(behaviour, ["WouldBlock", "readable writable read_closed", "end", "nothing"]);
+    alike!(
+        behaviour,
+        [
+            "WouldBlock",
+            "readable writable read_closed",
+            "end",
+            "nothing"
+        ]
+    );
 }
 
 #[test]
@@ -203,12 +307,25 @@ fn who_has_ended_its_sending_still_hears() {
     fn behaviour<W: World>(mut world: W) -> Vec<String> {
         let (mut stream, mut far) = connected(&mut world);
         world.shut_write(&mut far);
-        let mut said = vec![world.event(SOCKET), read(&mut stream, 9), write(&mut stream, b"answer")];
+        let mut said = vec![
+            world.event(SOCKET),
+            read(&mut stream, 9),
+            write(&mut stream, b"answer"),
+        ];
         shut_write(&mut stream, &mut said);
         said.push(heard(&mut world, &mut far));
         said
     }
-    alike!(behaviour, ["readable writable read_closed", "end", "all", "shut", "answer end"]);
+    alike!(
+        behaviour,
+        [
+            "readable writable read_closed",
+            "end",
+            "all",
+            "shut",
+            "answer end"
+        ]
+    );
 }
 
 #[test]
@@ -222,10 +339,26 @@ fn our_half_close_ends_our_sending_and_nothing_else() {
         said.push(heard(&mut world, &mut far));
         world.send(&mut far, b"answer");
         world.arrives(&stream, Sign::Bytes(6));
-        said.extend([world.event(SOCKET), read(&mut stream, 9), read(&mut stream, 9)]);
+        said.extend([
+            world.event(SOCKET),
+            read(&mut stream, 9),
+            read(&mut stream, 9),
+        ]);
         said
     }
-    alike!(behaviour, ["all", "shut", "BrokenPipe", "shut", "request end", "readable writable", "\"answer\"", "WouldBlock"]);
+    alike!(
+        behaviour,
+        [
+            "all",
+            "shut",
+            "BrokenPipe",
+            "shut",
+            "request end",
+            "readable writable",
+            "\"answer\"",
+            "WouldBlock"
+        ]
+    );
 }
 
 #[test]
@@ -238,10 +371,25 @@ fn after_both_have_ended_their_sending_nothing_goes_either_way() {
         world.send(&mut far, b"bye");
         world.shut_write(&mut far);
         world.arrives(&stream, Sign::End);
-        said.extend([world.event(SOCKET), read(&mut stream, 9), read(&mut stream, 9), write(&mut stream, b"too late")]);
+        said.extend([
+            world.event(SOCKET),
+            read(&mut stream, 9),
+            read(&mut stream, 9),
+            write(&mut stream, b"too late"),
+        ]);
         said
     }
-    alike!(behaviour, ["shut", "end", "readable writable read_closed write_closed", "\"bye\"", "end", "BrokenPipe"]);
+    alike!(
+        behaviour,
+        [
+            "shut",
+            "end",
+            "readable writable read_closed write_closed",
+            "\"bye\"",
+            "end",
+            "BrokenPipe"
+        ]
+    );
 }
 
 /// All that comes to the far end, and how it ends there.
@@ -252,7 +400,11 @@ fn heard<W: World>(world: &mut W, far: &mut W::Far) -> String {
 
 /// Ends our sending.
 fn shut_write(stream: &mut impl glassloop::internals::Stream, said: &mut Vec<String>) {
-    said.push(stream.shut_write().map_or_else(|error| format!("{:?}", error.kind()), |()| "shut".into()));
+    said.push(
+        stream
+            .shut_write()
+            .map_or_else(|error| format!("{:?}", error.kind()), |()| "shut".into()),
+    );
 }
 
 // ---- Resets.
@@ -266,15 +418,42 @@ fn a_reset_leaves_what_had_arrived_before_it() {
         world.reset(far);
         world.arrives(&stream, Sign::Reset);
         let mut said = vec![world.event(SOCKET)];
-        said.extend([read(&mut stream, 4), read(&mut stream, 99), read(&mut stream, 99), read(&mut stream, 99)]);
+        said.extend([
+            read(&mut stream, 4),
+            read(&mut stream, 99),
+            read(&mut stream, 99),
+            read(&mut stream, 99),
+        ]);
         said.extend([write(&mut stream, b"x"), world.silence(SOCKET)]);
         said
     }
     let event = "readable writable read_closed write_closed broken";
-    alike!(behaviour, [event, "\"last\"", "\" words\"", "ConnectionReset", "end", "BrokenPipe", "nothing"]);
+    alike!(
+        behaviour,
+        [
+            event,
+            "\"last\"",
+            "\" words\"",
+            "ConnectionReset",
+            "end",
+            "BrokenPipe",
+            "nothing"
+        ]
+    );
     // Linux keeps them; other systems may not, and so the simulator can do both.
     let purged = behaviour(Simulated::new(&[Fault::ResetPurges]));
-    assert_eq!(purged, [event, "ConnectionReset", "end", "end", "end", "BrokenPipe", "nothing"]);
+    assert_eq!(
+        purged,
+        [
+            event,
+            "ConnectionReset",
+            "end",
+            "end",
+            "end",
+            "BrokenPipe",
+            "nothing"
+        ]
+    );
 }
 
 #[test]
@@ -285,12 +464,27 @@ fn a_reset_while_the_send_buffer_is_full_is_said_once_by_a_write() {
         world.reset(far);
         world.arrives(&stream, Sign::Reset);
         let mut said = vec![world.event(SOCKET)];
-        said.extend([write(&mut stream, b"x"), write(&mut stream, b"x"), read(&mut stream, 9), established(&mut stream)]);
+        said.extend([
+            write(&mut stream, b"x"),
+            write(&mut stream, b"x"),
+            read(&mut stream, 9),
+            established(&mut stream),
+        ]);
         shut_write(&mut stream, &mut said);
         said
     }
     let event = "readable writable read_closed write_closed broken";
-    alike!(behaviour, [event, "ConnectionReset", "BrokenPipe", "end", "NotYet", "NotConnected"]);
+    alike!(
+        behaviour,
+        [
+            event,
+            "ConnectionReset",
+            "BrokenPipe",
+            "end",
+            "NotYet",
+            "NotConnected"
+        ]
+    );
 }
 
 #[test]
@@ -298,7 +492,11 @@ fn a_reset_is_said_once_by_a_read() {
     fn behaviour<W: World>(mut world: W) -> Vec<String> {
         let (mut stream, far) = connected(&mut world);
         world.reset(far);
-        let mut said = vec![world.event(SOCKET), read(&mut stream, 9), read(&mut stream, 9)];
+        let mut said = vec![
+            world.event(SOCKET),
+            read(&mut stream, 9),
+            read(&mut stream, 9),
+        ];
         said.extend([write(&mut stream, b"x"), write(&mut stream, b"x")]);
         said
     }
@@ -315,14 +513,39 @@ fn a_reset_behind_the_end_is_a_broken_pipe_and_no_failed_read() {
         world.shut_write(&mut far);
         let mut said = vec![world.event(SOCKET), read(&mut stream, 9)];
         world.reset(far);
-        said.extend([world.event(SOCKET), read(&mut stream, 9), established(&mut stream), write(&mut stream, b"x")]);
+        said.extend([
+            world.event(SOCKET),
+            read(&mut stream, 9),
+            established(&mut stream),
+            write(&mut stream, b"x"),
+        ]);
         said
     }
     let event = "readable writable read_closed write_closed broken";
-    alike!(behaviour, ["readable writable read_closed", "end", event, "end", "BrokenPipe", "BrokenPipe"]);
+    alike!(
+        behaviour,
+        [
+            "readable writable read_closed",
+            "end",
+            event,
+            "end",
+            "BrokenPipe",
+            "BrokenPipe"
+        ]
+    );
     // Who throws away what was not read cannot know that all of it was.
     let purged = behaviour(Simulated::new(&[Fault::ResetPurges]));
-    assert_eq!(purged, ["readable writable read_closed", "end", event, "ConnectionReset", "NotYet", "BrokenPipe"]);
+    assert_eq!(
+        purged,
+        [
+            "readable writable read_closed",
+            "end",
+            event,
+            "ConnectionReset",
+            "NotYet",
+            "BrokenPipe"
+        ]
+    );
 }
 
 #[test]
@@ -330,13 +553,33 @@ fn a_write_after_the_peer_has_closed_is_taken_once() {
     fn behaviour<W: World>(mut world: W) -> Vec<String> {
         let (mut stream, far) = connected(&mut world);
         world.close(far);
-        let mut said = vec![world.event(SOCKET), read(&mut stream, 9), write(&mut stream, b"x")];
+        let mut said = vec![
+            world.event(SOCKET),
+            read(&mut stream, 9),
+            write(&mut stream, b"x"),
+        ];
         world.arrives(&stream, Sign::Reset);
-        said.extend([world.event(SOCKET), write(&mut stream, b"x"), write(&mut stream, b"x"), read(&mut stream, 9)]);
+        said.extend([
+            world.event(SOCKET),
+            write(&mut stream, b"x"),
+            write(&mut stream, b"x"),
+            read(&mut stream, 9),
+        ]);
         said
     }
     let event = "readable writable read_closed write_closed broken";
-    alike!(behaviour, ["readable writable read_closed", "end", "all", event, "BrokenPipe", "BrokenPipe", "end"]);
+    alike!(
+        behaviour,
+        [
+            "readable writable read_closed",
+            "end",
+            "all",
+            event,
+            "BrokenPipe",
+            "BrokenPipe",
+            "end"
+        ]
+    );
 }
 
 #[test]
@@ -389,7 +632,14 @@ fn a_peer_that_closes_with_bytes_unread_resets_us() {
         said.extend([world.event(SOCKET), read(&mut stream, 9)]);
         said
     }
-    alike!(behaviour, ["all", "readable writable read_closed write_closed broken", "ConnectionReset"]);
+    alike!(
+        behaviour,
+        [
+            "all",
+            "readable writable read_closed write_closed broken",
+            "ConnectionReset"
+        ]
+    );
 }
 
 #[test]
@@ -415,11 +665,26 @@ fn a_reset_after_our_half_close_fails_the_read() {
         shut_write(&mut stream, &mut said);
         said.push(heard(&mut world, &mut far));
         world.reset(far);
-        said.extend([world.event(SOCKET), read(&mut stream, 9), read(&mut stream, 9), write(&mut stream, b"x")]);
+        said.extend([
+            world.event(SOCKET),
+            read(&mut stream, 9),
+            read(&mut stream, 9),
+            write(&mut stream, b"x"),
+        ]);
         said
     }
     let event = "readable writable read_closed write_closed broken";
-    alike!(behaviour, ["shut", " end", event, "ConnectionReset", "end", "BrokenPipe"]);
+    alike!(
+        behaviour,
+        [
+            "shut",
+            " end",
+            event,
+            "ConnectionReset",
+            "end",
+            "BrokenPipe"
+        ]
+    );
 }
 
 // ---- Room.
@@ -451,11 +716,17 @@ fn what_does_not_fit_is_taken_in_part_and_the_rest_when_the_peer_has_read() {
             taken += world.take_some(&mut far);
             world.poll_once(SOCKET)
         });
-        said.extend([world::words(&event.expect("an event should have come")), write(&mut stream, b"x")]);
+        said.extend([
+            world::words(&event.expect("an event should have come")),
+            write(&mut stream, b"x"),
+        ]);
         assert!(taken > 0);
         said
     }
-    alike!(behaviour, ["a part", "WouldBlock", "nothing", "writable", "all"]);
+    alike!(
+        behaviour,
+        ["a part", "WouldBlock", "nothing", "writable", "all"]
+    );
 }
 
 #[test]
@@ -474,9 +745,14 @@ fn room_is_told_only_when_about_a_third_of_the_buffer_is_free() {
             taken_before |= write(&mut stream, b"x") == "all";
         }
         let much = room.expect("an event should have come") > whole / 5;
-        vec![format!("room before the event: {taken_before}; much room then: {much}")]
+        vec![format!(
+            "room before the event: {taken_before}; much room then: {much}"
+        )]
     }
-    alike!(behaviour, ["room before the event: true; much room then: true"]);
+    alike!(
+        behaviour,
+        ["room before the event: true; much room then: true"]
+    );
 }
 
 #[test]
@@ -484,7 +760,11 @@ fn room_that_nobody_missed_is_not_told() {
     fn behaviour<W: World>(mut world: W) -> Vec<String> {
         let (mut stream, mut far) = connected(&mut world);
         let said = write(&mut stream, &[b'x'; 4096]);
-        vec![said, world.hear(&mut far, 4096).len().to_string(), world.silence(SOCKET)]
+        vec![
+            said,
+            world.hear(&mut far, 4096).len().to_string(),
+            world.silence(SOCKET),
+        ]
     }
     alike!(behaviour, ["all", "4096", "nothing"]);
 }
@@ -514,7 +794,11 @@ fn those_who_wait_are_one_event_and_are_accepted_until_nobody_is_left() {
         let (mut listener, addr) = open_door(&mut world);
         let mut fars: Vec<_> = (0..3).map(|_| world.client(&addr).unwrap()).collect();
         let mut said = vec![world.event(DOOR), world.silence(DOOR)];
-        let mut accept = |world: &mut W| world.accept(&mut listener).map_or_else(|error| error, |_| "one".into());
+        let mut accept = |world: &mut W| {
+            world
+                .accept(&mut listener)
+                .map_or_else(|error| error, |_| "one".into())
+        };
         said.extend([accept(&mut world), world.silence(DOOR)]);
         // One more, while some still wait.
         fars.extend(world.client(&addr));
@@ -526,7 +810,20 @@ fn those_who_wait_are_one_event_and_are_accepted_until_nobody_is_left() {
     }
     alike!(
         behaviour,
-        ["readable", "nothing", "one", "nothing", "readable", "one", "one", "one", "WouldBlock", "readable", "one", "WouldBlock"]
+        [
+            "readable",
+            "nothing",
+            "one",
+            "nothing",
+            "readable",
+            "one",
+            "one",
+            "one",
+            "WouldBlock",
+            "readable",
+            "one",
+            "WouldBlock"
+        ]
     );
 }
 
@@ -541,9 +838,16 @@ fn what_was_said_before_the_accept_is_there_after_it() {
         let mut stream = world.accept(&mut listener).unwrap();
         world.arrives(&stream, Sign::End);
         world.register(&mut stream, SOCKET);
-        vec![world.event(SOCKET), read(&mut stream, 99), read(&mut stream, 99)]
+        vec![
+            world.event(SOCKET),
+            read(&mut stream, 99),
+            read(&mut stream, 99),
+        ]
     }
-    alike!(behaviour, ["readable writable read_closed", "\"in a hurry\"", "end"]);
+    alike!(
+        behaviour,
+        ["readable writable read_closed", "\"in a hurry\"", "end"]
+    );
 }
 
 #[test]
@@ -561,15 +865,33 @@ fn a_connection_that_was_reset_before_the_accept_is_accepted_and_fails_then() {
         let (mut stream, named) = world.net().accept(&mut listener).unwrap();
         wait(&mut world, &stream);
         world.register(&mut stream, SOCKET);
-        let mut said = vec![(named == from).to_string(), world.event(SOCKET), read(&mut stream, 9)];
-        said.extend([world.silence(SOCKET), read(&mut stream, 9), write(&mut stream, b"x")]);
+        let mut said = vec![
+            (named == from).to_string(),
+            world.event(SOCKET),
+            read(&mut stream, 9),
+        ];
+        said.extend([
+            world.silence(SOCKET),
+            read(&mut stream, 9),
+            write(&mut stream, b"x"),
+        ]);
         said
     }
     let event = "readable writable read_closed write_closed broken";
-    let expected = ["true", event, "ConnectionReset", "nothing", "end", "BrokenPipe"];
+    let expected = [
+        "true",
+        event,
+        "ConnectionReset",
+        "nothing",
+        "end",
+        "BrokenPipe",
+    ];
     alike!(behaviour, expected);
     // Here a second reset, of the network's, is still under way when the first one is read: it must not be heard.
-    assert_eq!(play(Simulated::new(&[Fault::ResetBeforeAccept]), |_, _| {}), expected);
+    assert_eq!(
+        play(Simulated::new(&[Fault::ResetBeforeAccept]), |_, _| {}),
+        expected
+    );
 }
 
 #[test]
@@ -579,7 +901,11 @@ fn a_listener_that_closes_resets_those_who_wait_and_refuses_newcomers() {
         let mut far = world.client(&addr).unwrap();
         world.net().unlisten(listener).unwrap();
         let how = world.hear_out(&mut far).1.to_string();
-        vec![how, world.client(&addr).map_or("refused", |_| "let in").into(), world.silence(DOOR)]
+        vec![
+            how,
+            world.client(&addr).map_or("refused", |_| "let in").into(),
+            world.silence(DOOR),
+        ]
     }
     alike!(behaviour, ["reset", "refused", "nothing"]);
 }
@@ -592,7 +918,12 @@ fn a_dial_that_succeeds_is_writable_and_established_though_nobody_accepts() {
         let host = world.host();
         let mut stream = world.net().connect(&host).unwrap();
         world.register(&mut stream, SOCKET);
-        let mut said = vec![world.event(SOCKET), established(&mut stream), write(&mut stream, b"hello"), read(&mut stream, 9)];
+        let mut said = vec![
+            world.event(SOCKET),
+            established(&mut stream),
+            write(&mut stream, b"hello"),
+            read(&mut stream, 9),
+        ];
         let mut far = world.visitor(&host);
         said.push(String::from_utf8(world.hear(&mut far, 5)).unwrap());
         said
@@ -606,12 +937,27 @@ fn a_dial_that_is_refused_says_so_once() {
         let nobody = world.nobody();
         let mut stream = world.net().connect(&nobody).unwrap();
         world.register(&mut stream, SOCKET);
-        let mut said = vec![world.event(SOCKET), established(&mut stream), established(&mut stream)];
-        said.extend([write(&mut stream, b"x"), read(&mut stream, 9), world.silence(SOCKET)]);
+        let mut said = vec![
+            world.event(SOCKET),
+            established(&mut stream),
+            established(&mut stream),
+        ];
+        said.extend([
+            write(&mut stream, b"x"),
+            read(&mut stream, 9),
+            world.silence(SOCKET),
+        ]);
         said
     }
     let event = "readable writable read_closed write_closed broken";
-    let expected = [event, "ConnectionRefused", "NotYet", "BrokenPipe", "end", "nothing"];
+    let expected = [
+        event,
+        "ConnectionRefused",
+        "NotYet",
+        "BrokenPipe",
+        "end",
+        "nothing",
+    ];
     alike!(behaviour, expected);
     assert_eq!(behaviour(Simulated::terse()), expected, "all of it is new");
 }
@@ -625,10 +971,25 @@ fn a_dial_between_two_of_our_own_sockets_reaches_the_listener() {
         let mut said = vec![world.event(SOCKET), established(&mut one)];
         let mut other = world.accept(&mut listener).unwrap();
         world.register(&mut other, OTHER);
-        said.extend([world.event(OTHER), write(&mut one, b"to myself"), world.event(OTHER), read(&mut other, 99)]);
+        said.extend([
+            world.event(OTHER),
+            write(&mut one, b"to myself"),
+            world.event(OTHER),
+            read(&mut other, 99),
+        ]);
         said
     }
-    alike!(behaviour, ["writable", "Yes", "writable", "all", "readable writable", "\"to myself\""]);
+    alike!(
+        behaviour,
+        [
+            "writable",
+            "Yes",
+            "writable",
+            "all",
+            "readable writable",
+            "\"to myself\""
+        ]
+    );
 }
 
 #[test]
@@ -638,7 +999,11 @@ fn a_dial_that_meets_itself_can_be_told_from_others() {
         world.register(&mut stream, SOCKET);
         vec![world.event(SOCKET), established(&mut stream)]
     }
-    alike!(behaviour, [Fault::DialMeetsItself], ["writable", "WithItself"]);
+    alike!(
+        behaviour,
+        [Fault::DialMeetsItself],
+        ["writable", "WithItself"]
+    );
 }
 
 // ---- The poller itself.
@@ -712,8 +1077,21 @@ fn a_read_stops_short_at_the_urgent_mark() {
         world.send_urgent(&mut far, b'!');
         let mut said = vec![world.event(SOCKET)];
         world.send(&mut far, b"behind");
-        said.extend([read(&mut stream, 99), read(&mut stream, 99), read(&mut stream, 99)]);
+        said.extend([
+            read(&mut stream, 99),
+            read(&mut stream, 99),
+            read(&mut stream, 99),
+        ]);
         said
     }
-    alike!(behaviour, [Fault::Urgent], ["readable writable urgent", "\"before\"", "\"behind\"", "WouldBlock"]);
+    alike!(
+        behaviour,
+        [Fault::Urgent],
+        [
+            "readable writable urgent",
+            "\"before\"",
+            "\"behind\"",
+            "WouldBlock"
+        ]
+    );
 }

@@ -46,7 +46,11 @@ impl Handler for Everybody {
             b"throw" => std::panic::panic_any(Bomb(true)),
             b"stop" | b"abort" => {
                 cx.send(&b"two\nlines"[..]);
-                return if line == b"stop" { Verdict::Stop } else { Verdict::Abort };
+                return if line == b"stop" {
+                    Verdict::Stop
+                } else {
+                    Verdict::Abort
+                };
             }
             _ => {}
         }
@@ -102,7 +106,10 @@ fn what_was_asked_for_between_turns_does_not_wait_for_an_event() {
 #[test]
 fn a_linger_that_begins_between_turns_has_its_whole_time() {
     let linger_timeout = Duration::from_millis(200);
-    let (mut reactor, _client, id) = one(Config { linger_timeout, ..Config::default() });
+    let (mut reactor, _client, id) = one(Config {
+        linger_timeout,
+        ..Config::default()
+    });
     // The program does something else for longer than that.
     let busy = Instant::now();
     while busy.elapsed() < linger_timeout {
@@ -116,21 +123,31 @@ fn a_linger_that_begins_between_turns_has_its_whole_time() {
 
 #[test]
 fn a_connection_that_asks_for_much_of_others_does_not_keep_the_next_one_waiting() {
-    let (mut reactor, mut loud, _) = one(Config { command_high: 1000, ..Config::default() });
+    let (mut reactor, mut loud, _) = one(Config {
+        command_high: 1000,
+        ..Config::default()
+    });
     let mut quiet = Client::connect(loud.stream.peer_addr().unwrap());
     settle(&mut reactor, 2);
     loud.send(&b"loud\n".repeat(10_000));
     turn_until(&mut reactor, |reactor| reactor.handler().loud > 0);
     quiet.send(b"quiet\n");
     turn_until(&mut reactor, |reactor| reactor.handler().quiet == 1);
-    assert!(reactor.handler().loud < 1000, "{} loud frames came first", reactor.handler().loud);
+    assert!(
+        reactor.handler().loud < 1000,
+        "{} loud frames came first",
+        reactor.handler().loud
+    );
     quiet.expect(b"quiet\n");
 }
 
 #[test]
 fn what_many_ends_ask_of_others_is_bounded_too() {
     const PEERS: usize = 300;
-    let config = Config { command_high: 10_000, ..Config::default() };
+    let config = Config {
+        command_high: 10_000,
+        ..Config::default()
+    };
     let (mut reactor, addr) = reactor(Everybody::default(), config);
     let mut clients: Vec<Client> = (0..PEERS).map(|_| Client::connect(addr)).collect();
     settle(&mut reactor, PEERS);
@@ -154,7 +171,9 @@ fn a_verdict_is_not_lost_with_a_message_that_could_not_be_sent() {
     let (mut reactor, mut client, _) = one(Config::default());
     client.send(b"stop\n");
     client.shut_write();
-    turn_until(&mut reactor, |reactor| reactor.connections() == 0 && reactor.local_addrs().is_empty());
+    turn_until(&mut reactor, |reactor| {
+        reactor.connections() == 0 && reactor.local_addrs().is_empty()
+    });
 
     let (mut reactor, mut client, _) = one(Config::default());
     client.send(b"abort\n");
@@ -202,7 +221,11 @@ fn a_codec_that_takes_back_what_is_not_its_own_is_contained() {
         }
         fn frame(&mut self, byte: &[u8], cx: &mut Context<'_, Self>) -> Verdict {
             for message in [&b"long message"[..], b"x"] {
-                if byte == b"o" { cx.send_to(cx.id(), message) } else { cx.send(message) }
+                if byte == b"o" {
+                    cx.send_to(cx.id(), message)
+                } else {
+                    cx.send(message)
+                }
             }
             Verdict::Continue
         }
@@ -210,7 +233,9 @@ fn a_codec_that_takes_back_what_is_not_its_own_is_contained() {
     let mut reactor = Reactor::bind("127.0.0.1:0", Sends).unwrap();
     let mut client = Client::connect(addr_of(&reactor));
     client.send(b"o");
-    turn_until(&mut reactor, |reactor| reactor.counters().bytes_written == 13);
+    turn_until(&mut reactor, |reactor| {
+        reactor.counters().bytes_written == 13
+    });
     client.expect(b"long messagex");
     client.send(b"s");
     turn_until(&mut reactor, |reactor| reactor.counters().panics == 1);
@@ -218,7 +243,11 @@ fn a_codec_that_takes_back_what_is_not_its_own_is_contained() {
 
 #[test]
 fn a_timeout_may_be_for_ever() {
-    let config = Config { drain_timeout: Duration::MAX, linger_timeout: Duration::MAX, ..Config::default() };
+    let config = Config {
+        drain_timeout: Duration::MAX,
+        linger_timeout: Duration::MAX,
+        ..Config::default()
+    };
     let (mut reactor, addr) = reactor(service(), config);
     let mut client = Client::connect(addr);
     client.send(&[0; 4]);
@@ -250,7 +279,10 @@ fn a_connection_the_handler_panicked_over_is_not_counted_as_accepted() {
     turn_until(&mut reactor, |reactor| reactor.counters().panics == 1);
     client.expect_gone();
     let counters = reactor.counters();
-    assert_eq!((counters.accepted, counters.closed, counters.accept_errors), (0, 0, 1));
+    assert_eq!(
+        (counters.accepted, counters.closed, counters.accept_errors),
+        (0, 0, 1)
+    );
 }
 
 #[test]
@@ -282,8 +314,18 @@ fn an_end_does_not_cost_the_others_their_warm_buffer() {
 
 #[test]
 fn at_the_limit_each_listener_gets_its_turn() {
-    let mut reactor = Reactor::new(service(), Config { max_connections: Some(1), ..Config::default() }).unwrap();
-    let (first, second) = (reactor.listen("127.0.0.1:0").unwrap(), reactor.listen("127.0.0.1:0").unwrap());
+    let mut reactor = Reactor::new(
+        service(),
+        Config {
+            max_connections: Some(1),
+            ..Config::default()
+        },
+    )
+    .unwrap();
+    let (first, second) = (
+        reactor.listen("127.0.0.1:0").unwrap(),
+        reactor.listen("127.0.0.1:0").unwrap(),
+    );
     // All of them closed already, so that each is served and gone within a few turns.
     for addr in [first; 20].into_iter().chain([second; 20]) {
         Client::connect(addr).shut_write();
@@ -300,5 +342,8 @@ fn at_the_limit_each_listener_gets_its_turn() {
     for listener in &seen.borrow()[..30] {
         through[*listener] += 1;
     }
-    assert!(through[0] > 5 && through[1] > 5, "{through:?} of the first 30");
+    assert!(
+        through[0] > 5 && through[1] > 5,
+        "{through:?} of the first 30"
+    );
 }

@@ -9,7 +9,9 @@ use std::time::Duration;
 
 use glassloop::codec::Line;
 use glassloop::internals::{Established, Event};
-use glassloop::{CloseReason, Config, ConnectionId, Context, Error, Handler, Origin, Stop, Turn, Verdict};
+use glassloop::{
+    CloseReason, Config, ConnectionId, Context, Error, Handler, Origin, Stop, Turn, Verdict,
+};
 use played::{Stage, loopback, ms};
 use util::{Service, ack, id, service, submit};
 
@@ -17,7 +19,14 @@ type Play = played::Play<Service>;
 
 /// A loop with one listener.
 fn by_hand(config: Config) -> Play {
-    Play::on(Stage { descriptors: Some(100), ..Stage::with_doors(1) }, service(), config)
+    Play::on(
+        Stage {
+            descriptors: Some(100),
+            ..Stage::with_doors(1)
+        },
+        service(),
+        config,
+    )
 }
 
 /// One turn, which lasts as long as the loop likes.
@@ -32,18 +41,28 @@ fn an_event_for_an_earlier_connection_in_the_same_slot_is_ignored_and_counted() 
     play.stage.borrow_mut().peers[gone].then = Err(ErrorKind::ConnectionReset);
     play.tell(gone, |event| event.readable = true);
     let _ = turn(&mut play);
-    assert_eq!((play.reactor.connections(), play.stage.borrow().deregistered), (0, 1));
+    assert_eq!(
+        (play.reactor.connections(), play.stage.borrow().deregistered),
+        (0, 1)
+    );
 
     let heir = play.admit(1);
     let [first, second] = [gone, heir].map(|peer| play.stage.borrow().peers[peer].token);
     assert_ne!(first, second);
     let before = play.reactor.counters();
     for token in [first, first + 0x55, usize::MAX] {
-        play.stage.borrow_mut().events.push(Event { token, readable: true, ..Event::default() });
+        play.stage.borrow_mut().events.push(Event {
+            token,
+            readable: true,
+            ..Event::default()
+        });
     }
     let _ = turn(&mut play);
     let after = play.reactor.counters();
-    assert_eq!((after.stale, after.reads, after.events), (before.stale + 3, before.reads, before.events));
+    assert_eq!(
+        (after.stale, after.reads, after.events),
+        (before.stale + 3, before.reads, before.events)
+    );
     assert_eq!(play.reactor.connections(), 1);
 }
 
@@ -69,10 +88,14 @@ impl Handler for Rivals {
     }
 
     fn frame(&mut self, line: &[u8], cx: &mut Context<'_, Self>) -> Verdict {
-        self.log.push((cx.id(), String::from_utf8_lossy(line).into()));
+        self.log
+            .push((cx.id(), String::from_utf8_lossy(line).into()));
         if line == b"out" {
             let this = cx.id();
-            self.all.iter().filter(|id| **id != this).for_each(|id| cx.close(*id));
+            self.all
+                .iter()
+                .filter(|id| **id != this)
+                .for_each(|id| cx.close(*id));
         }
         Verdict::Continue
     }
@@ -86,24 +109,49 @@ impl Handler for Rivals {
 fn an_event_for_one_who_was_closed_earlier_in_the_same_batch_finds_nobody_else() {
     // He is closed after the batch; or at once, where so much was asked of others already.
     let (after, at_once) = (Config::default().command_high, 1);
-    for (command_high, of_the_other) in [(after, &["wait", "reset by the peer"][..]), (at_once, &["closed by the handler"])] {
-        let config = Config { command_high, ..Config::default() };
+    for (command_high, of_the_other) in [
+        (after, &["wait", "reset by the peer"][..]),
+        (at_once, &["closed by the handler"]),
+    ] {
+        let config = Config {
+            command_high,
+            ..Config::default()
+        };
         let mut play = played::Play::on(Stage::with_doors(1), Rivals::default(), config);
         let (one, other) = (play.admit(1), play.admit(1));
         // One batch: he is closed, speaks, is reset, and is told of once more; and somebody new comes, who could have his place.
         play.say(one, b"out\n");
         play.say(other, b"wait\n");
         play.reset(other);
-        play.tell(other, |event| (event.readable, event.writable) = (true, true));
+        play.tell(other, |event| {
+            (event.readable, event.writable) = (true, true)
+        });
         play.knock(0, [Ok(())]);
         play.turn();
         let Rivals { all, log } = play.reactor.handler();
-        let [first, second, newcomer] = all[..] else { panic!("three in all: {all:?}") };
-        let log: Vec<(ConnectionId, &str)> = log.iter().map(|(id, what)| (*id, what.as_str())).collect();
+        let [first, second, newcomer] = all[..] else {
+            panic!("three in all: {all:?}")
+        };
+        let log: Vec<(ConnectionId, &str)> =
+            log.iter().map(|(id, what)| (*id, what.as_str())).collect();
         let of_the_other = of_the_other.iter().map(|what| (second, *what));
-        assert_eq!(log, [(first, "out")].into_iter().chain(of_the_other).collect::<Vec<_>>(), "with command_high {command_high}");
+        assert_eq!(
+            log,
+            [(first, "out")]
+                .into_iter()
+                .chain(of_the_other)
+                .collect::<Vec<_>>(),
+            "with command_high {command_high}"
+        );
         assert!(newcomer.slot() != first.slot() && newcomer.slot() != second.slot());
-        assert_eq!((play.reactor.connections(), play.is_open(one), play.is_open(other)), (2, true, false));
+        assert_eq!(
+            (
+                play.reactor.connections(),
+                play.is_open(one),
+                play.is_open(other)
+            ),
+            (2, true, false)
+        );
         // Only after the batch is his place free.
         play.admit(1);
         assert_eq!(play.reactor.handler().all[3].slot(), second.slot());
@@ -135,17 +183,39 @@ fn an_accept_that_fails_for_want_of_room_rests_and_is_asked_again_by_the_clock()
 #[test]
 fn a_connection_that_is_gone_before_it_is_accepted_does_not_keep_the_next_one_out() {
     let mut play = by_hand(Config::default());
-    play.knock(0, [Err(ErrorKind::ConnectionAborted.into()), Err(ErrorKind::Interrupted.into()), Ok(())]);
+    play.knock(
+        0,
+        [
+            Err(ErrorKind::ConnectionAborted.into()),
+            Err(ErrorKind::Interrupted.into()),
+            Ok(()),
+        ],
+    );
     let _ = turn(&mut play);
-    assert_eq!((play.reactor.connections(), play.reactor.counters().accept_errors), (1, 2));
+    assert_eq!(
+        (
+            play.reactor.connections(),
+            play.reactor.counters().accept_errors
+        ),
+        (1, 2)
+    );
 }
 
 #[test]
 fn writes_of_one_byte_and_signals_lose_nothing() {
     let mut play = by_hand(Config::default());
     let peer = play.admit(1);
-    let script = [Ok(1), Err(ErrorKind::Interrupted), Ok(1), Err(ErrorKind::WouldBlock), Ok(39), Err(ErrorKind::WouldBlock)];
-    play.stage.borrow_mut().peers[peer].writes.extend(script.map(|answer| answer.map_err(Into::into)));
+    let script = [
+        Ok(1),
+        Err(ErrorKind::Interrupted),
+        Ok(1),
+        Err(ErrorKind::WouldBlock),
+        Ok(39),
+        Err(ErrorKind::WouldBlock),
+    ];
+    play.stage.borrow_mut().peers[peer]
+        .writes
+        .extend(script.map(|answer| answer.map_err(Into::into)));
     play.say(peer, &submit(id(1), b"x").repeat(3));
     let _ = turn(&mut play);
     assert_eq!(play.stage.borrow().peers[peer].got, ack(id(1))[..2]);
@@ -159,20 +229,39 @@ fn writes_of_one_byte_and_signals_lose_nothing() {
 
 #[test]
 fn spurious_events_cost_a_read_and_nothing_else() {
-    let mut play = by_hand(Config { idle_timeout: None, ..Config::default() });
+    let mut play = by_hand(Config {
+        idle_timeout: None,
+        ..Config::default()
+    });
     let peer = play.admit(1);
     for _ in 0..3 {
-        play.tell(peer, |event| (event.readable, event.writable) = (true, true));
+        play.tell(peer, |event| {
+            (event.readable, event.writable) = (true, true)
+        });
         let _ = turn(&mut play);
     }
     let counters = play.reactor.counters();
-    assert_eq!((counters.reads_blocked, play.reactor.connections(), counters.deferred), (3, 1, 0));
-    assert_eq!(play.stage.borrow().timeouts.last(), Some(&None), "and then it sleeps");
+    assert_eq!(
+        (
+            counters.reads_blocked,
+            play.reactor.connections(),
+            counters.deferred
+        ),
+        (3, 1, 0)
+    );
+    assert_eq!(
+        play.stage.borrow().timeouts.last(),
+        Some(&None),
+        "and then it sleeps"
+    );
 }
 
 #[test]
 fn urgent_data_with_nothing_behind_it_costs_a_read_and_nothing_else() {
-    let mut play = by_hand(Config { idle_timeout: None, ..Config::default() });
+    let mut play = by_hand(Config {
+        idle_timeout: None,
+        ..Config::default()
+    });
     let peer = play.admit(1);
     for _ in 0..3 {
         play.tell(peer, |event| (event.readable, event.urgent) = (true, true));
@@ -183,9 +272,20 @@ fn urgent_data_with_nothing_behind_it_costs_a_read_and_nothing_else() {
     assert_eq!(play.got(peer), ack(id(1)));
     let counters = play.reactor.counters();
     // From now on a short read proves nothing; so the request costs one more.
-    assert_eq!((counters.reads_blocked, play.reactor.connections(), counters.deferred), (4, 1, 0));
+    assert_eq!(
+        (
+            counters.reads_blocked,
+            play.reactor.connections(),
+            counters.deferred
+        ),
+        (4, 1, 0)
+    );
     let _ = turn(&mut play);
-    assert_eq!(play.stage.borrow().timeouts.last(), Some(&None), "and then it sleeps");
+    assert_eq!(
+        play.stage.borrow().timeouts.last(),
+        Some(&None),
+        "and then it sleeps"
+    );
 }
 
 #[test]
@@ -199,10 +299,20 @@ fn a_broken_poller_ends_the_loop_with_its_error_and_nothing_stays_open() {
     let polls = play.stage.borrow().timeouts.len();
     for _ in 0..3 {
         let told = play.reactor.turn(None);
-        assert!(matches!(&told, Err(Error::Poll(error)) if error.raw_os_error() == Some(EBADF)), "{told:?}");
+        assert!(
+            matches!(&told, Err(Error::Poll(error)) if error.raw_os_error() == Some(EBADF)),
+            "{told:?}"
+        );
     }
-    assert_eq!(play.stage.borrow().timeouts.len(), polls + 3, "it is for the caller to try again");
-    assert_eq!(play.reactor.run().unwrap_err().to_string(), "polling failed: Bad file descriptor (os error 9)");
+    assert_eq!(
+        play.stage.borrow().timeouts.len(),
+        polls + 3,
+        "it is for the caller to try again"
+    );
+    assert_eq!(
+        play.reactor.run().unwrap_err().to_string(),
+        "polling failed: Bad file descriptor (os error 9)"
+    );
     assert_eq!(play.open(), 3, "nobody was at fault");
     let handle = play.reactor.handle();
     let stage = play.stage.clone();
@@ -220,19 +330,46 @@ fn whom_the_poller_does_not_take_is_dropped_alone_be_he_accepted_or_dialed() {
     play.stage.borrow_mut().refusals.extend([ENOSPC, ENOMEM]);
     play.knock(0, [Ok(()), Ok(()), Ok(())]);
     play.turn();
-    assert_eq!([0, 1, 2, 3].map(|peer| play.is_open(peer)), [true, false, false, true]);
-    assert_eq!((play.reactor.connections(), play.reactor.counters().accepted, play.reactor.counters().accept_errors), (2, 2, 2));
+    assert_eq!(
+        [0, 1, 2, 3].map(|peer| play.is_open(peer)),
+        [true, false, false, true]
+    );
+    assert_eq!(
+        (
+            play.reactor.connections(),
+            play.reactor.counters().accepted,
+            play.reactor.counters().accept_errors
+        ),
+        (2, 2, 2)
+    );
 
     // A dial goes on to the next address, as after any other failure.
     play.stage.borrow_mut().refusals.push_back(ENOSPC);
-    play.reactor.connect_to(vec![loopback(1), loopback(2)], Duration::MAX).unwrap();
-    assert_eq!(([4, 5].map(|peer| play.is_open(peer)), play.reactor.connections()), ([false, true], 3));
+    play.reactor
+        .connect_to(vec![loopback(1), loopback(2)], Duration::MAX)
+        .unwrap();
+    assert_eq!(
+        (
+            [4, 5].map(|peer| play.is_open(peer)),
+            play.reactor.connections()
+        ),
+        ([false, true], 3)
+    );
     play.answer(5, Ok(Established::Yes));
     play.turn();
     play.stage.borrow_mut().refusals.push_back(ENOSPC);
-    play.reactor.connect_to(vec![loopback(3)], Duration::MAX).unwrap();
+    play.reactor
+        .connect_to(vec![loopback(3)], Duration::MAX)
+        .unwrap();
     play.turn();
-    assert_eq!((play.is_open(6), play.reactor.connections(), play.reactor.counters().dial_errors), (false, 3, 0));
+    assert_eq!(
+        (
+            play.is_open(6),
+            play.reactor.connections(),
+            play.reactor.counters().dial_errors
+        ),
+        (false, 3, 0)
+    );
 
     // Nobody else has noticed.
     for peer in [0, 3] {
@@ -248,11 +385,24 @@ fn a_stopping_loop_ignores_its_old_listener_and_begins_nothing_new() {
     let mut play = by_hand(Config::default());
     let peer = play.admit(1);
     play.reactor.stop(Stop::Gracefully);
-    assert_eq!(turn(&mut play), Turn::Running, "the peer has still to leave");
-    let refused = play.reactor.connect_to(vec![loopback(1)], Duration::MAX).unwrap_err();
-    assert_eq!(refused.to_string(), "cannot connect to 127.0.0.1:1: the loop is stopping");
+    assert_eq!(
+        turn(&mut play),
+        Turn::Running,
+        "the peer has still to leave"
+    );
+    let refused = play
+        .reactor
+        .connect_to(vec![loopback(1)], Duration::MAX)
+        .unwrap_err();
+    assert_eq!(
+        refused.to_string(),
+        "cannot connect to 127.0.0.1:1: the loop is stopping"
+    );
     let refused = play.reactor.add_listener(1, loopback(1)).unwrap_err();
-    assert_eq!(refused.to_string(), "cannot listen on 127.0.0.1:1: the loop is stopping");
+    assert_eq!(
+        refused.to_string(),
+        "cannot listen on 127.0.0.1:1: the loop is stopping"
+    );
     play.knock(0, []);
     play.stage.borrow_mut().peers[peer].then = Ok(0);
     play.tell(peer, |event| event.readable = true);
@@ -262,31 +412,64 @@ fn a_stopping_loop_ignores_its_old_listener_and_begins_nothing_new() {
 #[test]
 fn without_a_number_there_are_as_many_connections_as_descriptors_less_a_reserve() {
     assert_eq!(by_hand(Config::default()).reactor.max_connections(), 75);
-    assert_eq!(by_hand(Config { max_connections: Some(7), ..Config::default() }).reactor.max_connections(), 7);
+    assert_eq!(
+        by_hand(Config {
+            max_connections: Some(7),
+            ..Config::default()
+        })
+        .reactor
+        .max_connections(),
+        7
+    );
 }
 
 #[test]
 fn at_the_drain_deadline_the_last_replies_are_tried_once_more() {
     let mut play = by_hand(Config::default());
     let peer = play.admit(1);
-    play.stage.borrow_mut().peers[peer].writes.push_back(Err(ErrorKind::WouldBlock.into()));
+    play.stage.borrow_mut().peers[peer]
+        .writes
+        .push_back(Err(ErrorKind::WouldBlock.into()));
     play.say(peer, &[submit(id(1), b"x"), vec![0; 4]].concat());
     let _ = turn(&mut play);
     assert_eq!(play.stage.borrow().peers[peer].got, b"");
     // The poller says nothing of room: it waits until much is free.
     let _ = turn(&mut play);
     let tick = ms(1);
-    assert_eq!(play.stage.borrow().timeouts.last(), Some(&Some(Duration::from_secs(10) + tick)));
+    assert_eq!(
+        play.stage.borrow().timeouts.last(),
+        Some(&Some(Duration::from_secs(10) + tick))
+    );
     assert_eq!(play.got(peer), ack(id(1)));
     let _ = turn(&mut play);
-    assert_eq!((play.stage.borrow().timeouts.last(), play.reactor.connections()), (Some(&Some(Duration::from_secs(2) + tick)), 0));
+    assert_eq!(
+        (
+            play.stage.borrow().timeouts.last(),
+            play.reactor.connections()
+        ),
+        (Some(&Some(Duration::from_secs(2) + tick)), 0)
+    );
 }
 
 #[test]
 fn longest_frame_behind_unanswered_requests_is_held_and_others_are_served() {
-    let config = Config { frame_timeout: None, buffered_high: usize::MAX, ..Config::default() };
-    let stage = Stage { descriptors: Some(100), ..Stage::with_doors(1) };
-    let mut play = Play::on(stage, Service { max_frame: u32::MAX, ..service() }, config);
+    let config = Config {
+        frame_timeout: None,
+        buffered_high: usize::MAX,
+        ..Config::default()
+    };
+    let stage = Stage {
+        descriptors: Some(100),
+        ..Stage::with_doors(1)
+    };
+    let mut play = Play::on(
+        stage,
+        Service {
+            max_frame: u32::MAX,
+            ..service()
+        },
+        config,
+    );
     let flooder = play.admit(1);
     let other = play.admit(1);
     // So many requests that their acks are held back; then a frame of 2^32 - 1 bytes begins.
@@ -298,15 +481,29 @@ fn longest_frame_behind_unanswered_requests_is_held_and_others_are_served() {
     play.set_room(flooder, usize::MAX);
     play.tell(flooder, |event| event.writable = true);
     play.pass(ms(100));
-    assert_eq!(play.got(flooder).len(), asked * ack(id(1)).len(), "all that were asked are answered");
+    assert_eq!(
+        play.got(flooder).len(),
+        asked * ack(id(1)).len(),
+        "all that were asked are answered"
+    );
     for _ in 0..10 {
         play.say(flooder, &payload);
         play.pass(ms(10));
     }
     let held = 1_100_004;
-    assert!((held..5 * held).contains(&play.reactor.buffered()), "{} bytes of memory for {held}", play.reactor.buffered());
+    assert!(
+        (held..5 * held).contains(&play.reactor.buffered()),
+        "{} bytes of memory for {held}",
+        play.reactor.buffered()
+    );
     play.say(other, &submit(id(2), b"alive"));
     play.pass(ms(10));
     assert_eq!(play.got(other), ack(id(2)));
-    assert_eq!((play.reactor.connections(), play.reactor.counters().internal_errors), (2, 0));
+    assert_eq!(
+        (
+            play.reactor.connections(),
+            play.reactor.counters().internal_errors
+        ),
+        (2, 0)
+    );
 }

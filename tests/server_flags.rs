@@ -27,39 +27,75 @@ struct Case<'a> {
 /// A server with a limit of 400 ms ends such a peer, not before that and not a `--drain-timeout`
 /// later, and says why; with `off` it lets it be.
 fn ends_in_time(case: &Case<'_>, flag: &str) {
-    let start = |time: &str| Process::listening(&[case.flags, &[flag, time, "--drain-timeout", "1h", "--log", "debug"]].concat());
+    let start = |time: &str| {
+        Process::listening(
+            &[
+                case.flags,
+                &[flag, time, "--drain-timeout", "1h", "--log", "debug"],
+            ]
+            .concat(),
+        )
+    };
     let (server, addr) = start("400ms");
     let begun = Instant::now();
     let mut peer = Client::connect(addr);
     peer.send(case.says);
     peer.expect_gone(); // in much less than `--drain-timeout`
-    assert!(begun.elapsed() >= Duration::from_millis(400), "{flag}: {:?}", begun.elapsed());
+    assert!(
+        begun.elapsed() >= Duration::from_millis(400),
+        "{flag}: {:?}",
+        begun.elapsed()
+    );
     drop(peer);
     server.wait_for_log(case.reason);
 
     let (_server, addr) = start("off");
     let mut peer = Client::connect(addr);
     peer.send(case.says);
-    peer.stream.set_read_timeout(Some(Duration::from_millis(700))).unwrap();
+    peer.stream
+        .set_read_timeout(Some(Duration::from_millis(700)))
+        .unwrap();
     let still_there = peer.stream.read(&mut [0]).unwrap_err();
     assert_eq!(still_there.kind(), ErrorKind::WouldBlock, "{flag} off");
 }
 
 #[test]
 fn idle_timeout_ends_a_silent_peer_in_time_and_off_does_not() {
-    ends_in_time(&Case { flags: &[], says: b"", reason: "ended: idle for 400ms" }, "--idle-timeout");
+    ends_in_time(
+        &Case {
+            flags: &[],
+            says: b"",
+            reason: "ended: idle for 400ms",
+        },
+        "--idle-timeout",
+    );
 }
 
 #[test]
 fn frame_timeout_ends_an_unfinished_request_in_time_and_off_does_not() {
-    let reason = "ended: frame deadline passed: 7 bytes of an unfinished frame came from the peer in 400ms";
-    ends_in_time(&Case { flags: &[], says: &submit(id(1), b"")[..7], reason }, "--frame-timeout");
+    let reason =
+        "ended: frame deadline passed: 7 bytes of an unfinished frame came from the peer in 400ms";
+    ends_in_time(
+        &Case {
+            flags: &[],
+            says: &submit(id(1), b"")[..7],
+            reason,
+        },
+        "--frame-timeout",
+    );
 }
 
 #[test]
 fn handshake_timeout_ends_a_peer_without_a_conn_in_time_and_off_does_not() {
     let reason = "ended: handshake deadline passed: no first frame from the peer in 400ms";
-    ends_in_time(&Case { flags: &["--require-conn"], says: b"", reason }, "--handshake-timeout");
+    ends_in_time(
+        &Case {
+            flags: &["--require-conn"],
+            says: b"",
+            reason,
+        },
+        "--handshake-timeout",
+    );
 }
 
 #[test]
@@ -83,7 +119,13 @@ fn write_timeout_ends_a_peer_that_takes_no_replies_and_off_does_not() {
         let (server, addr) = Process::listening(&["--write-timeout", time, "--log", "debug"]);
         let begun = Instant::now();
         let mut peer = Client::connect(addr);
-        peer.stream.set_write_timeout(Some(if ends { PATIENCE } else { Duration::from_millis(1500) })).unwrap();
+        peer.stream
+            .set_write_timeout(Some(if ends {
+                PATIENCE
+            } else {
+                Duration::from_millis(1500)
+            }))
+            .unwrap();
         let error = loop {
             match peer.stream.write_all(&requests) {
                 Ok(()) => assert!(begun.elapsed() < PATIENCE),
@@ -91,40 +133,76 @@ fn write_timeout_ends_a_peer_that_takes_no_replies_and_off_does_not() {
             }
         };
         if ends {
-            assert!(matches!(error.kind(), ErrorKind::ConnectionReset | ErrorKind::BrokenPipe), "{error}");
+            assert!(
+                matches!(
+                    error.kind(),
+                    ErrorKind::ConnectionReset | ErrorKind::BrokenPipe
+                ),
+                "{error}"
+            );
             assert!(begun.elapsed() >= Duration::from_millis(400));
             server.wait_for_log("ended: write deadline passed: the peer took none of ");
         } else {
-            assert_eq!(error.kind(), ErrorKind::WouldBlock, "blocked, and nobody minds");
+            assert_eq!(
+                error.kind(),
+                ErrorKind::WouldBlock,
+                "blocked, and nobody minds"
+            );
         }
     }
 }
 
 #[test]
 fn times_of_no_sense_are_refused_with_a_hint() {
-    for flag in ["--idle-timeout", "--frame-timeout", "--write-timeout", "--handshake-timeout"] {
+    for flag in [
+        "--idle-timeout",
+        "--frame-timeout",
+        "--write-timeout",
+        "--handshake-timeout",
+    ] {
         for (time, hint) in [
             ("soon", "a time such as 400ms or 10s is wanted, or `off`"),
             ("10", "a time such as 400ms or 10s is wanted, or `off`"),
             ("", "a time such as 400ms or 10s is wanted, or `off`"),
             ("OFF", "a time such as 400ms or 10s is wanted, or `off`"),
-            ("0s", "no time at all would end everything at once; `off` is for as long as it likes"),
+            (
+                "0s",
+                "no time at all would end everything at once; `off` is for as long as it likes",
+            ),
             ("0ms", "no time at all"),
         ] {
             let (code, stderr) = Process::server(&["--listen", "127.0.0.1:0", flag, time]).end();
             assert_eq!(code, Some(2), "{flag} {time}: {stderr}");
-            assert!(stderr.contains(hint) && stderr.contains(flag), "{flag} {time}: {stderr}");
+            assert!(
+                stderr.contains(hint) && stderr.contains(flag),
+                "{flag} {time}: {stderr}"
+            );
         }
     }
-    for (args, hint) in [(&["--threads", "0"][..], "0 is not in 1..=1024"), (&["--max-buffered", "0"], "0 is not in 1..")] {
+    for (args, hint) in [
+        (&["--threads", "0"][..], "0 is not in 1..=1024"),
+        (&["--max-buffered", "0"], "0 is not in 1.."),
+    ] {
         let (code, stderr) = Process::server(args).end();
-        assert!(code != Some(0) && stderr.contains(hint), "{args:?}: {stderr}");
+        assert!(
+            code != Some(0) && stderr.contains(hint),
+            "{args:?}: {stderr}"
+        );
     }
 }
 
 #[test]
 fn absurdly_long_and_absurdly_short_times_are_taken_at_their_word() {
-    let years = ["--idle-timeout", "500years", "--frame-timeout", "500years", "--write-timeout", "1ns", "--drain-timeout", "500years"];
+    let years = [
+        "--idle-timeout",
+        "500years",
+        "--frame-timeout",
+        "500years",
+        "--write-timeout",
+        "1ns",
+        "--drain-timeout",
+        "500years",
+    ];
     let (server, addr) = Process::listening(&years);
     let mut client = Client::connect(addr);
     client.send(&submit(id(1), b""));
@@ -148,11 +226,21 @@ fn four_threads_serve_one_port_with_one_greeting_and_several_loops() {
     server.signal("TERM");
     let (code, log) = server.end();
     assert_eq!(code, Some(0), "{log}");
-    assert!(log.contains("stopped: 64 connections were accepted, 64 requests taken"), "{log}");
+    assert!(
+        log.contains("stopped: 64 connections were accepted, 64 requests taken"),
+        "{log}"
+    );
     // Each loop numbers its connections from 1 on. Served by one of them, all 64 would have different numbers.
-    let ended = log.lines().filter_map(|line| line.split_once(": connection ").or_else(|| line.split_once("] connection ")));
-    let mut numbers: Vec<&str> =
-        ended.filter_map(|(_, rest)| rest.split_once(' ').map(|(name, _)| name.rsplit('#').next().unwrap())).collect();
+    let ended = log.lines().filter_map(|line| {
+        line.split_once(": connection ")
+            .or_else(|| line.split_once("] connection "))
+    });
+    let mut numbers: Vec<&str> = ended
+        .filter_map(|(_, rest)| {
+            rest.split_once(' ')
+                .map(|(name, _)| name.rsplit('#').next().unwrap())
+        })
+        .collect();
     assert_eq!(numbers.len(), 64, "{log}");
     numbers.sort_unstable();
     numbers.dedup();
@@ -186,8 +274,13 @@ fn loops_share_one_limit_of_connections() {
     assert!(!waiting.iter().any(is_answered), "more than 40 are served");
     for served in 1..=waiting.len() {
         drop(clients.remove(0));
-        wait_until("one more to be served", || waiting.iter().filter(|client| is_answered(client)).count() >= served);
-        assert_eq!(waiting.iter().filter(|client| is_answered(client)).count(), served);
+        wait_until("one more to be served", || {
+            waiting.iter().filter(|client| is_answered(client)).count() >= served
+        });
+        assert_eq!(
+            waiting.iter().filter(|client| is_answered(client)).count(),
+            served
+        );
     }
     for client in &mut waiting {
         client.expect(&ack(id(ROOM)));
@@ -238,7 +331,10 @@ fn a_unix_socket_is_greeted_served_and_removed_at_the_end() {
     for threads in ["1", "4"] {
         let path = socket_path(&format!("served-{threads}"));
         let mut server = on_unix(&path, &["--threads", threads, "--listen", "127.0.0.1:0"]);
-        assert_eq!(server.line(), format!("listening on unix:{}", path.display()));
+        assert_eq!(
+            server.line(),
+            format!("listening on unix:{}", path.display())
+        );
         let mut client = Client::connect(server.listening_on());
         (0..20).for_each(|_| ask_unix(&path));
         client.send(&submit(id(2), b"and by port"));
@@ -261,7 +357,13 @@ fn a_stale_socket_file_is_taken_over_and_a_live_one_is_not() {
     ask_unix(&path);
     let (code, stderr) = on_unix(&path, &[]).end();
     assert_eq!(code, Some(1));
-    assert!(stderr.contains(&format!("cannot listen on unix:{}: another program listens there", path.display())), "{stderr}");
+    assert!(
+        stderr.contains(&format!(
+            "cannot listen on unix:{}: another program listens there",
+            path.display()
+        )),
+        "{stderr}"
+    );
     ask_unix(&path); // the first one has kept its file
     // Killed, it leaves its file behind, and the next one takes that over.
     server.signal("KILL");
@@ -288,7 +390,10 @@ fn a_file_that_is_no_socket_is_left_as_it_is() {
     drop(server);
     let left = std::fs::read_to_string(&path);
     let _ = std::fs::remove_file(&path);
-    assert!(ended && left.is_ok_and(|text| text == "do not lose this"), "the user's file is gone");
+    assert!(
+        ended && left.is_ok_and(|text| text == "do not lose this"),
+        "the user's file is gone"
+    );
 }
 
 #[test]
@@ -301,7 +406,10 @@ fn a_socket_file_that_is_another_one_s_by_now_is_left_to_it() {
     second.line();
     first.signal("TERM");
     assert_eq!(first.end().0, Some(0));
-    assert!(path.exists(), "the first server has removed the second one's file");
+    assert!(
+        path.exists(),
+        "the first server has removed the second one's file"
+    );
     ask_unix(&path);
     second.signal("TERM");
     assert_eq!(second.end().0, Some(0));
@@ -311,10 +419,16 @@ fn a_socket_file_that_is_another_one_s_by_now_is_left_to_it() {
 fn a_socket_that_cannot_be_made_is_named_with_the_reason() {
     let missing = std::env::temp_dir().join("glassloop-no-such-directory/socket");
     let long = std::env::temp_dir().join("x".repeat(200));
-    for (path, hint) in [(missing, "No such file or directory"), (long, "path must be")] {
+    for (path, hint) in [
+        (missing, "No such file or directory"),
+        (long, "path must be"),
+    ] {
         let (code, stderr) = on_unix(&path, &[]).end();
         assert_eq!(code, Some(1));
-        assert!(stderr.contains("cannot listen on unix:") && stderr.contains(hint), "{stderr}");
+        assert!(
+            stderr.contains("cannot listen on unix:") && stderr.contains(hint),
+            "{stderr}"
+        );
     }
 }
 
@@ -342,20 +456,37 @@ os.execv(server[0], server)
 
 /// Starts the server with such sockets; `None` if there is nobody to do it.
 fn handed_over(kinds: &str, args: &[&str]) -> Option<Process> {
-    if !Command::new("python3").args(["-c", ""]).output().is_ok_and(|output| output.status.success()) {
+    if !Command::new("python3")
+        .args(["-c", ""])
+        .output()
+        .is_ok_and(|output| output.status.success())
+    {
         println!("not tested: there is no python3 here to hand over sockets");
         return None;
     }
-    Some(Process::run(Command::new("python3").args(["-c", LAUNCHER, kinds]).arg(example("server")).args(args)))
+    Some(Process::run(
+        Command::new("python3")
+            .args(["-c", LAUNCHER, kinds])
+            .arg(example("server"))
+            .args(args),
+    ))
 }
 
 #[test]
 fn sockets_that_are_handed_over_are_greeted_and_served_and_the_default_address_is_not() {
     for threads in ["1", "3"] {
         let path = socket_path(&format!("handed-{threads}"));
-        let Some(mut server) = handed_over(&format!("tcp,{},tcp", path.display()), &["--threads", threads]) else { return };
+        let Some(mut server) = handed_over(
+            &format!("tcp,{},tcp", path.display()),
+            &["--threads", threads],
+        ) else {
+            return;
+        };
         let first = server.listening_on();
-        assert_eq!(server.line(), format!("listening on unix:{}", path.display()));
+        assert_eq!(
+            server.line(),
+            format!("listening on unix:{}", path.display())
+        );
         let third = server.listening_on();
         assert_ne!(first, third);
         ask_unix(&path);
@@ -368,7 +499,10 @@ fn sockets_that_are_handed_over_are_greeted_and_served_and_the_default_address_i
         server.expect_no_line();
         server.signal("TERM");
         assert_eq!(server.end().0, Some(0));
-        assert!(path.exists(), "what systemd has made is systemd's to remove");
+        assert!(
+            path.exists(),
+            "what systemd has made is systemd's to remove"
+        );
         std::fs::remove_file(path).unwrap();
     }
 }
@@ -377,13 +511,17 @@ fn sockets_that_are_handed_over_are_greeted_and_served_and_the_default_address_i
 #[cfg(target_os = "linux")]
 fn abstract_socket_that_is_handed_over_is_announced_by_its_name() {
     let name = format!("@glassloop-handed-{}", std::process::id());
-    let Some(mut server) = handed_over(&name, &[]) else { return };
+    let Some(mut server) = handed_over(&name, &[]) else {
+        return;
+    };
     assert_eq!(server.line(), format!("listening on unix:{name}"));
 }
 
 #[test]
 fn sockets_that_are_handed_over_stand_beside_those_of_listen() {
-    let Some(mut server) = handed_over("tcp", &["--listen", "127.0.0.1:0"]) else { return };
+    let Some(mut server) = handed_over("tcp", &["--listen", "127.0.0.1:0"]) else {
+        return;
+    };
     for addr in [server.listening_on(), server.listening_on()] {
         let mut client = Client::connect(addr);
         client.send(&submit(id(1), b""));
@@ -393,16 +531,24 @@ fn sockets_that_are_handed_over_stand_beside_those_of_listen() {
 
 #[test]
 fn a_socket_of_no_use_that_is_handed_over_is_named() {
-    let Some(server) = handed_over("tcp,udp", &[]) else { return };
+    let Some(server) = handed_over("tcp,udp", &[]) else {
+        return;
+    };
     let (code, stderr) = server.end();
     assert_eq!(code, Some(1), "{stderr}");
-    assert!(stderr.contains("socket 1 of LISTEN_FDS is of no use"), "{stderr}");
+    assert!(
+        stderr.contains("socket 1 of LISTEN_FDS is of no use"),
+        "{stderr}"
+    );
 }
 
 #[test]
 fn sockets_that_were_handed_to_another_process_are_none_of_the_server_s_business() {
     let mut command = Command::new(example("server"));
-    command.args(["--listen", "127.0.0.1:0"]).env("LISTEN_FDS", "1").env("LISTEN_PID", "1");
+    command
+        .args(["--listen", "127.0.0.1:0"])
+        .env("LISTEN_FDS", "1")
+        .env("LISTEN_PID", "1");
     let mut server = Process::run(&mut command);
     let mut client = Client::connect(server.listening_on());
     client.send(&submit(id(1), b""));
@@ -412,16 +558,29 @@ fn sockets_that_were_handed_to_another_process_are_none_of_the_server_s_business
 
 #[test]
 fn systemd_s_own_launcher_hands_over_too() {
-    if Command::new("systemd-socket-activate").arg("--version").output().is_err() {
+    if Command::new("systemd-socket-activate")
+        .arg("--version")
+        .output()
+        .is_err()
+    {
         println!("not tested: systemd-socket-activate is not installed here");
         return;
     }
     // It takes no port 0: one that was free a moment ago will do, and if not, another one.
     for _ in 0..5 {
-        let addr = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let addr = TcpListener::bind("127.0.0.1:0")
+            .unwrap()
+            .local_addr()
+            .unwrap();
         let mut command = Command::new("systemd-socket-activate");
-        let mut server = Process::run(command.args(["-l", &addr.to_string()]).arg(example("server")));
-        wait_until("the launcher", || server.log().contains("Listening on") || server.log().contains("Failed"));
+        let mut server = Process::run(
+            command
+                .args(["-l", &addr.to_string()])
+                .arg(example("server")),
+        );
+        wait_until("the launcher", || {
+            server.log().contains("Listening on") || server.log().contains("Failed")
+        });
         if server.log().contains("Failed") {
             continue;
         }
@@ -435,7 +594,10 @@ fn systemd_s_own_launcher_hands_over_too() {
         server.signal("TERM");
         let (code, log) = server.end();
         assert_eq!(code, Some(0), "{log}");
-        assert!(log.contains("1 connections were accepted, 1 requests taken"), "{log}");
+        assert!(
+            log.contains("1 connections were accepted, 1 requests taken"),
+            "{log}"
+        );
         return;
     }
     panic!("no port was free five times");
@@ -451,7 +613,12 @@ fn ack_timeout_ends_a_client_whom_nobody_answers() {
     assert_eq!(output.status.code(), Some(1), "{stderr}");
     assert!(begun.elapsed() >= Duration::from_millis(400));
     for number in 1..=2 {
-        assert!(stderr.contains(&format!("client: conn {number}: no submitack 00000001 within 400ms")), "{stderr}");
+        assert!(
+            stderr.contains(&format!(
+                "client: conn {number}: no submitack 00000001 within 400ms"
+            )),
+            "{stderr}"
+        );
     }
     assert!(String::from_utf8_lossy(&output.stdout).ends_with("0 of 20 acks\n"));
 }
@@ -460,10 +627,32 @@ fn ack_timeout_ends_a_client_whom_nobody_answers() {
 fn ack_timeout_is_for_each_ack_and_not_for_all_together() {
     let (_server, addr) = Process::listening(&[]);
     let addr = addr.to_string();
-    let output = client(&["--addr", &addr, "--conns", "1", "--count", "3", "--interval", "1300ms", "--ack-timeout", "1s"]);
+    let output = client(&[
+        "--addr",
+        &addr,
+        "--conns",
+        "1",
+        "--count",
+        "3",
+        "--interval",
+        "1300ms",
+        "--ack-timeout",
+        "1s",
+    ]);
     assert!(output.status.success(), "{output:?}");
     // Between two requests no ack is awaited. And with `off` nothing is.
-    let output = client(&["--addr", &addr, "--conns", "1", "--count", "1", "--ack-timeout", "off", "--connect-timeout", "off"]);
+    let output = client(&[
+        "--addr",
+        &addr,
+        "--conns",
+        "1",
+        "--count",
+        "1",
+        "--ack-timeout",
+        "off",
+        "--connect-timeout",
+        "off",
+    ]);
     assert!(output.status.success(), "{output:?}");
 }
 
@@ -473,18 +662,30 @@ fn connect_timeout_ends_a_client_that_nobody_lets_in() {
     let silent = util::Silent::listen().unwrap();
     let addr = silent.addr;
     let begun = Instant::now();
-    let output = client(&["--addr", &addr.to_string(), "--conns", "1", "--connect-timeout", "400ms"]);
+    let output = client(&[
+        "--addr",
+        &addr.to_string(),
+        "--conns",
+        "1",
+        "--connect-timeout",
+        "400ms",
+    ]);
     let stderr = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(1), "{stderr}");
     assert!(begun.elapsed() >= Duration::from_millis(400));
-    let wanted = format!("client: conn 1: 0 of 10 acks came, then: cannot connect to {addr}: no answer within 400ms");
+    let wanted = format!(
+        "client: conn 1: 0 of 10 acks came, then: cannot connect to {addr}: no answer within 400ms"
+    );
     assert!(stderr.contains(&wanted), "{stderr}");
 }
 
 #[test]
 fn the_client_s_times_of_no_sense_are_refused_with_a_hint() {
     for flag in ["--connect-timeout", "--ack-timeout"] {
-        for (time, hint) in [("never", "a time such as 400ms or 10s is wanted, or `off`"), ("0s", "no time at all")] {
+        for (time, hint) in [
+            ("never", "a time such as 400ms or 10s is wanted, or `off`"),
+            ("0s", "no time at all"),
+        ] {
             let output = client(&[flag, time]);
             let stderr = String::from_utf8_lossy(&output.stderr);
             assert_eq!(output.status.code(), Some(2), "{stderr}");

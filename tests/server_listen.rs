@@ -42,7 +42,13 @@ fn has_ipv6() -> bool {
 
 /// Runs `test` with ports that were free a moment ago, until none was taken meanwhile.
 fn with_free_port(test: impl Fn(u16) -> bool) {
-    let free = || TcpListener::bind("0.0.0.0:0").unwrap().local_addr().unwrap().port();
+    let free = || {
+        TcpListener::bind("0.0.0.0:0")
+            .unwrap()
+            .local_addr()
+            .unwrap()
+            .port()
+    };
     assert!((0..5).any(|_| test(free())), "no port was free five times");
 }
 
@@ -76,7 +82,10 @@ fn name_with_two_addresses_in_the_hosts_file_has_two_listeners() {
         std::fs::write(&hosts, lines).unwrap();
         let script = "mount --bind \"$0\" /etc/hosts && exec \"$@\"";
         let mut command = Command::new("unshare");
-        command.args(["--map-root-user", "--mount", "sh", "-c", script]).arg(&hosts).arg(example("server"));
+        command
+            .args(["--map-root-user", "--mount", "sh", "-c", script])
+            .arg(&hosts)
+            .arg(example("server"));
         let mut server = Process::run(command.args(["--listen", "two.test:0"]));
         let (mut ended, mut greeted) = (false, false);
         wait_until("the server's start or end", || {
@@ -86,7 +95,8 @@ fn name_with_two_addresses_in_the_hosts_file_has_two_listeners() {
         });
         (server, greeted)
     };
-    let (mut server, greeted) = start("127.0.0.1 two.test\n127.0.0.2 two.test\n127.0.0.1 two.test\n");
+    let (mut server, greeted) =
+        start("127.0.0.1 two.test\n127.0.0.2 two.test\n127.0.0.1 two.test\n");
     if !greeted && server.log().contains("unshare") || server.log().contains("mount") {
         return println!("not tested: no mount namespace here: {}", server.log());
     }
@@ -104,7 +114,11 @@ fn name_with_two_addresses_in_the_hosts_file_has_two_listeners() {
     server.wait_for_log("cannot listen on 192.0.2.1:0: this machine has no such address; choose another with --listen; two.test:0 is served at its other addresses");
     let (server, _) = start("192.0.2.1 two.test\n");
     let (code, log) = server.end();
-    assert!(code == Some(1) && log.contains("cannot listen on 192.0.2.1:0: this machine has no such address"), "{log}");
+    assert!(
+        code == Some(1)
+            && log.contains("cannot listen on 192.0.2.1:0: this machine has no such address"),
+        "{log}"
+    );
     let _ = std::fs::remove_file(&hosts);
 }
 
@@ -120,13 +134,28 @@ fn wildcards_of_both_families_share_a_port_in_either_order() {
                 if reversed {
                     wildcards.reverse();
                 }
-                let mut server = Process::server(&["--threads", threads, "--listen", &wildcards[0], "--listen", &wildcards[1]]);
-                wait_until("the server's start or end", || server.log().contains("room for") || !server.is_running());
+                let mut server = Process::server(&[
+                    "--threads",
+                    threads,
+                    "--listen",
+                    &wildcards[0],
+                    "--listen",
+                    &wildcards[1],
+                ]);
+                wait_until("the server's start or end", || {
+                    server.log().contains("room for") || !server.is_running()
+                });
                 if server.log().contains("address already in use") {
                     // Another server's, or its own? Only the latter stays.
                     return false;
                 }
-                assert_eq!([server.listening_on().to_string(), server.listening_on().to_string()], wildcards);
+                assert_eq!(
+                    [
+                        server.listening_on().to_string(),
+                        server.listening_on().to_string()
+                    ],
+                    wildcards
+                );
                 ask(SocketAddr::from(([127, 0, 0, 1], port)));
                 ask(format!("[::1]:{port}").parse().unwrap());
                 true
@@ -150,8 +179,11 @@ fn address_that_is_named_twice_is_served_once() {
     for threads in ["1", "2"] {
         with_free_port(|port| {
             let addr = format!("127.0.0.1:{port}");
-            let mut server = Process::server(&["--threads", threads, "--listen", &addr, "--listen", &addr]);
-            wait_until("the server's start or end", || server.log().contains("room for") || !server.is_running());
+            let mut server =
+                Process::server(&["--threads", threads, "--listen", &addr, "--listen", &addr]);
+            wait_until("the server's start or end", || {
+                server.log().contains("room for") || !server.is_running()
+            });
             if server.log().contains("address already in use") {
                 return false;
             }
@@ -166,9 +198,15 @@ fn address_that_is_named_twice_is_served_once() {
 fn second_server_on_a_port_is_refused_whatever_the_threads() {
     for threads in [["1", "1"], ["1", "2"], ["2", "1"], ["2", "2"]] {
         let (_first, addr) = Process::listening(&["--threads", threads[0]]);
-        let (code, log) = Process::server(&["--listen", &addr.to_string(), "--threads", threads[1]]).end();
+        let (code, log) =
+            Process::server(&["--listen", &addr.to_string(), "--threads", threads[1]]).end();
         assert_eq!(code, Some(1), "{threads:?}: {log}");
-        assert!(log.contains(&format!("cannot listen on {addr}: address already in use; stop the program that has it")), "{log}");
+        assert!(
+            log.contains(&format!(
+                "cannot listen on {addr}: address already in use; stop the program that has it"
+            )),
+            "{log}"
+        );
         ask(addr);
     }
 }
@@ -177,14 +215,27 @@ fn second_server_on_a_port_is_refused_whatever_the_threads() {
 fn servers_that_ask_for_it_share_a_port() {
     for threads in ["1", "3"] {
         let (first, addr) = Process::listening(&["--reuse-port", "--threads", threads]);
-        let mut second = Process::server(&["--reuse-port", "--threads", threads, "--listen", &addr.to_string()]);
+        let mut second = Process::server(&[
+            "--reuse-port",
+            "--threads",
+            threads,
+            "--listen",
+            &addr.to_string(),
+        ]);
         assert_eq!(second.listening_on(), addr);
         // One that does not ask is refused; and so is one that asks where another does not.
-        let (code, log) = Process::server(&["--listen", &addr.to_string(), "--threads", threads]).end();
-        assert!(code == Some(1) && log.contains("address already in use"), "{log}");
+        let (code, log) =
+            Process::server(&["--listen", &addr.to_string(), "--threads", threads]).end();
+        assert!(
+            code == Some(1) && log.contains("address already in use"),
+            "{log}"
+        );
         let (_alone, other) = Process::listening(&[]);
         let (code, log) = Process::server(&["--listen", &other.to_string(), "--reuse-port"]).end();
-        assert!(code == Some(1) && log.contains("ask for sharing too, with --reuse-port"), "{log}");
+        assert!(
+            code == Some(1) && log.contains("ask for sharing too, with --reuse-port"),
+            "{log}"
+        );
         // A rolling restart: the first stops, and the second serves on.
         (0..32).for_each(|_| ask(addr));
         first.signal("TERM");
@@ -207,7 +258,10 @@ fn scope_may_have_its_name() {
     }
     let (code, log) = Process::server(&["--listen", "[::1%nosuch]:0"]).end();
     assert_eq!(code, Some(1));
-    assert!(log.contains("cannot listen on [::1%nosuch]:0: no network interface is called nosuch"), "{log}");
+    assert!(
+        log.contains("cannot listen on [::1%nosuch]:0: no network interface is called nosuch"),
+        "{log}"
+    );
 }
 
 /// A path for a socket of this test's own.
@@ -227,8 +281,16 @@ fn of_many_starts_over_one_stale_socket_file_one_listens() {
     let path = socket_path("race");
     for _ in 0..3 {
         drop(UnixListener::bind(&path).unwrap());
-        let mut servers: Vec<Process> = (0..STARTS).map(|_| Process::server(&["--listen", &format!("unix:{}", path.display())])).collect();
-        wait_until("all but one to end", || servers.iter_mut().map(|server| usize::from(server.is_running())).sum::<usize>() == 1);
+        let mut servers: Vec<Process> = (0..STARTS)
+            .map(|_| Process::server(&["--listen", &format!("unix:{}", path.display())]))
+            .collect();
+        wait_until("all but one to end", || {
+            servers
+                .iter_mut()
+                .map(|server| usize::from(server.is_running()))
+                .sum::<usize>()
+                == 1
+        });
         let mut winner = None;
         for mut server in servers {
             if server.is_running() {
@@ -236,14 +298,23 @@ fn of_many_starts_over_one_stale_socket_file_one_listens() {
                 continue;
             }
             let (code, log) = server.end();
-            assert!(code == Some(1) && log.contains("another program listens there"), "{log}");
+            assert!(
+                code == Some(1) && log.contains("another program listens there"),
+                "{log}"
+            );
         }
         let mut winner = winner.unwrap();
-        assert_eq!(winner.line(), format!("listening on unix:{}", path.display()));
+        assert_eq!(
+            winner.line(),
+            format!("listening on unix:{}", path.display())
+        );
         ask_unix(UnixStream::connect(&path).unwrap());
         winner.signal("TERM");
         assert_eq!(winner.end().0, Some(0));
-        assert!(!path.exists() && !lock_of(&path).exists(), "a file is left behind");
+        assert!(
+            !path.exists() && !lock_of(&path).exists(),
+            "a file is left behind"
+        );
     }
 }
 
@@ -260,7 +331,11 @@ fn start_waits_for_another_one_over_the_same_socket_file() {
     // It has found the lock. Now the other one, which is this test, takes the file over.
     let fds = PathBuf::from(format!("/proc/{}/fd", server.pid()));
     wait_until("the server to wait for the lock", || {
-        let links = std::fs::read_dir(&fds).into_iter().flatten().flatten().filter_map(|fd| std::fs::read_link(fd.path()).ok());
+        let links = std::fs::read_dir(&fds)
+            .into_iter()
+            .flatten()
+            .flatten()
+            .filter_map(|fd| std::fs::read_link(fd.path()).ok());
         links.into_iter().any(|link| link == lock_of(&path))
     });
     std::fs::remove_file(&path).unwrap();
@@ -268,10 +343,16 @@ fn start_waits_for_another_one_over_the_same_socket_file() {
     std::fs::remove_file(lock_of(&path)).unwrap();
     drop(lock);
     let (code, log) = server.end();
-    assert!(code == Some(1) && log.contains("another program listens there"), "{log}");
+    assert!(
+        code == Some(1) && log.contains("another program listens there"),
+        "{log}"
+    );
     listener.set_nonblocking(true).unwrap();
     UnixStream::connect(&path).unwrap();
-    assert!(listener.incoming().take(2).flatten().count() > 0, "the file leads elsewhere");
+    assert!(
+        listener.incoming().take(2).flatten().count() > 0,
+        "the file leads elsewhere"
+    );
     std::fs::remove_file(&path).unwrap();
     assert!(!lock_of(&path).exists());
 }
@@ -289,12 +370,21 @@ fn abstract_socket_is_announced_served_and_refused_to_a_second_server() {
         let addr = std::os::unix::net::SocketAddr::from_abstract_name(&name).unwrap();
         (0..8).for_each(|_| ask_unix(UnixStream::connect_addr(&addr).unwrap()));
         let (code, log) = Process::server(&["--listen", &listen]).end();
-        assert!(code == Some(1) && log.contains(&format!("cannot listen on {listen}: another program listens there")), "{log}");
+        assert!(
+            code == Some(1)
+                && log.contains(&format!(
+                    "cannot listen on {listen}: another program listens there"
+                )),
+            "{log}"
+        );
         server.signal("TERM");
         assert_eq!(server.end().0, Some(0));
     }
     let (code, log) = Process::server(&["--listen", "unix:@"]).end();
-    assert!(code == Some(1) && log.contains("cannot listen on unix:@: a name is wanted"), "{log}");
+    assert!(
+        code == Some(1) && log.contains("cannot listen on unix:@: a name is wanted"),
+        "{log}"
+    );
 }
 
 /// The timer of the server's end of a connection, and its time in hundredths of a second (`tr` and
@@ -303,8 +393,12 @@ fn abstract_socket_is_announced_served_and_refused_to_a_second_server() {
 fn timer(local: SocketAddr, peer: SocketAddr) -> Option<(u8, u64)> {
     let hex = |addr: SocketAddr| format!(":{:04X}", addr.port());
     let table = std::fs::read_to_string("/proc/net/tcp").unwrap();
-    let rows = table.lines().map(|row| row.split_whitespace().collect::<Vec<_>>());
-    let row = rows.into_iter().find(|row| row[1].ends_with(&hex(local)) && row[2].ends_with(&hex(peer)))?;
+    let rows = table
+        .lines()
+        .map(|row| row.split_whitespace().collect::<Vec<_>>());
+    let row = rows
+        .into_iter()
+        .find(|row| row[1].ends_with(&hex(local)) && row[2].ends_with(&hex(peer)))?;
     let (kind, when) = row[5].split_once(':')?;
     Some((kind.parse().ok()?, u64::from_str_radix(when, 16).ok()?))
 }
@@ -314,8 +408,14 @@ fn timer(local: SocketAddr, peer: SocketAddr) -> Option<(u8, u64)> {
 fn keepalive_is_on_by_default_and_follows_its_flag() {
     const KEEPALIVE: u8 = 2;
     for threads in ["1", "2"] {
-        for (flags, most) in [(&[][..], Some(60)), (&["--keepalive", "2h"], Some(7200)), (&["--keepalive", "off"], None)] {
-            let (_server, addr) = Process::listening(&[flags, &["--threads", threads, "--idle-timeout", "off"]].concat());
+        for (flags, most) in [
+            (&[][..], Some(60)),
+            (&["--keepalive", "2h"], Some(7200)),
+            (&["--keepalive", "off"], None),
+        ] {
+            let (_server, addr) = Process::listening(
+                &[flags, &["--threads", threads, "--idle-timeout", "off"]].concat(),
+            );
             let mut client = Client::connect(addr);
             client.send(&submit(id(1), b""));
             client.expect(&ack(id(1)));
@@ -329,14 +429,20 @@ fn keepalive_is_on_by_default_and_follows_its_flag() {
             });
             let (kind, when) = seen.unwrap();
             match most {
-                Some(most) => assert!(kind == KEEPALIVE && when / 100 <= most && when / 100 + 60 >= most, "{flags:?}: {seen:?}"),
+                Some(most) => assert!(
+                    kind == KEEPALIVE && when / 100 <= most && when / 100 + 60 >= most,
+                    "{flags:?}: {seen:?}"
+                ),
                 None => assert_eq!(kind, 0, "{flags:?}: {seen:?}"),
             }
         }
     }
     for time in ["500ms", "1500ms", "10h", "soon", "0s"] {
         let (code, log) = Process::server(&["--keepalive", time]).end();
-        assert!(code == Some(2) && log.contains("--keepalive"), "{time}: {log}");
+        assert!(
+            code == Some(2) && log.contains("--keepalive"),
+            "{time}: {log}"
+        );
     }
 }
 
@@ -348,7 +454,10 @@ fn burst_of_connections_fits_in_the_backlog() {
     const BURST: usize = 500;
     let longest = std::fs::read_to_string("/proc/sys/net/core/somaxconn").unwrap();
     if longest.trim().parse::<usize>().unwrap() < BURST {
-        return println!("not tested: this system allows a backlog of {} only", longest.trim());
+        return println!(
+            "not tested: this system allows a backlog of {} only",
+            longest.trim()
+        );
     }
     let (server, addr) = Process::listening(&[]);
     // Stopped, the server accepts none of them, so the backlog must hold them all.
@@ -361,12 +470,20 @@ fn burst_of_connections_fits_in_the_backlog() {
             socket
         })
         .collect();
-    let outside = burst.iter().filter(|socket| socket.peer_addr().is_err()).count();
+    let outside = burst
+        .iter()
+        .filter(|socket| socket.peer_addr().is_err())
+        .count();
     server.signal("CONT");
-    assert_eq!(outside, 0, "of {BURST} connections these must try again after a second");
+    assert_eq!(
+        outside, 0,
+        "of {BURST} connections these must try again after a second"
+    );
     for socket in burst {
         socket.set_nonblocking(false).unwrap();
-        let mut client = Client { stream: socket.into() };
+        let mut client = Client {
+            stream: socket.into(),
+        };
         client.stream.set_read_timeout(Some(PATIENCE)).unwrap();
         client.send(&submit(id(1), b""));
         client.expect(&ack(id(1)));

@@ -26,29 +26,46 @@ struct Unread {
 
 impl Unread {
     fn start(name: &str) -> Self {
-        let path = std::env::temp_dir().join(format!("glassloop-log-{name}-{}", std::process::id()));
+        let path =
+            std::env::temp_dir().join(format!("glassloop-log-{name}-{}", std::process::id()));
         let _ = std::fs::remove_file(&path);
         let mut command = Command::new(example("server"));
-        command.args(["--log", "debug", "--listen"]).arg(format!("unix:{}", path.display()));
-        let mut child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+        command
+            .args(["--log", "debug", "--listen"])
+            .arg(format!("unix:{}", path.display()));
+        let mut child = command
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
         let stderr = child.stderr.take().unwrap();
         wait_until("the server's socket", || UnixStream::connect(&path).is_ok());
-        Self { child, stderr, path }
+        Self {
+            child,
+            stderr,
+            path,
+        }
     }
 
     /// Opens connections, one after another, and waits for the end of each: a debug line each.
     fn visit(&self, times: usize) {
         for n in 0..times {
-            let mut stream = UnixStream::connect(&self.path).unwrap_or_else(|error| panic!("connection {n}: {error}"));
+            let mut stream = UnixStream::connect(&self.path)
+                .unwrap_or_else(|error| panic!("connection {n}: {error}"));
             stream.set_read_timeout(Some(util::PATIENCE)).unwrap();
             stream.shutdown(std::net::Shutdown::Write).unwrap();
-            let end = stream.read(&mut [0; 1]).unwrap_or_else(|error| panic!("connection {n} is not served: {error}"));
+            let end = stream
+                .read(&mut [0; 1])
+                .unwrap_or_else(|error| panic!("connection {n} is not served: {error}"));
             assert_eq!(end, 0);
         }
     }
 
     fn signal(&self, name: &str) {
-        let status = Command::new("kill").args(["-s", name, &self.child.id().to_string()]).status().unwrap();
+        let status = Command::new("kill")
+            .args(["-s", name, &self.child.id().to_string()])
+            .status()
+            .unwrap();
         assert!(status.success());
     }
 
@@ -72,7 +89,13 @@ impl Drop for Unread {
 
 /// Runs the server with these arguments and this stderr; returns its exit code.
 fn code_with_stderr(args: &[&str], stderr: impl Into<Stdio>) -> Option<i32> {
-    Command::new(example("server")).args(args).stdout(Stdio::null()).stderr(stderr).status().unwrap().code()
+    Command::new(example("server"))
+        .args(args)
+        .stdout(Stdio::null())
+        .stderr(stderr)
+        .status()
+        .unwrap()
+        .code()
 }
 
 #[test]
@@ -107,13 +130,28 @@ fn lines_that_stderr_did_not_take_are_counted_and_reported() {
 
     let log = String::from_utf8(log).unwrap();
     let dropped = |line: &str| -> Option<usize> {
-        line.strip_prefix("server: ")?.strip_suffix(" log lines were dropped: stderr did not take them in time")?.parse().ok()
+        line.strip_prefix("server: ")?
+            .strip_suffix(" log lines were dropped: stderr did not take them in time")?
+            .parse()
+            .ok()
     };
     let dropped: usize = log.lines().filter_map(dropped).sum();
-    let ended = log.lines().filter(|line| line.contains("] connection ")).count();
-    assert!(dropped > 0 && ended < VISITS, "{dropped} dropped, {ended} there");
-    assert!(ended + dropped >= VISITS, "{dropped} dropped and {ended} there are not all {VISITS}");
-    assert!(log.trim_end().ends_with("requests taken"), "the last line is there");
+    let ended = log
+        .lines()
+        .filter(|line| line.contains("] connection "))
+        .count();
+    assert!(
+        dropped > 0 && ended < VISITS,
+        "{dropped} dropped, {ended} there"
+    );
+    assert!(
+        ended + dropped >= VISITS,
+        "{dropped} dropped and {ended} there are not all {VISITS}"
+    );
+    assert!(
+        log.trim_end().ends_with("requests taken"),
+        "the last line is there"
+    );
 }
 
 #[test]
@@ -131,18 +169,38 @@ fn stderr_that_takes_nothing_does_not_change_the_exit_code() {
 fn wrong_address_is_reported_on_stderr_before_the_exit() {
     let (code, stderr) = Process::server(&["--listen", "nonsense"]).end();
     assert_eq!(code, Some(1));
-    assert!(stderr.starts_with("server: cannot listen on nonsense: "), "{stderr}");
+    assert!(
+        stderr.starts_with("server: cannot listen on nonsense: "),
+        "{stderr}"
+    );
 }
 
 #[test]
 fn client_exits_with_1_when_neither_stdout_nor_stderr_takes_a_line() {
-    let Ok(full) = File::options().write(true).open("/dev/full") else { return };
+    let Ok(full) = File::options().write(true).open("/dev/full") else {
+        return;
+    };
     let run = |args: &[&str], stdout: Stdio| {
         let mut command = Command::new(example("client"));
-        command.args(args).stdout(stdout).stderr(full.try_clone().unwrap()).status().unwrap().code()
+        command
+            .args(args)
+            .stdout(stdout)
+            .stderr(full.try_clone().unwrap())
+            .status()
+            .unwrap()
+            .code()
     };
     let nowhere = util::bound(); // nothing listens on it
     let addr = nowhere.1.to_string();
-    assert_eq!(run(&["--addr", &addr, "--conns", "1"], Stdio::null()), Some(1));
-    assert_eq!(run(&["--addr", &addr, "--conns", "1"], full.try_clone().unwrap().into()), Some(1));
+    assert_eq!(
+        run(&["--addr", &addr, "--conns", "1"], Stdio::null()),
+        Some(1)
+    );
+    assert_eq!(
+        run(
+            &["--addr", &addr, "--conns", "1"],
+            full.try_clone().unwrap().into()
+        ),
+        Some(1)
+    );
 }

@@ -93,10 +93,18 @@ fn listener() -> (TcpListener, SocketAddr) {
 }
 
 /// Makes a loop that serves `listener` until its poller breaks.
-fn make(listener: TcpListener, breaks: Arc<AtomicBool>, end: End) -> Result<Reactor<Service, Breakable>, Error> {
+fn make(
+    listener: TcpListener,
+    breaks: Arc<AtomicBool>,
+    end: End,
+) -> Result<Reactor<Service, Breakable>, Error> {
     let net = MioNet::new(64, Token::Waker.pack(), true).map_err(Error::Setup)?;
-    let (addr, listener) = (listener.local_addr().unwrap(), net.adopt(listener).map_err(Error::Setup)?);
-    let mut reactor = Reactor::with_net(Breakable { net, breaks, end }, service(), Config::default())?;
+    let (addr, listener) = (
+        listener.local_addr().unwrap(),
+        net.adopt(listener).map_err(Error::Setup)?,
+    );
+    let mut reactor =
+        Reactor::with_net(Breakable { net, breaks, end }, service(), Config::default())?;
     reactor.add_listener(listener, addr)?;
     Ok(reactor)
 }
@@ -107,10 +115,16 @@ fn loop_that_fails_or_panics_makes_the_others_drain() {
         for end in [End::Fails, End::Panics] {
             let breaks = [0, 1].map(|_| Arc::new(AtomicBool::new(false)));
             let (listeners, addrs): (Vec<_>, Vec<_>) = [listener(), listener()].into_iter().unzip();
-            let starts = listeners.into_iter().zip(breaks.clone()).map(|(listener, breaks)| move || make(listener, breaks, end));
+            let starts = listeners
+                .into_iter()
+                .zip(breaks.clone())
+                .map(|(listener, breaks)| move || make(listener, breaks, end));
             let loops = Loops::start(starts).unwrap_or_else(|error| panic!("{error}"));
             assert_eq!(loops.handles().len(), 2);
-            let (mut lost, mut kept) = (Client::connect(addrs[broken]), Client::connect(addrs[1 - broken]));
+            let (mut lost, mut kept) = (
+                Client::connect(addrs[broken]),
+                Client::connect(addrs[1 - broken]),
+            );
             for client in [&mut lost, &mut kept] {
                 client.send(&submit(id(1), b""));
                 client.expect(&ack(id(1)));
@@ -133,15 +147,31 @@ fn loop_that_does_not_start_stops_those_that_did() {
     let (served, addr) = listener();
     let quiet = || Arc::new(AtomicBool::new(false));
     let good: Start = Box::new(move || make(served, quiet(), End::Fails));
-    let bad: Start = Box::new(|| Err(Error::Config { problem: "no good".into() }));
+    let bad: Start = Box::new(|| {
+        Err(Error::Config {
+            problem: "no good".into(),
+        })
+    });
     let panics: Start = Box::new(|| panic!("no start"));
     for (bad, problem) in [(bad, "bad configuration: no good"), (panics, "it panicked")] {
         let starts: Vec<Start> = vec![bad];
         assert_eq!(Loops::start(starts).map(drop), Err(problem.to_string()));
     }
-    let starts: Vec<Start> = vec![good, Box::new(|| Err(Error::Config { problem: "no good".into() }))];
-    assert_eq!(Loops::start(starts).map(drop), Err("bad configuration: no good".to_string()));
-    wait_until("the end of the other loop's listener", || std::net::TcpStream::connect(addr).is_err());
+    let starts: Vec<Start> = vec![
+        good,
+        Box::new(|| {
+            Err(Error::Config {
+                problem: "no good".into(),
+            })
+        }),
+    ];
+    assert_eq!(
+        Loops::start(starts).map(drop),
+        Err("bad configuration: no good".to_string())
+    );
+    wait_until("the end of the other loop's listener", || {
+        std::net::TcpStream::connect(addr).is_err()
+    });
 }
 
 #[test]
@@ -157,11 +187,26 @@ fn server_whose_loop_fails_says_so_and_drains_the_others() {
             client.send(&submit(id(1), b""));
             client.expect(&ack(id(1)));
         }
-        let tasks = std::fs::read_dir(format!("/proc/{}/task", server.pid())).unwrap().map(|task| task.unwrap().path());
-        let task = tasks.into_iter().find(|task| std::fs::read_to_string(task.join("comm")).unwrap().trim() == broken).unwrap();
+        let tasks = std::fs::read_dir(format!("/proc/{}/task", server.pid()))
+            .unwrap()
+            .map(|task| task.unwrap().path());
+        let task = tasks
+            .into_iter()
+            .find(|task| std::fs::read_to_string(task.join("comm")).unwrap().trim() == broken)
+            .unwrap();
         let mut strace = Command::new("strace");
-        strace.args(["-p", task.file_name().unwrap().to_str().unwrap(), "-e", "trace=epoll_wait,epoll_pwait"]);
-        strace.args(["-e", "inject=epoll_wait,epoll_pwait:error=EBADF:when=1", "-o", "/dev/null"]);
+        strace.args([
+            "-p",
+            task.file_name().unwrap().to_str().unwrap(),
+            "-e",
+            "trace=epoll_wait,epoll_pwait",
+        ]);
+        strace.args([
+            "-e",
+            "inject=epoll_wait,epoll_pwait:error=EBADF:when=1",
+            "-o",
+            "/dev/null",
+        ]);
         if Command::new("strace").arg("--version").output().is_err() {
             return println!("not tested: strace is not installed here");
         }
@@ -179,8 +224,16 @@ fn server_whose_loop_fails_says_so_and_drains_the_others() {
         }
         let (code, log) = server.end();
         assert_eq!(code, Some(1), "{log}");
-        let wanted = format!("{broken} failed: polling failed: Bad file descriptor (os error 9); its connections are lost");
-        assert!(log.contains(&wanted) && log.contains("the other loops stop gracefully"), "{log}");
-        assert!(log.contains("stopped: 16 connections were accepted"), "{log}");
+        let wanted = format!(
+            "{broken} failed: polling failed: Bad file descriptor (os error 9); its connections are lost"
+        );
+        assert!(
+            log.contains(&wanted) && log.contains("the other loops stop gracefully"),
+            "{log}"
+        );
+        assert!(
+            log.contains("stopped: 16 connections were accepted"),
+            "{log}"
+        );
     }
 }

@@ -10,7 +10,9 @@ use std::time::{Duration, Instant};
 
 use glassloop::codec::Line;
 use glassloop::sim::{Faults, Path, Peer, Sim};
-use glassloop::{Config, Context, Counters, Handler, LoopContext, Origin, Reactor, TimerId, Turn, Verdict};
+use glassloop::{
+    Config, Context, Counters, Handler, LoopContext, Origin, Reactor, TimerId, Turn, Verdict,
+};
 use played::{Play, Stage};
 
 /// The longest that may be configured: whatever it delays shows.
@@ -45,8 +47,19 @@ impl Handler for Echo {
 
 /// A kind world, in which answers take so long for their way.
 fn world(spin: Duration, latency: Duration) -> Sim<Echo> {
-    let mut sim = Sim::with_faults(1, Faults::none(), Echo::default(), Config { spin, ..Config::default() });
-    sim.set_path(Path { latency, ..Path::local() });
+    let mut sim = Sim::with_faults(
+        1,
+        Faults::none(),
+        Echo::default(),
+        Config {
+            spin,
+            ..Config::default()
+        },
+    );
+    sim.set_path(Path {
+        latency,
+        ..Path::local()
+    });
     sim
 }
 
@@ -77,7 +90,10 @@ fn it_waits_awake_for_a_client_that_asks_at_once_and_sleeps_for_one_that_takes_i
     assert!(quick.spin_hits > 700, "{quick:?}");
     assert!(quick.spin_misses < 20, "{quick:?}");
     let slow = a_thousand_lines(Duration::from_micros(8), Duration::from_micros(200));
-    assert!(slow.spins < 40 && slow.polls - slow.turns < 2000, "{slow:?}");
+    assert!(
+        slow.spins < 40 && slow.polls - slow.turns < 2000,
+        "{slow:?}"
+    );
     let never = a_thousand_lines(Duration::ZERO, Duration::from_nanos(700));
     assert_eq!((never.spins, never.polls), (0, never.turns));
 }
@@ -102,19 +118,35 @@ fn a_deadline_comes_no_later_than_without_it_and_never_early() {
         }
         let came = echo.0.borrow().clone();
         assert_eq!(came.len(), due.len());
-        let late: Vec<Duration> = came.iter().zip(&due).map(|(came, due)| came.checked_duration_since(*due).expect("not early")).collect();
+        let late: Vec<Duration> = came
+            .iter()
+            .zip(&due)
+            .map(|(came, due)| came.checked_duration_since(*due).expect("not early"))
+            .collect();
         (late, sim.reactor().counters())
     };
     let ((asleep, plain), (awake, spun)) = (came(Duration::ZERO), came(LONGEST));
     assert!(plain.spins == 0 && spun.spin_hits > 400, "{spun:?}");
     // Asleep the poller's own rounding makes them up to a millisecond late; awake none is later than that.
     let most = |late: &[Duration]| *late.iter().max().expect("there were some");
-    assert!(most(&awake) <= most(&asleep), "{:?} awake, {:?} asleep", most(&awake), most(&asleep));
+    assert!(
+        most(&awake) <= most(&asleep),
+        "{:?} awake, {:?} asleep",
+        most(&awake),
+        most(&asleep)
+    );
 }
 
 #[test]
 fn letters_of_other_threads_are_read_at_once() {
-    let mut reactor = Reactor::new(Echo::default(), Config { spin: LONGEST, ..Config::default() }).unwrap();
+    let mut reactor = Reactor::new(
+        Echo::default(),
+        Config {
+            spin: LONGEST,
+            ..Config::default()
+        },
+    )
+    .unwrap();
     let handle = reactor.handle();
     let writer = thread::spawn(move || {
         for _ in 0..2_000 {
@@ -131,7 +163,11 @@ fn letters_of_other_threads_are_read_at_once() {
 
 #[test]
 fn a_letter_that_comes_while_the_loop_spins_ends_the_spin() {
-    let config = Config { spin: LONGEST, idle_timeout: None, ..Config::default() };
+    let config = Config {
+        spin: LONGEST,
+        idle_timeout: None,
+        ..Config::default()
+    };
     let mut play = Play::on(Stage::default(), Echo::default(), config);
     let (handle, (answer, answered)) = (play.reactor.handle(), std::sync::mpsc::channel());
     let mut spun = 0;
@@ -150,30 +186,56 @@ fn a_letter_that_comes_while_the_loop_spins_ends_the_spin() {
         let _ = play.reactor.turn(Some(Duration::from_millis(5))).unwrap();
         let after = play.reactor.counters();
         spun = after.spins - before.spins;
-        assert!(spun == 0 || (after.polls - before.polls, after.spin_hits) == (3, 1), "{after:?}");
+        assert!(
+            spun == 0 || (after.polls - before.polls, after.spin_hits) == (3, 1),
+            "{after:?}"
+        );
         assert!(after.turns < 100, "it never spins");
     }
     play.turn();
-    assert_eq!((play.reactor.counters().letters, answered.try_recv()), (1, Ok(())));
+    assert_eq!(
+        (play.reactor.counters().letters, answered.try_recv()),
+        (1, Ok(()))
+    );
 }
 
 #[test]
 fn a_loop_that_another_one_drives_polls_once_and_goes_back() {
-    let mut play = Play::on(Stage::default(), Echo::default(), Config { spin: LONGEST, ..Config::default() });
+    let mut play = Play::on(
+        Stage::default(),
+        Echo::default(),
+        Config {
+            spin: LONGEST,
+            ..Config::default()
+        },
+    );
     for turns in 1..500 {
         play.turn(); // of no time
-        assert_eq!(play.stage.borrow().timeouts, vec![Some(Duration::ZERO); turns]);
+        assert_eq!(
+            play.stage.borrow().timeouts,
+            vec![Some(Duration::ZERO); turns]
+        );
     }
     assert_eq!(play.reactor.counters().spins, 0);
 }
 
 #[test]
 fn a_clock_that_stands_still_does_not_keep_it_awake() {
-    let mut play = Play::on(Stage::default(), Echo::default(), Config { spin: Duration::from_micros(8), ..Config::default() });
+    let mut play = Play::on(
+        Stage::default(),
+        Echo::default(),
+        Config {
+            spin: Duration::from_micros(8),
+            ..Config::default()
+        },
+    );
     for _ in 0..200 {
         let _ = play.reactor.turn(Some(Duration::from_millis(5))).unwrap();
     }
     let counters = play.reactor.counters();
-    assert_eq!((counters.turns, counters.spins, counters.spin_misses), (200, 2, 2));
+    assert_eq!(
+        (counters.turns, counters.spins, counters.spin_misses),
+        (200, 2, 2)
+    );
     assert!(counters.polls <= 200 + 2 * 80, "{counters:?}");
 }

@@ -17,7 +17,9 @@ use glassloop::submit::{Request, ServerCodec};
 use glassloop::{Config, Context, Handler, Origin, Reactor, Stop, Turn, Verdict};
 use process::Process;
 use socket2::{Domain, Socket, Type};
-use util::{Client, PATIENCE, Server, ack, addr_of, id, reactor, service, submit, turn_until, wait_until};
+use util::{
+    Client, PATIENCE, Server, ack, addr_of, id, reactor, service, submit, turn_until, wait_until,
+};
 
 /// What the clients saw, all together.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -131,13 +133,17 @@ impl Crowd {
 
     /// Waits until so many requests were answered.
     fn wait_for(&self, answers: u64) {
-        wait_until("the load", || self.progress.load(Ordering::Relaxed) >= answers);
+        wait_until("the load", || {
+            self.progress.load(Ordering::Relaxed) >= answers
+        });
     }
 
     /// What all of them saw, once the server has ended.
     fn disperse(self) -> Seen {
         let mut seen = Seen::default();
-        self.threads.into_iter().for_each(|thread| seen += thread.join().expect("no client may see anything else"));
+        self.threads
+            .into_iter()
+            .for_each(|thread| seen += thread.join().expect("no client may see anything else"));
         seen
     }
 }
@@ -146,12 +152,17 @@ impl Crowd {
 fn check(seen: Seen, taken: u64, round: &str) {
     println!("{round}: {taken} requests taken, {seen:?}");
     assert_eq!(seen.resets, 0, "{round}");
-    assert_eq!(seen.acks, taken, "{round}: the clients have other acks than the server took requests");
+    assert_eq!(
+        seen.acks, taken,
+        "{round}: the clients have other acks than the server took requests"
+    );
 }
 
 /// The number before `what` in the server's last words.
 fn number(log: &str, what: &str) -> u64 {
-    let (head, _) = log.split_once(what).unwrap_or_else(|| panic!("no {what:?} in {log}"));
+    let (head, _) = log
+        .split_once(what)
+        .unwrap_or_else(|| panic!("no {what:?} in {log}"));
     head.rsplit(' ').next().unwrap().parse().unwrap()
 }
 
@@ -210,7 +221,10 @@ fn those_who_wait_in_the_backlog_when_the_stop_comes_are_answered_too() {
     });
     turn_until(&mut reactor, |reactor| reactor.counters().closed == 200);
     reading.join().unwrap();
-    assert_eq!((reactor.counters().frames, reactor.turn(None).unwrap()), (600, Turn::Stopped));
+    assert_eq!(
+        (reactor.counters().frames, reactor.turn(None).unwrap()),
+        (600, Turn::Stopped)
+    );
 }
 
 #[test]
@@ -219,7 +233,9 @@ fn of_two_loops_on_one_port_the_one_that_stops_answers_who_waits_at_it() {
     let on_port = |port| {
         let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
         socket.set_reuse_port(true).unwrap();
-        socket.bind(&SocketAddr::from((Ipv4Addr::LOCALHOST, port)).into()).unwrap();
+        socket
+            .bind(&SocketAddr::from((Ipv4Addr::LOCALHOST, port)).into())
+            .unwrap();
         socket.listen(4096).unwrap();
         let mut reactor = Reactor::new(service(), Config::default()).unwrap();
         reactor.listen_on(socket.into()).unwrap();
@@ -241,11 +257,16 @@ fn of_two_loops_on_one_port_the_one_that_stops_answers_who_waits_at_it() {
             client.expect_end();
         }
     });
-    turn_until(&mut stays, |_| leaves.turn(Some(Duration::ZERO)).is_ok() && reading.is_finished());
+    turn_until(&mut stays, |_| {
+        leaves.turn(Some(Duration::ZERO)).is_ok() && reading.is_finished()
+    });
     reading.join().unwrap();
     let served = [leaves.counters().frames, stays.counters().frames];
     assert_eq!(served.iter().sum::<u64>(), CLIENTS);
-    assert!(!cfg!(target_os = "linux") || served.iter().all(|served| *served > 0), "Linux spreads them: {served:?}");
+    assert!(
+        !cfg!(target_os = "linux") || served.iter().all(|served| *served > 0),
+        "Linux spreads them: {served:?}"
+    );
 }
 
 /// Peers that neither leave nor read: one is silent, one is in the middle of a frame, one sends without end, one takes no reply.
@@ -254,7 +275,9 @@ fn stubborn(addr: SocketAddr) -> Vec<Client> {
     peers[1].send(&submit(id(1), b"never finished")[..20]);
     let requests = submit(id(1), b"").repeat(5000);
     for peer in &mut peers[2..] {
-        peer.stream.set_write_timeout(Some(Duration::from_millis(200))).unwrap();
+        peer.stream
+            .set_write_timeout(Some(Duration::from_millis(200)))
+            .unwrap();
         // The server stands still once nothing more is taken, several times in a row.
         let (mut sent, mut blocked) = (0, 0);
         while blocked < 3 {
@@ -270,7 +293,11 @@ fn stubborn(addr: SocketAddr) -> Vec<Client> {
 #[test]
 fn peers_that_never_leave_or_never_read_cannot_hold_the_stop_beyond_the_drain_time() {
     let drain_timeout = Duration::from_millis(500);
-    let config = Config { drain_timeout, linger_timeout: Duration::from_secs(3600), ..Config::default() };
+    let config = Config {
+        drain_timeout,
+        linger_timeout: Duration::from_secs(3600),
+        ..Config::default()
+    };
     let server = Server::start(service(), config);
     let peers = stubborn(server.addr);
     let mut more = peers[2].stream.try_clone().unwrap();
@@ -286,13 +313,20 @@ fn peers_that_never_leave_or_never_read_cannot_hold_the_stop_beyond_the_drain_ti
 
 #[test]
 fn a_process_with_such_peers_exits_with_0_and_says_what_was_dropped() {
-    for args in [&["--drain-timeout", "400ms"][..], &["--drain-timeout", "400ms", "--threads", "4"]] {
+    for args in [
+        &["--drain-timeout", "400ms"][..],
+        &["--drain-timeout", "400ms", "--threads", "4"],
+    ] {
         let (server, addr) = Process::listening(args);
         let peers = stubborn(addr);
         let begun = Instant::now();
         server.signal("TERM");
         let (code, log) = server.end();
-        assert!(begun.elapsed() >= Duration::from_millis(400), "{:?}", begun.elapsed());
+        assert!(
+            begun.elapsed() >= Duration::from_millis(400),
+            "{:?}",
+            begun.elapsed()
+        );
         assert_eq!(code, Some(0), "{log}");
         assert!(number(&log, " bytes of replies were dropped") > 0, "{log}");
         drop(peers);
@@ -302,7 +336,11 @@ fn a_process_with_such_peers_exits_with_0_and_says_what_was_dropped() {
 #[test]
 fn a_shorter_wish_to_stop_overrules_a_longer_one_and_never_the_other_way() {
     for graces in [&[3600, 0][..], &[0, 3600], &[3600, 3600, 0, 3600]] {
-        let config = Config { linger_timeout: Duration::from_secs(3600), drain_timeout: Duration::from_secs(3600), ..Config::default() };
+        let config = Config {
+            linger_timeout: Duration::from_secs(3600),
+            drain_timeout: Duration::from_secs(3600),
+            ..Config::default()
+        };
         let server = Server::start(service(), config);
         let mut silent = server.connect();
         silent.send(&submit(id(1), b""));
@@ -368,7 +406,14 @@ impl Handler for Seventh {
 #[test]
 fn a_stop_from_within_a_callback_answers_the_rest_of_the_batch_and_everybody_else() {
     for by_hand in [false, true] {
-        let mut reactor = Reactor::bind("127.0.0.1:0", Seventh { asked: 0, by_hand: None }).unwrap();
+        let mut reactor = Reactor::bind(
+            "127.0.0.1:0",
+            Seventh {
+                asked: 0,
+                by_hand: None,
+            },
+        )
+        .unwrap();
         let handle = reactor.handle();
         reactor.handler().by_hand = Some(handle).filter(|_| by_hand);
         let addr = addr_of(&reactor);
@@ -393,7 +438,11 @@ fn a_listener_whose_duplicate_lives_on_does_not_wake_the_loop() {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let duplicate = listener.try_clone().unwrap();
     let long = Duration::from_secs(3600);
-    let config = Config { drain_timeout: long, linger_timeout: long, ..Config::default() };
+    let config = Config {
+        drain_timeout: long,
+        linger_timeout: long,
+        ..Config::default()
+    };
     let mut reactor = Reactor::new(service(), config).unwrap();
     let addr = reactor.listen_on(listener).unwrap();
     let stays = Client::connect(addr);
@@ -404,12 +453,20 @@ fn a_listener_whose_duplicate_lives_on_does_not_wake_the_loop() {
     let stale = reactor.counters().stale;
     let newcomers: Vec<Client> = (0..20).map(|_| Client::connect(addr)).collect();
     for _ in 0..20 {
-        assert_eq!(reactor.turn(Some(Duration::from_millis(1))).unwrap(), Turn::Running);
+        assert_eq!(
+            reactor.turn(Some(Duration::from_millis(1))).unwrap(),
+            Turn::Running
+        );
     }
-    assert_eq!((reactor.counters().stale, reactor.connections()), (stale, 1));
+    assert_eq!(
+        (reactor.counters().stale, reactor.connections()),
+        (stale, 1)
+    );
     for _ in &newcomers {
         duplicate.accept().unwrap();
     }
     drop(stays);
-    turn_until(&mut reactor, |reactor| reactor.turn(Some(Duration::ZERO)).unwrap() == Turn::Stopped);
+    turn_until(&mut reactor, |reactor| {
+        reactor.turn(Some(Duration::ZERO)).unwrap() == Turn::Stopped
+    });
 }

@@ -13,9 +13,13 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use glassloop::codec::Line;
-use glassloop::{CloseReason, Config, ConnectionId, Context, Handler, Origin, Reactor, Step, TimerId, Verdict};
+use glassloop::{
+    CloseReason, Config, ConnectionId, Context, Handler, Origin, Reactor, Step, TimerId, Verdict,
+};
 use played::{Play, Stage, ms};
-use util::{Client, PATIENCE, Server, Service, ack, addr_of, id, reactor, service, submit, turn_until};
+use util::{
+    Client, PATIENCE, Server, Service, ack, addr_of, id, reactor, service, submit, turn_until,
+};
 
 const MAX_FRAME: usize = 65_536;
 
@@ -35,11 +39,15 @@ impl Honest {
     }
 
     fn ask(&mut self, round: u64) {
-        self.0.iter_mut().for_each(|client| client.send(&submit(id(round), b"honest")));
+        self.0
+            .iter_mut()
+            .for_each(|client| client.send(&submit(id(round), b"honest")));
     }
 
     fn expect(&mut self, round: u64) {
-        self.0.iter_mut().for_each(|client| client.expect(&ack(id(round))));
+        self.0
+            .iter_mut()
+            .for_each(|client| client.expect(&ack(id(round))));
     }
 }
 
@@ -60,7 +68,11 @@ impl Drippers {
             client.send(&request[..1]);
             (client, begun)
         };
-        Self { peers: (0..count).map(one).collect(), request, sent: 1 }
+        Self {
+            peers: (0..count).map(one).collect(),
+            request,
+            sent: 1,
+        }
     }
 
     /// Drips a byte each and drops those who are gone; the shortest time that one of those had lasted is returned.
@@ -83,7 +95,10 @@ impl Drippers {
 fn many() -> usize {
     #[cfg(unix)]
     if let Ok(limit) = rlimit::increase_nofile_limit(6000) {
-        return (limit as usize).saturating_sub(1000).div_euclid(2).clamp(50, 2000);
+        return (limit as usize)
+            .saturating_sub(1000)
+            .div_euclid(2)
+            .clamp(50, 2000);
     }
     50
 }
@@ -92,52 +107,104 @@ fn many() -> usize {
 fn two_thousand_dripping_peers_are_gone_at_the_frame_deadline_and_the_honest_do_not_feel_them() {
     let frame_timeout = Duration::from_secs(1);
     let count = many();
-    let (mut reactor, addr) = reactor(service(), Config { frame_timeout: Some(frame_timeout), ..Config::default() });
+    let (mut reactor, addr) = reactor(
+        service(),
+        Config {
+            frame_timeout: Some(frame_timeout),
+            ..Config::default()
+        },
+    );
     let ended = ends(&mut reactor);
     let mut honest = Honest::connect(addr, 50);
     turn_until(&mut reactor, |reactor| reactor.connections() == 50);
     let mut drippers = Drippers::begin(addr, count);
-    turn_until(&mut reactor, |reactor| reactor.counters().accepted == 50 + count as u64);
+    turn_until(&mut reactor, |reactor| {
+        reactor.counters().accepted == 50 + count as u64
+    });
     // All events fit into so many polls, and the honest ones' are the last. The turns are counted,
     // since they do not depend on the machine.
     let enough = (count + 50).div_ceil(reactor.config().events_per_turn) as u64;
     let (mut shortest, mut rounds, begun) = (Duration::MAX, 0, Instant::now());
     while !drippers.peers.is_empty() {
-        assert!(begun.elapsed() < PATIENCE, "{} still drip", drippers.peers.len());
+        assert!(
+            begun.elapsed() < PATIENCE,
+            "{} still drip",
+            drippers.peers.len()
+        );
         shortest = shortest.min(drippers.drip());
         honest.ask(rounds);
         rounds += 1;
         let (turns, frames) = (reactor.counters().turns, 50 * rounds);
         turn_until(&mut reactor, |reactor| reactor.counters().frames == frames);
         let turns = reactor.counters().turns - turns;
-        assert!(turns <= enough, "beside {} dripping peers the honest waited for {turns} turns", drippers.peers.len());
+        assert!(
+            turns <= enough,
+            "beside {} dripping peers the honest waited for {turns} turns",
+            drippers.peers.len()
+        );
         honest.expect(rounds - 1);
     }
-    println!("{rounds} rounds beside {count} dripping peers, the first of which was gone after {shortest:?}");
+    println!(
+        "{rounds} rounds beside {count} dripping peers, the first of which was gone after {shortest:?}"
+    );
     assert!(shortest >= frame_timeout, "one was gone after {shortest:?}");
     drop(honest);
     turn_until(&mut reactor, |reactor| reactor.connections() == 0);
     let ended = ended.lock().unwrap();
-    assert_eq!(ended.iter().filter(|(reason, _)| *reason == "frame_timeout").count(), count);
+    assert_eq!(
+        ended
+            .iter()
+            .filter(|(reason, _)| *reason == "frame_timeout")
+            .count(),
+        count
+    );
     assert_eq!(ended.len(), count + 50);
 }
 
 #[test]
 fn a_peer_that_falls_silent_is_gone_at_its_deadline_and_not_a_drain_time_later() {
     let time = Some(Duration::from_millis(300));
-    let eternal = || Config { drain_timeout: Duration::from_secs(3600), ..Config::default() };
+    let eternal = || Config {
+        drain_timeout: Duration::from_secs(3600),
+        ..Config::default()
+    };
     let (idle, frame, handshake) = (
-        Config { idle_timeout: time, ..eternal() },
-        Config { frame_timeout: time, ..eternal() },
-        Config { handshake_timeout: time, ..eternal() },
+        Config {
+            idle_timeout: time,
+            ..eternal()
+        },
+        Config {
+            frame_timeout: time,
+            ..eternal()
+        },
+        Config {
+            handshake_timeout: time,
+            ..eternal()
+        },
     );
     let mut late = Vec::new();
     for (config, said, require_conn, reason) in [
         (idle, &b""[..], false, "idle for 300ms"),
-        (frame, b"\0\0\0", false, "frame deadline passed: 3 bytes of an unfinished frame came from the peer in 300ms"),
-        (handshake, b"", true, "handshake deadline passed: no first frame from the peer in 300ms"),
+        (
+            frame,
+            b"\0\0\0",
+            false,
+            "frame deadline passed: 3 bytes of an unfinished frame came from the peer in 300ms",
+        ),
+        (
+            handshake,
+            b"",
+            true,
+            "handshake deadline passed: no first frame from the peer in 300ms",
+        ),
     ] {
-        let server = Server::start(Service { require_conn, ..service() }, config);
+        let server = Server::start(
+            Service {
+                require_conn,
+                ..service()
+            },
+            config,
+        );
         let begun = Instant::now();
         let mut client = server.connect();
         client.send(said);
@@ -154,7 +221,14 @@ fn a_peer_that_falls_silent_is_gone_at_its_deadline_and_not_a_drain_time_later()
 
 #[test]
 fn a_peer_that_finishes_its_frames_in_time_may_drip_for_as_long_as_it_likes() {
-    let mut play = Play::on(Stage::with_doors(1), service(), Config { frame_timeout: Some(ms(1000)), ..Config::default() });
+    let mut play = Play::on(
+        Stage::with_doors(1),
+        service(),
+        Config {
+            frame_timeout: Some(ms(1000)),
+            ..Config::default()
+        },
+    );
     let peer = play.admit(1);
     // The last byte of a request comes together with the first of the next: there is always an unfinished one.
     let stream: Vec<u8> = (0..13).flat_map(|n| submit(id(n), b"")).collect();
@@ -170,7 +244,13 @@ fn a_peer_that_finishes_its_frames_in_time_may_drip_for_as_long_as_it_likes() {
 #[test]
 fn peers_that_never_read_are_gone_at_the_write_deadline_and_not_before() {
     let write_timeout = Duration::from_millis(600);
-    let server = Server::start(service(), Config { write_timeout: Some(write_timeout), ..Config::default() });
+    let server = Server::start(
+        service(),
+        Config {
+            write_timeout: Some(write_timeout),
+            ..Config::default()
+        },
+    );
     let addr = server.addr;
     let flooding: Vec<_> = (0..8)
         .map(|_| {
@@ -199,7 +279,11 @@ fn peers_that_never_read_are_gone_at_the_write_deadline_and_not_before() {
         let lasted = flooder.join().unwrap();
         assert!(lasted >= write_timeout, "gone after {lasted:?}");
         let end = server.next_end();
-        assert!(end.starts_with("write deadline passed: the peer took none of ") && end.ends_with(" bytes in 600ms"), "{end}");
+        assert!(
+            end.starts_with("write deadline passed: the peer took none of ")
+                && end.ends_with(" bytes in 600ms"),
+            "{end}"
+        );
     }
     server.stop();
 }
@@ -210,7 +294,11 @@ fn ends<H: Handler>(reactor: &mut Reactor<H>) -> Arc<Mutex<Vec<(&'static str, us
     let kept = ends.clone();
     reactor.set_observer(move |step: &Step<'_>| {
         if let Step::Closed { reason, .. } = step {
-            let held = if let CloseReason::Overload { held, .. } = reason { *held } else { 0 };
+            let held = if let CloseReason::Overload { held, .. } = reason {
+                *held
+            } else {
+                0
+            };
             kept.lock().unwrap().push((reason.name(), held));
         }
     });
@@ -224,7 +312,10 @@ fn ask<H: Handler>(reactor: &mut Reactor<H>, client: &mut Client, peak: &mut usi
     client.stream.set_nonblocking(true).unwrap();
     turn_until(reactor, |reactor| {
         *peak = reactor.buffered().max(*peak);
-        client.stream.peek(&mut answer).is_ok_and(|n| n == answer.len())
+        client
+            .stream
+            .peek(&mut answer)
+            .is_ok_and(|n| n == answer.len())
     });
     client.stream.set_nonblocking(false).unwrap();
     client.expect(&ack(id(1)));
@@ -232,16 +323,25 @@ fn ask<H: Handler>(reactor: &mut Reactor<H>, client: &mut Client, peak: &mut usi
 }
 
 #[test]
-fn when_unfinished_frames_fill_the_memory_those_who_hold_most_are_closed_and_the_others_are_served() {
+fn when_unfinished_frames_fill_the_memory_those_who_hold_most_are_closed_and_the_others_are_served()
+{
     let (high, low) = (4 << 20, 3 << 20);
-    let config = Config { buffered_high: high, buffered_low: low, ..Config::default() };
+    let config = Config {
+        buffered_high: high,
+        buffered_low: low,
+        ..Config::default()
+    };
     let (mut reactor, addr) = reactor(service(), config);
     let ends = ends(&mut reactor);
     let mut honest = Client::connect(addr);
     let mut peak = 0;
     // Unfinished as well, but not much: they are not to pay for the others.
-    let modest: Vec<Client> = (0..50).map(|_| held_open(addr, &unfinished(8_000))).collect();
-    turn_until(&mut reactor, |reactor| reactor.counters().bytes_read == 50 * 7_999);
+    let modest: Vec<Client> = (0..50)
+        .map(|_| held_open(addr, &unfinished(8_000)))
+        .collect();
+    turn_until(&mut reactor, |reactor| {
+        reactor.counters().bytes_read == 50 * 7_999
+    });
     let greedy: Vec<Client> = (0..200)
         .map(|_| {
             let client = held_open(addr, &unfinished(MAX_FRAME));
@@ -252,11 +352,18 @@ fn when_unfinished_frames_fill_the_memory_those_who_hold_most_are_closed_and_the
     turn_until(&mut reactor, |reactor| reactor.counters().accepted == 251);
     ask(&mut reactor, &mut honest, &mut peak);
     let ends = ends.lock().unwrap();
-    println!("of 200 greedy peers {} were closed; at most {peak} bytes were held, {high} are allowed", ends.len());
+    println!(
+        "of 200 greedy peers {} were closed; at most {peak} bytes were held, {high} are allowed",
+        ends.len()
+    );
     assert!(peak <= high && peak > low, "{peak} bytes held");
     assert!(!ends.is_empty() && ends.len() < 200);
     // A modest one holds 8,000 bytes, in a buffer that may have doubled to grow.
-    assert!(ends.iter().all(|(name, held)| *name == "overload" && *held > 16_000), "{ends:?}");
+    assert!(
+        ends.iter()
+            .all(|(name, held)| *name == "overload" && *held > 16_000),
+        "{ends:?}"
+    );
     assert_eq!(reactor.connections(), 251 - ends.len());
     drop((modest, greedy));
 }
@@ -268,9 +375,15 @@ fn held_open(addr: SocketAddr, bytes: &[u8]) -> Client {
 }
 
 #[test]
-fn when_unread_replies_fill_the_memory_those_who_do_not_read_are_closed_and_the_others_are_served() {
+fn when_unread_replies_fill_the_memory_those_who_do_not_read_are_closed_and_the_others_are_served()
+{
     let high = 1 << 20;
-    let config = Config { buffered_high: high, buffered_low: high * 3 / 4, write_timeout: None, ..Config::default() };
+    let config = Config {
+        buffered_high: high,
+        buffered_low: high * 3 / 4,
+        write_timeout: None,
+        ..Config::default()
+    };
     let (mut reactor, addr) = reactor(service(), config);
     let ends = ends(&mut reactor);
     let mut honest = Client::connect(addr);
@@ -292,9 +405,16 @@ fn when_unread_replies_fill_the_memory_those_who_do_not_read_are_closed_and_the_
     }
     ask(&mut reactor, &mut honest, &mut peak);
     let ends = ends.lock().unwrap();
-    println!("of 12 deaf peers {} were closed; at most {peak} bytes were held, {high} are allowed", ends.len());
+    println!(
+        "of 12 deaf peers {} were closed; at most {peak} bytes were held, {high} are allowed",
+        ends.len()
+    );
     assert!(peak <= high);
-    assert!(ends.iter().all(|(name, held)| *name == "overload" && *held > 10_000), "{ends:?}");
+    assert!(
+        ends.iter()
+            .all(|(name, held)| *name == "overload" && *held > 10_000),
+        "{ends:?}"
+    );
 }
 
 /// Every connection sends much of its own accord when its timer comes; no peer reads.
@@ -330,7 +450,11 @@ impl Handler for Alarm {
 #[test]
 fn what_timers_make_all_connections_send_at_once_is_held_to_the_cap_too() {
     const HIGH: usize = 2 << 20;
-    let config = Config { buffered_high: HIGH, buffered_low: HIGH / 2, ..Config::default() };
+    let config = Config {
+        buffered_high: HIGH,
+        buffered_low: HIGH / 2,
+        ..Config::default()
+    };
     let (mut reactor, addr) = reactor(Alarm::default(), config);
     let peers: Vec<Client> = (0..40).map(|_| Client::connect(addr)).collect();
     turn_until(&mut reactor, |reactor| reactor.counters().accepted == 40);
@@ -342,11 +466,19 @@ fn what_timers_make_all_connections_send_at_once_is_held_to_the_cap_too() {
     }
     // `buffered` is true again when the turn is over, so it cannot tell; the allocator can. Only this thread is counted.
     let allocated = allocation_counter::measure(|| {
-        turn_until(&mut reactor, |reactor| reactor.counters().timers + reactor.counters().closed >= 40);
+        turn_until(&mut reactor, |reactor| {
+            reactor.counters().timers + reactor.counters().closed >= 40
+        });
     });
     let (peak, allowed) = (allocated.bytes_max, HIGH as u64 + 4 * SPEECH as u64);
-    assert!(peak > SPEECH as u64, "{peak} bytes were held: nothing was tested");
-    assert!(peak <= allowed, "{peak} bytes were held at once, {allowed} are allowed");
+    assert!(
+        peak > SPEECH as u64,
+        "{peak} bytes were held: nothing was tested"
+    );
+    assert!(
+        peak <= allowed,
+        "{peak} bytes were held at once, {allowed} are allowed"
+    );
     drop(peers);
 }
 
@@ -354,13 +486,17 @@ fn what_timers_make_all_connections_send_at_once_is_held_to_the_cap_too() {
 fn flood(addr: SocketAddr, peers: usize, over: Arc<AtomicBool>) -> thread::JoinHandle<usize> {
     thread::spawn(move || {
         let requests = submit(id(7), &[0; 300]).repeat(200);
-        let mut flooders: Vec<(Client, usize)> = (0..peers).map(|_| (Client::connect(addr), 0)).collect();
+        let mut flooders: Vec<(Client, usize)> =
+            (0..peers).map(|_| (Client::connect(addr), 0)).collect();
         for (client, _) in &flooders {
             client.stream.set_nonblocking(true).unwrap();
         }
         let (mut acks, begun) = (vec![0; 64 * 1024], Instant::now());
         while !over.load(Ordering::Relaxed) {
-            assert!(begun.elapsed() < 5 * PATIENCE, "nobody says that it is over");
+            assert!(
+                begun.elapsed() < 5 * PATIENCE,
+                "nobody says that it is over"
+            );
             for (client, sent) in &mut flooders {
                 if let Ok(n) = client.stream.write(&requests[*sent % 313..]) {
                     *sent += n;
@@ -368,7 +504,15 @@ fn flood(addr: SocketAddr, peers: usize, over: Arc<AtomicBool>) -> thread::JoinH
                 assert!(!matches!(client.stream.read(&mut acks), Ok(0)));
             }
         }
-        flooders.iter().map(|(client, sent)| client.stream.shutdown(Shutdown::Both).map_or(*sent, |()| *sent)).sum()
+        flooders
+            .iter()
+            .map(|(client, sent)| {
+                client
+                    .stream
+                    .shutdown(Shutdown::Both)
+                    .map_or(*sent, |()| *sent)
+            })
+            .sum()
     })
 }
 
@@ -379,7 +523,9 @@ fn with_as_many_flooders_as_quiet_peers_each_quiet_request_is_answered_within_tw
     let mut quiet = Honest::connect(addr, 20);
     let over = Arc::new(AtomicBool::new(false));
     let flooding = flood(addr, 20, over.clone());
-    turn_until(&mut reactor, |reactor| reactor.connections() == 40 && reactor.counters().bytes_read > 1_000_000);
+    turn_until(&mut reactor, |reactor| {
+        reactor.connections() == 40 && reactor.counters().bytes_read > 1_000_000
+    });
     let before = reactor.counters().bytes_read;
     let (mut round, begun) = (0, Instant::now());
     // How much comes beside them is up to the other thread.
@@ -394,5 +540,8 @@ fn with_as_many_flooders_as_quiet_peers_each_quiet_request_is_answered_within_tw
     }
     let read = reactor.counters().bytes_read - before;
     over.store(true, Ordering::Relaxed);
-    println!("{read} bytes read beside them, {} sent", flooding.join().unwrap());
+    println!(
+        "{read} bytes read beside them, {} sent",
+        flooding.join().unwrap()
+    );
 }

@@ -27,7 +27,12 @@ const FLOORS: [(&str, u8); 16] = [
 const WORDS: [(&[&str], &[&str], &str); 5] = [
     (
         &["mio::", "std::net", "Instant::now", "std::os", "std::fs"],
-        &["net/mio_net.rs", "net/socket.rs", "reactor/sockets.rs", "sim/world.rs"],
+        &[
+            "net/mio_net.rs",
+            "net/socket.rs",
+            "reactor/sockets.rs",
+            "sim/world.rs",
+        ],
         "sockets and clocks come through the seam",
     ),
     (
@@ -35,9 +40,27 @@ const WORDS: [(&[&str], &[&str], &str); 5] = [
         &["net/transport.rs", "net/socket.rs"],
         "only `fill` reads and only `flush` writes; a socket passes it on",
     ),
-    (&["SystemTime", "UNIX_EPOCH"], &[], "somebody may set that clock; deadlines go by the one that nobody can"),
-    (&["unsafe"], &["lib.rs"], "forbidden there, and so everywhere"),
-    (&["todo!(", "unimplemented!(", ".unwrap()", "println!", "dbg!("], &[], "not in the library"),
+    (
+        &["SystemTime", "UNIX_EPOCH"],
+        &[],
+        "somebody may set that clock; deadlines go by the one that nobody can",
+    ),
+    (
+        &["unsafe"],
+        &["lib.rs"],
+        "forbidden there, and so everywhere",
+    ),
+    (
+        &[
+            "todo!(",
+            "unimplemented!(",
+            ".unwrap()",
+            "println!",
+            "dbg!(",
+        ],
+        &[],
+        "not in the library",
+    ),
 ];
 
 /// A source file without its comments and its unit tests.
@@ -67,25 +90,58 @@ fn sources() -> Vec<Source> {
     assert!(paths.len() >= FLOORS.len());
     let read = |path: &PathBuf| {
         let text = std::fs::read_to_string(path).unwrap();
-        let name = path.strip_prefix(&root).unwrap().to_str().unwrap().replace('\\', "/");
+        let name = path
+            .strip_prefix(&root)
+            .unwrap()
+            .to_str()
+            .unwrap()
+            .replace('\\', "/");
         let module = name.split(['/', '.']).next().unwrap().to_string();
-        let code = text.split("#[cfg(test)]").next().unwrap().lines().enumerate();
-        let code = code.map(|(n, line)| (n + 1, line.split("//").next().unwrap().to_string())).collect();
-        Source { name, module, code, lines: text.lines().count() }
+        let code = text
+            .split("#[cfg(test)]")
+            .next()
+            .unwrap()
+            .lines()
+            .enumerate();
+        let code = code
+            .map(|(n, line)| (n + 1, line.split("//").next().unwrap().to_string()))
+            .collect();
+        Source {
+            name,
+            module,
+            code,
+            lines: text.lines().count(),
+        }
     };
     paths.iter().map(read).collect()
 }
 
 fn floor(module: &str) -> u8 {
     let found = FLOORS.iter().find(|(name, _)| *name == module);
-    found.unwrap_or_else(|| panic!("module `{module}` has no floor: give it one here and on the front page")).1
+    found
+        .unwrap_or_else(|| {
+            panic!("module `{module}` has no floor: give it one here and on the front page")
+        })
+        .1
 }
 
 /// The modules that a source file imports.
 fn imports(source: &Source) -> BTreeSet<String> {
-    let code: String = source.code.iter().map(|(_, line)| line.as_str()).collect::<Vec<_>>().join("\n");
-    let names = code.split("crate::").skip(1).map(|rest| rest.split(|c: char| !c.is_alphanumeric() && c != '_').next().unwrap());
-    names.filter(|name| *name != source.module).map(str::to_string).collect()
+    let code: String = source
+        .code
+        .iter()
+        .map(|(_, line)| line.as_str())
+        .collect::<Vec<_>>()
+        .join("\n");
+    let names = code.split("crate::").skip(1).map(|rest| {
+        rest.split(|c: char| !c.is_alphanumeric() && c != '_')
+            .next()
+            .unwrap()
+    });
+    names
+        .filter(|name| *name != source.module)
+        .map(str::to_string)
+        .collect()
 }
 
 #[test]
@@ -93,16 +149,30 @@ fn imports_point_down_and_never_in_a_circle() {
     let mut graph: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
     for source in sources().iter().filter(|source| source.name != "lib.rs") {
         for import in imports(source) {
-            assert!(floor(&import) <= floor(&source.module), "{} imports {import}, which is above it", source.name);
-            graph.entry(source.module.clone()).or_default().insert(import);
+            assert!(
+                floor(&import) <= floor(&source.module),
+                "{} imports {import}, which is above it",
+                source.name
+            );
+            graph
+                .entry(source.module.clone())
+                .or_default()
+                .insert(import);
         }
     }
     // Take away, again and again, what imports nothing that is left. A circle would remain.
     let mut left: BTreeSet<String> = graph.keys().cloned().collect();
-    while let Some(free) = left.iter().find(|module| graph[*module].is_disjoint(&left)).cloned() {
+    while let Some(free) = left
+        .iter()
+        .find(|module| graph[*module].is_disjoint(&left))
+        .cloned()
+    {
         left.remove(&free);
     }
-    assert!(left.is_empty(), "these import each other in a circle: {left:?}");
+    assert!(
+        left.is_empty(),
+        "these import each other in a circle: {left:?}"
+    );
 }
 
 #[test]
@@ -114,7 +184,11 @@ fn each_word_stands_where_it_belongs() {
             }
             for (n, line) in &source.code {
                 for word in *words {
-                    assert!(!line.contains(word), "src/{}:{n}: `{word}`: {why}", source.name);
+                    assert!(
+                        !line.contains(word),
+                        "src/{}:{n}: `{word}`: {why}",
+                        source.name
+                    );
                 }
             }
         }
@@ -124,20 +198,34 @@ fn each_word_stands_where_it_belongs() {
 #[test]
 fn files_and_functions_stay_small() {
     for source in sources() {
-        assert!(source.lines <= 400, "src/{} has {} lines: more than one idea?", source.name, source.lines);
+        assert!(
+            source.lines <= 400,
+            "src/{} has {} lines: more than one idea?",
+            source.name,
+            source.lines
+        );
         // rustfmt closes a function at the indentation it was opened with.
         let mut open: Option<(usize, String, String)> = None;
         for (n, line) in &source.code {
             let body = line.trim_start();
             let indent = &line[..line.len() - body.len()];
             let words = body.split('(').next().unwrap();
-            if open.is_none() && words.split_whitespace().any(|word| word == "fn") && !body.ends_with(';') && !body.ends_with('}') {
+            if open.is_none()
+                && words.split_whitespace().any(|word| word == "fn")
+                && !body.ends_with(';')
+                && !body.ends_with('}')
+            {
                 open = Some((*n, words.to_string(), format!("{indent}}}")));
             }
             if let Some((start, name, end)) = &open {
                 if line.trim_end() == end {
                     let most = if name.contains("fn turn") { 40 } else { 70 };
-                    assert!(n - start < most, "src/{}:{start}: `{name}` has {} lines, at most {most}", source.name, n - start + 1);
+                    assert!(
+                        n - start < most,
+                        "src/{}:{start}: `{name}` has {} lines, at most {most}",
+                        source.name,
+                        n - start + 1
+                    );
                     open = None;
                 }
             }
@@ -147,10 +235,21 @@ fn files_and_functions_stay_small() {
 
 #[test]
 fn the_library_depends_on_its_four_crates_only() {
-    let manifest = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("Cargo.toml")).unwrap();
-    let section = manifest.split("\n[dependencies]\n").nth(1).unwrap().split("\n[").next().unwrap();
-    let names: Vec<&str> =
-        section.lines().filter_map(|line| line.split('=').next()).map(str::trim).filter(|name| !name.is_empty()).collect();
+    let manifest =
+        std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("Cargo.toml")).unwrap();
+    let section = manifest
+        .split("\n[dependencies]\n")
+        .nth(1)
+        .unwrap()
+        .split("\n[")
+        .next()
+        .unwrap();
+    let names: Vec<&str> = section
+        .lines()
+        .filter_map(|line| line.split('=').next())
+        .map(str::trim)
+        .filter(|name| !name.is_empty())
+        .collect();
     assert_eq!(names, ["bytes", "log", "mio", "slab"]);
 }
 
@@ -159,10 +258,22 @@ fn the_readme_names_every_limit_with_its_default() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let readme = std::fs::read_to_string(root.join("README.md")).unwrap();
     let config = std::fs::read_to_string(root.join("src/config.rs")).unwrap();
-    let fields = config.split("pub struct Config {").nth(1).unwrap().split("\n}").next().unwrap();
-    let names: Vec<&str> = fields.lines().filter_map(|line| line.trim().strip_prefix("pub ")?.split(':').next()).collect();
+    let fields = config
+        .split("pub struct Config {")
+        .nth(1)
+        .unwrap()
+        .split("\n}")
+        .next()
+        .unwrap();
+    let names: Vec<&str> = fields
+        .lines()
+        .filter_map(|line| line.trim().strip_prefix("pub ")?.split(':').next())
+        .collect();
     assert!(names.len() > 10);
     for name in names {
-        assert!(readme.contains(&format!("`{name}`")), "README's table of limits lacks `{name}`");
+        assert!(
+            readme.contains(&format!("`{name}`")),
+            "README's table of limits lacks `{name}`"
+        );
     }
 }

@@ -11,7 +11,8 @@ use std::time::{Duration, Instant};
 
 use glassloop::codec::Line;
 use glassloop::{
-    CloseReason, Config, ConnectionId, Context, Handle, Handler, LoopContext, Origin, PostError, Reactor, Stop, TimerId, Turn, Verdict,
+    CloseReason, Config, ConnectionId, Context, Handle, Handler, LoopContext, Origin, PostError,
+    Reactor, Stop, TimerId, Turn, Verdict,
 };
 use util::{Client, PATIENCE, Server, turn_until};
 
@@ -62,13 +63,23 @@ impl Handler for Desk {
     }
 
     fn close(&mut self, cx: &mut Context<'_, Self>, _: &CloseReason) {
-        self.last_word = self.handle.as_ref().and_then(|handle| handle.send(cx.id(), &b"too late\n"[..]).err());
+        self.last_word = self
+            .handle
+            .as_ref()
+            .and_then(|handle| handle.send(cx.id(), &b"too late\n"[..]).err());
     }
 }
 
 fn desk() -> (Desk, Receiver<ConnectionId>) {
     let (came, comes) = mpsc::channel();
-    (Desk { came, handle: None, last_word: None }, comes)
+    (
+        Desk {
+            came,
+            handle: None,
+            last_word: None,
+        },
+        comes,
+    )
 }
 
 /// A loop in a thread of its own.
@@ -99,7 +110,10 @@ fn turn(reactor: &mut Reactor<Desk>) -> Turn {
 fn post_patiently(handle: &Handle<Job>, mut mail: Job) {
     let end = Instant::now() + PATIENCE;
     while let Err(error) = handle.post(mail) {
-        assert!(matches!(error, PostError::Full(_)) && Instant::now() < end, "{error:?}");
+        assert!(
+            matches!(error, PostError::Full(_)) && Instant::now() < end,
+            "{error:?}"
+        );
         mail = error.into_inner();
         thread::yield_now();
     }
@@ -136,15 +150,26 @@ fn a_handle_can_be_cloned_and_shared_by_all_threads_even_if_its_mail_cannot() {
 #[test]
 fn frames_of_eight_threads_never_mix_and_each_thread_s_order_holds() {
     const EACH: usize = 100;
-    let (server, comes) = office(Config { write_cap: 64 << 20, mailbox_cap: 20_000, ..Config::default() });
+    let (server, comes) = office(Config {
+        write_cap: 64 << 20,
+        mailbox_cap: 20_000,
+        ..Config::default()
+    });
     let client = server.connect();
     let id = next(&comes);
     let reading = thread::spawn(move || {
         let mut lines = BufReader::new(client.stream).lines();
         let mut lengths = [const { Vec::new() }; 8];
         for _ in 0..8 * EACH {
-            let line = lines.next().expect("no end before the last line").unwrap().into_bytes();
-            assert!(line.iter().all(|byte| *byte == line[0]), "two threads' bytes in one line");
+            let line = lines
+                .next()
+                .expect("no end before the last line")
+                .unwrap()
+                .into_bytes();
+            assert!(
+                line.iter().all(|byte| *byte == line[0]),
+                "two threads' bytes in one line"
+            );
             lengths[usize::from(line[0] - b'a')].push(line.len());
         }
         lengths
@@ -155,14 +180,20 @@ fn frames_of_eight_threads_never_mix_and_each_thread_s_order_holds() {
             frame.push(b'\n');
             let (mut frame, end) = (bytes::Bytes::from(frame), Instant::now() + PATIENCE);
             while let Err(error) = server.handle.send(id, frame) {
-                assert!(matches!(error, PostError::Full(_)) && Instant::now() < end, "{error:?}");
+                assert!(
+                    matches!(error, PostError::Full(_)) && Instant::now() < end,
+                    "{error:?}"
+                );
                 frame = error.into_inner();
                 thread::yield_now();
             }
         }
     });
     for (number, lengths) in reading.join().unwrap().into_iter().enumerate() {
-        assert_eq!(lengths, (0..EACH).map(|n| 1 + number + 17 * n).collect::<Vec<_>>());
+        assert_eq!(
+            lengths,
+            (0..EACH).map(|n| 1 + number + 17 * n).collect::<Vec<_>>()
+        );
     }
 }
 
@@ -170,7 +201,9 @@ fn frames_of_eight_threads_never_mix_and_each_thread_s_order_holds() {
 fn exchange(config: Config, each: usize) {
     let (server, _) = office(config);
     let (tell, told) = mpsc::channel();
-    eight_threads(|number| (0..each).for_each(|n| post_patiently(&server.handle, numbered(&tell, number, n))));
+    eight_threads(|number| {
+        (0..each).for_each(|n| post_patiently(&server.handle, numbered(&tell, number, n)))
+    });
     let mut seen = [0; 8];
     for _ in 0..8 * each {
         let (number, n) = next(&told);
@@ -188,27 +221,49 @@ fn mail_of_eight_threads_arrives_exactly_once_and_in_each_thread_s_order() {
 
 #[test]
 fn a_mailbox_that_is_always_full_loses_nothing_either() {
-    exchange(Config { mailbox_cap: 500, ..Config::default() }, 500);
+    exchange(
+        Config {
+            mailbox_cap: 500,
+            ..Config::default()
+        },
+        500,
+    );
 }
 
 #[test]
 fn mail_that_comes_while_earlier_mail_is_still_read_wakes_the_loop_too() {
-    exchange(Config { calls_per_turn: 1, ..Config::default() }, 300);
+    exchange(
+        Config {
+            calls_per_turn: 1,
+            ..Config::default()
+        },
+        300,
+    );
 }
 
 #[test]
 fn a_loop_does_not_sleep_over_a_bell_that_rang_while_it_read_the_rest_of_its_mail() {
-    let (mut reactor, _, _) = empty(Config { calls_per_turn: 2, ..Config::default() });
+    let (mut reactor, _, _) = empty(Config {
+        calls_per_turn: 2,
+        ..Config::default()
+    });
     let handle = reactor.handle();
     (0..3).for_each(|_| handle.post(job(|_| ())).unwrap());
     let _ = turn(&mut reactor);
     assert_eq!(reactor.counters().letters, 2, "one is left");
     handle.post(job(|_| ())).unwrap();
     let _ = turn(&mut reactor);
-    assert_eq!(reactor.counters().letters, 3, "the bell was heard, but the rest came first");
+    assert_eq!(
+        reactor.counters().letters,
+        3,
+        "the bell was heard, but the rest came first"
+    );
     let (begun, patience) = (Instant::now(), PATIENCE);
     let _ = reactor.turn(Some(patience)).unwrap();
-    assert!(begun.elapsed() < patience, "it slept although a letter lay there");
+    assert!(
+        begun.elapsed() < patience,
+        "it slept although a letter lay there"
+    );
     assert_eq!(reactor.counters().letters, 4);
 }
 
@@ -223,27 +278,40 @@ fn a_loop_that_is_busy_is_woken_once_for_many_letters() {
     });
     server.handle.post(busy).ok().unwrap();
     next(&is_busy);
-    eight_threads(|number| (0..1000).for_each(|n| server.handle.post(numbered(&tell, number, n)).unwrap()));
+    eight_threads(|number| {
+        (0..1000).for_each(|n| server.handle.post(numbered(&tell, number, n)).unwrap())
+    });
     drop(open);
     for _ in 0..8000 {
         next(&told);
     }
     let counters = server.stop();
     assert_eq!(counters.letters, 8001);
-    assert!(counters.turns * 100 < counters.letters, "{} turns for {} letters", counters.turns, counters.letters);
+    assert!(
+        counters.turns * 100 < counters.letters,
+        "{} turns for {} letters",
+        counters.turns,
+        counters.letters
+    );
 }
 
 #[test]
 fn mail_that_was_posted_before_the_loop_ran_is_read() {
     let (mut reactor, _, _) = empty(Config::default());
-    reactor.handle().post(job(|cx| cx.stop(Stop::Gracefully))).unwrap();
+    reactor
+        .handle()
+        .post(job(|cx| cx.stop(Stop::Gracefully)))
+        .unwrap();
     reactor.run().unwrap();
     assert_eq!(reactor.counters().letters, 1);
 }
 
 #[test]
 fn what_one_thread_asks_is_done_in_its_order_the_stop_included() {
-    let (mut reactor, mut client, id) = by_hand(Config { calls_per_turn: 10, ..Config::default() });
+    let (mut reactor, mut client, id) = by_hand(Config {
+        calls_per_turn: 10,
+        ..Config::default()
+    });
     let handle = reactor.handle();
     for n in 0..100 {
         handle.send(id, format!("{n}\n")).unwrap();
@@ -262,7 +330,10 @@ fn what_one_thread_asks_is_done_in_its_order_the_stop_included() {
 
 #[test]
 fn all_the_mail_that_was_posted_before_a_stop_is_read_before_it() {
-    let (mut reactor, _, _) = empty(Config { calls_per_turn: 10, ..Config::default() });
+    let (mut reactor, _, _) = empty(Config {
+        calls_per_turn: 10,
+        ..Config::default()
+    });
     let handle = reactor.handle();
     (0..100).for_each(|_| handle.post(job(|_| ())).unwrap());
     handle.shutdown(PATIENCE);
@@ -295,12 +366,18 @@ fn a_letter_for_one_that_is_gone_comes_back_and_never_reaches_the_next_in_its_sl
     let here = next(&comes);
     assert_eq!((here.slot(), here == gone), (gone.slot(), false));
     let frame = bytes::Bytes::from_static(b"secret\n");
-    assert_eq!(server.handle.send(gone, frame.clone()), Err(PostError::Gone(frame.clone())));
+    assert_eq!(
+        server.handle.send(gone, frame.clone()),
+        Err(PostError::Gone(frame.clone()))
+    );
     assert_eq!(server.handle.close(gone), Err(PostError::Gone(gone)));
     // Names that this loop never gave.
     for (slot, generation) in [(0, 77), (4000, 1), (u32::MAX, u32::MAX)] {
         let nobody = ConnectionId::new(slot, generation.try_into().unwrap());
-        assert_eq!(server.handle.send(nobody, frame.clone()), Err(PostError::Gone(frame.clone())));
+        assert_eq!(
+            server.handle.send(nobody, frame.clone()),
+            Err(PostError::Gone(frame.clone()))
+        );
         assert_eq!(server.handle.close(nobody), Err(PostError::Gone(nobody)));
     }
     server.handle.send(here, &b"hello\n"[..]).unwrap();
@@ -316,14 +393,20 @@ fn a_letter_whose_connection_goes_before_it_is_read_is_counted_as_stale() {
     handle.send(id, &b"too late\n"[..]).unwrap();
     handle.close(id).unwrap();
     let _ = turn(&mut reactor);
-    assert_eq!((reactor.counters().letters, reactor.counters().stale), (3, 2));
+    assert_eq!(
+        (reactor.counters().letters, reactor.counters().stale),
+        (3, 2)
+    );
     drop(client);
     turn_until(&mut reactor, |reactor| reactor.connections() == 0);
 }
 
 #[test]
 fn a_full_mailbox_gives_the_letter_back_queues_nothing_and_works_again_after_a_turn() {
-    let (mut reactor, mut client, id) = by_hand(Config { mailbox_cap: 5000, ..Config::default() });
+    let (mut reactor, mut client, id) = by_hand(Config {
+        mailbox_cap: 5000,
+        ..Config::default()
+    });
     let handle = reactor.handle();
     for round in 1..=3 {
         let frame = bytes::Bytes::from(format!("{round}{}\n", "x".repeat(500)));
@@ -336,9 +419,15 @@ fn a_full_mailbox_gives_the_letter_back_queues_nothing_and_works_again_after_a_t
             assert!(taken < 10, "the mailbox has no bottom");
         };
         assert_eq!(refusal, PostError::Full(frame.clone()));
-        assert!(taken >= 5, "{taken} letters of 503 bytes are all that go into 5,000");
+        assert!(
+            taken >= 5,
+            "{taken} letters of 503 bytes are all that go into 5,000"
+        );
         // As full as it is for a large one: a small one may still fit in, and a stop always does.
-        assert_eq!(handle.send(id, frame.clone()), Err(PostError::Full(frame.clone())));
+        assert_eq!(
+            handle.send(id, frame.clone()),
+            Err(PostError::Full(frame.clone()))
+        );
         let before = reactor.counters().letters;
         let _ = turn(&mut reactor);
         assert_eq!(reactor.counters().letters - before, taken);
@@ -357,9 +446,15 @@ fn a_full_mailbox_gives_the_letter_back_queues_nothing_and_works_again_after_a_t
 #[test]
 fn a_stopped_loop_says_so_and_gives_everything_back() {
     let refused = |handle: &Handle<Job>, id: ConnectionId| {
-        assert_eq!(handle.send(id, &b"x\n"[..]), Err(PostError::Stopped(bytes::Bytes::from_static(b"x\n"))));
+        assert_eq!(
+            handle.send(id, &b"x\n"[..]),
+            Err(PostError::Stopped(bytes::Bytes::from_static(b"x\n")))
+        );
         assert_eq!(handle.close(id), Err(PostError::Stopped(id)));
-        assert!(matches!(handle.post(job(|_| ())), Err(PostError::Stopped(_))));
+        assert!(matches!(
+            handle.post(job(|_| ())),
+            Err(PostError::Stopped(_))
+        ));
         handle.shutdown(Duration::ZERO);
         handle.stop(Stop::AtOnce);
     };
@@ -413,14 +508,22 @@ fn mail_that_will_never_be_read_is_dropped_with_the_loop() {
 
 /// When the loop would give up, counted from its last turn at the latest.
 fn left(reactor: &Reactor<Desk>) -> Duration {
-    reactor.next_deadline().expect("a stopping loop has a time").saturating_duration_since(Instant::now())
+    reactor
+        .next_deadline()
+        .expect("a stopping loop has a time")
+        .saturating_duration_since(Instant::now())
 }
 
 #[test]
 fn the_shortest_grace_counts_whatever_came_first_and_whatever_the_config_says() {
     let secs = Duration::from_secs;
     // All other times are longer than these.
-    let config = Config { drain_timeout: secs(3000), linger_timeout: secs(3000), idle_timeout: None, ..Config::default() };
+    let config = Config {
+        drain_timeout: secs(3000),
+        linger_timeout: secs(3000),
+        idle_timeout: None,
+        ..Config::default()
+    };
     let (mut reactor, _client, _) = by_hand(config);
     let handle = reactor.handle();
     let mut after = |asked: &[Stop]| {
@@ -430,11 +533,24 @@ fn the_shortest_grace_counts_whatever_came_first_and_whatever_the_config_says() 
         assert_eq!(turn(&mut reactor), Turn::Running);
         left(&reactor)
     };
-    let within = |time: Duration, at_most: u64| assert!(time <= secs(at_most) && time > secs(at_most - 100), "{time:?}");
+    let within = |time: Duration, at_most: u64| {
+        assert!(
+            time <= secs(at_most) && time > secs(at_most - 100),
+            "{time:?}"
+        )
+    };
     within(after(&[Stop::Gracefully]), 3000);
     within(after(&[Stop::Within(secs(2000))]), 2000);
     within(after(&[Stop::Within(secs(2500)), Stop::Gracefully]), 2000);
-    within(after(&[Stop::Within(secs(1800)), Stop::Within(secs(1000)), Stop::Within(secs(1700)), Stop::Gracefully]), 1000);
+    within(
+        after(&[
+            Stop::Within(secs(1800)),
+            Stop::Within(secs(1000)),
+            Stop::Within(secs(1700)),
+            Stop::Gracefully,
+        ]),
+        1000,
+    );
     handle.shutdown(Duration::ZERO);
     assert_eq!(turn(&mut reactor), Turn::Stopped);
 }
@@ -442,10 +558,19 @@ fn the_shortest_grace_counts_whatever_came_first_and_whatever_the_config_says() 
 #[test]
 fn a_short_grace_ends_a_loop_whose_peers_never_read() {
     let hour = Duration::from_secs(3600);
-    let config = Config { drain_timeout: hour, write_timeout: None, idle_timeout: None, write_cap: 64 << 20, ..Config::default() };
+    let config = Config {
+        drain_timeout: hour,
+        write_timeout: None,
+        idle_timeout: None,
+        write_cap: 64 << 20,
+        ..Config::default()
+    };
     let (server, comes) = office(config);
     let client = server.connect();
-    server.handle.send(next(&comes), vec![b'\n'; 32 << 20]).unwrap();
+    server
+        .handle
+        .send(next(&comes), vec![b'\n'; 32 << 20])
+        .unwrap();
     server.handle.shutdown(Duration::from_millis(50));
     assert!(server.next_end().starts_with("drain deadline passed"));
     drop(client);
@@ -454,7 +579,11 @@ fn a_short_grace_ends_a_loop_whose_peers_never_read() {
 #[test]
 fn a_long_grace_overrules_a_short_configured_time() {
     let frame = vec![b'\n'; 20 << 20];
-    let config = Config { drain_timeout: Duration::from_millis(250), write_cap: 64 << 20, ..Config::default() };
+    let config = Config {
+        drain_timeout: Duration::from_millis(250),
+        write_cap: 64 << 20,
+        ..Config::default()
+    };
     let (server, comes) = office(config);
     let mut client = server.connect();
     server.handle.send(next(&comes), frame.clone()).unwrap();
@@ -467,13 +596,20 @@ fn a_long_grace_overrules_a_short_configured_time() {
     client.expect_end();
     drop(client);
     assert_eq!(server.next_end(), "shut down");
-    assert!(begun.elapsed() > Duration::from_millis(500), "the test was meant to take several drain times");
+    assert!(
+        begun.elapsed() > Duration::from_millis(500),
+        "the test was meant to take several drain times"
+    );
 }
 
 #[test]
 fn a_long_grace_lets_a_peer_pause_for_longer_than_the_configured_time() {
     let (pause, frame) = (Duration::from_millis(400), vec![b'\n'; 20 << 20]);
-    let config = Config { drain_timeout: pause / 10, write_cap: 64 << 20, ..Config::default() };
+    let config = Config {
+        drain_timeout: pause / 10,
+        write_cap: 64 << 20,
+        ..Config::default()
+    };
     let (server, comes) = office(config);
     let mut client = server.connect();
     server.handle.send(next(&comes), frame.clone()).unwrap();
@@ -488,7 +624,10 @@ fn a_long_grace_lets_a_peer_pause_for_longer_than_the_configured_time() {
 #[test]
 fn a_flood_of_mail_leaves_the_sockets_their_part() {
     const FLOOD: u64 = 10_000;
-    let (mut reactor, mut client, _) = by_hand(Config { calls_per_turn: 10, ..Config::default() });
+    let (mut reactor, mut client, _) = by_hand(Config {
+        calls_per_turn: 10,
+        ..Config::default()
+    });
     let handle = reactor.handle();
     (0..FLOOD).for_each(|_| handle.post(job(|_| ())).unwrap());
     for round in 1..=20 {
@@ -497,7 +636,10 @@ fn a_flood_of_mail_leaves_the_sockets_their_part() {
         client.expect(b"still there?\n");
     }
     let letters = reactor.counters().letters;
-    assert!(letters * 10 < FLOOD, "{letters} letters came before twenty lines");
+    assert!(
+        letters * 10 < FLOOD,
+        "{letters} letters came before twenty lines"
+    );
     turn_until(&mut reactor, |reactor| reactor.counters().letters == FLOOD);
 }
 
@@ -518,7 +660,12 @@ fn a_panic_over_mail_or_a_loop_timer_is_counted_and_nobody_s_end() {
     let other = next(&comes);
     let (tell, told) = mpsc::channel();
     let harsh = job(move |cx| {
-        tell.send((cx.with(other, |_| panic!("as asked")), cx.with(other, |_| Verdict::Continue), cx.send_to(id, &b"alive"[..]))).unwrap();
+        tell.send((
+            cx.with(other, |_| panic!("as asked")),
+            cx.with(other, |_| Verdict::Continue),
+            cx.send_to(id, &b"alive"[..]),
+        ))
+        .unwrap();
     });
     server.handle.post(harsh).unwrap();
     assert_eq!(next(&told), (true, false, true));
@@ -554,7 +701,10 @@ fn message_to_many_reaches_open_connections_and_keeps_its_place() {
     assert_eq!(server.next_end(), "closed by the handler");
     // A message that the codec refuses ends the one whose codec that is.
     let (tell, told) = mpsc::channel();
-    let refused = job(move |cx| tell.send(cx.send_to_many([ids[2], ids[0]], &b"two\nlines"[..])).unwrap());
+    let refused = job(move |cx| {
+        tell.send(cx.send_to_many([ids[2], ids[0]], &b"two\nlines"[..]))
+            .unwrap()
+    });
     server.handle.post(refused).unwrap();
     assert_eq!(next(&told), 0);
     other.expect_end();
@@ -568,7 +718,9 @@ fn a_handle_can_be_used_inside_the_callbacks_of_its_own_loop() {
     let handle = reactor.handle();
     reactor.handler().handle = Some(handle.clone());
     client.send(b"through the mailbox\n");
-    turn_until(&mut reactor, |reactor| reactor.counters().letters == 1 && reactor.counters().bytes_written == 20);
+    turn_until(&mut reactor, |reactor| {
+        reactor.counters().letters == 1 && reactor.counters().bytes_written == 20
+    });
     client.expect(b"through the mailbox\n");
     let own = handle.clone();
     let busybody = job(move |cx| {

@@ -30,7 +30,10 @@ fn a_stream_of_two_frames_is_served_wherever_it_is_cut() {
         }
         client.expect(&ack(id(2)));
     }
-    assert!(reactor.counters().reads as usize >= 2 * stream.len(), "each piece was read by itself");
+    assert!(
+        reactor.counters().reads as usize >= 2 * stream.len(),
+        "each piece was read by itself"
+    );
 }
 
 #[test]
@@ -50,7 +53,9 @@ fn one_byte_at_a_time_is_enough() {
 fn five_thousand_pipelined_requests_are_answered_in_order() {
     let server = Server::submit();
     let mut client = server.connect();
-    let requests: Vec<u8> = (0..5000).flat_map(|n| submit(id(n), b"pipelined")).collect();
+    let requests: Vec<u8> = (0..5000)
+        .flat_map(|n| submit(id(n), b"pipelined"))
+        .collect();
     let acks: Vec<u8> = (0..5000).flat_map(|n| ack(id(n))).collect();
     client.send(&requests);
     client.expect(&acks);
@@ -60,7 +65,13 @@ fn five_thousand_pipelined_requests_are_answered_in_order() {
 fn any_eight_bytes_are_an_id() {
     let server = Server::submit();
     let mut client = server.connect();
-    let odd = [*b"\0\0\0\0\0\0\0\0", [0xff; 8], *b"\r\n\x1b[2J\"\0", *b"00000001", *b"00000001"];
+    let odd = [
+        *b"\0\0\0\0\0\0\0\0",
+        [0xff; 8],
+        *b"\r\n\x1b[2J\"\0",
+        *b"00000001",
+        *b"00000001",
+    ];
     let random = (0..200).map(|_| std::array::from_fn(|_| fastrand::u8(..)));
     for id in odd.into_iter().chain(random) {
         client.send(&submit(id, b"x"));
@@ -72,7 +83,9 @@ fn any_eight_bytes_are_an_id() {
 fn payloads_of_every_size_are_taken_up_to_the_largest_frame() {
     let server = Server::submit();
     let mut client = server.connect();
-    let sizes = (0..70).chain([1023, 1024, 4095, 4096, 8192, 16_384, 32_768, 65_521, 65_522, 65_523]);
+    let sizes = (0..70).chain([
+        1023, 1024, 4095, 4096, 8192, 16_384, 32_768, 65_521, 65_522, 65_523,
+    ]);
     for (n, size) in sizes.enumerate() {
         let id = id(n as u64);
         client.send(&submit(id, &vec![n as u8; size]));
@@ -85,14 +98,19 @@ fn payloads_of_every_size_are_taken_up_to_the_largest_frame() {
     largest[..4].copy_from_slice(&65_537_u32.to_be_bytes());
     client.send(&largest);
     client.expect_end();
-    assert_eq!(server.next_end(), "protocol error by the peer: frame of 65537 bytes, at most 65536 allowed");
+    assert_eq!(
+        server.next_end(),
+        "protocol error by the peer: frame of 65537 bytes, at most 65536 allowed"
+    );
 }
 
 #[test]
 fn large_frames_in_small_pieces_arrive_whole() {
     let server = Server::submit();
     let mut client = server.connect();
-    let frames: Vec<u8> = (0..4).flat_map(|n| submit(id(n), &vec![n as u8; 60_000])).collect();
+    let frames: Vec<u8> = (0..4)
+        .flat_map(|n| submit(id(n), &vec![n as u8; 60_000]))
+        .collect();
     for piece in frames.chunks(1009) {
         client.send(piece);
     }
@@ -103,26 +121,61 @@ fn large_frames_in_small_pieces_arrive_whole() {
 fn hostile_input_is_refused_after_the_good_requests_before_it_and_nobody_else_notices() {
     let server = Server::submit();
     let mut bystander = server.connect();
-    let lengths = [0, 1, 4, 12, 65_537, 1 << 24, i32::MAX as u32, 1 << 31, u32::MAX];
+    let lengths = [
+        0,
+        1,
+        4,
+        12,
+        65_537,
+        1 << 24,
+        i32::MAX as u32,
+        1 << 31,
+        u32::MAX,
+    ];
     let mut hostile: Vec<(String, Vec<u8>)> = Vec::new();
     for length in lengths {
-        let least = if length < 13 { "at least 13 needed" } else { "at most 65536 allowed" };
-        hostile.push((format!("frame of {length} bytes, {least}"), length.to_be_bytes().to_vec()));
+        let least = if length < 13 {
+            "at least 13 needed"
+        } else {
+            "at most 65536 allowed"
+        };
+        hostile.push((
+            format!("frame of {length} bytes, {least}"),
+            length.to_be_bytes().to_vec(),
+        ));
     }
     for command in [0x00, 0x03, 0x33, 0x80, 0x81, 0x82, 0xff] {
-        hostile.push((format!("unknown command 0x{command:02x}"), request(command, id(9), b"")));
+        hostile.push((
+            format!("unknown command 0x{command:02x}"),
+            request(command, id(9), b""),
+        ));
     }
-    hostile.push(("frame of 1195725856 bytes, at most 65536 allowed".into(), b"GET / HTTP/1.1\r\n\r\n".to_vec()));
-    hostile.push(("frame of 369295618 bytes, at most 65536 allowed".into(), b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc".to_vec()));
+    hostile.push((
+        "frame of 1195725856 bytes, at most 65536 allowed".into(),
+        b"GET / HTTP/1.1\r\n\r\n".to_vec(),
+    ));
+    hostile.push((
+        "frame of 369295618 bytes, at most 65536 allowed".into(),
+        b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc".to_vec(),
+    ));
 
     for (n, (reason, bytes)) in hostile.into_iter().enumerate() {
         let mut client = server.connect();
-        let stream = [submit(id(1), b"good"), submit(id(2), b""), bytes, submit(id(3), b"too late")].concat();
+        let stream = [
+            submit(id(1), b"good"),
+            submit(id(2), b""),
+            bytes,
+            submit(id(3), b"too late"),
+        ]
+        .concat();
         client.send(&stream);
         client.expect(&[ack(id(1)), ack(id(2))].concat());
         client.expect_end();
         drop(client);
-        assert_eq!(server.next_end(), format!("protocol error by the peer: {reason}"));
+        assert_eq!(
+            server.next_end(),
+            format!("protocol error by the peer: {reason}")
+        );
 
         let id = id(n as u64);
         bystander.send(&submit(id, b"still here"));
@@ -134,13 +187,35 @@ fn hostile_input_is_refused_after_the_good_requests_before_it_and_nobody_else_no
 fn conn_is_answered_and_optional() {
     let server = Server::submit();
     let mut client = server.connect();
-    client.send(&[submit(id(1), b""), request(0x01, id(2), b"me"), request(0x01, id(3), b""), submit(id(4), b"")].concat());
-    client.expect(&[ack(id(1)), request(0x81, id(2), &[0]), request(0x81, id(3), &[0]), ack(id(4))].concat());
+    client.send(
+        &[
+            submit(id(1), b""),
+            request(0x01, id(2), b"me"),
+            request(0x01, id(3), b""),
+            submit(id(4), b""),
+        ]
+        .concat(),
+    );
+    client.expect(
+        &[
+            ack(id(1)),
+            request(0x81, id(2), &[0]),
+            request(0x81, id(3), &[0]),
+            ack(id(4)),
+        ]
+        .concat(),
+    );
 }
 
 #[test]
 fn the_source_dialect_counts_its_acks_from_0x80() {
-    let server = Server::start(util::Service { dialect: Dialect::Source, ..service() }, Config::default());
+    let server = Server::start(
+        util::Service {
+            dialect: Dialect::Source,
+            ..service()
+        },
+        Config::default(),
+    );
     let mut client = server.connect();
     client.send(&[request(0x01, id(1), b""), submit(id(2), b"")].concat());
     client.expect(&[request(0x80, id(1), &[0]), request(0x81, id(2), &[0])].concat());
@@ -148,7 +223,13 @@ fn the_source_dialect_counts_its_acks_from_0x80() {
 
 #[test]
 fn a_server_that_requires_conn_refuses_a_submit_before_it() {
-    let server = Server::start(util::Service { require_conn: true, ..service() }, Config::default());
+    let server = Server::start(
+        util::Service {
+            require_conn: true,
+            ..service()
+        },
+        Config::default(),
+    );
     let mut polite = server.connect();
     polite.send(&[request(0x01, id(1), b""), submit(id(2), b"")].concat());
     polite.expect(&[request(0x81, id(1), &[0]), ack(id(2))].concat());

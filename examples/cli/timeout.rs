@@ -15,9 +15,14 @@ impl FromStr for Timeout {
             return Ok(Self(None));
         }
         match humantime::parse_duration(text) {
-            Ok(Duration::ZERO) => Err("no time at all would end everything at once; `off` is for as long as it likes".into()),
+            Ok(Duration::ZERO) => Err(
+                "no time at all would end everything at once; `off` is for as long as it likes"
+                    .into(),
+            ),
             Ok(time) => Ok(Self(Some(time))),
-            Err(error) => Err(format!("{error}; a time such as 400ms or 10s is wanted, or `off`")),
+            Err(error) => Err(format!(
+                "{error}; a time such as 400ms or 10s is wanted, or `off`"
+            )),
         }
     }
 }

@@ -20,12 +20,16 @@ const CASES: [(&str, Case); 9] = [
     ("an empty payload", |client| client.ask(1, 0)),
     ("200 requests at once", |client| client.ask(200, 32)),
     ("a request that comes byte by byte", |client| {
-        frame(0x02, 0, 7).iter().try_for_each(|byte| client.stream.write_all(&[*byte]))?;
+        frame(0x02, 0, 7)
+            .iter()
+            .try_for_each(|byte| client.stream.write_all(&[*byte]))?;
         client.expect(0x82, 0..1)
     }),
     ("one and a half requests, then the rest", |client| {
         let (first, second) = (frame(0x02, 0, 32), frame(0x02, 1, 32));
-        client.stream.write_all(&[&first[..], &second[..20]].concat())?;
+        client
+            .stream
+            .write_all(&[&first[..], &second[..20]].concat())?;
         client.expect(0x82, 0..1)?;
         client.stream.write_all(&second[20..])?;
         client.expect(0x82, 1..2)
@@ -35,14 +39,19 @@ const CASES: [(&str, Case); 9] = [
         client.stream.write_all(&frame(0x01, 0, 0))?;
         client.expect(0x81, 0..1)
     }),
-    ("a request that is too long, or too short, is the end", |client| {
-        for length in [65_537_u32, 12, 4, 0] {
-            let mut other = Client::connect(client.addr)?;
-            other.stream.write_all(&[&length.to_be_bytes()[..], &[2; 20]].concat())?;
-            other.expect_end()?;
-        }
-        client.ask(1, 32)
-    }),
+    (
+        "a request that is too long, or too short, is the end",
+        |client| {
+            for length in [65_537_u32, 12, 4, 0] {
+                let mut other = Client::connect(client.addr)?;
+                other
+                    .stream
+                    .write_all(&[&length.to_be_bytes()[..], &[2; 20]].concat())?;
+                other.expect_end()?;
+            }
+            client.ask(1, 32)
+        },
+    ),
     ("an unknown command is the end", |client| {
         client.stream.write_all(&frame(0x33, 0, 0))?;
         client.expect_end()
@@ -88,7 +97,11 @@ impl Client {
             let mut got = vec![0; wanted.len()];
             self.stream.read_exact(&mut got)?;
             if got != wanted {
-                return Err(io::Error::other(format!("{} came instead of {}", got.escape_ascii(), wanted.escape_ascii())));
+                return Err(io::Error::other(format!(
+                    "{} came instead of {}",
+                    got.escape_ascii(),
+                    wanted.escape_ascii()
+                )));
             }
         }
         Ok(())
@@ -106,5 +119,11 @@ impl Client {
 
 fn frame(command: u8, n: u64, payload: usize) -> Vec<u8> {
     let length = u32::try_from(Request::HEADER + payload).expect("short");
-    [&length.to_be_bytes()[..], &[command], &Id::nth(n).0, &vec![b'x'; payload]].concat()
+    [
+        &length.to_be_bytes()[..],
+        &[command],
+        &Id::nth(n).0,
+        &vec![b'x'; payload],
+    ]
+    .concat()
 }

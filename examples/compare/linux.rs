@@ -84,8 +84,14 @@ enum Command {
 }
 
 fn seconds(text: &str) -> Result<f64, String> {
-    let seconds: f64 = text.parse().map_err(|_| "a number of seconds is wanted, such as 0.3".to_string())?;
-    if (0.01..=600.0).contains(&seconds) { Ok(seconds) } else { Err("not in 0.01..=600".into()) }
+    let seconds: f64 = text
+        .parse()
+        .map_err(|_| "a number of seconds is wanted, such as 0.3".to_string())?;
+    if (0.01..=600.0).contains(&seconds) {
+        Ok(seconds)
+    } else {
+        Err("not in 0.01..=600".into())
+    }
 }
 
 fn also(text: &str) -> Result<(String, String), String> {
@@ -129,9 +135,19 @@ fn compare(args: &Args) -> Result<(), Box<dyn Error>> {
     for (name, why) in &missing {
         eprintln!("left out: {name}: {why}");
     }
-    let scenarios = if args.scenarios.is_empty() { Scenario::all() } else { args.scenarios.clone() };
-    let plan =
-        rounds::Plan { peers: &present, scenarios: &scenarios, rounds: args.rounds, secs: args.secs, cores: &cores, load: &programs.load };
+    let scenarios = if args.scenarios.is_empty() {
+        Scenario::all()
+    } else {
+        args.scenarios.clone()
+    };
+    let plan = rounds::Plan {
+        peers: &present,
+        scenarios: &scenarios,
+        rounds: args.rounds,
+        secs: args.secs,
+        cores: &cores,
+        load: &programs.load,
+    };
     let mut results = rounds::run(&plan);
     results.missing = missing;
     let plot = plot::draw(&results, &args.svg)?;
@@ -141,5 +157,9 @@ fn compare(args: &Args) -> Result<(), Box<dyn Error>> {
         print!("{}", table::text(&results, args, &cores));
         println!("\nplot: {}", plot.display());
     }
-    if present.is_empty() { Err("no peer could be measured".into()) } else { Ok(()) }
+    if present.is_empty() {
+        Err("no peer could be measured".into())
+    } else {
+        Ok(())
+    }
 }

@@ -25,7 +25,12 @@ type Area<'a> = DrawingArea<SVGBackend<'a>, Shift>;
 
 /// Draws into a directory, and says which file it is.
 pub(crate) fn draw(results: &Results, directory: &Path) -> Result<PathBuf, Box<dyn Error>> {
-    fs::create_dir_all(directory).map_err(|error| format!("cannot make the directory {} for the plot: {error}", directory.display()))?;
+    fs::create_dir_all(directory).map_err(|error| {
+        format!(
+            "cannot make the directory {} for the plot: {error}",
+            directory.display()
+        )
+    })?;
     let file = directory.join("compare.svg");
     let block = GAP + LINE * i32::try_from(results.peers.len())?;
     let height = TOP + block * i32::try_from(results.scenarios.len())?;
@@ -36,7 +41,11 @@ pub(crate) fn draw(results: &Results, directory: &Path) -> Result<PathBuf, Box<d
         (16, 14),
         ("sans-serif", 20),
     ))?;
-    for (scenario, top) in results.scenarios.iter().zip((TOP..).step_by(block.unsigned_abs() as usize)) {
+    for (scenario, top) in results
+        .scenarios
+        .iter()
+        .zip((TOP..).step_by(block.unsigned_abs() as usize))
+    {
         draw_scenario(results, *scenario, top, &root)?;
     }
     root.present()?;
@@ -44,16 +53,32 @@ pub(crate) fn draw(results: &Results, directory: &Path) -> Result<PathBuf, Box<d
     Ok(file)
 }
 
-fn draw_scenario(results: &Results, scenario: Scenario, top: i32, root: &Area<'_>) -> Result<(), Box<dyn Error>> {
+fn draw_scenario(
+    results: &Results,
+    scenario: Scenario,
+    top: i32,
+    root: &Area<'_>,
+) -> Result<(), Box<dyn Error>> {
     let panels = match scenario {
         Scenario::Idle => vec![(Figure::Idle, "memory (less is better)")],
-        _ => vec![(Figure::Cpu, "CPU a request (less is better)"), (Figure::Rate, "requests a second (more is better)")],
+        _ => vec![
+            (Figure::Cpu, "CPU a request (less is better)"),
+            (Figure::Rate, "requests a second (more is better)"),
+        ],
     };
-    root.draw(&Text::new(scenario.title(), (16, top - 16), ("sans-serif", 16)))?;
+    root.draw(&Text::new(
+        scenario.title(),
+        (16, top - 16),
+        ("sans-serif", 16),
+    ))?;
     for ((figure, what), left) in panels.into_iter().zip(PANELS) {
         root.draw(&Text::new(what, (left, top), ("sans-serif", 12)))?;
         let first = top + 16;
-        for (peer, top) in results.peers.iter().zip((first..).step_by(LINE.unsigned_abs() as usize)) {
+        for (peer, top) in results
+            .peers
+            .iter()
+            .zip((first..).step_by(LINE.unsigned_abs() as usize))
+        {
             if left == PANELS[0] {
                 root.draw(&Text::new(peer.as_str(), (16, top), ("sans-serif", 13)))?;
             }
@@ -64,17 +89,39 @@ fn draw_scenario(results: &Results, scenario: Scenario, top: i32, root: &Area<'_
         }
         let one = left + ONE as i32;
         let bottom = first + LINE * i32::try_from(results.peers.len())?;
-        root.draw(&PathElement::new([(one, first - 2), (one, bottom)], BLACK.mix(0.4)))?;
+        root.draw(&PathElement::new(
+            [(one, first - 2), (one, bottom)],
+            BLACK.mix(0.4),
+        ))?;
     }
     Ok(())
 }
 
-fn draw_bar(ratio: Spread, is_ours: bool, (left, top): (i32, i32), root: &Area<'_>) -> Result<(), Box<dyn Error>> {
+fn draw_bar(
+    ratio: Spread,
+    is_ours: bool,
+    (left, top): (i32, i32),
+    root: &Area<'_>,
+) -> Result<(), Box<dyn Error>> {
     let at = |ratio: f64| left + (ratio.clamp(0.0, LONGEST) * ONE) as i32;
-    let color = if is_ours { BLUE.mix(0.8) } else { BLACK.mix(0.3) };
-    root.draw(&Rectangle::new([(left, top), (at(ratio.median).max(left + 1), top + 12)], color.filled()))?;
-    root.draw(&PathElement::new([(at(ratio.least), top + 6), (at(ratio.most), top + 6)], BLACK.stroke_width(1)))?;
+    let color = if is_ours {
+        BLUE.mix(0.8)
+    } else {
+        BLACK.mix(0.3)
+    };
+    root.draw(&Rectangle::new(
+        [(left, top), (at(ratio.median).max(left + 1), top + 12)],
+        color.filled(),
+    ))?;
+    root.draw(&PathElement::new(
+        [(at(ratio.least), top + 6), (at(ratio.most), top + 6)],
+        BLACK.stroke_width(1),
+    ))?;
     let beyond = if ratio.median > LONGEST { "→ " } else { "" };
-    root.draw(&Text::new(format!("{beyond}{:.2}", ratio.median), (at(ratio.most.max(ratio.median)) + 6, top), ("sans-serif", 13)))?;
+    root.draw(&Text::new(
+        format!("{beyond}{:.2}", ratio.median),
+        (at(ratio.most.max(ratio.median)) + 6, top),
+        ("sans-serif", 13),
+    ))?;
     Ok(())
 }

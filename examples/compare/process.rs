@@ -34,15 +34,31 @@ impl Cores {
         let allowed = sched_getaffinity(None)?;
         let mut cores = (0..CpuSet::MAX_CPU).filter(|core| allowed.is_set(*core));
         let (first, last) = (cores.next(), cores.next_back());
-        Ok(if last.is_some() { Self { server: first, load: last } } else { Self { server: None, load: None } })
+        Ok(if last.is_some() {
+            Self {
+                server: first,
+                load: last,
+            }
+        } else {
+            Self {
+                server: None,
+                load: None,
+            }
+        })
     }
 }
 
 impl fmt::Display for Cores {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match (self.server, self.load) {
-            (Some(server), Some(load)) => write!(f, "servers run on processor {server}, the load on processor {load}"),
-            _ => write!(f, "there is one processor only: servers and load share it, and no rate says much; the counts do"),
+            (Some(server), Some(load)) => write!(
+                f,
+                "servers run on processor {server}, the load on processor {load}"
+            ),
+            _ => write!(
+                f,
+                "there is one processor only: servers and load share it, and no rate says much; the counts do"
+            ),
         }
     }
 }
@@ -50,9 +66,18 @@ impl fmt::Display for Cores {
 /// What all this runs on.
 pub(crate) fn machine() -> String {
     let cpus = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-    let models: Vec<&str> = cpus.lines().filter(|line| line.starts_with("model name")).filter_map(|line| line.split(": ").nth(1)).collect();
+    let models: Vec<&str> = cpus
+        .lines()
+        .filter(|line| line.starts_with("model name"))
+        .filter_map(|line| line.split(": ").nth(1))
+        .collect();
     let kernel = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
-    format!("{} × {}, Linux {}", models.len(), models.first().unwrap_or(&"unknown processor"), kernel.trim())
+    format!(
+        "{} × {}, Linux {}",
+        models.len(),
+        models.first().unwrap_or(&"unknown processor"),
+        kernel.trim()
+    )
 }
 
 /// Pins this process to a processor, sees to it that it ends with its parent, and becomes the program. So the program keeps this process's number.
@@ -60,7 +85,8 @@ pub(crate) fn become_one(core: Option<usize>, command: &[String]) -> Result<(), 
     if let Some(core) = core {
         let mut only = CpuSet::new();
         only.set(core);
-        sched_setaffinity(None, &only).map_err(|error| format!("cannot run on processor {core}: {error}"))?;
+        sched_setaffinity(None, &only)
+            .map_err(|error| format!("cannot run on processor {core}: {error}"))?;
     }
     rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
     let error = Command::new(&command[0]).args(&command[1..]).exec();
@@ -69,8 +95,14 @@ pub(crate) fn become_one(core: Option<usize>, command: &[String]) -> Result<(), 
 
 /// How to start this program so that it becomes another one, whose command follows.
 fn itself(core: Option<usize>) -> io::Result<Vec<String>> {
-    let mut command = vec![std::env::current_exe()?.display().to_string(), "become".into()];
-    command.extend(core.into_iter().flat_map(|core| ["--core".into(), core.to_string()]));
+    let mut command = vec![
+        std::env::current_exe()?.display().to_string(),
+        "become".into(),
+    ];
+    command.extend(
+        core.into_iter()
+            .flat_map(|core| ["--core".into(), core.to_string()]),
+    );
     command.push("--".into());
     Ok(command)
 }
@@ -95,26 +127,42 @@ impl Server {
     }
 
     /// The same, as the child of another program, which is the one that is watched.
-    pub(crate) fn start_under(peer: &Peer, cores: &Cores, under: &[String]) -> Result<Self, String> {
+    pub(crate) fn start_under(
+        peer: &Peer,
+        cores: &Cores,
+        under: &[String],
+    ) -> Result<Self, String> {
         let port = free_port().map_err(|error| format!("no free port: {error}"))?;
         let mut command = under.to_vec();
         if !under.is_empty() {
             command.extend(itself(None).map_err(|error| error.to_string())?); // to end with that one
         }
         command.extend(peer.command(port));
-        let log = std::env::temp_dir().join(format!("glassloop-compare-{}-{port}", std::process::id()));
+        let log =
+            std::env::temp_dir().join(format!("glassloop-compare-{}-{port}", std::process::id()));
         let server = Self::start_at(port, &command, cores, &log);
         let said = fs::read_to_string(&log).unwrap_or_default();
         let _ = fs::remove_file(&log); // what it says from here on is nobody's to read
-        server.map_err(|error| format!("{error}{}{}", if said.is_empty() { "" } else { "; it said: " }, said.trim()))
+        server.map_err(|error| {
+            format!(
+                "{error}{}{}",
+                if said.is_empty() { "" } else { "; it said: " },
+                said.trim()
+            )
+        })
     }
 
     fn start_at(port: u16, command: &[String], cores: &Cores, log: &Path) -> Result<Self, String> {
         let log = File::create(log).map_err(|error| format!("no place for its log: {error}"))?;
         let mut start = on(cores.server, command).map_err(|error| error.to_string())?;
         start.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
-        let child = start.spawn().map_err(|error| format!("cannot start: {error}"))?;
-        let mut server = Self { child, addr: SocketAddr::from((Ipv4Addr::LOCALHOST, port)) };
+        let child = start
+            .spawn()
+            .map_err(|error| format!("cannot start: {error}"))?;
+        let mut server = Self {
+            child,
+            addr: SocketAddr::from((Ipv4Addr::LOCALHOST, port)),
+        };
         let begun = Instant::now();
         loop {
             if let Ok(Some(status)) = server.child.try_wait() {
@@ -124,7 +172,10 @@ impl Server {
                 return Ok(server);
             }
             if begun.elapsed() > PATIENCE {
-                return Err(format!("does not listen on {} after {PATIENCE:?}", server.addr));
+                return Err(format!(
+                    "does not listen on {} after {PATIENCE:?}",
+                    server.addr
+                ));
             }
             thread::sleep(Duration::from_millis(5));
         }
@@ -154,16 +205,33 @@ impl Drop for Server {
 
 /// One at which nobody listens; what nobody ever connected to is free again at once.
 fn free_port() -> io::Result<u16> {
-    Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?.port())
+    Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?
+        .local_addr()?
+        .port())
 }
 
 /// Loads a server, and returns what `load --json` says of it.
-pub(crate) fn load(load: &Path, server: &Server, cores: &Cores, secs: f64, args: &[String]) -> Result<Value, String> {
-    let mut command = vec![load.display().to_string(), "--addr".into(), server.addr.to_string(), "--json".into()];
+pub(crate) fn load(
+    load: &Path,
+    server: &Server,
+    cores: &Cores,
+    secs: f64,
+    args: &[String],
+) -> Result<Value, String> {
+    let mut command = vec![
+        load.display().to_string(),
+        "--addr".into(),
+        server.addr.to_string(),
+        "--json".into(),
+    ];
     command.extend(["--secs".into(), secs.to_string()]);
     command.extend_from_slice(args);
     let mut start = on(cores.load, &command).map_err(|error| error.to_string())?;
-    let child = start.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
+    let child = start
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn();
     let mut child = child.map_err(|error| format!("cannot start the load: {error}"))?;
     let end = Instant::now() + Duration::from_secs_f64(secs) + OVERTIME;
     let status = loop {
@@ -186,7 +254,12 @@ pub(crate) fn load(load: &Path, server: &Server, cores: &Cores, secs: f64, args:
     let stdout = read(child.stdout.as_mut().map(|pipe| pipe as _));
     let stderr = read(child.stderr.as_mut().map(|pipe| pipe as _));
     if !status.success() {
-        return Err(stderr.lines().last().unwrap_or("the load failed, and did not say why").to_string());
+        return Err(stderr
+            .lines()
+            .last()
+            .unwrap_or("the load failed, and did not say why")
+            .to_string());
     }
-    serde_json::from_str(&stdout).map_err(|error| format!("what load says is not to be read: {error}: {stdout}"))
+    serde_json::from_str(&stdout)
+        .map_err(|error| format!("what load says is not to be read: {error}: {stdout}"))
 }

@@ -28,11 +28,20 @@ pub(crate) struct Plan<'a> {
 }
 
 pub(crate) fn run(plan: &Plan<'_>) -> Results {
-    let mut results = Results::of(plan.scenarios, plan.peers.iter().map(|peer| peer.name.clone()).collect());
+    let mut results = Results::of(
+        plan.scenarios,
+        plan.peers.iter().map(|peer| peer.name.clone()).collect(),
+    );
     let mut counter = Counter::new(plan.load, plan.cores);
     let mut dice = fastrand::Rng::with_seed(SEED);
     for (number, scenario) in plan.scenarios.iter().enumerate() {
-        eprintln!("{} of {}: {} ({})", number + 1, plan.scenarios.len(), scenario.name(), scenario.title());
+        eprintln!(
+            "{} of {}: {} ({})",
+            number + 1,
+            plan.scenarios.len(),
+            scenario.name(),
+            scenario.title()
+        );
         if *scenario == Scenario::Idle {
             plan.measure_memory(&mut results);
         } else {
@@ -62,7 +71,12 @@ impl Plan<'_> {
                     Ok(report) => note(scenario, &peer.name, round, &report, results),
                     Err(why) => {
                         eprintln!("  {}: {why}", peer.name);
-                        results.gaps.push((scenario, peer.name.clone(), None, format!("round {}: {why}", round + 1)));
+                        results.gaps.push((
+                            scenario,
+                            peer.name.clone(),
+                            None,
+                            format!("round {}: {why}", round + 1),
+                        ));
                         failed.push(peer.name.clone());
                     }
                 }
@@ -76,8 +90,18 @@ impl Plan<'_> {
     }
 
     fn load(&self, scenario: Scenario, server: &Server, warm_up: &str) -> Result<Value, String> {
-        let mut args = vec!["--warmup".into(), warm_up.into(), "--server-pid".into(), server.pid().to_string()];
-        args.extend(["--conns".into(), scenario.conns().to_string(), "--payload".into(), scenario.payload().to_string()]);
+        let mut args = vec![
+            "--warmup".into(),
+            warm_up.into(),
+            "--server-pid".into(),
+            server.pid().to_string(),
+        ];
+        args.extend([
+            "--conns".into(),
+            scenario.conns().to_string(),
+            "--payload".into(),
+            scenario.payload().to_string(),
+        ]);
         args.extend(scenario.load().iter().map(ToString::to_string));
         process::load(self.load, server, self.cores, self.secs, &args)
     }
@@ -86,7 +110,11 @@ impl Plan<'_> {
         for peer in self.peers {
             match counter.count(peer, scenario, self.secs) {
                 Ok(calls) => results.add(scenario, &peer.name, Figure::Calls, 0, Some(calls)),
-                Err(why) => results.gaps.push((scenario, peer.name.clone(), Some(Figure::Calls), why)),
+                Err(why) => {
+                    results
+                        .gaps
+                        .push((scenario, peer.name.clone(), Some(Figure::Calls), why))
+                }
             }
         }
     }
@@ -94,12 +122,18 @@ impl Plan<'_> {
     /// Once: it is counted, not timed. A server that has served others already would have memory to spare.
     fn measure_memory(&self, results: &mut Results) {
         for peer in self.peers {
-            let report = Server::start(peer, self.cores).and_then(|server| self.load(Scenario::Idle, &server, "0"));
-            let bytes =
-                report.and_then(|report| report["idle"]["bytes_per_connection"].as_f64().ok_or_else(|| "load does not say it".into()));
+            let report = Server::start(peer, self.cores)
+                .and_then(|server| self.load(Scenario::Idle, &server, "0"));
+            let bytes = report.and_then(|report| {
+                report["idle"]["bytes_per_connection"]
+                    .as_f64()
+                    .ok_or_else(|| "load does not say it".into())
+            });
             match bytes {
                 Ok(bytes) => results.add(Scenario::Idle, &peer.name, Figure::Idle, 0, Some(bytes)),
-                Err(why) => results.gaps.push((Scenario::Idle, peer.name.clone(), None, why)),
+                Err(why) => results
+                    .gaps
+                    .push((Scenario::Idle, peer.name.clone(), None, why)),
             }
         }
     }
@@ -107,20 +141,47 @@ impl Plan<'_> {
 
 fn note(scenario: Scenario, peer: &str, round: u32, report: &Value, results: &mut Results) {
     let server = &report["server"];
-    let cpu = server["cpu_us_per_request"].as_f64().map(|cpu| cpu + server["softirq_us_per_request"].as_f64().unwrap_or(0.0));
-    let answered = report["requests"].as_u64().is_some_and(|requests| requests > 0);
-    results.add(scenario, peer, Figure::Rate, round, report["requests_per_second"].as_f64());
+    let cpu = server["cpu_us_per_request"]
+        .as_f64()
+        .map(|cpu| cpu + server["softirq_us_per_request"].as_f64().unwrap_or(0.0));
+    let answered = report["requests"]
+        .as_u64()
+        .is_some_and(|requests| requests > 0);
+    results.add(
+        scenario,
+        peer,
+        Figure::Rate,
+        round,
+        report["requests_per_second"].as_f64(),
+    );
     results.add(scenario, peer, Figure::Cpu, round, cpu.filter(|_| answered));
-    results.add(scenario, peer, Figure::P50, round, report["p50_us"].as_f64());
-    results.add(scenario, peer, Figure::P99, round, report["p99_us"].as_f64());
+    results.add(
+        scenario,
+        peer,
+        Figure::P50,
+        round,
+        report["p50_us"].as_f64(),
+    );
+    results.add(
+        scenario,
+        peer,
+        Figure::P99,
+        round,
+        report["p99_us"].as_f64(),
+    );
 }
 
 /// Waits until a server has done what was left to be done, such as closing: the next one is not to pay for that.
 fn settle(pid: u32) {
     let ran = || -> u64 {
-        let tasks = fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
+        let tasks = fs::read_dir(format!("/proc/{pid}/task"))
+            .into_iter()
+            .flatten()
+            .flatten();
         let times = tasks.filter_map(|task| fs::read_to_string(task.path().join("schedstat")).ok());
-        times.filter_map(|text| text.split(' ').next()?.parse::<u64>().ok()).sum()
+        times
+            .filter_map(|text| text.split(' ').next()?.parse::<u64>().ok())
+            .sum()
     };
     let mut before = ran();
     for _ in 0..100 {

@@ -37,7 +37,11 @@ impl Scenario {
     pub(crate) fn title(self) -> String {
         match self {
             Self::LockStepSpin => "1 connection, depth 1, and the client spins".into(), // not as in the help, where it stands below the other
-            _ => self.value().get_help().map(ToString::to_string).unwrap_or_default(),
+            _ => self
+                .value()
+                .get_help()
+                .map(ToString::to_string)
+                .unwrap_or_default(),
         }
     }
 

@@ -19,7 +19,13 @@ pub(crate) fn text(results: &Results, args: &Args, cores: &Cores) -> String {
         for peer in &results.peers {
             lines.push(line(results, *scenario, peer, &mut notes));
         }
-        let _ = write!(text, "{}: {}\n{}\n", scenario.name(), scenario.title(), columns(&lines));
+        let _ = write!(
+            text,
+            "{}: {}\n{}\n",
+            scenario.name(),
+            scenario.title(),
+            columns(&lines)
+        );
     }
     for (number, note) in notes.iter().enumerate() {
         let _ = writeln!(text, "[{}] n/a: {note}", number + 1);
@@ -41,7 +47,9 @@ pub(crate) fn text(results: &Results, args: &Args, cores: &Cores) -> String {
 }
 
 fn figures(scenario: Scenario) -> impl Iterator<Item = Figure> {
-    Figure::ALL.into_iter().filter(move |figure| figure.is_of(scenario))
+    Figure::ALL
+        .into_iter()
+        .filter(move |figure| figure.is_of(scenario))
 }
 
 fn head(scenario: Scenario) -> Vec<String> {
@@ -56,19 +64,38 @@ fn line(results: &Results, scenario: Scenario, peer: &str, notes: &mut Vec<Strin
     let mut line = vec![peer.to_string()];
     for figure in figures(scenario) {
         let value = results.value(scenario, peer, figure);
-        line.push(value.map_or_else(|| no_value(results, scenario, peer, figure, notes), |value| number(value.median)));
-        line.push(results.ratio(scenario, peer, figure).map_or_else(String::new, ratio));
+        line.push(value.map_or_else(
+            || no_value(results, scenario, peer, figure, notes),
+            |value| number(value.median),
+        ));
+        line.push(
+            results
+                .ratio(scenario, peer, figure)
+                .map_or_else(String::new, ratio),
+        );
     }
     line
 }
 
 /// A mark, whose reason stands below the table.
-fn no_value(results: &Results, scenario: Scenario, peer: &str, figure: Figure, notes: &mut Vec<String>) -> String {
-    let why = results.gap(scenario, peer, figure).unwrap_or("nothing was measured").to_string();
-    let number = notes.iter().position(|note| *note == why).unwrap_or_else(|| {
-        notes.push(why);
-        notes.len() - 1
-    });
+fn no_value(
+    results: &Results,
+    scenario: Scenario,
+    peer: &str,
+    figure: Figure,
+    notes: &mut Vec<String>,
+) -> String {
+    let why = results
+        .gap(scenario, peer, figure)
+        .unwrap_or("nothing was measured")
+        .to_string();
+    let number = notes
+        .iter()
+        .position(|note| *note == why)
+        .unwrap_or_else(|| {
+            notes.push(why);
+            notes.len() - 1
+        });
     format!("n/a [{}]", number + 1)
 }
 
@@ -85,15 +112,28 @@ fn number(value: f64) -> String {
 }
 
 fn ratio(spread: Spread) -> String {
-    let Spread { median, least, most } = spread;
-    if most - least < 0.005 { format!("{median:.2}") } else { format!("{median:.2} ({least:.2}–{most:.2})") }
+    let Spread {
+        median,
+        least,
+        most,
+    } = spread;
+    if most - least < 0.005 {
+        format!("{median:.2}")
+    } else {
+        format!("{median:.2} ({least:.2}–{most:.2})")
+    }
 }
 
 fn columns(lines: &[Vec<String>]) -> String {
     let mut text = String::new();
     for line in lines {
         for (column, cell) in line.iter().enumerate() {
-            let width = lines.iter().filter_map(|line| line.get(column)).map(|cell| cell.chars().count()).max().unwrap_or(0);
+            let width = lines
+                .iter()
+                .filter_map(|line| line.get(column))
+                .map(|cell| cell.chars().count())
+                .max()
+                .unwrap_or(0);
             let pad = " ".repeat(width - cell.chars().count());
             let _ = match column {
                 0 => write!(text, "  {cell}{pad}"),
@@ -111,24 +151,39 @@ fn columns(lines: &[Vec<String>]) -> String {
 pub(crate) fn json(results: &Results, args: &Args, cores: &Cores) -> Value {
     let spread = |spread: Spread| json!({ "median": spread.median, "min": spread.least, "max": spread.most });
     let cell = |scenario, peer: &str, figure| match results.value(scenario, peer, figure) {
-        Some(value) => json!({ "value": spread(value), "ratio": results.ratio(scenario, peer, figure).map(spread) }),
-        None => json!({ "missing": results.gap(scenario, peer, figure).unwrap_or("nothing was measured") }),
+        Some(value) => {
+            json!({ "value": spread(value), "ratio": results.ratio(scenario, peer, figure).map(spread) })
+        }
+        None => {
+            json!({ "missing": results.gap(scenario, peer, figure).unwrap_or("nothing was measured") })
+        }
     };
     let row = |scenario: Scenario, peer: &String| {
         let mut row = Map::new();
         row.insert("peer".into(), peer.as_str().into());
-        row.extend(figures(scenario).map(|figure| (figure.key().to_string(), cell(scenario, peer, figure))));
+        row.extend(
+            figures(scenario)
+                .map(|figure| (figure.key().to_string(), cell(scenario, peer, figure))),
+        );
         Value::Object(row)
     };
     let scenarios: Vec<Value> = results
         .scenarios
         .iter()
         .map(|scenario| {
-            let rows: Vec<Value> = results.peers.iter().map(|peer| row(*scenario, peer)).collect();
+            let rows: Vec<Value> = results
+                .peers
+                .iter()
+                .map(|peer| row(*scenario, peer))
+                .collect();
             json!({ "scenario": scenario.name(), "title": scenario.title(), "peers": rows })
         })
         .collect();
-    let missing: Vec<Value> = results.missing.iter().map(|(peer, why)| json!({ "peer": peer, "reason": why })).collect();
+    let missing: Vec<Value> = results
+        .missing
+        .iter()
+        .map(|(peer, why)| json!({ "peer": peer, "reason": why }))
+        .collect();
     json!({
         "yardstick": YARDSTICK,
         "machine": machine(),

@@ -33,7 +33,10 @@ pub(crate) struct Said {
 impl Said {
     /// What it said of a thing; nothing if it did not.
     pub(crate) fn text(&self, what: &str) -> &str {
-        self.lines.iter().find(|(name, _)| name == what).map_or("", |(_, value)| value)
+        self.lines
+            .iter()
+            .find(|(name, _)| name == what)
+            .map_or("", |(_, value)| value)
     }
 
     /// A number that it said, if it is one.
@@ -69,13 +72,21 @@ impl Beside {
 
     /// Chooses what is to be shown of what it said.
     pub(crate) fn map(self, choose: impl FnOnce(Said) -> Said) -> Self {
-        Self { said: self.said.map(choose), ..self }
+        Self {
+            said: self.said.map(choose),
+            ..self
+        }
     }
 
     /// Adds what it said to what was measured, or to the note why it said nothing. To be called last: a later note would replace that.
     pub(crate) fn show(self, outcome: Outcome) -> Outcome {
         match self.said {
-            Ok(said) => said.lines.into_iter().fold(outcome, |outcome, (what, value)| outcome.with(format!("Go, {what}"), value)),
+            Ok(said) => said
+                .lines
+                .into_iter()
+                .fold(outcome, |outcome, (what, value)| {
+                    outcome.with(format!("Go, {what}"), value)
+                }),
             Err(why) => {
                 let note = format!("{} Go could not be heard beside it: {why}.", outcome.note);
                 outcome.note(note.trim())
@@ -85,12 +96,20 @@ impl Beside {
 }
 
 /// Runs one of the programs, and judges what it says.
-pub(crate) fn run(program: &str, args: &[&str], as_known: impl FnOnce(&Said) -> bool) -> io::Result<Beside> {
+pub(crate) fn run(
+    program: &str,
+    args: &[&str],
+    as_known: impl FnOnce(&Said) -> bool,
+) -> io::Result<Beside> {
     Ok(heard(go(program, args)?, as_known))
 }
 
 /// The same under strace, where that is installed and allowed: only then are there [`Said::calls`].
-pub(crate) fn run_traced(program: &str, calls: &str, as_known: impl FnOnce(&Said) -> bool) -> io::Result<Beside> {
+pub(crate) fn run_traced(
+    program: &str,
+    calls: &str,
+    as_known: impl FnOnce(&Said) -> bool,
+) -> io::Result<Beside> {
     match traced(program, calls) {
         Some(said) => Ok(heard(Ok(said), as_known)),
         None => run(program, &[], as_known),
@@ -98,7 +117,10 @@ pub(crate) fn run_traced(program: &str, calls: &str, as_known: impl FnOnce(&Said
 }
 
 fn heard(said: Result<Said, String>, as_known: impl FnOnce(&Said) -> bool) -> Beside {
-    Beside { as_known: said.as_ref().map_or(true, as_known), said }
+    Beside {
+        as_known: said.as_ref().map_or(true, as_known),
+        said,
+    }
 }
 
 /// C45, C46: after a read deadline has passed every `Read` fails, though bytes are there, until it is set anew.
@@ -114,7 +136,10 @@ pub(crate) fn sticky_read_deadline() -> io::Result<Beside> {
 /// deadline is set anew.
 pub(crate) fn partial_write() -> io::Result<Beside> {
     run("write-deadline", &[], |said| {
-        let sent = said.text("Write, nobody reads").strip_prefix("n=").and_then(|text| text.strip_suffix(" err=i/o timeout"));
+        let sent = said
+            .text("Write, nobody reads")
+            .strip_prefix("n=")
+            .and_then(|text| text.strip_suffix(" err=i/o timeout"));
         let sent = sent.and_then(|sent| sent.parse().ok());
         sent.is_some_and(|sent: u64| sent > 0)
             && sent < said.number("bytes that Write is given")
@@ -135,36 +160,80 @@ fn go(program: &str, args: &[&str]) -> io::Result<Result<Said, String>> {
         Ok(built) => built,
         Err(why) => return Ok(Err(why.to_string())),
     };
-    let Output { status, stdout, stderr } = Command::new(path_of(built)).arg(program).args(args).stdin(Stdio::null()).output()?;
+    let Output {
+        status,
+        stdout,
+        stderr,
+    } = Command::new(path_of(built))
+        .arg(program)
+        .args(args)
+        .stdin(Stdio::null())
+        .output()?;
     if !status.success() {
-        let first = String::from_utf8_lossy(&stderr).lines().next().unwrap_or_default().to_string();
-        return Ok(Err(format!("its program {program} failed ({status}) {first}").trim().to_string()));
+        let first = String::from_utf8_lossy(&stderr)
+            .lines()
+            .next()
+            .unwrap_or_default()
+            .to_string();
+        return Ok(Err(format!(
+            "its program {program} failed ({status}) {first}"
+        )
+        .trim()
+        .to_string()));
     }
-    Ok(Ok(Said { lines: lines(&stdout), calls: Vec::new() }))
+    Ok(Ok(Said {
+        lines: lines(&stdout),
+        calls: Vec::new(),
+    }))
 }
 
 /// The same, watched by strace. None if that cannot be: no Go, no strace, or it may not trace, as under another strace.
 fn traced(program: &str, calls: &str) -> Option<Said> {
     let mut strace = Command::new("strace");
-    strace.args(["-f", "-qq", "-o", "/dev/stderr", "-e", "signal=none", "-e", &format!("trace={calls}")]);
-    let output = strace.arg(path_of(built().ok()?)).arg(program).stdin(Stdio::null()).output().ok()?;
-    output.status.success().then(|| Said { lines: lines(&output.stdout), calls: whole(&String::from_utf8_lossy(&output.stderr)) })
+    strace.args([
+        "-f",
+        "-qq",
+        "-o",
+        "/dev/stderr",
+        "-e",
+        "signal=none",
+        "-e",
+        &format!("trace={calls}"),
+    ]);
+    let output = strace
+        .arg(path_of(built().ok()?))
+        .arg(program)
+        .stdin(Stdio::null())
+        .output()
+        .ok()?;
+    output.status.success().then(|| Said {
+        lines: lines(&output.stdout),
+        calls: whole(&String::from_utf8_lossy(&output.stderr)),
+    })
 }
 
 fn lines(output: &[u8]) -> Vec<(String, String)> {
     let text = String::from_utf8_lossy(output);
-    text.lines().filter_map(|line| line.split_once(": ")).map(|(what, value)| (what.to_string(), value.to_string())).collect()
+    text.lines()
+        .filter_map(|line| line.split_once(": "))
+        .map(|(what, value)| (what.to_string(), value.to_string()))
+        .collect()
 }
 
 /// The calls of a trace in the order in which they ended. strace writes those that others came between in two parts.
 fn whole(trace: &str) -> Vec<String> {
     let (mut begun, mut calls) = (HashMap::new(), Vec::new());
     for line in trace.lines() {
-        let Some((thread, call)) = line.split_once(' ') else { continue };
+        let Some((thread, call)) = line.split_once(' ') else {
+            continue;
+        };
         if let Some(first) = call.strip_suffix("<unfinished ...>") {
             begun.insert(thread, first.trim());
         } else if let Some((_, second)) = call.split_once(" resumed>") {
-            calls.push(format!("{}{second}", begun.remove(thread).unwrap_or_default()));
+            calls.push(format!(
+                "{}{second}",
+                begun.remove(thread).unwrap_or_default()
+            ));
         } else {
             calls.push(call.trim().to_string());
         }
@@ -184,18 +253,24 @@ fn path_of(built: &File) -> String {
 }
 
 fn build() -> Result<File, String> {
-    if !env::split_paths(&env::var_os("PATH").unwrap_or_default()).any(|directory| directory.join("go").is_file()) {
+    if !env::split_paths(&env::var_os("PATH").unwrap_or_default())
+        .any(|directory| directory.join("go").is_file())
+    {
         return Err("go is not installed".into());
     }
     eprintln!("lab: building the Go programs, once (with an empty cache this takes a while)");
     sweep();
     let directory = env::temp_dir().join(format!("{DIRECTORY}{}", process::id()));
     // An error if it is there already: what is run is what was built here, and nobody else's.
-    let built = DirBuilder::new().mode(0o700).create(&directory).map_err(|error| error.to_string()).and_then(|()| {
-        let built = build_in(&directory);
-        let _ = fs::remove_dir_all(&directory);
-        built
-    });
+    let built = DirBuilder::new()
+        .mode(0o700)
+        .create(&directory)
+        .map_err(|error| error.to_string())
+        .and_then(|()| {
+            let built = build_in(&directory);
+            let _ = fs::remove_dir_all(&directory);
+            built
+        });
     built.map_err(|why| format!("it cannot be built: {why}"))
 }
 
@@ -204,9 +279,15 @@ const DIRECTORY: &str = "glassloop-lab-go-";
 
 /// Takes away what labs that were killed have left, as far as it is ours.
 fn sweep() {
-    for entry in fs::read_dir(env::temp_dir()).into_iter().flatten().flatten() {
+    for entry in fs::read_dir(env::temp_dir())
+        .into_iter()
+        .flatten()
+        .flatten()
+    {
         let name = entry.file_name();
-        let number = name.to_str().and_then(|name| name.strip_prefix(DIRECTORY)?.parse::<u32>().ok());
+        let number = name
+            .to_str()
+            .and_then(|name| name.strip_prefix(DIRECTORY)?.parse::<u32>().ok());
         if number.is_some_and(|number| !Path::new(&format!("/proc/{number}")).exists()) {
             let _ = fs::remove_dir_all(entry.path());
         }
@@ -218,10 +299,20 @@ fn build_in(directory: &Path) -> Result<File, String> {
     for (name, text) in SOURCES {
         fs::write(directory.join(name), text).map_err(failed)?;
     }
-    let settings = [("CGO_ENABLED", "0"), ("GO111MODULE", "off"), ("GOFLAGS", ""), ("GOTOOLCHAIN", "local"), ("GOWORK", "off")];
+    let settings = [
+        ("CGO_ENABLED", "0"),
+        ("GO111MODULE", "off"),
+        ("GOFLAGS", ""),
+        ("GOTOOLCHAIN", "local"),
+        ("GOWORK", "off"),
+    ];
     let names = SOURCES.iter().map(|(name, _)| name);
     let mut go = Command::new("go");
-    go.args(["build", "-o", "beside"]).args(names).current_dir(directory).envs(settings).stdin(Stdio::null());
+    go.args(["build", "-o", "beside"])
+        .args(names)
+        .current_dir(directory)
+        .envs(settings)
+        .stdin(Stdio::null());
     let Output { status, stderr, .. } = go.output().map_err(failed)?;
     if !status.success() {
         return Err(String::from_utf8_lossy(&stderr).trim().to_string());

@@ -17,7 +17,9 @@ use super::servers::Model;
 use super::servers::child::Server;
 use super::servers::sys::Call;
 use super::source::lines_of;
-use super::tools::{self, PATIENCE, listen, pair, pair_with_buffers, queues_of, thousands, timed, wait_for};
+use super::tools::{
+    self, PATIENCE, listen, pair, pair_with_buffers, queues_of, thousands, timed, wait_for,
+};
 use super::whereabouts;
 
 pub(crate) fn c8(_: Lab) -> io::Result<Outcome> {
@@ -41,11 +43,22 @@ pub(crate) fn c8(_: Lab) -> io::Result<Outcome> {
     let none = server.read(&mut [0; 10]);
     let verdict = match some {
         10 => Verdict::Reproduced,
-        _ => Verdict::WrongAsWritten.only_if(some == 2 && waits && all == 10 && tools::result(&none) == "-1 EAGAIN"),
+        _ => Verdict::WrongAsWritten
+            .only_if(some == 2 && waits && all == 10 && tools::result(&none) == "-1 EAGAIN"),
     };
     Ok(Outcome::new(verdict)
         .with("blocking, 2 bytes of the 10 wanted are there: read", some)
-        .with("the same with MSG_WAITALL", format!("{}, then, with 8 more, {all}", if waits { "it sleeps" } else { "it does not sleep" }))
+        .with(
+            "the same with MSG_WAITALL",
+            format!(
+                "{}, then, with 8 more, {all}",
+                if waits {
+                    "it sleeps"
+                } else {
+                    "it does not sleep"
+                }
+            ),
+        )
         .with("non-blocking, nothing is there: read", tools::result(&none)))
 }
 
@@ -68,13 +81,21 @@ pub(crate) fn c9(_: Lab) -> io::Result<Outcome> {
     let (bytes, left) = reader.join().expect("it does not panic")?;
 
     let ran = after.ran.saturating_sub(before.ran);
-    let holds = asleep && still && ran < Duration::from_millis(10) && bytes == b"hello" && left == 0;
-    let call = after.call.map_or("this kernel does not tell".into(), |call| format!("{} (number {call})", whereabouts::name_of_call(call)));
+    let holds =
+        asleep && still && ran < Duration::from_millis(10) && bytes == b"hello" && left == 0;
+    let call = after
+        .call
+        .map_or("this kernel does not tell".into(), |call| {
+            format!("{} (number {call})", whereabouts::name_of_call(call))
+        });
     Ok(Outcome::new(Verdict::reproduced_if(holds))
         .with("state of the thread, 50 ms later", after.state)
         .with("the system call that it is in", call)
         .with("the kernel's function that it waits in", after.place)
-        .with("processor time in these 50 ms", format!("{} µs", ran.as_micros()))
+        .with(
+            "processor time in these 50 ms",
+            format!("{} µs", ran.as_micros()),
+        )
         .with("when 5 bytes come: read", bytes.len())
         .with("bytes left in the kernel then", left))
 }
@@ -87,7 +108,11 @@ pub(crate) fn c10(_: Lab) -> io::Result<Outcome> {
         a.ask()?; // it is A's turn from here on
         let mut b = Client::connect(server.addr)?;
         b.send()?;
-        let patience = if model == Model::Iterative { Duration::from_millis(200) } else { PATIENCE };
+        let patience = if model == Model::Iterative {
+            Duration::from_millis(200)
+        } else {
+            PATIENCE
+        };
         let beside = b.answer(patience).is_ok();
         drop(a);
         Ok([beside, beside || b.answer(PATIENCE).is_ok()])
@@ -97,9 +122,19 @@ pub(crate) fn c10(_: Lab) -> io::Result<Outcome> {
     let mut holds = iterative == [false, true];
     let word = |answered| if answered { "answered" } else { "not answered" };
     let mut outcome = Outcome::new(Verdict::Reproduced)
-        .with("one thread, blocking: B beside a silent A", format!("{} in 200 ms", word(iterative[0])))
-        .with("one thread, blocking: B after A has left", word(iterative[1]));
-    for (other, name) in others.into_iter().zip(["a thread each", "one thread, poll", "one thread, the reactor"]) {
+        .with(
+            "one thread, blocking: B beside a silent A",
+            format!("{} in 200 ms", word(iterative[0])),
+        )
+        .with(
+            "one thread, blocking: B after A has left",
+            word(iterative[1]),
+        );
+    for (other, name) in others.into_iter().zip([
+        "a thread each",
+        "one thread, poll",
+        "one thread, the reactor",
+    ]) {
         let [beside, _] = other?;
         holds &= beside;
         outcome = outcome.with(format!("{name}: B beside a silent A"), word(beside));
@@ -110,12 +145,20 @@ pub(crate) fn c10(_: Lab) -> io::Result<Outcome> {
 
 pub(crate) fn c11(_: Lab) -> io::Result<Outcome> {
     let go = beside::run("flags", &[], |said| {
-        ["listener", "dialed", "accepted"].iter().all(|socket| said.text(&format!("{socket} O_NONBLOCK")) == "true")
+        ["listener", "dialed", "accepted"]
+            .iter()
+            .all(|socket| said.text(&format!("{socket} O_NONBLOCK")) == "true")
     })?;
-    let is_nonblocking = |fd: &dyn AsFd| fcntl_getfl(fd.as_fd()).map(|flags| flags.contains(OFlags::NONBLOCK));
+    let is_nonblocking =
+        |fd: &dyn AsFd| fcntl_getfl(fd.as_fd()).map(|flags| flags.contains(OFlags::NONBLOCK));
     let (client, server) = pair()?;
     let plain = Socket::new(Domain::IPV4, Type::STREAM, None)?;
-    let by_default = [is_nonblocking(&plain)?, is_nonblocking(&listen()?)?, is_nonblocking(&client)?, is_nonblocking(&server)?];
+    let by_default = [
+        is_nonblocking(&plain)?,
+        is_nonblocking(&listen()?)?,
+        is_nonblocking(&client)?,
+        is_nonblocking(&server)?,
+    ];
 
     let listener = mio::net::TcpListener::bind("127.0.0.1:0".parse().map_err(io::Error::other)?)?;
     let dialed = mio::net::TcpStream::connect(listener.local_addr()?)?;
@@ -125,20 +168,50 @@ pub(crate) fn c11(_: Lab) -> io::Result<Outcome> {
         accepted.is_some()
     });
     let (accepted, _) = accepted.ok_or(io::ErrorKind::TimedOut)?;
-    let in_mio = [is_nonblocking(&listener)?, is_nonblocking(&dialed)?, is_nonblocking(&accepted)?];
+    let in_mio = [
+        is_nonblocking(&listener)?,
+        is_nonblocking(&dialed)?,
+        is_nonblocking(&accepted)?,
+    ];
 
-    let lines = [Model::Iterative, Model::Threads, Model::Busy, Model::Select, Model::Poll, Model::EpollLt, Model::EpollEt].map(lines_of);
-    let shortest = lines[2..].iter().all(|&other| lines[..2].iter().all(|&blocking| blocking < other));
+    let lines = [
+        Model::Iterative,
+        Model::Threads,
+        Model::Busy,
+        Model::Select,
+        Model::Poll,
+        Model::EpollLt,
+        Model::EpollEt,
+    ]
+    .map(lines_of);
+    let shortest = lines[2..]
+        .iter()
+        .all(|&other| lines[..2].iter().all(|&blocking| blocking < other));
     let holds = by_default == [false; 4] && in_mio == [true; 3] && shortest && go.agrees();
     let [socket, listener, dialed, accepted] = by_default;
     let outcome = Outcome::new(Verdict::reproduced_if(holds))
         .with("socket(2) O_NONBLOCK", socket)
-        .with("Rust's std O_NONBLOCK", format!("listener {listener}, dialed {dialed}, accepted {accepted}"))
-        .with("mio O_NONBLOCK", format!("listener {}, dialed {}, accepted {}", in_mio[0], in_mio[1], in_mio[2]))
-        .with("lines of a blocking server", format!("{} (one client), {} (a thread each)", lines[0], lines[1]))
+        .with(
+            "Rust's std O_NONBLOCK",
+            format!("listener {listener}, dialed {dialed}, accepted {accepted}"),
+        )
+        .with(
+            "mio O_NONBLOCK",
+            format!(
+                "listener {}, dialed {}, accepted {}",
+                in_mio[0], in_mio[1], in_mio[2]
+            ),
+        )
+        .with(
+            "lines of a blocking server",
+            format!("{} (one client), {} (a thread each)", lines[0], lines[1]),
+        )
         .with(
             "lines of one that does not block",
-            format!("{} (busy), {} (select), {} (poll), {} and {} (epoll)", lines[2], lines[3], lines[4], lines[5], lines[6]),
+            format!(
+                "{} (busy), {} (select), {} (poll), {} and {} (epoll)",
+                lines[2], lines[3], lines[4], lines[5], lines[6]
+            ),
         );
     Ok(go.show(outcome))
 }
@@ -150,7 +223,9 @@ pub(crate) fn c12(_: Lab) -> io::Result<Outcome> {
     listener.set_nonblocking(true)?;
     writer.set_nonblocking(true)?;
     // The first that says so: later there may be room again, when the kernel has moved some bytes on.
-    let full = (0..10_000).find_map(|_| (&writer).write(&[b'x'; 4096]).err()).map_or(Ok(4096), Err);
+    let full = (0..10_000)
+        .find_map(|_| (&writer).write(&[b'x'; 4096]).err())
+        .map_or(Ok(4096), Err);
 
     server.set_read_timeout(Some(Duration::from_millis(20)))?;
     let (blocking, _) = timed(|| server.read(&mut [0; 10]));
@@ -164,18 +239,34 @@ pub(crate) fn c12(_: Lab) -> io::Result<Outcome> {
     }
     times.sort_unstable();
     let median = times[times.len() / 2];
-    let others = [("accept, nobody waits", listener.accept().map(|_| 0)), ("write, the buffers are full", full)];
+    let others = [
+        ("accept, nobody waits", listener.accept().map(|_| 0)),
+        ("write, the buffers are full", full),
+    ];
     let others = others.map(|(what, result)| (what, tools::result(&result)));
     let at_once = median * 100 < blocking;
-    let holds = refused == 1_000 && at_once && others.iter().all(|(_, result)| result == "-1 EAGAIN");
+    let holds =
+        refused == 1_000 && at_once && others.iter().all(|(_, result)| result == "-1 EAGAIN");
     let outcome = Outcome::new(Verdict::reproduced_if(holds))
         .with(
             "1,000 reads, nothing is there",
-            format!("{} times -1 EAGAIN (number {}, also called EWOULDBLOCK)", thousands(refused), libc::EAGAIN),
+            format!(
+                "{} times -1 EAGAIN (number {}, also called EWOULDBLOCK)",
+                thousands(refused),
+                libc::EAGAIN
+            ),
         )
-        .with("one of them takes (median)", format!("{} ns", thousands(median.as_nanos() as usize)))
-        .with("a blocking one with a time-out of 20 ms takes", format!("{:.1} ms", blocking.as_secs_f64() * 1e3));
-    Ok(others.into_iter().fold(outcome, |outcome, (what, result)| outcome.with(what, result)))
+        .with(
+            "one of them takes (median)",
+            format!("{} ns", thousands(median.as_nanos() as usize)),
+        )
+        .with(
+            "a blocking one with a time-out of 20 ms takes",
+            format!("{:.1} ms", blocking.as_secs_f64() * 1e3),
+        );
+    Ok(others.into_iter().fold(outcome, |outcome, (what, result)| {
+        outcome.with(what, result)
+    }))
 }
 
 pub(crate) fn c13(_: Lab) -> io::Result<Outcome> {
@@ -198,12 +289,22 @@ pub(crate) fn c13(_: Lab) -> io::Result<Outcome> {
     // The whole processor is not asked for: others may want it too. So it is a tenth of what is there when nobody does.
     let holds = busy_reads > 1_000 && epoll_calls < 10 && busy > 20 * epoll;
     let time = |time: Duration| {
-        format!("{:.2} ms ({:.1} % of a processor)", time.as_secs_f64() * 1e3, time.as_secs_f64() / SILENCE.as_secs_f64() * 100.0)
+        format!(
+            "{:.2} ms ({:.1} % of a processor)",
+            time.as_secs_f64() * 1e3,
+            time.as_secs_f64() / SILENCE.as_secs_f64() * 100.0
+        )
     };
     Ok(Outcome::new(Verdict::reproduced_if(holds))
         .with("silence", format!("{} ms, one client", SILENCE.as_millis()))
-        .with("asking all the time: reads with EAGAIN", thousands(busy_reads as usize))
-        .with("asking all the time: all calls", thousands(busy_calls as usize))
+        .with(
+            "asking all the time: reads with EAGAIN",
+            thousands(busy_reads as usize),
+        )
+        .with(
+            "asking all the time: all calls",
+            thousands(busy_calls as usize),
+        )
         .with("asking all the time: processor time", time(busy))
         .with("epoll: all calls", thousands(epoll_calls as usize))
         .with("epoll: processor time", time(epoll)))

@@ -107,7 +107,9 @@ fn served(service: Service, config: Config) -> io::Result<(Reactor<Service>, Tcp
     client.connect(&listener.local_addr()?)?;
     client.set_read_timeout(Some(PATIENCE))?;
     let mut reactor = Reactor::new(service, config).map_err(io::Error::other)?;
-    reactor.listen_on(listener.into()).map_err(io::Error::other)?;
+    reactor
+        .listen_on(listener.into())
+        .map_err(io::Error::other)?;
     Ok((reactor, client.into()))
 }
 
@@ -155,18 +157,35 @@ impl Flow {
 
 /// Lets the server flood the client, or the client the server, or both.
 fn flood(down: bool, up: bool) -> io::Result<Flow> {
-    let (mut reactor, peer) = served(Service { floods: down, echoes: false }, Config::default())?;
+    let (mut reactor, peer) = served(
+        Service {
+            floods: down,
+            echoes: false,
+        },
+        Config::default(),
+    )?;
     let begun = Instant::now();
-    let mut flow = Flow { down: 0, up: 0, turns: 0, both: 0, time: Duration::ZERO };
+    let mut flow = Flow {
+        down: 0,
+        up: 0,
+        turns: 0,
+        both: 0,
+        time: Duration::ZERO,
+    };
     thread::scope(|scope| {
         scope.spawn(|| take(&peer, usize::MAX));
         if up {
             scope.spawn(|| give(&peer, usize::MAX));
         }
         while ((down && flow.down < MUCH) || (up && flow.up < MUCH)) && begun.elapsed() < PATIENCE {
-            let _ = reactor.turn(Some(Duration::from_millis(10))).map_err(io::Error::other)?;
+            let _ = reactor
+                .turn(Some(Duration::from_millis(10)))
+                .map_err(io::Error::other)?;
             let counters = reactor.counters();
-            let (written, read) = (counters.bytes_written as usize, counters.bytes_read as usize);
+            let (written, read) = (
+                counters.bytes_written as usize,
+                counters.bytes_read as usize,
+            );
             flow.turns += 1;
             flow.both += usize::from(written > flow.down && read > flow.up);
             (flow.down, flow.up) = (written, read);
@@ -186,8 +205,19 @@ struct Echo {
 
 /// A client that has much echoed by a server that reads no further once `cap` bytes of replies are waiting.
 fn echo(cap: usize, reads_meanwhile: bool, patience: Duration) -> io::Result<Echo> {
-    let config = Config { write_low: cap / 2, write_high: cap, write_cap: 2 * cap.max(1 << 20), ..Config::default() };
-    let (mut reactor, peer) = served(Service { floods: false, echoes: true }, config)?;
+    let config = Config {
+        write_low: cap / 2,
+        write_high: cap,
+        write_cap: 2 * cap.max(1 << 20),
+        ..Config::default()
+    };
+    let (mut reactor, peer) = served(
+        Service {
+            floods: false,
+            echoes: true,
+        },
+        config,
+    )?;
     peer.set_write_timeout(Some(patience))?;
     let total = MUCH.next_multiple_of(LINE);
     thread::scope(|scope| {
@@ -206,11 +236,19 @@ fn echo(cap: usize, reads_meanwhile: bool, patience: Duration) -> io::Result<Ech
         });
         let mut held = 0;
         while !client.is_finished() {
-            let _ = reactor.turn(Some(Duration::from_millis(5))).map_err(io::Error::other)?;
+            let _ = reactor
+                .turn(Some(Duration::from_millis(5)))
+                .map_err(io::Error::other)?;
             held = reactor.buffered().max(held);
         }
-        let (written, read) = client.join().map_err(|_| io::Error::other("the client panicked"))?;
-        Ok(Echo { written, read, held })
+        let (written, read) = client
+            .join()
+            .map_err(|_| io::Error::other("the client panicked"))?;
+        Ok(Echo {
+            written,
+            read,
+            held,
+        })
     })
 }
 
@@ -223,15 +261,38 @@ fn c39(_: Lab) -> io::Result<Outcome> {
     let flooded = together.both > 0 && together.down >= MUCH && together.up >= MUCH;
     let knotted = stuck.written < total && stuck.read == 0 && stuck.held < unbounded.held;
     let holds = flooded && knotted && unbounded.read == total && duplex.read == total;
-    let tell = |Echo { written, read, held }: Echo| {
+    let tell = |Echo {
+                    written,
+                    read,
+                    held,
+                }: Echo| {
         let [written, total, read, held] = [written, total, read, held].map(thousands);
         format!("client wrote {written} of {total} bytes, got {read} back; the loop held {held}")
     };
     Ok(Outcome::new(Finding::reproduced_if(holds))
-        .with("both sides flood", format!("{} of {} turns of the loop read and wrote", together.both, together.turns))
-        .with("to the client", format!("{}; alone {}", together.rate(together.down), down.rate(down.down)))
-        .with("to the server", format!("{}; alone {}", together.rate(together.up), up.rate(up.up)))
-        .with("echo, server stops reading at 64 KiB of replies", tell(stuck))
+        .with(
+            "both sides flood",
+            format!(
+                "{} of {} turns of the loop read and wrote",
+                together.both, together.turns
+            ),
+        )
+        .with(
+            "to the client",
+            format!(
+                "{}; alone {}",
+                together.rate(together.down),
+                down.rate(down.down)
+            ),
+        )
+        .with(
+            "to the server",
+            format!("{}; alone {}", together.rate(together.up), up.rate(up.up)),
+        )
+        .with(
+            "echo, server stops reading at 64 KiB of replies",
+            tell(stuck),
+        )
         .with("echo, server never stops reading", tell(unbounded))
         .with("echo, server stops, client reads meanwhile", tell(duplex)))
 }
@@ -244,7 +305,9 @@ fn c40(_: Lab) -> io::Result<Outcome> {
     let at_rest = |sent: usize, answered: usize| {
         let mut ends = [Queues::default(); 2];
         let exact = wait_for(|| {
-            let (Ok(client), Ok(server)) = (queues_of(&client), queues_of(&server)) else { return false };
+            let (Ok(client), Ok(server)) = (queues_of(&client), queues_of(&server)) else {
+                return false;
+            };
             ends = [client, server];
             client.sending + server.received == sent && server.sending + client.received == answered
         });
@@ -253,15 +316,45 @@ fn c40(_: Lab) -> io::Result<Outcome> {
     let (exact, [at_client, at_server]) = at_rest(sent, answered);
     let count = (&server).read(&mut [0; 10_000])?;
     let (exact_after, after) = at_rest(sent - count, answered);
-    let most = [at_client.sending, at_server.received, at_server.sending, at_client.received].into_iter().fold(1, usize::max);
-    let bar = |bytes: usize| format!("{} {}", "#".repeat((bytes * 40).div_ceil(most)), thousands(bytes));
-    let sum = |one, other| format!("{} bytes; both together: {}", thousands(one), thousands(other));
-    Ok(Outcome::new(Finding::reproduced_if(exact && exact_after && count == 10_000))
-        .with("client's send buffer", bar(at_client.sending))
-        .with("server's receive buffer", bar(at_server.received))
-        .with("the client's writes took", sum(sent, at_client.sending + at_server.received))
-        .with("server's send buffer", bar(at_server.sending))
-        .with("client's receive buffer", bar(at_client.received))
-        .with("the server's writes took", sum(answered, at_server.sending + at_client.received))
-        .with("the same once the server has read 10,000", sum(sent - count, after[0].sending + after[1].received)))
+    let most = [
+        at_client.sending,
+        at_server.received,
+        at_server.sending,
+        at_client.received,
+    ]
+    .into_iter()
+    .fold(1, usize::max);
+    let bar = |bytes: usize| {
+        format!(
+            "{} {}",
+            "#".repeat((bytes * 40).div_ceil(most)),
+            thousands(bytes)
+        )
+    };
+    let sum = |one, other| {
+        format!(
+            "{} bytes; both together: {}",
+            thousands(one),
+            thousands(other)
+        )
+    };
+    Ok(Outcome::new(Finding::reproduced_if(
+        exact && exact_after && count == 10_000,
+    ))
+    .with("client's send buffer", bar(at_client.sending))
+    .with("server's receive buffer", bar(at_server.received))
+    .with(
+        "the client's writes took",
+        sum(sent, at_client.sending + at_server.received),
+    )
+    .with("server's send buffer", bar(at_server.sending))
+    .with("client's receive buffer", bar(at_client.received))
+    .with(
+        "the server's writes took",
+        sum(answered, at_server.sending + at_client.received),
+    )
+    .with(
+        "the same once the server has read 10,000",
+        sum(sent - count, after[0].sending + after[1].received),
+    ))
 }

@@ -58,7 +58,11 @@ pub(crate) enum Verdict {
 impl Verdict {
     /// Reproduced if all is as known; else this run is not.
     pub(crate) fn reproduced_if(holds: bool) -> Self {
-        if holds { Self::Reproduced } else { Self::Unexpected }
+        if holds {
+            Self::Reproduced
+        } else {
+            Self::Unexpected
+        }
     }
 
     /// This one if all is as known; else this run is not.
@@ -97,12 +101,19 @@ pub(crate) struct Measured {
 
 impl Outcome {
     pub(crate) fn new(verdict: Verdict) -> Self {
-        Self { verdict, measured: Vec::new(), note: String::new() }
+        Self {
+            verdict,
+            measured: Vec::new(),
+            note: String::new(),
+        }
     }
 
     /// Adds a thing that was measured. With numbers go their units: `"12 ms"`.
     pub(crate) fn with(mut self, what: impl Into<String>, value: impl fmt::Display) -> Self {
-        self.measured.push(Measured { what: what.into(), value: value.to_string() });
+        self.measured.push(Measured {
+            what: what.into(),
+            value: value.to_string(),
+        });
         self
     }
 

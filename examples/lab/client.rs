@@ -34,8 +34,14 @@ impl Client {
     pub(crate) fn send(&mut self) -> io::Result<()> {
         self.asked += 1;
         let mut bytes = BytesMut::new();
-        let request = Request { kind: Kind::Submit, id: Id::nth(self.asked), payload: b"hello" };
-        ClientCodec::default().encode(request, &mut bytes).map_err(io::Error::other)?;
+        let request = Request {
+            kind: Kind::Submit,
+            id: Id::nth(self.asked),
+            payload: b"hello",
+        };
+        ClientCodec::default()
+            .encode(request, &mut bytes)
+            .map_err(io::Error::other)?;
         self.stream.write_all(&bytes)
     }
 
@@ -45,7 +51,11 @@ impl Client {
         let mut ack = [0; Ack::LEN];
         self.stream.read_exact(&mut ack)?;
         let id = Id::nth(self.asked);
-        if ack[5..13] == id.0 { Ok(()) } else { Err(io::Error::other(format!("{ack:?} is no ack of {id:?}"))) }
+        if ack[5..13] == id.0 {
+            Ok(())
+        } else {
+            Err(io::Error::other(format!("{ack:?} is no ack of {id:?}")))
+        }
     }
 }
 

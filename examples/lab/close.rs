@@ -68,7 +68,9 @@ fn reads(mut stream: &TcpStream) -> Vec<String> {
     loop {
         let mut buffer = [0; 16];
         match stream.read(&mut buffer) {
-            Ok(count @ 1..) => came.push(format!("{:?}", String::from_utf8_lossy(&buffer[..count]))),
+            Ok(count @ 1..) => {
+                came.push(format!("{:?}", String::from_utf8_lossy(&buffer[..count])))
+            }
             end => {
                 came.push(result(&end));
                 return came;
@@ -93,15 +95,24 @@ fn c62(_: Lab) -> io::Result<Outcome> {
     let unread = reads(&server);
     let holds = all_read == ["\"bye\"", "0"] && unread == ["\"bye\"", "-1 ECONNRESET"];
     Ok(Outcome::new(Verdict::Refined.only_if(holds))
-        .with("the client sends \"bye\" and closes", format!("the server reads {}", all_read.join(", then ")))
-        .with("the same, with 5 bytes of the server's unread", format!("the server reads {}", unread.join(", then "))))
+        .with(
+            "the client sends \"bye\" and closes",
+            format!("the server reads {}", all_read.join(", then ")),
+        )
+        .with(
+            "the same, with 5 bytes of the server's unread",
+            format!("the server reads {}", unread.join(", then ")),
+        ))
 }
 
 fn c63(_: Lab) -> io::Result<Outcome> {
     let (client, mut server) = pair()?;
     drop(client);
     let ends = [(); 3].map(|()| result(&server.read(&mut [0; 16])));
-    Ok(Outcome::new(Verdict::reproduced_if(ends.iter().all(|end| end == "0"))).with("three reads", ends.join(", ")))
+    Ok(
+        Outcome::new(Verdict::reproduced_if(ends.iter().all(|end| end == "0")))
+            .with("three reads", ends.join(", ")),
+    )
 }
 
 fn c64(_: Lab) -> io::Result<Outcome> {
@@ -109,26 +120,45 @@ fn c64(_: Lab) -> io::Result<Outcome> {
     drop(client);
     let end = server.read(&mut [0; 16]);
     let first = server.write(&[b'x'; 10]);
-    let answered = wait_for(|| events_of(&server).is_ok_and(|events| events.contains(EventFlags::HUP)));
+    let answered =
+        wait_for(|| events_of(&server).is_ok_and(|events| events.contains(EventFlags::HUP)));
     let others = [(); 2].map(|()| server.write(&[b'x'; 10]));
     let writes = [&first, &others[0], &others[1]].map(result);
-    Ok(Outcome::new(Verdict::reproduced_if(answered && writes == ["10", "-1 EPIPE", "-1 EPIPE"]))
-        .with("read, after the client's close", result(&end))
-        .with("three writes of 10 bytes", writes.join(", "))
-        .with("the reset came", format!("{} the second write", if answered { "before" } else { "not before" })))
+    Ok(Outcome::new(Verdict::reproduced_if(
+        answered && writes == ["10", "-1 EPIPE", "-1 EPIPE"],
+    ))
+    .with("read, after the client's close", result(&end))
+    .with("three writes of 10 bytes", writes.join(", "))
+    .with(
+        "the reset came",
+        format!(
+            "{} the second write",
+            if answered { "before" } else { "not before" }
+        ),
+    ))
 }
 
 /// What epoll says of a socket now, to one who asks for reading, writing and the peer's end.
 fn events_of(stream: &TcpStream) -> io::Result<EventFlags> {
     let epoll = epoll::create(CreateFlags::CLOEXEC)?;
-    sys::epoll_add(&epoll, stream, 0, EventFlags::IN | EventFlags::OUT | EventFlags::RDHUP)?;
+    sys::epoll_add(
+        &epoll,
+        stream,
+        0,
+        EventFlags::IN | EventFlags::OUT | EventFlags::RDHUP,
+    )?;
     let mut events = Vec::with_capacity(1);
     sys::epoll_wait(&epoll, &mut events, false)?;
-    Ok(events.first().map_or(EventFlags::empty(), |event| event.flags))
+    Ok(events
+        .first()
+        .map_or(EventFlags::empty(), |event| event.flags))
 }
 
 /// What epoll says of the server's end after this was done, as soon as `sign` is among it.
-fn events_after(sign: EventFlags, act: impl FnOnce(TcpStream, &mut TcpStream) -> io::Result<Option<TcpStream>>) -> io::Result<EventFlags> {
+fn events_after(
+    sign: EventFlags,
+    act: impl FnOnce(TcpStream, &mut TcpStream) -> io::Result<Option<TcpStream>>,
+) -> io::Result<EventFlags> {
     let (client, mut server) = pair()?;
     let _client = act(client, &mut server)?; // if it is still there, it lives until epoll was asked
     let mut events = EventFlags::empty();
@@ -152,7 +182,14 @@ fn half_closed_client_reads() -> io::Result<usize> {
     client.set_read_timeout(Some(PATIENCE))?;
     let mut request = BytesMut::new();
     ClientCodec::default()
-        .encode(Request { kind: Kind::Submit, id: Id::nth(1), payload: b"hello" }, &mut request)
+        .encode(
+            Request {
+                kind: Kind::Submit,
+                id: Id::nth(1),
+                payload: b"hello",
+            },
+            &mut request,
+        )
         .map_err(io::Error::other)?;
     client.write_all(&request)?;
     client.shutdown(Shutdown::Write)?;
@@ -160,10 +197,14 @@ fn half_closed_client_reads() -> io::Result<usize> {
 }
 
 fn c65(_: Lab) -> io::Result<Outcome> {
-    const HALF: EventFlags = EventFlags::IN.union(EventFlags::OUT).union(EventFlags::RDHUP);
+    const HALF: EventFlags = EventFlags::IN
+        .union(EventFlags::OUT)
+        .union(EventFlags::RDHUP);
     let gone = HALF | EventFlags::ERR | EventFlags::HUP;
     let answer = half_closed_client_reads()?;
-    let half = events_after(EventFlags::RDHUP, |client, _| client.shutdown(Shutdown::Write).map(|()| Some(client)))?;
+    let half = events_after(EventFlags::RDHUP, |client, _| {
+        client.shutdown(Shutdown::Write).map(|()| Some(client))
+    })?;
     let closed = events_after(EventFlags::RDHUP, |client, _| {
         drop(client);
         Ok(None)
@@ -177,9 +218,13 @@ fn c65(_: Lab) -> io::Result<Outcome> {
         server.write(b"x").map(|_| None)
     })?;
     let reset = events_after(EventFlags::ERR, |client, _| reset(client).map(|()| None))?;
-    let holds = answer == Ack::LEN && [half, closed, both, written, reset] == [HALF, HALF, HALF | EventFlags::HUP, gone, gone];
+    let holds = answer == Ack::LEN
+        && [half, closed, both, written, reset] == [HALF, HALF, HALF | EventFlags::HUP, gone, gone];
     Ok(Outcome::new(Verdict::Refined.only_if(holds))
-        .with("a client that asks, ends its sending and waits gets", format!("{answer} bytes, then the end"))
+        .with(
+            "a client that asks, ends its sending and waits gets",
+            format!("{answer} bytes, then the end"),
+        )
         .with("epoll, after its shutdown(SHUT_WR)", named(half))
         .with("epoll, after its close", named(closed))
         .with("epoll, after its close and a write of ours", named(written))

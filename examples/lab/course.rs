@@ -34,19 +34,48 @@ pub(crate) const CLAIMS: &[Claim] = &[
 
 #[allow(clippy::unnecessary_wraps)] // it has the shape of the others
 fn c67(_: Lab) -> io::Result<Outcome> {
-    let all: Vec<&Claim> = register::claims().into_iter().filter(|claim| claim.id.starts_with('C')).collect();
-    let missing: Vec<String> = (1..=67).map(|n| format!("C{n}")).filter(|id| all.iter().all(|claim| claim.id != id)).collect();
-    let idle: Vec<&str> = all.iter().filter(|claim| claim.exercise.is_empty() || claim.asks.is_empty()).map(|claim| claim.id).collect();
-    let unexplained: Vec<&str> = all.iter().filter(|claim| claim.why.is_empty() || claim.look.is_empty()).map(|claim| claim.id).collect();
-    let count = |wanted: fn(&State) -> bool| all.iter().filter(|claim| wanted(&claim.state)).count();
-    let listed = |ids: &[&str]| if ids.is_empty() { "none".into() } else { ids.join(" ") };
+    let all: Vec<&Claim> = register::claims()
+        .into_iter()
+        .filter(|claim| claim.id.starts_with('C'))
+        .collect();
+    let missing: Vec<String> = (1..=67)
+        .map(|n| format!("C{n}"))
+        .filter(|id| all.iter().all(|claim| claim.id != id))
+        .collect();
+    let idle: Vec<&str> = all
+        .iter()
+        .filter(|claim| claim.exercise.is_empty() || claim.asks.is_empty())
+        .map(|claim| claim.id)
+        .collect();
+    let unexplained: Vec<&str> = all
+        .iter()
+        .filter(|claim| claim.why.is_empty() || claim.look.is_empty())
+        .map(|claim| claim.id)
+        .collect();
+    let count =
+        |wanted: fn(&State) -> bool| all.iter().filter(|claim| wanted(&claim.state)).count();
+    let listed = |ids: &[&str]| {
+        if ids.is_empty() {
+            "none".into()
+        } else {
+            ids.join(" ")
+        }
+    };
     let missing: Vec<&str> = missing.iter().map(String::as_str).collect();
-    Ok(Outcome::new(Verdict::reproduced_if(missing.is_empty() && idle.is_empty() && unexplained.is_empty()))
-        .with("claims of the lesson", all.len())
-        .with("they run", count(|state| matches!(state, State::Runs(_))))
-        .with("something else is run in their place", count(|state| matches!(state, State::Substitute(..))))
-        .with("not here, for a reason that is named", count(|state| matches!(state, State::NotHere(_))))
-        .with("without an entry", listed(&missing))
-        .with("without a task or a question", listed(&idle))
-        .with("without a reason or a command", listed(&unexplained)))
+    Ok(Outcome::new(Verdict::reproduced_if(
+        missing.is_empty() && idle.is_empty() && unexplained.is_empty(),
+    ))
+    .with("claims of the lesson", all.len())
+    .with("they run", count(|state| matches!(state, State::Runs(_))))
+    .with(
+        "something else is run in their place",
+        count(|state| matches!(state, State::Substitute(..))),
+    )
+    .with(
+        "not here, for a reason that is named",
+        count(|state| matches!(state, State::NotHere(_))),
+    )
+    .with("without an entry", listed(&missing))
+    .with("without a task or a question", listed(&idle))
+    .with("without a reason or a command", listed(&unexplained)))
 }

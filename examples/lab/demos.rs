@@ -40,7 +40,12 @@ fn read_full(stream: &mut impl Read, buffer: &mut [u8]) -> io::Result<()> {
     let mut filled = 0;
     while filled < buffer.len() {
         match stream.read(&mut buffer[filled..]) {
-            Ok(0) => return Err(io::Error::new(ErrorKind::UnexpectedEof, if filled == 0 { "EOF" } else { "unexpected EOF" })),
+            Ok(0) => {
+                return Err(io::Error::new(
+                    ErrorKind::UnexpectedEof,
+                    if filled == 0 { "EOF" } else { "unexpected EOF" },
+                ));
+            }
             Ok(count) => filled += count,
             Err(error) if error.kind() == ErrorKind::Interrupted => {}
             Err(error) => return Err(error),
@@ -79,9 +84,17 @@ pub(crate) fn decode_packet(frame: Vec<u8>, mut submit: Box<Submit>) -> io::Resu
 pub(crate) type Pool = Option<Vec<Box<Submit>>>;
 
 /// handlePacket: the ack to a frame.
-pub(crate) fn handle_packet(frame: Vec<u8>, pool: &mut Pool, log: &mut impl FnMut(fmt::Arguments<'_>)) -> io::Result<Vec<u8>> {
+pub(crate) fn handle_packet(
+    frame: Vec<u8>,
+    pool: &mut Pool,
+    log: &mut impl FnMut(fmt::Arguments<'_>),
+) -> io::Result<Vec<u8>> {
     let submit = decode_packet(frame, pool.as_mut().and_then(Vec::pop).unwrap_or_default())?;
-    log(format_args!("recv submit: id = {}, payload={}", submit.id, String::from_utf8_lossy(&submit.frame[9..])));
+    log(format_args!(
+        "recv submit: id = {}, payload={}",
+        submit.id,
+        String::from_utf8_lossy(&submit.frame[9..])
+    ));
     let body = [submit.id.as_bytes(), &[0]].concat(); // SubmitAck.Encode
     let ack = [&[0x82], &body[..]].concat(); // packet.Encode
     if let Some(pool) = pool {
@@ -156,7 +169,10 @@ struct Bufio<W> {
 
 impl<W: Write> Bufio<W> {
     fn new(writer: W) -> Self {
-        Self { writer, held: Vec::with_capacity(BUFFER) }
+        Self {
+            writer,
+            held: Vec::with_capacity(BUFFER),
+        }
     }
 }
 
@@ -192,7 +208,11 @@ impl Served {
             let counts = Arc::clone(&counts);
             move || demo.serve(&server, &counts)
         });
-        Ok(Self { client, counts, thread: Some(thread) })
+        Ok(Self {
+            client,
+            counts,
+            thread: Some(thread),
+        })
     }
 
     /// Ends the client's sending, and returns what still comes and what the server has logged.
@@ -201,7 +221,10 @@ impl Served {
         let mut rest = Vec::new();
         self.client.read_to_end(&mut rest)?;
         let log = self.thread.take().expect("only here it is taken").join();
-        Ok((rest, log.map_err(|_| io::Error::other("the server panicked"))??))
+        Ok((
+            rest,
+            log.map_err(|_| io::Error::other("the server panicked"))??,
+        ))
     }
 }
 
@@ -219,18 +242,37 @@ impl Demo {
         let mut lines = Vec::new();
         let mut log = |line: fmt::Arguments<'_>| {
             lines.push(line.to_string());
-            counts.requests.fetch_add(usize::from(lines.last().is_some_and(|line| line.starts_with("recv"))), Ordering::Relaxed);
+            counts.requests.fetch_add(
+                usize::from(lines.last().is_some_and(|line| line.starts_with("recv"))),
+                Ordering::Relaxed,
+            );
         };
         let (mut reader, mut writer) = (Counted(stream, counts), Counted(stream, counts));
-        let mut buffered = (BufReader::with_capacity(BUFFER, Counted(stream, counts)), Bufio::new(Counted(stream, counts)));
+        let mut buffered = (
+            BufReader::with_capacity(BUFFER, Counted(stream, counts)),
+            Bufio::new(Counted(stream, counts)),
+        );
         match self {
             Demo::Direct => handle_conn(&mut reader, &mut writer, |_, _| Ok(()), &mut log)?,
-            Demo::OneWrite => handle_conn(&mut reader, &mut Bufio::new(writer), |_, writer| writer.flush(), &mut log)?,
-            Demo::Buffered => handle_conn(&mut buffered.0, &mut buffered.1, |_, _| Ok(()), &mut log)?,
+            Demo::OneWrite => handle_conn(
+                &mut reader,
+                &mut Bufio::new(writer),
+                |_, writer| writer.flush(),
+                &mut log,
+            )?,
+            Demo::Buffered => {
+                handle_conn(&mut buffered.0, &mut buffered.1, |_, _| Ok(()), &mut log)?
+            }
             Demo::Flushing => handle_conn(
                 &mut buffered.0,
                 &mut buffered.1,
-                |reader, writer| if reader.buffer().is_empty() { writer.flush() } else { Ok(()) },
+                |reader, writer| {
+                    if reader.buffer().is_empty() {
+                        writer.flush()
+                    } else {
+                        Ok(())
+                    }
+                },
                 &mut log,
             )?,
         }

@@ -109,9 +109,19 @@ pub(crate) const CLAIMS: &[Claim] = &[
 fn straight_line(stream: &TcpStream, entered: &mut u32) -> io::Result<()> {
     *entered += 1;
     let mut lines = BufReader::new(stream).lines();
-    let first = number(lines.next().ok_or(io::ErrorKind::UnexpectedEof)??.as_bytes()); // waits
+    let first = number(
+        lines
+            .next()
+            .ok_or(io::ErrorKind::UnexpectedEof)??
+            .as_bytes(),
+    ); // waits
     writeln!(&*stream, "and?")?;
-    let second = number(lines.next().ok_or(io::ErrorKind::UnexpectedEof)??.as_bytes()); // waits
+    let second = number(
+        lines
+            .next()
+            .ok_or(io::ErrorKind::UnexpectedEof)??
+            .as_bytes(),
+    ); // waits
     writeln!(&*stream, "{}", first + second)
 }
 
@@ -144,7 +154,10 @@ impl Handler for Callback {
 }
 
 fn number(line: &[u8]) -> i64 {
-    std::str::from_utf8(line).ok().and_then(|text| text.trim().parse().ok()).unwrap_or(0)
+    std::str::from_utf8(line)
+        .ok()
+        .and_then(|text| text.trim().parse().ok())
+        .unwrap_or(0)
 }
 
 fn c19(_: Lab) -> io::Result<Outcome> {
@@ -169,20 +182,46 @@ fn c19(_: Lab) -> io::Result<Outcome> {
     let addr = reactor.listen("127.0.0.1:0")?;
     let client = thread::spawn(move || talk(addr));
     while !client.is_finished() && reactor.turn(Some(Duration::from_millis(5)))? == Turn::Running {}
-    let (from_callback, callback) = (client.join().expect("it does not panic")?, reactor.into_handler().entered);
+    let (from_callback, callback) = (
+        client.join().expect("it does not panic")?,
+        reactor.into_handler().entered,
+    );
 
-    let [blocking, task] =
-        [(Model::Threads, "fn handle("), (Model::Netpoll, "async fn handle(")].map(|(model, name)| function_of(model, name));
+    let [blocking, task] = [
+        (Model::Threads, "fn handle("),
+        (Model::Netpoll, "async fn handle("),
+    ]
+    .map(|(model, name)| function_of(model, name));
     let diff = TextDiff::from_lines(blocking, task);
-    let of = |tag| diff.iter_all_changes().filter(|change| change.tag() == tag).count();
-    let holds = from_straight == ["and?", "7"] && from_callback == from_straight && straight == 1 && callback == 2;
+    let of = |tag| {
+        diff.iter_all_changes()
+            .filter(|change| change.tag() == tag)
+            .count()
+    };
+    let holds = from_straight == ["and?", "7"]
+        && from_callback == from_straight
+        && straight == 1
+        && callback == 2;
     Ok(Outcome::new(Verdict::reproduced_if(holds))
-        .with("the client says 3 and 4, and hears", from_straight.join(" "))
-        .with("straight-line: entered", format!("{straight} time; the first number is a local variable"))
-        .with("callback: entered", format!("{callback} times; the first number is an Option beside the connection"))
+        .with(
+            "the client says 3 and 4, and hears",
+            from_straight.join(" "),
+        )
+        .with(
+            "straight-line: entered",
+            format!("{straight} time; the first number is a local variable"),
+        )
+        .with(
+            "callback: entered",
+            format!("{callback} times; the first number is an Option beside the connection"),
+        )
         .with(
             "the nine servers: `handle` on a thread, on the reactor",
-            format!("{} lines, {} lines", blocking.lines().count(), task.lines().count()),
+            format!(
+                "{} lines, {} lines",
+                blocking.lines().count(),
+                task.lines().count()
+            ),
         )
         .with("lines that are the same in both", of(ChangeTag::Equal)))
 }
@@ -196,14 +235,34 @@ fn c20(_: Lab) -> io::Result<Outcome> {
         let before = server.usage()?;
         let _clients = crowd(server.addr, CLIENTS as usize)?;
         let after = server.usage()?;
-        Ok((after.threads, after.memory.saturating_sub(before.memory) / CLIENTS))
+        Ok((
+            after.threads,
+            after.memory.saturating_sub(before.memory) / CLIENTS,
+        ))
     }
     let go = beside::run("crowd", &["200"], |said| {
-        said.number("goroutines for them") == Some(CLIENTS) && said.number("threads").is_some_and(|threads| threads < CLIENTS / 4)
+        said.number("goroutines for them") == Some(CLIENTS)
+            && said
+                .number("threads")
+                .is_some_and(|threads| threads < CLIENTS / 4)
     })?;
-    let [thread, task, slot] = [cost(Model::Threads)?, cost(Model::Netpoll)?, cost(Model::Reactor)?];
-    let holds = thread.0 > CLIENTS && task.0 == 1 && slot.0 == 1 && task.1 < thread.1 && slot.1 < thread.1 && go.agrees();
-    let text = |(threads, bytes): (u64, u64)| format!("{threads}, and {} bytes for each client", thousands(bytes as usize));
+    let [thread, task, slot] = [
+        cost(Model::Threads)?,
+        cost(Model::Netpoll)?,
+        cost(Model::Reactor)?,
+    ];
+    let holds = thread.0 > CLIENTS
+        && task.0 == 1
+        && slot.0 == 1
+        && task.1 < thread.1
+        && slot.1 < thread.1
+        && go.agrees();
+    let text = |(threads, bytes): (u64, u64)| {
+        format!(
+            "{threads}, and {} bytes for each client",
+            thousands(bytes as usize)
+        )
+    };
     let outcome = Outcome::new(Verdict::reproduced_if(holds))
         .with("clients, all silent", CLIENTS)
         .with("a thread each: threads", text(thread))
@@ -216,11 +275,16 @@ fn c24(_: Lab) -> io::Result<Outcome> {
     const CLIENTS: usize = 1_100;
     let limit = rlimit::increase_nofile_limit(u64::MAX)?;
     if limit < CLIENTS as u64 + 100 {
-        return Ok(Outcome::new(Verdict::NotHere).note(format!("This process may have {limit} descriptors only (ulimit -n).")));
+        return Ok(Outcome::new(Verdict::NotHere).note(format!(
+            "This process may have {limit} descriptors only (ulimit -n)."
+        )));
     }
     let costs = wait_cost::measure(&[10, 500]);
     let of = |call: usize| {
-        Ok::<_, io::Error>([costs[0].nanos[call].clone(), costs[1].nanos[call].clone()].map(|nanos| nanos.unwrap_or(f64::NAN)))
+        Ok::<_, io::Error>(
+            [costs[0].nanos[call].clone(), costs[1].nanos[call].clone()]
+                .map(|nanos| nanos.unwrap_or(f64::NAN)),
+        )
     };
     let ([few, many], [flat_few, flat_many]) = (of(0)?, of(2)?);
 
@@ -246,24 +310,52 @@ fn c24(_: Lab) -> io::Result<Outcome> {
     fd_set_insert(&mut set, number);
     let ready = sys::select(number, &mut set, &mut none)?;
 
-    let limited = sent_away.is_some() && answered < select::FD_SETSIZE as usize && by_epoll == CLIENTS;
+    let limited =
+        sent_away.is_some() && answered < select::FD_SETSIZE as usize && by_epoll == CLIENTS;
     let grows = many > 5.0 * few && flat_many < 3.0 * flat_few;
-    Ok(Outcome::new(Verdict::Refined.only_if(limited && grows && ready == 1))
-        .with("clients that the server with select serves at once", thousands(answered))
-        .with("the next one", sent_away.map_or("is served, too".into(), |error| format!("is sent away ({error})")))
-        .with("clients that the server with epoll serves at once", thousands(by_epoll))
-        .with(format!("descriptor {number}, in a set of 1,152 bits: select returns"), ready)
-        .with("a wait with select beside 10 and beside 500", format!("{few:.0} ns, {many:.0} ns"))
-        .with("a wait with epoll beside 10 and beside 500", format!("{flat_few:.0} ns, {flat_many:.0} ns")))
+    Ok(
+        Outcome::new(Verdict::Refined.only_if(limited && grows && ready == 1))
+            .with(
+                "clients that the server with select serves at once",
+                thousands(answered),
+            )
+            .with(
+                "the next one",
+                sent_away.map_or("is served, too".into(), |error| {
+                    format!("is sent away ({error})")
+                }),
+            )
+            .with(
+                "clients that the server with epoll serves at once",
+                thousands(by_epoll),
+            )
+            .with(
+                format!("descriptor {number}, in a set of 1,152 bits: select returns"),
+                ready,
+            )
+            .with(
+                "a wait with select beside 10 and beside 500",
+                format!("{few:.0} ns, {many:.0} ns"),
+            )
+            .with(
+                "a wait with epoll beside 10 and beside 500",
+                format!("{flat_few:.0} ns, {flat_many:.0} ns"),
+            ),
+    )
 }
 
 fn c25(_: Lab) -> io::Result<Outcome> {
     const KIND: &str = "anon_inode:[eventpoll]";
     let go = beside::run("kind", &[], |said| said.text("netpoller") == KIND)?;
     let poll = mio::Poll::new()?;
-    let kind = fs::read_link(format!("/proc/self/fd/{}", poll.as_raw_fd()))?.display().to_string();
+    let kind = fs::read_link(format!("/proc/self/fd/{}", poll.as_raw_fd()))?
+        .display()
+        .to_string();
     let outcome = Outcome::new(Verdict::reproduced_if(kind == KIND && go.agrees()))
-        .with(format!("mio on {}, its descriptor", std::env::consts::OS), kind)
+        .with(
+            format!("mio on {}, its descriptor", std::env::consts::OS),
+            kind,
+        )
         .with("Linux", "Go epoll, mio epoll")
         .with("macOS, FreeBSD and kin", "Go kqueue, mio kqueue")
         .with("Windows", "Go IOCP, mio IOCP (asked for readiness)")

@@ -25,7 +25,13 @@ impl<S: Read + Write> Fd<S> {
         }
         let most = buffer.len().min(self.max);
         loop {
-            match transport::fill(&mut self.stream, &mut [], &mut buffer[..most], &mut Readiness::default(), true) {
+            match transport::fill(
+                &mut self.stream,
+                &mut [],
+                &mut buffer[..most],
+                &mut Readiness::default(),
+                true,
+            ) {
                 Fill::Bytes(count) => return Ok(count),
                 Fill::End => return Ok(0),
                 Fill::Blocked => self.park(),
@@ -38,7 +44,11 @@ impl<S: Read + Write> Fd<S> {
         let mut written = 0;
         while written < bytes.len() {
             let end = bytes.len().min(written + self.max);
-            match transport::flush(&mut self.stream, &bytes[written..end], &mut Readiness::default()) {
+            match transport::flush(
+                &mut self.stream,
+                &bytes[written..end],
+                &mut Readiness::default(),
+            ) {
                 Flush::Bytes(count) => written += count,
                 Flush::Blocked => self.park(),
                 Flush::Failed(error) => return Err(error),
@@ -62,7 +72,9 @@ pub(crate) struct Script {
 impl Script {
     fn answer(&mut self, asked: usize) -> io::Result<usize> {
         self.asked.push(asked);
-        self.answers.pop_front().unwrap_or(Err(ErrorKind::UnexpectedEof.into()))
+        self.answers
+            .pop_front()
+            .unwrap_or(Err(ErrorKind::UnexpectedEof.into()))
     }
 }
 
@@ -87,7 +99,17 @@ pub(crate) fn scripted<const N: usize>(
     answers: [io::Result<usize>; N],
     operation: impl FnOnce(&mut Fd<Script>) -> io::Result<usize>,
 ) -> String {
-    let mut fd = Fd { stream: Script { answers: answers.into(), asked: Vec::new() }, max: 4, parked: 0 };
+    let mut fd = Fd {
+        stream: Script {
+            answers: answers.into(),
+            asked: Vec::new(),
+        },
+        max: 4,
+        parked: 0,
+    };
     let outcome = result(&operation(&mut fd));
-    format!("returns {outcome}, asked for {:?}, parked {}", fd.stream.asked, fd.parked)
+    format!(
+        "returns {outcome}, asked for {:?}, parked {}",
+        fd.stream.asked, fd.parked
+    )
 }

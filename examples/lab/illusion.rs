@@ -33,10 +33,20 @@ impl Stream {
     async fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         poll_fn(|_| {
             let result = self.socket.read(buffer);
-            let parks = result.as_ref().is_err_and(|error| error.kind() == ErrorKind::WouldBlock);
+            let parks = result
+                .as_ref()
+                .is_err_and(|error| error.kind() == ErrorKind::WouldBlock);
             let then = if parks { ", the task is parked" } else { "" };
-            self.steps.borrow_mut().push(format!("{}: read, {}{then}", self.name, tools::result(&result)));
-            if parks { Poll::Pending } else { Poll::Ready(result) }
+            self.steps.borrow_mut().push(format!(
+                "{}: read, {}{then}",
+                self.name,
+                tools::result(&result)
+            ));
+            if parks {
+                Poll::Pending
+            } else {
+                Poll::Ready(result)
+            }
         })
         .await
     }
@@ -51,15 +61,30 @@ struct Task {
 /// Runs a task for each socket until all are over, and says what was done; meanwhile `over` counts those that are.
 ///
 /// Each goes on until it is parked, and again whenever its socket has news. Between them the thread waits for all sockets at once.
-pub(crate) fn run(sockets: Vec<(&'static str, TcpStream)>, over: &AtomicUsize) -> io::Result<Vec<String>> {
+pub(crate) fn run(
+    sockets: Vec<(&'static str, TcpStream)>,
+    over: &AtomicUsize,
+) -> io::Result<Vec<String>> {
     let (mut poll, mut events) = (mio::Poll::new()?, Events::with_capacity(8));
     let (steps, mut tasks) = (Steps::default(), Vec::new());
     for (name, socket) in sockets {
         let mut socket = mio::net::TcpStream::from_std(socket);
-        poll.registry().register(&mut socket, Token(tasks.len()), Interest::READABLE)?; // once
-        tasks.push(Task { name, code: Box::pin(handle(Stream { name, socket, steps: steps.clone() })) });
+        poll.registry()
+            .register(&mut socket, Token(tasks.len()), Interest::READABLE)?; // once
+        tasks.push(Task {
+            name,
+            code: Box::pin(handle(Stream {
+                name,
+                socket,
+                steps: steps.clone(),
+            })),
+        });
     }
-    let go_on = |task: &mut Task| match task.code.as_mut().poll(&mut task::Context::from_waker(Waker::noop())) {
+    let go_on = |task: &mut Task| match task
+        .code
+        .as_mut()
+        .poll(&mut task::Context::from_waker(Waker::noop()))
+    {
         Poll::Pending => Ok(()),
         Poll::Ready(result) => {
             over.fetch_add(1, Ordering::Relaxed);
@@ -74,7 +99,9 @@ pub(crate) fn run(sockets: Vec<(&'static str, TcpStream)>, over: &AtomicUsize) -
         }
         for event in &events {
             let task = &mut tasks[event.token().0];
-            steps.borrow_mut().push(format!("epoll_wait, {} is woken", task.name));
+            steps
+                .borrow_mut()
+                .push(format!("epoll_wait, {} is woken", task.name));
             go_on(task)?;
         }
     }

@@ -122,12 +122,26 @@ enum Command {
 pub(crate) fn main() -> ExitCode {
     match Args::parse().command {
         Command::List { json } => list(json),
-        Command::Run { claims, predict, json, budget, slow } => return run(&claims.concat(), predict, json, budget, Lab { slow }),
-        Command::Explain { claims } => claims.concat().iter().for_each(|claim| report::say(report::explanation(claim))),
-        Command::Exercise { claims } => claims.concat().iter().for_each(|claim| report::say(report::exercise(claim))),
+        Command::Run {
+            claims,
+            predict,
+            json,
+            budget,
+            slow,
+        } => return run(&claims.concat(), predict, json, budget, Lab { slow }),
+        Command::Explain { claims } => claims
+            .concat()
+            .iter()
+            .for_each(|claim| report::say(report::explanation(claim))),
+        Command::Exercise { claims } => claims
+            .concat()
+            .iter()
+            .for_each(|claim| report::say(report::exercise(claim))),
         Command::Wrong { reactors, json } => return wrong::run(reactors, json),
         Command::Serve(serve) => return ended(servers::serve(&serve)),
-        Command::Play { part, args } => return ended(parts::play(&part, &args).map_err(Into::into)),
+        Command::Play { part, args } => {
+            return ended(parts::play(&part, &args).map_err(Into::into));
+        }
     }
     ExitCode::SUCCESS
 }
@@ -144,7 +158,15 @@ fn ended(result: Result<(), Box<dyn Error>>) -> ExitCode {
 
 fn list(json: bool) {
     if json {
-        report::say(format!("{}\n", Value::Array(register::claims().into_iter().map(report::state_json).collect())));
+        report::say(format!(
+            "{}\n",
+            Value::Array(
+                register::claims()
+                    .into_iter()
+                    .map(report::state_json)
+                    .collect()
+            )
+        ));
     } else {
         for claim in register::claims() {
             report::say(report::state(claim) + "\n");
@@ -153,29 +175,53 @@ fn list(json: bool) {
 }
 
 /// Runs them one after the other; two at once would be in each other's way.
-fn run(claims: &[&'static Claim], predict: bool, json: bool, budget: Option<Duration>, lab: Lab) -> ExitCode {
+fn run(
+    claims: &[&'static Claim],
+    predict: bool,
+    json: bool,
+    budget: Option<Duration>,
+    lab: Lab,
+) -> ExitCode {
     let (begun, mut results, mut failed) = (Instant::now(), Vec::new(), 0);
     for (number, claim) in claims.iter().enumerate() {
         let over = budget.is_some_and(|budget| begun.elapsed() > budget);
         if json && claims.len() > 1 {
             eprintln!("{} of {}: {}", number + 1, claims.len(), claim.id);
         }
-        let guess = (predict && !over && !matches!(claim.state, State::NotHere(_))).then(|| ask(claim));
+        let guess =
+            (predict && !over && !matches!(claim.state, State::NotHere(_))).then(|| ask(claim));
         let started = Instant::now();
-        let outcome = if over { Err(io::Error::other("the time for all of them was over")) } else { carry_out(claim, lab) };
+        let outcome = if over {
+            Err(io::Error::other("the time for all of them was over"))
+        } else {
+            carry_out(claim, lab)
+        };
         failed += usize::from(outcome.is_err());
         if json {
             results.push(report::outcome_json(claim, &outcome));
         } else {
-            report::say(report::outcome(claim, &outcome, guess.as_deref(), started.elapsed()));
+            report::say(report::outcome(
+                claim,
+                &outcome,
+                guess.as_deref(),
+                started.elapsed(),
+            ));
         }
     }
     if json {
         report::say(format!("{}\n", Value::Array(results)));
     } else if claims.len() > 1 {
-        report::say(format!("{} claims, {failed} without a verdict, {:.1} s\n", claims.len(), begun.elapsed().as_secs_f64()));
+        report::say(format!(
+            "{} claims, {failed} without a verdict, {:.1} s\n",
+            claims.len(),
+            begun.elapsed().as_secs_f64()
+        ));
     }
-    if failed > 0 { ExitCode::FAILURE } else { ExitCode::SUCCESS }
+    if failed > 0 {
+        ExitCode::FAILURE
+    } else {
+        ExitCode::SUCCESS
+    }
 }
 
 fn carry_out(claim: &Claim, lab: Lab) -> io::Result<Outcome> {
@@ -197,7 +243,8 @@ const TOO_FEW: &str = "There are too few descriptors for it (ulimit -n).";
 
 /// Whether it is EMFILE or ENFILE, or stands for one.
 fn lacks_descriptors(error: &io::Error) -> bool {
-    let named = |error: &io::Error| matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE));
+    let named =
+        |error: &io::Error| matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE));
     let mut inner: Option<&dyn Error> = error.get_ref().map(|inner| inner as _);
     while let Some(error) = inner {
         match error.downcast_ref::<io::Error>() {
@@ -213,7 +260,11 @@ fn ask(claim: &Claim) -> String {
     const NO_GUESS: &str = "(no guess)";
     report::say(format!("{}  {}\n    your guess: ", claim.id, claim.asks));
     let mut guess = Vec::new();
-    if !io::stdin().lock().read_until(b'\n', &mut guess).is_ok_and(|count| count > 0) {
+    if !io::stdin()
+        .lock()
+        .read_until(b'\n', &mut guess)
+        .is_ok_and(|count| count > 0)
+    {
         report::say(format!("{NO_GUESS}\n"));
         return NO_GUESS.into();
     }

@@ -98,19 +98,39 @@ fn c26(_: Lab) -> io::Result<Outcome> {
     let (mut inside, outside): (Vec<_>, Vec<_>) = clients.into_iter().partition(is_greeted);
     let served = inside.len();
     inside.truncate(served.saturating_sub(LEAVING)); // and so they leave
-    let (took, recovers) = timed(|| wait_for(|| outside.iter().filter(|client| is_greeted(client)).count() == LEAVING));
+    let (took, recovers) = timed(|| {
+        wait_for(|| outside.iter().filter(|client| is_greeted(client)).count() == LEAVING)
+    });
 
     let ends = ended && last_words.ends_with(" EMFILE") && left == 0;
     let rests = spun > 20 * rested.max(1);
-    Ok(Outcome::new(Verdict::Refined.only_if(ends && rests && recovers))
-        .with("each server", format!("{} descriptors, {CROWD} clients", exhausted::DESCRIPTORS))
-        .with("the lesson's loop", format!("{last_words}; it ended, and {left} of its connections are left"))
-        .with("a loop that goes on", format!("{} failed accepts in {LOOK:?}", thousands(spun)))
-        .with("the reactor", format!("{rested} failed accepts in {LOOK:?}, {served} clients inside"))
-        .with(
-            format!("when {LEAVING} of them leave"),
-            if recovers { format!("{LEAVING} who waited are let in within {took:.0?}") } else { "those who waited still wait".into() },
-        ))
+    Ok(
+        Outcome::new(Verdict::Refined.only_if(ends && rests && recovers))
+            .with(
+                "each server",
+                format!("{} descriptors, {CROWD} clients", exhausted::DESCRIPTORS),
+            )
+            .with(
+                "the lesson's loop",
+                format!("{last_words}; it ended, and {left} of its connections are left"),
+            )
+            .with(
+                "a loop that goes on",
+                format!("{} failed accepts in {LOOK:?}", thousands(spun)),
+            )
+            .with(
+                "the reactor",
+                format!("{rested} failed accepts in {LOOK:?}, {served} clients inside"),
+            )
+            .with(
+                format!("when {LEAVING} of them leave"),
+                if recovers {
+                    format!("{LEAVING} who waited are let in within {took:.0?}")
+                } else {
+                    "those who waited still wait".into()
+                },
+            ),
+    )
 }
 
 /// How long failed accepts are counted.
@@ -120,7 +140,9 @@ const LOOK: Duration = Duration::from_millis(300);
 fn besieged(part: &str) -> io::Result<(Player, Vec<TcpStream>)> {
     let mut server = Player::start(part, &[])?;
     let addr = server.line()?;
-    let clients: Vec<TcpStream> = (0..CROWD).filter_map(|_| TcpStream::connect(&addr).ok()).collect();
+    let clients: Vec<TcpStream> = (0..CROWD)
+        .filter_map(|_| TcpStream::connect(&addr).ok())
+        .collect();
     for client in &clients {
         client.set_nonblocking(true)?;
     }
@@ -173,7 +195,9 @@ fn c27(_: Lab) -> io::Result<Outcome> {
         }
     });
     let thread = told.recv().map_err(io::Error::other)?;
-    let of_thread = |file| std::fs::read_to_string(format!("/proc/self/task/{thread}/{file}")).unwrap_or_default();
+    let of_thread = |file| {
+        std::fs::read_to_string(format!("/proc/self/task/{thread}/{file}")).unwrap_or_default()
+    };
     let sleeps = wait_for(|| of_thread("stat").contains(") S "));
     let asleep_in = of_thread("wchan");
     thread::sleep(PAUSE);
@@ -183,21 +207,43 @@ fn c27(_: Lab) -> io::Result<Outcome> {
     let peer = accepted?.1;
 
     listener.set_nonblocking(true)?;
-    let empty = listener.accept().map(|_| ()).map_err(|error| name_of(&error));
-    let clients = [TcpStream::connect(addr)?, TcpStream::connect(addr)?, TcpStream::connect(addr)?];
+    let empty = listener
+        .accept()
+        .map(|_| ())
+        .map_err(|error| name_of(&error));
+    let clients = [
+        TcpStream::connect(addr)?,
+        TcpStream::connect(addr)?,
+        TcpStream::connect(addr)?,
+    ];
     wait_for(|| tcp_info(&listener).is_ok_and(|info| info.tcpi_unacked as usize == clients.len()));
-    let none = Timespec { tv_sec: 0, tv_nsec: 0 };
+    let none = Timespec {
+        tv_sec: 0,
+        tv_nsec: 0,
+    };
     let readable = rustix::event::poll(&mut [PollFd::new(&listener, PollFlags::IN)], Some(&none))?;
     let taken = std::iter::from_fn(|| listener.accept().ok()).count();
 
     let waits = sleeps && waited >= PAUSE && returned >= came && peer == client.local_addr()?;
     let holds = waits && empty == Err("EAGAIN".into()) && readable == 1 && taken == clients.len();
     Ok(Outcome::new(Verdict::reproduced_if(holds))
-        .with("accept waited", format!("{waited:.0?}, for a client who came after {PAUSE:?}"))
+        .with(
+            "accept waited",
+            format!("{waited:.0?}, for a client who came after {PAUSE:?}"),
+        )
         .with("meanwhile the thread sleeps in", asleep_in)
-        .with("the connection is to", format!("{peer}, which is the client's own address"))
-        .with("non-blocking, nobody there", format!("-1 {}", empty.err().unwrap_or_default()))
-        .with("three have come", format!("{readable} event, {taken} accepts, then EAGAIN")))
+        .with(
+            "the connection is to",
+            format!("{peer}, which is the client's own address"),
+        )
+        .with(
+            "non-blocking, nobody there",
+            format!("-1 {}", empty.err().unwrap_or_default()),
+        )
+        .with(
+            "three have come",
+            format!("{readable} event, {taken} accepts, then EAGAIN"),
+        ))
 }
 
 fn c28(_: Lab) -> io::Result<Outcome> {
@@ -226,13 +272,24 @@ fn c28(_: Lab) -> io::Result<Outcome> {
         Ok::<_, io::Error>(socket)
     };
     let one = shared()?;
-    one.bind(&"127.0.0.1:0".parse::<std::net::SocketAddr>().expect("an address").into())?;
+    one.bind(
+        &"127.0.0.1:0"
+            .parse::<std::net::SocketAddr>()
+            .expect("an address")
+            .into(),
+    )?;
     one.listen(1)?;
     let both = shared()?.bind(&one.local_addr()?);
 
-    let in_use = |result: &io::Result<()>| result.as_ref().is_err_and(|error| error.kind() == ErrorKind::AddrInUse);
+    let in_use = |result: &io::Result<()>| {
+        result
+            .as_ref()
+            .is_err_and(|error| error.kind() == ErrorKind::AddrInUse)
+    };
     let holds = in_use(&second) && in_use(&without) && with.is_ok() && both.is_ok();
-    let told = |result: io::Result<()>| result.map_or_else(|error| format!("-1 {}", name_of(&error)), |()| "0".into());
+    let told = |result: io::Result<()>| {
+        result.map_or_else(|error| format!("-1 {}", name_of(&error)), |()| "0".into())
+    };
     Ok(Outcome::new(Verdict::reproduced_if(holds))
         .with("bind where somebody listens", told(second))
         .with("bind behind one who closed first", told(without))
@@ -253,13 +310,24 @@ fn c29(_: Lab) -> io::Result<Outcome> {
 
     let table = std::fs::read_to_string("/proc/net/tcp")?;
     let listening = format!(":{:04X} 00000000:0000 0A ", addr.port()); // 0A is LISTEN
-    let line = table.lines().find(|line| line.contains(&listening)).unwrap_or("nothing").trim();
+    let line = table
+        .lines()
+        .find(|line| line.contains(&listening))
+        .unwrap_or("nothing")
+        .trim();
     let line: Vec<&str> = line.split_whitespace().take(5).collect();
     let info = tcp_info(&listener)?;
     let queues = queues(addr, None)?;
-    let ss = Command::new("ss").args(["-ltnH", &format!("sport = :{}", addr.port())]).output();
-    let ss = ss.ok().filter(|output| output.status.success()).map(|output| String::from_utf8_lossy(&output.stdout).into_owned());
-    let ss: Option<Vec<&str>> = ss.as_ref().map(|text| text.split_whitespace().take(4).collect());
+    let ss = Command::new("ss")
+        .args(["-ltnH", &format!("sport = :{}", addr.port())])
+        .output();
+    let ss = ss
+        .ok()
+        .filter(|output| output.status.success())
+        .map(|output| String::from_utf8_lossy(&output.stdout).into_owned());
+    let ss: Option<Vec<&str>> = ss
+        .as_ref()
+        .map(|text| text.split_whitespace().take(4).collect());
 
     let waiting = info.tcpi_unacked as usize;
     let (five, four) = (waiting.to_string(), info.tcpi_sacked.to_string());
@@ -267,12 +335,26 @@ fn c29(_: Lab) -> io::Result<Outcome> {
         && queues.received == waiting
         && info.tcpi_sacked == BACKLOG.unsigned_abs()
         && info.tcpi_unacked == info.tcpi_sacked + 1;
-    let agrees = ss.as_ref().is_none_or(|ss| ss.starts_with(&["LISTEN", &five, &four]));
+    let agrees = ss
+        .as_ref()
+        .is_none_or(|ss| ss.starts_with(&["LISTEN", &five, &four]));
     Ok(Outcome::new(Verdict::Refined.only_if(found && agrees))
-        .with("listen", format!("backlog {BACKLOG}; {} clients have connected", clients.len()))
+        .with(
+            "listen",
+            format!(
+                "backlog {BACKLOG}; {} clients have connected",
+                clients.len()
+            ),
+        )
         .with("/proc/net/tcp", line.join(" "))
-        .with("TCP_INFO", format!("{five} wait (unacked), {four} may (sacked)"))
-        .with("ss -ltn", ss.map_or("NOT HERE: it is not installed".into(), |ss| ss.join(" "))))
+        .with(
+            "TCP_INFO",
+            format!("{five} wait (unacked), {four} may (sacked)"),
+        )
+        .with(
+            "ss -ltn",
+            ss.map_or("NOT HERE: it is not installed".into(), |ss| ss.join(" ")),
+        ))
 }
 
 /// What the kernel tells of a socket. For a listener `tcpi_unacked` is how many wait to be accepted, and `tcpi_sacked` how many may.
@@ -283,7 +365,13 @@ pub(crate) fn tcp_info(socket: &impl AsFd) -> io::Result<libc::tcp_info> {
         let mut info: libc::tcp_info = std::mem::zeroed();
         let mut size = size_of::<libc::tcp_info>() as libc::socklen_t;
         let fd = socket.as_fd().as_raw_fd();
-        match libc::getsockopt(fd, libc::IPPROTO_TCP, libc::TCP_INFO, (&raw mut info).cast(), &raw mut size) {
+        match libc::getsockopt(
+            fd,
+            libc::IPPROTO_TCP,
+            libc::TCP_INFO,
+            (&raw mut info).cast(),
+            &raw mut size,
+        ) {
             0 => Ok(info),
             _ => Err(io::Error::last_os_error()),
         }

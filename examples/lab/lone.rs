@@ -5,7 +5,9 @@ use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
 use glassloop::codec::Line;
-use glassloop::{CloseReason, Config, ConnectionId, Context, Direction, Handler, Origin, Reactor, Verdict};
+use glassloop::{
+    CloseReason, Config, ConnectionId, Context, Direction, Handler, Origin, Reactor, Verdict,
+};
 use socket2::{Domain, Socket, Type};
 
 use super::tools::PATIENCE;
@@ -79,11 +81,25 @@ impl Lone {
         peer.set_recv_buffer_size(65_536)?;
         peer.connect(&socket.local_addr()?)?;
         peer.set_read_timeout(Some(PATIENCE))?;
-        let mut reactor = Reactor::new(Diary { on_deadline: Some(on_deadline), ..Diary::default() }, config).map_err(io::Error::other)?;
+        let mut reactor = Reactor::new(
+            Diary {
+                on_deadline: Some(on_deadline),
+                ..Diary::default()
+            },
+            config,
+        )
+        .map_err(io::Error::other)?;
         reactor.listen_on(socket.into()).map_err(io::Error::other)?;
         turn(&mut reactor, |diary| diary.id.is_some())?;
-        let id = reactor.handler().id.ok_or_else(|| io::Error::other("the loop has let nobody in"))?;
-        Ok(Self { reactor, peer: peer.into(), id })
+        let id = reactor
+            .handler()
+            .id
+            .ok_or_else(|| io::Error::other("the loop has let nobody in"))?;
+        Ok(Self {
+            reactor,
+            peer: peer.into(),
+            id,
+        })
     }
 
     pub(crate) fn diary(&mut self) -> &mut Diary {
@@ -91,7 +107,10 @@ impl Lone {
     }
 
     /// Does something with the connection, between two turns, and brings back what comes of it.
-    pub(crate) fn with<T>(&mut self, work: impl FnOnce(&mut Context<'_, Diary>) -> T) -> io::Result<T> {
+    pub(crate) fn with<T>(
+        &mut self,
+        work: impl FnOnce(&mut Context<'_, Diary>) -> T,
+    ) -> io::Result<T> {
         let mut result = None;
         self.reactor.with(self.id, |_, cx| {
             result = Some(work(cx));
@@ -109,7 +128,10 @@ impl Lone {
     pub(crate) fn during(&mut self, time: Duration) -> io::Result<()> {
         let end = Instant::now() + time;
         while let Some(left) = end.checked_duration_since(Instant::now()) {
-            let _ = self.reactor.turn(Some(left.max(Duration::from_millis(1)))).map_err(io::Error::other)?;
+            let _ = self
+                .reactor
+                .turn(Some(left.max(Duration::from_millis(1))))
+                .map_err(io::Error::other)?;
         }
         Ok(())
     }
@@ -123,7 +145,9 @@ impl Lone {
             match self.peer.read(&mut buffer) {
                 Ok(0) => break,
                 Ok(some) => count += some,
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.during(Duration::from_millis(1))?,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    self.during(Duration::from_millis(1))?
+                }
                 Err(error) => return Err(error),
             }
         }
@@ -142,7 +166,9 @@ fn turn(reactor: &mut Reactor<Diary>, mut is_so: impl FnMut(&Diary) -> bool) -> 
         if Instant::now() > end {
             return Ok(false);
         }
-        let _ = reactor.turn(Some(Duration::from_millis(100))).map_err(io::Error::other)?;
+        let _ = reactor
+            .turn(Some(Duration::from_millis(100)))
+            .map_err(io::Error::other)?;
     }
     Ok(true)
 }

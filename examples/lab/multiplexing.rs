@@ -7,7 +7,9 @@ use std::sync::{Barrier, mpsc};
 use std::thread;
 use std::time::Duration;
 
-use rustix::event::{FdSetElement, FdSetIter, PollFd, PollFlags, fd_set_insert, fd_set_num_elements};
+use rustix::event::{
+    FdSetElement, FdSetIter, PollFd, PollFlags, fd_set_insert, fd_set_num_elements,
+};
 
 use super::claim::{Lab, Outcome, Verdict};
 use super::client::{calls_per_request, crowd};
@@ -40,16 +42,36 @@ pub(crate) fn c14(_: Lab) -> io::Result<Outcome> {
     client.write_all(b"hello")?;
     let (ready, members, read, again) = waiter.join().expect("it does not panic")?;
 
-    let [blocking, select] = [calls_per_request(Model::Threads)?, calls_per_request(Model::Select)?];
+    let [blocking, select] = [
+        calls_per_request(Model::Threads)?,
+        calls_per_request(Model::Select)?,
+    ];
     let two_more = (blocking - 2.0).abs() < 0.1 && (select - 3.0).abs() < 0.1;
-    let holds = sleeps && ready == 1 && members == [fd] && read == 5 && again == "-1 EAGAIN" && two_more;
+    let holds =
+        sleeps && ready == 1 && members == [fd] && read == 5 && again == "-1 EAGAIN" && two_more;
     Ok(Outcome::new(Verdict::reproduced_if(holds))
         .with("1. the set that select gets", format!("{{{fd}}}"))
-        .with("2. nothing is there", if sleeps { "the thread sleeps in select" } else { "the thread was not seen asleep in select" })
-        .with("3. 5 bytes come: select returns", format!("{ready}, and the set {members:?}"))
+        .with(
+            "2. nothing is there",
+            if sleeps {
+                "the thread sleeps in select"
+            } else {
+                "the thread was not seen asleep in select"
+            },
+        )
+        .with(
+            "3. 5 bytes come: select returns",
+            format!("{ready}, and the set {members:?}"),
+        )
         .with("4. read", format!("{read}, and a second one {again}"))
-        .with("calls for a request, a server that blocks", format!("{blocking:.1} (read, write)"))
-        .with("calls for a request, the server with select", format!("{select:.1} (select, read, write)")))
+        .with(
+            "calls for a request, a server that blocks",
+            format!("{blocking:.1} (read, write)"),
+        )
+        .with(
+            "calls for a request, the server with select",
+            format!("{select:.1} (select, read, write)"),
+        ))
 }
 
 fn is_readable(stream: &TcpStream) -> io::Result<bool> {
@@ -68,7 +90,10 @@ pub(crate) fn c15(_: Lab) -> io::Result<Outcome> {
             scope.spawn(move || {
                 let ready = is_readable(server);
                 both_know.wait();
-                (ready.unwrap_or(false), tools::result(&sys::read(server, &mut [0; 10])))
+                (
+                    ready.unwrap_or(false),
+                    tools::result(&sys::read(server, &mut [0; 10])),
+                )
             })
         });
         waiters.map(|waiter| waiter.join().expect("it does not panic"))
@@ -92,12 +117,27 @@ pub(crate) fn c15(_: Lab) -> io::Result<Outcome> {
     while parts.len() < 2 && is_readable(&server)? {
         parts.push(sys::read(&server, &mut [0; 10])?);
     }
-    let hint = told == 2 && reads == ["-1 EAGAIN", "1"] && said_so && late.is_err() && stood >= Duration::from_millis(40);
-    Ok(Outcome::new(Verdict::Refined.only_if(hint && parts == [10, 5]))
-        .with("threads that poll tells of 1 byte", told)
-        .with("what their reads come to, non-blocking", reads.join(" and "))
-        .with("too late on a blocking socket: read stands still", format!("{} ms, until its time-out", stood.as_millis()))
-        .with("15 bytes, ready; read of 10, ready; read of 10", format!("{parts:?}")))
+    let hint = told == 2
+        && reads == ["-1 EAGAIN", "1"]
+        && said_so
+        && late.is_err()
+        && stood >= Duration::from_millis(40);
+    Ok(
+        Outcome::new(Verdict::Refined.only_if(hint && parts == [10, 5]))
+            .with("threads that poll tells of 1 byte", told)
+            .with(
+                "what their reads come to, non-blocking",
+                reads.join(" and "),
+            )
+            .with(
+                "too late on a blocking socket: read stands still",
+                format!("{} ms, until its time-out", stood.as_millis()),
+            )
+            .with(
+                "15 bytes, ready; read of 10, ready; read of 10",
+                format!("{parts:?}"),
+            ),
+    )
 }
 
 pub(crate) fn c16(_: Lab) -> io::Result<Outcome> {
@@ -111,7 +151,10 @@ pub(crate) fn c16(_: Lab) -> io::Result<Outcome> {
     let (calls, before) = (server.calls()?, server.usage()?);
     thread::sleep(Duration::from_millis(100));
     let (calls_then, after) = (server.calls()?, server.usage()?);
-    let answered = clients.iter_mut().map_while(|client| client.ask().ok()).count();
+    let answered = clients
+        .iter_mut()
+        .map_while(|client| client.ask().ok())
+        .count();
     drop(clients); // before others come: there may be no descriptors for both
 
     let other = Server::start(Model::Threads)?;
@@ -124,7 +167,10 @@ pub(crate) fn c16(_: Lab) -> io::Result<Outcome> {
         .with("the reactor: threads", after.threads)
         .with(
             "the reactor, 100 ms of silence: calls, processor time",
-            format!("{silent}, {} µs", (after.cpu.saturating_sub(before.cpu)).as_micros()),
+            format!(
+                "{silent}, {} µs",
+                (after.cpu.saturating_sub(before.cpu)).as_micros()
+            ),
         )
         .with("the reactor: answered after it", answered)
         .with("a thread each, 100 clients: threads", threads))
@@ -142,12 +188,20 @@ pub(crate) fn c17(_: Lab) -> io::Result<Outcome> {
             Ok(nanos) => format!("{:.2} µs beside {}", nanos / 1e3, costs[row].idle),
             Err(why) => format!("beside {}: {why}", costs[row].idle),
         });
-        outcome = outcome.with(format!("{name}, one ready"), cells.collect::<Vec<_>>().join(", "));
+        outcome = outcome.with(
+            format!("{name}, one ready"),
+            cells.collect::<Vec<_>>().join(", "),
+        );
     }
     if let Some(missing) = (0..idle.len()).find_map(|row| nanos(1, row).and(nanos(2, row)).err()) {
-        return Ok(Outcome::new(Verdict::NotHere).note(format!("A wait could not be measured: {missing}.")));
+        return Ok(Outcome::new(Verdict::NotHere)
+            .note(format!("A wait could not be measured: {missing}.")));
     }
-    let [poll, epoll] = [1, 2].map(|call| (0..idle.len()).map(|row| nanos(call, row).unwrap_or(f64::NAN)).collect::<Vec<_>>());
+    let [poll, epoll] = [1, 2].map(|call| {
+        (0..idle.len())
+            .map(|row| nanos(call, row).unwrap_or(f64::NAN))
+            .collect::<Vec<_>>()
+    });
     let faster = poll[3] > 5.0 * epoll[3];
     let grows = epoll[3] < 3.0 * epoll[0] && poll[3] > 5.0 * poll[0];
     let equal_alone = poll[0] < 2.0 * epoll[0];
@@ -156,7 +210,10 @@ pub(crate) fn c17(_: Lab) -> io::Result<Outcome> {
         (true, false) => Verdict::Reproduced,
         (false, _) => Verdict::Unexpected,
     };
-    Ok(outcome.with(format!("beside {most}, poll takes so many times what epoll takes"), format!("{:.0}", poll[3] / epoll[3])))
+    Ok(outcome.with(
+        format!("beside {most}, poll takes so many times what epoll takes"),
+        format!("{:.0}", poll[3] / epoll[3]),
+    ))
 }
 
 #[allow(clippy::unnecessary_wraps)] // every experiment has this form
@@ -164,20 +221,49 @@ pub(crate) fn c18(_: Lab) -> io::Result<Outcome> {
     const WHAT: [(Model, &str); 9] = [
         (Model::Iterative, "where one is, is where the code is"),
         (Model::Threads, "where one is, is where the code is"),
-        (Model::Busy, "a state for each client, and nothing of when to ask"),
-        (Model::Select, "a state for each client, three sets built for each call"),
-        (Model::Poll, "a state for each client, a list built for each call"),
-        (Model::EpollLt, "a state for each client, and what it is registered for"),
-        (Model::EpollEt, "a state for each client, what was said of it, who was left half-way"),
-        (Model::Reactor, "what is left to write: the rest is the library's"),
-        (Model::Netpoll, "where one is, is where the code is; below it, who waits for what"),
+        (
+            Model::Busy,
+            "a state for each client, and nothing of when to ask",
+        ),
+        (
+            Model::Select,
+            "a state for each client, three sets built for each call",
+        ),
+        (
+            Model::Poll,
+            "a state for each client, a list built for each call",
+        ),
+        (
+            Model::EpollLt,
+            "a state for each client, and what it is registered for",
+        ),
+        (
+            Model::EpollEt,
+            "a state for each client, what was said of it, who was left half-way",
+        ),
+        (
+            Model::Reactor,
+            "what is left to write: the rest is the library's",
+        ),
+        (
+            Model::Netpoll,
+            "where one is, is where the code is; below it, who waits for what",
+        ),
     ];
     let lines = WHAT.map(|(model, _)| lines_of(model));
     let longest_blocking = lines[..2].iter().max();
-    let holds = lines[2..7].iter().all(|lines| Some(lines) > longest_blocking);
-    let outcome = WHAT.iter().zip(lines).fold(Outcome::new(Verdict::reproduced_if(holds)), |outcome, ((model, what), lines)| {
-        outcome.with(format!("{}: lines of code", model.name()), format!("{lines}; {what}"))
-    });
+    let holds = lines[2..7]
+        .iter()
+        .all(|lines| Some(lines) > longest_blocking);
+    let outcome = WHAT.iter().zip(lines).fold(
+        Outcome::new(Verdict::reproduced_if(holds)),
+        |outcome, ((model, what), lines)| {
+            outcome.with(
+                format!("{}: lines of code", model.name()),
+                format!("{lines}; {what}"),
+            )
+        },
+    );
     Ok(outcome
         .with("the loop", "Reactor::run; libevent event_base_dispatch, libev ev_run, libuv uv_run")
         .with("a descriptor that is watched", "a slot of the slab; libevent struct event, libev ev_io, libuv uv_poll_t")

@@ -24,7 +24,8 @@ use super::whereabouts;
 
 pub(crate) fn c21(_: Lab) -> io::Result<Outcome> {
     let go = beside::run("scheduler", &["50"], |said| {
-        let [parked, stuck] = ["threads then", "threads with them"].map(|what| said.number(what).unwrap_or(0));
+        let [parked, stuck] =
+            ["threads then", "threads with them"].map(|what| said.number(what).unwrap_or(0));
         parked < 25 && stuck >= parked + 25
     })?;
     let [tasks, blocked] = [Model::Netpoll, Model::Threads].map(|model| {
@@ -37,10 +38,22 @@ pub(crate) fn c21(_: Lab) -> io::Result<Outcome> {
     let (computed, late) = beside_one_who_computes()?;
     let holds = tasks == 1 && served == 101 && blocked >= 101 && go.agrees();
     let outcome = Outcome::new(Verdict::reproduced_if(holds))
-        .with("101 clients, their tasks parked on the reactor: threads", tasks)
-        .with("101 clients, each with a thread in read(2): threads", blocked)
-        .with("what parking does not help: a task that computes", format!("{} ms", computed.as_millis()))
-        .with("another one's answer then came after", format!("{} ms", late.as_millis()));
+        .with(
+            "101 clients, their tasks parked on the reactor: threads",
+            tasks,
+        )
+        .with(
+            "101 clients, each with a thread in read(2): threads",
+            blocked,
+        )
+        .with(
+            "what parking does not help: a task that computes",
+            format!("{} ms", computed.as_millis()),
+        )
+        .with(
+            "another one's answer then came after",
+            format!("{} ms", late.as_millis()),
+        );
     Ok(go.show(outcome))
 }
 
@@ -76,7 +89,13 @@ impl Handler for Service {
 /// How long the one computes, and when, counted from its beginning, another one is answered who asks meanwhile.
 fn beside_one_who_computes() -> io::Result<(Duration, Duration)> {
     let (begun, begins) = mpsc::channel();
-    let mut reactor = Reactor::new(Service { begun, computed: Duration::ZERO }, Config::default())?;
+    let mut reactor = Reactor::new(
+        Service {
+            begun,
+            computed: Duration::ZERO,
+        },
+        Config::default(),
+    )?;
     let addr = reactor.listen("127.0.0.1:0")?;
     let clients = thread::spawn(move || {
         let [one, other] = [echoed(addr, "hello")?, echoed(addr, "hello")?];
@@ -86,7 +105,8 @@ fn beside_one_who_computes() -> io::Result<(Duration, Duration)> {
         BufReader::new(&other).read_line(&mut String::new())?;
         Ok::<_, io::Error>(begun.elapsed())
     });
-    while !clients.is_finished() && reactor.turn(Some(Duration::from_millis(5)))? == Turn::Running {}
+    while !clients.is_finished() && reactor.turn(Some(Duration::from_millis(5)))? == Turn::Running {
+    }
     let late = clients.join().expect("it does not panic")?;
     Ok((reactor.into_handler().computed, late))
 }
@@ -109,9 +129,13 @@ pub(crate) fn c22(_: Lab) -> io::Result<Outcome> {
     })?;
     let go = go.map(|said| {
         let seen = seen_by_strace(&said, |trace| {
-            format!("read: {} times -1 EAGAIN, {} times 5; epoll_pwait with news: {} times", trace.refused, trace.took, trace.waited)
+            format!(
+                "read: {} times -1 EAGAIN, {} times 5; epoll_pwait with news: {} times",
+                trace.refused, trace.took, trace.waited
+            )
         });
-        said.only(&["O_NONBLOCK", "Reads parked in state \"IO wait\""]).with("seen by strace", &seen)
+        said.only(&["O_NONBLOCK", "Reads parked in state \"IO wait\""])
+            .with("seen by strace", &seen)
     });
     let (mut clients, mut sockets, mut nonblocking) = (Vec::new(), Vec::new(), true);
     for name in ["A", "B"] {
@@ -125,10 +149,17 @@ pub(crate) fn c22(_: Lab) -> io::Result<Outcome> {
     let seen = over.clone();
     let sender = thread::spawn(move || {
         // To B first, though A waits longer; and to each when the thread sleeps, with all its tasks parked.
-        clients.iter().rev().enumerate().try_for_each(|(number, mut client)| {
-            wait_for(|| seen.load(Ordering::Relaxed) == number && whereabouts::sleeps_in(thread, "epoll_wait"));
-            client.write_all(b"hello")
-        })
+        clients
+            .iter()
+            .rev()
+            .enumerate()
+            .try_for_each(|(number, mut client)| {
+                wait_for(|| {
+                    seen.load(Ordering::Relaxed) == number
+                        && whereabouts::sleeps_in(thread, "epoll_wait")
+                });
+                client.write_all(b"hello")
+            })
     });
     let steps = illusion::run(sockets, &over)?;
     sender.join().expect("it does not panic")?;
@@ -141,10 +172,20 @@ pub(crate) fn c22(_: Lab) -> io::Result<Outcome> {
         "epoll_wait, A is woken",
         "A: read, 5",
     ];
-    let outcome = Outcome::new(Verdict::reproduced_if(steps == known && nonblocking && go.agrees()))
-        .with("O_NONBLOCK", nonblocking)
-        .with("two tasks, one thread", "each says read(…).await, and seems to wait there");
-    let outcome = steps.into_iter().enumerate().fold(outcome, |outcome, (number, step)| outcome.with(format!("step {}", number + 1), step));
+    let outcome = Outcome::new(Verdict::reproduced_if(
+        steps == known && nonblocking && go.agrees(),
+    ))
+    .with("O_NONBLOCK", nonblocking)
+    .with(
+        "two tasks, one thread",
+        "each says read(…).await, and seems to wait there",
+    );
+    let outcome = steps
+        .into_iter()
+        .enumerate()
+        .fold(outcome, |outcome, (number, step)| {
+            outcome.with(format!("step {}", number + 1), step)
+        });
     Ok(go.show(outcome))
 }
 
@@ -163,21 +204,40 @@ impl Trace {
     fn of(said: &Said) -> Self {
         let fd = said.text("descriptor");
         let count = |begin: &str, end: &dyn Fn(&str) -> bool| {
-            let result = |call: &str| call.rsplit_once(" = ").map(|(_, result)| result.to_string()).unwrap_or_default();
-            said.calls.iter().filter(|call| call.starts_with(begin) && end(&result(call))).count()
+            let result = |call: &str| {
+                call.rsplit_once(" = ")
+                    .map(|(_, result)| result.to_string())
+                    .unwrap_or_default()
+            };
+            said.calls
+                .iter()
+                .filter(|call| call.starts_with(begin) && end(&result(call)))
+                .count()
         };
         let read = format!("read({fd},");
         Self {
             refused: count(&read, &|result| result.contains("EAGAIN")),
             took: count(&read, &|result| result == "5"),
-            waited: count("epoll_pwait(", &|result| result.parse().is_ok_and(|events: u32| events > 0)),
-            registered: said.calls.iter().filter(|call| call.starts_with("epoll_ctl(") && call.contains(&format!(", {fd}, "))).count(),
+            waited: count("epoll_pwait(", &|result| {
+                result.parse().is_ok_and(|events: u32| events > 0)
+            }),
+            registered: said
+                .calls
+                .iter()
+                .filter(|call| {
+                    call.starts_with("epoll_ctl(") && call.contains(&format!(", {fd}, "))
+                })
+                .count(),
         }
     }
 }
 
 fn seen_by_strace(said: &Said, text: impl FnOnce(&Trace) -> String) -> String {
-    if said.calls.is_empty() { "nothing: it is not installed, or may not look".into() } else { text(&Trace::of(said)) }
+    if said.calls.is_empty() {
+        "nothing: it is not installed, or may not look".into()
+    } else {
+        text(&Trace::of(said))
+    }
 }
 
 pub(crate) fn c23(_: Lab) -> io::Result<Outcome> {
@@ -191,9 +251,16 @@ pub(crate) fn c23(_: Lab) -> io::Result<Outcome> {
     })?;
     let go = go.map(|said| {
         let seen = seen_by_strace(&said, |trace| {
-            format!("epoll_ctl with that descriptor: {}; reads of it that find nothing: {}", trace.registered, trace.refused)
+            format!(
+                "epoll_ctl with that descriptor: {}; reads of it that find nothing: {}",
+                trace.registered, trace.refused
+            )
         });
-        said.only(&["in epoll before the first Read", "in epoll after three Reads that waited"]).with("seen by strace", &seen)
+        said.only(&[
+            "in epoll before the first Read",
+            "in epoll after three Reads that waited",
+        ])
+        .with("seen by strace", &seen)
     });
     let mut server = Server::start(Model::Netpoll)?;
     let start = server.calls()?;
@@ -214,10 +281,16 @@ pub(crate) fn c23(_: Lab) -> io::Result<Outcome> {
     }
     let then = after(&|calls| count(Call::Read, settled, calls) >= 9 * CLIENTS);
     let at_birth = count(Call::Control, start, settled);
-    let (later, reads) = (count(Call::Control, settled, then), count(Call::Read, settled, then));
+    let (later, reads) = (
+        count(Call::Control, settled, then),
+        count(Call::Read, settled, then),
+    );
     let holds = at_birth == CLIENTS && later == 0 && reads >= 9 * CLIENTS && go.agrees();
     let outcome = Outcome::new(Verdict::Refined.only_if(holds))
-        .with("tasks on the reactor: epoll_ctl for 20 connections that come", at_birth)
+        .with(
+            "tasks on the reactor: epoll_ctl for 20 connections that come",
+            at_birth,
+        )
         .with("reads in the 9 requests of each that follow", reads)
         .with("epoll_ctl meanwhile", later);
     Ok(go.show(outcome))

@@ -10,7 +10,9 @@ use std::time::{Duration, Instant};
 use bytes::BytesMut;
 use glassloop::codec::{Input, LengthField};
 use glassloop::internals::{Connection, Readiness, Shared, fill, flush};
-use glassloop::submit::{Ack, ClientCodec, Dialect, Id, Kind, Outcome as Answer, Request, ServerCodec};
+use glassloop::submit::{
+    Ack, ClientCodec, Dialect, Id, Kind, Outcome as Answer, Request, ServerCodec,
+};
 use glassloop::{Codec, Config, Context, Fill, Flush, Handler, Origin};
 
 use super::claim::{Lab, Outcome, Verdict};
@@ -20,25 +22,40 @@ use super::tools::{name_of, pair, thousands, timed};
 
 pub(super) fn d1(_: Lab) -> io::Result<Outcome> {
     let mut ours = BytesMut::new();
-    LengthField::whole(4).encode((&b"hello"[..]).into(), &mut ours).map_err(io::Error::other)?;
+    LengthField::whole(4)
+        .encode((&b"hello"[..]).into(), &mut ours)
+        .map_err(io::Error::other)?;
     let (mut client, mut server) = pair()?;
     encode_frame(&mut client, b"hello")?;
     let mut theirs = [0; 9];
     server.read_exact(&mut theirs)?;
     let mut input = Input::new(&theirs);
-    let frame = LengthField::whole(4).decode(&mut input).map_err(io::Error::other)?;
+    let frame = LengthField::whole(4)
+        .decode(&mut input)
+        .map_err(io::Error::other)?;
     let body = frame.map_or(&[][..], |frame| frame.body);
     let turned = u32::from_le_bytes([theirs[0], theirs[1], theirs[2], theirs[3]]);
-    Ok(Outcome::new(Verdict::reproduced_if(ours[..] == theirs && theirs == *b"\0\0\0\x09hello" && body == b"hello"))
-        .with("frame.Encode's twin sends", hex(&theirs))
-        .with("this crate's LengthField", hex(&ours))
-        .with("decoded", body.escape_ascii())
-        .with("the same length, read as little-endian", thousands(turned as usize)))
+    Ok(Outcome::new(Verdict::reproduced_if(
+        ours[..] == theirs && theirs == *b"\0\0\0\x09hello" && body == b"hello",
+    ))
+    .with("frame.Encode's twin sends", hex(&theirs))
+    .with("this crate's LengthField", hex(&ours))
+    .with("decoded", body.escape_ascii())
+    .with(
+        "the same length, read as little-endian",
+        thousands(turned as usize),
+    ))
 }
 
 pub(super) fn d2(_: Lab) -> io::Result<Outcome> {
     let commands = |dialect| {
-        let server = Loop::start(Service { dialect, ..service() }, Config::default())?;
+        let server = Loop::start(
+            Service {
+                dialect,
+                ..service()
+            },
+            Config::default(),
+        )?;
         let mut client = Client::connect(server.addr)?;
         client.send(&request(Kind::Conn, Id::nth(0), b""))?;
         client.send(&submit(1, b"hello"))?;
@@ -48,21 +65,53 @@ pub(super) fn d2(_: Lab) -> io::Result<Outcome> {
     };
     let (text, source) = (commands(Dialect::Text)?, commands(Dialect::Source)?);
     let packet = |command| [b"\0\0\0\x0e".as_slice(), &[command], b"00000001\0"].concat();
-    let taken = |dialect, command| match ClientCodec::new(dialect).decode(&mut Input::new(&packet(command))) {
-        Ok(Some(Ack { kind: Kind::Conn, .. })) => "a connack",
-        Ok(Some(Ack { kind: Kind::Submit, .. })) => "a submitack",
+    let taken = |dialect, command| match ClientCodec::new(dialect)
+        .decode(&mut Input::new(&packet(command)))
+    {
+        Ok(Some(Ack {
+            kind: Kind::Conn, ..
+        })) => "a connack",
+        Ok(Some(Ack {
+            kind: Kind::Submit, ..
+        })) => "a submitack",
         _ => "unknown",
     };
-    let requests = (0..=255).filter(|command| ServerCodec::default().decode(&mut Input::new(&packet(*command))).is_ok()).count();
-    let acks = (0..=255).filter(|command| taken(Dialect::Text, *command) != "unknown").count();
-    let mixed = [taken(Dialect::Text, source[1]), taken(Dialect::Source, text[1])];
-    let holds = text == [0x81, 0x82] && source == [0x80, 0x81] && (requests, acks) == (2, 2) && mixed == ["a connack", "unknown"];
+    let requests = (0..=255)
+        .filter(|command| {
+            ServerCodec::default()
+                .decode(&mut Input::new(&packet(*command)))
+                .is_ok()
+        })
+        .count();
+    let acks = (0..=255)
+        .filter(|command| taken(Dialect::Text, *command) != "unknown")
+        .count();
+    let mixed = [
+        taken(Dialect::Text, source[1]),
+        taken(Dialect::Source, text[1]),
+    ];
+    let holds = text == [0x81, 0x82]
+        && source == [0x80, 0x81]
+        && (requests, acks) == (2, 2)
+        && mixed == ["a connack", "unknown"];
     Ok(Outcome::new(Verdict::Refined.only_if(holds))
-        .with("as the text says", format!("connack {:#04x}, submitack {:#04x}", text[0], text[1]))
-        .with("as the published program does", format!("connack {:#04x}, submitack {:#04x}", source[0], source[1]))
-        .with("the program's submitack, to a client that goes by the text", mixed[0])
+        .with(
+            "as the text says",
+            format!("connack {:#04x}, submitack {:#04x}", text[0], text[1]),
+        )
+        .with(
+            "as the published program does",
+            format!("connack {:#04x}, submitack {:#04x}", source[0], source[1]),
+        )
+        .with(
+            "the program's submitack, to a client that goes by the text",
+            mixed[0],
+        )
         .with("the text's submitack, to the program's client", mixed[1])
-        .with("commands that a server knows, and a client", format!("{requests} and {acks} of 256; all others are refused")))
+        .with(
+            "commands that a server knows, and a client",
+            format!("{requests} and {acks} of 256; all others are refused"),
+        ))
 }
 
 pub(super) fn d3(_: Lab) -> io::Result<Outcome> {
@@ -74,14 +123,22 @@ pub(super) fn d3(_: Lab) -> io::Result<Outcome> {
     for id in sent.into_iter().chain([odd]) {
         same += usize::from(client.ask(&request(Kind::Submit, id, b"hello"))?.id == id);
     }
-    let by_printf: Vec<String> = (99_999_999..=100_000_001).map(|n| format!("{n:08}")[..8].to_string()).collect();
+    let by_printf: Vec<String> = (99_999_999..=100_000_001)
+        .map(|n| format!("{n:08}")[..8].to_string())
+        .collect();
     let wraps = sent[3..].iter().map(Id::to_string).collect::<Vec<_>>();
     let holds = same == 7 && wraps == ["99999999", "00000000", "00000001"];
     Ok(Outcome::new(Verdict::reproduced_if(holds))
-        .with("IDs sent", format!("{}, {odd}", sent.map(|id| id.to_string()).join(", ")))
+        .with(
+            "IDs sent",
+            format!("{}, {odd}", sent.map(|id| id.to_string()).join(", ")),
+        )
         .with("acks that carry the same", format!("{same} of 7"))
         .with("around the end, here", wraps.join(", "))
-        .with("around the end, in the program: Sprintf(\"%08d\", n)[:8]", by_printf.join(", ")))
+        .with(
+            "around the end, in the program: Sprintf(\"%08d\", n)[:8]",
+            by_printf.join(", "),
+        ))
 }
 
 /// Refuses an empty payload.
@@ -97,7 +154,11 @@ impl Handler for Picky {
     }
 
     fn frame(&mut self, request: Request<'_>, cx: &mut Context<'_, Self>) -> glassloop::Verdict {
-        cx.send(request.ack(if request.payload.is_empty() { Answer::Failed } else { Answer::Done }));
+        cx.send(request.ack(if request.payload.is_empty() {
+            Answer::Failed
+        } else {
+            Answer::Done
+        }));
         glassloop::Verdict::Continue
     }
 }
@@ -114,10 +175,12 @@ pub(super) fn d4(_: Lab) -> io::Result<Outcome> {
     }
     drop(client);
     let end = server.next_end()?;
-    Ok(Outcome::new(Verdict::reproduced_if(results == [0, 1, 0] && end == "closed by the peer"))
-        .with("payloads on one connection", "hello, none, hello")
-        .with("results", format!("{results:?}"))
-        .with("the connection ended", end))
+    Ok(Outcome::new(Verdict::reproduced_if(
+        results == [0, 1, 0] && end == "closed by the peer",
+    ))
+    .with("payloads on one connection", "hello, none, hello")
+    .with("results", format!("{results:?}"))
+    .with("the connection ended", end))
 }
 
 pub(super) fn d5(_: Lab) -> io::Result<Outcome> {
@@ -130,19 +193,32 @@ pub(super) fn d5(_: Lab) -> io::Result<Outcome> {
     let mut theirs = Vec::new();
     encode_frame(&mut theirs, &ack)?;
     // This crate's: one codec that does both, in a connection that has no socket.
-    let (handler, shared) = (&mut service(), &mut Shared::new(Config::default(), Instant::now()));
+    let (handler, shared) = (
+        &mut service(),
+        &mut Shared::new(Config::default(), Instant::now()),
+    );
     let mut connection = Connection::unconnected(handler);
     connection.receive(&stream, handler, shared);
     let ours = connection.unsent();
     let opened = descriptors()?.saturating_sub(before);
-    Ok(Outcome::new(Verdict::reproduced_if(ours == theirs && ours.len() == 14 && opened == 0))
-        .with("stream in", hex(&stream))
-        .with("frame, its length taken off", hex(&packet))
-        .with("packet", format!("command {}, ID {}, payload {}", packet[0], packet[1..9].escape_ascii(), packet[9..].escape_ascii()))
-        .with("ack as a packet", hex(&ack))
-        .with("stream out, by frame and packet", hex(&theirs))
-        .with("stream out, by this crate's connection", hex(ours))
-        .with("sockets opened for all this", opened))
+    Ok(Outcome::new(Verdict::reproduced_if(
+        ours == theirs && ours.len() == 14 && opened == 0,
+    ))
+    .with("stream in", hex(&stream))
+    .with("frame, its length taken off", hex(&packet))
+    .with(
+        "packet",
+        format!(
+            "command {}, ID {}, payload {}",
+            packet[0],
+            packet[1..9].escape_ascii(),
+            packet[9..].escape_ascii()
+        ),
+    )
+    .with("ack as a packet", hex(&ack))
+    .with("stream out, by frame and packet", hex(&theirs))
+    .with("stream out, by this crate's connection", hex(ours))
+    .with("sockets opened for all this", opened))
 }
 
 pub(super) fn d6(_: Lab) -> io::Result<Outcome> {
@@ -156,7 +232,10 @@ pub(super) fn d6(_: Lab) -> io::Result<Outcome> {
     client.write_all(&stream[10..])?;
     let mut length = [0; 4];
     server.read_exact(&mut length)?; // what it would begin with, the next time
-    let gave_up = frame.as_ref().is_err_and(|error| error.kind() == ErrorKind::WouldBlock) && waited >= PATIENCE;
+    let gave_up = frame
+        .as_ref()
+        .is_err_and(|error| error.kind() == ErrorKind::WouldBlock)
+        && waited >= PATIENCE;
     let lost = length == stream[10..14];
 
     // One that is handed bytes says that there are too few, and takes none.
@@ -165,33 +244,57 @@ pub(super) fn d6(_: Lab) -> io::Result<Outcome> {
         let mut input = Input::new(&stream[..cut]);
         let early = ServerCodec::default().decode(&mut input);
         untaken += usize::from(early == Ok(None) && input.taken() == 0);
-        let (handler, shared) = (&mut service(), &mut Shared::new(Config::default(), Instant::now()));
+        let (handler, shared) = (
+            &mut service(),
+            &mut Shared::new(Config::default(), Instant::now()),
+        );
         let mut connection = Connection::unconnected(handler);
         connection.receive(&stream[..cut], handler, shared);
         connection.receive(&stream[cut..], handler, shared);
         same += usize::from(connection.unsent() == &b"\0\0\0\x0e\x8200000001\0"[..]);
     }
     let length = u32::from_be_bytes(length) as usize;
-    Ok(Outcome::new(Verdict::Refined.only_if(gave_up && lost && (untaken, same) == (26, 26)))
-        .with(
-            "10 of 27 bytes have come: a decoder that reads",
-            format!("waits; its deadline of 100 ms ends that with {}", frame.map_or_else(|error| name_of(&error), |_| "a frame".into())),
-        )
-        .with("when the rest has come, it takes for a length", format!("{} (in truth 27)", thousands(length)))
-        .with("a decoder that is handed bytes, cut at each place", format!("{untaken} of 26 times it needs more, and takes none"))
-        .with("when the rest has come", format!("{same} of 26 times the same ack")))
+    Ok(
+        Outcome::new(Verdict::Refined.only_if(gave_up && lost && (untaken, same) == (26, 26)))
+            .with(
+                "10 of 27 bytes have come: a decoder that reads",
+                format!(
+                    "waits; its deadline of 100 ms ends that with {}",
+                    frame.map_or_else(|error| name_of(&error), |_| "a frame".into())
+                ),
+            )
+            .with(
+                "when the rest has come, it takes for a length",
+                format!("{} (in truth 27)", thousands(length)),
+            )
+            .with(
+                "a decoder that is handed bytes, cut at each place",
+                format!("{untaken} of 26 times it needs more, and takes none"),
+            )
+            .with(
+                "when the rest has come",
+                format!("{same} of 26 times the same ack"),
+            ),
+    )
 }
 
 pub(super) fn d7(_: Lab) -> io::Result<Outcome> {
     const FRAME_TIME: Duration = Duration::from_millis(100);
     let stream = submit(1, &[b'x'; 1000]);
     let errors: Vec<String> = (0..stream.len())
-        .map(|cut| decode_frame(&mut Cursor::new(&stream[..cut])).map_or_else(|error| error.to_string(), |_| "a frame".into()))
+        .map(|cut| {
+            decode_frame(&mut Cursor::new(&stream[..cut]))
+                .map_or_else(|error| error.to_string(), |_| "a frame".into())
+        })
         .collect();
     let count = |word: &str| errors.iter().filter(|error| *error == word).count();
     let (at_once, later) = (count("EOF"), count("unexpected EOF"));
 
-    let config = Config { frame_timeout: Some(FRAME_TIME), idle_timeout: None, ..Config::default() };
+    let config = Config {
+        frame_timeout: Some(FRAME_TIME),
+        idle_timeout: None,
+        ..Config::default()
+    };
     let server = Loop::start(service(), config)?;
     let (mut slow, mut other) = (Client::connect(server.addr)?, Client::connect(server.addr)?);
     let begun = Instant::now();
@@ -209,15 +312,29 @@ pub(super) fn d7(_: Lab) -> io::Result<Outcome> {
     })?;
     let other_lives = other.ask(&submit(1, b"hello"))?.outcome == Answer::Done;
     let dropped = end.starts_with("frame deadline passed") && took >= FRAME_TIME;
-    Ok(Outcome::new(Verdict::Refined.only_if((at_once, later) == (2, stream.len() - 2) && errors[4] == "EOF" && dropped && other_lives))
-        .with(
-            "a stream that ends, at each of 1,013 places in a frame",
-            format!("{at_once} times EOF, {} times unexpected EOF", thousands(later)),
-        )
-        .with("of these a short read without an error", errors.len() - at_once - later)
-        .with("EOF right behind the length, too", errors[4] == "EOF")
-        .with("one who sends a byte each 5 ms", format!("closed after {:.0} ms: {end}", took.as_secs_f64() * 1e3))
-        .with("another client meanwhile", if other_lives { "served" } else { "not served" }))
+    Ok(Outcome::new(Verdict::Refined.only_if(
+        (at_once, later) == (2, stream.len() - 2) && errors[4] == "EOF" && dropped && other_lives,
+    ))
+    .with(
+        "a stream that ends, at each of 1,013 places in a frame",
+        format!(
+            "{at_once} times EOF, {} times unexpected EOF",
+            thousands(later)
+        ),
+    )
+    .with(
+        "of these a short read without an error",
+        errors.len() - at_once - later,
+    )
+    .with("EOF right behind the length, too", errors[4] == "EOF")
+    .with(
+        "one who sends a byte each 5 ms",
+        format!("closed after {:.0} ms: {end}", took.as_secs_f64() * 1e3),
+    )
+    .with(
+        "another client meanwhile",
+        if other_lives { "served" } else { "not served" },
+    ))
 }
 
 /// Answers from a list.
@@ -229,7 +346,9 @@ impl Script {
     }
 
     fn next(&mut self) -> io::Result<usize> {
-        self.0.pop_front().unwrap_or(Err(ErrorKind::NotFound.into()))
+        self.0
+            .pop_front()
+            .unwrap_or(Err(ErrorKind::NotFound.into()))
     }
 }
 
@@ -263,31 +382,85 @@ impl Read for FailsAfter<'_> {
 pub(super) fn d8(_: Lab) -> io::Result<Outcome> {
     let fails = || io::Error::from(ErrorKind::ConnectionReset);
     // As in the lesson: the first call fails, or the second.
-    let decoded = [0, 1, 2].map(|calls| decode_frame(&mut FailsAfter(calls, b"\0\0\0\x09hello")).is_err());
-    let encoded = [Script::of([Err(fails())]), Script::of([Ok(4), Err(fails())]), Script::of([Ok(4), Ok(5)])]
-        .map(|mut script| encode_frame(&mut script, b"hello").is_err());
+    let decoded =
+        [0, 1, 2].map(|calls| decode_frame(&mut FailsAfter(calls, b"\0\0\0\x09hello")).is_err());
+    let encoded = [
+        Script::of([Err(fails())]),
+        Script::of([Ok(4), Err(fails())]),
+        Script::of([Ok(4), Ok(5)]),
+    ]
+    .map(|mut script| encode_frame(&mut script, b"hello").is_err());
 
     let interrupted = || Err(io::Error::from(ErrorKind::Interrupted));
     let blocked = || Err(io::Error::from(ErrorKind::WouldBlock));
-    let read = |mut script: Script| fill(&mut script, &mut [], &mut [0; 8], &mut Readiness::default(), true);
+    let read = |mut script: Script| {
+        fill(
+            &mut script,
+            &mut [],
+            &mut [0; 8],
+            &mut Readiness::default(),
+            true,
+        )
+    };
     let write = |mut script: Script| flush(&mut script, b"hello", &mut Readiness::default());
     let arms = [
-        ("read: bytes", matches!(read(Script::of([Ok(3)])), Fill::Bytes(3))),
-        ("read: the end", matches!(read(Script::of([Ok(0)])), Fill::End)),
-        ("read: would block", matches!(read(Script::of([blocked()])), Fill::Blocked)),
-        ("read: a signal, then bytes", matches!(read(Script::of([interrupted(), Ok(3)])), Fill::Bytes(3))),
-        ("read: an error", matches!(read(Script::of([Err(fails())])), Fill::Failed(_))),
-        ("write: bytes, fewer than given", matches!(write(Script::of([Ok(3)])), Flush::Bytes(3))),
-        ("write: would block", matches!(write(Script::of([blocked()])), Flush::Blocked)),
-        ("write: a signal, then bytes", matches!(write(Script::of([interrupted(), Ok(3)])), Flush::Bytes(3))),
-        ("write: none taken, and no error", matches!(write(Script::of([Ok(0)])), Flush::Failed(_))),
-        ("write: an error", matches!(write(Script::of([Err(fails())])), Flush::Failed(_))),
+        (
+            "read: bytes",
+            matches!(read(Script::of([Ok(3)])), Fill::Bytes(3)),
+        ),
+        (
+            "read: the end",
+            matches!(read(Script::of([Ok(0)])), Fill::End),
+        ),
+        (
+            "read: would block",
+            matches!(read(Script::of([blocked()])), Fill::Blocked),
+        ),
+        (
+            "read: a signal, then bytes",
+            matches!(read(Script::of([interrupted(), Ok(3)])), Fill::Bytes(3)),
+        ),
+        (
+            "read: an error",
+            matches!(read(Script::of([Err(fails())])), Fill::Failed(_)),
+        ),
+        (
+            "write: bytes, fewer than given",
+            matches!(write(Script::of([Ok(3)])), Flush::Bytes(3)),
+        ),
+        (
+            "write: would block",
+            matches!(write(Script::of([blocked()])), Flush::Blocked),
+        ),
+        (
+            "write: a signal, then bytes",
+            matches!(write(Script::of([interrupted(), Ok(3)])), Flush::Bytes(3)),
+        ),
+        (
+            "write: none taken, and no error",
+            matches!(write(Script::of([Ok(0)])), Flush::Failed(_)),
+        ),
+        (
+            "write: an error",
+            matches!(write(Script::of([Err(fails())])), Flush::Failed(_)),
+        ),
     ];
     let met = arms.iter().filter(|(_, met)| *met).count();
-    Ok(Outcome::new(Verdict::reproduced_if([decoded, encoded] == [[true, true, false]; 2] && met == arms.len()))
-        .with("frame.Decode's twin: 1st call fails, 2nd, none", format!("returns an error: {decoded:?}"))
-        .with("frame.Encode's twin: 1st call fails, 2nd, none", format!("returns an error: {encoded:?}"))
-        .with("what a call can come to, in this crate's fill and flush", format!("{met} of {} met", arms.len())))
+    Ok(Outcome::new(Verdict::reproduced_if(
+        [decoded, encoded] == [[true, true, false]; 2] && met == arms.len(),
+    ))
+    .with(
+        "frame.Decode's twin: 1st call fails, 2nd, none",
+        format!("returns an error: {decoded:?}"),
+    )
+    .with(
+        "frame.Encode's twin: 1st call fails, 2nd, none",
+        format!("returns an error: {encoded:?}"),
+    )
+    .with(
+        "what a call can come to, in this crate's fill and flush",
+        format!("{met} of {} met", arms.len()),
+    ))
 }
 
 #[allow(clippy::unnecessary_wraps)] // it is a `Run`
@@ -296,7 +469,11 @@ pub(super) fn d9(_: Lab) -> io::Result<Outcome> {
         let frame = [&[0x02], &[b'1'; 20][..length]].concat();
         catch_unwind(|| decode_packet(frame, Box::default()).is_ok()).is_err()
     };
-    let deadly = quietly(|| (0..=20).filter(|length| panics(*length)).collect::<Vec<_>>());
+    let deadly = quietly(|| {
+        (0..=20)
+            .filter(|length| panics(*length))
+            .collect::<Vec<_>>()
+    });
     let (mut dice, mut seen, mut panicked) = (fastrand::Rng::with_seed(37), [0; 3], 0);
     quietly(|| {
         for _ in 0..20_000 {
@@ -313,24 +490,49 @@ pub(super) fn d9(_: Lab) -> io::Result<Outcome> {
             both.map_or_else(|_| panicked += 1, |kind| seen[kind] += 1);
         }
     });
-    let holds = deadly == (0..8).collect::<Vec<_>>() && panicked == 0 && seen.iter().all(|count| *count > 100);
+    let holds = deadly == (0..8).collect::<Vec<_>>()
+        && panicked == 0
+        && seen.iter().all(|count| *count > 100);
     Ok(Outcome::new(Verdict::Refined.only_if(holds))
-        .with("slicing [:8] panics with a body of so many bytes", format!("{deadly:?}"))
-        .with("20,000 inputs at random, to this crate's codecs", format!("{panicked} panics"))
-        .with("of these for the server", format!("{} a request, {} need more, {} refused", seen[0], seen[1], seen[2])))
+        .with(
+            "slicing [:8] panics with a body of so many bytes",
+            format!("{deadly:?}"),
+        )
+        .with(
+            "20,000 inputs at random, to this crate's codecs",
+            format!("{panicked} panics"),
+        )
+        .with(
+            "of these for the server",
+            format!(
+                "{} a request, {} need more, {} refused",
+                seen[0], seen[1], seen[2]
+            ),
+        ))
 }
 
 pub(super) fn d11(_: Lab) -> io::Result<Outcome> {
     let (mut packets, mut cuts, mut wrong) = (0, 0, 0);
     for dialect in [Dialect::Text, Dialect::Source] {
         let (mut server, mut client) = (ServerCodec::new(dialect), ClientCodec::new(dialect));
-        for (kind, length) in [Kind::Conn, Kind::Submit].into_iter().flat_map(|kind| [0, 1, 14, 500].map(|length| (kind, length))) {
-            let request = Request { kind, id: Id::nth(7), payload: &[b'x'; 500][..length] };
+        for (kind, length) in [Kind::Conn, Kind::Submit]
+            .into_iter()
+            .flat_map(|kind| [0, 1, 14, 500].map(|length| (kind, length)))
+        {
+            let request = Request {
+                kind,
+                id: Id::nth(7),
+                payload: &[b'x'; 500][..length],
+            };
             let mut wire = BytesMut::new();
-            client.encode(request, &mut wire).map_err(io::Error::other)?;
+            client
+                .encode(request, &mut wire)
+                .map_err(io::Error::other)?;
             packets += 1;
             cuts += wire.len();
-            wrong += (0..wire.len()).filter(|cut| server.decode(&mut Input::new(&wire[..*cut])) != Ok(None)).count();
+            wrong += (0..wire.len())
+                .filter(|cut| server.decode(&mut Input::new(&wire[..*cut])) != Ok(None))
+                .count();
             wrong += usize::from(server.decode(&mut Input::new(&wire)) != Ok(Some(request)));
             for outcome in [Answer::Done, Answer::Failed] {
                 let ack = request.ack(outcome);
@@ -338,13 +540,20 @@ pub(super) fn d11(_: Lab) -> io::Result<Outcome> {
                 server.encode(ack, &mut wire).map_err(io::Error::other)?;
                 packets += 1;
                 cuts += wire.len();
-                wrong += (0..wire.len()).filter(|cut| client.decode(&mut Input::new(&wire[..*cut])) != Ok(None)).count();
+                wrong += (0..wire.len())
+                    .filter(|cut| client.decode(&mut Input::new(&wire[..*cut])) != Ok(None))
+                    .count();
                 wrong += usize::from(client.decode(&mut Input::new(&wire)) != Ok(Some(ack)));
             }
         }
     }
-    Ok(Outcome::new(Verdict::reproduced_if(wrong == 0 && packets == 48))
-        .with("packets: four kinds, two dialects, both results", packets)
-        .with("each cut at every length: so many more cases", thousands(cuts))
-        .with("cases that came out wrong", wrong))
+    Ok(
+        Outcome::new(Verdict::reproduced_if(wrong == 0 && packets == 48))
+            .with("packets: four kinds, two dialects, both results", packets)
+            .with(
+                "each cut at every length: so many more cases",
+                thousands(cuts),
+            )
+            .with("cases that came out wrong", wrong),
+    )
 }

@@ -19,8 +19,17 @@ use super::service::{Client, Loop, Service, hex, quietly, request, service, subm
 use super::tools::{name_of, pair, thousands, timed, wait_for};
 
 pub(super) fn d10(_: Lab) -> io::Result<Outcome> {
-    let demanding = Service { require_conn: true, ..service() };
-    let server = Loop::start(demanding, Config { handshake_timeout: Some(Duration::from_millis(100)), ..Config::default() })?;
+    let demanding = Service {
+        require_conn: true,
+        ..service()
+    };
+    let server = Loop::start(
+        demanding,
+        Config {
+            handshake_timeout: Some(Duration::from_millis(100)),
+            ..Config::default()
+        },
+    )?;
     let (conn, submit) = (request(Kind::Conn, Id::nth(0), b""), submit(1, b"hello"));
     // What is sent; the results that come back, up to the end.
     let results = |packets: &[&[u8]]| {
@@ -28,13 +37,38 @@ pub(super) fn d10(_: Lab) -> io::Result<Outcome> {
         client.send(&packets.concat())?;
         client.stream.shutdown(Shutdown::Write)?;
         let acks = client.rest()?;
-        io::Result::Ok((acks.chunks(Ack::LEN).map(|ack| ack[Ack::LEN - 1]).collect::<Vec<_>>(), server.next_end()?))
+        io::Result::Ok((
+            acks.chunks(Ack::LEN)
+                .map(|ack| ack[Ack::LEN - 1])
+                .collect::<Vec<_>>(),
+            server.next_end()?,
+        ))
     };
     let orders = [
-        ("conn, submit", results(&[&conn, &submit])?, vec![0, 0], "closed by the peer"),
-        ("submit, conn", results(&[&submit, &conn])?, vec![1], "closed by the handler"),
-        ("conn, conn, submit", results(&[&conn, &conn, &submit])?, vec![0, 0, 0], "closed by the peer"),
-        ("conn alone", results(&[&conn])?, vec![0], "closed by the peer"),
+        (
+            "conn, submit",
+            results(&[&conn, &submit])?,
+            vec![0, 0],
+            "closed by the peer",
+        ),
+        (
+            "submit, conn",
+            results(&[&submit, &conn])?,
+            vec![1],
+            "closed by the handler",
+        ),
+        (
+            "conn, conn, submit",
+            results(&[&conn, &conn, &submit])?,
+            vec![0, 0, 0],
+            "closed by the peer",
+        ),
+        (
+            "conn alone",
+            results(&[&conn])?,
+            vec![0],
+            "closed by the peer",
+        ),
     ];
     let begun = Instant::now();
     let silent = Client::connect(server.addr)?;
@@ -42,28 +76,49 @@ pub(super) fn d10(_: Lab) -> io::Result<Outcome> {
     let waited = begun.elapsed();
     drop(silent);
     let lenient = Client::connect(Loop::submit()?.addr).is_ok();
-    let as_wanted = orders.iter().all(|(_, (results, end), wanted, why)| results == wanted && end == why);
-    let holds = as_wanted && lenient && end.starts_with("handshake deadline passed") && waited >= Duration::from_millis(100);
+    let as_wanted = orders
+        .iter()
+        .all(|(_, (results, end), wanted, why)| results == wanted && end == why);
+    let holds = as_wanted
+        && lenient
+        && end.starts_with("handshake deadline passed")
+        && waited >= Duration::from_millis(100);
     let mut outcome = Outcome::new(Verdict::reproduced_if(holds));
     for (order, (results, end), ..) in orders {
         outcome = outcome.with(order, format!("results {results:?}, then {end}"));
     }
-    Ok(outcome.with("nothing at all", format!("closed after {:.0} ms: {end}", millis(waited))))
+    Ok(outcome.with(
+        "nothing at all",
+        format!("closed after {:.0} ms: {end}", millis(waited)),
+    ))
 }
 
 pub(super) fn d12(_: Lab) -> io::Result<Outcome> {
     const CLIENTS: usize = 5;
     // Each client's bytes, and the size of the pieces in which it sends them.
-    let sent: Vec<Vec<u8>> = (1..=CLIENTS).map(|size| (1..=20).flat_map(|n| submit(n, &vec![b'x'; size * 7])).collect()).collect();
+    let sent: Vec<Vec<u8>> = (1..=CLIENTS)
+        .map(|size| {
+            (1..=20)
+                .flat_map(|n| submit(n, &vec![b'x'; size * 7]))
+                .collect()
+        })
+        .collect();
     let serve = |model| {
         let mut server = Server::start(model)?;
         server.calls()?; // from its first answer on the reporter has its name, and is not counted as a thread
-        let mut clients = (0..CLIENTS).map(|_| Client::connect(server.addr)).collect::<io::Result<Vec<_>>>()?;
+        let mut clients = (0..CLIENTS)
+            .map(|_| Client::connect(server.addr))
+            .collect::<io::Result<Vec<_>>>()?;
         for (client, bytes) in clients.iter_mut().zip(&sent) {
-            bytes.chunks(bytes.len() / 9).try_for_each(|piece| client.send(piece))?;
+            bytes
+                .chunks(bytes.len() / 9)
+                .try_for_each(|piece| client.send(piece))?;
         }
         let mut came = vec![vec![0; 20 * Ack::LEN]; CLIENTS];
-        clients.iter_mut().zip(&mut came).try_for_each(|(client, acks)| client.stream.read_exact(acks))?;
+        clients
+            .iter_mut()
+            .zip(&mut came)
+            .try_for_each(|(client, acks)| client.stream.read_exact(acks))?;
         let threads = server.usage()?.threads;
         for (client, acks) in clients.iter_mut().zip(&mut came) {
             client.stream.shutdown(Shutdown::Write)?;
@@ -71,14 +126,27 @@ pub(super) fn d12(_: Lab) -> io::Result<Outcome> {
         }
         io::Result::Ok((came, threads))
     };
-    let ((by_threads, threads), (by_reactor, one)) = (serve(Model::Threads)?, serve(Model::Reactor)?);
-    let same = by_threads.iter().zip(&by_reactor).filter(|(one, other)| one == other).count();
+    let ((by_threads, threads), (by_reactor, one)) =
+        (serve(Model::Threads)?, serve(Model::Reactor)?);
+    let same = by_threads
+        .iter()
+        .zip(&by_reactor)
+        .filter(|(one, other)| one == other)
+        .count();
     let whole = by_reactor.iter().all(|acks| acks.len() == 20 * Ack::LEN);
-    Ok(Outcome::new(Verdict::reproduced_if(same == CLIENTS && whole && threads == CLIENTS as u64 + 1 && one == 1))
-        .with("clients, each with 20 submits in 9 pieces", CLIENTS)
-        .with("a thread for each (the lesson: a goroutine)", format!("{threads} threads"))
-        .with("the reactor", format!("{one} thread"))
-        .with("clients that got the same bytes from both", format!("{same} of {CLIENTS}, {} bytes each", by_reactor[0].len())))
+    Ok(Outcome::new(Verdict::reproduced_if(
+        same == CLIENTS && whole && threads == CLIENTS as u64 + 1 && one == 1,
+    ))
+    .with("clients, each with 20 submits in 9 pieces", CLIENTS)
+    .with(
+        "a thread for each (the lesson: a goroutine)",
+        format!("{threads} threads"),
+    )
+    .with("the reactor", format!("{one} thread"))
+    .with(
+        "clients that got the same bytes from both",
+        format!("{same} of {CLIENTS}, {} bytes each", by_reactor[0].len()),
+    ))
 }
 
 fn millis(time: Duration) -> f64 {
@@ -96,14 +164,24 @@ struct Seen {
 
 /// Sends 16 requests at once and reads their acks, again and again, until the server ends.
 fn load(mut client: Client, acked: &AtomicUsize) -> Seen {
-    let (requests, mut seen, mut buffer) = (submit(1, b"hello").repeat(16), Seen::default(), [0; 16 * Ack::LEN]);
+    let (requests, mut seen, mut buffer) = (
+        submit(1, b"hello").repeat(16),
+        Seen::default(),
+        [0; 16 * Ack::LEN],
+    );
     while client.send(&requests).is_ok() {
         seen.sent += 16;
         let mut filled = 0;
         while filled < buffer.len() {
             match client.stream.read(&mut buffer[filled..]) {
                 Ok(count @ 1..) => filled += count,
-                end => return Seen { acked: seen.acked + filled / Ack::LEN, orderly: end.is_ok() && filled % Ack::LEN == 0, ..seen },
+                end => {
+                    return Seen {
+                        acked: seen.acked + filled / Ack::LEN,
+                        orderly: end.is_ok() && filled % Ack::LEN == 0,
+                        ..seen
+                    };
+                }
             }
         }
         seen.acked += 16;
@@ -115,28 +193,70 @@ fn load(mut client: Client, acked: &AtomicUsize) -> Seen {
 pub(super) fn d13(_: Lab) -> io::Result<Outcome> {
     let (server, acked) = (Loop::submit()?, AtomicUsize::new(0));
     let (addr, acked) = (server.addr, &acked);
-    let clients = (0..4).map(|_| Client::connect(addr)).collect::<io::Result<Vec<_>>>()?;
+    let clients = (0..4)
+        .map(|_| Client::connect(addr))
+        .collect::<io::Result<Vec<_>>>()?;
     let (under_load, took, counters, seen) = thread::scope(|scope| {
-        let loads: Vec<_> = clients.into_iter().map(|client| scope.spawn(move || load(client, acked))).collect();
+        let loads: Vec<_> = clients
+            .into_iter()
+            .map(|client| scope.spawn(move || load(client, acked)))
+            .collect();
         let under_load = wait_for(|| acked.load(Ordering::Relaxed) > 1_000);
         let (took, counters) = timed(|| server.stop(Stop::Gracefully));
-        let seen: Vec<Seen> = loads.into_iter().filter_map(|load| load.join().ok()).collect();
+        let seen: Vec<Seen> = loads
+            .into_iter()
+            .filter_map(|load| load.join().ok())
+            .collect();
         (under_load, took, counters, seen)
     });
     let counters = counters?;
     let sum = |of: fn(&Seen) -> usize| seen.iter().map(of).sum::<usize>();
-    let (sent, acks, orderly) = (sum(|seen| seen.sent), sum(|seen| seen.acked), sum(|seen| usize::from(seen.orderly)));
+    let (sent, acks, orderly) = (
+        sum(|seen| seen.sent),
+        sum(|seen| seen.acked),
+        sum(|seen| usize::from(seen.orderly)),
+    );
     let taken = counters.frames as usize;
-    let newcomer = Client::connect(addr).err().map_or("accepted".into(), |error| name_of(&error));
-    let holds = under_load && acks == taken && counters.bytes_dropped == 0 && orderly == 4 && newcomer == "ECONNREFUSED";
-    Ok(Outcome::new(Verdict::reproduced_if(holds && took < Config::default().drain_timeout))
-        .with("4 clients under full load have sent", format!("{} requests", thousands(sent)))
-        .with("the stopping server has taken", format!("{} requests", thousands(taken)))
-        .with("acks that came", format!("{}, and {} bytes of acks were dropped", thousands(acks), counters.bytes_dropped))
-        .with("requests that came too late, and were read and dropped", format!("{} bytes", thousands(counters.bytes_discarded as usize)))
-        .with("clients that saw an orderly end, and no reset", format!("{orderly} of 4"))
-        .with("who comes afterwards", newcomer)
-        .with("from the wish to the end", format!("{:.1} ms", millis(took))))
+    let newcomer = Client::connect(addr)
+        .err()
+        .map_or("accepted".into(), |error| name_of(&error));
+    let holds = under_load
+        && acks == taken
+        && counters.bytes_dropped == 0
+        && orderly == 4
+        && newcomer == "ECONNREFUSED";
+    Ok(Outcome::new(Verdict::reproduced_if(
+        holds && took < Config::default().drain_timeout,
+    ))
+    .with(
+        "4 clients under full load have sent",
+        format!("{} requests", thousands(sent)),
+    )
+    .with(
+        "the stopping server has taken",
+        format!("{} requests", thousands(taken)),
+    )
+    .with(
+        "acks that came",
+        format!(
+            "{}, and {} bytes of acks were dropped",
+            thousands(acks),
+            counters.bytes_dropped
+        ),
+    )
+    .with(
+        "requests that came too late, and were read and dropped",
+        format!("{} bytes", thousands(counters.bytes_discarded as usize)),
+    )
+    .with(
+        "clients that saw an orderly end, and no reset",
+        format!("{orderly} of 4"),
+    )
+    .with("who comes afterwards", newcomer)
+    .with(
+        "from the wish to the end",
+        format!("{:.1} ms", millis(took)),
+    ))
 }
 
 /// Has a bug.
@@ -168,16 +288,34 @@ pub(super) fn d14(_: Lab) -> io::Result<Outcome> {
         let acked_before = bad.rest()?.len() / Ack::LEN;
         let end = server.next_end()?;
         let still_served = honest.ask(&submit(2, b"hello"))?.id == Id::nth(2);
-        let newcomer_served = Client::connect(server.addr)?.ask(&submit(1, b"hello"))?.id == Id::nth(1);
+        let newcomer_served =
+            Client::connect(server.addr)?.ask(&submit(1, b"hello"))?.id == Id::nth(1);
         drop(honest);
         let panics = server.stop(Stop::Gracefully)?.panics;
         let other_thread = thread::spawn(bug).join();
-        let holds = panics == 1 && end == "the handler panicked" && still_served && newcomer_served && other_thread.is_err();
+        let holds = panics == 1
+            && end == "the handler panicked"
+            && still_served
+            && newcomer_served
+            && other_thread.is_err();
         Ok(Outcome::new(Verdict::reproduced_if(holds))
             .with("panics in the handler", panics)
-            .with("the connection that it was called for", format!("{acked_before} ack of the request before, then: {end}"))
-            .with("a client that was there, and a new one", format!("served: {still_served}, {newcomer_served}"))
-            .with("a panic in a thread of Rust", if other_thread.is_err() { "ended that thread only" } else { "did nothing" }))
+            .with(
+                "the connection that it was called for",
+                format!("{acked_before} ack of the request before, then: {end}"),
+            )
+            .with(
+                "a client that was there, and a new one",
+                format!("served: {still_served}, {newcomer_served}"),
+            )
+            .with(
+                "a panic in a thread of Rust",
+                if other_thread.is_err() {
+                    "ended that thread only"
+                } else {
+                    "did nothing"
+                },
+            ))
     })
 }
 
@@ -193,14 +331,29 @@ pub(super) fn d15(_: Lab) -> io::Result<Outcome> {
         let mut client = Client::connect(addr)?;
         let mut ids = Vec::new();
         for n in 1..=10 {
-            ids.push(client.ask(&submit(n, format!("gentle-otter-{number:02}{n:02}").as_bytes()))?.id);
+            ids.push(
+                client
+                    .ask(&submit(
+                        n,
+                        format!("gentle-otter-{number:02}{n:02}").as_bytes(),
+                    ))?
+                    .id,
+            );
             thread::sleep(PAUSE);
         }
         io::Result::Ok(ids)
     };
-    let threads: Vec<_> = (1..=5).map(|number| thread::spawn(move || talk(number))).collect();
-    let ids: Vec<Vec<Id>> =
-        threads.into_iter().map(|thread| thread.join().map_err(|_| io::Error::other("a client panicked"))?).collect::<io::Result<_>>()?;
+    let threads: Vec<_> = (1..=5)
+        .map(|number| thread::spawn(move || talk(number)))
+        .collect();
+    let ids: Vec<Vec<Id>> = threads
+        .into_iter()
+        .map(|thread| {
+            thread
+                .join()
+                .map_err(|_| io::Error::other("a client panicked"))?
+        })
+        .collect::<io::Result<_>>()?;
     let wanted: Vec<Id> = (1..=10).map(Id::nth).collect();
     let complete = ids.iter().filter(|ids| **ids == wanted).count();
 
@@ -224,7 +377,8 @@ pub(super) fn d15(_: Lab) -> io::Result<Outcome> {
 
 /// How many deadlines pass, and milliseconds, until a reader with nothing to read has heard that it is to end.
 fn deadlines_until_quit(deadline: Option<Duration>) -> io::Result<(usize, f64)> {
-    let ((client, _server), reads, quit) = (pair()?, AtomicBool::new(false), AtomicBool::new(false));
+    let ((client, _server), reads, quit) =
+        (pair()?, AtomicBool::new(false), AtomicBool::new(false));
     client.set_read_timeout(deadline)?;
     thread::scope(|scope| {
         let reader = scope.spawn(|| {
@@ -244,7 +398,9 @@ fn deadlines_until_quit(deadline: Option<Duration>) -> io::Result<(usize, f64)> 
         if deadline.is_none() {
             client.shutdown(Shutdown::Both)?;
         }
-        let passed = reader.join().map_err(|_| io::Error::other("the reader panicked"))?;
+        let passed = reader
+            .join()
+            .map_err(|_| io::Error::other("the reader panicked"))?;
         Ok((passed, millis(told.elapsed())))
     })
 }
@@ -255,10 +411,20 @@ pub(super) fn d16(_: Lab) -> io::Result<Outcome> {
         io::Write::write_all(&mut served.client, bytes)?;
         Ok(served.end()?.1)
     };
-    let whole = [submit(1, b"credible-deathstrike"), submit(2, b"certain-deadpool")].concat();
-    let lines: Vec<String> = (0..5).map(|_| talk(&whole)).collect::<io::Result<Vec<_>>>()?.concat();
+    let whole = [
+        submit(1, b"credible-deathstrike"),
+        submit(2, b"certain-deadpool"),
+    ]
+    .concat();
+    let lines: Vec<String> = (0..5)
+        .map(|_| talk(&whole))
+        .collect::<io::Result<Vec<_>>>()?
+        .concat();
     let torn = talk(&whole[..whole.len() - 3])?;
-    let (received, ends) = (count(&lines, "recv submit: id = "), count(&lines, "handleConn: frame decode error: EOF"));
+    let (received, ends) = (
+        count(&lines, "recv submit: id = "),
+        count(&lines, "handleConn: frame decode error: EOF"),
+    );
 
     let server = Loop::submit()?;
     let ours = |bytes: &[u8]| {
@@ -268,22 +434,41 @@ pub(super) fn d16(_: Lab) -> io::Result<Outcome> {
         client.rest()?;
         server.next_end()
     };
-    let clean = (0..5).map(|_| ours(&whole)).collect::<io::Result<Vec<_>>>()?;
+    let clean = (0..5)
+        .map(|_| ours(&whole))
+        .collect::<io::Result<Vec<_>>>()?;
     let torn_here = ours(&whole[..whole.len() - 3])?;
     let closed = count(&clean, "closed by the peer");
     let torn_line = torn.last().cloned().unwrap_or_default();
-    let told_apart = torn_line.ends_with("unexpected EOF") && torn_here.contains("bytes into a frame");
-    Ok(Outcome::new(Verdict::Refined.only_if((received, ends, closed) == (10, 5, 5) && told_apart))
-        .with("a line of the log", lines.first().cloned().unwrap_or_default())
-        .with("lines “recv submit”", format!("{received}, of 5 clients with 2 submits each"))
+    let told_apart =
+        torn_line.ends_with("unexpected EOF") && torn_here.contains("bytes into a frame");
+    Ok(
+        Outcome::new(
+            Verdict::Refined.only_if((received, ends, closed) == (10, 5, 5) && told_apart),
+        )
+        .with(
+            "a line of the log",
+            lines.first().cloned().unwrap_or_default(),
+        )
+        .with(
+            "lines “recv submit”",
+            format!("{received}, of 5 clients with 2 submits each"),
+        )
         .with("lines “frame decode error: EOF”", ends)
-        .with("the same clients at the reactor", format!("{closed} times: {}", clean[0]))
+        .with(
+            "the same clients at the reactor",
+            format!("{closed} times: {}", clean[0]),
+        )
         .with("one who leaves within a frame, the lesson's log", torn_line)
-        .with("one who leaves within a frame, the reactor", torn_here))
+        .with("one who leaves within a frame, the reactor", torn_here),
+    )
 }
 
 fn count(lines: &[String], beginning: &str) -> usize {
-    lines.iter().filter(|line| line.starts_with(beginning)).count()
+    lines
+        .iter()
+        .filter(|line| line.starts_with(beginning))
+        .count()
 }
 
 pub(super) fn d17(_: Lab) -> io::Result<Outcome> {
@@ -315,20 +500,38 @@ pub(super) fn d17(_: Lab) -> io::Result<Outcome> {
     Ok(Outcome::new(Verdict::reproduced_if(holds))
         .with("requests, each after the ack before", REQUESTS)
         .with("writes by the lesson's server", writes)
-        .with("acks that came in two pieces", format!("{in_pieces} of {REQUESTS}"))
+        .with(
+            "acks that came in two pieces",
+            format!("{in_pieces} of {REQUESTS}"),
+        )
         .with("writes by the reactor", one_by_one)
         .with("the same, all requests sent at once", at_once))
 }
 
 pub(super) fn d18(_: Lab) -> io::Result<Outcome> {
-    let hostile: [&[u8]; 6] = [b"\0\0\0\0", b"\0\0\0\x03", b"\0\0\0\x04", b"\0\0\0\x08\x02abc", b"\x7f\xff\xff\xff", b"\x80\0\0\0"];
+    let hostile: [&[u8]; 6] = [
+        b"\0\0\0\0",
+        b"\0\0\0\x03",
+        b"\0\0\0\x04",
+        b"\0\0\0\x08\x02abc",
+        b"\x7f\xff\xff\xff",
+        b"\x80\0\0\0",
+    ];
     let dies = |bytes: &[u8]| {
         let mut stream = bytes;
-        let bytes_wanted = i32::from_be_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]).wrapping_sub(4);
+        let bytes_wanted =
+            i32::from_be_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]).wrapping_sub(4);
         if bytes_wanted > 1 << 20 {
-            return format!("would take {:.0} MiB, and wait (not tried)", f64::from(bytes_wanted) / f64::from(1 << 20));
+            return format!(
+                "would take {:.0} MiB, and wait (not tried)",
+                f64::from(bytes_wanted) / f64::from(1 << 20)
+            );
         }
-        let served = catch_unwind(move || decode_frame(&mut stream).and_then(|frame| decode_packet(frame, Box::default())).is_ok());
+        let served = catch_unwind(move || {
+            decode_frame(&mut stream)
+                .and_then(|frame| decode_packet(frame, Box::default()))
+                .is_ok()
+        });
         served.map_or("panics".into(), |ok| format!("served: {ok}"))
     };
     let server = Loop::submit()?;
@@ -344,15 +547,30 @@ pub(super) fn d18(_: Lab) -> io::Result<Outcome> {
         deadly += usize::from(theirs == "panics");
         refused += usize::from(silent && ours.starts_with("protocol error by the peer"));
         others += usize::from(honest.ask(&submit(n as u64, b"hello"))?.id == Id::nth(n as u64));
-        rows.push((hex(bytes), format!("the lesson's {theirs}; the reactor's ends with: {ours}")));
+        rows.push((
+            hex(bytes),
+            format!("the lesson's {theirs}; the reactor's ends with: {ours}"),
+        ));
     }
-    let (handler, shared) = (&mut service(), &mut Shared::new(Config::default(), Instant::now()));
+    let (handler, shared) = (
+        &mut service(),
+        &mut Shared::new(Config::default(), Instant::now()),
+    );
     let mut connection = Connection::unconnected(handler);
     connection.receive(b"\0\x01\0\0", handler, shared); // the longest that is allowed, and not a byte of it
     let held = connection.heap();
     let holds = (deadly, refused, others) == (4, 6, 6) && held <= 64;
-    let outcome = rows.into_iter().fold(Outcome::new(Verdict::reproduced_if(holds)), |outcome, (what, value)| outcome.with(what, value));
+    let outcome = rows.into_iter().fold(
+        Outcome::new(Verdict::reproduced_if(holds)),
+        |outcome, (what, value)| outcome.with(what, value),
+    );
     Ok(outcome
-        .with("another client, after each of them", format!("served {others} of 6 times"))
-        .with("held for a frame of 65,536 bytes of which 4 have come", format!("{held} bytes")))
+        .with(
+            "another client, after each of them",
+            format!("served {others} of 6 times"),
+        )
+        .with(
+            "held for a frame of 65,536 bytes of which 4 have come",
+            format!("{held} bytes"),
+        ))
 }

@@ -13,11 +13,20 @@ use super::tools::wait_for;
 pub(crate) type Part = fn(&[String]) -> io::Result<()>;
 
 /// Those that there are, by their names: each group adds its own.
-const ALL: &[&[(&str, Part)]] = &[super::dial::PARTS, super::listen::PARTS, super::write::PARTS, super::wrong::PARTS];
+const ALL: &[&[(&str, Part)]] = &[
+    super::dial::PARTS,
+    super::listen::PARTS,
+    super::write::PARTS,
+    super::wrong::PARTS,
+];
 
 /// Is such a process. It ends with its input at the latest: whoever killed the lab does not leave it behind.
 pub(crate) fn play(name: &str, args: &[String]) -> io::Result<()> {
-    let part = ALL.iter().copied().flatten().find(|(other, _)| *other == name);
+    let part = ALL
+        .iter()
+        .copied()
+        .flatten()
+        .find(|(other, _)| *other == name);
     let (_, part) = part.ok_or_else(|| io::Error::other(format!("there is no part {name}")))?;
     thread::spawn(|| {
         // Asked for nothing, it waits until nobody is left who could write into the pipe (poll(2)), and takes nothing from the part.
@@ -37,16 +46,29 @@ pub(crate) struct Player {
 
 impl Player {
     pub(crate) fn start(part: &str, args: &[&str]) -> io::Result<Self> {
-        Self::run(Command::new(std::env::current_exe()?).args(["play", part]).args(args))
+        Self::run(
+            Command::new(std::env::current_exe()?)
+                .args(["play", part])
+                .args(args),
+        )
     }
 
     /// Any other program, with its input and output in our hands.
     pub(crate) fn run(command: &mut Command) -> io::Result<Self> {
         // In a group of its own: the learner's Ctrl-C is not for it, and whatever it starts can be ended with it.
-        let mut child = command.process_group(0).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn()?;
+        let mut child = command
+            .process_group(0)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()?;
         let input = child.stdin.take();
         let output = BufReader::new(child.stdout.take().expect("it is piped"));
-        Ok(Self { child, input, output })
+        Ok(Self {
+            child,
+            input,
+            output,
+        })
     }
 
     pub(crate) fn id(&self) -> u32 {
@@ -54,7 +76,10 @@ impl Player {
     }
 
     pub(crate) fn tell(&mut self, line: &str) -> io::Result<()> {
-        writeln!(self.input.as_mut().ok_or(io::ErrorKind::BrokenPipe)?, "{line}")
+        writeln!(
+            self.input.as_mut().ok_or(io::ErrorKind::BrokenPipe)?,
+            "{line}"
+        )
     }
 
     /// The next line that it prints, without its end.
@@ -82,7 +107,11 @@ impl Player {
     /// If it does not.
     pub(crate) fn end(&mut self) -> io::Result<ExitStatus> {
         let ended = wait_for(|| !matches!(self.child.try_wait(), Ok(None)));
-        if ended { self.child.wait() } else { Err(io::ErrorKind::TimedOut.into()) }
+        if ended {
+            self.child.wait()
+        } else {
+            Err(io::ErrorKind::TimedOut.into())
+        }
     }
 }
 

@@ -96,7 +96,10 @@ pub(crate) const CLAIMS: &[Claim] = &[
 ];
 
 fn c1(_: Lab) -> io::Result<Outcome> {
-    let (sender, receiver) = (UdpSocket::bind((Ipv4Addr::LOCALHOST, 0))?, UdpSocket::bind((Ipv4Addr::LOCALHOST, 0))?);
+    let (sender, receiver) = (
+        UdpSocket::bind((Ipv4Addr::LOCALHOST, 0))?,
+        UdpSocket::bind((Ipv4Addr::LOCALHOST, 0))?,
+    );
     receiver.set_read_timeout(Some(super::tools::PATIENCE))?;
     let mut buffer = [0; 64];
     for word in [b"hello", b"world"] {
@@ -114,22 +117,37 @@ fn c1(_: Lab) -> io::Result<Outcome> {
     nobody.bind(&SocketAddr::from((Ipv4Addr::LOCALHOST, 0)).into())?;
     let nobody_there = nobody.local_addr()?.as_socket().expect("it is an IPv4 one");
     let sent = sender.send_to(b"hello", nobody_there)?;
-    let refused = TcpStream::connect(nobody_there).err().map_or("connected".into(), |error| name_of(&error));
+    let refused = TcpStream::connect(nobody_there)
+        .err()
+        .map_or("connected".into(), |error| name_of(&error));
 
-    let holds = packets == [5, 5] && all_there && stream == 10 && sent == 5 && refused == "ECONNREFUSED";
+    let holds =
+        packets == [5, 5] && all_there && stream == 10 && sent == 5 && refused == "ECONNREFUSED";
     Ok(Outcome::new(Verdict::reproduced_if(holds))
         .with("sent, twice each", "5 bytes")
-        .with("UDP", format!("2 reads: {} and {} bytes", packets[0], packets[1]))
+        .with(
+            "UDP",
+            format!("2 reads: {} and {} bytes", packets[0], packets[1]),
+        )
         .with("TCP", format!("1 read: {stream} bytes"))
         .with("UDP to a port where nobody is", format!("sendto = {sent}"))
-        .with("TCP to a port where nobody is", format!("connect = -1 {refused}")))
+        .with(
+            "TCP to a port where nobody is",
+            format!("connect = -1 {refused}"),
+        ))
 }
 
 fn c2(_: Lab) -> io::Result<Outcome> {
     let (mut calls, mut buffer, mut events) = (Vec::new(), [0; 64], Vec::with_capacity(8));
     let mut note = |call: &'static str, came_to: usize| calls.push((call, came_to));
     let number = |fd: &rustix::fd::OwnedFd| fd.as_raw_fd().unsigned_abs() as usize;
-    let (ready, patience) = (EventFlags::IN, Timespec { tv_sec: 5, tv_nsec: 0 });
+    let (ready, patience) = (
+        EventFlags::IN,
+        Timespec {
+            tv_sec: 5,
+            tv_nsec: 0,
+        },
+    );
 
     let listener = rustix::net::socket(AddressFamily::INET, SocketType::STREAM, None)?;
     note("socket", number(&listener));
@@ -145,29 +163,64 @@ fn c2(_: Lab) -> io::Result<Outcome> {
     note("epoll_ctl ADD, the listener", 0);
 
     let mut client = TcpStream::connect(SocketAddrV4::try_from(addr)?)?; // socket, connect
-    note("epoll_wait", epoll::wait(&epoll, rustix::buffer::spare_capacity(&mut events), Some(&patience))?);
+    note(
+        "epoll_wait",
+        epoll::wait(
+            &epoll,
+            rustix::buffer::spare_capacity(&mut events),
+            Some(&patience),
+        )?,
+    );
     let server = rustix::net::accept_with(&listener, SocketFlags::NONBLOCK | SocketFlags::CLOEXEC)?;
     note("accept4", number(&server));
     epoll::add(&epoll, &server, EventData::new_u64(1), ready)?;
     note("epoll_ctl ADD, the connection", 0);
     client.write_all(&submit(1, b"fourteen bytes"))?;
-    note("epoll_wait", epoll::wait(&epoll, rustix::buffer::spare_capacity(&mut events), Some(&patience))?);
+    note(
+        "epoll_wait",
+        epoll::wait(
+            &epoll,
+            rustix::buffer::spare_capacity(&mut events),
+            Some(&patience),
+        )?,
+    );
     let (_, received) = rustix::net::recv(&server, &mut buffer[..], RecvFlags::empty())?;
     note("recvfrom", received);
-    note("sendto", rustix::net::send(&server, &submit(1, b"\0")[..], SendFlags::NOSIGNAL)?);
+    note(
+        "sendto",
+        rustix::net::send(&server, &submit(1, b"\0")[..], SendFlags::NOSIGNAL)?,
+    );
     client.read_exact(&mut buffer[..Ack::LEN])?;
     drop(client); // close
-    note("epoll_wait", epoll::wait(&epoll, rustix::buffer::spare_capacity(&mut events), Some(&patience))?);
+    note(
+        "epoll_wait",
+        epoll::wait(
+            &epoll,
+            rustix::buffer::spare_capacity(&mut events),
+            Some(&patience),
+        )?,
+    );
     let (_, end) = rustix::net::recv(&server, &mut buffer[..], RecvFlags::empty())?;
     note("recvfrom: the end", end);
     drop(server);
     note("close", 0);
 
-    let different: std::collections::BTreeSet<&str> =
-        calls.iter().map(|(call, _)| call.split([' ', ',', ':']).next().unwrap_or(call)).collect();
-    let count = |name: &str| calls.iter().filter(|(call, _)| call.starts_with(name)).map(|(_, came_to)| *came_to).collect::<Vec<_>>();
-    let holds = count("recvfrom") == [27, 0] && count("sendto") == [Ack::LEN] && count("epoll_wait") == [1, 1, 1];
-    let mut outcome = Outcome::new(Verdict::reproduced_if(holds)).with("different calls", different.len());
+    let different: std::collections::BTreeSet<&str> = calls
+        .iter()
+        .map(|(call, _)| call.split([' ', ',', ':']).next().unwrap_or(call))
+        .collect();
+    let count = |name: &str| {
+        calls
+            .iter()
+            .filter(|(call, _)| call.starts_with(name))
+            .map(|(_, came_to)| *came_to)
+            .collect::<Vec<_>>()
+    };
+    let holds = count("recvfrom") == [27, 0]
+        && count("sendto") == [Ack::LEN]
+        && count("epoll_wait") == [1, 1, 1];
+    let mut outcome =
+        Outcome::new(Verdict::reproduced_if(holds)).with("different calls", different.len());
     for (number, (call, came_to)) in calls.into_iter().enumerate() {
         outcome = outcome.with(format!("{:>2}. {call}", number + 1), came_to);
     }
@@ -176,13 +229,19 @@ fn c2(_: Lab) -> io::Result<Outcome> {
 
 fn c3(_: Lab) -> io::Result<Outcome> {
     let (mut client, mut server) = pair()?;
-    let (frames, mut buffer) = ((1..=3).flat_map(|n| submit(n, b"fourteen bytes")).collect::<Vec<_>>(), [0; 256]);
+    let (frames, mut buffer) = (
+        (1..=3)
+            .flat_map(|n| submit(n, b"fourteen bytes"))
+            .collect::<Vec<_>>(),
+        [0; 256],
+    );
     client.write_all(&frames)?;
     wait_for(|| queues_of(&server).is_ok_and(|queues| queues.received == frames.len()));
     let at_once = server.read(&mut buffer)?;
     let three = whole_frames(&buffer[..at_once]);
 
-    let (frame, mut held, mut reads, mut seen) = (submit(4, b"fourteen bytes"), Vec::new(), 0, Vec::new());
+    let (frame, mut held, mut reads, mut seen) =
+        (submit(4, b"fourteen bytes"), Vec::new(), 0, Vec::new());
     for byte in &frame {
         client.write_all(&[*byte])?;
         let count = server.read(&mut buffer)?; // before the next byte is sent
@@ -194,8 +253,17 @@ fn c3(_: Lab) -> io::Result<Outcome> {
 
     let holds = at_once == 81 && three == 3 && reads == 27 && seen[26] == 1 && early == 0;
     Ok(Outcome::new(Verdict::reproduced_if(holds))
-        .with("3 frames, one write", format!("1 read of {at_once} bytes: {three} frames"))
-        .with("1 frame, 27 writes", format!("{reads} reads of 1 byte each: {} frame, none before the last byte", seen[26])))
+        .with(
+            "3 frames, one write",
+            format!("1 read of {at_once} bytes: {three} frames"),
+        )
+        .with(
+            "1 frame, 27 writes",
+            format!(
+                "{reads} reads of 1 byte each: {} frame, none before the last byte",
+                seen[26]
+            ),
+        ))
 }
 
 /// How many frames are there whole.
@@ -223,7 +291,11 @@ where
         (self.0.clone(), ())
     }
 
-    fn frame(&mut self, frame: FrameOf<'_, Self>, cx: &mut Context<'_, Self>) -> glassloop::Verdict {
+    fn frame(
+        &mut self,
+        frame: FrameOf<'_, Self>,
+        cx: &mut Context<'_, Self>,
+    ) -> glassloop::Verdict {
         cx.send(frame);
         glassloop::Verdict::Continue
     }
@@ -231,16 +303,38 @@ where
 
 fn c4(_: Lab) -> io::Result<Outcome> {
     let (length, line) = (LengthField::whole(4), Line::default());
-    let [by_length, with_break] = [&["hello", "to", "you"][..], &["two\nlines"]].map(|words| encoded(&length, words));
-    let [by_line, refused] = [&["hello", "to", "you"][..], &["two\nlines"]].map(|words| encoded(&line, words));
+    let [by_length, with_break] =
+        [&["hello", "to", "you"][..], &["two\nlines"]].map(|words| encoded(&length, words));
+    let [by_line, refused] =
+        [&["hello", "to", "you"][..], &["two\nlines"]].map(|words| encoded(&line, words));
     let (by_length, by_line) = (by_length.unwrap_or_default(), by_line.unwrap_or_default());
     let binary = echoes(&Loop::start(Echo(length), Config::default())?, &by_length)?;
     let text = echoes(&Loop::start(Echo(line), Config::default())?, &by_line)?;
-    Ok(Outcome::new(Verdict::reproduced_if(binary && text && with_break.is_ok() && refused.is_err()))
-        .with("3 messages with lengths", format!("{}: echoed, at once and byte by byte: {binary}", hex(&by_length)))
-        .with("3 messages with marks", format!("{}: echoed, at once and byte by byte: {text}", by_line.escape_ascii()))
-        .with("a line break inside, with a length", with_break.map_or_else(|error| error, |bytes| hex(&bytes)))
-        .with("a line break inside, with a mark", refused.map_or_else(|error| error, |bytes| hex(&bytes))))
+    Ok(Outcome::new(Verdict::reproduced_if(
+        binary && text && with_break.is_ok() && refused.is_err(),
+    ))
+    .with(
+        "3 messages with lengths",
+        format!(
+            "{}: echoed, at once and byte by byte: {binary}",
+            hex(&by_length)
+        ),
+    )
+    .with(
+        "3 messages with marks",
+        format!(
+            "{}: echoed, at once and byte by byte: {text}",
+            by_line.escape_ascii()
+        ),
+    )
+    .with(
+        "a line break inside, with a length",
+        with_break.map_or_else(|error| error, |bytes| hex(&bytes)),
+    )
+    .with(
+        "a line break inside, with a mark",
+        refused.map_or_else(|error| error, |bytes| hex(&bytes)),
+    ))
 }
 
 /// Messages as a codec writes them.
@@ -249,7 +343,10 @@ where
     for<'a> &'a [u8]: Into<C::Message<'a>>,
 {
     let (mut codec, mut bytes) = (codec.clone(), bytes::BytesMut::new());
-    words.iter().try_for_each(|word| codec.encode(word.as_bytes().into(), &mut bytes)).map_err(|error| error.to_string())?;
+    words
+        .iter()
+        .try_for_each(|word| codec.encode(word.as_bytes().into(), &mut bytes))
+        .map_err(|error| error.to_string())?;
     Ok(bytes.to_vec())
 }
 
@@ -257,7 +354,9 @@ where
 fn echoes(server: &Loop, bytes: &[u8]) -> io::Result<bool> {
     let echoed = |piece: usize| {
         let mut client = Client::connect(server.addr)?;
-        bytes.chunks(piece).try_for_each(|piece| client.send(piece))?;
+        bytes
+            .chunks(piece)
+            .try_for_each(|piece| client.send(piece))?;
         client.stream.shutdown(Shutdown::Write)?;
         client.rest()
     };
@@ -268,24 +367,51 @@ fn echoes(server: &Loop, bytes: &[u8]) -> io::Result<bool> {
 fn c5(_: Lab) -> io::Result<Outcome> {
     let binary = submit(1, b"hello");
     let words = b"submit 00000001 hello\n";
-    let http = b"POST /submit/00000001 HTTP/1.1\r\nHost: localhost\r\nContent-Length: 5\r\n\r\nhello";
+    let http =
+        b"POST /submit/00000001 HTTP/1.1\r\nHost: localhost\r\nContent-Length: 5\r\n\r\nhello";
     let short = b"2 1 hello\n";
-    let parse_binary = || ServerCodec::default().decode(&mut Input::new(black_box(&binary))).is_ok_and(|frame| frame.is_some());
+    let parse_binary = || {
+        ServerCodec::default()
+            .decode(&mut Input::new(black_box(&binary)))
+            .is_ok_and(|frame| frame.is_some())
+    };
     let parse_words = || {
         let mut input = Input::new(black_box(words));
-        let Ok(Some(line)) = Line::default().decode(&mut input) else { return false };
+        let Ok(Some(line)) = Line::default().decode(&mut input) else {
+            return false;
+        };
         let mut fields = line.splitn(3, |byte| *byte == b' ');
-        fields.next() == Some(b"submit") && fields.next().is_some_and(|id| id.len() == 8) && fields.next().is_some()
+        fields.next() == Some(b"submit")
+            && fields.next().is_some_and(|id| id.len() == 8)
+            && fields.next().is_some()
     };
     let shorter = binary.len() < words.len() && binary.len() < http.len();
     let not_shortest = short.len() < binary.len();
     let parsed = parse_binary() && parse_words();
-    Ok(Outcome::new(Verdict::Refined.only_if(shorter && not_shortest && parsed))
-        .with("binary", format!("{} bytes, parsed in {:.0} ns", binary.len(), nanos(parse_binary)))
-        .with("words, “submit 00000001 hello”", format!("{} bytes, parsed in {:.0} ns", words.len(), nanos(parse_words)))
-        .with("an HTTP request", format!("{} bytes", http.len()))
-        .with("short text, “2 1 hello”", format!("{} bytes", short.len()))
-        .note("The times are this machine's, and this build's; the verdict is about the bytes."))
+    Ok(
+        Outcome::new(Verdict::Refined.only_if(shorter && not_shortest && parsed))
+            .with(
+                "binary",
+                format!(
+                    "{} bytes, parsed in {:.0} ns",
+                    binary.len(),
+                    nanos(parse_binary)
+                ),
+            )
+            .with(
+                "words, “submit 00000001 hello”",
+                format!(
+                    "{} bytes, parsed in {:.0} ns",
+                    words.len(),
+                    nanos(parse_words)
+                ),
+            )
+            .with("an HTTP request", format!("{} bytes", http.len()))
+            .with("short text, “2 1 hello”", format!("{} bytes", short.len()))
+            .note(
+                "The times are this machine's, and this build's; the verdict is about the bytes.",
+            ),
+    )
 }
 
 /// What a call takes, in the best of some rounds.
@@ -305,14 +431,27 @@ fn c6(_: Lab) -> io::Result<Outcome> {
     client.send(&request)?;
     client.stream.shutdown(Shutdown::Write)?;
     let ack = client.rest()?; // up to the end: nothing else comes
-    let length = |packet: &[u8]| packet.first_chunk().map_or(0, |bytes| u32::from_be_bytes(*bytes) as usize);
-    let holds = (request.len(), length(&request)) == (27, 27) && (ack.len(), length(&ack)) == (14, 14);
+    let length = |packet: &[u8]| {
+        packet
+            .first_chunk()
+            .map_or(0, |bytes| u32::from_be_bytes(*bytes) as usize)
+    };
+    let holds =
+        (request.len(), length(&request)) == (27, 27) && (ack.len(), length(&ack)) == (14, 14);
     let same = ack.get(5..13) == Some(&request[5..13]) && ack.get(13) == Some(&0);
     let mut outcome = Outcome::new(Verdict::reproduced_if(holds && same));
     for (name, packet, last) in [("request", &request, "payload"), ("ack", &ack, "result")] {
         outcome = outcome.with(name, format!("{} bytes", packet.len()));
-        for (field, bytes) in [("totalLength", 0..4), ("commandID", 4..5), ("ID", 5..13), (last, 13..packet.len())] {
-            outcome = outcome.with(format!("{name}, {field}"), hex(packet.get(bytes).unwrap_or_default()));
+        for (field, bytes) in [
+            ("totalLength", 0..4),
+            ("commandID", 4..5),
+            ("ID", 5..13),
+            (last, 13..packet.len()),
+        ] {
+            outcome = outcome.with(
+                format!("{name}, {field}"),
+                hex(packet.get(bytes).unwrap_or_default()),
+            );
         }
     }
     Ok(outcome)
@@ -321,16 +460,30 @@ fn c6(_: Lab) -> io::Result<Outcome> {
 fn c7(_: Lab) -> io::Result<Outcome> {
     const REQUESTS: u64 = 100;
     let server = Loop::submit()?;
-    let in_order = |ids: &[_]| ids.len() as u64 == REQUESTS && ids.iter().zip(1..).all(|(id, n)| *id == glassloop::submit::Id::nth(n));
+    let in_order = |ids: &[_]| {
+        ids.len() as u64 == REQUESTS
+            && ids
+                .iter()
+                .zip(1..)
+                .all(|(id, n)| *id == glassloop::submit::Id::nth(n))
+    };
 
     let mut waiting = Client::connect(server.addr)?;
-    let one_by_one = (1..=REQUESTS).map(|n| Ok(waiting.ask(&submit(n, b"hello"))?.id)).collect::<io::Result<Vec<_>>>()?;
+    let one_by_one = (1..=REQUESTS)
+        .map(|n| Ok(waiting.ask(&submit(n, b"hello"))?.id))
+        .collect::<io::Result<Vec<_>>>()?;
     drop(waiting);
     let first_end = server.next_end()?;
 
     let mut pipelining = Client::connect(server.addr)?;
-    pipelining.send(&(1..=REQUESTS).flat_map(|n| submit(n, b"hello")).collect::<Vec<_>>())?;
-    let at_once = (1..=REQUESTS).map(|_| Ok(pipelining.ack()?.id)).collect::<io::Result<Vec<_>>>()?;
+    pipelining.send(
+        &(1..=REQUESTS)
+            .flat_map(|n| submit(n, b"hello"))
+            .collect::<Vec<_>>(),
+    )?;
+    let at_once = (1..=REQUESTS)
+        .map(|_| Ok(pipelining.ack()?.id))
+        .collect::<io::Result<Vec<_>>>()?;
     pipelining.stream.shutdown(Shutdown::Write)?;
     let more = pipelining.rest()?.len();
     let second_end = server.next_end()?;

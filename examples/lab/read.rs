@@ -31,7 +31,10 @@ pub(crate) const CLAIMS: &[Claim] = &[
         look: "strace -f -e trace=recvfrom target/release/examples/lab run C41",
         exercise: "Write struct Conn(TcpStream) with Deref, and a function that takes any impl Read. Call it with &conn.0; then have Conn \
               implement Read itself, in three lines.",
-        state: State::Substitute(c41, "It is a statement on Go's types; what is run instead reads one socket through four of Rust's."),
+        state: State::Substitute(
+            c41,
+            "It is a statement on Go's types; what is run instead reads one socket through four of Rust's.",
+        ),
     },
     Claim {
         id: "C42",
@@ -167,15 +170,28 @@ fn c41(_: Lab) -> io::Result<Outcome> {
     let [by_reference, by_deref, by_socket2, by_mio] = shares;
     Ok(Outcome::new(Verdict::reproduced_if(in_order))
         .with("sent", "\"one two six ten \"")
-        .with("Go: (*net.TCPConn).Read; Rust: Read for &std::net::TcpStream", format!("{by_reference:?}"))
-        .with("Go: a struct that embeds it; Rust: a struct with Deref", format!("{by_deref:?}"))
-        .with("Go: syscall.RawConn; Rust: socket2::Socket", format!("{by_socket2:?}"))
-        .with("Go: the netpoller's socket; Rust: mio::net::TcpStream, non-blocking", format!("{by_mio:?}")))
+        .with(
+            "Go: (*net.TCPConn).Read; Rust: Read for &std::net::TcpStream",
+            format!("{by_reference:?}"),
+        )
+        .with(
+            "Go: a struct that embeds it; Rust: a struct with Deref",
+            format!("{by_deref:?}"),
+        )
+        .with(
+            "Go: syscall.RawConn; Rust: socket2::Socket",
+            format!("{by_socket2:?}"),
+        )
+        .with(
+            "Go: the netpoller's socket; Rust: mio::net::TcpStream, non-blocking",
+            format!("{by_mio:?}"),
+        ))
 }
 
 /// A thread's state as proc(5) has it: S is asleep.
 pub(crate) fn state_of(thread: Pid) -> Option<char> {
-    let stat = fs::read_to_string(format!("/proc/self/task/{}/stat", thread.as_raw_nonzero())).ok()?;
+    let stat =
+        fs::read_to_string(format!("/proc/self/task/{}/stat", thread.as_raw_nonzero())).ok()?;
     stat.rsplit(") ").next()?.chars().next()
 }
 
@@ -194,7 +210,11 @@ fn c42(_: Lab) -> io::Result<Outcome> {
     ask(&task)?; // its task runs, and is parked again
     let mut before = netpoll.calls()?;
     // The loop tells its calls at the end of a turn, the client may know of it earlier.
-    wait_for(|| netpoll.calls().is_ok_and(|calls| calls[Call::Read as usize] > 0 && calls == std::mem::replace(&mut before, calls)));
+    wait_for(|| {
+        netpoll.calls().is_ok_and(|calls| {
+            calls[Call::Read as usize] > 0 && calls == std::mem::replace(&mut before, calls)
+        })
+    });
 
     let (tell, told) = mpsc::channel();
     let reader = thread::spawn(move || {
@@ -205,22 +225,53 @@ fn c42(_: Lab) -> io::Result<Outcome> {
     let mut asleep = wait_for(|| state_of(thread) == Some('S'));
     let (_peer, unread) = pair()?;
     unread.set_nonblocking(true)?;
-    let (shortest, tried) = (0..10).map(|_| timed(|| (&unread).read(&mut [0; 10]))).min_by_key(|(took, _)| *took).expect("ten");
+    let (shortest, tried) = (0..10)
+        .map(|_| timed(|| (&unread).read(&mut [0; 10])))
+        .min_by_key(|(took, _)| *took)
+        .expect("ten");
     thread::sleep(silence);
     asleep &= state_of(thread) == Some('S');
     let (after, threads) = (netpoll.calls()?, netpoll.usage()?.threads);
     client.write_all(b"hi")?;
-    let (blocked, read) = reader.join().map_err(|_| io::Error::other("the reader panicked"))?;
+    let (blocked, read) = reader
+        .join()
+        .map_err(|_| io::Error::other("the reader panicked"))?;
     ask(&task)?;
 
     let blocks = asleep && blocked >= silence && read.as_ref().is_ok_and(|count| *count == 2);
-    let returns = tried.as_ref().is_err_and(|error| name_of(error) == "EAGAIN") && shortest < silence;
-    let made: u64 = after.iter().zip(before).map(|(after, before)| after - before).sum();
-    Ok(Outcome::new(Verdict::reproduced_if(blocks && returns && made == 0 && threads == 1))
-        .with("silence", format!("{} ms", silence.as_millis()))
-        .with("blocking read", format!("{} after {} ms, its thread asleep: {asleep}", result(&read), blocked.as_millis()))
-        .with("non-blocking read", format!("{} after {:.1} µs", result(&tried), shortest.as_secs_f64() * 1e6))
-        .with("parked task", format!("{made} calls of its server meanwhile, threads there: {threads}; then it answered")))
+    let returns = tried
+        .as_ref()
+        .is_err_and(|error| name_of(error) == "EAGAIN")
+        && shortest < silence;
+    let made: u64 = after
+        .iter()
+        .zip(before)
+        .map(|(after, before)| after - before)
+        .sum();
+    Ok(Outcome::new(Verdict::reproduced_if(
+        blocks && returns && made == 0 && threads == 1,
+    ))
+    .with("silence", format!("{} ms", silence.as_millis()))
+    .with(
+        "blocking read",
+        format!(
+            "{} after {} ms, its thread asleep: {asleep}",
+            result(&read),
+            blocked.as_millis()
+        ),
+    )
+    .with(
+        "non-blocking read",
+        format!(
+            "{} after {:.1} µs",
+            result(&tried),
+            shortest.as_secs_f64() * 1e6
+        ),
+    )
+    .with(
+        "parked task",
+        format!("{made} calls of its server meanwhile, threads there: {threads}; then it answered"),
+    ))
 }
 
 fn c43(_: Lab) -> io::Result<Outcome> {
@@ -228,7 +279,10 @@ fn c43(_: Lab) -> io::Result<Outcome> {
     client.write_all(b"hi")?;
     let mut buffer = [0; 10];
     let count = server.read(&mut buffer)?;
-    Ok(Outcome::new(Verdict::reproduced_if(count == 2)).with("buffer", "10 bytes").with("sent", "2 bytes").with("read", count))
+    Ok(Outcome::new(Verdict::reproduced_if(count == 2))
+        .with("buffer", "10 bytes")
+        .with("sent", "2 bytes")
+        .with("read", count))
 }
 
 /// One read of 10 bytes for each wait that reports some: thrice with 100 bytes there, once more when another byte has come. Returns what
@@ -259,11 +313,19 @@ fn c44(_: Lab) -> io::Result<Outcome> {
     let (first, second) = (read()?, read()?);
     let level = reports(EventFlags::IN)?;
     let edge = reports(EventFlags::IN | EventFlags::ET)?;
-    let tell = |[one, two, three, then]: [usize; 4]| format!("events {one}, {two}, {three}; after one more byte {then}");
+    let tell = |[one, two, three, then]: [usize; 4]| {
+        format!("events {one}, {two}, {three}; after one more byte {then}")
+    };
     let as_known = (first, second) == (10, 5) && level == [1, 1, 1, 1] && edge == [1, 0, 0, 1];
     Ok(Outcome::new(Verdict::reproduced_if(as_known))
-        .with("sent 15 bytes, read into 10", format!("{first}, then {second}"))
-        .with("100 bytes, 10 read for each event, level-triggered", tell(level))
+        .with(
+            "sent 15 bytes, read into 10",
+            format!("{first}, then {second}"),
+        )
+        .with(
+            "100 bytes, 10 read for each event, level-triggered",
+            tell(level),
+        )
         .with("the same, edge-triggered", tell(edge))
         .note("The edge-triggered one stood still with 90 bytes unread: the classic hang."))
 }

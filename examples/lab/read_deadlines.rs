@@ -42,7 +42,11 @@ pub(crate) fn c45(_: Lab) -> io::Result<Outcome> {
     })?;
     let at = set(&mut lone)?;
     lone.until(|diary| !diary.passed.is_empty())?;
-    let (_, told) = *lone.diary().passed.first().ok_or_else(|| io::Error::other("the deadline did not pass"))?;
+    let (_, told) = *lone
+        .diary()
+        .passed
+        .first()
+        .ok_or_else(|| io::Error::other("the deadline did not pass"))?;
     let asked = lone.read(13)?;
     lone.say("yes\n")?;
     let usable = lone.until(|diary| diary.lines == ["yes"])? && asked == 13;
@@ -53,7 +57,8 @@ pub(crate) fn c45(_: Lab) -> io::Result<Outcome> {
     client.write_all(b"yes")?;
     let next = server.read(&mut [0; 10]);
     let in_time = told >= at && took + TICK >= AHEAD;
-    let as_known = in_time && usable && timed_out(&read) && next.as_ref().is_ok_and(|count| *count == 3);
+    let as_known =
+        in_time && usable && timed_out(&read) && next.as_ref().is_ok_and(|count| *count == 3);
     let go = beside::sticky_read_deadline()?;
     let verdict = Verdict::reproduced_if(as_known && go.agrees());
     Ok(go.show(
@@ -61,10 +66,17 @@ pub(crate) fn c45(_: Lab) -> io::Result<Outcome> {
             .with("deadline, or time-out", format!("in {}", ms(AHEAD)))
             .with(
                 "loop, read deadline",
-                format!("told {} after it, and not before: {}", ms(told.saturating_duration_since(at)), told >= at),
+                format!(
+                    "told {} after it, and not before: {}",
+                    ms(told.saturating_duration_since(at)),
+                    told >= at
+                ),
             )
             .with("then it sent, and read the answer", usable)
-            .with("blocking socket, SO_RCVTIMEO", format!("{} after {}", result(&read), ms(took)))
+            .with(
+                "blocking socket, SO_RCVTIMEO",
+                format!("{} after {}", result(&read), ms(took)),
+            )
             .with("its next read, with 3 bytes there", result(&next)),
     ))
 }
@@ -78,7 +90,11 @@ pub(crate) fn c46(_: Lab) -> io::Result<Outcome> {
         drops += 1;
         lone.during(Duration::from_millis(5))?;
     }
-    let passed = lone.diary().passed.first().is_some_and(|(_, told)| *told >= at);
+    let passed = lone
+        .diary()
+        .passed
+        .first()
+        .is_some_and(|(_, told)| *told >= at);
     let read_before = lone.diary().lines.len();
     lone.say("hi\n")?;
     lone.during(2 * AHEAD)?;
@@ -94,7 +110,10 @@ pub(crate) fn c46(_: Lab) -> io::Result<Outcome> {
     client.write_all(b"hi\n")?;
     let (_, three) = read_timed();
     let sticky = passed && lines == read_before && waiting >= 3 && told == 1 && read;
-    let per_call = timed_out(&one) && timed_out(&two) && second + TICK >= AHEAD && three.as_ref().is_ok_and(|count| *count == 3);
+    let per_call = timed_out(&one)
+        && timed_out(&two)
+        && second + TICK >= AHEAD
+        && three.as_ref().is_ok_and(|count| *count == 3);
     let go = beside::sticky_read_deadline()?;
     let verdict = Verdict::reproduced_if(sticky && per_call && go.agrees());
     Ok(go.show(
@@ -103,11 +122,23 @@ pub(crate) fn c46(_: Lab) -> io::Result<Outcome> {
                 "loop, deadline in 50 ms, a line every 5 ms",
                 format!("passed all the same: {passed}; {read_before} of {drops} lines read"),
             )
-            .with("100 ms later, never set anew", format!("{} lines read since, {waiting} bytes wait in the socket", lines - read_before))
+            .with(
+                "100 ms later, never set anew",
+                format!(
+                    "{} lines read since, {waiting} bytes wait in the socket",
+                    lines - read_before
+                ),
+            )
             .with("set anew", format!("they are read: {read}"))
             .with(
                 "SO_RCVTIMEO of 50 ms, two reads with nothing there",
-                format!("{} after {}, {} after {}", result(&one), ms(first), result(&two), ms(second)),
+                format!(
+                    "{} after {}, {} after {}",
+                    result(&one),
+                    ms(first),
+                    result(&two),
+                    ms(second)
+                ),
             )
             .with("its third read, with 3 bytes there", result(&three))
             .note("So SO_RCVTIMEO is neither absolute nor sticky: each call has its own 50 ms."),
@@ -120,9 +151,12 @@ pub(crate) fn c47(_: Lab) -> io::Result<Outcome> {
         lone.with(|cx| cx.set_read_deadline(at.map(|at| cx.now() + at)))?;
         lone.during(Duration::from_millis(1))?; // what is left to do by then is done
         let next = lone.reactor.next_deadline();
-        Ok::<_, io::Error>(
-            next.map_or("never".into(), |at| format!("in {:.0} s", at.saturating_duration_since(Instant::now()).as_secs_f64())),
-        )
+        Ok::<_, io::Error>(next.map_or("never".into(), |at| {
+            format!(
+                "in {:.0} s",
+                at.saturating_duration_since(Instant::now()).as_secs_f64()
+            )
+        }))
     };
     let (without, with, cleared) = (wakes(None)?, wakes(Some(PATIENCE))?, wakes(None)?);
     lone.with(|cx| {
@@ -147,13 +181,20 @@ pub(crate) fn c47(_: Lab) -> io::Result<Outcome> {
         })
     });
     let waited = count.as_ref().is_ok_and(|count| *count == 2) && took >= 2 * AHEAD;
-    let as_known = without == "never" && with != "never" && cleared == "never" && fired == 0 && read && waited;
+    let as_known =
+        without == "never" && with != "never" && cleared == "never" && fired == 0 && read && waited;
     Ok(Outcome::new(Verdict::reproduced_if(as_known))
         .with("the loop wants to wake, with no deadline", without)
         .with("with one in 5 s", with)
         .with("when it is cleared", cleared)
-        .with("one in 50 ms, set and cleared: told within 100 ms", format!("{fired} times; then the loop still reads: {read}"))
-        .with("blocking socket, SO_RCVTIMEO of 50 ms cleared, peer sends after 100 ms", format!("{} after {}", result(&count), ms(took))))
+        .with(
+            "one in 50 ms, set and cleared: told within 100 ms",
+            format!("{fired} times; then the loop still reads: {read}"),
+        )
+        .with(
+            "blocking socket, SO_RCVTIMEO of 50 ms cleared, peer sends after 100 ms",
+            format!("{} after {}", result(&count), ms(took)),
+        ))
 }
 
 pub(crate) fn c48(_: Lab) -> io::Result<Outcome> {
@@ -169,7 +210,9 @@ pub(crate) fn c48(_: Lab) -> io::Result<Outcome> {
                 content.extend_from_slice(&buffer[..count]);
                 client = None; // has said all
             }
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock && timeouts < 100 => timeouts += 1,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock && timeouts < 100 => {
+                timeouts += 1
+            }
             Err(error) => return Err(error),
         }
         if let (SILENCES.., Some(client), true) = (timeouts, &mut client, content.is_empty()) {
@@ -186,7 +229,8 @@ pub(crate) fn c48(_: Lab) -> io::Result<Outcome> {
     let told = lone.diary().passed.len();
     lone.say("hi\n")?;
     let read = lone.until(|diary| diary.lines == ["hi"])? && lone.diary().ended.is_none();
-    let blocking = timeouts >= SILENCES && content == b"hi" && silent + TICK >= AHEAD * SILENCES as u32;
+    let blocking =
+        timeouts >= SILENCES && content == b"hi" && silent + TICK >= AHEAD * SILENCES as u32;
     Ok(Outcome::new(Verdict::reproduced_if(blocking && told >= SILENCES && read))
         .with("deadline", format!("{} instead of 1 s, set anew each time", ms(AHEAD)))
         .with(

@@ -1,7 +1,9 @@
 //! All claims, in the order of the lessons.
 
 use super::claim::Claim;
-use super::{buffers, close, course, dial, go, listen, models, packets, protocol, read, share, speed, write};
+use super::{
+    buffers, close, course, dial, go, listen, models, packets, protocol, read, share, speed, write,
+};
 
 /// Every claim, C before D before E, by number.
 pub(crate) fn claims() -> Vec<&'static Claim> {
@@ -43,12 +45,24 @@ pub(crate) fn choose(text: &str) -> Result<Vec<&'static Claim>, String> {
     }
     let (first, last) = text.split_once("..").unwrap_or((text, text));
     let (from, to) = (place(first), place(last.trim_start_matches('=')));
-    let chosen: Vec<_> =
-        claims.iter().copied().filter(|claim| from.is_some() && to.is_some() && (from..=to).contains(&place(claim.id))).collect();
+    let chosen: Vec<_> = claims
+        .iter()
+        .copied()
+        .filter(|claim| from.is_some() && to.is_some() && (from..=to).contains(&place(claim.id)))
+        .collect();
     if chosen.is_empty() {
-        let what = if from.is_some() && to.is_some() && from > to { "the range is empty" } else { "this is no claim" };
-        let (first, last) = (claims.first().map_or("", |claim| claim.id), claims.last().map_or("", |claim| claim.id));
-        return Err(format!("{text}: {what}; there are {first} to {last} (see `lab list`), ranges such as C32..C38, and `all`"));
+        let what = if from.is_some() && to.is_some() && from > to {
+            "the range is empty"
+        } else {
+            "this is no claim"
+        };
+        let (first, last) = (
+            claims.first().map_or("", |claim| claim.id),
+            claims.last().map_or("", |claim| claim.id),
+        );
+        return Err(format!(
+            "{text}: {what}; there are {first} to {last} (see `lab list`), ranges such as C32..C38, and `all`"
+        ));
     }
     Ok(chosen)
 }

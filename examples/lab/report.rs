@@ -11,7 +11,10 @@ use super::claim::{Claim, Outcome, State, Verdict};
 /// Prints a text. Who reads no further, as `head` does not, has seen enough.
 pub(crate) fn say(text: impl AsRef<str>) {
     let mut out = io::stdout().lock();
-    match out.write_all(text.as_ref().as_bytes()).and_then(|()| out.flush()) {
+    match out
+        .write_all(text.as_ref().as_bytes())
+        .and_then(|()| out.flush())
+    {
         Ok(()) => {}
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => std::process::exit(0),
         Err(error) => {
@@ -26,7 +29,11 @@ const WIDTH: usize = 110;
 
 pub(crate) fn state(claim: &Claim) -> String {
     let (state, reason) = state_of(claim);
-    let reason = if reason.is_empty() { String::new() } else { format!(" ({reason})") };
+    let reason = if reason.is_empty() {
+        String::new()
+    } else {
+        format!(" ({reason})")
+    };
     format!("{:<4} {state:<10} {}{reason}", claim.id, claim.says)
 }
 
@@ -44,7 +51,12 @@ fn state_of(claim: &Claim) -> (&'static str, &'static str) {
 }
 
 /// All that came of one claim.
-pub(crate) fn outcome(claim: &Claim, outcome: &io::Result<Outcome>, guess: Option<&str>, took: Duration) -> String {
+pub(crate) fn outcome(
+    claim: &Claim,
+    outcome: &io::Result<Outcome>,
+    guess: Option<&str>,
+    took: Duration,
+) -> String {
     let mut text = format!("{}  [{:.1} s]\n", claim.id, took.as_secs_f64());
     text += &paragraph("the lesson", claim.says);
     if let Some(guess) = guess {
@@ -52,9 +64,17 @@ pub(crate) fn outcome(claim: &Claim, outcome: &io::Result<Outcome>, guess: Optio
         text += &paragraph("your guess", guess);
     }
     match outcome {
-        Ok(Outcome { verdict, measured, note }) => {
+        Ok(Outcome {
+            verdict,
+            measured,
+            note,
+        }) => {
             for measured in measured {
-                let _ = writeln!(text, "  {:<12} {}: {}", "here", measured.what, measured.value);
+                let _ = writeln!(
+                    text,
+                    "  {:<12} {}: {}",
+                    "here", measured.what, measured.value
+                );
             }
             text += &paragraph("verdict", &verdict.to_string());
             text += &paragraph("why", &why(claim, *verdict, note));
@@ -67,8 +87,15 @@ pub(crate) fn outcome(claim: &Claim, outcome: &io::Result<Outcome>, guess: Optio
 
 pub(crate) fn outcome_json(claim: &Claim, outcome: &io::Result<Outcome>) -> Value {
     match outcome {
-        Ok(Outcome { verdict, measured, note }) => {
-            let measured: serde_json::Map<_, _> = measured.iter().map(|measured| (measured.what.clone(), json!(measured.value))).collect();
+        Ok(Outcome {
+            verdict,
+            measured,
+            note,
+        }) => {
+            let measured: serde_json::Map<_, _> = measured
+                .iter()
+                .map(|measured| (measured.what.clone(), json!(measured.value)))
+                .collect();
             let why = why(claim, *verdict, note);
             json!({ "claim": claim.id, "verdict": verdict.to_string(), "lesson_says": claim.says, "measured": measured, "why": why })
         }
@@ -82,7 +109,9 @@ fn why(claim: &Claim, verdict: Verdict, note: &str) -> String {
     const UNEXPECTED: &str = "The measurement did not come out as it is known to: this run does not bear out the explanation that follows.";
     match verdict {
         Verdict::NotHere => note.trim().to_string(),
-        Verdict::Unexpected => format!("{UNEXPECTED} {} {note}", claim.why).trim().to_string(),
+        Verdict::Unexpected => format!("{UNEXPECTED} {} {note}", claim.why)
+            .trim()
+            .to_string(),
         _ => format!("{} {note}", claim.why).trim().to_string(),
     }
 }
@@ -100,10 +129,18 @@ pub(crate) fn explanation(claim: &Claim) -> String {
 
 /// A program to begin with.
 pub(crate) fn exercise(claim: &Claim) -> String {
-    let Claim { id, says, asks, exercise, .. } = claim;
+    let Claim {
+        id,
+        says,
+        asks,
+        exercise,
+        ..
+    } = claim;
     let right = match claim.state {
         State::NotHere(_) => String::new(),
-        _ => format!("// It is right when it answers this as `cargo run --release --example lab -- run {id}` does: {asks}\n"),
+        _ => format!(
+            "// It is right when it answers this as `cargo run --release --example lab -- run {id}` does: {asks}\n"
+        ),
     };
     format!(
         "// {id}: {says}\n// Task: {exercise}\n{right}// To begin with, both ends of a connection, for a task that needs one.\n\
@@ -136,5 +173,7 @@ pub(crate) fn paragraph(name: &str, text: &str) -> String {
 
 /// How many columns a text takes: Chinese characters have two.
 fn width(text: &str) -> usize {
-    text.chars().map(|char| 1 + usize::from(char >= '\u{2e80}')).sum()
+    text.chars()
+        .map(|char| 1 + usize::from(char >= '\u{2e80}'))
+        .sum()
 }

@@ -20,7 +20,11 @@ pub(crate) use session::Service;
 
 /// What the example server does, with its defaults.
 pub(crate) fn service() -> Service {
-    Service { dialect: Dialect::Text, max_frame: 65_536, require_conn: false }
+    Service {
+        dialect: Dialect::Text,
+        max_frame: 65_536,
+        require_conn: false,
+    }
 }
 
 /// A reactor in a thread of its own. It is stopped with this value.
@@ -32,7 +36,10 @@ pub(crate) struct Loop {
 }
 
 impl Loop {
-    pub(crate) fn start(handler: impl Handler<Mail = ()> + Send + 'static, config: Config) -> io::Result<Self> {
+    pub(crate) fn start(
+        handler: impl Handler<Mail = ()> + Send + 'static,
+        config: Config,
+    ) -> io::Result<Self> {
         let (tell, told) = mpsc::channel();
         let (end, ends) = mpsc::channel();
         let thread = thread::spawn(move || {
@@ -48,7 +55,12 @@ impl Loop {
             Ok(reactor.counters())
         });
         let (addr, handle) = told.recv().map_err(io::Error::other)?;
-        Ok(Self { addr, handle, ends, thread: Some(thread) })
+        Ok(Self {
+            addr,
+            handle,
+            ends,
+            thread: Some(thread),
+        })
     }
 
     /// With the example server's service.
@@ -64,7 +76,11 @@ impl Loop {
     /// Stops it. Returns what it has counted.
     pub(crate) fn stop(mut self, how: Stop) -> io::Result<Counters> {
         self.handle.stop(how);
-        self.thread.take().expect("only here it is taken").join().map_err(|_| io::Error::other("the loop panicked"))?
+        self.thread
+            .take()
+            .expect("only here it is taken")
+            .join()
+            .map_err(|_| io::Error::other("the loop panicked"))?
     }
 }
 
@@ -99,7 +115,9 @@ impl Client {
     pub(crate) fn ack(&mut self) -> io::Result<Ack> {
         let mut bytes = [0; Ack::LEN];
         self.stream.read_exact(&mut bytes)?;
-        let ack = ClientCodec::default().decode(&mut Input::new(&bytes)).map_err(io::Error::other)?;
+        let ack = ClientCodec::default()
+            .decode(&mut Input::new(&bytes))
+            .map_err(io::Error::other)?;
         ack.ok_or_else(|| io::ErrorKind::InvalidData.into())
     }
 
@@ -120,7 +138,9 @@ impl Client {
 /// A request's bytes.
 pub(crate) fn request(kind: Kind, id: Id, payload: &[u8]) -> Vec<u8> {
     let mut bytes = BytesMut::new();
-    ClientCodec::default().encode(Request { kind, id, payload }, &mut bytes).expect("it is short");
+    ClientCodec::default()
+        .encode(Request { kind, id, payload }, &mut bytes)
+        .expect("it is short");
     bytes.to_vec()
 }
 
@@ -131,7 +151,11 @@ pub(crate) fn submit(n: u64, payload: &[u8]) -> Vec<u8> {
 
 /// Bytes as one writes them down: `00 00 00 09`.
 pub(crate) fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect::<Vec<_>>().join(" ")
+    bytes
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect::<Vec<_>>()
+        .join(" ")
 }
 
 /// Does something that is to panic, in this thread or another one, without the words on stderr that go with it.

@@ -11,7 +11,9 @@ use rustix::process::{Signal, getpid, kill_process};
 
 use super::claim::{Claim, Lab, Outcome, State, Verdict};
 use super::go_fd::scripted;
-use super::tools::{PATIENCE, drain, pair, pair_with_buffers, queues_of, result, thousands, wait_for};
+use super::tools::{
+    PATIENCE, drain, pair, pair_with_buffers, queues_of, result, thousands, wait_for,
+};
 
 pub(crate) const CLAIMS: &[Claim] = &[
     Claim {
@@ -102,7 +104,11 @@ fn two_readers(sizes: [usize; 2], message: &[u8], rounds: usize) -> io::Result<V
             while left > 0 {
                 let (reader, bytes) = told.recv_timeout(PATIENCE).map_err(io::Error::other)?;
                 left = left.saturating_sub(bytes.len());
-                got.push(Got { round, reader, bytes });
+                got.push(Got {
+                    round,
+                    reader,
+                    bytes,
+                });
             }
         }
         client.shutdown(Shutdown::Write)?; // the end, for both readers
@@ -116,15 +122,27 @@ fn c58(_: Lab) -> io::Result<Outcome> {
     let bytes: usize = got.iter().map(|got| got.bytes.len()).sum();
     let whole = got.iter().filter(|got| got.bytes == b"world").count();
     let torn = messages - whole;
-    let between_two = got.windows(2).filter(|pair| pair[0].round == pair[1].round && pair[0].reader != pair[1].reader).count();
-    Ok(Outcome::new(Verdict::reproduced_if(between_two > 0 && bytes == 5 * messages))
-        .with("messages", format!("{}, 5 bytes each", thousands(messages)))
-        .with("came in one piece", thousands(whole))
-        .with(
-            "came apart (\"worl\" and \"d\")",
-            format!("{}, of these {} between the two threads", thousands(torn), thousands(between_two)),
-        )
-        .with("bytes read by both together", format!("{} of {}", thousands(bytes), thousands(5 * messages))))
+    let between_two = got
+        .windows(2)
+        .filter(|pair| pair[0].round == pair[1].round && pair[0].reader != pair[1].reader)
+        .count();
+    Ok(Outcome::new(Verdict::reproduced_if(
+        between_two > 0 && bytes == 5 * messages,
+    ))
+    .with("messages", format!("{}, 5 bytes each", thousands(messages)))
+    .with("came in one piece", thousands(whole))
+    .with(
+        "came apart (\"worl\" and \"d\")",
+        format!(
+            "{}, of these {} between the two threads",
+            thousands(torn),
+            thousands(between_two)
+        ),
+    )
+    .with(
+        "bytes read by both together",
+        format!("{} of {}", thousands(bytes), thousands(5 * messages)),
+    ))
 }
 
 fn c60(_: Lab) -> io::Result<Outcome> {
@@ -133,25 +151,60 @@ fn c60(_: Lab) -> io::Result<Outcome> {
     let rounds = got.last().map_or(0, |got| got.round + 1);
     let mut times = vec![[0; 256]; rounds];
     for got in &got {
-        got.bytes.iter().for_each(|byte| times[got.round][usize::from(*byte)] += 1);
+        got.bytes
+            .iter()
+            .for_each(|byte| times[got.round][usize::from(*byte)] += 1);
     }
-    let (twice, never) =
-        times.iter().flatten().fold((0, 0), |(twice, never), times| (twice + usize::from(*times > 1), never + usize::from(*times == 0)));
-    let share = |reader| got.iter().filter(|got| got.reader == reader).map(|got| got.bytes.len()).sum::<usize>();
+    let (twice, never) = times
+        .iter()
+        .flatten()
+        .fold((0, 0), |(twice, never), times| {
+            (
+                twice + usize::from(*times > 1),
+                never + usize::from(*times == 0),
+            )
+        });
+    let share = |reader| {
+        got.iter()
+            .filter(|got| got.reader == reader)
+            .map(|got| got.bytes.len())
+            .sum::<usize>()
+    };
     let holds = twice == 0 && never == 0 && share(0) > 0 && share(1) > 0;
     Ok(Outcome::new(Verdict::reproduced_if(holds))
-        .with("bytes sent", format!("{}, in rounds of 256, each byte with its number", thousands(256 * rounds)))
-        .with("came to the thread that reads 3 at a time", thousands(share(0)))
-        .with("came to the thread that reads 7 at a time", thousands(share(1)))
+        .with(
+            "bytes sent",
+            format!(
+                "{}, in rounds of 256, each byte with its number",
+                thousands(256 * rounds)
+            ),
+        )
+        .with(
+            "came to the thread that reads 3 at a time",
+            thousands(share(0)),
+        )
+        .with(
+            "came to the thread that reads 7 at a time",
+            thousands(share(1)),
+        )
         .with("came to both", twice)
         .with("came to none", never))
 }
 
 /// Two threads write to one connection, each messages of its own letter, in these pieces, one write each. Returns how many messages were cut.
-fn two_writers(pieces: &[usize], messages: usize, buffers: Option<usize>, lock: bool) -> io::Result<usize> {
+fn two_writers(
+    pieces: &[usize],
+    messages: usize,
+    buffers: Option<usize>,
+    lock: bool,
+) -> io::Result<usize> {
     let (client, mut server) = buffers.map_or_else(pair, pair_with_buffers)?;
     client.set_write_timeout(Some(PATIENCE))?;
-    let (length, both, mutex) = (pieces.iter().sum::<usize>(), Barrier::new(2), Mutex::new(()));
+    let (length, both, mutex) = (
+        pieces.iter().sum::<usize>(),
+        Barrier::new(2),
+        Mutex::new(()),
+    );
     let write = |letter: u8| -> io::Result<()> {
         let bytes = vec![letter; length];
         both.wait();
@@ -170,11 +223,18 @@ fn two_writers(pieces: &[usize], messages: usize, buffers: Option<usize>, lock: 
     thread::scope(|scope| {
         let writers = [b'a', b'b'].map(|letter| scope.spawn(move || write(letter)));
         server.read_exact(&mut stream)?;
-        writers.into_iter().try_for_each(|writer| writer.join().expect("no writer panics"))
+        writers
+            .into_iter()
+            .try_for_each(|writer| writer.join().expect("no writer panics"))
     })?;
     let cut = |letter| {
-        let places: Vec<usize> = (0..stream.len()).filter(|place| stream[*place] == letter).collect();
-        places.chunks(length).filter(|message| message[length - 1] - message[0] != length - 1).count()
+        let places: Vec<usize> = (0..stream.len())
+            .filter(|place| stream[*place] == letter)
+            .collect();
+        places
+            .chunks(length)
+            .filter(|message| message[length - 1] - message[0] != length - 1)
+            .count()
     };
     Ok(cut(b'a') + cut(b'b'))
 }
@@ -189,11 +249,22 @@ fn c59(_: Lab) -> io::Result<Outcome> {
     let split = tried(&[4, 10], 1000, 4096)?;
     let large = tried(&[128 * 1024], 4, 16 * 1024)?;
     let locked = two_writers(&[128 * 1024], 4, Some(16 * 1024), true)?;
-    Ok(Outcome::new(Verdict::Refined.only_if(small == 0 && split > 0 && large > 0 && locked == 0))
-        .with("frames of 14 bytes, one write each", format!("{small} of 4,000 cut"))
-        .with("header and payload, two writes", format!("{} of 2,000 cut", thousands(split)))
-        .with("128 KiB, one write each", format!("{large} of 8 cut"))
-        .with("the same, with a lock round each write", format!("{locked} of 8 cut")))
+    Ok(
+        Outcome::new(Verdict::Refined.only_if(small == 0 && split > 0 && large > 0 && locked == 0))
+            .with(
+                "frames of 14 bytes, one write each",
+                format!("{small} of 4,000 cut"),
+            )
+            .with(
+                "header and payload, two writes",
+                format!("{} of 2,000 cut", thousands(split)),
+            )
+            .with("128 KiB, one write each", format!("{large} of 8 cut"))
+            .with(
+                "the same, with a lock round each write",
+                format!("{locked} of 8 cut"),
+            ),
+    )
 }
 
 /// What a read comes to that waits when a signal arrives. The handler only notes it.
@@ -205,7 +276,11 @@ fn interrupted(client: &mut TcpStream, server: &mut TcpStream) -> io::Result<io:
             // Again and again, since nobody can see from here whether the other thread waits already; at last a byte, so that it does not wait for ever.
             let _ = (0..200).try_for_each(|_| {
                 thread::sleep(Duration::from_millis(2));
-                if over.load(Ordering::SeqCst) { Err(()) } else { kill_process(getpid(), Signal::USR1).map_err(|_| ()) }
+                if over.load(Ordering::SeqCst) {
+                    Err(())
+                } else {
+                    kill_process(getpid(), Signal::USR1).map_err(|_| ())
+                }
             });
             client.write_all(b"x")
         });
@@ -226,29 +301,56 @@ fn c61(_: Lab) -> io::Result<Outcome> {
     let empty = server.read(&mut [0]);
     let kernel = [result(&signal), result(&nothing), result(&empty)];
 
-    let (interrupt, again, broken) =
-        (|| Err(ErrorKind::Interrupted.into()), || Err(ErrorKind::WouldBlock.into()), io::Error::from_raw_os_error(104));
+    let (interrupt, again, broken) = (
+        || Err(ErrorKind::Interrupted.into()),
+        || Err(ErrorKind::WouldBlock.into()),
+        io::Error::from_raw_os_error(104),
+    );
     let loops = [
-        ("read into 0 bytes", scripted([Ok(0)], |fd| fd.read(&mut [])), "returns 0, asked for [], parked 0"),
+        (
+            "read into 0 bytes",
+            scripted([Ok(0)], |fd| fd.read(&mut [])),
+            "returns 0, asked for [], parked 0",
+        ),
         (
             "read: EINTR, EAGAIN, 3 bytes",
             scripted([interrupt(), again(), Ok(3)], |fd| fd.read(&mut [0; 4])),
             "returns 3, asked for [4, 4, 4], parked 1",
         ),
-        ("read: the end", scripted([Ok(0)], |fd| fd.read(&mut [0; 4])), "returns 0, asked for [4], parked 0"),
-        ("read into 10 bytes, at most 4 a call", scripted([Ok(4)], |fd| fd.read(&mut [0; 10])), "returns 4, asked for [4], parked 0"),
+        (
+            "read: the end",
+            scripted([Ok(0)], |fd| fd.read(&mut [0; 4])),
+            "returns 0, asked for [4], parked 0",
+        ),
+        (
+            "read into 10 bytes, at most 4 a call",
+            scripted([Ok(4)], |fd| fd.read(&mut [0; 10])),
+            "returns 4, asked for [4], parked 0",
+        ),
         (
             "write of 10, at most 4 a call: 4, EINTR, 1, EAGAIN, 4, 1",
-            scripted([Ok(4), interrupt(), Ok(1), again(), Ok(4), Ok(1)], |fd| fd.write(&[0; 10])),
+            scripted([Ok(4), interrupt(), Ok(1), again(), Ok(4), Ok(1)], |fd| {
+                fd.write(&[0; 10])
+            }),
             "returns 10, asked for [4, 4, 4, 4, 4, 1], parked 1",
         ),
-        ("write: ECONNRESET", scripted([Err(broken)], |fd| fd.write(&[0; 10])), "returns -1 ECONNRESET, asked for [4], parked 0"),
+        (
+            "write: ECONNRESET",
+            scripted([Err(broken)], |fd| fd.write(&[0; 10])),
+            "returns -1 ECONNRESET, asked for [4], parked 0",
+        ),
     ];
-    let holds = kernel == ["-1 EINTR", "0", "-1 EAGAIN"] && loops.iter().all(|(_, came, known)| came == known);
+    let holds = kernel == ["-1 EINTR", "0", "-1 EAGAIN"]
+        && loops.iter().all(|(_, came, known)| came == known);
     let [signal, nothing, empty] = kernel;
     let outcome = Outcome::new(Verdict::reproduced_if(holds))
         .with("the kernel: a read that waits when a signal comes", signal)
-        .with("the kernel: a read into 0 bytes, with a byte there", format!("{nothing}, as at the end"))
+        .with(
+            "the kernel: a read into 0 bytes, with a byte there",
+            format!("{nothing}, as at the end"),
+        )
         .with("the kernel: a non-blocking read with nothing there", empty);
-    Ok(loops.into_iter().fold(outcome, |outcome, (what, came, _)| outcome.with(format!("the loop: {what}"), came)))
+    Ok(loops.into_iter().fold(outcome, |outcome, (what, came, _)| {
+        outcome.with(format!("the loop: {what}"), came)
+    }))
 }

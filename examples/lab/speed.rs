@@ -111,8 +111,15 @@ pub(crate) const CLAIMS: &[Claim] = &[
 ];
 
 /// Sends so many requests in batches of `depth`, each when the one before is answered.
-pub(super) fn ask(mut stream: &std::net::TcpStream, requests: usize, depth: usize) -> io::Result<()> {
-    let (batch, mut acks) = (submit(1, b"0123456789abcdef").repeat(depth), vec![0; depth * Ack::LEN]);
+pub(super) fn ask(
+    mut stream: &std::net::TcpStream,
+    requests: usize,
+    depth: usize,
+) -> io::Result<()> {
+    let (batch, mut acks) = (
+        submit(1, b"0123456789abcdef").repeat(depth),
+        vec![0; depth * Ack::LEN],
+    );
     for _ in 0..requests / depth {
         stream.write_all(&batch)?;
         stream.read_exact(&mut acks)?;
@@ -127,79 +134,188 @@ fn e1(_: Lab) -> io::Result<Outcome> {
         let served = Served::by(demo)?;
         ask(&served.client, 100, 100)?; // warm
         let before = served.counts.now();
-        let rounds = (0..3).map(|_| timed(|| ask(&served.client, REQUESTS, 100))).collect::<Vec<_>>();
+        let rounds = (0..3)
+            .map(|_| timed(|| ask(&served.client, REQUESTS, 100)))
+            .collect::<Vec<_>>();
         let after = served.counts.now();
         let mut best = f64::INFINITY;
         for (took, asked) in rounds {
             asked?;
             best = best.min(took.as_secs_f64() * 1e6 / REQUESTS as f64);
         }
-        let calls = (after[0] - before[0] + after[1] - before[1]) as f64 / (after[2] - before[2]) as f64;
+        let calls =
+            (after[0] - before[0] + after[1] - before[1]) as f64 / (after[2] - before[2]) as f64;
         io::Result::Ok((calls, best))
     };
-    let (baseline, again, changed) = (measure(Demo::Direct)?, measure(Demo::Direct)?, measure(Demo::Flushing)?);
+    let (baseline, again, changed) = (
+        measure(Demo::Direct)?,
+        measure(Demo::Direct)?,
+        measure(Demo::Flushing)?,
+    );
     let percent = |to: f64, from: f64| format!("{:+.1} %", (to / from - 1.0) * 100.0);
     let holds = (baseline.0 - 4.0).abs() < 0.01 && (again.0 - 4.0).abs() < 0.01 && changed.0 < 1.0;
     Ok(Outcome::new(Verdict::reproduced_if(holds))
-        .with("1. baseline, demo2", format!("{:.2} µs a request", baseline.1))
-        .with("2. profile", format!("{:.2} system calls a request", baseline.0))
+        .with(
+            "1. baseline, demo2",
+            format!("{:.2} µs a request", baseline.1),
+        )
+        .with(
+            "2. profile",
+            format!("{:.2} system calls a request", baseline.0),
+        )
         .with("3. change", "buffers on both sides, flushed before waiting")
-        .with("4. compare: calls", format!("{:.2} a request, {}", changed.0, percent(changed.0, baseline.0)))
-        .with("4. compare: time", format!("{:.2} µs a request, {}", changed.1, percent(changed.1, baseline.1)))
-        .with("noise: the unchanged server, once more", format!("{:.2} µs a request, {}", again.1, percent(again.1, baseline.1))))
+        .with(
+            "4. compare: calls",
+            format!(
+                "{:.2} a request, {}",
+                changed.0,
+                percent(changed.0, baseline.0)
+            ),
+        )
+        .with(
+            "4. compare: time",
+            format!(
+                "{:.2} µs a request, {}",
+                changed.1,
+                percent(changed.1, baseline.1)
+            ),
+        )
+        .with(
+            "noise: the unchanged server, once more",
+            format!(
+                "{:.2} µs a request, {}",
+                again.1,
+                percent(again.1, baseline.1)
+            ),
+        ))
 }
 
 /// How much a counter has grown, by the rule of Prometheus: a value below the one before is a new beginning from 0.
 fn increase(samples: &[u64]) -> u64 {
-    samples.windows(2).map(|pair| if pair[1] < pair[0] { pair[1] } else { pair[1] - pair[0] }).sum()
+    samples
+        .windows(2)
+        .map(|pair| {
+            if pair[1] < pair[0] {
+                pair[1]
+            } else {
+                pair[1] - pair[0]
+            }
+        })
+        .sum()
 }
 
 fn e2(_: Lab) -> io::Result<Outcome> {
     const SUBMITS: [usize; 3] = [10, 20, 30];
     let mut reactor = Reactor::bind("127.0.0.1:0", service()).map_err(io::Error::other)?;
-    let addr = reactor.local_addrs()[0].tcp().ok_or(io::ErrorKind::AddrNotAvailable)?;
+    let addr = reactor.local_addrs()[0]
+        .tcp()
+        .ok_or(io::ErrorKind::AddrNotAvailable)?;
     let clients: Vec<_> = SUBMITS
         .into_iter()
         .map(|submits| {
             thread::spawn(move || {
                 let mut client = Client::connect(addr)?;
-                (1..=submits as u64).map(|n| client.ask(&submit(n, b"hello"))).collect::<io::Result<Vec<_>>>().map(|acks| acks.len())
+                (1..=submits as u64)
+                    .map(|n| client.ask(&submit(n, b"hello")))
+                    .collect::<io::Result<Vec<_>>>()
+                    .map(|acks| acks.len())
             })
         })
         .collect();
     let (mut samples, end) = (Vec::new(), Instant::now() + PATIENCE);
     while reactor.counters().closed < 3 && Instant::now() < end {
-        let _ = reactor.turn(Some(Duration::from_millis(10))).map_err(io::Error::other)?;
-        let Counters { accepted, closed, frames, queued, bytes_read, bytes_written, .. } = reactor.counters();
-        samples.push(([accepted, closed, frames, queued, bytes_read, bytes_written], reactor.connections()));
+        let _ = reactor
+            .turn(Some(Duration::from_millis(10)))
+            .map_err(io::Error::other)?;
+        let Counters {
+            accepted,
+            closed,
+            frames,
+            queued,
+            bytes_read,
+            bytes_written,
+            ..
+        } = reactor.counters();
+        samples.push((
+            [accepted, closed, frames, queued, bytes_read, bytes_written],
+            reactor.connections(),
+        ));
     }
-    let acked =
-        clients.into_iter().map(|client| client.join().map_err(|_| io::Error::other("a client panicked"))?).sum::<io::Result<usize>>()?;
-    let Counters { accepted, frames, queued, .. } = reactor.counters();
-    let falls = samples.windows(2).filter(|pair| pair[0].0.iter().zip(pair[1].0).any(|(before, after)| after < *before)).count();
-    let most = samples.iter().map(|(_, connected)| *connected).max().unwrap_or(0);
+    let acked = clients
+        .into_iter()
+        .map(|client| {
+            client
+                .join()
+                .map_err(|_| io::Error::other("a client panicked"))?
+        })
+        .sum::<io::Result<usize>>()?;
+    let Counters {
+        accepted,
+        frames,
+        queued,
+        ..
+    } = reactor.counters();
+    let falls = samples
+        .windows(2)
+        .filter(|pair| {
+            pair[0]
+                .0
+                .iter()
+                .zip(pair[1].0)
+                .any(|(before, after)| after < *before)
+        })
+        .count();
+    let most = samples
+        .iter()
+        .map(|(_, connected)| *connected)
+        .max()
+        .unwrap_or(0);
     let sent = SUBMITS.iter().sum::<usize>();
     let grown = increase(&[100, 150, 149]);
     let equal = (accepted, frames as usize, queued as usize) == (3, sent, acked) && acked == sent;
     let gauge = most > reactor.connections() && reactor.connections() == 0;
-    Ok(Outcome::new(Verdict::WrongAsWritten.only_if(equal && gauge && falls == 0 && grown == 199))
-        .with("req_recv_total", format!("{frames}; the clients have sent {sent}"))
-        .with("rsp_send_total", format!("{queued}; the clients have got {acked}"))
-        .with("client_connected, a gauge", format!("up to {most}, then {}", reactor.connections()))
-        .with("counters that went down", format!("{falls}, in {} looks at six of them", samples.len()))
-        .with("100, 150, 149 by the rule of increase()", format!("{grown} more, where 49 is meant")))
+    Ok(
+        Outcome::new(Verdict::WrongAsWritten.only_if(equal && gauge && falls == 0 && grown == 199))
+            .with(
+                "req_recv_total",
+                format!("{frames}; the clients have sent {sent}"),
+            )
+            .with(
+                "rsp_send_total",
+                format!("{queued}; the clients have got {acked}"),
+            )
+            .with(
+                "client_connected, a gauge",
+                format!("up to {most}, then {}", reactor.connections()),
+            )
+            .with(
+                "counters that went down",
+                format!("{falls}, in {} looks at six of them", samples.len()),
+            )
+            .with(
+                "100, 150, 149 by the rule of increase()",
+                format!("{grown} more, where 49 is meant"),
+            ),
+    )
 }
 
 fn e4(_: Lab) -> io::Result<Outcome> {
     const CLIENTS: usize = 100;
     // Requests a second: all clients send `depth` requests, then all read their acks.
     let rate = |clients: &mut Vec<Client>, depth: usize, rounds: usize| {
-        let (batch, mut acks) = (submit(1, b"0123456789abcdef").repeat(depth), vec![0; depth * Ack::LEN]);
+        let (batch, mut acks) = (
+            submit(1, b"0123456789abcdef").repeat(depth),
+            vec![0; depth * Ack::LEN],
+        );
         let mut best = Duration::MAX;
         for _ in 0..rounds {
             let (took, done) = timed(|| {
-                clients.iter_mut().try_for_each(|client| client.send(&batch))?;
-                clients.iter_mut().try_for_each(|client| client.stream.read_exact(&mut acks))
+                clients
+                    .iter_mut()
+                    .try_for_each(|client| client.send(&batch))?;
+                clients
+                    .iter_mut()
+                    .try_for_each(|client| client.stream.read_exact(&mut acks))
             });
             done?;
             best = best.min(took);
@@ -208,23 +324,45 @@ fn e4(_: Lab) -> io::Result<Outcome> {
     };
     let measure = |model| {
         let server = Server::start(model)?;
-        let mut clients = (0..CLIENTS).map(|_| Client::connect(server.addr)).collect::<io::Result<Vec<_>>>()?;
+        let mut clients = (0..CLIENTS)
+            .map(|_| Client::connect(server.addr))
+            .collect::<io::Result<Vec<_>>>()?;
         rate(&mut clients, 1, 1)?; // each is served from here on
         io::Result::Ok([rate(&mut clients, 1, 10)?, rate(&mut clients, 100, 5)?])
     };
     let (threads, reactor) = (measure(Model::Threads)?, measure(Model::Reactor)?);
     let gains = [threads, reactor].map(|[waiting, ahead]| ahead as f64 / waiting as f64);
     let said = |rates: [usize; 2], gain: f64| {
-        format!("{} a second with 1 request under way, {} with 100: {gain:.0} times", thousands(rates[0]), thousands(rates[1]))
+        format!(
+            "{} a second with 1 request under way, {} with 100: {gain:.0} times",
+            thousands(rates[0]),
+            thousands(rates[1])
+        )
     };
     let cores = thread::available_parallelism().map_or(1, usize::from);
-    Ok(Outcome::new(Verdict::Refined.only_if(gains.iter().all(|gain| *gain > 2.0)))
-        .with("this machine", format!("{cores} cores, and the clients are on it, too"))
-        .with("a thread for each of 100 connections", said(threads, gains[0]))
-        .with("the reactor", said(reactor, gains[1]))
-        .with(
-            "the reactor to the threads, in this run",
-            format!("{:.2} with 1 under way, {:.2} with 100", reactor[0] as f64 / threads[0] as f64, reactor[1] as f64 / threads[1] as f64),
-        )
-        .note(if cfg!(debug_assertions) { "This build is not optimised; in one that is, the ratios are others." } else { "" }))
+    Ok(
+        Outcome::new(Verdict::Refined.only_if(gains.iter().all(|gain| *gain > 2.0)))
+            .with(
+                "this machine",
+                format!("{cores} cores, and the clients are on it, too"),
+            )
+            .with(
+                "a thread for each of 100 connections",
+                said(threads, gains[0]),
+            )
+            .with("the reactor", said(reactor, gains[1]))
+            .with(
+                "the reactor to the threads, in this run",
+                format!(
+                    "{:.2} with 1 under way, {:.2} with 100",
+                    reactor[0] as f64 / threads[0] as f64,
+                    reactor[1] as f64 / threads[1] as f64
+                ),
+            )
+            .note(if cfg!(debug_assertions) {
+                "This build is not optimised; in one that is, the ratios are others."
+            } else {
+                ""
+            }),
+    )
 }

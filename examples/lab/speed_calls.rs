@@ -53,7 +53,12 @@ fn share_in_calls() -> io::Result<f64> {
     client.write_all(&submit(1, b"0123456789abcdef").repeat(200))?;
     client.shutdown(Shutdown::Write)?;
     let (inside, begun) = (Cell::new(Duration::ZERO), Instant::now());
-    handle_conn(&mut Timed(&server, &inside), &mut Timed(&server, &inside), |_, _| Ok(()), &mut |_| ())?;
+    handle_conn(
+        &mut Timed(&server, &inside),
+        &mut Timed(&server, &inside),
+        |_, _| Ok(()),
+        &mut |_| (),
+    )?;
     Ok(inside.get().as_secs_f64() / begun.elapsed().as_secs_f64())
 }
 
@@ -62,18 +67,37 @@ pub(super) fn e5(_: Lab) -> io::Result<Outcome> {
     let served = Served::by(Demo::Direct)?;
     ask(&served.client, REQUESTS, 1)?;
     let [reads, writes, requests] = served.counts.now();
-    let mut shares = (0..5).map(|_| share_in_calls()).collect::<io::Result<Vec<_>>>()?;
+    let mut shares = (0..5)
+        .map(|_| share_in_calls())
+        .collect::<io::Result<Vec<_>>>()?;
     shares.sort_unstable_by(f64::total_cmp);
     let of_threads = calls_of(Model::Threads, REQUESTS, 1)?;
     let of_reactor = calls_of(Model::Reactor, REQUESTS, 1)?;
     // The last read has perhaps begun already: it waits for a request that does not come.
-    let four = requests == REQUESTS && writes == 2 * REQUESTS && (2 * REQUESTS..=2 * REQUESTS + 1).contains(&reads);
+    let four = requests == REQUESTS
+        && writes == 2 * REQUESTS
+        && (2 * REQUESTS..=2 * REQUESTS + 1).contains(&reads);
     let each = |count: usize| count as f64 / REQUESTS as f64;
-    Ok(Outcome::new(Verdict::reproduced_if(four && shares[2] > 0.5))
-        .with("demo2", format!("{:.2} reads and {:.2} writes a request", each(reads), each(writes)))
-        .with("of its time in these calls", format!("{:.0} %", shares[2] * 100.0))
-        .with("threads, that read into a buffer", said(of_threads, REQUESTS))
-        .with("the reactor", said(of_reactor, REQUESTS)))
+    Ok(
+        Outcome::new(Verdict::reproduced_if(four && shares[2] > 0.5))
+            .with(
+                "demo2",
+                format!(
+                    "{:.2} reads and {:.2} writes a request",
+                    each(reads),
+                    each(writes)
+                ),
+            )
+            .with(
+                "of its time in these calls",
+                format!("{:.0} %", shares[2] * 100.0),
+            )
+            .with(
+                "threads, that read into a buffer",
+                said(of_threads, REQUESTS),
+            )
+            .with("the reactor", said(of_reactor, REQUESTS)),
+    )
 }
 
 /// The calls that one of our servers makes for so many requests, `depth` of them at once.
@@ -89,7 +113,12 @@ fn calls_of(model: Model, requests: usize, depth: usize) -> io::Result<[u64; 5]>
 
 fn said(calls: [u64; 5], requests: usize) -> String {
     let each = |call: Call| calls[call as usize] as f64 / requests as f64;
-    format!("{:.2} reads, {:.2} writes and {:.2} waits a request", each(Call::Read), each(Call::Write), each(Call::Wait))
+    format!(
+        "{:.2} reads, {:.2} writes and {:.2} waits a request",
+        each(Call::Read),
+        each(Call::Write),
+        each(Call::Wait)
+    )
 }
 
 /// What a client sees of demo3.
@@ -108,7 +137,9 @@ fn starve() -> io::Result<Starved> {
     let mut served = Served::by(Demo::Buffered)?;
     // Each request is one read; the server is done with the n-th when it has begun the read after it.
     let ask = |served: &mut Served, n: usize| {
-        served.client.write_all(&submit(n as u64, b"0123456789abcdef"))?;
+        served
+            .client
+            .write_all(&submit(n as u64, b"0123456789abcdef"))?;
         let end = Instant::now() + PATIENCE;
         while served.counts.now()[0] <= n && Instant::now() < end {
             thread::yield_now();
@@ -116,7 +147,9 @@ fn starve() -> io::Result<Starved> {
         io::Result::Ok(served.counts.now()[1])
     };
     ask(&mut served, 1)?;
-    served.client.set_read_timeout(Some(Duration::from_millis(100)))?;
+    served
+        .client
+        .set_read_timeout(Some(Duration::from_millis(100)))?;
     let (ack, mut request) = (served.client.read(&mut [0; 64]), 1);
     while request < 1_000 {
         request += 1;
@@ -127,24 +160,60 @@ fn starve() -> io::Result<Starved> {
     served.client.set_read_timeout(Some(PATIENCE))?;
     let bytes = served.client.read(&mut [0; 8192])?;
     let rest = served.end()?.0.len();
-    Ok(Starved { ack, request, bytes, stuck: request * Ack::LEN - bytes, rest })
+    Ok(Starved {
+        ack,
+        request,
+        bytes,
+        stuck: request * Ack::LEN - bytes,
+        rest,
+    })
 }
 
 pub(super) fn e6(_: Lab) -> io::Result<Outcome> {
-    let Starved { ack, request, bytes, stuck, rest } = starve()?;
+    let Starved {
+        ack,
+        request,
+        bytes,
+        stuck,
+        rest,
+    } = starve()?;
     let mut outcome = Outcome::new(Verdict::Refined)
-        .with("demo3, one request: reading its ack, for 100 ms", format!("read = {}", result(&ack)))
-        .with("demo3, the first bytes of acks", format!("{bytes}, after request {request}"))
-        .with("demo3, held back then", format!("{stuck} bytes of acks, and {rest} came when the client had ended"));
+        .with(
+            "demo3, one request: reading its ack, for 100 ms",
+            format!("read = {}", result(&ack)),
+        )
+        .with(
+            "demo3, the first bytes of acks",
+            format!("{bytes}, after request {request}"),
+        )
+        .with(
+            "demo3, held back then",
+            format!("{stuck} bytes of acks, and {rest} came when the client had ended"),
+        );
     let hangs = ack.is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock);
     let mut holds = hangs && (request, bytes) == (293, 4096) && rest == stuck;
     for depth in [1, 10, 100] {
-        let (direct, flushing) = (demo_calls(Demo::Direct, depth)?, demo_calls(Demo::Flushing, depth)?);
+        let (direct, flushing) = (
+            demo_calls(Demo::Direct, depth)?,
+            demo_calls(Demo::Flushing, depth)?,
+        );
         let reactor = calls_of(Model::Reactor, 1_000, depth)?;
-        let of_reactor = |calls: &[Call]| calls.iter().map(|call| reactor[*call as usize]).sum::<u64>() as f64 / 1_000.0;
-        let (calls, waits) = (of_reactor(&[Call::Read, Call::Write]), of_reactor(&[Call::Wait]));
+        let of_reactor = |calls: &[Call]| {
+            calls
+                .iter()
+                .map(|call| reactor[*call as usize])
+                .sum::<u64>() as f64
+                / 1_000.0
+        };
+        let (calls, waits) = (
+            of_reactor(&[Call::Read, Call::Write]),
+            of_reactor(&[Call::Wait]),
+        );
         // A loop may wait awake, and then it waits more often than it is woken.
-        let few = calls < 2.01 && waits < 5.0 && (depth > 1 || calls > 1.99) && (depth < 100 || flushing.max(calls) < 1.0);
+        let few = calls < 2.01
+            && waits < 5.0
+            && (depth > 1 || calls > 1.99)
+            && (depth < 100 || flushing.max(calls) < 1.0);
         holds &= (direct - 4.0).abs() < 0.01 && flushing < 2.1 && few;
         outcome = outcome.with(
             format!("calls a request, {depth} at once"),
@@ -184,8 +253,15 @@ fn allocations_of_demo(mut pool: Pool) -> io::Result<f64> {
 fn costs_of_reactor(depth: usize) -> io::Result<(f64, f64)> {
     const ROUNDS: usize = 50;
     let mut reactor = Reactor::bind("127.0.0.1:0", service()).map_err(io::Error::other)?;
-    let mut client = Client::connect(reactor.local_addrs()[0].tcp().ok_or(io::ErrorKind::AddrNotAvailable)?)?;
-    let (requests, mut acks) = (submit(1, b"0123456789abcdef").repeat(depth), vec![0; depth * Ack::LEN]);
+    let mut client = Client::connect(
+        reactor.local_addrs()[0]
+            .tcp()
+            .ok_or(io::ErrorKind::AddrNotAvailable)?,
+    )?;
+    let (requests, mut acks) = (
+        submit(1, b"0123456789abcdef").repeat(depth),
+        vec![0; depth * Ack::LEN],
+    );
     let mut round = |reactor: &mut Reactor<Service>| {
         client.send(&requests)?;
         let done = reactor.counters().bytes_written + acks.len() as u64;
@@ -200,21 +276,43 @@ fn costs_of_reactor(depth: usize) -> io::Result<(f64, f64)> {
         io::Result::Ok(count)
     };
     (0..5).try_for_each(|_| round(&mut reactor).map(|_| ()))?; // the buffers find their size
-    let calls = |reactor: &Reactor<Service>| reactor.counters().reads + reactor.counters().writes + reactor.counters().turns;
+    let calls = |reactor: &Reactor<Service>| {
+        reactor.counters().reads + reactor.counters().writes + reactor.counters().turns
+    };
     let before = calls(&reactor);
-    let allocated = (0..ROUNDS).map(|_| round(&mut reactor)).sum::<io::Result<u64>>()?;
+    let allocated = (0..ROUNDS)
+        .map(|_| round(&mut reactor))
+        .sum::<io::Result<u64>>()?;
     let requests = (ROUNDS * depth) as f64;
-    Ok((allocated as f64 / requests, (calls(&reactor) - before) as f64 / requests))
+    Ok((
+        allocated as f64 / requests,
+        (calls(&reactor) - before) as f64 / requests,
+    ))
 }
 
 pub(super) fn e7(_: Lab) -> io::Result<Outcome> {
-    let (plain, pooled) = (allocations_of_demo(None)?, allocations_of_demo(Some(Vec::with_capacity(8)))?);
+    let (plain, pooled) = (
+        allocations_of_demo(None)?,
+        allocations_of_demo(Some(Vec::with_capacity(8)))?,
+    );
     let (one, _) = costs_of_reactor(1)?;
     let (many, _) = costs_of_reactor(100)?;
-    Ok(Outcome::new(Verdict::Refined.only_if((plain - pooled - 1.0).abs() < 0.05 && pooled > 1.0 && one + many < 0.001))
-        .with("the lesson's way", format!("{plain:.2} allocations a request"))
-        .with("the same with a pool", format!("{pooled:.2} allocations a request"))
-        .with("the reactor", format!("{one:.2} allocations a request; {many:.2} with 100 at once")))
+    Ok(Outcome::new(
+        Verdict::Refined
+            .only_if((plain - pooled - 1.0).abs() < 0.05 && pooled > 1.0 && one + many < 0.001),
+    )
+    .with(
+        "the lesson's way",
+        format!("{plain:.2} allocations a request"),
+    )
+    .with(
+        "the same with a pool",
+        format!("{pooled:.2} allocations a request"),
+    )
+    .with(
+        "the reactor",
+        format!("{one:.2} allocations a request; {many:.2} with 100 at once"),
+    ))
 }
 
 pub(super) fn e8(_: Lab) -> io::Result<Outcome> {
@@ -222,15 +320,41 @@ pub(super) fn e8(_: Lab) -> io::Result<Outcome> {
     let allocated = allocations_of_demo(None)?;
     let (by_reactor, calls) = costs_of_reactor(DEPTH)?;
     let steps = [
-        ("as it is", demo_calls(Demo::Direct, DEPTH)?, Some(allocated)),
-        ("an ack in one write", demo_calls(Demo::OneWrite, DEPTH)?, None), // only the calls are others
-        ("buffers on both sides, flushed before waiting", demo_calls(Demo::Flushing, DEPTH)?, None),
-        ("frames borrowed, acks encoded in place: the reactor", calls, Some(by_reactor)),
+        (
+            "as it is",
+            demo_calls(Demo::Direct, DEPTH)?,
+            Some(allocated),
+        ),
+        (
+            "an ack in one write",
+            demo_calls(Demo::OneWrite, DEPTH)?,
+            None,
+        ), // only the calls are others
+        (
+            "buffers on both sides, flushed before waiting",
+            demo_calls(Demo::Flushing, DEPTH)?,
+            None,
+        ),
+        (
+            "frames borrowed, acks encoded in place: the reactor",
+            calls,
+            Some(by_reactor),
+        ),
     ];
-    let fewer_calls = steps[..3].windows(2).all(|pair| pair[1].1 < pair[0].1 - 0.5) && steps[3].1 < 1.0;
-    let outcome = Outcome::new(Verdict::reproduced_if(fewer_calls && by_reactor < 0.001 && allocated > 1.0));
-    Ok(steps.into_iter().fold(outcome.with("requests at once", DEPTH), |outcome, (step, calls, allocated)| {
-        let allocated = allocated.map_or(String::new(), |allocated| format!(" and {allocated:.2} allocations"));
-        outcome.with(step, format!("{calls:.2} calls{allocated} a request"))
-    }))
+    let fewer_calls = steps[..3]
+        .windows(2)
+        .all(|pair| pair[1].1 < pair[0].1 - 0.5)
+        && steps[3].1 < 1.0;
+    let outcome = Outcome::new(Verdict::reproduced_if(
+        fewer_calls && by_reactor < 0.001 && allocated > 1.0,
+    ));
+    Ok(steps.into_iter().fold(
+        outcome.with("requests at once", DEPTH),
+        |outcome, (step, calls, allocated)| {
+            let allocated = allocated.map_or(String::new(), |allocated| {
+                format!(" and {allocated:.2} allocations")
+            });
+            outcome.with(step, format!("{calls:.2} calls{allocated} a request"))
+        },
+    ))
 }

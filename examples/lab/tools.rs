@@ -101,9 +101,14 @@ pub(crate) fn queues(local: SocketAddr, peer: Option<SocketAddr>) -> io::Result<
         let ends = [fields.next()?, fields.next()?];
         let (sending, received) = fields.nth(1)?.split_once(':')?;
         let number = |text| usize::from_str_radix(text, 16).unwrap_or(0);
-        (ends == wanted).then(|| Queues { sending: number(sending), received: number(received) })
+        (ends == wanted).then(|| Queues {
+            sending: number(sending),
+            received: number(received),
+        })
     });
-    found.ok_or_else(|| io::Error::other(format!("/proc/net/tcp knows no socket {local} with {peer}")))
+    found.ok_or_else(|| {
+        io::Error::other(format!("/proc/net/tcp knows no socket {local} with {peer}"))
+    })
 }
 
 /// The queues of one end of a connection.
@@ -113,8 +118,14 @@ pub(crate) fn queues_of(stream: &TcpStream) -> io::Result<Queues> {
 
 /// An address as /proc/net/tcp writes it.
 fn hex(addr: SocketAddr) -> String {
-    let SocketAddr::V4(addr) = addr else { return addr.to_string() };
-    format!("{:08X}:{:04X}", u32::from_le_bytes(addr.ip().octets()), addr.port())
+    let SocketAddr::V4(addr) = addr else {
+        return addr.to_string();
+    };
+    format!(
+        "{:08X}:{:04X}",
+        u32::from_le_bytes(addr.ip().octets()),
+        addr.port()
+    )
 }
 
 /// How long something takes, and what it comes to.
@@ -139,7 +150,12 @@ pub(crate) fn wait_for(mut is_so: impl FnMut() -> bool) -> bool {
 /// A number with its thousands apart: 3,910,656.
 pub(crate) fn thousands(number: usize) -> String {
     let digits = number.to_string();
-    let parts: Vec<&str> = digits.as_bytes().rchunks(3).rev().map(|part| std::str::from_utf8(part).expect("digits")).collect();
+    let parts: Vec<&str> = digits
+        .as_bytes()
+        .rchunks(3)
+        .rev()
+        .map(|part| std::str::from_utf8(part).expect("digits"))
+        .collect();
     parts.join(",")
 }
 

@@ -25,7 +25,11 @@ pub(crate) fn own_id() -> i32 {
 pub(crate) fn of(thread: i32) -> io::Result<Whereabouts> {
     let read = |name| fs::read_to_string(format!("/proc/self/task/{thread}/{name}"));
     let (stat, ran) = (read("stat")?, read("schedstat").unwrap_or_default());
-    let first = |text: &str| text.split_whitespace().next().and_then(|number| number.parse().ok());
+    let first = |text: &str| {
+        text.split_whitespace()
+            .next()
+            .and_then(|number| number.parse().ok())
+    };
     let (_, behind_the_name) = stat.rsplit_once(") ").unwrap_or_default();
     Ok(Whereabouts {
         state: behind_the_name.chars().next().unwrap_or('?'),
@@ -37,7 +41,9 @@ pub(crate) fn of(thread: i32) -> io::Result<Whereabouts> {
 
 /// Whether it sleeps in a call of this name.
 pub(crate) fn sleeps_in(thread: i32, call: &str) -> bool {
-    of(thread).is_ok_and(|seen| seen.state == 'S' && seen.call.is_none_or(|number| name_of_call(number) == call))
+    of(thread).is_ok_and(|seen| {
+        seen.state == 'S' && seen.call.is_none_or(|number| name_of_call(number) == call)
+    })
 }
 
 /// The call's name in the manual; those that differ only in how they take the time have one name here.

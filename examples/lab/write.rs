@@ -155,11 +155,21 @@ fn c49(_: Lab) -> io::Result<Outcome> {
     let much = vec![0; 16 << 20];
     client.set_nonblocking(true)?;
     let short = client.write(&much)?;
-    let all = client.write_all(&much).err().map_or("ok".into(), |error| name_of(&error));
-    let as_known = (written, arrived) == (5, 5) && short > 0 && short < much.len() && all == "EAGAIN";
+    let all = client
+        .write_all(&much)
+        .err()
+        .map_or("ok".into(), |error| name_of(&error));
+    let as_known =
+        (written, arrived) == (5, 5) && short > 0 && short < much.len() && all == "EAGAIN";
     Ok(Outcome::new(Verdict::reproduced_if(as_known))
-        .with("write of 5 bytes", format!("{written}, and {arrived} arrived"))
-        .with("write of 16,777,216 bytes, non-blocking, nobody reads", format!("{}, no error", thousands(short)))
+        .with(
+            "write of 5 bytes",
+            format!("{written}, and {arrived} arrived"),
+        )
+        .with(
+            "write of 16,777,216 bytes, non-blocking, nobody reads",
+            format!("{}, no error", thousands(short)),
+        )
         .with("write_all of as many more", all))
 }
 
@@ -167,7 +177,8 @@ fn c50(_: Lab) -> io::Result<Outcome> {
     let (client, server) = pair()?;
     let (took, written) = timed(|| (&client).write(b"x"));
     let written = written?;
-    let acknowledged = has_come(&server, 1) && wait_for(|| queues_of(&client).is_ok_and(|queues| queues.sending == 0));
+    let acknowledged = has_come(&server, 1)
+        && wait_for(|| queues_of(&client).is_ok_and(|queues| queues.sending == 0));
     (&server).write_all(b"abc")?;
     let apart = has_come(&client, 3) && has_come(&server, 1);
     drop(server); // it has read nothing
@@ -246,7 +257,11 @@ fn c57(_: Lab) -> io::Result<Outcome> {
     for seed in 0..MESSAGES {
         let mut dice = fastrand::Rng::with_seed(seed);
         let message: Vec<u8> = (0..dice.usize(1..2000)).map(|_| dice.u8(..)).collect();
-        let stream = || Moody { dice: fastrand::Rng::with_seed(!seed), taken: Vec::new(), broken: false };
+        let stream = || Moody {
+            dice: fastrand::Rng::with_seed(!seed),
+            taken: Vec::new(),
+            broken: false,
+        };
         let mut moody = stream();
         let sent = careful(&message, &mut moody);
         whole += u64::from(sent == message.len());
@@ -257,8 +272,22 @@ fn c57(_: Lab) -> io::Result<Outcome> {
         wrong_if_hasty += u64::from(!message.starts_with(&moody.taken));
     }
     let all_ends = whole > 0 && broken > 0 && whole + broken >= MESSAGES;
-    Ok(Outcome::new(Verdict::reproduced_if(wrong == 0 && all_ends && wrong_if_hasty > 0))
-        .with("messages", format!("{}, on a stream that broke during {broken} of them", thousands(MESSAGES as usize)))
-        .with("n and error used", format!("{whole} came out whole, the others up to the byte that was told; {wrong} wrong"))
-        .with("only the error used", format!("{wrong_if_hasty} wrong: bytes are missing in the middle")))
+    Ok(Outcome::new(Verdict::reproduced_if(
+        wrong == 0 && all_ends && wrong_if_hasty > 0,
+    ))
+    .with(
+        "messages",
+        format!(
+            "{}, on a stream that broke during {broken} of them",
+            thousands(MESSAGES as usize)
+        ),
+    )
+    .with(
+        "n and error used",
+        format!("{whole} came out whole, the others up to the byte that was told; {wrong} wrong"),
+    )
+    .with(
+        "only the error used",
+        format!("{wrong_if_hasty} wrong: bytes are missing in the middle"),
+    ))
 }

@@ -14,7 +14,10 @@ use rustix::thread::{Pid, gettid};
 use super::claim::{Lab, Outcome, Verdict};
 use super::parts::Player;
 use super::read::state_of;
-use super::tools::{PATIENCE, fill, listen, name_of, pair, pair_with_buffers, queues_of, result, thousands, wait_for};
+use super::tools::{
+    PATIENCE, fill, listen, name_of, pair, pair_with_buffers, queues_of, result, thousands,
+    wait_for,
+};
 
 /// What the lesson's client writes at a time, and what its server reads.
 const WRITE: usize = 65_536;
@@ -45,7 +48,11 @@ impl Writer {
             }
             results
         });
-        Ok(Self { id: id.recv().map_err(io::Error::other)?, total, thread })
+        Ok(Self {
+            id: id.recv().map_err(io::Error::other)?,
+            total,
+            thread,
+        })
     }
 
     /// Waits until it has slept in a write for this time. Returns how far it has got.
@@ -63,14 +70,22 @@ impl Writer {
 
     /// The results of its writes, when it has ended: its peer is gone.
     fn end(self) -> io::Result<Vec<io::Result<usize>>> {
-        self.thread.join().map_err(|_| io::Error::other("the writer panicked"))
+        self.thread
+            .join()
+            .map_err(|_| io::Error::other("the writer panicked"))
     }
 }
 
 /// Whether there is room to write, or comes to be within 2 ms.
 fn is_writable(stream: &TcpStream) -> io::Result<bool> {
     let mut fds = [PollFd::new(stream, PollFlags::OUT)];
-    poll(&mut fds, Some(&Timespec { tv_sec: 0, tv_nsec: 2_000_000 }))?;
+    poll(
+        &mut fds,
+        Some(&Timespec {
+            tv_sec: 0,
+            tv_nsec: 2_000_000,
+        }),
+    )?;
     Ok(fds[0].revents().contains(PollFlags::OUT))
 }
 
@@ -83,7 +98,10 @@ struct Drained {
     read: usize,
 }
 
-fn drain_until_writable((mut client, mut server): (TcpStream, TcpStream), step: usize) -> io::Result<Drained> {
+fn drain_until_writable(
+    (mut client, mut server): (TcpStream, TcpStream),
+    step: usize,
+) -> io::Result<Drained> {
     let mut full = fill(&client, WRITE)?.iter().sum();
     let mut buffer = vec![0; step];
     client.set_nonblocking(false)?;
@@ -98,24 +116,48 @@ fn drain_until_writable((mut client, mut server): (TcpStream, TcpStream), step: 
     while read < full && !is_writable(&client)? {
         read += server.read(&mut buffer)?;
     }
-    Ok(Drained { full, blocked, read })
+    Ok(Drained {
+        full,
+        blocked,
+        read,
+    })
 }
 
 pub(crate) fn c51(_: Lab) -> io::Result<Outcome> {
     let fixed = drain_until_writable(pair_with_buffers(262_144)?, 10_000)?;
     let autotuned = drain_until_writable(pair()?, 60_000)?;
-    let blocks = |drained: &Drained| drained.blocked.as_ref().is_err_and(|error| name_of(error) == "EAGAIN");
+    let blocks = |drained: &Drained| {
+        drained
+            .blocked
+            .as_ref()
+            .is_err_and(|error| name_of(error) == "EAGAIN")
+    };
     // Not with the first bytes, and before all were read.
-    let late = |drained: &Drained, step: usize| drained.read > 2 * step && drained.read < drained.full;
-    let as_known = blocks(&fixed) && blocks(&autotuned) && late(&fixed, 10_000) && late(&autotuned, 60_000);
+    let late =
+        |drained: &Drained, step: usize| drained.read > 2 * step && drained.read < drained.full;
+    let as_known =
+        blocks(&fixed) && blocks(&autotuned) && late(&fixed, 10_000) && late(&autotuned, 60_000);
     let tell = |Drained { full, read, .. }: &Drained| {
         let share = 100.0 * *read as f64 / *full as f64;
-        format!("full with {} bytes, writable when {} were read: {share:.0} %", thousands(*full), thousands(*read))
+        format!(
+            "full with {} bytes, writable when {} were read: {share:.0} %",
+            thousands(*full),
+            thousands(*read)
+        )
     };
     Ok(Outcome::new(Verdict::Refined.only_if(as_known))
-        .with("write into full buffers, with a time-out of 50 ms", result(&fixed.blocked))
-        .with("buffers of 262,144 bytes, read 10,000 at a time", tell(&fixed))
-        .with("buffers as the kernel chooses, read 60,000 at a time", tell(&autotuned))
+        .with(
+            "write into full buffers, with a time-out of 50 ms",
+            result(&fixed.blocked),
+        )
+        .with(
+            "buffers of 262,144 bytes, read 10,000 at a time",
+            tell(&fixed),
+        )
+        .with(
+            "buffers as the kernel chooses, read 60,000 at a time",
+            tell(&autotuned),
+        )
         .note("So it blocks as the lesson says, and for longer than until there is room."))
 }
 
@@ -131,15 +173,38 @@ pub(crate) fn c52(_: Lab) -> io::Result<Outcome> {
     writer.end()?;
     let all = sending + received;
     if whole < WRITE || all < whole || all - whole >= WRITE {
-        return Err(io::Error::other(format!("the writer did not block: {whole} bytes written, {all} in the buffers")));
+        return Err(io::Error::other(format!(
+            "the writer did not block: {whole} bytes written, {all} in the buffers"
+        )));
     }
-    let mut outcome = Outcome::new(if whole == THE_LESSONS { Verdict::Reproduced } else { Verdict::Differs }) // as on another system
-        .with("the lesson, macOS", format!("blocked after {} bytes, 24,108 more were taken", thousands(THE_LESSONS)))
-        .with(
-            "buffers as the kernel chooses",
-            format!("blocked after {} bytes, {} more were taken", thousands(whole), thousands(all - whole)),
-        )
-        .with("where they are", format!("sender's queue {} + receiver's queue {}", thousands(sending), thousands(received)));
+    let mut outcome = Outcome::new(if whole == THE_LESSONS {
+        Verdict::Reproduced
+    } else {
+        Verdict::Differs
+    }) // as on another system
+    .with(
+        "the lesson, macOS",
+        format!(
+            "blocked after {} bytes, 24,108 more were taken",
+            thousands(THE_LESSONS)
+        ),
+    )
+    .with(
+        "buffers as the kernel chooses",
+        format!(
+            "blocked after {} bytes, {} more were taken",
+            thousands(whole),
+            thousands(all - whole)
+        ),
+    )
+    .with(
+        "where they are",
+        format!(
+            "sender's queue {} + receiver's queue {}",
+            thousands(sending),
+            thousands(received)
+        ),
+    );
     for size in [16_384, 65_536, 262_144] {
         let mut totals = [0; 3];
         for total in &mut totals {
@@ -147,7 +212,10 @@ pub(crate) fn c52(_: Lab) -> io::Result<Outcome> {
             *total = fill(&client, WRITE)?.iter().sum();
         }
         let [first, second, third] = totals.map(thousands);
-        outcome = outcome.with(format!("buffers of {} bytes, thrice", thousands(size)), format!("{first}; {second}; {third}"));
+        outcome = outcome.with(
+            format!("buffers of {} bytes, thrice", thousands(size)),
+            format!("{first}; {second}; {third}"),
+        );
     }
     Ok(outcome)
 }
@@ -174,12 +242,21 @@ pub(crate) fn c53(_: Lab) -> io::Result<Outcome> {
     drop(server);
     writer.end()?;
     let (_, most) = *steps.last().expect("there are 13");
-    let rises: Vec<usize> = steps.windows(2).map(|pair| (pair[1].1 - pair[0].1) / WRITE).collect();
+    let rises: Vec<usize> = steps
+        .windows(2)
+        .map(|pair| (pair[1].1 - pair[0].1) / WRITE)
+        .collect();
     let (flat, goes_on) = (rises.contains(&0), most > steps[0].1);
     let mut outcome = Outcome::new(Verdict::Refined.only_if(goes_on && flat));
     for (read, written) in steps {
-        outcome = outcome
-            .with(format!("read {:>7}", thousands(read)), format!("written {:>9} |{}|", thousands(written), plot(read, written, most)));
+        outcome = outcome.with(
+            format!("read {:>7}", thousands(read)),
+            format!(
+                "written {:>9} |{}|",
+                thousands(written),
+                plot(read, written, most)
+            ),
+        );
     }
     outcome = outcome.with("writes that finished with each read", format!("{rises:?}"));
     Ok(outcome.note("So the client can write again, as the lesson says, but not after each read."))
@@ -203,16 +280,36 @@ pub(crate) fn c54(_: Lab) -> io::Result<Outcome> {
     let whole = writer.blocks(Duration::from_millis(200));
     server.kill()?;
     let results = writer.end()?;
-    let total: usize = results.iter().filter_map(|result| result.as_ref().ok()).sum();
-    let errors: Vec<String> = results.iter().filter_map(|result| result.as_ref().err()).map(name_of).collect();
-    let verdict = match (errors.first().map(String::as_str), errors.get(1).map(String::as_str)) {
+    let total: usize = results
+        .iter()
+        .filter_map(|result| result.as_ref().ok())
+        .sum();
+    let errors: Vec<String> = results
+        .iter()
+        .filter_map(|result| result.as_ref().err())
+        .map(name_of)
+        .collect();
+    let verdict = match (
+        errors.first().map(String::as_str),
+        errors.get(1).map(String::as_str),
+    ) {
         (Some("EPIPE"), _) => Verdict::Reproduced,
         (Some("ECONNRESET"), Some("EPIPE")) if total > read => Verdict::Differs,
-        _ => return Err(io::Error::other(format!("the writer's errors were {errors:?}, of {total} bytes {read} were read"))),
+        _ => {
+            return Err(io::Error::other(format!(
+                "the writer's errors were {errors:?}, of {total} bytes {read} were read"
+            )));
+        }
     };
     Ok(Outcome::new(verdict)
-        .with("blocked after", format!("{} bytes in whole writes", thousands(whole)))
-        .with("the write that waited, when the reader was killed", format!("{}, no error", thousands(total - whole)))
+        .with(
+            "blocked after",
+            format!("{} bytes in whole writes", thousands(whole)),
+        )
+        .with(
+            "the write that waited, when the reader was killed",
+            format!("{}, no error", thousands(total - whole)),
+        )
         .with("the next two writes", errors.join(", then "))
         .with("written in all", format!("{} bytes", thousands(total)))
         .with("read by the server", format!("{} bytes", thousands(read)))

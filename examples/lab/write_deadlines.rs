@@ -28,7 +28,11 @@ fn overfill(lone: &mut Lone) -> io::Result<usize> {
     }
     lone.with(|cx| cx.set_write_deadline(Some(cx.now() + AHEAD)))?;
     let passed = lone.until(|diary| !diary.passed.is_empty())?;
-    if passed { Ok(queued) } else { Err(io::Error::other("the write deadline did not pass")) }
+    if passed {
+        Ok(queued)
+    } else {
+        Err(io::Error::other("the write deadline did not pass"))
+    }
 }
 
 /// Writes to a peer that does not read, with a time-out for each write, until one takes nothing. Returns what each came to.
@@ -43,11 +47,16 @@ fn write_until_nothing(mut stream: &TcpStream) -> io::Result<Vec<io::Result<usiz
 
 /// Whether a write gave up for want of room.
 fn timed_out(write: &io::Result<usize>) -> bool {
-    write.as_ref().is_err_and(|error| name_of(error) == "EAGAIN")
+    write
+        .as_ref()
+        .is_err_and(|error| name_of(error) == "EAGAIN")
 }
 
 fn sum(results: &[io::Result<usize>]) -> usize {
-    results.iter().filter_map(|result| result.as_ref().ok()).sum()
+    results
+        .iter()
+        .filter_map(|result| result.as_ref().ok())
+        .sum()
 }
 
 pub(crate) fn c55(_: Lab) -> io::Result<Outcome> {
@@ -55,14 +64,19 @@ pub(crate) fn c55(_: Lab) -> io::Result<Outcome> {
     let queued = overfill(&mut lone)?;
     let reason = lone.diary().ended.clone().unwrap_or_default();
     let counters = lone.reactor.counters();
-    let (sent, dropped) = (counters.bytes_written as usize, counters.bytes_dropped as usize);
+    let (sent, dropped) = (
+        counters.bytes_written as usize,
+        counters.bytes_dropped as usize,
+    );
     let arrived = lone.read(usize::MAX)?;
 
     let (client, mut server) = pair_with_buffers(65_536)?;
     let results = write_until_nothing(&client)?;
     drop(client);
     let (written, came) = (sum(&results), io::copy(&mut server, &mut io::sink())?);
-    let [first, .., last] = &results[..] else { return Err(io::Error::other("the first write took nothing")) };
+    let [first, .., last] = &results[..] else {
+        return Err(io::Error::other("the first write took nothing"));
+    };
     let took = results.iter().map(result).collect::<Vec<_>>().join(", ");
     let is_partial = first.as_ref().is_ok_and(|count| *count < WRITE);
     let in_loop = sent > 0 && dropped > 0 && sent + dropped == queued && arrived == sent;
@@ -71,8 +85,18 @@ pub(crate) fn c55(_: Lab) -> io::Result<Outcome> {
     let verdict = Verdict::reproduced_if(as_known && go.agrees());
     Ok(go.show(
         Outcome::new(verdict)
-            .with("blocking socket, SO_SNDTIMEO of 50 ms, writes of 1,048,576 bytes", took)
-            .with("the peer reads later", format!("{} bytes, of {} written", thousands(came as usize), thousands(written)))
+            .with(
+                "blocking socket, SO_SNDTIMEO of 50 ms, writes of 1,048,576 bytes",
+                took,
+            )
+            .with(
+                "the peer reads later",
+                format!(
+                    "{} bytes, of {} written",
+                    thousands(came as usize),
+                    thousands(written)
+                ),
+            )
             .with("loop, write deadline in 50 ms", format!("closed: {reason}"))
             .with(
                 "of what was queued there",
@@ -106,17 +130,38 @@ pub(crate) fn c56(_: Lab) -> io::Result<Outcome> {
     let results = write_until_nothing(&client)?;
     drain(&server)?;
     let next = (&client).write(b"more");
-    let sticky = arrived == sent && more == 0 && refused.starts_with("refused") && rest == queued - sent;
-    let per_call = results.last().is_some_and(timed_out) && next.as_ref().is_ok_and(|count| *count == 4);
+    let sticky =
+        arrived == sent && more == 0 && refused.starts_with("refused") && rest == queued - sent;
+    let per_call =
+        results.last().is_some_and(timed_out) && next.as_ref().is_ok_and(|count| *count == 4);
     let go = beside::partial_write()?;
     let verdict = Verdict::reproduced_if(sticky && per_call && go.agrees());
     Ok(go.show(
         Outcome::new(verdict)
-            .with("loop, deadline passed", format!("{} of {} bytes were sent", thousands(sent), thousands(queued)))
-            .with("the peer has read them, there is room", format!("{more} bytes go out; try_send is {refused}"))
-            .with("deadline cleared", format!("the other {} bytes go out", thousands(rest)))
-            .with("blocking socket, SO_SNDTIMEO: last write into a full socket", results.last().map(result).unwrap_or_default())
-            .with("the peer has read all; the next write, nothing set anew", result(&next))
+            .with(
+                "loop, deadline passed",
+                format!(
+                    "{} of {} bytes were sent",
+                    thousands(sent),
+                    thousands(queued)
+                ),
+            )
+            .with(
+                "the peer has read them, there is room",
+                format!("{more} bytes go out; try_send is {refused}"),
+            )
+            .with(
+                "deadline cleared",
+                format!("the other {} bytes go out", thousands(rest)),
+            )
+            .with(
+                "blocking socket, SO_SNDTIMEO: last write into a full socket",
+                results.last().map(result).unwrap_or_default(),
+            )
+            .with(
+                "the peer has read all; the next write, nothing set anew",
+                result(&next),
+            )
             .note("So SO_SNDTIMEO is not sticky."),
     ))
 }

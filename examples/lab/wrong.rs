@@ -94,21 +94,36 @@ struct Shown {
 /// # Errors
 /// If there is none: with the list of those that there are.
 pub(crate) fn find(name: &str) -> Result<Wrong, String> {
-    let found = ALL.into_iter().find(|wrong| name.eq_ignore_ascii_case(wrong.name) || name == wrong.folder);
+    let found = ALL
+        .into_iter()
+        .find(|wrong| name.eq_ignore_ascii_case(wrong.name) || name == wrong.folder);
     found.ok_or_else(|| {
-        let names: Vec<String> = ALL.iter().map(|wrong| format!("  {} {}", wrong.name, wrong.title)).collect();
-        format!("{name} is none of the wrong reactors, which are:\n{}", names.join("\n"))
+        let names: Vec<String> = ALL
+            .iter()
+            .map(|wrong| format!("  {} {}", wrong.name, wrong.title))
+            .collect();
+        format!(
+            "{name} is none of the wrong reactors, which are:\n{}",
+            names.join("\n")
+        )
     })
 }
 
 /// Runs these, or all: each as it is wrong and as it is right. Fails unless every wrong one is caught, and no right one.
 pub(crate) fn run(chosen: Vec<Wrong>, json: bool) -> ExitCode {
     let begun = Instant::now();
-    let chosen = if chosen.is_empty() { ALL.to_vec() } else { chosen };
+    let chosen = if chosen.is_empty() {
+        ALL.to_vec()
+    } else {
+        chosen
+    };
     let (mut all, mut results) = (true, Vec::new());
     let count = chosen.len();
     for wrong in chosen {
-        let shown = Shown { findings: wrong.look(), wrong };
+        let shown = Shown {
+            findings: wrong.look(),
+            wrong,
+        };
         all &= shown.caught() && shown.fix_passes();
         if json {
             results.push(shown.json());
@@ -119,10 +134,21 @@ pub(crate) fn run(chosen: Vec<Wrong>, json: bool) -> ExitCode {
     if json {
         say(format!("{}\n", Value::Array(results)));
     } else {
-        let verdict = if all { "every one is caught, and every fix passes" } else { "NOT every one is caught and its fix let pass" };
-        say(format!("wrong reactors: {count}, in {:.1} s; {verdict}\n", begun.elapsed().as_secs_f64()));
+        let verdict = if all {
+            "every one is caught, and every fix passes"
+        } else {
+            "NOT every one is caught and its fix let pass"
+        };
+        say(format!(
+            "wrong reactors: {count}, in {:.1} s; {verdict}\n",
+            begun.elapsed().as_secs_f64()
+        ));
     }
-    if all { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    if all {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    }
 }
 
 impl Wrong {
@@ -130,7 +156,8 @@ impl Wrong {
     fn look(&self) -> [io::Result<Finding>; 2] {
         let look = |version| (self.detect)(&mut Subject::start(self, version)?);
         thread::scope(|scope| {
-            let looks = [Version::Wrong, Version::Right].map(|version| scope.spawn(move || look(version)));
+            let looks =
+                [Version::Wrong, Version::Right].map(|version| scope.spawn(move || look(version)));
             looks.map(|look| look.join().expect("no detector panics"))
         })
     }
@@ -138,8 +165,13 @@ impl Wrong {
     /// From wrong to right, as it is in the files.
     fn diff(&self) -> String {
         let [wrong, right] = self.sources;
-        let file = |version: Version| format!("examples/lab/wrong/{}/{}.rs", self.folder, version.name());
-        TextDiff::from_lines(wrong, right).unified_diff().context_radius(2).header(&file(Version::Wrong), &file(Version::Right)).to_string()
+        let file =
+            |version: Version| format!("examples/lab/wrong/{}/{}.rs", self.folder, version.name());
+        TextDiff::from_lines(wrong, right)
+            .unified_diff()
+            .context_radius(2)
+            .header(&file(Version::Wrong), &file(Version::Right))
+            .to_string()
     }
 }
 
@@ -152,7 +184,9 @@ impl Version {
     }
 
     fn named(name: &str) -> Option<Self> {
-        [Self::Wrong, Self::Right].into_iter().find(|version| version.name() == name)
+        [Self::Wrong, Self::Right]
+            .into_iter()
+            .find(|version| version.name() == name)
     }
 }
 
@@ -189,8 +223,14 @@ impl Shown {
     }
 
     fn json(&self) -> Value {
-        let Wrong { name, title, detector, .. } = &self.wrong;
-        let (symptom, caught, fix_passes) = (self.seen(Version::Wrong), self.caught(), self.fix_passes());
+        let Wrong {
+            name,
+            title,
+            detector,
+            ..
+        } = &self.wrong;
+        let (symptom, caught, fix_passes) =
+            (self.seen(Version::Wrong), self.caught(), self.fix_passes());
         json!({
             "wrong": name,
             "title": title,

@@ -50,7 +50,8 @@ impl Tally {
     #[inline]
     pub(crate) fn note(&mut self, from: u64, now: u64, count: u64) {
         if from >= self.since {
-            self.latencies.saturating_record_n(now.saturating_sub(from), count);
+            self.latencies
+                .saturating_record_n(now.saturating_sub(from), count);
         }
     }
 }
@@ -138,7 +139,12 @@ impl Conn {
 
     /// Reads and checks the acks that have come, until the socket is empty. Returns how many.
     #[inline]
-    pub(crate) fn receive(&mut self, scratch: &mut [u8], pace: Pace, tally: &mut Tally) -> Result<u64, String> {
+    pub(crate) fn receive(
+        &mut self,
+        scratch: &mut [u8],
+        pace: Pace,
+        tally: &mut Tally,
+    ) -> Result<u64, String> {
         let mut all = 0;
         loop {
             scratch[..self.part_len].copy_from_slice(&self.part[..self.part_len]);
@@ -206,8 +212,14 @@ impl Conn {
 
     /// What has happened, to whom.
     pub(crate) fn says(&self, what: &str) -> String {
-        let server = self.stream.peer_addr().map_or_else(|_| "the server".to_string(), |addr| addr.to_string());
-        format!("connection {} ({} to {server}): {what}", self.number, self.local)
+        let server = self
+            .stream
+            .peer_addr()
+            .map_or_else(|_| "the server".to_string(), |addr| addr.to_string());
+        format!(
+            "connection {} ({} to {server}): {what}",
+            self.number, self.local
+        )
     }
 
     fn lost(&self, why: &str) -> String {
@@ -218,10 +230,16 @@ impl Conn {
     /// Why an ack is not the one that must come now.
     fn wrong(&self, ack: &[u8]) -> String {
         let what = if self.acked == self.sent {
-            format!("{} came although no request waits for an ack", ack.escape_ascii())
+            format!(
+                "{} came although no request waits for an ack",
+                ack.escape_ascii()
+            )
         } else {
             explain(ack, &self.wanted)
         };
-        self.says(&format!("{what}; {} acks before it were right", self.acked + 1))
+        self.says(&format!(
+            "{what}; {} acks before it were right",
+            self.acked + 1
+        ))
     }
 }

@@ -28,29 +28,52 @@ pub(crate) struct Crowd {
 
 impl Crowd {
     /// Sees to it that this process may have so many connections.
-    pub(crate) fn new(server: SocketAddr, dialect: Dialect, patience: Duration, connections: u64) -> Result<Self, String> {
+    pub(crate) fn new(
+        server: SocketAddr,
+        dialect: Dialect,
+        patience: Duration,
+        connections: u64,
+    ) -> Result<Self, String> {
         #[cfg(unix)]
         {
             let wanted = connections + 32;
-            let limit = rlimit::increase_nofile_limit(wanted).map_err(|error| format!("cannot ask for {wanted} open files: {error}"))?;
+            let limit = rlimit::increase_nofile_limit(wanted)
+                .map_err(|error| format!("cannot ask for {wanted} open files: {error}"))?;
             if limit < wanted {
                 return Err(format!(
                     "{connections} connections need {wanted} open files, and this process may have {limit} (ulimit -Hn says how many a shell can allow)"
                 ));
             }
         }
-        Ok(Self { server, dialect, patience, source: 0 })
+        Ok(Self {
+            server,
+            dialect,
+            patience,
+            source: 0,
+        })
     }
 
     /// Opens so many, numbered from `first` on, and has each answered once.
-    pub(crate) fn open(&mut self, first: u32, count: u32, batch: &mut Batch) -> Result<Vec<TcpStream>, Box<dyn Error>> {
+    pub(crate) fn open(
+        &mut self,
+        first: u32,
+        count: u32,
+        batch: &mut Batch,
+    ) -> Result<Vec<TcpStream>, Box<dyn Error>> {
         let mut all = Vec::new();
         let request = batch.of(Id::nth(1), 1);
         for from in (0..count).step_by(AT_ONCE as usize) {
             let some = all.len();
             for number in first + from..first + count.min(from + AT_ONCE) {
-                let mut stream = self.dial().map_err(|error| self.cannot_dial(number, &error))?;
-                stream.write_all(request).map_err(|error| format!("connection {number} to {}: cannot send: {error}", self.server))?;
+                let mut stream = self
+                    .dial()
+                    .map_err(|error| self.cannot_dial(number, &error))?;
+                stream.write_all(request).map_err(|error| {
+                    format!(
+                        "connection {number} to {}: cannot send: {error}",
+                        self.server
+                    )
+                })?;
                 all.push(stream);
             }
             for (stream, number) in all[some..].iter_mut().zip(first + from..) {
@@ -66,10 +89,15 @@ impl Crowd {
         loop {
             let outcome = self.dial_from_source();
             let is_short = |error: &io::Error| {
-                error.kind() == ErrorKind::AddrNotAvailable || (self.source > 0 && error.kind() == ErrorKind::AddrInUse)
+                error.kind() == ErrorKind::AddrNotAvailable
+                    || (self.source > 0 && error.kind() == ErrorKind::AddrInUse)
             };
             match outcome {
-                Err(error) if is_short(&error) && self.is_local_ipv4() && self.source < LAST_SOURCE => self.source += 1,
+                Err(error)
+                    if is_short(&error) && self.is_local_ipv4() && self.source < LAST_SOURCE =>
+                {
+                    self.source += 1
+                }
                 outcome => return outcome,
             }
         }
@@ -94,7 +122,10 @@ impl Crowd {
     fn cannot_dial(&self, number: u32, error: &io::Error) -> String {
         let what = match error.kind() {
             ErrorKind::ConnectionRefused => "connection refused: nobody listens there".to_string(),
-            ErrorKind::TimedOut => format!("not accepted within {}", humantime::format_duration(self.patience)),
+            ErrorKind::TimedOut => format!(
+                "not accepted within {}",
+                humantime::format_duration(self.patience)
+            ),
             ErrorKind::AddrNotAvailable | ErrorKind::AddrInUse => {
                 format!("{error}: this side has no port left, or the address is not here")
             }
@@ -106,7 +137,12 @@ impl Crowd {
     /// Reads the first ack.
     fn greet(&self, stream: &mut TcpStream, number: u32) -> Result<(), String> {
         let mut bytes = [0; Ack::LEN];
-        let says = |what: String| format!("connection {number} to {}: its first request {what}", self.server);
+        let says = |what: String| {
+            format!(
+                "connection {number} to {}: its first request {what}",
+                self.server
+            )
+        };
         stream.read_exact(&mut bytes).map_err(|error| match error.kind() {
             ErrorKind::WouldBlock | ErrorKind::TimedOut => {
                 let time = humantime::format_duration(self.patience);
@@ -116,7 +152,15 @@ impl Crowd {
             _ => says(format!("was not answered: {error}")),
         })?;
         let wanted = ack_of(self.dialect, Id::nth(1));
-        if bytes == wanted { Ok(()) } else { Err(format!("connection {number} to {}: {}", self.server, explain(&bytes, &wanted))) }
+        if bytes == wanted {
+            Ok(())
+        } else {
+            Err(format!(
+                "connection {number} to {}: {}",
+                self.server,
+                explain(&bytes, &wanted)
+            ))
+        }
     }
 }
 

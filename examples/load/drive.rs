@@ -32,9 +32,15 @@ pub(crate) struct Failure {
 
 /// A run from its first connection to its report.
 pub(crate) fn run(args: &Args, addr: SocketAddr) -> Result<Report, Failure> {
-    let early = |error: Box<dyn Error>| Failure { error: error.to_string(), acked: 0 };
+    let early = |error: Box<dyn Error>| Failure {
+        error: error.to_string(),
+        acked: 0,
+    };
     let (mut drive, crowd) = Drive::new(args, addr).map_err(early)?;
-    measure(&mut drive, crowd, args).map_err(|error| Failure { error: error.to_string(), acked: drive.tally.acked })
+    measure(&mut drive, crowd, args).map_err(|error| Failure {
+        error: error.to_string(),
+        acked: drive.tally.acked,
+    })
 }
 
 fn measure(drive: &mut Drive, mut crowd: Crowd, args: &Args) -> Result<Report, Box<dyn Error>> {
@@ -43,7 +49,9 @@ fn measure(drive: &mut Drive, mut crowd: Crowd, args: &Args) -> Result<Report, B
     let before = memory()?;
     let idle = crowd.open(args.conns, args.idle, &mut drive.batch)?;
     drive.tally.acked += u64::from(args.idle);
-    let per_idle = before.zip(memory()?).map(|(before, after)| (after as f64 - before as f64) / f64::from(args.idle));
+    let per_idle = before
+        .zip(memory()?)
+        .map(|(before, after)| (after as f64 - before as f64) / f64::from(args.idle));
 
     drive.begin();
     drive.until(args.warmup, Aim::Load)?;
@@ -53,7 +61,9 @@ fn measure(drive: &mut Drive, mut crowd: Crowd, args: &Args) -> Result<Report, B
     drive.until(Duration::from_nanos(from) + args.secs, Aim::Load)?;
     let seconds = (drive.tally.now() - from) as f64 / 1e9;
     let requests = drive.tally.acked - acked;
-    let client = own.zip(server::own_cpu()).map(|(before, after)| after.saturating_sub(before).as_secs_f64() / seconds);
+    let client = own
+        .zip(server::own_cpu())
+        .map(|(before, after)| after.saturating_sub(before).as_secs_f64() / seconds);
     let usage = match (&server, &opening) {
         (Some(server), Some(opening)) => Some(server.since(opening)?),
         _ => None,
@@ -70,7 +80,11 @@ fn measure(drive: &mut Drive, mut crowd: Crowd, args: &Args) -> Result<Report, B
         latencies: drive.tally.latencies.clone(),
         client,
         server: usage,
-        idle: (args.idle > 0).then(|| Idle { conns: idle.len(), bytes_per_connection: per_idle, closed: crowd::closed(&idle) }),
+        idle: (args.idle > 0).then(|| Idle {
+            conns: idle.len(),
+            bytes_per_connection: per_idle,
+            closed: crowd::closed(&idle),
+        }),
     })
 }
 
@@ -107,15 +121,28 @@ struct Drive {
 impl Drive {
     /// Opens the connections, and registers each once.
     fn new(args: &Args, addr: SocketAddr) -> Result<(Self, Crowd), Box<dyn Error>> {
-        let mut crowd = Crowd::new(addr, args.dialect, args.ack_timeout, u64::from(args.conns) + u64::from(args.idle))?;
-        let most = if args.rate.is_some() { usize::MAX } else { args.depth as usize };
+        let mut crowd = Crowd::new(
+            addr,
+            args.dialect,
+            args.ack_timeout,
+            u64::from(args.conns) + u64::from(args.idle),
+        )?;
+        let most = if args.rate.is_some() {
+            usize::MAX
+        } else {
+            args.depth as usize
+        };
         let mut batch = Batch::new(args.payload as usize, most);
         let poll = Poll::new()?;
         let mut conns = Vec::new();
         for (stream, number) in crowd.open(0, args.conns, &mut batch)?.into_iter().zip(0..) {
             let local = stream.local_addr()?;
             let mut stream = TcpStream::from_std(stream);
-            stream.register(poll.registry(), Token(number as usize), Interest::READABLE | Interest::WRITABLE)?;
+            stream.register(
+                poll.registry(),
+                Token(number as usize),
+                Interest::READABLE | Interest::WRITABLE,
+            )?;
             conns.push(Conn::new(stream, number, local, args.dialect));
         }
         let tally = Tally {
@@ -130,8 +157,13 @@ impl Drive {
             batch,
             scratch: vec![0; 256 * 1024],
             pace: match args.rate {
-                Some(rate) => Pace::Open { gap: 1e9 / rate, conns: args.conns.into() },
-                None => Pace::Closed { depth: args.depth.into() },
+                Some(rate) => Pace::Open {
+                    gap: 1e9 / rate,
+                    conns: args.conns.into(),
+                },
+                None => Pace::Closed {
+                    depth: args.depth.into(),
+                },
             },
             spin: args.spin,
             patience: args.ack_timeout,
@@ -163,8 +195,15 @@ impl Drive {
             if now >= self.next_look {
                 self.look(now)?;
             }
-            let next = if aim == Aim::Load { self.issue(now)? } else { u64::MAX };
-            self.wait(next.min(end).min(self.next_look).saturating_sub(now), next.saturating_sub(now))?;
+            let next = if aim == Aim::Load {
+                self.issue(now)?
+            } else {
+                u64::MAX
+            };
+            self.wait(
+                next.min(end).min(self.next_look).saturating_sub(now),
+                next.saturating_sub(now),
+            )?;
             self.serve(aim)?;
         }
     }
@@ -200,8 +239,15 @@ impl Drive {
     }
 
     fn wait(&mut self, nanos: u64, to_next: u64) -> io::Result<()> {
-        let timeout = if self.spin || to_next < AWAKE { 0 } else { nanos.min(to_next - AWAKE / 2) };
-        match self.poll.poll(&mut self.events, Some(Duration::from_nanos(timeout))) {
+        let timeout = if self.spin || to_next < AWAKE {
+            0
+        } else {
+            nanos.min(to_next - AWAKE / 2)
+        };
+        match self
+            .poll
+            .poll(&mut self.events, Some(Duration::from_nanos(timeout)))
+        {
             Err(error) if error.kind() == ErrorKind::Interrupted => {
                 self.events.clear();
                 Ok(())
@@ -212,7 +258,17 @@ impl Drive {
 
     /// Reads the acks that have come, and sends what they make due.
     fn serve(&mut self, aim: Aim) -> Result<(), String> {
-        let Self { events, conns, batch, scratch, pace, tally, issued, outstanding, .. } = self;
+        let Self {
+            events,
+            conns,
+            batch,
+            scratch,
+            pace,
+            tally,
+            issued,
+            outstanding,
+            ..
+        } = self;
         for event in &*events {
             let conn = &mut conns[event.token().0];
             if event.is_writable() {
@@ -241,7 +297,10 @@ impl Drive {
     /// Now and then: who waits in vain, and a word to whoever watches.
     fn look(&mut self, now: u64) -> Result<(), String> {
         self.next_look = now + LOOK;
-        let is_late = |conn: &&Conn| conn.outstanding() > 0 && u128::from(now - conn.waits_since.min(now)) > self.patience.as_nanos();
+        let is_late = |conn: &&Conn| {
+            conn.outstanding() > 0
+                && u128::from(now - conn.waits_since.min(now)) > self.patience.as_nanos()
+        };
         if let Some(silent) = self.conns.iter().find(is_late) {
             let all = self.conns.iter().filter(is_late).count();
             let time = humantime::format_duration(self.patience);
@@ -256,9 +315,22 @@ impl Drive {
             let (acked, latencies) = (self.tally.acked - self.acked_before, &self.tally.latencies);
             self.acked_before = self.tally.acked;
             let rate = acked as f64 * 1e9 / (now - (self.next_word - SECOND)) as f64;
-            let [p50, p99, max] = [latencies.value_at_quantile(0.5), latencies.value_at_quantile(0.99), latencies.max()].map(micros);
-            let stage = if latencies.is_empty() { "warming up".to_string() } else { format!("p50 {p50}, p99 {p99}, max {max}") };
-            eprintln!("{:5.1} s  {rate:>12.0} acks/s  {:>8} under way  {stage}", now as f64 / 1e9, self.outstanding);
+            let [p50, p99, max] = [
+                latencies.value_at_quantile(0.5),
+                latencies.value_at_quantile(0.99),
+                latencies.max(),
+            ]
+            .map(micros);
+            let stage = if latencies.is_empty() {
+                "warming up".to_string()
+            } else {
+                format!("p50 {p50}, p99 {p99}, max {max}")
+            };
+            eprintln!(
+                "{:5.1} s  {rate:>12.0} acks/s  {:>8} under way  {stage}",
+                now as f64 / 1e9,
+                self.outstanding
+            );
             self.next_word = now + SECOND;
         }
         Ok(())

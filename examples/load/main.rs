@@ -126,32 +126,60 @@ enum Dialect {
 }
 
 fn seconds(text: &str) -> Result<Duration, String> {
-    let seconds: f64 = text.parse().map_err(|_| "a number of seconds is wanted, such as 3 or 0.5".to_string())?;
-    if (0.0..=3600.0).contains(&seconds) { Ok(Duration::from_secs_f64(seconds)) } else { Err("not in 0..=3600".into()) }
+    let seconds: f64 = text
+        .parse()
+        .map_err(|_| "a number of seconds is wanted, such as 3 or 0.5".to_string())?;
+    if (0.0..=3600.0).contains(&seconds) {
+        Ok(Duration::from_secs_f64(seconds))
+    } else {
+        Err("not in 0..=3600".into())
+    }
 }
 
 fn some_seconds(text: &str) -> Result<Duration, String> {
-    seconds(text).and_then(|time| if time.is_zero() { Err("nothing is measured in no time".into()) } else { Ok(time) })
+    seconds(text).and_then(|time| {
+        if time.is_zero() {
+            Err("nothing is measured in no time".into())
+        } else {
+            Ok(time)
+        }
+    })
 }
 
 fn rate(text: &str) -> Result<f64, String> {
-    let rate: f64 = text.parse().map_err(|_| "a number of requests a second is wanted".to_string())?;
-    if (0.001..=1e8).contains(&rate) { Ok(rate) } else { Err("not in 0.001..=100,000,000".into()) }
+    let rate: f64 = text
+        .parse()
+        .map_err(|_| "a number of requests a second is wanted".to_string())?;
+    if (0.001..=1e8).contains(&rate) {
+        Ok(rate)
+    } else {
+        Err("not in 0.001..=100,000,000".into())
+    }
 }
 
 fn patience(text: &str) -> Result<Duration, String> {
-    let time = humantime::parse_duration(text).map_err(|error| format!("{error}; a time such as 400ms or 10s is wanted"))?;
+    let time = humantime::parse_duration(text)
+        .map_err(|error| format!("{error}; a time such as 400ms or 10s is wanted"))?;
     let range = Duration::from_millis(1)..=Duration::from_secs(3600);
-    if range.contains(&time) { Ok(time) } else { Err("not in 1ms..=1h".into()) }
+    if range.contains(&time) {
+        Ok(time)
+    } else {
+        Err("not in 1ms..=1h".into())
+    }
 }
 
 /// The address to be loaded. A name other than `localhost` is not even looked up unless other hosts are allowed: that, too, would send something.
 fn target(args: &Args) -> Result<SocketAddr, String> {
     let is_name = args.addr.parse::<SocketAddr>().is_err();
-    let is_local_name = args.addr.rsplit_once(':').is_some_and(|(host, _)| host == "localhost");
+    let is_local_name = args
+        .addr
+        .rsplit_once(':')
+        .is_some_and(|(host, _)| host == "localhost");
     let refusal = || {
         let addr = &args.addr;
-        format!("{addr} is not on loopback, and load is a flood: it goes to another host only with --i-own-this-host")
+        format!(
+            "{addr} is not on loopback, and load is a flood: it goes to another host only with --i-own-this-host"
+        )
     };
     if is_name && !is_local_name && !args.i_own_this_host {
         return Err(refusal());
@@ -160,25 +188,46 @@ fn target(args: &Args) -> Result<SocketAddr, String> {
     let addr = match found {
         Ok(Some(addr)) => addr,
         Ok(None) => return Err(format!("{} has no address", args.addr)),
-        Err(error) => return Err(format!("--addr {}: {error}; an address such as 127.0.0.1:8888 is wanted", args.addr)),
+        Err(error) => {
+            return Err(format!(
+                "--addr {}: {error}; an address such as 127.0.0.1:8888 is wanted",
+                args.addr
+            ));
+        }
     };
-    if addr.ip().is_loopback() || args.i_own_this_host { Ok(addr) } else { Err(refusal()) }
+    if addr.ip().is_loopback() || args.i_own_this_host {
+        Ok(addr)
+    } else {
+        Err(refusal())
+    }
 }
 
 fn main() -> ExitCode {
     let args = Args::parse();
     let addr = match target(&args) {
         Ok(addr) => addr,
-        Err(error) => Args::command().error(ErrorKind::ValueValidation, error).exit(),
+        Err(error) => Args::command()
+            .error(ErrorKind::ValueValidation, error)
+            .exit(),
     };
     match drive::run(&args, addr) {
         Ok(report) => {
-            print!("{}", if args.json { report.json(&args, addr) } else { report.text(&args, addr) });
+            print!(
+                "{}",
+                if args.json {
+                    report.json(&args, addr)
+                } else {
+                    report.text(&args, addr)
+                }
+            );
             ExitCode::SUCCESS
         }
         Err(drive::Failure { error, acked }) => {
             if args.json {
-                println!("{}", serde_json::json!({ "error": error, "acked_total": acked }));
+                println!(
+                    "{}",
+                    serde_json::json!({ "error": error, "acked_total": acked })
+                );
             }
             eprintln!("load: {error}");
             ExitCode::FAILURE

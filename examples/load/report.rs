@@ -36,12 +36,20 @@ impl Report {
 
     pub(crate) fn text(&self, args: &Args, addr: SocketAddr) -> String {
         let mut text = String::new();
-        let conns = if args.conns == 1 { "1 connection".to_string() } else { format!("{} connections", grouped(args.conns.into())) };
+        let conns = if args.conns == 1 {
+            "1 connection".to_string()
+        } else {
+            format!("{} connections", grouped(args.conns.into()))
+        };
         let how = match args.rate {
             Some(rate) => format!("open loop, {rate} requests/s over {conns}"),
             None => format!("closed loop, {conns}, depth {}", args.depth),
         };
-        let _ = writeln!(text, "{addr}: {how}, payload {} bytes, {:.1} s after {:?} of warm-up", args.payload, self.seconds, args.warmup);
+        let _ = writeln!(
+            text,
+            "{addr}: {how}, payload {} bytes, {:.1} s after {:?} of warm-up",
+            args.payload, self.seconds, args.warmup
+        );
         let _ = writeln!(
             text,
             "  requests  {}/s, {} in that time; {} acks in all, each of them right",
@@ -50,7 +58,10 @@ impl Report {
             grouped(self.acked as f64)
         );
         if self.latencies.is_empty() {
-            let _ = writeln!(text, "  latency   none: no request was sent within the time");
+            let _ = writeln!(
+                text,
+                "  latency   none: no request was sent within the time"
+            );
         } else {
             let at = |quantile| micros(self.latencies.value_at_quantile(quantile));
             let _ = writeln!(
@@ -71,16 +82,30 @@ impl Report {
             );
         }
         if let Some(client) = self.client {
-            let hint = if client > 0.95 && !args.spin && args.rate.is_none() { ": the client may be the limit" } else { "" };
+            let hint = if client > 0.95 && !args.spin && args.rate.is_none() {
+                ": the client may be the limit"
+            } else {
+                ""
+            };
             let _ = writeln!(text, "  client    {client:.2} of a processor{hint}");
         }
         if let Some(server) = &self.server {
             self.add_server(server, &mut text);
         }
         if let Some(idle) = &self.idle {
-            let bytes = idle.bytes_per_connection.map_or(String::new(), |bytes| format!(", {bytes:.0} bytes of the server's memory each"));
-            let closed = if idle.closed > 0 { format!("; the server has closed {} of them", idle.closed) } else { String::new() };
-            let _ = writeln!(text, "  idle      {} connections{bytes}{closed}", grouped(idle.conns as f64));
+            let bytes = idle.bytes_per_connection.map_or(String::new(), |bytes| {
+                format!(", {bytes:.0} bytes of the server's memory each")
+            });
+            let closed = if idle.closed > 0 {
+                format!("; the server has closed {} of them", idle.closed)
+            } else {
+                String::new()
+            };
+            let _ = writeln!(
+                text,
+                "  idle      {} connections{bytes}{closed}",
+                grouped(idle.conns as f64)
+            );
         }
         text
     }
@@ -88,9 +113,12 @@ impl Report {
     fn add_server(&self, server: &Usage, text: &mut String) {
         let each = |total: f64| total / self.requests.max(1) as f64;
         let cpu = each(server.cpu.as_secs_f64() * 1e6);
-        let softirq = server
-            .softirq
-            .map_or(String::new(), |time| format!(" and {:.3} in the kernel's network thread", each(time.as_secs_f64() * 1e6)));
+        let softirq = server.softirq.map_or(String::new(), |time| {
+            format!(
+                " and {:.3} in the kernel's network thread",
+                each(time.as_secs_f64() * 1e6)
+            )
+        });
         let (user, system) = (cpu * server.user_share, cpu * (1.0 - server.user_share));
         let _ = writeln!(
             text,
@@ -108,7 +136,13 @@ impl Report {
     }
 
     pub(crate) fn json(&self, args: &Args, addr: SocketAddr) -> String {
-        let latency = |nanos: u64| if self.latencies.is_empty() { Value::Null } else { json!(nanos as f64 / 1e3) };
+        let latency = |nanos: u64| {
+            if self.latencies.is_empty() {
+                Value::Null
+            } else {
+                json!(nanos as f64 / 1e3)
+            }
+        };
         let at = |quantile| latency(self.latencies.value_at_quantile(quantile));
         let each = |total: f64| total / self.requests.max(1) as f64;
         let server = self.server.as_ref().map(|server| {

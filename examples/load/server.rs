@@ -32,7 +32,8 @@ impl Server {
     pub(crate) fn of(pid: i32) -> Result<Self, String> {
         let status = fs::read_to_string(format!("/proc/{pid}/status"))
             .map_err(|error| format!("--server-pid {pid}: no such process in /proc ({error})"))?;
-        let core = text_field(&status, "Cpus_allowed_list:").and_then(|list| list.parse::<u32>().ok());
+        let core =
+            text_field(&status, "Cpus_allowed_list:").and_then(|list| list.parse::<u32>().ok());
         let is_of = |pid: &i32, core: u32| {
             let name = fs::read_to_string(format!("/proc/{pid}/comm"));
             name.is_ok_and(|name| name.trim() == format!("ksoftirqd/{core}"))
@@ -69,8 +70,16 @@ impl Server {
 
     /// Its usage before a measurement: what takes long to read comes first.
     pub(crate) fn opening(&self) -> io::Result<Usage> {
-        let mut usage =
-            Usage { cpu: Duration::ZERO, user_share: 0.0, softirq: None, voluntary: 0, involuntary: 0, threads: 0, rss: 0, ticks: [0; 2] };
+        let mut usage = Usage {
+            cpu: Duration::ZERO,
+            user_share: 0.0,
+            softirq: None,
+            voluntary: 0,
+            involuntary: 0,
+            threads: 0,
+            rss: 0,
+            ticks: [0; 2],
+        };
         self.read_switches(&mut usage)?;
         self.read_times(&mut usage)?;
         Ok(usage)
@@ -78,23 +87,39 @@ impl Server {
 
     /// What it has used since then, read in the opposite order.
     pub(crate) fn since(&self, opening: &Usage) -> io::Result<Usage> {
-        let mut usage = Usage { voluntary: 0, involuntary: 0, ..*opening };
+        let mut usage = Usage {
+            voluntary: 0,
+            involuntary: 0,
+            ..*opening
+        };
         self.read_times(&mut usage)?;
         self.read_switches(&mut usage)?;
         usage.rss = self.memory()?;
         usage.cpu = usage.cpu.saturating_sub(opening.cpu);
-        usage.softirq = usage.softirq.zip(opening.softirq).map(|(now, then)| now.saturating_sub(then));
+        usage.softirq = usage
+            .softirq
+            .zip(opening.softirq)
+            .map(|(now, then)| now.saturating_sub(then));
         usage.voluntary = usage.voluntary.saturating_sub(opening.voluntary);
         usage.involuntary = usage.involuntary.saturating_sub(opening.involuntary);
-        let [user, system] = [0, 1].map(|part| usage.ticks[part].saturating_sub(opening.ticks[part]) as f64);
-        usage.user_share = if user + system > 0.0 { user / (user + system) } else { 0.0 };
+        let [user, system] =
+            [0, 1].map(|part| usage.ticks[part].saturating_sub(opening.ticks[part]) as f64);
+        usage.user_share = if user + system > 0.0 {
+            user / (user + system)
+        } else {
+            0.0
+        };
         Ok(usage)
     }
 
     fn read(&self, file: &str) -> io::Result<String> {
         let pid = self.pid;
-        fs::read_to_string(format!("/proc/{pid}/{file}"))
-            .map_err(|error| io::Error::new(error.kind(), format!("the server's process {pid} is gone, or not to be read: {error}")))
+        fs::read_to_string(format!("/proc/{pid}/{file}")).map_err(|error| {
+            io::Error::new(
+                error.kind(),
+                format!("the server's process {pid} is gone, or not to be read: {error}"),
+            )
+        })
     }
 
     fn read_times(&self, usage: &mut Usage) -> io::Result<()> {
@@ -102,7 +127,13 @@ impl Server {
         usage.softirq = self.softirq.and_then(ran);
         let stat = self.read("stat")?;
         let fields = stat.rsplit_once(')').map_or("", |(_, fields)| fields);
-        let tick = |number: usize| fields.split_whitespace().nth(number - 3).and_then(|ticks| ticks.parse().ok()).unwrap_or(0);
+        let tick = |number: usize| {
+            fields
+                .split_whitespace()
+                .nth(number - 3)
+                .and_then(|ticks| ticks.parse().ok())
+                .unwrap_or(0)
+        };
         usage.ticks = [tick(14), tick(15)]; // proc(5)
         Ok(())
     }
@@ -110,7 +141,9 @@ impl Server {
     fn read_switches(&self, usage: &mut Usage) -> io::Result<()> {
         usage.threads = 0;
         for task in fs::read_dir(format!("/proc/{}/task", self.pid))? {
-            let Ok(status) = fs::read_to_string(task?.path().join("status")) else { continue }; // a thread that has just ended
+            let Ok(status) = fs::read_to_string(task?.path().join("status")) else {
+                continue;
+            }; // a thread that has just ended
             usage.threads += 1;
             usage.voluntary += field(&status, "\nvoluntary_ctxt_switches:");
             usage.involuntary += field(&status, "\nnonvoluntary_ctxt_switches:");
@@ -122,7 +155,11 @@ impl Server {
 /// How long a kernel thread has run.
 fn ran(pid: i32) -> Option<Duration> {
     let text = fs::read_to_string(format!("/proc/{pid}/schedstat")).ok()?;
-    text.split(' ').next()?.parse().ok().map(Duration::from_nanos)
+    text.split(' ')
+        .next()?
+        .parse()
+        .ok()
+        .map(Duration::from_nanos)
 }
 
 fn text_field<'a>(text: &'a str, name: &str) -> Option<&'a str> {
@@ -131,7 +168,9 @@ fn text_field<'a>(text: &'a str, name: &str) -> Option<&'a str> {
 }
 
 fn field(text: &str, name: &str) -> u64 {
-    text_field(text, name).and_then(|number| number.parse().ok()).unwrap_or(0)
+    text_field(text, name)
+        .and_then(|number| number.parse().ok())
+        .unwrap_or(0)
 }
 
 /// Processor time that this process has used.
@@ -146,7 +185,10 @@ pub(crate) fn own_cpu() -> Option<Duration> {
 #[allow(unsafe_code)] // no safe crate here has the clocks of other processes
 fn cpu_of(pid: i32) -> io::Result<Duration> {
     let mut clock = 0;
-    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    let mut time = libc::timespec {
+        tv_sec: 0,
+        tv_nsec: 0,
+    };
     // SAFETY: both calls only write through the pointer they are given, which is to a local variable of the right type.
     let error = unsafe {
         match libc::clock_getcpuclockid(pid, &raw mut clock) {
@@ -157,9 +199,15 @@ fn cpu_of(pid: i32) -> io::Result<Duration> {
     };
     if error != 0 {
         let error = io::Error::from_raw_os_error(error);
-        return Err(io::Error::new(error.kind(), format!("no processor time of process {pid}: {error}")));
+        return Err(io::Error::new(
+            error.kind(),
+            format!("no processor time of process {pid}: {error}"),
+        ));
     }
-    Ok(Duration::new(time.tv_sec.unsigned_abs(), time.tv_nsec.unsigned_abs() as u32))
+    Ok(Duration::new(
+        time.tv_sec.unsigned_abs(),
+        time.tv_nsec.unsigned_abs() as u32,
+    ))
 }
 
 #[cfg(not(target_os = "linux"))]

@@ -17,11 +17,17 @@ impl Batch {
     /// With room for at most `most` requests.
     pub(crate) fn new(payload: usize, most: usize) -> Self {
         let frame = Request::HEADER + payload;
-        let mut one = u32::try_from(frame).expect("a payload has at most 16 MiB").to_be_bytes().to_vec();
+        let mut one = u32::try_from(frame)
+            .expect("a payload has at most 16 MiB")
+            .to_be_bytes()
+            .to_vec();
         one.push(0x02);
         one.extend(Id::nth(0).0);
         one.extend((0..payload).map(|n| b'a' + (n % 26) as u8));
-        Self { bytes: one.repeat((BATCH / frame).min(most).max(1)), frame }
+        Self {
+            bytes: one.repeat((BATCH / frame).min(most).max(1)),
+            frame,
+        }
     }
 
     /// Bytes of one request.
@@ -71,14 +77,28 @@ pub(crate) fn ack_of(dialect: Dialect, id: Id) -> [u8; Ack::LEN] {
 pub(crate) fn explain(ack: &[u8], wanted: &[u8; Ack::LEN]) -> String {
     let id = |ack: &[u8]| ack[5..Request::HEADER].escape_ascii().to_string();
     if ack[..4] != wanted[..4] {
-        format!("{} came where the ack of {} must begin: that is not the submit protocol", ack.escape_ascii(), id(wanted))
+        format!(
+            "{} came where the ack of {} must begin: that is not the submit protocol",
+            ack.escape_ascii(),
+            id(wanted)
+        )
     } else if ack[4] != wanted[4] {
         let (got, wanted) = (ack[4], wanted[4]);
-        format!("an answer came with command {got:#04x}, and a submitack is {wanted:#04x}; perhaps the server speaks the other --dialect")
+        format!(
+            "an answer came with command {got:#04x}, and a submitack is {wanted:#04x}; perhaps the server speaks the other --dialect"
+        )
     } else if ack[5..Request::HEADER] != wanted[5..Request::HEADER] {
-        format!("the ack of {} came where that of {} was next: wrong, lost or out of order", id(ack), id(wanted))
+        format!(
+            "the ack of {} came where that of {} was next: wrong, lost or out of order",
+            id(ack),
+            id(wanted)
+        )
     } else {
         let hint = "a server that requires a conn cannot be loaded";
-        format!("request {} was acked with result {}, which is no success ({hint})", id(wanted), ack[Request::HEADER])
+        format!(
+            "request {} was acked with result {}, which is no success ({hint})",
+            id(wanted),
+            ack[Request::HEADER]
+        )
     }
 }

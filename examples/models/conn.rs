@@ -59,7 +59,11 @@ impl Conn {
                 return Step::Over;
             }
         }
-        if self.session.is_done() { Step::Over } else { Step::Moved }
+        if self.session.is_done() {
+            Step::Over
+        } else {
+            Step::Moved
+        }
     }
 }
 
@@ -70,7 +74,10 @@ pub(crate) fn accept(listener: &TcpListener) -> Option<Conn> {
         Ok(stream)
     });
     match accepted {
-        Ok(stream) => Some(Conn { stream, session: Session::default() }),
+        Ok(stream) => Some(Conn {
+            stream,
+            session: Session::default(),
+        }),
         Err(error) if error.kind() == ErrorKind::WouldBlock => None,
         Err(error) => {
             rest_after(&error);

@@ -39,7 +39,11 @@ pub(crate) fn serve(listener: &TcpListener) -> io::Result<()> {
     listener.set_nonblocking(true)?;
     let epoll = epoll::create(CreateFlags::CLOEXEC)?;
     sys::epoll_add(&epoll, listener, LISTENER, EventFlags::IN)?; // level-triggered: one newcomer a turn
-    let (mut conns, mut buffer, mut events) = (Slab::<Watched>::new(), vec![0; 16 * 1024], Vec::with_capacity(256));
+    let (mut conns, mut buffer, mut events) = (
+        Slab::<Watched>::new(),
+        vec![0; 16 * 1024],
+        Vec::with_capacity(256),
+    );
     let mut left_halfway = Vec::new();
     loop {
         events.clear();
@@ -73,11 +77,17 @@ pub(crate) fn serve(listener: &TcpListener) -> io::Result<()> {
 }
 
 fn accept(listener: &TcpListener, epoll: &OwnedFd, conns: &mut Slab<Watched>) -> io::Result<()> {
-    let Some(conn) = conn::accept(listener) else { return Ok(()) };
+    let Some(conn) = conn::accept(listener) else {
+        return Ok(());
+    };
     let slot = conns.vacant_entry();
     let interest = EventFlags::IN | EventFlags::OUT | EventFlags::RDHUP | EventFlags::ET;
     sys::epoll_add(epoll, &conn.stream, slot.key() as u64, interest)?; // what is ready already is told as an edge
-    slot.insert(Watched { conn, readable: false, writable: false });
+    slot.insert(Watched {
+        conn,
+        readable: false,
+        writable: false,
+    });
     Ok(())
 }
 

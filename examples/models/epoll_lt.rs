@@ -33,7 +33,11 @@ pub(crate) fn serve(listener: &TcpListener) -> io::Result<()> {
     listener.set_nonblocking(true)?;
     let epoll = epoll::create(CreateFlags::CLOEXEC)?;
     sys::epoll_add(&epoll, listener, LISTENER, EventFlags::IN)?;
-    let (mut conns, mut buffer, mut events) = (Slab::<Watched>::new(), vec![0; 16 * 1024], Vec::with_capacity(256));
+    let (mut conns, mut buffer, mut events) = (
+        Slab::<Watched>::new(),
+        vec![0; 16 * 1024],
+        Vec::with_capacity(256),
+    );
     loop {
         events.clear();
         sys::epoll_wait(&epoll, &mut events, true)?; // waits
@@ -50,7 +54,9 @@ pub(crate) fn serve(listener: &TcpListener) -> io::Result<()> {
             if flags.contains(EventFlags::OUT) {
                 step = watched.conn.transmit();
             }
-            if step != Step::Over && flags.intersects(EventFlags::IN | EventFlags::HUP | EventFlags::ERR) {
+            if step != Step::Over
+                && flags.intersects(EventFlags::IN | EventFlags::HUP | EventFlags::ERR)
+            {
                 step = watched.conn.receive_and_transmit(&mut buffer);
             }
             if step == Step::Over {
@@ -67,10 +73,15 @@ pub(crate) fn serve(listener: &TcpListener) -> io::Result<()> {
 
 /// Lets one in; if more wait, the next `epoll_wait` says so again.
 fn accept(listener: &TcpListener, epoll: &OwnedFd, conns: &mut Slab<Watched>) -> io::Result<()> {
-    let Some(conn) = conn::accept(listener) else { return Ok(()) };
+    let Some(conn) = conn::accept(listener) else {
+        return Ok(());
+    };
     let slot = conns.vacant_entry();
     sys::epoll_add(epoll, &conn.stream, slot.key() as u64, EventFlags::IN)?;
-    slot.insert(Watched { conn, interest: EventFlags::IN });
+    slot.insert(Watched {
+        conn,
+        interest: EventFlags::IN,
+    });
     Ok(())
 }
 

@@ -55,7 +55,13 @@ pub(crate) fn main() -> ExitCode {
     match done {
         Ok(()) => ExitCode::SUCCESS,
         // Nobody reads any further: what was wanted has been said.
-        Err(error) if error.downcast_ref().is_some_and(|error: &io::Error| error.kind() == ErrorKind::BrokenPipe) => ExitCode::SUCCESS,
+        Err(error)
+            if error
+                .downcast_ref()
+                .is_some_and(|error: &io::Error| error.kind() == ErrorKind::BrokenPipe) =>
+        {
+            ExitCode::SUCCESS
+        }
         Err(error) => {
             complain(format_args!("models: {error}"));
             ExitCode::FAILURE
@@ -65,10 +71,19 @@ pub(crate) fn main() -> ExitCode {
 
 fn compare(args: &Args) -> Result<(), Box<dyn Error>> {
     rlimit::increase_nofile_limit(u64::MAX)?;
-    let models = if args.models.is_empty() { Model::value_variants() } else { &args.models };
+    let models = if args.models.is_empty() {
+        Model::value_variants()
+    } else {
+        &args.models
+    };
     let mut rows = Vec::new();
     for (number, model) in models.iter().enumerate() {
-        complain(format_args!("{} of {}: {}", number + 1, models.len(), model.name()));
+        complain(format_args!(
+            "{} of {}: {}",
+            number + 1,
+            models.len(),
+            model.name()
+        ));
         rows.push(measure::measure(*model));
     }
     complain("what a wait costs");

@@ -15,6 +15,8 @@ fn main() -> std::process::ExitCode {
 
 #[cfg(not(target_os = "linux"))]
 fn main() {
-    eprintln!("models: epoll is Linux's, and so are the figures in /proc; on this system there is nothing to be compared");
+    eprintln!(
+        "models: epoll is Linux's, and so are the figures in /proc; on this system there is nothing to be compared"
+    );
     std::process::exit(1);
 }

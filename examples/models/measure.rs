@@ -61,7 +61,10 @@ pub(crate) fn crowd_size() -> usize {
 }
 
 pub(crate) fn measure(model: Model) -> Row {
-    Row { model, figures: figures(model).map_err(|error| error.to_string()) }
+    Row {
+        model,
+        figures: figures(model).map_err(|error| error.to_string()),
+    }
 }
 
 fn figures(model: Model) -> io::Result<Figures> {
@@ -69,7 +72,9 @@ fn figures(model: Model) -> io::Result<Figures> {
     let idle = if model == Model::Iterative { 0 } else { IDLE };
     let mut child = Server::start(model)?;
     let mut client = Client::connect(child.addr, PATIENCE)?;
-    let mut others = (0..idle).map(|_| Client::connect(child.addr, PATIENCE)).collect::<io::Result<Vec<_>>>()?;
+    let mut others = (0..idle)
+        .map(|_| Client::connect(child.addr, PATIENCE))
+        .collect::<io::Result<Vec<_>>>()?;
     client.ask(1)?;
     others.iter_mut().try_for_each(|other| other.ask(1))?; // only then is each served, and silent from here on
 
@@ -77,8 +82,12 @@ fn figures(model: Model) -> io::Result<Figures> {
     thread::sleep(Duration::from_secs(1));
     let (after, seconds) = (child.usage()?, begun.elapsed().as_secs_f64());
 
-    let calls = calls_of(&mut child, LOCK_STEP, || (0..LOCK_STEP).try_for_each(|_| client.ask(1)))?;
-    let calls_of_many = calls_of(&mut child, BATCHES * BATCH, || (0..BATCHES).try_for_each(|_| client.ask(BATCH)))?;
+    let calls = calls_of(&mut child, LOCK_STEP, || {
+        (0..LOCK_STEP).try_for_each(|_| client.ask(1))
+    })?;
+    let calls_of_many = calls_of(&mut child, BATCHES * BATCH, || {
+        (0..BATCHES).try_for_each(|_| client.ask(BATCH))
+    })?;
     let mut times = Vec::new();
     for _ in 0..LOCK_STEP {
         let asked = Instant::now();
@@ -105,7 +114,11 @@ fn figures(model: Model) -> io::Result<Figures> {
 }
 
 /// How many calls the server makes for each of so many requests.
-fn calls_of(child: &mut Server, requests: usize, ask: impl FnOnce() -> io::Result<()>) -> io::Result<f64> {
+fn calls_of(
+    child: &mut Server,
+    requests: usize,
+    ask: impl FnOnce() -> io::Result<()>,
+) -> io::Result<f64> {
     let before: u64 = child.calls()?.iter().sum();
     ask()?;
     let after: u64 = child.calls()?.iter().sum();
@@ -119,7 +132,9 @@ fn crowd(model: Model) -> io::Result<(usize, Option<u64>)> {
     clients[0].ask(1)?;
     let (before, mut served, mut unanswered) = (child.usage()?.memory, 1, 0);
     while clients.len() < crowd_size() && unanswered < UNANSWERED {
-        let Ok(mut client) = Client::connect(child.addr, DOUBT) else { break };
+        let Ok(mut client) = Client::connect(child.addr, DOUBT) else {
+            break;
+        };
         if client.ask(1).is_ok() {
             (served, unanswered) = (served + 1, 0);
         } else {
@@ -128,7 +143,10 @@ fn crowd(model: Model) -> io::Result<(usize, Option<u64>)> {
         clients.push(client);
     }
     let after = child.usage()?.memory;
-    Ok((served, (served > 100).then(|| after.saturating_sub(before) / (served as u64 - 1))))
+    Ok((
+        served,
+        (served > 100).then(|| after.saturating_sub(before) / (served as u64 - 1)),
+    ))
 }
 
 /// One sends without reading until he is stopped; is another one served meanwhile?
@@ -142,7 +160,9 @@ fn slow_hurts(model: Model) -> io::Result<bool> {
             break;
         }
     }
-    let Ok(mut other) = Client::connect(child.addr, DOUBT) else { return Ok(true) };
+    let Ok(mut other) = Client::connect(child.addr, DOUBT) else {
+        return Ok(true);
+    };
     Ok((0..20).try_for_each(|_| other.ask(1)).is_err())
 }
 
@@ -168,14 +188,28 @@ impl Client {
         self.stream.write_all(&requests)?;
         let mut acks = vec![0; times * Ack::LEN];
         self.stream.read_exact(&mut acks)?;
-        let wrong = acks.chunks(Ack::LEN).zip(first..).find(|(ack, number)| ack[5..13] != Id::nth(*number).0);
-        wrong.map_or(Ok(()), |(ack, number)| Err(io::Error::new(ErrorKind::InvalidData, format!("{ack:?} is no ack of {number}"))))
+        let wrong = acks
+            .chunks(Ack::LEN)
+            .zip(first..)
+            .find(|(ack, number)| ack[5..13] != Id::nth(*number).0);
+        wrong.map_or(Ok(()), |(ack, number)| {
+            Err(io::Error::new(
+                ErrorKind::InvalidData,
+                format!("{ack:?} is no ack of {number}"),
+            ))
+        })
     }
 }
 
 fn request(number: u64) -> BytesMut {
     let mut bytes = BytesMut::new();
-    let request = Request { kind: Kind::Submit, id: Id::nth(number), payload: b"0123456789abcdef" };
-    ClientCodec::default().encode(request, &mut bytes).expect("it is short");
+    let request = Request {
+        kind: Kind::Submit,
+        id: Id::nth(number),
+        payload: b"0123456789abcdef",
+    };
+    ClientCodec::default()
+        .encode(request, &mut bytes)
+        .expect("it is short");
     bytes
 }

@@ -98,7 +98,10 @@ impl Executor {
             let has_room = cx.has_room();
             let Task { stream, code } = cx.state();
             stream.0.borrow_mut().has_room = has_room;
-            let over = code.as_mut().poll(&mut task::Context::from_waker(Waker::noop())).is_ready();
+            let over = code
+                .as_mut()
+                .poll(&mut task::Context::from_waker(Waker::noop()))
+                .is_ready();
             let (goes, is_full) = {
                 let mut pipes = stream.0.borrow_mut();
                 (pipes.goes.split(), !pipes.came.is_empty())
@@ -106,8 +109,8 @@ impl Executor {
             cx.send(&goes[..]);
             match (over, goes.is_empty(), is_full) {
                 (true, ..) => return Verdict::Close,
-                (_, false, _) => {}                           // it had something to say, and may have more
-                (_, true, true) => return Verdict::Pause,     // it waits for room, and reads nothing meanwhile
+                (_, false, _) => {} // it had something to say, and may have more
+                (_, true, true) => return Verdict::Pause, // it waits for room, and reads nothing meanwhile
                 (_, true, false) => return Verdict::Continue, // it waits for the peer
             }
         }
@@ -121,7 +124,13 @@ impl Handler for Executor {
 
     fn connection(&mut self, _: &Origin) -> (Chunks, Task) {
         let stream = Stream::default();
-        (Chunks, Task { stream: stream.clone(), code: Box::pin(handle(stream)) })
+        (
+            Chunks,
+            Task {
+                stream: stream.clone(),
+                code: Box::pin(handle(stream)),
+            },
+        )
     }
 
     fn frame(&mut self, bytes: &[u8], cx: &mut Context<'_, Self>) -> Verdict {

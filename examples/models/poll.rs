@@ -33,7 +33,9 @@ pub(crate) fn serve(listener: &TcpListener) -> io::Result<()> {
                 step = conn.transmit();
             }
             // Broken connections are read too: that tells what is wrong with them.
-            if step != Step::Over && ready.intersects(PollFlags::IN | PollFlags::HUP | PollFlags::ERR) {
+            if step != Step::Over
+                && ready.intersects(PollFlags::IN | PollFlags::HUP | PollFlags::ERR)
+            {
                 step = conn.receive_and_transmit(&mut buffer);
             }
             step != Step::Over

@@ -44,12 +44,29 @@ pub(crate) fn serve(listener: &TcpListener) -> Result<(), Box<dyn Error>> {
 /// says that nobody waits any more, one for each time that somebody came; and the `epoll_ctl`s of the listener and of the bell, at the start.
 pub(crate) fn run<H: Handler>(handler: H, listener: &TcpListener) -> Result<(), Box<dyn Error>> {
     // Without the deadlines that the other models do not have: idle clients are kept.
-    let config = Config { idle_timeout: None, ..Config::default() };
+    let config = Config {
+        idle_timeout: None,
+        ..Config::default()
+    };
     let mut reactor = Reactor::new(handler, config)?;
     reactor.listen_on(listener.try_clone()?)?;
     while reactor.turn(None)? == Turn::Running {
-        let Counters { accepted, accept_errors, reads, writes, polls, registrations, .. } = reactor.counters();
-        sys::set_counts([accepted + accept_errors, reads, writes, polls, registrations]);
+        let Counters {
+            accepted,
+            accept_errors,
+            reads,
+            writes,
+            polls,
+            registrations,
+            ..
+        } = reactor.counters();
+        sys::set_counts([
+            accepted + accept_errors,
+            reads,
+            writes,
+            polls,
+            registrations,
+        ]);
     }
     Ok(())
 }

@@ -41,16 +41,25 @@ pub(crate) fn serve(listener: &TcpListener) -> io::Result<()> {
                 fd_set_insert(&mut write, *fd);
             }
         }
-        let highest = conns.last_key_value().map_or(0, |(fd, _)| *fd).max(listener.as_raw_fd());
+        let highest = conns
+            .last_key_value()
+            .map_or(0, |(fd, _)| *fd)
+            .max(listener.as_raw_fd());
         sys::select(highest, &mut read, &mut write)?; // waits
 
         for fd in FdSetIter::new(&write) {
-            if conns.get_mut(&fd).is_some_and(|conn| conn.transmit() == Step::Over) {
+            if conns
+                .get_mut(&fd)
+                .is_some_and(|conn| conn.transmit() == Step::Over)
+            {
                 conns.remove(&fd);
             }
         }
         for fd in FdSetIter::new(&read) {
-            if conns.get_mut(&fd).is_some_and(|conn| conn.receive_and_transmit(&mut buffer) == Step::Over) {
+            if conns
+                .get_mut(&fd)
+                .is_some_and(|conn| conn.receive_and_transmit(&mut buffer) == Step::Over)
+            {
                 conns.remove(&fd);
             }
         }
@@ -66,7 +75,10 @@ fn accept(listener: &TcpListener) -> Option<(RawFd, Conn)> {
     let conn = conn::accept(listener)?;
     let fd = conn.stream.as_raw_fd();
     if fd >= FD_SETSIZE {
-        complain(format_args!("select cannot watch descriptor {fd}: its sets end at {}; the client is sent away", FD_SETSIZE - 1));
+        complain(format_args!(
+            "select cannot watch descriptor {fd}: its sets end at {}; the client is sent away",
+            FD_SETSIZE - 1
+        ));
         return None;
     }
     Some((fd, conn))

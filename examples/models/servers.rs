@@ -68,16 +68,28 @@ pub(crate) enum Model {
 
 impl Model {
     pub(crate) fn name(self) -> String {
-        self.to_possible_value().expect("none is skipped").get_name().to_string()
+        self.to_possible_value()
+            .expect("none is skipped")
+            .get_name()
+            .to_string()
     }
 }
 
 /// Serves until the process is ended.
-pub(crate) fn serve(Serve { model, listen, report }: &Serve) -> Result<(), Box<dyn Error>> {
+pub(crate) fn serve(
+    Serve {
+        model,
+        listen,
+        report,
+    }: &Serve,
+) -> Result<(), Box<dyn Error>> {
     rlimit::increase_nofile_limit(u64::MAX)?;
     let listener = bind(listen).map_err(|error| format!("cannot listen on {listen}: {error}"))?;
     if *report {
-        thread::Builder::new().name(child::REPORTER.into()).stack_size(64 * 1024).spawn(tell_calls)?;
+        thread::Builder::new()
+            .name(child::REPORTER.into())
+            .stack_size(64 * 1024)
+            .spawn(tell_calls)?;
     }
     writeln!(io::stdout(), "listening on {}", listener.local_addr()?)?;
     match model {
@@ -122,7 +134,11 @@ fn tell_calls() {
         let counts = sys::counts().map(|count| count.to_string()).join(" ");
         let _ = writeln!(io::stdout(), "{counts}");
     };
-    io::stdin().lock().lines().map_while(Result::ok).for_each(|_| tell());
+    io::stdin()
+        .lock()
+        .lines()
+        .map_while(Result::ok)
+        .for_each(|_| tell());
     sys::make_no_more();
     tell();
     std::process::exit(0);

@@ -33,7 +33,10 @@ impl Session {
         let mut input = Input::new(&self.input);
         loop {
             match self.codec.decode(&mut input) {
-                Ok(Some(request)) => self.codec.encode(answer(&request), &mut self.output).expect("an ack always fits"),
+                Ok(Some(request)) => self
+                    .codec
+                    .encode(answer(&request), &mut self.output)
+                    .expect("an ack always fits"),
                 Ok(None) => break,
                 Err(_) => {
                     self.over = true;

@@ -23,7 +23,13 @@ pub(crate) enum Call {
 }
 
 impl Call {
-    pub(crate) const ALL: [Call; 5] = [Call::Accept, Call::Read, Call::Write, Call::Wait, Call::Control];
+    pub(crate) const ALL: [Call; 5] = [
+        Call::Accept,
+        Call::Read,
+        Call::Write,
+        Call::Wait,
+        Call::Control,
+    ];
 }
 
 /// How often each was made, by all threads.
@@ -90,7 +96,11 @@ pub(crate) fn poll(fds: &mut [PollFd<'_>]) -> io::Result<usize> {
 /// `select(2)`, for as long as it takes. The sets are replaced by what is ready in them.
 ///
 /// All of their members must be open descriptors.
-pub(crate) fn select(highest: i32, read: &mut [FdSetElement], write: &mut [FdSetElement]) -> io::Result<usize> {
+pub(crate) fn select(
+    highest: i32,
+    read: &mut [FdSetElement],
+    write: &mut [FdSetElement],
+) -> io::Result<usize> {
     count(Call::Wait);
     // SAFETY: a descriptor in a set must be open, and stay so. Who calls has just put in those of sockets that it owns, and waits meanwhile.
     #[allow(unsafe_code)] // select(2) takes bare numbers: just that is the lesson
@@ -99,20 +109,51 @@ pub(crate) fn select(highest: i32, read: &mut [FdSetElement], write: &mut [FdSet
 }
 
 /// `epoll_wait(2)`, for as long as it takes, or not at all. Adds to `events`, up to their capacity.
-pub(crate) fn epoll_wait(epoll: &OwnedFd, events: &mut Vec<epoll::Event>, waits: bool) -> io::Result<usize> {
+pub(crate) fn epoll_wait(
+    epoll: &OwnedFd,
+    events: &mut Vec<epoll::Event>,
+    waits: bool,
+) -> io::Result<usize> {
     count(Call::Wait);
-    let timeout = (!waits).then_some(Timespec { tv_sec: 0, tv_nsec: 0 });
-    interrupted_is_nothing(epoll::wait(epoll, rustix::buffer::spare_capacity(events), timeout.as_ref()))
+    let timeout = (!waits).then_some(Timespec {
+        tv_sec: 0,
+        tv_nsec: 0,
+    });
+    interrupted_is_nothing(epoll::wait(
+        epoll,
+        rustix::buffer::spare_capacity(events),
+        timeout.as_ref(),
+    ))
 }
 
-pub(crate) fn epoll_add(epoll: &OwnedFd, fd: impl AsFd, key: u64, interest: epoll::EventFlags) -> io::Result<()> {
+pub(crate) fn epoll_add(
+    epoll: &OwnedFd,
+    fd: impl AsFd,
+    key: u64,
+    interest: epoll::EventFlags,
+) -> io::Result<()> {
     count(Call::Control);
-    Ok(epoll::add(epoll, fd, epoll::EventData::new_u64(key), interest)?)
+    Ok(epoll::add(
+        epoll,
+        fd,
+        epoll::EventData::new_u64(key),
+        interest,
+    )?)
 }
 
-pub(crate) fn epoll_modify(epoll: &OwnedFd, fd: impl AsFd, key: u64, interest: epoll::EventFlags) -> io::Result<()> {
+pub(crate) fn epoll_modify(
+    epoll: &OwnedFd,
+    fd: impl AsFd,
+    key: u64,
+    interest: epoll::EventFlags,
+) -> io::Result<()> {
     count(Call::Control);
-    Ok(epoll::modify(epoll, fd, epoll::EventData::new_u64(key), interest)?)
+    Ok(epoll::modify(
+        epoll,
+        fd,
+        epoll::EventData::new_u64(key),
+        interest,
+    )?)
 }
 
 fn interrupted_is_nothing(result: rustix::io::Result<usize>) -> io::Result<usize> {

@@ -63,8 +63,14 @@ fn cells(figures: &Figures) -> [String; HEAD.len() - 1] {
         format!("{:.2}", figures.calls_of_many),
         format!("{:.0}", micros(figures.p50)),
         format!("{:.0}", micros(figures.p99)),
-        if figures.served < most { figures.served.to_string() } else { format!("≥ {most}") },
-        figures.memory.map_or("n/a".into(), |bytes| bytes.to_string()),
+        if figures.served < most {
+            figures.served.to_string()
+        } else {
+            format!("≥ {most}")
+        },
+        figures
+            .memory
+            .map_or("n/a".into(), |bytes| bytes.to_string()),
         if figures.slow_hurts { "yes" } else { "no" }.into(),
     ]
 }
@@ -75,14 +81,22 @@ pub(crate) fn wait_costs(costs: &[Cost]) -> String {
     lines[0].extend(costs.iter().map(|cost| format!("{} idle", cost.idle)));
     for (number, call) in CALLS.iter().enumerate() {
         let mut line = vec![(*call).to_string()];
-        line.extend(costs.iter().map(|cost| cost.nanos[number].as_ref().map_or("n/a".into(), |nanos| format!("{nanos:.0}"))));
+        line.extend(costs.iter().map(|cost| {
+            cost.nanos[number]
+                .as_ref()
+                .map_or("n/a".into(), |nanos| format!("{nanos:.0}"))
+        }));
         lines.push(line);
     }
     let mut text = format!("\n{}", columns(&lines));
     for cost in costs {
         for (call, nanos) in CALLS.iter().zip(&cost.nanos) {
             if let Err(why) = nanos {
-                let _ = writeln!(text, "n/a: {call} beside {} idle connections: {why}", cost.idle);
+                let _ = writeln!(
+                    text,
+                    "n/a: {call} beside {} idle connections: {why}",
+                    cost.idle
+                );
             }
         }
     }
@@ -93,7 +107,11 @@ fn columns<L: AsRef<[String]>>(lines: &[L]) -> String {
     let mut text = String::new();
     for line in lines {
         for (column, cell) in line.as_ref().iter().enumerate() {
-            let width = lines.iter().map(|line| line.as_ref()[column].chars().count()).max().unwrap_or(0);
+            let width = lines
+                .iter()
+                .map(|line| line.as_ref()[column].chars().count())
+                .max()
+                .unwrap_or(0);
             let _ = match column {
                 0 => write!(text, "{cell:width$}"),
                 _ => write!(text, "  {cell:>width$}"),
@@ -118,35 +136,65 @@ pub(crate) fn json(rows: &[Row], costs: &[Cost]) -> String {
             let nanos: Vec<String> = costs
                 .iter()
                 .map(|cost| {
-                    format!("\"{}\":{}", cost.idle, cost.nanos[number].as_ref().map_or("null".into(), |nanos| format!("{nanos:.0}")))
+                    format!(
+                        "\"{}\":{}",
+                        cost.idle,
+                        cost.nanos[number]
+                            .as_ref()
+                            .map_or("null".into(), |nanos| format!("{nanos:.0}"))
+                    )
                 })
                 .collect();
             format!("\"{call}\":{{{}}}", nanos.join(","))
         })
         .collect();
-    format!("{{\"models\":[{}],\"wait_ns\":{{{}}}}}", rows.join(","), calls.join(","))
+    format!(
+        "{{\"models\":[{}],\"wait_ns\":{{{}}}}}",
+        rows.join(","),
+        calls.join(",")
+    )
 }
 
 /// A row: an "error" has it if its figures are not known.
 fn json_row(row: &Row) -> String {
     let known = row.figures.as_ref().ok();
-    let number = |digits: usize, of: fn(&Figures) -> f64| known.map_or("null".into(), |figures| format!("{:.digits$}", of(figures)));
+    let number = |digits: usize, of: fn(&Figures) -> f64| {
+        known.map_or("null".into(), |figures| format!("{:.digits$}", of(figures)))
+    };
     let mut fields = vec![
         ("model", Value::from(row.model.name()).to_string()),
         ("threads", number(0, |figures| figures.threads as f64)),
         ("idle_cpu_percent", number(3, |figures| figures.idle_cpu)),
         ("wakeups_per_second", number(1, |figures| figures.wakeups)),
         ("syscalls_per_request", number(4, |figures| figures.calls)),
-        ("syscalls_per_request_of_100", number(4, |figures| figures.calls_of_many)),
+        (
+            "syscalls_per_request_of_100",
+            number(4, |figures| figures.calls_of_many),
+        ),
         ("p50_us", number(1, |figures| micros(figures.p50))),
         ("p99_us", number(1, |figures| micros(figures.p99))),
         ("clients_tried", crowd_size().to_string()),
         ("clients_served", number(0, |figures| figures.served as f64)),
-        ("bytes_per_client", known.and_then(|figures| figures.memory).map_or("null".into(), |bytes| bytes.to_string())),
-        ("slow_client_hurts", known.map_or("null".into(), |figures| figures.slow_hurts.to_string())),
+        (
+            "bytes_per_client",
+            known
+                .and_then(|figures| figures.memory)
+                .map_or("null".into(), |bytes| bytes.to_string()),
+        ),
+        (
+            "slow_client_hurts",
+            known.map_or("null".into(), |figures| figures.slow_hurts.to_string()),
+        ),
     ];
     if let Err(why) = &row.figures {
         fields.push(("error", Value::from(why.as_str()).to_string()));
     }
-    format!("{{{}}}", fields.iter().map(|(name, value)| format!("\"{name}\":{value}")).collect::<Vec<_>>().join(","))
+    format!(
+        "{{{}}}",
+        fields
+            .iter()
+            .map(|(name, value)| format!("\"{name}\":{value}"))
+            .collect::<Vec<_>>()
+            .join(",")
+    )
 }

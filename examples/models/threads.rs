@@ -21,7 +21,10 @@ pub(crate) fn serve(listener: &TcpListener) -> io::Result<()> {
         match sys::accept(listener) {
             Ok(stream) => {
                 // No thread for him: the closure is dropped, and his connection with it.
-                if let Err(error) = thread::Builder::new().stack_size(128 * 1024).spawn(move || talk(&stream)) {
+                if let Err(error) = thread::Builder::new()
+                    .stack_size(128 * 1024)
+                    .spawn(move || talk(&stream))
+                {
                     complain(format_args!("no thread for a client: {error}"));
                 }
             }

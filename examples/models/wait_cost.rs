@@ -20,16 +20,27 @@ pub(crate) struct Cost {
 }
 
 pub(crate) fn measure(idle: &[usize]) -> Vec<Cost> {
-    idle.iter().map(|&idle| Cost { idle, nanos: beside(idle).unwrap_or_else(|error| [(); 3].map(|()| Err(error.to_string()))) }).collect()
+    idle.iter()
+        .map(|&idle| Cost {
+            idle,
+            nanos: beside(idle).unwrap_or_else(|error| [(); 3].map(|()| Err(error.to_string()))),
+        })
+        .collect()
 }
 
 fn beside(idle: usize) -> io::Result<[Result<f64, String>; 3]> {
     let limit = rlimit::Resource::NOFILE.get_soft()? as usize;
     if idle + 100 > limit {
-        return Err(io::Error::other(format!("at most {limit} descriptors (ulimit -n)")));
+        return Err(io::Error::other(format!(
+            "at most {limit} descriptors (ulimit -n)"
+        )));
     }
     let crowd = Crowd::new(idle)?;
-    Ok([crowd.select().map_err(|error| error.to_string()), Ok(crowd.poll()?), Ok(crowd.epoll()?)])
+    Ok([
+        crowd.select().map_err(|error| error.to_string()),
+        Ok(crowd.poll()?),
+        Ok(crowd.epoll()?),
+    ])
 }
 
 /// Many connections, of which one has something to be read.
@@ -45,14 +56,24 @@ struct Crowd {
 impl Crowd {
     fn new(idle: usize) -> io::Result<Self> {
         let listener = TcpListener::bind("127.0.0.1:0")?;
-        let pair = || Ok::<_, io::Error>([TcpStream::connect(listener.local_addr()?)?, listener.accept()?.0]);
+        let pair = || {
+            Ok::<_, io::Error>([
+                TcpStream::connect(listener.local_addr()?)?,
+                listener.accept()?.0,
+            ])
+        };
         let mut ends = Vec::new();
         while ends.len() < idle {
             ends.extend(pair()?);
         }
         let [mut peer, ready] = pair()?;
         peer.write_all(b"x")?;
-        Ok(Self { ends, idle, ready, _peer: peer })
+        Ok(Self {
+            ends,
+            idle,
+            ready,
+            _peer: peer,
+        })
     }
 
     fn all(&self) -> impl Iterator<Item = &TcpStream> {
@@ -62,10 +83,14 @@ impl Crowd {
     fn select(&self) -> io::Result<f64> {
         let highest = self.all().map(AsRawFd::as_raw_fd).max().unwrap_or(0);
         if highest >= select::FD_SETSIZE {
-            return Err(io::Error::other(format!("descriptors up to {} only", select::FD_SETSIZE - 1)));
+            return Err(io::Error::other(format!(
+                "descriptors up to {} only",
+                select::FD_SETSIZE - 1
+            )));
         }
         let mut wanted = vec![FdSetElement::default(); fd_set_num_elements(0, highest + 1)];
-        self.all().for_each(|stream| fd_set_insert(&mut wanted, stream.as_raw_fd()));
+        self.all()
+            .for_each(|stream| fd_set_insert(&mut wanted, stream.as_raw_fd()));
         let (mut read, mut write) = (wanted.clone(), vec![FdSetElement::default(); wanted.len()]);
         time(|| {
             read.copy_from_slice(&wanted); // it comes back changed
@@ -74,7 +99,10 @@ impl Crowd {
     }
 
     fn poll(&self) -> io::Result<f64> {
-        let mut fds: Vec<PollFd<'_>> = self.all().map(|stream| PollFd::new(stream, PollFlags::IN)).collect();
+        let mut fds: Vec<PollFd<'_>> = self
+            .all()
+            .map(|stream| PollFd::new(stream, PollFlags::IN))
+            .collect();
         time(|| sys::poll(&mut fds))
     }
 

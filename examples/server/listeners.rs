@@ -41,7 +41,10 @@ pub(crate) enum Listener {
 
 impl Listener {
     /// Lets a loop accept from it.
-    pub(crate) fn give_to<H: Handler>(self, reactor: &mut Reactor<H>) -> Result<(), glassloop::Error> {
+    pub(crate) fn give_to<H: Handler>(
+        self,
+        reactor: &mut Reactor<H>,
+    ) -> Result<(), glassloop::Error> {
         match self {
             Listener::Tcp(listener) => reactor.listen_on(listener).map(drop),
             #[cfg(unix)]
@@ -98,13 +101,22 @@ impl Listeners {
         };
         listeners.take_handed_over()?;
         let default = ["127.0.0.1:8888".to_string()];
-        let listen = if listen.is_empty() && listeners.names.is_empty() { &default[..] } else { listen };
+        let listen = if listen.is_empty() && listeners.names.is_empty() {
+            &default[..]
+        } else {
+            listen
+        };
         let places = listen.iter().map(|text| match text.strip_prefix("unix:") {
             Some(path) => Ok(Place::Unix(path)),
             None => tcp::resolve(text).map(|addrs| Place::Tcp(text, addrs)),
         });
         let places: Vec<Place<'_>> = places.collect::<Result<_, _>>()?;
-        let all: Vec<SocketAddr> = places.iter().flat_map(Place::addrs).chain(&listeners.addrs).copied().collect();
+        let all: Vec<SocketAddr> = places
+            .iter()
+            .flat_map(Place::addrs)
+            .chain(&listeners.addrs)
+            .copied()
+            .collect();
         for place in places {
             match place {
                 Place::Tcp(text, addrs) => listeners.open_all(text, &addrs, &all)?,
@@ -116,12 +128,19 @@ impl Listeners {
 
     /// Opens every address of a name. One that this machine does not have is left out if there are
     /// others.
-    fn open_all(&mut self, text: &str, addrs: &[SocketAddr], all: &[SocketAddr]) -> Result<(), String> {
+    fn open_all(
+        &mut self,
+        text: &str,
+        addrs: &[SocketAddr],
+        all: &[SocketAddr],
+    ) -> Result<(), String> {
         let (mut opened, mut missing) = (0, None);
         for &addr in addrs {
             match self.open_tcp(addr, all) {
                 Ok(()) => opened += 1,
-                Err(error) if tcp::is_missing(&error) => missing = Some(tcp::explain(addr, &error, self.options)),
+                Err(error) if tcp::is_missing(&error) => {
+                    missing = Some(tcp::explain(addr, &error, self.options))
+                }
                 Err(error) => return Err(tcp::explain(addr, &error, self.options)),
             }
         }
@@ -140,7 +159,11 @@ impl Listeners {
         // The IPv6 wildcard address takes the port for IPv4 too. It must not where an IPv4 address
         // is named with the same port.
         let is_ipv6_wildcard = addr.is_ipv6() && addr.ip().is_unspecified();
-        let only_v6 = is_ipv6_wildcard && addr.port() != 0 && all.iter().any(|other| other.is_ipv4() && other.port() == addr.port());
+        let only_v6 = is_ipv6_wildcard
+            && addr.port() != 0
+            && all
+                .iter()
+                .any(|other| other.is_ipv4() && other.port() == addr.port());
         for (number, listeners) in self.of_loops.iter_mut().enumerate() {
             let listener = tcp::bind(addr, only_v6, number, self.options)?;
             addr = listener.local_addr()?; // with port 0 the first one chooses
@@ -154,7 +177,10 @@ impl Listeners {
     /// One socket for all loops.
     #[cfg(unix)]
     fn share(&mut self, name: String, listener: Listener) -> io::Result<()> {
-        let (first, others) = self.of_loops.split_first_mut().expect("there is at least one loop");
+        let (first, others) = self
+            .of_loops
+            .split_first_mut()
+            .expect("there is at least one loop");
         for listeners in others {
             listeners.push(listener.try_clone()?);
         }
@@ -191,17 +217,20 @@ impl Listeners {
     fn take_handed_over(&mut self) -> Result<(), Box<dyn Error>> {
         let mut handed = listenfd::ListenFd::from_env();
         for number in 0..handed.len() {
-            let failed = |error: io::Error| format!("socket {number} of LISTEN_FDS is of no use: {error}");
+            let failed =
+                |error: io::Error| format!("socket {number} of LISTEN_FDS is of no use: {error}");
             if let Ok(Some(listener)) = handed.take_tcp_listener(number) {
                 is_listening(&listener).map_err(failed)?;
                 tcp::set_keepalive(&listener, self.options.keepalive).map_err(failed)?;
                 let addr = listener.local_addr().map_err(failed)?;
-                self.share(addr.to_string(), Listener::Tcp(listener)).map_err(failed)?;
+                self.share(addr.to_string(), Listener::Tcp(listener))
+                    .map_err(failed)?;
                 self.addrs.push(addr);
             } else if let Some(listener) = handed.take_unix_listener(number).map_err(failed)? {
                 is_listening(&listener).map_err(failed)?;
                 let addr = glassloop::Address::from(listener.local_addr().map_err(failed)?);
-                self.share(addr.to_string(), Listener::Unix(listener)).map_err(failed)?;
+                self.share(addr.to_string(), Listener::Unix(listener))
+                    .map_err(failed)?;
             }
         }
         Ok(())
@@ -223,6 +252,9 @@ fn is_listening(socket: &impl std::os::fd::AsFd) -> io::Result<()> {
     if socket2::SockRef::from(socket).is_listener()? {
         Ok(())
     } else {
-        Err(io::Error::new(io::ErrorKind::InvalidInput, "it does not listen"))
+        Err(io::Error::new(
+            io::ErrorKind::InvalidInput,
+            "it does not listen",
+        ))
     }
 }

@@ -50,7 +50,10 @@ impl Counts {
 
     /// Whether the queue is empty and its last line is written.
     fn is_drained(&self) -> bool {
-        let done = self.taken.load(Ordering::Acquire).saturating_add(self.dropped());
+        let done = self
+            .taken
+            .load(Ordering::Acquire)
+            .saturating_add(self.dropped());
         done >= self.queued.load(Ordering::Acquire)
     }
 }
@@ -59,8 +62,17 @@ impl Log {
     /// Sends the records that `filter` lets pass to stderr, and the messages of panics too.
     pub(crate) fn start(filter: &str) -> Self {
         let counts = Arc::new(Counts::default());
-        let stderr = Reporter { stderr: io::stderr(), counts: counts.clone(), failed: 0, reported: 0, since: 0 };
-        let (lines, guard) = NonBlockingBuilder::default().buffered_lines_limit(LINES).thread_name("log").finish(stderr);
+        let stderr = Reporter {
+            stderr: io::stderr(),
+            counts: counts.clone(),
+            failed: 0,
+            reported: 0,
+            since: 0,
+        };
+        let (lines, guard) = NonBlockingBuilder::default()
+            .buffered_lines_limit(LINES)
+            .thread_name("log")
+            .finish(stderr);
         let _ = counts.dropped.set(lines.error_counter());
         let queue = Queue { lines, counts };
         // Decided here: behind the queue nothing can tell whether stderr is a terminal.
@@ -69,7 +81,11 @@ impl Log {
             _ => WriteStyle::Always,
         };
         let target = Target::Pipe(Box::new(queue.clone()));
-        env_logger::Builder::new().parse_filters(filter).write_style(style).target(target).init();
+        env_logger::Builder::new()
+            .parse_filters(filter)
+            .write_style(style)
+            .target(target)
+            .init();
         // The hook that std installs writes to stderr in the thread that panics.
         panic::set_hook(Box::new(|info| log::error!("{info}")));
         Self { queue, guard }
@@ -142,7 +158,8 @@ impl<W: Write> Reporter<W> {
         self.since = 0;
         let dropped = self.counts.dropped() + self.failed;
         let lines = dropped - self.reported;
-        let report = format!("server: {lines} log lines were dropped: stderr did not take them in time\n");
+        let report =
+            format!("server: {lines} log lines were dropped: stderr did not take them in time\n");
         if lines > 0 && self.put(report.as_bytes()).is_ok() {
             self.reported = dropped;
         }

@@ -29,8 +29,14 @@ pub(crate) struct Total {
 
 /// What a loop's thread reports: `Ready` unless its start fails, and `Ended` in any case, once.
 enum Report<M> {
-    Ready { handle: Handle<M> },
-    Ended { number: usize, counters: Option<Box<Counters>>, failure: Option<String> },
+    Ready {
+        handle: Handle<M>,
+    },
+    Ended {
+        number: usize,
+        counters: Option<Box<Counters>>,
+        failure: Option<String>,
+    },
 }
 
 impl<M: Send + 'static> Loops<M> {
@@ -47,9 +53,15 @@ impl<M: Send + 'static> Loops<M> {
         S: FnOnce() -> Result<Reactor<H, N>, E> + Send + 'static,
     {
         let (report, reports) = mpsc::channel();
-        let mut loops = Self { reports, handles: Vec::new(), running: 0, total: Total::default() };
+        let mut loops = Self {
+            reports,
+            handles: Vec::new(),
+            running: 0,
+            total: Total::default(),
+        };
         for (number, start) in starts.into_iter().enumerate() {
-            spawn(number, start, report.clone()).map_err(|error| format!("cannot start the thread of loop {number}: {error}"))?;
+            spawn(number, start, report.clone())
+                .map_err(|error| format!("cannot start the thread of loop {number}: {error}"))?;
             loops.running += 1;
         }
         drop(report);
@@ -62,15 +74,21 @@ impl<M: Send + 'static> Loops<M> {
         while self.handles.len() < self.running {
             match self.reports.recv() {
                 Ok(Report::Ready { handle }) => self.handles.push(handle),
-                Ok(Report::Ended { number, failure, .. }) => {
+                Ok(Report::Ended {
+                    number, failure, ..
+                }) => {
                     self.running -= 1;
-                    problem.get_or_insert(failure.unwrap_or_else(|| format!("loop {number} stopped before the others were ready")));
+                    problem.get_or_insert(failure.unwrap_or_else(|| {
+                        format!("loop {number} stopped before the others were ready")
+                    }));
                 }
                 Err(_) => break, // every thread has ended
             }
         }
         problem.map_or(Ok(()), |problem| {
-            self.handles.iter().for_each(|handle| handle.stop(Stop::AtOnce));
+            self.handles
+                .iter()
+                .for_each(|handle| handle.stop(Stop::AtOnce));
             Err(problem)
         })
     }
@@ -84,8 +102,17 @@ impl<M: Send + 'static> Loops<M> {
     /// stopped gracefully.
     pub(crate) fn wait(mut self) -> Total {
         while self.running > 0 {
-            let Ok(report) = self.reports.recv() else { break };
-            let Report::Ended { number, counters, failure } = report else { continue };
+            let Ok(report) = self.reports.recv() else {
+                break;
+            };
+            let Report::Ended {
+                number,
+                counters,
+                failure,
+            } = report
+            else {
+                continue;
+            };
             self.running -= 1;
             let counters = counters.unwrap_or_default();
             self.total.accepted += counters.accepted;
@@ -93,9 +120,15 @@ impl<M: Send + 'static> Loops<M> {
             self.total.bytes_dropped += counters.bytes_dropped;
             if let Some(failure) = failure {
                 self.total.failed += 1;
-                let next = if self.running > 0 { "the other loops stop gracefully" } else { "no loop is left" };
+                let next = if self.running > 0 {
+                    "the other loops stop gracefully"
+                } else {
+                    "no loop is left"
+                };
                 log::error!("loop {number} failed: {failure}; its connections are lost, {next}");
-                self.handles.iter().for_each(|handle| handle.stop(Stop::Gracefully));
+                self.handles
+                    .iter()
+                    .for_each(|handle| handle.stop(Stop::Gracefully));
             }
         }
         self.total
@@ -114,14 +147,23 @@ where
         // Nothing of the loop is used after a panic: it is dropped as it is.
         let ended = panic::catch_unwind(AssertUnwindSafe(|| match start() {
             Ok(mut reactor) => {
-                let _ = reports.send(Report::Ready { handle: reactor.handle() });
+                let _ = reports.send(Report::Ready {
+                    handle: reactor.handle(),
+                });
                 let failure = reactor.run().err().map(|error| error.to_string());
                 (Some(Box::new(reactor.counters())), failure)
             }
             Err(error) => (None, Some(error.to_string())),
         }));
         let (counters, failure) = ended.unwrap_or_else(|_| (None, Some("it panicked".to_string())));
-        let _ = reports.send(Report::Ended { number, counters, failure });
+        let _ = reports.send(Report::Ended {
+            number,
+            counters,
+            failure,
+        });
     };
-    thread::Builder::new().name(format!("loop {number}")).spawn(run).map(drop)
+    thread::Builder::new()
+        .name(format!("loop {number}"))
+        .spawn(run)
+        .map(drop)
 }

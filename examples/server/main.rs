@@ -150,7 +150,10 @@ impl FromStr for Admin {
     fn from_str(text: &str) -> Result<Self, String> {
         match text {
             "off" => Ok(Admin::Off),
-            addr => addr.parse().map(Admin::At).map_err(|_| "neither `off` nor an address such as 127.0.0.1:8889".to_string()),
+            addr => addr
+                .parse()
+                .map(Admin::At)
+                .map_err(|_| "neither `off` nor an address such as 127.0.0.1:8889".to_string()),
         }
     }
 }
@@ -160,7 +163,9 @@ fn drain_timeout(text: &str) -> Result<Duration, String> {
     match (text, humantime::parse_duration(text)) {
         ("off", _) => Ok(Duration::MAX),
         (_, Ok(time)) => Ok(time),
-        (_, Err(error)) => Err(format!("{error}; a time such as 500ms or 10s is wanted, or `off`")),
+        (_, Err(error)) => Err(format!(
+            "{error}; a time such as 500ms or 10s is wanted, or `off`"
+        )),
     }
 }
 
@@ -168,7 +173,9 @@ fn drain_timeout(text: &str) -> Result<Duration, String> {
 fn spin(text: &str) -> Result<Timeout, String> {
     match humantime::parse_duration(text) {
         Ok(Duration::ZERO) => Ok(Timeout(None)),
-        Ok(time) if time > Duration::from_millis(10) => Err("longer than 10ms, which is the most".to_string()),
+        Ok(time) if time > Duration::from_millis(10) => {
+            Err("longer than 10ms, which is the most".to_string())
+        }
         _ => text.parse(),
     }
 }
@@ -196,7 +203,9 @@ fn log_filter(text: &str) -> Result<String, String> {
     for part in text.split(',') {
         let level = part.split_once('=').map_or(part, |(_, level)| level);
         if level.parse::<log::LevelFilter>().is_err() {
-            return Err(format!("`{level}` is not a level (error, warn, info, debug, trace, off)"));
+            return Err(format!(
+                "`{level}` is not a level (error, warn, info, debug, trace, off)"
+            ));
         }
     }
     Ok(text.to_string())
@@ -218,13 +227,26 @@ fn main() -> ExitCode {
 fn serve(args: &Args, signals: io::Result<Signals>) -> Result<ExitCode, Box<dyn Error>> {
     raise_descriptor_limit();
     let signals = signals.map_err(|error| format!("cannot watch for signals: {error}"))?;
-    let options = Options { loops: args.threads.into(), reuse_port: args.reuse_port, keepalive: args.keepalive.0 };
+    let options = Options {
+        loops: args.threads.into(),
+        reuse_port: args.reuse_port,
+        keepalive: args.keepalive.0,
+    };
     let mut listeners = Listeners::open(&args.listen, options)?;
     let limit = Arc::new(OnceLock::new());
-    let starts = listeners.of_loops.drain(..).enumerate().map(|(number, listeners)| {
-        let (service, config, most, limit) = (service(args), config(args, number), args.max_connections, limit.clone());
-        move || make_loop(service, config, listeners, most, &limit)
-    });
+    let starts = listeners
+        .of_loops
+        .drain(..)
+        .enumerate()
+        .map(|(number, listeners)| {
+            let (service, config, most, limit) = (
+                service(args),
+                config(args, number),
+                args.max_connections,
+                limit.clone(),
+            );
+            move || make_loop(service, config, listeners, most, &limit)
+        });
     let loops = Loops::start(starts)?;
     let forced = signals::stop_on(signals, loops.handles().to_vec())?;
     for name in &listeners.names {
@@ -234,14 +256,28 @@ fn serve(args: &Args, signals: io::Result<Signals>) -> Result<ExitCode, Box<dyn 
         log::warn!("--admin {addr}: this version serves nothing there yet");
     }
     let room = limit.get().map_or(0, ConnectionLimit::max);
-    log::info!("room for {room} connections, requests of at most {} bytes", args.max_frame);
+    log::info!(
+        "room for {room} connections, requests of at most {} bytes",
+        args.max_frame
+    );
     let total = loops.wait();
-    log::info!("stopped: {} connections were accepted, {} requests taken", total.accepted, total.frames);
+    log::info!(
+        "stopped: {} connections were accepted, {} requests taken",
+        total.accepted,
+        total.frames
+    );
     if total.bytes_dropped > 0 {
-        log::warn!("{} bytes of replies were dropped, since their peers were gone or did not read", total.bytes_dropped);
+        log::warn!(
+            "{} bytes of replies were dropped, since their peers were gone or did not read",
+            total.bytes_dropped
+        );
     }
     let success = total.failed == 0 && !forced.load(Ordering::Relaxed);
-    Ok(if success { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    Ok(if success {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
 }
 
 fn service(args: &Args) -> Service {
@@ -249,7 +285,11 @@ fn service(args: &Args) -> Service {
         Dialect::Text => submit::Dialect::Text,
         Dialect::Source => submit::Dialect::Source,
     };
-    Service { dialect, max_frame: args.max_frame, require_conn: args.require_conn }
+    Service {
+        dialect,
+        max_frame: args.max_frame,
+        require_conn: args.require_conn,
+    }
 }
 
 /// The limits of one of the loops.
@@ -287,7 +327,11 @@ fn make_loop(
     let loops = config.loops;
     let mut reactor = Reactor::new(service, config)?;
     // Without the flag: what the limit of descriptors leaves for each loop, for all together.
-    let all = || most.map_or(reactor.max_connections().saturating_mul(loops), |most| most as usize);
+    let all = || {
+        most.map_or(reactor.max_connections().saturating_mul(loops), |most| {
+            most as usize
+        })
+    };
     reactor.share_limit(limit.get_or_init(|| ConnectionLimit::new(all())));
     for listener in listeners {
         listener.give_to(&mut reactor)?;

@@ -26,8 +26,15 @@ impl Handler for Service {
     type Mail = ();
 
     fn connection(&mut self, _: &Origin) -> (ServerCodec, Session) {
-        let session = if self.require_conn { Session::AwaitsConn } else { Session::Ready };
-        (ServerCodec::with_max_frame(self.dialect, self.max_frame), session)
+        let session = if self.require_conn {
+            Session::AwaitsConn
+        } else {
+            Session::Ready
+        };
+        (
+            ServerCodec::with_max_frame(self.dialect, self.max_frame),
+            session,
+        )
     }
 
     fn open(&mut self, cx: &mut Context<'_, Self>) -> Verdict {
@@ -55,6 +62,10 @@ impl Handler for Service {
 #[cold]
 fn refuse(id: Id, cx: &mut Context<'_, Service>) -> Verdict {
     log::debug!("connection {}: submit {id} before conn is refused", cx.id());
-    cx.send(Ack { kind: Kind::Submit, id, outcome: Outcome::Failed });
+    cx.send(Ack {
+        kind: Kind::Submit,
+        id,
+        outcome: Outcome::Failed,
+    });
     Verdict::Close
 }

@@ -31,7 +31,9 @@ pub(crate) type Signals = ();
 pub(crate) fn watch() -> io::Result<Signals> {
     let signals = Signals::new([SIGHUP, SIGINT, SIGTERM])?;
     // Afterwards: a signal that is pending already would end the process otherwise.
-    let watched: SigSet = [Signal::SIGHUP, Signal::SIGINT, Signal::SIGTERM].into_iter().collect();
+    let watched: SigSet = [Signal::SIGHUP, Signal::SIGINT, Signal::SIGTERM]
+        .into_iter()
+        .collect();
     watched.thread_unblock()?;
     Ok(signals)
 }
@@ -39,33 +41,42 @@ pub(crate) fn watch() -> io::Result<Signals> {
 /// Makes the first SIGINT or SIGTERM stop the loops gracefully, and the second one at once. The
 /// flag is set by the second one.
 #[cfg(unix)]
-pub(crate) fn stop_on(mut signals: Signals, handles: Vec<Handle<()>>) -> io::Result<Arc<AtomicBool>> {
+pub(crate) fn stop_on(
+    mut signals: Signals,
+    handles: Vec<Handle<()>>,
+) -> io::Result<Arc<AtomicBool>> {
     let forced = Arc::new(AtomicBool::new(false));
     let told = forced.clone();
-    thread::Builder::new().name("signals".into()).spawn(move || {
-        let mut how = Stop::Gracefully;
-        for signal in &mut signals {
-            let name = match signal {
-                SIGHUP => {
-                    log::info!("SIGHUP: there is nothing to reload; the server goes on unchanged");
-                    continue;
+    thread::Builder::new()
+        .name("signals".into())
+        .spawn(move || {
+            let mut how = Stop::Gracefully;
+            for signal in &mut signals {
+                let name = match signal {
+                    SIGHUP => {
+                        log::info!(
+                            "SIGHUP: there is nothing to reload; the server goes on unchanged"
+                        );
+                        continue;
+                    }
+                    SIGINT => "SIGINT",
+                    _ => "SIGTERM",
+                };
+                match how {
+                    Stop::Gracefully => log::info!(
+                        "{name}: answering what was read, then stopping; once more to stop at once"
+                    ),
+                    Stop::AtOnce | Stop::Within(_) => {
+                        log::warn!("{name} again: stopping at once");
+                        told.store(true, Ordering::Relaxed);
+                    }
                 }
-                SIGINT => "SIGINT",
-                _ => "SIGTERM",
-            };
-            match how {
-                Stop::Gracefully => log::info!("{name}: answering what was read, then stopping; once more to stop at once"),
-                Stop::AtOnce | Stop::Within(_) => {
-                    log::warn!("{name} again: stopping at once");
-                    told.store(true, Ordering::Relaxed);
+                for handle in &handles {
+                    handle.stop(how);
                 }
+                how = Stop::AtOnce;
             }
-            for handle in &handles {
-                handle.stop(how);
-            }
-            how = Stop::AtOnce;
-        }
-    })?;
+        })?;
     Ok(forced)
 }
 

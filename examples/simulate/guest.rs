@@ -45,16 +45,36 @@ pub(crate) fn echo(peer: &Peer, got: &mut Vec<u8>) {
 
 impl fmt::Display for Guest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Client { number, manner, requests, .. } = self.plan;
+        let Client {
+            number,
+            manner,
+            requests,
+            ..
+        } = self.plan;
         let fate = self.peer.as_ref().map(Peer::fate);
-        write!(f, "client {number} ({manner:?}, {fate:?}, {} of {requests} sent, {} answered)", self.sent, self.answered)
+        write!(
+            f,
+            "client {number} ({manner:?}, {fate:?}, {} of {requests} sent, {} answered)",
+            self.sent, self.answered
+        )
     }
 }
 
 impl Guest {
     pub(crate) fn new(plan: Client) -> Self {
         let next = plan.comes;
-        Self { plan, peer: None, addr: None, next, sent: 0, answered: 0, got: Vec::new(), stalled: false, over: false, gone: false }
+        Self {
+            plan,
+            peer: None,
+            addr: None,
+            next,
+            sent: 0,
+            answered: 0,
+            got: Vec::new(),
+            stalled: false,
+            over: false,
+            gone: false,
+        }
     }
 
     /// It reads what has come.
@@ -67,7 +87,9 @@ impl Guest {
         self.got.extend(fresh);
         let (mut used, me) = (0, self.plan.number as u32);
         while let Some((length, name, intact)) = W::first(&self.got[used..]) {
-            book.borrow_mut().oracle.see(me, name.from, name.number, intact);
+            book.borrow_mut()
+                .oracle
+                .see(me, name.from, name.number, intact);
             self.answered += usize::from(name.from == me);
             used += length;
         }
@@ -83,7 +105,9 @@ impl Guest {
     }
 
     pub(crate) fn act<W: Wire>(&mut self, book: &Book, now: Duration, healed: bool, drawn: &Drawn) {
-        let Some(peer) = self.peer.clone() else { return };
+        let Some(peer) = self.peer.clone() else {
+            return;
+        };
         match peer.fate() {
             Fate::Ended => {
                 self.stop_sending(book);
@@ -98,9 +122,17 @@ impl Guest {
             Fate::Connecting | Fate::Open => {
                 while self.next <= now && !self.over {
                     let made = self.make_requests::<W>(&peer, book, drawn);
-                    let thinks = if healed { Duration::from_millis(1) } else { self.plan.dice.time(self.plan.thinks) };
+                    let thinks = if healed {
+                        Duration::from_millis(1)
+                    } else {
+                        self.plan.dice.time(self.plan.thinks)
+                    };
                     // Who waits for answers acts when one comes.
-                    self.next = if made > 0 { now + thinks } else { Duration::MAX };
+                    self.next = if made > 0 {
+                        now + thinks
+                    } else {
+                        Duration::MAX
+                    };
                     if self.sent >= self.plan.requests {
                         self.leave(&peer, book, healed);
                     }
@@ -112,15 +144,30 @@ impl Guest {
     fn make_requests<W: Wire>(&mut self, peer: &Peer, book: &Book, drawn: &Drawn) -> usize {
         let me = self.plan.number as u32;
         let (mut text, mut out) = (Vec::new(), Vec::new());
-        let free = self.plan.window.saturating_sub(self.sent.saturating_sub(self.answered));
-        let count = self.plan.burst.min(free).min(self.plan.requests - self.sent);
+        let free = self
+            .plan
+            .window
+            .saturating_sub(self.sent.saturating_sub(self.answered));
+        let count = self
+            .plan
+            .burst
+            .min(free)
+            .min(self.plan.requests - self.sent);
         for _ in 0..count {
             let number = book.borrow_mut().oracle.owe(HUB, me);
             let name = Name { from: me, number };
             let size = self.plan.dice.below(self.plan.payload);
-            let what = if drawn.workload == Workload::Relay { Op::Ack } else { op(&mut self.plan.dice, self.plan.special, drawn.violent) };
+            let what = if drawn.workload == Workload::Relay {
+                Op::Ack
+            } else {
+                op(&mut self.plan.dice, self.plan.special, drawn.violent)
+            };
             let what = match what {
-                Op::Much(times) if drawn.workload == Workload::Submit || size * usize::from(times) > 20_000 => Op::Ack,
+                Op::Much(times)
+                    if drawn.workload == Workload::Submit || size * usize::from(times) > 20_000 =>
+                {
+                    Op::Ack
+                }
                 what => what,
             };
             compose(name, what, size, &mut text);
@@ -141,7 +188,9 @@ impl Guest {
                 return peer.send(&[0, 0]);
             }
             Manner::Mute | Manner::Stalls if !healed => return,
-            Manner::Waits | Manner::HalfCloses | Manner::Mute | Manner::Deaf | Manner::Stalls => peer.shut_write(),
+            Manner::Waits | Manner::HalfCloses | Manner::Mute | Manner::Deaf | Manner::Stalls => {
+                peer.shut_write()
+            }
             Manner::Garbage => {
                 peer.send(&vec![b'x'; 70_000]);
                 peer.shut_write();
@@ -159,6 +208,8 @@ impl Guest {
 
     fn stop_sending(&mut self, book: &Book) {
         self.over = true;
-        book.borrow_mut().attentive.remove(&(self.plan.number as u32));
+        book.borrow_mut()
+            .attentive
+            .remove(&(self.plan.number as u32));
     }
 }

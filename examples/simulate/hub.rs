@@ -3,7 +3,10 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use glassloop::{CloseReason, ConnectionId, Context, Direction, FrameOf, Handler, LoopContext, Origin, Stop, TimerId, Verdict};
+use glassloop::{
+    CloseReason, ConnectionId, Context, Direction, FrameOf, Handler, LoopContext, Origin, Stop,
+    TimerId, Verdict,
+};
 
 use crate::ledger::Book;
 use crate::oracle::{HUB, Party};
@@ -39,18 +42,32 @@ pub(crate) fn panic_on_purpose(book: &Book) -> ! {
 
 impl<W: Wire> Hub<W> {
     pub(crate) fn new(book: Book, grace: Duration) -> Self {
-        Self { book, grace, timers: BTreeMap::new(), text: Vec::new(), wire: std::marker::PhantomData }
+        Self {
+            book,
+            grace,
+            timers: BTreeMap::new(),
+            text: Vec::new(),
+            wire: std::marker::PhantomData,
+        }
     }
 
     /// Promises an answer to `to`, and makes it.
-    fn answer(&mut self, to: Party, from: Party, size: usize) -> <W::Codec as glassloop::Codec>::Message<'_> {
+    fn answer(
+        &mut self,
+        to: Party,
+        from: Party,
+        size: usize,
+    ) -> <W::Codec as glassloop::Codec>::Message<'_> {
         let number = self.book.borrow_mut().oracle.owe(to, from);
         W::answer(Name { from, number }, size, &mut self.text)
     }
 
     /// Goes on with a long answer, as far as there is room.
     fn go_on(&mut self, cx: &mut Context<'_, Self>) -> Verdict {
-        let (Some(client), Some((size, mut times))) = (cx.state().client, cx.state().rest.take()) else { return Verdict::Continue };
+        let (Some(client), Some((size, mut times))) = (cx.state().client, cx.state().rest.take())
+        else {
+            return Verdict::Continue;
+        };
         while times > 0 && cx.has_room() {
             cx.send(self.answer(client, client, size));
             times -= 1;
@@ -65,23 +82,44 @@ impl<W: Wire> Hub<W> {
     /// Another client, and its connection.
     fn other(&self, number: u16) -> (Party, ConnectionId) {
         let book = self.book.borrow();
-        let (other, id) = book.ids.iter().nth(usize::from(number) % book.ids.len()).expect("whoever asks is one of them");
+        let (other, id) = book
+            .ids
+            .iter()
+            .nth(usize::from(number) % book.ids.len())
+            .expect("whoever asks is one of them");
         (*other, *id)
     }
 
     fn set_timer(&mut self, millis: u16, resumes: bool, cx: &mut Context<'_, Self>) {
         let at = cx.now() + Duration::from_millis(millis.into());
-        let (id, timer) = (cx.id(), if resumes { cx.set_loop_timer(at) } else { cx.set_timer(at) });
+        let (id, timer) = (
+            cx.id(),
+            if resumes {
+                cx.set_loop_timer(at)
+            } else {
+                cx.set_timer(at)
+            },
+        );
         self.timers.insert(timer, (at, id, resumes));
     }
 
     /// A connection is over: its timers and deadlines that should have come by now have not.
     fn note_what_never_came(&mut self, cx: &mut Context<'_, Self>) {
         let (now, id) = (cx.now(), cx.id());
-        let timers = self.timers.values().filter(|(_, of, of_loop)| *of == id && !*of_loop).map(|(at, ..)| *at);
-        let due = timers.chain(cx.state().deadlines.into_iter().flatten()).filter(|at| *at < now);
-        self.book.borrow_mut().untimely.extend(due.map(|at| (id, at, None)));
-        self.timers.retain(|_, (_, of, of_loop)| *of != id || *of_loop);
+        let timers = self
+            .timers
+            .values()
+            .filter(|(_, of, of_loop)| *of == id && !*of_loop)
+            .map(|(at, ..)| *at);
+        let due = timers
+            .chain(cx.state().deadlines.into_iter().flatten())
+            .filter(|at| *at < now);
+        self.book
+            .borrow_mut()
+            .untimely
+            .extend(due.map(|at| (id, at, None)));
+        self.timers
+            .retain(|_, (_, of, of_loop)| *of != id || *of_loop);
     }
 
     fn note_time(&self, id: ConnectionId, now: Instant, at: Instant) {
@@ -90,7 +128,13 @@ impl<W: Wire> Hub<W> {
         }
     }
 
-    fn carry_out(&mut self, client: Party, op: Op, size: usize, cx: &mut Context<'_, Self>) -> Verdict {
+    fn carry_out(
+        &mut self,
+        client: Party,
+        op: Op,
+        size: usize,
+        cx: &mut Context<'_, Self>,
+    ) -> Verdict {
         match op {
             Op::Ack => {}
             Op::Much(times) => {
@@ -134,10 +178,16 @@ impl<W: Wire> Hub<W> {
                     self.book.borrow_mut().doom(client, "write_deadline");
                 }
                 cx.state().deadlines[usize::from(!read)] = Some(at);
-                if read { cx.set_read_deadline(Some(at)) } else { cx.set_write_deadline(Some(at)) }
+                if read {
+                    cx.set_read_deadline(Some(at))
+                } else {
+                    cx.set_write_deadline(Some(at))
+                }
             }
             Op::Stop => {
-                self.book.borrow_mut().stop(Stop::Gracefully, cx.now(), self.grace);
+                self.book
+                    .borrow_mut()
+                    .stop(Stop::Gracefully, cx.now(), self.grace);
                 return Verdict::Stop;
             }
         }
@@ -229,7 +279,9 @@ impl<W: Wire> Handler for Hub<W> {
     }
 
     fn close(&mut self, cx: &mut Context<'_, Self>, _: &CloseReason) {
-        let Some(client) = cx.state().client else { return };
+        let Some(client) = cx.state().client else {
+            return;
+        };
         self.book.borrow_mut().attentive.remove(&client);
         self.note_what_never_came(cx);
         if cx.state().panics_at_close {
@@ -242,6 +294,10 @@ impl<W: Wire> Handler for Hub<W> {
             self.book.borrow_mut().attentive.remove(&client);
         });
         // A long answer is still owed.
-        if cx.state().rest.is_some() { Verdict::Continue } else { Verdict::Close }
+        if cx.state().rest.is_some() {
+            Verdict::Continue
+        } else {
+            Verdict::Close
+        }
     }
 }

@@ -30,13 +30,19 @@ impl Trial<'_> {
     pub(crate) fn judge(&self, guests: &[Guest]) -> Findings {
         let mut findings = Findings::default();
         for guest in guests {
-            let (Some(peer), Some(addr)) = (&guest.peer, &guest.addr) else { continue };
+            let (Some(peer), Some(addr)) = (&guest.peer, &guest.addr) else {
+                continue;
+            };
             let before = findings.wrong.len();
             match self.witness.of(addr) {
-                Some(seen) if seen.ended.is_some() => self.judge_end(guest, peer, seen, &mut findings),
+                Some(seen) if seen.ended.is_some() => {
+                    self.judge_end(guest, peer, seen, &mut findings)
+                }
                 Some(_) if !self.stopped => {
                     findings.stuck += 1;
-                    findings.wrong.push(format!("stuck: it never ended, {:?}", peer.fate()));
+                    findings
+                        .wrong
+                        .push(format!("stuck: it never ended, {:?}", peer.fate()));
                 }
                 _ => {}
             }
@@ -50,10 +56,20 @@ impl Trial<'_> {
     fn judge_end(&self, guest: &Guest, peer: &Peer, seen: &Seen, findings: &mut Findings) {
         let reason = seen.ended.expect("it is over");
         if !self.is_lawful(reason, guest, peer) {
-            findings.wrong.push(format!("nothing was there to end it as {reason} (blame {:?}, over {})", peer.blame(), guest.over));
+            findings.wrong.push(format!(
+                "nothing was there to end it as {reason} (blame {:?}, over {})",
+                peer.blame(),
+                guest.over
+            ));
         }
-        if peer.blame() == Some(Blame::Loop) && !may_reset(reason) && !seen.gave_up && self.book.stopped.is_none() {
-            findings.wrong.push(format!("reset by the loop after {reason}"));
+        if peer.blame() == Some(Blame::Loop)
+            && !may_reset(reason)
+            && !seen.gave_up
+            && self.book.stopped.is_none()
+        {
+            findings
+                .wrong
+                .push(format!("reset by the loop after {reason}"));
         }
         if peer.blame().is_some() || self.is_abrupt(reason) || guest.stops_reading() {
             return; // nothing is promised
@@ -62,17 +78,24 @@ impl Trial<'_> {
         let mut miss = |count: u32, what: &str| {
             if count > 0 {
                 findings.lost += u64::from(count);
-                findings.wrong.push(format!("{count} {what} lost; it ended as {reason}"));
+                findings
+                    .wrong
+                    .push(format!("{count} {what} lost; it ended as {reason}"));
             }
         };
         // What comes for a client who is closing already is nobody's promise: a relay's answers are all there if it says so, and ends him itself.
-        if self.drawn.workload != Workload::Relay || (self.book.done.contains(&client) && reason == "handler") {
+        if self.drawn.workload != Workload::Relay
+            || (self.book.done.contains(&client) && reason == "handler")
+        {
             miss(oracle.missing(client, client), "of its answers are");
         }
         if reason == "peer_closed" {
             miss(oracle.missing(HUB, client), "of its requests are");
             for (_, from) in self.book.promised.iter().filter(|(to, _)| *to == client) {
-                miss(oracle.missing(client, *from), &format!("messages of {from} are"));
+                miss(
+                    oracle.missing(client, *from),
+                    &format!("messages of {from} are"),
+                );
             }
         }
     }
@@ -82,31 +105,58 @@ impl Trial<'_> {
         let (manner, config) = (guest.plan.manner, &self.drawn.config);
         let client = guest.plan.number as u32;
         match reason {
-            "peer_closed" => guest.over && !matches!(manner, Manner::Truncates | Manner::Stalls | Manner::Garbage),
+            "peer_closed" => {
+                guest.over
+                    && !matches!(manner, Manner::Truncates | Manner::Stalls | Manner::Garbage)
+            }
             "truncated" => {
-                matches!(manner, Manner::Truncates | Manner::Stalls | Manner::Garbage | Manner::Leaves) || peer.blame().is_some()
+                matches!(
+                    manner,
+                    Manner::Truncates | Manner::Stalls | Manner::Garbage | Manner::Leaves
+                ) || peer.blame().is_some()
             }
             "reset" => matches!(peer.blame(), Some(Blame::Peer | Blame::Net)),
             "io" => matches!(peer.blame(), Some(Blame::Peer | Blame::Net)),
             "protocol" => manner == Manner::Garbage,
             "shutdown" => self.book.stopped.is_some(),
             // Two of a relay's own connections may wait for each other, one of them closing and full, and so not read.
-            "drain_timeout" => !self.drawn.unguarded || self.book.stopped.is_some() || self.drawn.workload == Workload::Relay,
+            "drain_timeout" => {
+                !self.drawn.unguarded
+                    || self.book.stopped.is_some()
+                    || self.drawn.workload == Workload::Relay
+            }
             "idle_timeout" => config.idle_timeout.is_some(),
             "frame_timeout" => config.frame_timeout.is_some(),
             "handshake_timeout" => config.handshake_timeout.is_some(),
             "write_timeout" => config.write_timeout.is_some(),
             "overload" => config.buffered_high < usize::MAX,
-            "outbox_full" => self.drawn.workload == Workload::Relay || self.book.promised.iter().any(|(to, _)| *to == client),
+            "outbox_full" => {
+                self.drawn.workload == Workload::Relay
+                    || self.book.promised.iter().any(|(to, _)| *to == client)
+            }
             "handler" if self.drawn.workload == Workload::Relay => true,
-            other => self.book.doomed.iter().any(|(doomed, reason)| *doomed == client && *reason == other),
+            other => self
+                .book
+                .doomed
+                .iter()
+                .any(|(doomed, reason)| *doomed == client && *reason == other),
         }
     }
 
     /// Whether what is queued is dropped when a connection ends so.
     fn is_abrupt(&self, reason: &str) -> bool {
         let at_once = reason == "shutdown" && self.book.stopped == Some(Stop::AtOnce);
-        at_once || matches!(reason, "aborted" | "reset" | "io" | "overload" | "write_timeout" | "write_deadline" | "drain_timeout")
+        at_once
+            || matches!(
+                reason,
+                "aborted"
+                    | "reset"
+                    | "io"
+                    | "overload"
+                    | "write_timeout"
+                    | "write_deadline"
+                    | "drain_timeout"
+            )
     }
 }
 

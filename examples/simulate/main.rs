@@ -64,21 +64,42 @@ struct Args {
 fn fault(name: &str) -> Result<Fault, String> {
     let found = Fault::ALL.iter().find(|fault| fault.name() == name);
     found.copied().ok_or_else(|| {
-        format!("no fault has this name; there are {}", Fault::ALL.iter().map(|fault| fault.name()).collect::<Vec<_>>().join(", "))
+        format!(
+            "no fault has this name; there are {}",
+            Fault::ALL
+                .iter()
+                .map(|fault| fault.name())
+                .collect::<Vec<_>>()
+                .join(", ")
+        )
     })
 }
 
 fn main() -> ExitCode {
     let args = Args::parse();
     let first = args.seed.unwrap_or(0);
-    let count = args.seeds.unwrap_or(if args.seed.is_some() { 1 } else { 100 });
+    let count = args
+        .seeds
+        .unwrap_or(if args.seed.is_some() { 1 } else { 100 });
     let Some(end) = first.checked_add(count) else {
-        eprintln!("{count} seeds from {first} on are more than there are: the last one is {}", u64::MAX - 1);
+        eprintln!(
+            "{count} seeds from {first} on are more than there are: the last one is {}",
+            u64::MAX - 1
+        );
         return ExitCode::from(2);
     };
     // One after the other, if their steps are to be read.
-    let threads = if args.trace { 1 } else { args.threads.unwrap_or_else(seeds::threads).clamp(1, 256) };
-    let plan = |seed| Plan { clients: args.clients.clone(), requests: args.requests, without: args.without.clone(), ..Plan::of(seed) };
+    let threads = if args.trace {
+        1
+    } else {
+        args.threads.unwrap_or_else(seeds::threads).clamp(1, 256)
+    };
+    let plan = |seed| Plan {
+        clients: args.clients.clone(),
+        requests: args.requests,
+        without: args.without.clone(),
+        ..Plan::of(seed)
+    };
     let (begun, mut told, mut report) = (Instant::now(), Instant::now(), Report::default());
     seeds::run(
         first..end,
@@ -89,8 +110,18 @@ fn main() -> ExitCode {
             report.add(seed, outcome);
             if told.elapsed() > Duration::from_secs(5) {
                 told = Instant::now();
-                let Report { seeds, frames, tally, failed, .. } = &report;
-                eprintln!("{seeds} of {count} seeds: {frames} frames, {} faults, {} failed", tally.total(), failed.len());
+                let Report {
+                    seeds,
+                    frames,
+                    tally,
+                    failed,
+                    ..
+                } = &report;
+                eprintln!(
+                    "{seeds} of {count} seeds: {frames} frames, {} faults, {} failed",
+                    tally.total(),
+                    failed.len()
+                );
             }
             !args.first || report.failed.is_empty()
         },
@@ -101,7 +132,9 @@ fn main() -> ExitCode {
     } else {
         print!("{report}");
     }
-    let Some((seed, violations)) = report.failure() else { return ExitCode::SUCCESS };
+    let Some((seed, violations)) = report.failure() else {
+        return ExitCode::SUCCESS;
+    };
     eprintln!("seed {seed} failed: {}", violations.join("; "));
     if report.failed.len() > 1 {
         eprintln!("and so did {}", report.other_failures(20).join(", "));
@@ -109,8 +142,14 @@ fn main() -> ExitCode {
     if !args.first {
         let small = shrink::shrink(plan(seed));
         let (steps, last) = steps_of(&small);
-        eprintln!("\nThe smallest world that was found to fail takes {steps} steps. The last of them:\n{}", last.join("\n"));
-        eprintln!("\nTo see all of them:\n  {} --trace", shrink::command(&small));
+        eprintln!(
+            "\nThe smallest world that was found to fail takes {steps} steps. The last of them:\n{}",
+            last.join("\n")
+        );
+        eprintln!(
+            "\nTo see all of them:\n  {} --trace",
+            shrink::command(&small)
+        );
     }
     ExitCode::FAILURE
 }

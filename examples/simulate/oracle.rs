@@ -49,6 +49,8 @@ impl Oracle {
 
     /// How many of the messages that were taken on have not come.
     pub(crate) fn missing(&self, to: Party, from: Party) -> u32 {
-        self.streams.get(&(to, from)).map_or(0, |(owed, seen)| owed - seen)
+        self.streams
+            .get(&(to, from))
+            .map_or(0, |(owed, seen)| owed - seen)
     }
 }

@@ -116,30 +116,50 @@ pub(crate) struct Drawn {
 impl Drawn {
     /// Whether the poller reports in order and completely, as [`glassloop::internals::Net::poll`] asks.
     pub(crate) fn reports_in_order(&self) -> bool {
-        let broken = [Fault::BatchOfOne, Fault::BatchShuffled, Fault::SpuriousEvent, Fault::StaleEvent, Fault::SpuriousWake];
+        let broken = [
+            Fault::BatchOfOne,
+            Fault::BatchShuffled,
+            Fault::SpuriousEvent,
+            Fault::StaleEvent,
+            Fault::SpuriousWake,
+        ];
         broken.iter().all(|fault| self.faults.rate(*fault) == 0)
     }
 
     /// Whether the poller reports at once what there is to read.
     pub(crate) fn reports_at_once(&self) -> bool {
-        [Fault::EdgeWithheld, Fault::ReadBlocked].iter().all(|fault| self.faults.rate(*fault) == 0)
+        [Fault::EdgeWithheld, Fault::ReadBlocked]
+            .iter()
+            .all(|fault| self.faults.rate(*fault) == 0)
     }
 
     /// Whether the loop is never kept from running, so that nothing may come late.
     pub(crate) fn is_punctual(&self) -> bool {
-        [Fault::LateWake, Fault::TimeJump, Fault::Stopped].iter().all(|fault| self.faults.rate(*fault) == 0)
+        [Fault::LateWake, Fault::TimeJump, Fault::Stopped]
+            .iter()
+            .all(|fault| self.faults.rate(*fault) == 0)
     }
 }
 
 impl Plan {
     pub(crate) fn of(seed: u64) -> Self {
-        Self { seed, clients: None, requests: None, without: Vec::new() }
+        Self {
+            seed,
+            clients: None,
+            requests: None,
+            without: Vec::new(),
+        }
     }
 
     pub(crate) fn draw(&self) -> Drawn {
         let whole = Dice::new(self.seed);
         let mut dice = whole.fork(10);
-        let workload = dice.pick(&[Workload::Submit, Workload::Submit, Workload::Lines, Workload::Relay]);
+        let workload = dice.pick(&[
+            Workload::Submit,
+            Workload::Submit,
+            Workload::Lines,
+            Workload::Relay,
+        ]);
         let mut faults = Faults::drawn(&mut whole.fork(1));
         for fault in &self.without {
             faults.set(*fault, 0);
@@ -150,21 +170,45 @@ impl Plan {
             config.drain_timeout = config.drain_timeout.min(Duration::from_secs(20));
         }
         let rough = Duration::from_millis(dice.magnitude(10, 60_000) as u64);
-        let stop = dice.one_in(4).then(|| (dice.time(rough * 2), stop(&mut dice)));
+        let stop = dice
+            .one_in(4)
+            .then(|| (dice.time(rough * 2), stop(&mut dice)));
         let violent = dice.one_in(2);
         let count = dice.magnitude(1, 48);
         let total = dice.magnitude(2_000, 12_000);
         let hostile = dice.one_in(2);
-        let mut clients: Vec<Client> =
-            (0..count).map(|number| client(number, whole.fork(100 + number as u64), hostile, total / count)).collect();
+        let mut clients: Vec<Client> = (0..count)
+            .map(|number| {
+                client(
+                    number,
+                    whole.fork(100 + number as u64),
+                    hostile,
+                    total / count,
+                )
+            })
+            .collect();
         for client in &mut clients {
-            client.comes = if dice.one_in(2) { Duration::ZERO } else { client.dice.time(rough) };
+            client.comes = if dice.one_in(2) {
+                Duration::ZERO
+            } else {
+                client.dice.time(rough)
+            };
             client.requests = client.requests.min(self.requests.unwrap_or(usize::MAX));
         }
         if let Some(kept) = &self.clients {
             clients.retain(|client| kept.contains(&client.number));
         }
-        Drawn { workload, strict: self.seed % 2 == 0, faults, config, clients, rough, stop, violent, unguarded }
+        Drawn {
+            workload,
+            strict: self.seed % 2 == 0,
+            faults,
+            config,
+            clients,
+            rough,
+            stop,
+            violent,
+            unguarded,
+        }
     }
 }
 
@@ -200,7 +244,9 @@ fn stop(dice: &mut Dice) -> Stop {
 }
 
 fn config(dice: &mut Dice, unguarded: bool) -> Config {
-    let time = |dice: &mut Dice, low: usize, high: usize| Duration::from_millis(dice.magnitude(low, high) as u64);
+    let time = |dice: &mut Dice, low: usize, high: usize| {
+        Duration::from_millis(dice.magnitude(low, high) as u64)
+    };
     let guard = |dice: &mut Dice| (!unguarded && dice.one_in(2)).then(|| time(dice, 50, 60_000));
     let guards = [guard(dice), guard(dice), guard(dice), guard(dice)];
     let write_high = dice.magnitude(64, 65_536);
@@ -212,12 +258,20 @@ fn config(dice: &mut Dice, unguarded: bool) -> Config {
         buffered_low: buffered_high / 2,
         calls_per_turn: dice.magnitude(1, 1024),
         command_high: dice.magnitude(64, 1 << 20),
-        drain_timeout: if unguarded { Duration::from_secs(1_000_000) } else { time(dice, 100, 20_000) },
+        drain_timeout: if unguarded {
+            Duration::from_secs(1_000_000)
+        } else {
+            time(dice, 100, 20_000)
+        },
         events_per_turn: dice.magnitude(1, 1024),
         frame_timeout: guards[0],
         handshake_timeout: guards[3],
         idle_timeout: guards[1],
-        linger_timeout: if unguarded { Duration::from_secs(1_000_000) } else { time(dice, 10, 5_000) },
+        linger_timeout: if unguarded {
+            Duration::from_secs(1_000_000)
+        } else {
+            time(dice, 10, 5_000)
+        },
         max_connections: dice.one_in(4).then(|| dice.magnitude(4, 64)),
         scratch: dice.magnitude(16, 262_144),
         write_cap: write_high + (1 << 20),
@@ -244,10 +298,21 @@ pub(crate) fn op(dice: &mut Dice, special: u32, violent: bool) -> Op {
         Op::ReadDeadline(arg % 8192),
         Op::WriteDeadline(arg % 8192),
     ];
-    let wild = [Op::CloseOther(arg), Op::Close, Op::Abort, Op::Panic, Op::PanicAtClose, Op::Stop];
+    let wild = [
+        Op::CloseOther(arg),
+        Op::Close,
+        Op::Abort,
+        Op::Panic,
+        Op::PanicAtClose,
+        Op::Stop,
+    ];
     if !violent || dice.one_in(2) {
         return dice.pick(&mild);
     }
     let wild = dice.pick(&wild);
-    if wild == Op::Stop && !dice.one_in(8) { Op::Close } else { wild }
+    if wild == Op::Stop && !dice.one_in(8) {
+        Op::Close
+    } else {
+        wild
+    }
 }

@@ -44,17 +44,30 @@ pub(crate) enum Role {
 
 impl Relay {
     pub(crate) fn new(book: Book, backends: Vec<Address>) -> Self {
-        Self { book, backends, fronts: BTreeMap::new(), dials: 0 }
+        Self {
+            book,
+            backends,
+            fronts: BTreeMap::new(),
+            dials: 0,
+        }
     }
 
     /// A request goes on; what it is for the oracle: an answer is owed.
     fn forward(&mut self, key: u64, body: &[u8], cx: &mut Context<'_, Self>) -> Verdict {
-        let Some(front) = self.fronts.get_mut(&key) else { return Verdict::Close };
-        let (Some(back), Some((name, _, intact))) = (front.back, read(body)) else { return Verdict::Close };
+        let Some(front) = self.fronts.get_mut(&key) else {
+            return Verdict::Close;
+        };
+        let (Some(back), Some((name, _, intact))) = (front.back, read(body)) else {
+            return Verdict::Close;
+        };
         front.client = Some(name.from);
         front.unanswered += body.len();
         front.waits = front.unanswered >= WINDOW;
-        let verdict = if front.waits { Verdict::Pause } else { Verdict::Continue };
+        let verdict = if front.waits {
+            Verdict::Pause
+        } else {
+            Verdict::Continue
+        };
         let mut book = self.book.borrow_mut();
         book.oracle.see(HUB, name.from, name.number, intact);
         book.oracle.owe(name.from, name.from);
@@ -65,7 +78,9 @@ impl Relay {
 
     /// An answer comes back.
     fn back(&mut self, key: u64, body: &[u8], cx: &mut Context<'_, Self>) -> Verdict {
-        let Some(front) = self.fronts.get_mut(&key) else { return Verdict::Close };
+        let Some(front) = self.fronts.get_mut(&key) else {
+            return Verdict::Close;
+        };
         cx.send_to(front.id, body);
         front.unanswered -= body.len();
         if front.unanswered < WINDOW && std::mem::take(&mut front.waits) {
@@ -107,9 +122,23 @@ impl Handler for Relay {
                 *key = Some(self.dials);
                 let key = self.dials;
                 cx.expect_handshake();
-                self.fronts.insert(key, Front { id, client: None, back: None, unanswered: 0, waits: false, ended: false });
+                self.fronts.insert(
+                    key,
+                    Front {
+                        id,
+                        client: None,
+                        back: None,
+                        unanswered: 0,
+                        waits: false,
+                        ended: false,
+                    },
+                );
                 let first = self.dials as usize % self.backends.len();
-                let backends = self.backends[first..].iter().chain(&self.backends[..first]).cloned().collect();
+                let backends = self.backends[first..]
+                    .iter()
+                    .chain(&self.backends[..first])
+                    .cloned()
+                    .collect();
                 cx.connect(backends, Duration::from_secs(30), key);
                 Verdict::Pause
             }
@@ -146,7 +175,9 @@ impl Handler for Relay {
     }
 
     fn eof(&mut self, cx: &mut Context<'_, Self>) -> Verdict {
-        let Role::Front(Some(key)) = *cx.state() else { return Verdict::Close };
+        let Role::Front(Some(key)) = *cx.state() else {
+            return Verdict::Close;
+        };
         if let Some(front) = self.fronts.get_mut(&key) {
             front.ended = true;
         }
@@ -154,11 +185,17 @@ impl Handler for Relay {
     }
 
     fn close(&mut self, cx: &mut Context<'_, Self>, _: &CloseReason) {
-        let (Role::Front(Some(key)) | Role::Back(key)) = *cx.state() else { return };
+        let (Role::Front(Some(key)) | Role::Back(key)) = *cx.state() else {
+            return;
+        };
         let id = cx.id();
         // Who is left alone goes too.
         if let Some(front) = self.fronts.remove(&key) {
-            for other in [Some(front.id), front.back].into_iter().flatten().filter(|other| *other != id) {
+            for other in [Some(front.id), front.back]
+                .into_iter()
+                .flatten()
+                .filter(|other| *other != id)
+            {
                 cx.close(other);
             }
         }

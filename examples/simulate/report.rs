@@ -52,7 +52,10 @@ impl Report {
 
     /// The first failure by seed.
     pub(crate) fn failure(&self) -> Option<(u64, &[String])> {
-        self.failed.iter().min_by_key(|(seed, _)| *seed).map(|(seed, violations)| (*seed, violations.as_slice()))
+        self.failed
+            .iter()
+            .min_by_key(|(seed, _)| *seed)
+            .map(|(seed, violations)| (*seed, violations.as_slice()))
     }
 
     /// The seeds of the others, or of the first so many of them.
@@ -60,14 +63,23 @@ impl Report {
         let mut seeds: Vec<u64> = self.failed.iter().map(|(seed, _)| *seed).collect();
         seeds.sort_unstable();
         let left = seeds.len().saturating_sub(1 + most);
-        let mut names: Vec<String> = seeds.into_iter().skip(1).take(most).map(|seed| seed.to_string()).collect();
+        let mut names: Vec<String> = seeds
+            .into_iter()
+            .skip(1)
+            .take(most)
+            .map(|seed| seed.to_string())
+            .collect();
         names.extend((left > 0).then(|| format!("{left} more")));
         names
     }
 
     /// Faults that never happened.
     pub(crate) fn silent(&self) -> Vec<Fault> {
-        self.tally.iter().filter(|(_, count)| *count == 0).map(|(fault, _)| fault).collect()
+        self.tally
+            .iter()
+            .filter(|(_, count)| *count == 0)
+            .map(|(fault, _)| fault)
+            .collect()
     }
 
     fn connection_hours(&self) -> f64 {
@@ -80,8 +92,17 @@ impl Report {
     }
 
     pub(crate) fn json(&self) -> String {
-        let faults: Vec<String> = self.tally.iter().map(|(fault, count)| format!("\"{fault}\":{count}")).collect();
-        let Wrongs { lost, duplicated, reordered, altered } = self.wrongs;
+        let faults: Vec<String> = self
+            .tally
+            .iter()
+            .map(|(fault, count)| format!("\"{fault}\":{count}"))
+            .collect();
+        let Wrongs {
+            lost,
+            duplicated,
+            reordered,
+            altered,
+        } = self.wrongs;
         format!(
             "{{\"seeds\":{},\"connection_hours\":{:.3},\"turns\":{},\"frames\":{},\"faults\":{{{}}},\"lost\":{lost},\"duplicated\":{duplicated},\
              \"reordered\":{reordered},\"altered\":{altered},\"stuck\":{},\"panics\":{},\"failed\":{},\"trace\":\"{:016x}\",\"speedup\":{:.1}}}",
@@ -104,8 +125,20 @@ impl fmt::Display for Report {
         for (fault, count) in self.tally.iter() {
             writeln!(f, "{:>24} {count:>12}", fault.name())?;
         }
-        let Wrongs { lost, duplicated, reordered, altered } = self.wrongs;
-        writeln!(f, "{} seeds: {} frames checked, {} faults, {} turns", self.seeds, self.frames, self.tally.total(), self.turns)?;
+        let Wrongs {
+            lost,
+            duplicated,
+            reordered,
+            altered,
+        } = self.wrongs;
+        writeln!(
+            f,
+            "{} seeds: {} frames checked, {} faults, {} turns",
+            self.seeds,
+            self.frames,
+            self.tally.total(),
+            self.turns
+        )?;
         writeln!(
             f,
             "{:.1} connection-hours; {:.1} hours by the simulated clocks in {:.1} s: {:.0} times as fast",
@@ -123,6 +156,12 @@ impl fmt::Display for Report {
         if !silent.is_empty() {
             writeln!(f, "never happened: {}", silent.join(", "))?;
         }
-        writeln!(f, "{} seeds failed; trace {:016x}, at most {} turns to the end", self.failed.len(), self.trace, self.kind_turns)
+        writeln!(
+            f,
+            "{} seeds failed; trace {:016x}, at most {} turns to the end",
+            self.failed.len(),
+            self.trace,
+            self.kind_turns
+        )
     }
 }

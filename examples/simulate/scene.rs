@@ -56,22 +56,33 @@ const LONG: Duration = Duration::from_secs(600);
 pub(crate) fn run(plan: &Plan, show: impl FnMut(Duration, &Step<'_>) + 'static) -> Outcome {
     catch_unwind(AssertUnwindSafe(|| run_uncaught(plan, show))).unwrap_or_else(|payload| {
         let violations = vec![format!("panicked: {}", text_of(&*payload))];
-        Outcome { panics: 1, violations, ..Outcome::default() }
+        Outcome {
+            panics: 1,
+            violations,
+            ..Outcome::default()
+        }
     })
 }
 
 fn text_of(payload: &dyn Any) -> String {
     let text = payload.downcast_ref::<String>().cloned();
-    text.or_else(|| payload.downcast_ref::<&str>().map(ToString::to_string)).unwrap_or_default()
+    text.or_else(|| payload.downcast_ref::<&str>().map(ToString::to_string))
+        .unwrap_or_default()
 }
 
 fn run_uncaught(plan: &Plan, show: impl FnMut(Duration, &Step<'_>) + 'static) -> Outcome {
     let drawn = plan.draw();
     let (book, grace) = (Book::default(), drawn.config.drain_timeout);
     match drawn.workload {
-        Workload::Submit => stage::<_, Submit>(plan, drawn, book.clone(), show, |_| Hub::<Submit>::new(book, grace)),
-        Workload::Lines => stage::<_, Lines>(plan, drawn, book.clone(), show, |_| Hub::<Lines>::new(book, grace)),
-        Workload::Relay => stage::<_, Frames>(plan, drawn, book.clone(), show, |backends| Relay::new(book, backends)),
+        Workload::Submit => stage::<_, Submit>(plan, drawn, book.clone(), show, |_| {
+            Hub::<Submit>::new(book, grace)
+        }),
+        Workload::Lines => stage::<_, Lines>(plan, drawn, book.clone(), show, |_| {
+            Hub::<Lines>::new(book, grace)
+        }),
+        Workload::Relay => stage::<_, Frames>(plan, drawn, book.clone(), show, |backends| {
+            Relay::new(book, backends)
+        }),
     }
 }
 
@@ -117,25 +128,37 @@ impl<H: Handler<Mail = u16> + 'static, W: Wire, const STRICT: bool> Scene<H, W, 
         make: impl FnOnce(Vec<Address>) -> H,
     ) -> Self {
         // The places where hosts and doors will be are known beforehand.
-        let at = |last: u8, port: u16| Address::from(std::net::SocketAddr::from(([127, 0, last, 1], port)));
+        let at = |last: u8, port: u16| {
+            Address::from(std::net::SocketAddr::from(([127, 0, last, 1], port)))
+        };
         let mut backends = vec![at(1, 1), at(0, 2), at(9, 9), at(1, 2)];
         if drawn.config.max_connections.is_some() {
             backends.remove(1); // a full loop that serves itself would wait for itself
         }
         let handler = make(backends);
-        let mut sim = Sim::<H, STRICT>::with_faults(plan.seed, drawn.faults.clone(), handler, drawn.config.clone());
+        let mut sim = Sim::<H, STRICT>::with_faults(
+            plan.seed,
+            drawn.faults.clone(),
+            handler,
+            drawn.config.clone(),
+        );
         let door = sim.listen();
         if drawn.workload == Workload::Relay {
             sim.listen();
         }
         let hosts = vec![sim.host(), sim.host()];
-        let witness = Rc::new(RefCell::new(Witness::new(drawn.config.clone(), drawn.is_punctual())));
+        let witness = Rc::new(RefCell::new(Witness::new(
+            drawn.config.clone(),
+            drawn.is_punctual(),
+        )));
         let (noted, sockets) = (witness.clone(), sim.sockets());
         let (in_order, at_once) = (drawn.reports_in_order(), drawn.reports_at_once());
         sim.observe(move |now, step| {
             show(now, step);
             if let (Step::Deadline { id, expiry }, true) = (step, in_order) {
-                noted.borrow_mut().expired_with(*id, *expiry, sockets.unread(*id), at_once);
+                noted
+                    .borrow_mut()
+                    .expired_with(*id, *expiry, sockets.unread(*id), at_once);
             }
             noted.borrow_mut().step(now, step);
         });
@@ -191,22 +214,37 @@ impl<H: Handler<Mail = u16> + 'static, W: Wire, const STRICT: bool> Scene<H, W, 
                 Ok(Turn::Stopped) => break true,
                 Ok(Turn::Running) => {}
                 Err(error) => {
-                    self.violations.push(format!("the poller is broken: {error}"));
+                    self.violations
+                        .push(format!("the poller is broken: {error}"));
                     break true;
                 }
             }
-            let (buffered, shared) = (self.sim.reactor().buffered(), self.sim.reactor().shared_memory());
-            self.witness.borrow_mut().turn(self.sim.now(), buffered, shared);
+            let (buffered, shared) = (
+                self.sim.reactor().buffered(),
+                self.sim.reactor().shared_memory(),
+            );
+            self.witness
+                .borrow_mut()
+                .turn(self.sim.now(), buffered, shared);
             if let Some(turns) = &mut self.kind_turns {
                 *turns += 1;
             }
             // A poll that does not wait takes a moment, too. A loop that moves something meanwhile does not spin, however little that is. Nor does
             // one whose peers drip bytes into connections that it does not read: each byte accounts for a few turns, and no more.
             in_a_moment = self.sim.now().saturating_sub(now) < Duration::from_micros(1);
-            let (moved_before, arrived_before) = (mem::replace(&mut moved, self.moved()), mem::replace(&mut arrived, self.sim.arrived()));
-            idle = if in_a_moment && moved == moved_before { idle + 1 } else { 0 };
+            let (moved_before, arrived_before) = (
+                mem::replace(&mut moved, self.moved()),
+                mem::replace(&mut arrived, self.sim.arrived()),
+            );
+            idle = if in_a_moment && moved == moved_before {
+                idle + 1
+            } else {
+                0
+            };
             idle = idle.saturating_sub(TURNS_OF_A_BYTE * (arrived - arrived_before));
-            let asleep = self.sim.is_asleep() && until.is_none() && self.sim.reactor().next_deadline().is_none();
+            let asleep = self.sim.is_asleep()
+                && until.is_none()
+                && self.sim.reactor().next_deadline().is_none();
             let kind_time = self.sim.now().saturating_sub(self.kind_since);
             let what = match self.kind_turns {
                 _ if idle > SPIN => "spins",
@@ -243,14 +281,23 @@ impl<H: Handler<Mail = u16> + 'static, W: Wire, const STRICT: bool> Scene<H, W, 
 
     fn is_done(&mut self) -> bool {
         let (posted, read) = self.book.borrow().letters;
-        self.guests.iter().all(|guest| guest.gone) && self.sim.reactor().connections() == 0 && posted == read
+        self.guests.iter().all(|guest| guest.gone)
+            && self.sim.reactor().connections() == 0
+            && posted == read
     }
 
     /// When somebody wants to do something by itself.
     fn next_act(&self) -> Option<Duration> {
-        let guests = self.guests.iter().filter(|guest| !guest.over && guest.next < Duration::MAX).map(|guest| guest.next);
+        let guests = self
+            .guests
+            .iter()
+            .filter(|guest| !guest.over && guest.next < Duration::MAX)
+            .map(|guest| guest.next);
         let stop = self.drawn.stop.map(|(at, _)| at);
-        guests.chain(stop).chain(self.kind_turns.is_none().then_some(self.drawn.rough)).min()
+        guests
+            .chain(stop)
+            .chain(self.kind_turns.is_none().then_some(self.drawn.rough))
+            .min()
     }
 
     /// Threads outside have something to say.
@@ -265,7 +312,10 @@ impl<H: Handler<Mail = u16> + 'static, W: Wire, const STRICT: bool> Scene<H, W, 
             self.witness.borrow_mut().drains_within(grace);
             self.handle.stop(how);
         }
-        if self.drawn.workload != Workload::Relay && self.kind_turns.is_none() && self.dice.one_in(200) {
+        if self.drawn.workload != Workload::Relay
+            && self.kind_turns.is_none()
+            && self.dice.one_in(200)
+        {
             for _ in 0..self.dice.magnitude(1, 64) {
                 let taken = self.handle.post(self.dice.below(1000) as u16).is_ok();
                 self.book.borrow_mut().letters.0 += u64::from(taken);
@@ -288,7 +338,10 @@ impl<H: Handler<Mail = u16> + 'static, W: Wire, const STRICT: bool> Scene<H, W, 
             if guest.peer.is_none() && guest.next <= now {
                 let peer = self.sim.connect(&self.door);
                 guest.addr = Some(peer.addr());
-                self.book.borrow_mut().attentive.insert(guest.plan.number as u32);
+                self.book
+                    .borrow_mut()
+                    .attentive
+                    .insert(guest.plan.number as u32);
                 peer.set_reading(kind || guest.plan.manner != Manner::Deaf);
                 guest.peer = Some(peer);
             }
@@ -300,9 +353,17 @@ impl<H: Handler<Mail = u16> + 'static, W: Wire, const STRICT: bool> Scene<H, W, 
     }
 
     fn is_stuck(&mut self, what: &str) {
-        let left: Vec<String> = self.guests.iter().filter(|guest| !guest.gone).map(ToString::to_string).collect();
+        let left: Vec<String> = self
+            .guests
+            .iter()
+            .filter(|guest| !guest.gone)
+            .map(ToString::to_string)
+            .collect();
         let (now, connections) = (self.sim.now(), self.sim.reactor().connections());
-        self.violations.push(format!("stuck: the loop {what} at {now:?} with {connections} connections; not done: {}", left.join(", ")));
+        self.violations.push(format!(
+            "stuck: the loop {what} at {now:?} with {connections} connections; not done: {}",
+            left.join(", ")
+        ));
         self.stuck += 1;
     }
 
@@ -314,34 +375,48 @@ impl<H: Handler<Mail = u16> + 'static, W: Wire, const STRICT: bool> Scene<H, W, 
         let mut witness = self.witness.borrow_mut();
         self.violations.append(&mut witness.wrong);
         if self.stuck == 0 {
-            let findings = Trial { drawn: &self.drawn, book: &book, witness: &witness, stopped }.judge(&self.guests);
+            let findings = Trial {
+                drawn: &self.drawn,
+                book: &book,
+                witness: &witness,
+                stopped,
+            }
+            .judge(&self.guests);
             self.violations.extend(findings.wrong);
             self.stuck += findings.stuck;
             book.oracle.wrongs.lost += findings.lost;
         }
         let (posted, read) = book.letters;
         if posted != read && !stopped && self.stuck == 0 {
-            self.violations.push(format!("{posted} letters were taken on, {read} read"));
+            self.violations
+                .push(format!("{posted} letters were taken on, {read} read"));
             book.oracle.wrongs.lost += posted.abs_diff(read);
         }
         for (id, at, came) in &book.untimely {
             let at = self.sim.elapsed(*at);
             let came = came.map(|came| self.sim.elapsed(came));
             // What has not come until the end should have come while the connection was open.
-            let until = came.or(witness.over.get(id).map(|seen| seen.left)).unwrap_or_default();
+            let until = came
+                .or(witness.over.get(id).map(|seen| seen.left))
+                .unwrap_or_default();
             let late = self.drawn.is_punctual() && until > at + Duration::from_millis(5);
             if late || came.is_some_and(|came| came < at) {
-                self.violations.push(format!("{id}: a timer or deadline was to come at {at:?}, and came at {came:?}"));
+                self.violations.push(format!(
+                    "{id}: a timer or deadline was to come at {at:?}, and came at {came:?}"
+                ));
                 self.stuck += u64::from(late);
             }
         }
     }
 
     fn check_time_of_stop(&mut self) {
-        let Some(by) = self.book.borrow().stop_by else { return self.violations.push("it stopped of its own accord".into()) };
+        let Some(by) = self.book.borrow().stop_by else {
+            return self.violations.push("it stopped of its own accord".into());
+        };
         let late = self.sim.instant().saturating_duration_since(by);
         if self.drawn.is_punctual() && late > Duration::from_millis(5) {
-            self.violations.push(format!("stopped {late:?} after its time for that was over"));
+            self.violations
+                .push(format!("stopped {late:?} after its time for that was over"));
             self.stuck += 1;
         }
     }
@@ -356,7 +431,10 @@ impl<H: Handler<Mail = u16> + 'static, W: Wire, const STRICT: bool> Scene<H, W, 
         }
         let panics = counters.panics.abs_diff(book.panics);
         if panics > 0 {
-            violations.push(format!("{} panics counted, {} meant", counters.panics, book.panics));
+            violations.push(format!(
+                "{} panics counted, {} meant",
+                counters.panics, book.panics
+            ));
         }
         Outcome {
             trace: self.sim.trace(),

@@ -24,7 +24,11 @@ pub(crate) fn run<S: FnMut(Duration, &Step<'_>) + 'static>(
         for _ in 0..threads {
             let (done, next, plan, show, end) = (done.clone(), &next, &plan, &show, seeds.end);
             scope.spawn(move || {
-                let draw = || next.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |seed| (seed < end).then(|| seed + 1));
+                let draw = || {
+                    next.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |seed| {
+                        (seed < end).then(|| seed + 1)
+                    })
+                };
                 while let Ok(seed) = draw() {
                     if done.send((seed, scene::run(&plan(seed), show()))).is_err() {
                         break;

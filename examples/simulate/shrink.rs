@@ -8,7 +8,12 @@ use crate::scene;
 /// The smallest plan that still fails, as far as taking away one thing after the other leads.
 pub(crate) fn shrink(mut plan: Plan) -> Plan {
     let fails = |plan: &Plan| !scene::run(plan, |_, _| {}).violations.is_empty();
-    let all: Vec<usize> = plan.draw().clients.iter().map(|client| client.number).collect();
+    let all: Vec<usize> = plan
+        .draw()
+        .clients
+        .iter()
+        .map(|client| client.number)
+        .collect();
     plan.clients = Some(all);
     let try_with = |plan: &mut Plan, change: &dyn Fn(&mut Plan)| {
         let mut smaller = plan.clone();
@@ -46,7 +51,10 @@ pub(crate) fn shrink(mut plan: Plan) -> Plan {
 
 /// The command that runs it again.
 pub(crate) fn command(plan: &Plan) -> String {
-    let mut command = format!("cargo run --release --features sim --example simulate -- --seed {}", plan.seed);
+    let mut command = format!(
+        "cargo run --release --features sim --example simulate -- --seed {}",
+        plan.seed
+    );
     if let Some(clients) = &plan.clients {
         let numbers: Vec<String> = clients.iter().map(ToString::to_string).collect();
         command.extend([" --clients ", &numbers.join(",")]);

@@ -52,7 +52,11 @@ impl Wire for Submit {
     }
 
     fn answer(name: Name, _: usize, _: &mut Vec<u8>) -> Ack {
-        Ack { kind: Kind::Submit, id: Id(id(name)), outcome: Outcome::Done }
+        Ack {
+            kind: Kind::Submit,
+            id: Id(id(name)),
+            outcome: Outcome::Done,
+        }
     }
 
     fn request(name: Name, text: &[u8], out: &mut Vec<u8>) {
@@ -65,7 +69,14 @@ impl Wire for Submit {
     fn first(bytes: &[u8]) -> Option<(usize, Name, bool)> {
         let ack = bytes.first_chunk::<14>()?;
         let word = |at: usize| u32::from_be_bytes([ack[at], ack[at + 1], ack[at + 2], ack[at + 3]]);
-        Some((14, Name { from: word(5), number: word(9) }, word(0) == 14 && ack[4] == 0x82 && ack[13] == 0))
+        Some((
+            14,
+            Name {
+                from: word(5),
+                number: word(9),
+            },
+            word(0) == 14 && ack[4] == 0x82 && ack[13] == 0,
+        ))
     }
 }
 
@@ -92,7 +103,10 @@ impl Wire for Lines {
 
     fn first(bytes: &[u8]) -> Option<(usize, Name, bool)> {
         let end = bytes.iter().position(|byte| *byte == b'\n')?;
-        Some(read(&bytes[..end]).map_or((end + 1, Name { from: 0, number: 0 }, false), |(name, _, intact)| (end + 1, name, intact)))
+        Some(read(&bytes[..end]).map_or(
+            (end + 1, Name { from: 0, number: 0 }, false),
+            |(name, _, intact)| (end + 1, name, intact),
+        ))
     }
 }
 
@@ -109,7 +123,10 @@ impl Wire for Frames {
 
     fn answer(name: Name, size: usize, text: &mut Vec<u8>) -> Framed<'_> {
         compose(name, Op::Ack, size, text);
-        Framed { head: &[], body: text }
+        Framed {
+            head: &[],
+            body: text,
+        }
     }
 
     fn request(_: Name, text: &[u8], out: &mut Vec<u8>) {
@@ -120,7 +137,10 @@ impl Wire for Frames {
     fn first(bytes: &[u8]) -> Option<(usize, Name, bool)> {
         let length = u32::from_be_bytes(*bytes.first_chunk::<4>()?) as usize;
         let text = bytes.get(4..length)?;
-        Some(read(text).map_or((length, Name { from: 0, number: 0 }, false), |(name, _, intact)| (length, name, intact)))
+        Some(read(text).map_or(
+            (length, Name { from: 0, number: 0 }, false),
+            |(name, _, intact)| (length, name, intact),
+        ))
     }
 }
 
@@ -133,8 +153,17 @@ pub(crate) fn id(name: Name) -> [u8; 8] {
 pub(crate) fn compose(name: Name, op: Op, size: usize, text: &mut Vec<u8>) {
     let (code, arg) = op.code();
     text.clear();
-    for (word, digits) in [(name.from, 8), (name.number, 8), (code.into(), 2), (arg.into(), 4)] {
-        text.extend((0..digits).rev().map(|digit| b"0123456789abcdef"[(word >> (4 * digit)) as usize & 15]));
+    for (word, digits) in [
+        (name.from, 8),
+        (name.number, 8),
+        (code.into(), 2),
+        (arg.into(), 4),
+    ] {
+        text.extend(
+            (0..digits)
+                .rev()
+                .map(|digit| b"0123456789abcdef"[(word >> (4 * digit)) as usize & 15]),
+        );
     }
     text.extend((0..size).map(|at| filler(name, at)));
 }
@@ -142,10 +171,18 @@ pub(crate) fn compose(name: Name, op: Op, size: usize, text: &mut Vec<u8>) {
 /// Takes a text apart again; whether its filler is its own.
 pub(crate) fn read(text: &[u8]) -> Option<(Name, Op, bool)> {
     let head = text.get(..HEAD)?;
-    let word = |from: usize, to: usize| u32::from_str_radix(std::str::from_utf8(&head[from..to]).ok()?, 16).ok();
-    let name = Name { from: word(0, 8)?, number: word(8, 16)? };
+    let word = |from: usize, to: usize| {
+        u32::from_str_radix(std::str::from_utf8(&head[from..to]).ok()?, 16).ok()
+    };
+    let name = Name {
+        from: word(0, 8)?,
+        number: word(8, 16)?,
+    };
     let op = Op::decode(word(16, 18)? as u8, word(18, 22)? as u16)?;
-    let intact = text[HEAD..].iter().enumerate().all(|(at, byte)| *byte == filler(name, at));
+    let intact = text[HEAD..]
+        .iter()
+        .enumerate()
+        .all(|(at, byte)| *byte == filler(name, at));
     Some((name, op, intact))
 }
 

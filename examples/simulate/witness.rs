@@ -62,7 +62,14 @@ pub(crate) struct Witness {
 impl Witness {
     pub(crate) fn new(config: Config, punctual: bool) -> Self {
         let drain_time = config.drain_timeout;
-        Self { config, punctual, living: BTreeMap::new(), over: BTreeMap::new(), wrong: Vec::new(), drain_time }
+        Self {
+            config,
+            punctual,
+            living: BTreeMap::new(),
+            over: BTreeMap::new(),
+            wrong: Vec::new(),
+            drain_time,
+        }
     }
 
     /// A stop may give them longer.
@@ -72,7 +79,10 @@ impl Witness {
 
     /// A client's connection, if it was let in.
     pub(crate) fn of(&self, client: &Address) -> Option<&Seen> {
-        self.over.values().chain(self.living.values()).find(|seen| seen.accepted.as_ref() == Some(client))
+        self.over
+            .values()
+            .chain(self.living.values())
+            .find(|seen| seen.accepted.as_ref() == Some(client))
     }
 
     pub(crate) fn step(&mut self, now: Duration, step: &Step<'_>) {
@@ -95,7 +105,10 @@ impl Witness {
         if self.over.contains_key(id) {
             return self.wrong.push(format!("{step:?} after its end"));
         }
-        let seen = self.living.entry(*id).or_insert_with(|| Seen { state: "connecting", ..Seen::default() });
+        let seen = self.living.entry(*id).or_insert_with(|| Seen {
+            state: "connecting",
+            ..Seen::default()
+        });
         if let Some(wrong) = seen.step(now, step, &self.config, self.drain_time) {
             self.wrong.push(format!("{id}: {wrong}"));
         }
@@ -109,21 +122,45 @@ impl Witness {
     /// their mark, since the callbacks that come after the turn's commands add no message here; as
     /// many letters as the mailbox takes; and all connections on each list.
     fn bound_on_shared_memory(&self) -> usize {
-        let Config { scratch, events_per_turn, retained_capacity, command_high, mailbox_cap, .. } = self.config;
+        let Config {
+            scratch,
+            events_per_turn,
+            retained_capacity,
+            command_high,
+            mailbox_cap,
+            ..
+        } = self.config;
         let connections = self.living.len() + self.over.len();
         let waiting = 2 * command_high + 4 * mailbox_cap + 48 * connections;
         scratch + 16 * events_per_turn + 8 * retained_capacity + 16 * 1024 + waiting
     }
 
     /// A guard has expired, and so much waits in the connection's socket.
-    pub(crate) fn expired_with(&mut self, id: ConnectionId, expiry: Expiry, unread: Unread, reports_at_once: bool) {
-        let Some(seen) = self.living.get(&id).filter(|seen| seen.state == "open" && seen.verdict.is_none()) else { return };
+    pub(crate) fn expired_with(
+        &mut self,
+        id: ConnectionId,
+        expiry: Expiry,
+        unread: Unread,
+        reports_at_once: bool,
+    ) {
+        let Some(seen) = self
+            .living
+            .get(&id)
+            .filter(|seen| seen.state == "open" && seen.verdict.is_none())
+        else {
+            return;
+        };
         let blames_the_peer = matches!(expiry, Expiry::Idle | Expiry::Frame | Expiry::Handshake);
-        let over = seen.deadlines(&self.config, self.drain_time).into_iter().find(|(what, ..)| *what == expiry);
+        let over = seen
+            .deadlines(&self.config, self.drain_time)
+            .into_iter()
+            .find(|(what, ..)| *what == expiry);
         // What arrived while the handler had paused it was not to be read before it was resumed,
         // and what a read did not get came after it.
         let readable_since = unread.since.max(seen.since).max(seen.blocked_at);
-        let in_time = over.is_some_and(|(_, since, time)| unread.bytes > 0 && readable_since < since.saturating_add(time));
+        let in_time = over.is_some_and(|(_, since, time)| {
+            unread.bytes > 0 && readable_since < since.saturating_add(time)
+        });
         if blames_the_peer && in_time && (unread.unreported || reports_at_once) {
             self.wrong.push(format!("{id}: its time for {expiry:?} is over, and what it has sent was not read: {unread:?}"));
         }
@@ -134,27 +171,43 @@ impl Witness {
     pub(crate) fn turn(&mut self, now: Duration, buffered: usize, shared: usize) {
         let bound = self.bound_on_shared_memory();
         if shared > bound {
-            self.wrong.push(format!("{shared} bytes of shared memory, and {bound} is the most"));
+            self.wrong.push(format!(
+                "{shared} bytes of shared memory, and {bound} is the most"
+            ));
         }
         // A buffer may be half empty after it has grown, and a quarter full after it has shrunk; empty ones cost nothing.
         let most = |bytes: usize| if bytes > 0 { 5 * bytes + 4096 } else { 0 };
-        let allowed: usize = self.living.values().map(|seen| most(seen.held) + most(seen.unsent)).sum();
+        let allowed: usize = self
+            .living
+            .values()
+            .map(|seen| most(seen.held) + most(seen.unsent))
+            .sum();
         if buffered > allowed {
-            self.wrong.push(format!("{buffered} bytes of memory for what may take {allowed}"));
+            self.wrong.push(format!(
+                "{buffered} bytes of memory for what may take {allowed}"
+            ));
         }
         if buffered > self.config.buffered_high {
-            self.wrong.push(format!("{buffered} bytes of memory, and {} is the most", self.config.buffered_high));
+            self.wrong.push(format!(
+                "{buffered} bytes of memory, and {} is the most",
+                self.config.buffered_high
+            ));
         }
         for (id, seen) in &self.living {
             if seen.unsent > self.config.write_cap || seen.held > 65_540 + self.config.scratch {
-                self.wrong.push(format!("{id} has {} bytes to send and {} to handle", seen.unsent, seen.held));
+                self.wrong.push(format!(
+                    "{id} has {} bytes to send and {} to handle",
+                    seen.unsent, seen.held
+                ));
             }
             if !self.punctual {
                 continue;
             }
             for (expiry, since, time) in seen.deadlines(&self.config, self.drain_time) {
                 if now > since.saturating_add(time).saturating_add(slack(time)) {
-                    self.wrong.push(format!("{id}: {expiry:?} is overdue, {time:?} after {since:?} it is {now:?}"));
+                    self.wrong.push(format!(
+                        "{id}: {expiry:?} is overdue, {time:?} after {since:?} it is {now:?}"
+                    ));
                 }
             }
         }
@@ -163,24 +216,39 @@ impl Witness {
 
 impl Seen {
     /// What is wrong with a step, if anything is.
-    fn step(&mut self, now: Duration, step: &Step<'_>, config: &Config, drain_time: Duration) -> Option<String> {
+    fn step(
+        &mut self,
+        now: Duration,
+        step: &Step<'_>,
+        config: &Config,
+        drain_time: Duration,
+    ) -> Option<String> {
         match step {
             Step::Accepted { peer, .. } => {
                 self.accepted = Some((*peer).clone());
                 (self.state, self.opened) = ("open", now);
             }
-            Step::Read { fill: Fill::Bytes(bytes), .. } => {
+            Step::Read {
+                fill: Fill::Bytes(bytes),
+                ..
+            } => {
                 if self.held == 0 {
                     self.begun_at = now;
                 }
                 self.held += bytes;
                 self.read_at = now;
             }
-            Step::Read { fill: Fill::Blocked, .. } => self.blocked_at = now,
+            Step::Read {
+                fill: Fill::Blocked,
+                ..
+            } => self.blocked_at = now,
             Step::Frame { bytes, .. } => {
                 (self.shook, self.begun_at) = (true, now);
                 if self.state != "open" || self.verdict.is_some() {
-                    return Some(format!("a frame is handled while it is {}, and {:?} was the last word", self.state, self.verdict));
+                    return Some(format!(
+                        "a frame is handled while it is {}, and {:?} was the last word",
+                        self.state, self.verdict
+                    ));
                 }
                 return self.take(*bytes);
             }
@@ -193,13 +261,19 @@ impl Seen {
                 }
                 self.unsent += bytes;
             }
-            Step::Write { flush: Flush::Bytes(bytes), .. } => {
+            Step::Write {
+                flush: Flush::Bytes(bytes),
+                ..
+            } => {
                 (self.moved_at, self.wrote_at) = (now, now);
                 return self.send(*bytes);
             }
             Step::Dropped { bytes, .. } => return self.send(*bytes),
             // A stop is the loop's affair; the connection goes on.
-            Step::Verdict { verdict: Verdict::Stop, .. } => {}
+            Step::Verdict {
+                verdict: Verdict::Stop,
+                ..
+            } => {}
             Step::Verdict { verdict, .. } => self.verdict = Some(*verdict),
             Step::State { from, to, .. } => {
                 let to = *to;
@@ -220,7 +294,12 @@ impl Seen {
             Step::Closed { reason, .. } => {
                 self.ended = Some(reason.name());
                 let unfinished = self.state != "closed" || self.held + self.unsent > 0;
-                return unfinished.then(|| format!("over while {}, {} bytes held and {} unsent", self.state, self.held, self.unsent));
+                return unfinished.then(|| {
+                    format!(
+                        "over while {}, {} bytes held and {} unsent",
+                        self.state, self.held, self.unsent
+                    )
+                });
             }
             _ => {}
         }
@@ -240,22 +319,44 @@ impl Seen {
     }
 
     /// What its time may be up for, since when, and how long that is.
-    fn deadlines(&self, config: &Config, drain_time: Duration) -> Vec<(Expiry, Duration, Duration)> {
-        let (active, moved) = (self.read_at.max(self.wrote_at).max(self.opened), self.moved_at.max(self.opened));
-        let guard = |applies: bool, expiry, since, time: Option<Duration>| time.filter(|_| applies).map(|time| (expiry, since, time));
+    fn deadlines(
+        &self,
+        config: &Config,
+        drain_time: Duration,
+    ) -> Vec<(Expiry, Duration, Duration)> {
+        let (active, moved) = (
+            self.read_at.max(self.wrote_at).max(self.opened),
+            self.moved_at.max(self.opened),
+        );
+        let guard = |applies: bool, expiry, since, time: Option<Duration>| {
+            time.filter(|_| applies).map(|time| (expiry, since, time))
+        };
         match self.state {
             "draining" => vec![(Expiry::Drain, self.since.max(self.moved_at), drain_time)],
             "lingering" => {
                 let (heard, begun) = (self.since.max(self.read_at), self.since.max(self.moved_at));
-                vec![(Expiry::Linger, heard, config.linger_timeout), (Expiry::Linger, begun, drain_time)]
+                vec![
+                    (Expiry::Linger, heard, config.linger_timeout),
+                    (Expiry::Linger, begun, drain_time),
+                ]
             }
             state if state.starts_with("open") => {
                 let unfinished = state == "open" && self.held > 0;
                 [
                     guard(true, Expiry::Idle, active, config.idle_timeout),
                     guard(self.unsent > 0, Expiry::Write, moved, config.write_timeout),
-                    guard(unfinished, Expiry::Frame, self.begun_at.max(self.since), config.frame_timeout),
-                    guard(!self.shook && self.accepted.is_some(), Expiry::Handshake, self.opened, config.handshake_timeout),
+                    guard(
+                        unfinished,
+                        Expiry::Frame,
+                        self.begun_at.max(self.since),
+                        config.frame_timeout,
+                    ),
+                    guard(
+                        !self.shook && self.accepted.is_some(),
+                        Expiry::Handshake,
+                        self.opened,
+                        config.handshake_timeout,
+                    ),
                 ]
                 .into_iter()
                 .flatten()
@@ -266,7 +367,13 @@ impl Seen {
     }
 
     /// The loop says that its time for something is up.
-    fn is_up(&mut self, now: Duration, expiry: Expiry, config: &Config, drain_time: Duration) -> Option<String> {
+    fn is_up(
+        &mut self,
+        now: Duration,
+        expiry: Expiry,
+        config: &Config,
+        drain_time: Duration,
+    ) -> Option<String> {
         if let Expiry::Drain | Expiry::Linger = expiry {
             self.gave_up = true;
             return None;
@@ -274,8 +381,10 @@ impl Seen {
         if let Expiry::Deadline(_) | Expiry::Connect = expiry {
             return None; // the handler looks at its own
         }
-        let up =
-            self.deadlines(config, drain_time).into_iter().any(|(what, since, time)| what == expiry && now >= since.saturating_add(time));
+        let up = self
+            .deadlines(config, drain_time)
+            .into_iter()
+            .any(|(what, since, time)| what == expiry && now >= since.saturating_add(time));
         (!up).then(|| format!("its time for {expiry:?} was not over"))
     }
 }
@@ -286,8 +395,18 @@ fn is_legal(from: &str, to: &str) -> bool {
         _ if from == to => true,
         ("connecting", to) => matches!(to, "open" | "closed"),
         ("open, input ended", to) => matches!(to, "draining" | "closed"),
-        ("open", to) => matches!(to, "open, choked" | "open, yielded" | "open, paused" | "open, input ended" | "draining" | "closed"),
-        ("open, choked" | "open, yielded" | "open, paused", to) => matches!(to, "open" | "open, paused" | "draining" | "closed"),
+        ("open", to) => matches!(
+            to,
+            "open, choked"
+                | "open, yielded"
+                | "open, paused"
+                | "open, input ended"
+                | "draining"
+                | "closed"
+        ),
+        ("open, choked" | "open, yielded" | "open, paused", to) => {
+            matches!(to, "open" | "open, paused" | "draining" | "closed")
+        }
         ("draining", to) => matches!(to, "lingering" | "closed"),
         ("lingering", to) => to == "closed",
         _ => false,

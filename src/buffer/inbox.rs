@@ -36,7 +36,15 @@ struct Held {
 impl Inbox {
     /// An inbox with just these bytes, of which the codec said `need`. It takes the memory of `spare`, if that has some.
     pub(crate) fn holding(bytes: &[u8], need: Need, begun: Stamp, spare: &mut Inbox) -> Self {
-        let unused = || Box::new(Held { bytes: Vec::new(), start: 0, end: 0, need, begun });
+        let unused = || {
+            Box::new(Held {
+                bytes: Vec::new(),
+                start: 0,
+                end: 0,
+                need,
+                begun,
+            })
+        };
         let mut held = mem::take(spare).0.unwrap_or_else(unused);
         (held.start, held.end, held.need, held.begun) = (0, 0, need, begun);
         held.append(bytes);
@@ -45,7 +53,11 @@ impl Inbox {
 
     /// Its bytes are handled: the memory goes to `spare`, if that has none, as far as it is not much.
     pub(crate) fn retire(mut self, spare: &mut Inbox) {
-        if let Some(held) = self.0.as_mut().filter(|held| held.bytes.capacity() > WORTH_KEEPING) {
+        if let Some(held) = self
+            .0
+            .as_mut()
+            .filter(|held| held.bytes.capacity() > WORTH_KEEPING)
+        {
             held.bytes = Vec::new();
         }
         if spare.0.is_none() {
@@ -59,11 +71,15 @@ impl Inbox {
     }
 
     pub(crate) fn held(&self) -> &[u8] {
-        self.0.as_ref().map_or(&[], |held| &held.bytes[held.start..held.end])
+        self.0
+            .as_ref()
+            .map_or(&[], |held| &held.bytes[held.start..held.end])
     }
 
     pub(crate) fn heap(&self) -> usize {
-        self.0.as_ref().map_or(0, |held| size_of::<Held>() + held.bytes.capacity())
+        self.0
+            .as_ref()
+            .map_or(0, |held| size_of::<Held>() + held.bytes.capacity())
     }
 
     /// When its frame began, or was first waited for again.
@@ -107,7 +123,9 @@ impl Inbox {
 
     /// Takes in further bytes, to those that it holds.
     pub(crate) fn append(&mut self, fresh: &[u8]) {
-        let Some(held) = self.0.as_mut().filter(|_| !fresh.is_empty()) else { return };
+        let Some(held) = self.0.as_mut().filter(|_| !fresh.is_empty()) else {
+            return;
+        };
         held.append(fresh);
         if held.need == Need::More {
             held.need = Need::Now;
@@ -118,14 +136,19 @@ impl Inbox {
     #[inline]
     pub(crate) fn place(&mut self) -> &mut [u8] {
         match &mut self.0 {
-            Some(held) if matches!(held.need, Need::Total(_)) && held.wants() >= WORTH_PLACING => held.make_place(),
+            Some(held) if matches!(held.need, Need::Total(_)) && held.wants() >= WORTH_PLACING => {
+                held.make_place()
+            }
             _ => &mut [],
         }
     }
 
     /// Takes note that `n` bytes of the place were received.
     pub(crate) fn placed(&mut self, n: usize) {
-        let room = self.0.as_ref().map_or(0, |held| held.bytes.len() - held.end);
+        let room = self
+            .0
+            .as_ref()
+            .map_or(0, |held| held.bytes.len() - held.end);
         assert!(n <= room, "{n} bytes placed where there is room for {room}");
         if let Some(held) = &mut self.0 {
             held.end += n;
@@ -184,7 +207,9 @@ mod tests {
     /// Zeroed memory of more than 4 GiB, of which only those pages are real that are written to;
     /// `None` if there is no address space for it.
     fn beyond_32_bits(room: usize) -> Option<Vec<u8>> {
-        let len = usize::try_from(u64::from(u32::MAX) + 1).ok()?.checked_add(room)?;
+        let len = usize::try_from(u64::from(u32::MAX) + 1)
+            .ok()?
+            .checked_add(room)?;
         Vec::<u8>::new().try_reserve_exact(len).ok()?;
         Some(vec![0; len])
     }
@@ -193,12 +218,20 @@ mod tests {
     fn near_4_gib(need: Need) -> Option<Inbox> {
         let bytes = beyond_32_bits(4096)?;
         let end = u32::MAX as usize - 2;
-        Some(Inbox(Some(Box::new(Held { bytes, start: end - 8, end, need, begun: 0 }))))
+        Some(Inbox(Some(Box::new(Held {
+            bytes,
+            start: end - 8,
+            end,
+            need,
+            begun: 0,
+        }))))
     }
 
     #[test]
     fn bytes_appended_across_4_gib_are_held() {
-        let Some(mut inbox) = near_4_gib(Need::More) else { return };
+        let Some(mut inbox) = near_4_gib(Need::More) else {
+            return;
+        };
         inbox.append(b"0123456789");
         assert_eq!(inbox.held(), b"\0\0\0\0\0\0\0\x000123456789");
         let inbox = inbox.without(10, Need::More, 0, &mut Inbox::default());
@@ -208,19 +241,30 @@ mod tests {
 
     #[test]
     fn bytes_placed_across_4_gib_are_held() {
-        let Some(mut inbox) = near_4_gib(Need::Total(8 + 5000)) else { return };
+        let Some(mut inbox) = near_4_gib(Need::Total(8 + 5000)) else {
+            return;
+        };
         let place = inbox.place();
         assert!(place.len() >= 4096);
         place[..10].copy_from_slice(b"0123456789");
         inbox.placed(10);
-        assert_eq!((inbox.held().len(), &inbox.held()[8..]), (18, &b"0123456789"[..]));
+        assert_eq!(
+            (inbox.held().len(), &inbox.held()[8..]),
+            (18, &b"0123456789"[..])
+        );
     }
 
     #[test]
     #[cfg(target_pointer_width = "64")]
     fn longest_frame_behind_a_spent_front_is_whole_with_its_last_byte() {
         for (len, missing) in [(u32::MAX - 1, 1), (u32::MAX, 0)] {
-            let held = Held { bytes: Vec::new(), start: 1, end: 1 + len as usize, need: Need::Total(u32::MAX), begun: 0 };
+            let held = Held {
+                bytes: Vec::new(),
+                start: 1,
+                end: 1 + len as usize,
+                need: Need::Total(u32::MAX),
+                begun: 0,
+            };
             assert_eq!((held.is_ripe(), held.wants()), (missing == 0, missing));
         }
     }
@@ -235,7 +279,12 @@ mod tests {
     }
 
     fn deeds() -> impl Strategy<Value = Vec<Deed>> {
-        let need = prop_oneof![Just(None), Just(Some(u32::MAX)), Just(Some(u32::MAX - 1)), (1..20_000_u32).prop_map(Some)];
+        let need = prop_oneof![
+            Just(None),
+            Just(Some(u32::MAX)),
+            Just(Some(u32::MAX - 1)),
+            (1..20_000_u32).prop_map(Some)
+        ];
         let deed = prop_oneof![
             (0..6000_usize).prop_map(Deed::Append),
             (0..6000_usize).prop_map(Deed::Place),

@@ -23,7 +23,10 @@ impl Queue {
 
     /// A queue of just these bytes, in memory of just that size.
     fn holding(bytes: &[u8]) -> Self {
-        Self(Some(Box::new(Waiting { bytes: BytesMut::from(bytes), spent: 0 })))
+        Self(Some(Box::new(Waiting {
+            bytes: BytesMut::from(bytes),
+            spent: 0,
+        })))
     }
 
     /// How many bytes wait.
@@ -56,7 +59,9 @@ impl Queue {
     /// If there are fewer.
     #[inline]
     pub(crate) fn advance(&mut self, n: usize) {
-        let Some(waiting) = &mut self.0 else { return assert_eq!(n, 0, "{n} bytes sent of none") };
+        let Some(waiting) = &mut self.0 else {
+            return assert_eq!(n, 0, "{n} bytes sent of none");
+        };
         if n == waiting.bytes.len() {
             waiting.bytes.clear();
         } else {
@@ -80,7 +85,9 @@ impl Queue {
     /// fills half of it, and is freed otherwise.
     #[inline]
     pub(crate) fn return_to(&mut self, spare: &mut Queue, retained: usize) {
-        let is_small = |waiting: &Waiting| waiting.bytes.is_empty() && waiting.spent == 0 && waiting.bytes.capacity() <= retained;
+        let is_small = |waiting: &Waiting| {
+            waiting.bytes.is_empty() && waiting.spent == 0 && waiting.bytes.capacity() <= retained
+        };
         if self.0.as_deref().is_some_and(is_small) {
             mem::swap(self, spare);
         } else {
@@ -91,8 +98,13 @@ impl Queue {
     #[inline(never)]
     fn return_unsent_to(&mut self, spare: &mut Queue, retained: usize) {
         *spare = mem::take(self);
-        let Some(waiting) = &mut spare.0 else { return *spare = Self::spare() };
-        let (len, held) = (waiting.bytes.len(), waiting.bytes.capacity() + waiting.spent);
+        let Some(waiting) = &mut spare.0 else {
+            return *spare = Self::spare();
+        };
+        let (len, held) = (
+            waiting.bytes.len(),
+            waiting.bytes.capacity() + waiting.spent,
+        );
         if held > retained && held <= 2 * len {
             *self = mem::replace(spare, Self::spare());
             return;
@@ -118,7 +130,9 @@ impl Queue {
 
     /// Bytes of heap that it holds.
     pub(crate) fn heap(&self) -> usize {
-        self.0.as_ref().map_or(0, |waiting| size_of::<Waiting>() + waiting.bytes.capacity() + waiting.spent)
+        self.0.as_ref().map_or(0, |waiting| {
+            size_of::<Waiting>() + waiting.bytes.capacity() + waiting.spent
+        })
     }
 
     /// Lets go of memory that is mostly empty: of all, of what was sent already, or of what a larger queue has left behind.
@@ -131,7 +145,10 @@ impl Queue {
         if len == 0 {
             self.0 = None;
         } else if waiting.spent > len || capacity > 4 * len + WORTH_KEEPING {
-            **waiting = Waiting { bytes: BytesMut::from(&waiting.bytes[..]), spent: 0 };
+            **waiting = Waiting {
+                bytes: BytesMut::from(&waiting.bytes[..]),
+                spent: 0,
+            };
         }
     }
 }
@@ -155,14 +172,23 @@ mod tests {
         let (queue, spare) = returned(800, 800);
         assert!(!queue.has_memory() && spare.is_empty() && spare.heap() >= 800);
         let (queue, spare) = returned(800, 700);
-        assert_eq!((queue.len(), queue.heap()), (100, size_of::<Waiting>() + 100));
-        assert!(spare.is_empty() && spare.heap() >= 800, "the memory before what waits counts again");
+        assert_eq!(
+            (queue.len(), queue.heap()),
+            (100, size_of::<Waiting>() + 100)
+        );
+        assert!(
+            spare.is_empty() && spare.heap() >= 800,
+            "the memory before what waits counts again"
+        );
     }
 
     #[test]
     fn large_memory_stays_with_what_fills_half_of_it() {
         let (queue, spare) = returned(10_000, 3_000);
-        assert!(queue.len() == 7_000 && queue.heap() >= 10_000, "nothing was copied");
+        assert!(
+            queue.len() == 7_000 && queue.heap() >= 10_000,
+            "nothing was copied"
+        );
         assert_eq!(spare.heap(), size_of::<Waiting>());
     }
 
@@ -170,8 +196,14 @@ mod tests {
     fn large_memory_is_freed_if_little_waits_in_it() {
         for sent in [10_000, 8_000] {
             let (queue, spare) = returned(10_000, sent);
-            assert_eq!((queue.len(), queue.has_memory()), (10_000 - sent, sent < 10_000));
-            assert!(queue.heap() <= size_of::<Waiting>() + 2_000 && spare.heap() == size_of::<Waiting>());
+            assert_eq!(
+                (queue.len(), queue.has_memory()),
+                (10_000 - sent, sent < 10_000)
+            );
+            assert!(
+                queue.heap() <= size_of::<Waiting>() + 2_000
+                    && spare.heap() == size_of::<Waiting>()
+            );
         }
     }
 }

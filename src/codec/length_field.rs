@@ -88,9 +88,15 @@ pub enum LengthFieldError {
 impl fmt::Display for LengthFieldError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::HeadLength { given, offset } => write!(f, "head of {given} bytes where a frame has {offset}"),
-            Self::TooLong { length, max } => write!(f, "frame of {length} bytes, at most {max} allowed"),
-            Self::TooShort { length, min } => write!(f, "frame of {length} bytes, at least {min} needed"),
+            Self::HeadLength { given, offset } => {
+                write!(f, "head of {given} bytes where a frame has {offset}")
+            }
+            Self::TooLong { length, max } => {
+                write!(f, "frame of {length} bytes, at most {max} allowed")
+            }
+            Self::TooShort { length, min } => {
+                write!(f, "frame of {length} bytes, at least {min} needed")
+            }
         }
     }
 }
@@ -121,7 +127,13 @@ impl LengthField {
 
     const fn new(width: u8, counts: Counts) -> Self {
         assert!(1 <= width && width <= 8, "a length field has 1 to 8 bytes");
-        Self { offset: 0, width, counts, min: width as u32, max: Self::DEFAULT_MAX }
+        Self {
+            offset: 0,
+            width,
+            counts,
+            min: width as u32,
+            max: Self::DEFAULT_MAX,
+        }
     }
 
     /// Puts `offset` bytes before the field. Default 0.
@@ -141,8 +153,15 @@ impl LengthField {
     /// If that is more than a frame's most length: set that one first.
     #[must_use]
     pub const fn min(mut self, min: u32) -> Self {
-        self.min = if min < self.header() as u32 { self.header() as u32 } else { min };
-        assert!(self.min <= self.max, "no frame fits between the least and the most length");
+        self.min = if min < self.header() as u32 {
+            self.header() as u32
+        } else {
+            min
+        };
+        assert!(
+            self.min <= self.max,
+            "no frame fits between the least and the most length"
+        );
         self
     }
 
@@ -152,7 +171,10 @@ impl LengthField {
     /// If that is less than a frame's least length.
     #[must_use]
     pub const fn max(mut self, max: u32) -> Self {
-        assert!(self.min <= max, "no frame fits between the least and the most length");
+        assert!(
+            self.min <= max,
+            "no frame fits between the least and the most length"
+        );
         self.max = max;
         self
     }
@@ -165,10 +187,16 @@ impl LengthField {
     #[inline(always)]
     fn check(&self, length: u64) -> Result<usize, LengthFieldError> {
         if length < u64::from(self.min) {
-            return Err(LengthFieldError::TooShort { length, min: self.min as usize });
+            return Err(LengthFieldError::TooShort {
+                length,
+                min: self.min as usize,
+            });
         }
         if length > u64::from(self.max) {
-            return Err(LengthFieldError::TooLong { length, max: self.max as usize });
+            return Err(LengthFieldError::TooLong {
+                length,
+                max: self.max as usize,
+            });
         }
         Ok(length as usize) // at most `max`, which has 32 bits
     }
@@ -180,7 +208,10 @@ impl Codec for LengthField {
     type Error = LengthFieldError;
 
     #[inline(always)] // see `submit`: a codec whose shape is a constant folds into a few instructions
-    fn decode<'a>(&mut self, input: &mut Input<'a>) -> Result<Option<Framed<'a>>, LengthFieldError> {
+    fn decode<'a>(
+        &mut self,
+        input: &mut Input<'a>,
+    ) -> Result<Option<Framed<'a>>, LengthFieldError> {
         let bytes = input.bytes();
         let Some(header) = bytes.get(..self.header()) else {
             input.need(self.header());
@@ -189,7 +220,9 @@ impl Codec for LengthField {
         let (head, field) = header.split_at(usize::from(self.offset));
         let value = match field.try_into() {
             Ok(four) => u64::from(u32::from_be_bytes(four)),
-            Err(_) => field.iter().fold(0, |value, byte| value << 8 | u64::from(*byte)),
+            Err(_) => field
+                .iter()
+                .fold(0, |value, byte| value << 8 | u64::from(*byte)),
         };
         let length = self.check(match self.counts {
             Counts::Whole => value,
@@ -199,14 +232,20 @@ impl Codec for LengthField {
             input.need(length);
             return Ok(None);
         }
-        Ok(Some(Framed { head, body: &input.take(length)[header.len()..] }))
+        Ok(Some(Framed {
+            head,
+            body: &input.take(length)[header.len()..],
+        }))
     }
 
     #[inline]
     fn encode(&mut self, message: Framed<'_>, out: &mut BytesMut) -> Result<(), LengthFieldError> {
         let Framed { head, body } = message;
         if head.len() != usize::from(self.offset) {
-            return Err(LengthFieldError::HeadLength { given: head.len(), offset: self.offset.into() });
+            return Err(LengthFieldError::HeadLength {
+                given: head.len(),
+                offset: self.offset.into(),
+            });
         }
         let length = self.check((self.header() + body.len()) as u64)?;
         let value = match self.counts {
@@ -215,7 +254,10 @@ impl Codec for LengthField {
         } as u64;
         let bits = u32::from(self.width) * 8;
         if bits < 64 && value >> bits != 0 {
-            return Err(LengthFieldError::TooLong { length: length as u64, max: (1 << bits) - 1 });
+            return Err(LengthFieldError::TooLong {
+                length: length as u64,
+                max: (1 << bits) - 1,
+            });
         }
         out.reserve(length);
         out.put_slice(head);
@@ -248,11 +290,26 @@ mod tests {
                     let mut codec = codec.at(offset);
                     let head = vec![7; offset.into()];
                     let mut out = BytesMut::new();
-                    codec.encode(Framed { head: &head, body: b"hello" }, &mut out).expect("five bytes fit");
+                    codec
+                        .encode(
+                            Framed {
+                                head: &head,
+                                body: b"hello",
+                            },
+                            &mut out,
+                        )
+                        .expect("five bytes fit");
                     for short in 0..out.len() {
-                        assert_eq!(decode(&mut codec, &out[..short]), Ok(None), "{short} bytes of {codec:?}");
+                        assert_eq!(
+                            decode(&mut codec, &out[..short]),
+                            Ok(None),
+                            "{short} bytes of {codec:?}"
+                        );
                     }
-                    assert_eq!(decode(&mut codec, &out), Ok(Some((head, b"hello".to_vec()))));
+                    assert_eq!(
+                        decode(&mut codec, &out),
+                        Ok(Some((head, b"hello".to_vec())))
+                    );
                 }
             }
         }
@@ -261,7 +318,9 @@ mod tests {
     #[test]
     fn the_lesson_s_own_vector_is_met() {
         let mut out = BytesMut::new();
-        LengthField::whole(4).encode((&b"hello"[..]).into(), &mut out).expect("five bytes fit");
+        LengthField::whole(4)
+            .encode((&b"hello"[..]).into(), &mut out)
+            .expect("five bytes fit");
         assert_eq!(&out[..], b"\0\0\0\x09hello");
     }
 
@@ -269,21 +328,38 @@ mod tests {
     fn lengths_outside_the_limits_are_refused_on_the_header_alone() {
         let mut codec = LengthField::whole(4).min(13).max(100);
         for length in [0_u32, 1, 4, 12] {
-            let error = LengthFieldError::TooShort { length: length.into(), min: 13 };
+            let error = LengthFieldError::TooShort {
+                length: length.into(),
+                min: 13,
+            };
             assert_eq!(decode(&mut codec, &length.to_be_bytes()), Err(error));
         }
         for length in [101_u32, 1 << 24, i32::MAX as u32, 1 << 31, u32::MAX] {
-            let error = LengthFieldError::TooLong { length: length.into(), max: 100 };
+            let error = LengthFieldError::TooLong {
+                length: length.into(),
+                max: 100,
+            };
             assert_eq!(decode(&mut codec, &length.to_be_bytes()), Err(error));
         }
         assert_eq!(decode(&mut codec, &100_u32.to_be_bytes()), Ok(None));
-        assert!(decode(&mut LengthField::rest(8), &[0xff; 8]).is_err(), "a length near 2^64 must not wrap round");
+        assert!(
+            decode(&mut LengthField::rest(8), &[0xff; 8]).is_err(),
+            "a length near 2^64 must not wrap round"
+        );
     }
 
     #[test]
     fn a_body_that_its_own_field_cannot_count_is_not_encoded() {
         let mut out = BytesMut::new();
-        assert!(LengthField::rest(1).encode((&[0; 256][..]).into(), &mut out).is_err());
-        assert!(LengthField::rest(1).encode((&[0; 255][..]).into(), &mut out).is_ok());
+        assert!(
+            LengthField::rest(1)
+                .encode((&[0; 256][..]).into(), &mut out)
+                .is_err()
+        );
+        assert!(
+            LengthField::rest(1)
+                .encode((&[0; 255][..]).into(), &mut out)
+                .is_ok()
+        );
     }
 }

@@ -58,7 +58,9 @@ impl fmt::Display for LineError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::DelimiterInside { at } => write!(f, "delimiter inside a message, at byte {at}"),
-            Self::TooLong { length, max } => write!(f, "line of {length} bytes or more, at most {max} allowed"),
+            Self::TooLong { length, max } => {
+                write!(f, "line of {length} bytes or more, at most {max} allowed")
+            }
         }
     }
 }
@@ -68,7 +70,11 @@ impl std::error::Error for LineError {}
 impl Line {
     /// Frames that end with `delimiter`.
     pub const fn ending_with(delimiter: u8) -> Self {
-        Self { delimiter, max: LengthField::DEFAULT_MAX, scanned: 0 }
+        Self {
+            delimiter,
+            max: LengthField::DEFAULT_MAX,
+            scanned: 0,
+        }
     }
 
     /// Refuses lines longer than `max` bytes, the delimiter included. Default [`LengthField::DEFAULT_MAX`].
@@ -83,7 +89,10 @@ impl Line {
     }
 
     fn too_long(&self, length: usize) -> LineError {
-        LineError::TooLong { length, max: self.max as usize }
+        LineError::TooLong {
+            length,
+            max: self.max as usize,
+        }
     }
 }
 
@@ -99,12 +108,18 @@ impl Codec for Line {
         let window = &bytes[..bytes.len().min(max)];
         let mut unseen = &window[self.scanned as usize..];
         // std keeps its fast memchr behind this door.
-        let skipped = unseen.skip_until(self.delimiter).expect("reading from memory cannot fail");
+        let skipped = unseen
+            .skip_until(self.delimiter)
+            .expect("reading from memory cannot fail");
         let end = self.scanned as usize + skipped;
         if skipped > 0 && window[end - 1] == self.delimiter {
             self.scanned = 0;
             let line = &input.take(end)[..end - 1];
-            return Ok(Some(if self.delimiter == b'\n' { line.strip_suffix(b"\r").unwrap_or(line) } else { line }));
+            return Ok(Some(if self.delimiter == b'\n' {
+                line.strip_suffix(b"\r").unwrap_or(line)
+            } else {
+                line
+            }));
         }
         if end == max {
             return Err(self.too_long(bytes.len()));
@@ -143,24 +158,42 @@ mod tests {
             assert_eq!(codec.decode(&mut Input::new(&text[..end])), Ok(None));
             assert_eq!(codec.scanned as usize, end);
         }
-        assert_eq!(codec.decode(&mut Input::new(text)), Ok(Some(&text[..text.len() - 1])));
+        assert_eq!(
+            codec.decode(&mut Input::new(text)),
+            Ok(Some(&text[..text.len() - 1]))
+        );
         assert_eq!(codec.scanned, 0);
     }
 
     #[test]
     fn the_longest_line_is_taken_and_one_byte_more_is_refused() {
         let mut codec = Line::default().max(4);
-        assert_eq!(codec.decode(&mut Input::new(b"abc\n")), Ok(Some(&b"abc"[..])));
-        assert_eq!(codec.decode(&mut Input::new(b"abcd\n")), Err(LineError::TooLong { length: 5, max: 4 }));
+        assert_eq!(
+            codec.decode(&mut Input::new(b"abc\n")),
+            Ok(Some(&b"abc"[..]))
+        );
+        assert_eq!(
+            codec.decode(&mut Input::new(b"abcd\n")),
+            Err(LineError::TooLong { length: 5, max: 4 })
+        );
         let mut codec = Line::default().max(4);
         assert_eq!(codec.decode(&mut Input::new(b"abc")), Ok(None));
-        assert_eq!(codec.decode(&mut Input::new(b"abcd")), Err(LineError::TooLong { length: 4, max: 4 }));
+        assert_eq!(
+            codec.decode(&mut Input::new(b"abcd")),
+            Err(LineError::TooLong { length: 4, max: 4 })
+        );
     }
 
     #[test]
     fn a_carriage_return_belongs_to_the_newline_only() {
-        assert_eq!(Line::default().decode(&mut Input::new(b"a\r\n")), Ok(Some(&b"a"[..])));
-        assert_eq!(Line::ending_with(0).decode(&mut Input::new(b"a\r\0")), Ok(Some(&b"a\r"[..])));
+        assert_eq!(
+            Line::default().decode(&mut Input::new(b"a\r\n")),
+            Ok(Some(&b"a"[..]))
+        );
+        assert_eq!(
+            Line::ending_with(0).decode(&mut Input::new(b"a\r\0")),
+            Ok(Some(&b"a\r"[..]))
+        );
         // Cut between the two.
         let mut codec = Line::default();
         assert_eq!(codec.decode(&mut Input::new(b"a\r")), Ok(None));
@@ -170,9 +203,17 @@ mod tests {
     #[test]
     fn a_message_that_would_arrive_as_two_is_refused() {
         let mut out = BytesMut::new();
-        assert_eq!(Line::default().encode(b"a\nb", &mut out), Err(LineError::DelimiterInside { at: 1 }));
-        assert_eq!(Line::default().max(4).encode(b"abcd", &mut out), Err(LineError::TooLong { length: 5, max: 4 }));
-        Line::default().encode(b"ab", &mut out).expect("a short line without an end in it");
+        assert_eq!(
+            Line::default().encode(b"a\nb", &mut out),
+            Err(LineError::DelimiterInside { at: 1 })
+        );
+        assert_eq!(
+            Line::default().max(4).encode(b"abcd", &mut out),
+            Err(LineError::TooLong { length: 5, max: 4 })
+        );
+        Line::default()
+            .encode(b"ab", &mut out)
+            .expect("a short line without an end in it");
         assert_eq!(&out[..], b"ab\n");
     }
 }

@@ -34,7 +34,8 @@ pub trait Codec {
     ///
     /// # Errors
     /// The codec's own, if no number of further bytes can make a frame of these. The connection closes.
-    fn decode<'a>(&mut self, input: &mut Input<'a>) -> Result<Option<Self::Frame<'a>>, Self::Error>;
+    fn decode<'a>(&mut self, input: &mut Input<'a>)
+    -> Result<Option<Self::Frame<'a>>, Self::Error>;
 
     /// Appends `message` to `out`, whole.
     ///
@@ -43,7 +44,8 @@ pub trait Codec {
     /// back, and the connection closes: a handler that sends such a thing has a bug.
     ///
     /// **Trap:** what stands in `out` already belongs to earlier messages. A codec that takes it away panics.
-    fn encode(&mut self, message: Self::Message<'_>, out: &mut BytesMut) -> Result<(), Self::Error>;
+    fn encode(&mut self, message: Self::Message<'_>, out: &mut BytesMut)
+    -> Result<(), Self::Error>;
 
     /// Puts an error into the box in which it ends the connection ([`CloseReason::protocol`](crate::CloseReason::protocol) finds it there).
     ///
@@ -80,7 +82,11 @@ pub(crate) enum Need {
 impl<'a> Input<'a> {
     /// All of `bytes`, none taken.
     pub fn new(bytes: &'a [u8]) -> Self {
-        Self { bytes, taken: 0, need: Need::More }
+        Self {
+            bytes,
+            taken: 0,
+            need: Need::More,
+        }
     }
 
     /// The bytes not taken yet.

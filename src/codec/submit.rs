@@ -121,7 +121,11 @@ impl Request<'_> {
 
     /// The ack that answers this request.
     pub fn ack(&self, outcome: Outcome) -> Ack {
-        Ack { kind: self.kind, id: self.id, outcome }
+        Ack {
+            kind: self.kind,
+            id: self.id,
+            outcome,
+        }
     }
 }
 
@@ -197,10 +201,20 @@ struct Packet<'a> {
 // Inlined always: only then is all but the limits known when it is compiled, and the general codec folds into a few instructions.
 #[inline(always)]
 fn decode<'a>(input: &mut Input<'a>, min: usize, max: u32) -> Result<Option<Packet<'a>>, Error> {
-    let Some(frame) = LengthField::whole(4).min(min as u32).max(max).decode(input)? else { return Ok(None) };
+    let Some(frame) = LengthField::whole(4)
+        .min(min as u32)
+        .max(max)
+        .decode(input)?
+    else {
+        return Ok(None);
+    };
     let (front, rest) = frame.body.split_at(Request::HEADER - 4); // at least that much is there, by `min`
     let (command, id) = (front[0], front[1..].try_into().expect("eight bytes"));
-    Ok(Some(Packet { command, id: Id(id), rest }))
+    Ok(Some(Packet {
+        command,
+        id: Id(id),
+        rest,
+    }))
 }
 
 impl ServerCodec {
@@ -214,8 +228,14 @@ impl ServerCodec {
     /// # Panics
     /// If that is less than 13: not even an empty request would fit.
     pub fn with_max_frame(dialect: Dialect, max_frame: u32) -> Self {
-        assert!(max_frame as usize >= Request::HEADER, "no request fits into {max_frame} bytes");
-        Self { dialect, max_request: max_frame }
+        assert!(
+            max_frame as usize >= Request::HEADER,
+            "no request fits into {max_frame} bytes"
+        );
+        Self {
+            dialect,
+            max_request: max_frame,
+        }
     }
 }
 
@@ -232,10 +252,21 @@ impl Codec for ServerCodec {
 
     #[inline]
     fn decode<'a>(&mut self, input: &mut Input<'a>) -> Result<Option<Request<'a>>, Error> {
-        let Some(Packet { command, id, rest: payload }) = decode(input, Request::HEADER, self.max_request)? else { return Ok(None) };
+        let Some(Packet {
+            command,
+            id,
+            rest: payload,
+        }) = decode(input, Request::HEADER, self.max_request)?
+        else {
+            return Ok(None);
+        };
         // By a table: so no jump has to tell the two apart.
         let kind = [Kind::Conn, Kind::Submit].get(usize::from(command.wrapping_sub(0x01)));
-        Ok(Some(Request { kind: *kind.ok_or(Error::UnknownCommand { command })?, id, payload }))
+        Ok(Some(Request {
+            kind: *kind.ok_or(Error::UnknownCommand { command })?,
+            id,
+            payload,
+        }))
     }
 
     #[inline]
@@ -276,9 +307,19 @@ impl Codec for ClientCodec {
     type Error = Error;
 
     fn decode(&mut self, input: &mut Input<'_>) -> Result<Option<Ack>, Error> {
-        let Some(Packet { command, id, rest: result }) = decode(input, Ack::LEN, Ack::LEN as u32)? else { return Ok(None) };
+        let Some(Packet {
+            command,
+            id,
+            rest: result,
+        }) = decode(input, Ack::LEN, Ack::LEN as u32)?
+        else {
+            return Ok(None);
+        };
         let kinds = [Kind::Conn, Kind::Submit];
-        let Some(kind) = kinds.into_iter().find(|kind| self.dialect.ack(*kind) == command) else {
+        let Some(kind) = kinds
+            .into_iter()
+            .find(|kind| self.dialect.ack(*kind) == command)
+        else {
             return Err(Error::UnknownCommand { command });
         };
         let outcome = match result[0] {
@@ -293,7 +334,11 @@ impl Codec for ClientCodec {
         let length = Request::HEADER + request.payload.len();
         let max = LengthField::DEFAULT_MAX as usize;
         let Some(total) = u32::try_from(length).ok().filter(|_| length <= max) else {
-            return Err(LengthFieldError::TooLong { length: length as u64, max }.into());
+            return Err(LengthFieldError::TooLong {
+                length: length as u64,
+                max,
+            }
+            .into());
         };
         out.reserve(length);
         out.put_u32(total);
@@ -315,15 +360,22 @@ impl Codec for ClientCodec {
 mod tests {
     use super::*;
 
-    const DIALECTS: [(Dialect, u8, u8); 2] = [(Dialect::Text, 0x81, 0x82), (Dialect::Source, 0x80, 0x81)];
+    const DIALECTS: [(Dialect, u8, u8); 2] =
+        [(Dialect::Text, 0x81, 0x82), (Dialect::Source, 0x80, 0x81)];
     const ANY_ID: Id = Id(*b"\0\xff\r\n\x1b \"9");
 
     #[test]
     fn requests_and_acks_cross_the_wire_in_both_dialects() {
         for (dialect, connack, submitack) in DIALECTS {
             let (mut server, mut client) = (ServerCodec::new(dialect), ClientCodec::new(dialect));
-            for (kind, command, ack_command) in [(Kind::Conn, 0x01, connack), (Kind::Submit, 0x02, submitack)] {
-                let request = Request { kind, id: ANY_ID, payload: b"pay" };
+            for (kind, command, ack_command) in
+                [(Kind::Conn, 0x01, connack), (Kind::Submit, 0x02, submitack)]
+            {
+                let request = Request {
+                    kind,
+                    id: ANY_ID,
+                    payload: b"pay",
+                };
                 let mut wire = BytesMut::new();
                 client.encode(request, &mut wire).expect("a short request");
                 assert_eq!(wire[..5], [0, 0, 0, 16, command]);
@@ -333,7 +385,10 @@ mod tests {
                     let ack = request.ack(outcome);
                     let mut wire = BytesMut::new();
                     server.encode(ack, &mut wire).expect("acks always fit");
-                    assert_eq!((wire[..5].to_vec(), &wire[5..13], wire[13]), (vec![0, 0, 0, 14, ack_command], &ANY_ID.0[..], result));
+                    assert_eq!(
+                        (wire[..5].to_vec(), &wire[5..13], wire[13]),
+                        (vec![0, 0, 0, 14, ack_command], &ANY_ID.0[..], result)
+                    );
                     assert_eq!(client.decode(&mut Input::new(&wire)), Ok(Some(ack)));
                 }
             }
@@ -348,10 +403,28 @@ mod tests {
                 wire.extend([b'1'; 8]);
                 wire.push(0);
                 let unknown = Error::UnknownCommand { command };
-                let request = ServerCodec::new(dialect).decode(&mut Input::new(&wire)).map(|_| ());
-                assert_eq!(request, if [1, 2].contains(&command) { Ok(()) } else { Err(unknown) });
-                let ack = ClientCodec::new(dialect).decode(&mut Input::new(&wire)).map(|_| ());
-                assert_eq!(ack, if [connack, submitack].contains(&command) { Ok(()) } else { Err(unknown) });
+                let request = ServerCodec::new(dialect)
+                    .decode(&mut Input::new(&wire))
+                    .map(|_| ());
+                assert_eq!(
+                    request,
+                    if [1, 2].contains(&command) {
+                        Ok(())
+                    } else {
+                        Err(unknown)
+                    }
+                );
+                let ack = ClientCodec::new(dialect)
+                    .decode(&mut Input::new(&wire))
+                    .map(|_| ());
+                assert_eq!(
+                    ack,
+                    if [connack, submitack].contains(&command) {
+                        Ok(())
+                    } else {
+                        Err(unknown)
+                    }
+                );
             }
         }
     }
@@ -359,9 +432,21 @@ mod tests {
     #[test]
     fn a_packet_cut_anywhere_asks_for_more() {
         let mut wire = BytesMut::new();
-        ClientCodec::default().encode(Request { kind: Kind::Submit, id: ANY_ID, payload: b"x" }, &mut wire).expect("a short request");
+        ClientCodec::default()
+            .encode(
+                Request {
+                    kind: Kind::Submit,
+                    id: ANY_ID,
+                    payload: b"x",
+                },
+                &mut wire,
+            )
+            .expect("a short request");
         for end in 0..wire.len() {
-            assert_eq!(ServerCodec::default().decode(&mut Input::new(&wire[..end])), Ok(None));
+            assert_eq!(
+                ServerCodec::default().decode(&mut Input::new(&wire[..end])),
+                Ok(None)
+            );
         }
     }
 
@@ -369,10 +454,19 @@ mod tests {
     fn an_ack_of_another_length_or_result_is_refused() {
         let mut client = ClientCodec::default();
         for length in [0, 13, 15, 255] {
-            assert!(matches!(client.decode(&mut Input::new(&[0, 0, 0, length])), Err(Error::Length(_))), "{length}");
+            assert!(
+                matches!(
+                    client.decode(&mut Input::new(&[0, 0, 0, length])),
+                    Err(Error::Length(_))
+                ),
+                "{length}"
+            );
         }
         let wire = b"\0\0\0\x0e\x8200000001\x02";
-        assert_eq!(client.decode(&mut Input::new(wire)), Err(Error::UnknownResult { result: 2 }));
+        assert_eq!(
+            client.decode(&mut Input::new(wire)),
+            Err(Error::UnknownResult { result: 2 })
+        );
     }
 
     #[test]
@@ -387,9 +481,27 @@ mod tests {
     fn a_request_above_the_limit_is_not_encoded() {
         let mut wire = BytesMut::new();
         let payload = vec![0; LengthField::DEFAULT_MAX as usize];
-        let fits = Request { kind: Kind::Submit, id: ANY_ID, payload: &payload[Request::HEADER..] };
-        ClientCodec::default().encode(fits, &mut wire).expect("the longest that fits");
-        let error = ClientCodec::default().encode(Request { payload: &payload[Request::HEADER - 1..], ..fits }, &mut wire);
-        assert!(matches!(error, Err(Error::Length(LengthFieldError::TooLong { length: 65_537, max: 65_536 }))));
+        let fits = Request {
+            kind: Kind::Submit,
+            id: ANY_ID,
+            payload: &payload[Request::HEADER..],
+        };
+        ClientCodec::default()
+            .encode(fits, &mut wire)
+            .expect("the longest that fits");
+        let error = ClientCodec::default().encode(
+            Request {
+                payload: &payload[Request::HEADER - 1..],
+                ..fits
+            },
+            &mut wire,
+        );
+        assert!(matches!(
+            error,
+            Err(Error::Length(LengthFieldError::TooLong {
+                length: 65_537,
+                max: 65_536
+            }))
+        ));
     }
 }

@@ -10,7 +10,11 @@ use crate::state::{Cause, Verdict};
 
 impl<C: Codec, S> Connection<C, S> {
     /// Runs one callback; returns what its verdict means.
-    pub(super) fn ask<H>(&mut self, shared: &mut Shared, callback: impl FnOnce(&mut Context<'_, H>) -> Verdict) -> Option<Cause>
+    pub(super) fn ask<H>(
+        &mut self,
+        shared: &mut Shared,
+        callback: impl FnOnce(&mut Context<'_, H>) -> Verdict,
+    ) -> Option<Cause>
     where
         H: Handler<Codec = C, State = S>,
     {
@@ -29,7 +33,12 @@ impl<C: Codec, S> Connection<C, S> {
 
     /// Handles the frames at the front of `bytes`. Returns how many bytes they had, and what the codec said of the rest.
     #[inline]
-    pub(super) fn batch<H: Handler<Codec = C, State = S>>(&mut self, bytes: &[u8], handler: &mut H, shared: &mut Shared) -> (usize, Need) {
+    pub(super) fn batch<H: Handler<Codec = C, State = S>>(
+        &mut self,
+        bytes: &[u8],
+        handler: &mut H,
+        shared: &mut Shared,
+    ) -> (usize, Need) {
         let lent = self.lend(shared);
         let mut taken = 0;
         let mut need = Need::Now;
@@ -50,7 +59,9 @@ impl<C: Codec, S> Connection<C, S> {
                         check_word(need, rest.len(), cx.codec.max_frame());
                         return None;
                     }
-                    Err(error) => return Some(Cause::Close(CloseReason::Protocol(C::boxed(error)))),
+                    Err(error) => {
+                        return Some(Cause::Close(CloseReason::Protocol(C::boxed(error))));
+                    }
                 };
                 assert!(input.taken() > 0, "the codec made a frame of nothing");
                 taken += input.taken(); // before the handler is called, since it may panic
@@ -58,7 +69,10 @@ impl<C: Codec, S> Connection<C, S> {
                     cx.deadlines.shake_hands();
                 }
                 let (id, length) = (&cx.id, input.taken());
-                cx.shared.observe.note(move || Step::Frame { id: *id, bytes: length });
+                cx.shared.observe.note(move || Step::Frame {
+                    id: *id,
+                    bytes: length,
+                });
                 let verdict = handler.frame(frame, &mut cx);
                 if verdict == Verdict::Continue && cx.is_carefree() {
                     continue;
@@ -86,10 +100,18 @@ impl<C: Codec, S> Connection<C, S> {
 
     /// Runs user code. A panic in it is contained here, and ends this connection.
     #[inline]
-    pub(super) fn guarded(&mut self, shared: &mut Shared, run: impl FnOnce(&mut Self, &mut Shared) -> Option<Cause>) -> Option<Cause> {
+    pub(super) fn guarded(
+        &mut self,
+        shared: &mut Shared,
+        run: impl FnOnce(&mut Self, &mut Shared) -> Option<Cause>,
+    ) -> Option<Cause> {
         contain(|| run(self, shared)).unwrap_or_else(|| {
             if let Some(suppressed) = shared.throttle.admit(("panic", None), shared.clock.now()) {
-                log::error!("the handler panicked in a callback for connection {} from {}{suppressed}", self.id, self.peer.unpack());
+                log::error!(
+                    "the handler panicked in a callback for connection {} from {}{suppressed}",
+                    self.id,
+                    self.peer.unpack()
+                );
             }
             shared.observe.note(|| Step::Panicked { id: Some(self.id) });
             Some(Cause::Close(CloseReason::HandlerPanicked))
@@ -97,22 +119,50 @@ impl<C: Codec, S> Connection<C, S> {
     }
 
     #[inline]
-    pub(super) fn context<'c, H: Handler<Codec = C, State = S>>(&'c mut self, shared: &'c mut Shared) -> Context<'c, H> {
-        let Self { id, peer, codec, user, out, deadlines, moved, .. } = self;
+    pub(super) fn context<'c, H: Handler<Codec = C, State = S>>(
+        &'c mut self,
+        shared: &'c mut Shared,
+    ) -> Context<'c, H> {
+        let Self {
+            id,
+            peer,
+            codec,
+            user,
+            out,
+            deadlines,
+            moved,
+            ..
+        } = self;
         if out.is_empty() {
             *moved = shared.clock.stamp();
         }
         let sends = Sends::of(deadlines, shared);
         let mark = shared.config.write_high.min(shared.config.write_cap);
-        Context { id: *id, peer, codec, state: user, out: out.buffer(), shared, sends, mark, deadlines }
+        Context {
+            id: *id,
+            peer,
+            codec,
+            state: user,
+            out: out.buffer(),
+            shared,
+            sends,
+            mark,
+            deadlines,
+        }
     }
 }
 
 /// Holds a codec to what it says of an unfinished frame of which `held` bytes are there: else it could make its connection spin, or grow without end.
 fn check_word(need: Need, held: usize, max: usize) {
-    assert!(held <= max, "the codec holds {held} bytes of a frame, and said at most {max}");
+    assert!(
+        held <= max,
+        "the codec holds {held} bytes of a frame, and said at most {max}"
+    );
     if let Need::Total(total) = need {
         let total = total as usize;
-        assert!(held < total && total <= max, "the codec needs {total} bytes, has {held}, and said at most {max}");
+        assert!(
+            held < total && total <= max,
+            "the codec needs {total} bytes, has {held}, and said at most {max}"
+        );
     }
 }

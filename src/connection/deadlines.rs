@@ -19,7 +19,10 @@ impl<C: Codec, S> Connection<C, S> {
 
     /// The first of its deadlines that is to be carried out now. Where its `guards` have to wait, only those that the handler has set.
     pub(crate) fn due_expiry(&self, guards: bool, shared: &Shared) -> Option<Expiry> {
-        let (tick, seen) = (shared.clock.tick(), shared.clock.tick_of(shared.clock.seen()));
+        let (tick, seen) = (
+            shared.clock.tick(),
+            shared.clock.tick_of(shared.clock.seen()),
+        );
         let due = self.first_expiry(shared, |at, expiry| match expiry {
             Expiry::Deadline(_) => at <= tick,
             _ => guards && at <= seen,
@@ -28,12 +31,20 @@ impl<C: Codec, S> Connection<C, S> {
     }
 
     /// The first of its deadlines of those that `counts` picks.
-    fn first_expiry(&self, shared: &Shared, counts: impl Fn(u64, Expiry) -> bool) -> Option<(u64, Expiry)> {
+    fn first_expiry(
+        &self,
+        shared: &Shared,
+        counts: impl Fn(u64, Expiry) -> bool,
+    ) -> Option<(u64, Expiry)> {
         let (clock, config) = (&shared.clock, &shared.config);
-        let guard = |since: Stamp, time: Option<Duration>| time.and_then(|time| clock.about_after(since, time));
+        let guard = |since: Stamp, time: Option<Duration>| {
+            time.and_then(|time| clock.about_after(since, time))
+        };
         let mut first: Option<(u64, Expiry)> = None;
         let mut consider = |tick: Option<u64>, expiry| {
-            let is_earlier = |tick: &u64| first.is_none_or(|(earliest, _)| *tick < earliest) && counts(*tick, expiry);
+            let is_earlier = |tick: &u64| {
+                first.is_none_or(|(earliest, _)| *tick < earliest) && counts(*tick, expiry)
+            };
             if let Some(tick) = tick.filter(is_earlier) {
                 first = Some((tick, expiry));
             }
@@ -41,19 +52,45 @@ impl<C: Codec, S> Connection<C, S> {
         match self.state {
             State::Connecting | State::Closed(_) => {}
             State::Open(reading) => {
-                let unfinished = reading == Reading::Flowing && self.is_reading() && !self.inbox.is_empty();
-                consider(self.deadlines.tick(Direction::Read), Expiry::Deadline(Direction::Read));
-                consider(self.deadlines.tick(Direction::Write), Expiry::Deadline(Direction::Write));
-                consider(self.deadlines.handshake().and_then(|since| guard(since, config.handshake_timeout)), Expiry::Handshake);
+                let unfinished =
+                    reading == Reading::Flowing && self.is_reading() && !self.inbox.is_empty();
+                consider(
+                    self.deadlines.tick(Direction::Read),
+                    Expiry::Deadline(Direction::Read),
+                );
+                consider(
+                    self.deadlines.tick(Direction::Write),
+                    Expiry::Deadline(Direction::Write),
+                );
+                consider(
+                    self.deadlines
+                        .handshake()
+                        .and_then(|since| guard(since, config.handshake_timeout)),
+                    Expiry::Handshake,
+                );
                 let begun = self.inbox.begun();
-                let begun = self.deadlines.went_on().map_or(begun, |went_on| clock.later(begun, went_on));
-                consider(guard(begun, config.frame_timeout).filter(|_| unfinished), Expiry::Frame);
-                consider(guard(self.moved, config.write_timeout).filter(|_| self.is_writing()), Expiry::Write);
+                let begun = self
+                    .deadlines
+                    .went_on()
+                    .map_or(begun, |went_on| clock.later(begun, went_on));
+                consider(
+                    guard(begun, config.frame_timeout).filter(|_| unfinished),
+                    Expiry::Frame,
+                );
+                consider(
+                    guard(self.moved, config.write_timeout).filter(|_| self.is_writing()),
+                    Expiry::Write,
+                );
                 consider(guard(self.active, config.idle_timeout), Expiry::Idle);
             }
-            State::Draining { .. } => consider(clock.after(self.moved, shared.drain_time), Expiry::Drain),
+            State::Draining { .. } => {
+                consider(clock.after(self.moved, shared.drain_time), Expiry::Drain)
+            }
             State::Lingering(_) => {
-                consider(clock.after(self.active, config.linger_timeout), Expiry::Linger);
+                consider(
+                    clock.after(self.active, config.linger_timeout),
+                    Expiry::Linger,
+                );
                 consider(clock.after(self.moved, shared.drain_time), Expiry::Linger);
             }
         }
@@ -62,7 +99,11 @@ impl<C: Codec, S> Connection<C, S> {
 
     /// Carries out the first of its deadlines that has expired. Returns whether one had.
     #[cfg(feature = "sim")]
-    pub fn expire<H: Handler<Codec = C, State = S>>(&mut self, handler: &mut H, shared: &mut Shared) -> bool {
+    pub fn expire<H: Handler<Codec = C, State = S>>(
+        &mut self,
+        handler: &mut H,
+        shared: &mut Shared,
+    ) -> bool {
         let due = self.due_expiry(true, shared);
         if let Some(expiry) = due {
             self.carry_out_expiry(expiry, handler, shared);
@@ -71,20 +112,40 @@ impl<C: Codec, S> Connection<C, S> {
     }
 
     /// What follows from a deadline that has expired.
-    pub(crate) fn carry_out_expiry<H: Handler<Codec = C, State = S>>(&mut self, expiry: Expiry, handler: &mut H, shared: &mut Shared) {
+    pub(crate) fn carry_out_expiry<H: Handler<Codec = C, State = S>>(
+        &mut self,
+        expiry: Expiry,
+        handler: &mut H,
+        shared: &mut Shared,
+    ) {
         if let Expiry::Deadline(_) = expiry {
             return self.tell_deadlines(handler, shared);
         }
-        shared.observe.note(|| Step::Deadline { id: self.id, expiry });
+        shared.observe.note(|| Step::Deadline {
+            id: self.id,
+            expiry,
+        });
         let (held, unsent) = (self.inbox.held().len(), self.out.len());
         let time = |time: Option<Duration>| time.unwrap_or_default();
         let cause = match expiry {
-            Expiry::Handshake => Cause::Close(CloseReason::HandshakeTimeout { after: time(shared.config.handshake_timeout) }),
-            Expiry::Frame => Cause::Close(CloseReason::FrameTimeout { held, after: time(shared.config.frame_timeout) }),
-            Expiry::Idle => Cause::Close(CloseReason::IdleTimeout { after: time(shared.config.idle_timeout) }),
+            Expiry::Handshake => Cause::Close(CloseReason::HandshakeTimeout {
+                after: time(shared.config.handshake_timeout),
+            }),
+            Expiry::Frame => Cause::Close(CloseReason::FrameTimeout {
+                held,
+                after: time(shared.config.frame_timeout),
+            }),
+            Expiry::Idle => Cause::Close(CloseReason::IdleTimeout {
+                after: time(shared.config.idle_timeout),
+            }),
             // Nothing to drain: that it takes nothing is what it ends for.
-            Expiry::Write => Cause::Fail(CloseReason::WriteTimeout { unsent, after: time(shared.config.write_timeout) }),
-            Expiry::Drain | Expiry::Linger | Expiry::Connect | Expiry::Deadline(_) => Cause::Expired { unsent },
+            Expiry::Write => Cause::Fail(CloseReason::WriteTimeout {
+                unsent,
+                after: time(shared.config.write_timeout),
+            }),
+            Expiry::Drain | Expiry::Linger | Expiry::Connect | Expiry::Deadline(_) => {
+                Cause::Expired { unsent }
+            }
         };
         self.apply(cause, shared);
     }
@@ -98,24 +159,39 @@ impl<C: Codec, S> Connection<C, S> {
 
     /// Tells the handler of those of its own deadlines that have passed.
     #[inline]
-    pub fn tell_deadlines<H: Handler<Codec = C, State = S>>(&mut self, handler: &mut H, shared: &mut Shared) {
+    pub fn tell_deadlines<H: Handler<Codec = C, State = S>>(
+        &mut self,
+        handler: &mut H,
+        shared: &mut Shared,
+    ) {
         if !self.deadlines.are_unset() {
             self.tell_set_deadlines(handler, shared);
         }
     }
 
     #[cold]
-    fn tell_set_deadlines<H: Handler<Codec = C, State = S>>(&mut self, handler: &mut H, shared: &mut Shared) {
+    fn tell_set_deadlines<H: Handler<Codec = C, State = S>>(
+        &mut self,
+        handler: &mut H,
+        shared: &mut Shared,
+    ) {
         // Each once: a handler that sets one anew in the past is told of it with the next tick.
         for direction in [Direction::Read, Direction::Write] {
-            if !matches!(self.state, State::Open(_)) || !self.deadlines.tell(direction, &shared.clock) {
+            if !matches!(self.state, State::Open(_))
+                || !self.deadlines.tell(direction, &shared.clock)
+            {
                 continue;
             }
-            shared.observe.note(|| Step::Deadline { id: self.id, expiry: Expiry::Deadline(direction) });
+            shared.observe.note(|| Step::Deadline {
+                id: self.id,
+                expiry: Expiry::Deadline(direction),
+            });
             let cause = match self.ask(shared, |cx| handler.deadline(direction, cx)) {
                 Some(Cause::Close(CloseReason::Handler)) => match direction {
                     Direction::Read => Some(Cause::Close(CloseReason::ReadDeadline)),
-                    Direction::Write => Some(Cause::Fail(CloseReason::WriteDeadline { unsent: self.out.len() })),
+                    Direction::Write => Some(Cause::Fail(CloseReason::WriteDeadline {
+                        unsent: self.out.len(),
+                    })),
                 },
                 other => other,
             };

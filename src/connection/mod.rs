@@ -88,7 +88,11 @@ impl<C: Codec, S> Connection<C, S> {
     ///
     /// # Panics
     /// If [`Handler::connection`] does.
-    pub fn new<H: Handler<Codec = C, State = S>>(id: ConnectionId, origin: &Origin, handler: &mut H) -> Self {
+    pub fn new<H: Handler<Codec = C, State = S>>(
+        id: ConnectionId,
+        origin: &Origin,
+        handler: &mut H,
+    ) -> Self {
         let (codec, user) = handler.connection(origin);
         let state = match origin {
             Origin::Accepted { .. } => State::Open(Reading::Flowing),
@@ -168,7 +172,10 @@ impl<C: Codec, S> Connection<C, S> {
     /// Whether it is open and read, with nothing begun, nothing queued, no deadline of its own and no [`Handler::drained`] owed: the common case, told by a few loads.
     #[inline]
     pub(crate) fn is_at_rest(&self) -> bool {
-        self.has_nothing_to_say() && self.inbox.is_empty() && !self.full && self.deadlines.are_unset()
+        self.has_nothing_to_say()
+            && self.inbox.is_empty()
+            && !self.full
+            && self.deadlines.are_unset()
     }
 
     /// Moves to the next state, and lets go of what that state has no use for.
@@ -180,7 +187,11 @@ impl<C: Codec, S> Connection<C, S> {
         // Whatever panics in between, a connection without a state must not go on.
         let state = mem::replace(&mut self.state, State::Closed(StoredReason::ABORTED));
         self.state = state.next(cause);
-        shared.observe.note(|| Step::State { id: self.id, from, to: self.state.name() });
+        shared.observe.note(|| Step::State {
+            id: self.id,
+            from,
+            to: self.state.name(),
+        });
         if from != self.state.name() {
             self.restamp(shared);
         }
@@ -204,7 +215,11 @@ impl<C: Codec, S> Connection<C, S> {
     pub(crate) fn fail_internally(&mut self, shared: &mut Shared) {
         let from = self.state.name();
         self.state = State::Closed(CloseReason::Internal.into());
-        shared.observe.note(|| Step::State { id: self.id, from, to: self.state.name() });
+        shared.observe.note(|| Step::State {
+            id: self.id,
+            from,
+            to: self.state.name(),
+        });
         self.drop_unwanted(shared);
     }
 
@@ -217,7 +232,11 @@ impl<C: Codec, S> Connection<C, S> {
     }
 
     /// Tells the handler that the connection is open.
-    pub fn established<H: Handler<Codec = C, State = S>>(&mut self, handler: &mut H, shared: &mut Shared) {
+    pub fn established<H: Handler<Codec = C, State = S>>(
+        &mut self,
+        handler: &mut H,
+        shared: &mut Shared,
+    ) {
         (self.active, self.moved) = (shared.clock.stamp(), shared.clock.stamp());
         if let State::Connecting = self.state {
             self.apply(Cause::Established, shared);
@@ -235,8 +254,11 @@ impl<C: Codec, S> Connection<C, S> {
     }
 
     /// The same for a callback that has the handler already.
-    pub(crate) fn run<H>(&mut self, shared: &mut Shared, callback: impl FnOnce(&mut Context<'_, H>) -> Verdict)
-    where
+    pub(crate) fn run<H>(
+        &mut self,
+        shared: &mut Shared,
+        callback: impl FnOnce(&mut Context<'_, H>) -> Verdict,
+    ) where
         H: Handler<Codec = C, State = S>,
     {
         if let Some(cause) = self.ask(shared, callback) {
@@ -249,13 +271,22 @@ impl<C: Codec, S> Connection<C, S> {
     /// Replies are in [`unsent`](Self::unsent) afterwards. If the batch had to be cut (see [`Reading`]), the rest is kept inside;
     /// if the connection is ending, it is dropped and counted.
     #[inline]
-    pub fn receive<H: Handler<Codec = C, State = S>>(&mut self, bytes: &[u8], handler: &mut H, shared: &mut Shared) {
+    pub fn receive<H: Handler<Codec = C, State = S>>(
+        &mut self,
+        bytes: &[u8],
+        handler: &mut H,
+        shared: &mut Shared,
+    ) {
         self.active = shared.clock.stamp();
         self.take_in(bytes, handler, shared);
     }
 
     /// Goes on with frames that an earlier batch left inside; also if it has yielded ([`Reading::Yielded`]).
-    pub fn proceed<H: Handler<Codec = C, State = S>>(&mut self, handler: &mut H, shared: &mut Shared) {
+    pub fn proceed<H: Handler<Codec = C, State = S>>(
+        &mut self,
+        handler: &mut H,
+        shared: &mut Shared,
+    ) {
         if let State::Open(Reading::Yielded) = self.state {
             self.apply(Cause::Proceed, shared);
         }
@@ -263,8 +294,15 @@ impl<C: Codec, S> Connection<C, S> {
     }
 
     #[inline]
-    fn take_in<H: Handler<Codec = C, State = S>>(&mut self, bytes: &[u8], handler: &mut H, shared: &mut Shared) {
-        let State::Open(_) = self.state else { return self.discard(bytes.len(), shared) };
+    fn take_in<H: Handler<Codec = C, State = S>>(
+        &mut self,
+        bytes: &[u8],
+        handler: &mut H,
+        shared: &mut Shared,
+    ) {
+        let State::Open(_) = self.state else {
+            return self.discard(bytes.len(), shared);
+        };
         let mut fresh = bytes;
         // First what was there before: an unfinished frame, completed with as little copying as can be.
         while let (State::Open(Reading::Flowing), false) = (&self.state, self.inbox.is_empty()) {
@@ -276,14 +314,21 @@ impl<C: Codec, S> Connection<C, S> {
             }
             let inbox = mem::take(&mut self.inbox);
             let (taken, need) = self.batch(inbox.held(), handler, shared);
-            let begun = if taken > 0 { shared.clock.stamp() } else { inbox.begun() };
+            let begun = if taken > 0 {
+                shared.clock.stamp()
+            } else {
+                inbox.begun()
+            };
             if taken >= held {
                 // What was there before is used up. Of the copied bytes, those not taken still stand in `fresh`.
                 fresh = &fresh[taken - held..];
                 inbox.retire(&mut shared.spare_inbox);
             } else {
                 fresh = &fresh[copied..];
-                self.keep(inbox.without(taken, need, begun, &mut shared.spare_inbox), shared);
+                self.keep(
+                    inbox.without(taken, need, begun, &mut shared.spare_inbox),
+                    shared,
+                );
             }
         }
         let mut need = Need::Now;
@@ -295,7 +340,10 @@ impl<C: Codec, S> Connection<C, S> {
         if !self.inbox.is_empty() {
             self.inbox.append(fresh);
         } else if !fresh.is_empty() {
-            self.keep(Inbox::holding(fresh, need, shared.clock.stamp(), &mut shared.spare_inbox), shared);
+            self.keep(
+                Inbox::holding(fresh, need, shared.clock.stamp(), &mut shared.spare_inbox),
+                shared,
+            );
         }
     }
 
@@ -303,8 +351,17 @@ impl<C: Codec, S> Connection<C, S> {
     ///
     /// # Panics
     /// If it is not [`is_reading`](Self::is_reading): nobody can have read the end then.
-    pub fn end_of_input<H: Handler<Codec = C, State = S>>(&mut self, handler: &mut H, shared: &mut Shared) {
-        assert!(self.is_reading(), "the end of input came to {}, which is {}", self.id, self.state.name());
+    pub fn end_of_input<H: Handler<Codec = C, State = S>>(
+        &mut self,
+        handler: &mut H,
+        shared: &mut Shared,
+    ) {
+        assert!(
+            self.is_reading(),
+            "the end of input came to {}, which is {}",
+            self.id,
+            self.state.name()
+        );
         self.apply(Cause::InputEnded, shared);
         if let State::Closed(_) = self.state {
             return; // that was the end of the lingering
@@ -325,7 +382,11 @@ impl<C: Codec, S> Connection<C, S> {
     /// Room for the missing bytes of a large frame, to be read straight into place; empty if copying them is cheaper.
     #[inline]
     pub fn place(&mut self) -> &mut [u8] {
-        if let State::Open(_) = self.state { self.inbox.place() } else { &mut [] }
+        if let State::Open(_) = self.state {
+            self.inbox.place()
+        } else {
+            &mut []
+        }
     }
 
     /// Takes note that the first `n` bytes of [`place`](Self::place) were read. Follow with [`receive`](Self::receive).
@@ -340,17 +401,31 @@ impl<C: Codec, S> Connection<C, S> {
     ///
     /// # Panics
     /// If it is not over.
-    pub fn farewell<H: Handler<Codec = C, State = S>>(mut self, handler: &mut H, shared: &mut Shared) -> CloseReason {
+    pub fn farewell<H: Handler<Codec = C, State = S>>(
+        mut self,
+        handler: &mut H,
+        shared: &mut Shared,
+    ) -> CloseReason {
         let id = self.id;
-        let State::Closed(reason) = mem::replace(&mut self.state, State::Closed(StoredReason::ABORTED)) else {
+        let State::Closed(reason) =
+            mem::replace(&mut self.state, State::Closed(StoredReason::ABORTED))
+        else {
             panic!("farewell to {id}, which is not closed");
         };
         let reason = reason.into_inner();
         // The codec's error prints itself: that is user code too.
-        contain(|| log::debug!("connection {id} from {} ended: {reason}", self.peer.unpack()));
+        contain(|| {
+            log::debug!(
+                "connection {id} from {} ended: {reason}",
+                self.peer.unpack()
+            )
+        });
         let lent = self.lend(shared);
         let _ = self.guarded(shared, |connection, shared| {
-            let mut cx = Context { sends: Sends::Closed, ..connection.context(shared) };
+            let mut cx = Context {
+                sends: Sends::Closed,
+                ..connection.context(shared)
+            };
             handler.close(&mut cx, &reason);
             None
         });
@@ -374,7 +449,9 @@ impl<C: Codec, S> Connection<C, S> {
 
     fn discard(&self, bytes: usize, shared: &mut Shared) {
         if bytes > 0 {
-            shared.observe.note(|| Step::Discarded { id: self.id, bytes });
+            shared
+                .observe
+                .note(|| Step::Discarded { id: self.id, bytes });
         }
     }
 }

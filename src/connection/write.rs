@@ -13,14 +13,17 @@ impl<C: Codec, S> Connection<C, S> {
     /// Whether bytes are queued that may be written now. Those of a closing connection may, whatever the handler's deadline: they have the drain time.
     #[inline]
     pub fn is_writing(&self) -> bool {
-        let held_back = self.deadlines.has_passed(Direction::Write) && matches!(self.state, State::Open(_));
+        let held_back =
+            self.deadlines.has_passed(Direction::Write) && matches!(self.state, State::Open(_));
         !self.out.is_empty() && !held_back
     }
 
     /// Whether there is nothing to be written, and nothing waits for that: the common case, told by a few loads.
     #[inline]
     pub(crate) fn has_nothing_to_say(&self) -> bool {
-        self.out.is_empty() && !self.held_back && matches!(self.state, State::Open(Reading::Flowing))
+        self.out.is_empty()
+            && !self.held_back
+            && matches!(self.state, State::Open(Reading::Flowing))
     }
 
     /// The bytes to be written.
@@ -43,18 +46,29 @@ impl<C: Codec, S> Connection<C, S> {
     /// Queues bytes that were encoded elsewhere, on behalf of another connection. They are one or more whole messages.
     pub fn queue(&mut self, bytes: &[u8], shared: &mut Shared) {
         if self.deadlines.is_over(Direction::Write, &shared.clock) {
-            return self.apply(Cause::Fail(CloseReason::WriteDeadline { unsent: self.out.len() + bytes.len() }), shared);
+            return self.apply(
+                Cause::Fail(CloseReason::WriteDeadline {
+                    unsent: self.out.len() + bytes.len(),
+                }),
+                shared,
+            );
         }
         let (queued, cap) = (self.out.len() + bytes.len(), shared.config.write_cap);
         if queued > cap {
-            return self.apply(Cause::Close(CloseReason::OutboxFull { queued, cap }), shared);
+            return self.apply(
+                Cause::Close(CloseReason::OutboxFull { queued, cap }),
+                shared,
+            );
         }
         if self.out.is_empty() {
             self.moved = shared.clock.stamp();
         }
         self.out.buffer().extend_from_slice(bytes);
         self.full |= self.out.len() >= shared.config.write_high;
-        shared.observe.note(|| Step::Queued { id: self.id, bytes: bytes.len() });
+        shared.observe.note(|| Step::Queued {
+            id: self.id,
+            bytes: bytes.len(),
+        });
     }
 
     /// Draws the consequences of what was written: back-pressure lifted, or all said that was to be said.
@@ -78,7 +92,11 @@ impl<C: Codec, S> Connection<C, S> {
     }
 
     /// Tells it. What it queues then leaves with the next turn.
-    pub fn drained<H: Handler<Codec = C, State = S>>(&mut self, handler: &mut H, shared: &mut Shared) {
+    pub fn drained<H: Handler<Codec = C, State = S>>(
+        &mut self,
+        handler: &mut H,
+        shared: &mut Shared,
+    ) {
         self.full = false;
         self.call(handler, shared, H::drained);
     }
@@ -99,7 +117,8 @@ impl<C: Codec, S> Connection<C, S> {
     /// The loop keeps no more than [`Config::retained_capacity`](crate::Config::retained_capacity).
     #[inline]
     pub fn give_back(&mut self, shared: &mut Shared) {
-        self.out.return_to(&mut shared.spare_queue, shared.config.retained_capacity);
+        self.out
+            .return_to(&mut shared.spare_queue, shared.config.retained_capacity);
     }
 
     /// Lets go of memory of the connection's own that is mostly empty.

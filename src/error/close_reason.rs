@@ -152,7 +152,9 @@ impl CloseReason {
     /// Sorts a read's or write's error: a peer that is gone, or something else.
     pub(crate) fn from_io(error: io::Error) -> Self {
         match error.kind() {
-            io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionAborted => CloseReason::Reset,
+            io::ErrorKind::ConnectionReset
+            | io::ErrorKind::BrokenPipe
+            | io::ErrorKind::ConnectionAborted => CloseReason::Reset,
             _ => CloseReason::Io(error),
         }
     }
@@ -199,28 +201,51 @@ impl fmt::Display for CloseReason {
         match self {
             CloseReason::Aborted => write!(f, "aborted by the handler"),
             CloseReason::ConnectFailed(error) => write!(f, "{error}"),
-            CloseReason::DrainTimeout { unsent } => write!(f, "drain deadline passed, {unsent} bytes of replies not read by the peer"),
+            CloseReason::DrainTimeout { unsent } => write!(
+                f,
+                "drain deadline passed, {unsent} bytes of replies not read by the peer"
+            ),
             CloseReason::FrameTimeout { held, after } => {
-                write!(f, "frame deadline passed: {held} bytes of an unfinished frame came from the peer in {after:?}")
+                write!(
+                    f,
+                    "frame deadline passed: {held} bytes of an unfinished frame came from the peer in {after:?}"
+                )
             }
             CloseReason::Handler => write!(f, "closed by the handler"),
             CloseReason::HandlerPanicked => write!(f, "the handler panicked"),
-            CloseReason::HandshakeTimeout { after } => write!(f, "handshake deadline passed: no first frame from the peer in {after:?}"),
+            CloseReason::HandshakeTimeout { after } => write!(
+                f,
+                "handshake deadline passed: no first frame from the peer in {after:?}"
+            ),
             CloseReason::IdleTimeout { after } => write!(f, "idle for {after:?}"),
             CloseReason::Internal => write!(f, "internal error: a bug in glassloop"),
             CloseReason::Io(error) => write!(f, "i/o error: {error}"),
-            CloseReason::OutboxFull { queued, cap } => write!(f, "write buffer full: {queued} bytes to queue, {cap} allowed"),
-            CloseReason::Overload { held, total } => write!(f, "too much memory held: {held} bytes by this connection, {total} by all"),
+            CloseReason::OutboxFull { queued, cap } => write!(
+                f,
+                "write buffer full: {queued} bytes to queue, {cap} allowed"
+            ),
+            CloseReason::Overload { held, total } => write!(
+                f,
+                "too much memory held: {held} bytes by this connection, {total} by all"
+            ),
             CloseReason::PeerClosed => write!(f, "closed by the peer"),
             CloseReason::Protocol(error) => write!(f, "protocol error by the peer: {error}"),
             CloseReason::ReadDeadline => write!(f, "read deadline passed"),
             CloseReason::Reset => write!(f, "reset by the peer"),
             CloseReason::Shutdown => write!(f, "shut down"),
-            CloseReason::Truncated { held } => write!(f, "closed by the peer {held} bytes into a frame"),
+            CloseReason::Truncated { held } => {
+                write!(f, "closed by the peer {held} bytes into a frame")
+            }
             CloseReason::Unencodable(error) => write!(f, "reply could not be encoded: {error}"),
-            CloseReason::WriteDeadline { unsent } => write!(f, "write deadline passed, {unsent} bytes not read by the peer"),
+            CloseReason::WriteDeadline { unsent } => write!(
+                f,
+                "write deadline passed, {unsent} bytes not read by the peer"
+            ),
             CloseReason::WriteTimeout { unsent, after } => {
-                write!(f, "write deadline passed: the peer took none of {unsent} bytes in {after:?}")
+                write!(
+                    f,
+                    "write deadline passed: the peer took none of {unsent} bytes in {after:?}"
+                )
             }
         }
     }

@@ -63,9 +63,9 @@ impl ConnectFailure {
             io::ErrorKind::ConnectionRefused => ConnectFailure::Refused,
             io::ErrorKind::WouldBlock => ConnectFailure::Busy,
             io::ErrorKind::AddrNotAvailable => ConnectFailure::AddressNotAvailable,
-            io::ErrorKind::HostUnreachable | io::ErrorKind::NetworkUnreachable | io::ErrorKind::NetworkDown => {
-                ConnectFailure::Unreachable(error)
-            }
+            io::ErrorKind::HostUnreachable
+            | io::ErrorKind::NetworkUnreachable
+            | io::ErrorKind::NetworkDown => ConnectFailure::Unreachable(error),
             _ => ConnectFailure::Other(error),
         }
     }
@@ -78,7 +78,9 @@ impl ConnectFailure {
             ConnectFailure::NoAddress => io::ErrorKind::InvalidInput,
             ConnectFailure::NoRoom { .. } | ConnectFailure::Stopping => io::ErrorKind::Other,
             ConnectFailure::Other(error) | ConnectFailure::Unreachable(error) => error.kind(),
-            ConnectFailure::Refused | ConnectFailure::SelfConnect => io::ErrorKind::ConnectionRefused,
+            ConnectFailure::Refused | ConnectFailure::SelfConnect => {
+                io::ErrorKind::ConnectionRefused
+            }
             ConnectFailure::TimedOut { .. } => io::ErrorKind::TimedOut,
         }
     }
@@ -88,12 +90,19 @@ impl fmt::Display for ConnectFailure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             ConnectFailure::AddressNotAvailable => {
-                write!(f, "no local port is left for that address, or this machine has no address to reach it from")
+                write!(
+                    f,
+                    "no local port is left for that address, or this machine has no address to reach it from"
+                )
             }
             ConnectFailure::Busy => write!(f, "its queue is full"),
             ConnectFailure::NoAddress => write!(f, "no address to connect to"),
-            ConnectFailure::NoRoom { open } => write!(f, "{open} connections are open, no more are allowed"),
-            ConnectFailure::Other(error) | ConnectFailure::Unreachable(error) => write!(f, "{error}"),
+            ConnectFailure::NoRoom { open } => {
+                write!(f, "{open} connections are open, no more are allowed")
+            }
+            ConnectFailure::Other(error) | ConnectFailure::Unreachable(error) => {
+                write!(f, "{error}")
+            }
             ConnectFailure::Refused => write!(f, "connection refused: nobody listens there"),
             ConnectFailure::SelfConnect => write!(f, "connected with itself: nobody listens there"),
             ConnectFailure::Stopping => write!(f, "the loop is stopping"),

@@ -50,7 +50,9 @@ impl error::Error for Error {
         match self {
             Error::Config { .. } => None,
             Error::Connect(source) => source.source(),
-            Error::Listen { source, .. } | Error::Poll(source) | Error::Setup(source) => Some(source),
+            Error::Listen { source, .. } | Error::Poll(source) | Error::Setup(source) => {
+                Some(source)
+            }
         }
     }
 }
@@ -60,7 +62,9 @@ impl From<Error> for io::Error {
         let kind = match &error {
             Error::Config { .. } => io::ErrorKind::InvalidInput,
             Error::Connect(source) => source.failure.kind(),
-            Error::Listen { source, .. } | Error::Poll(source) | Error::Setup(source) => source.kind(),
+            Error::Listen { source, .. } | Error::Poll(source) | Error::Setup(source) => {
+                source.kind()
+            }
         };
         io::Error::new(kind, error)
     }

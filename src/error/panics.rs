@@ -31,5 +31,6 @@ pub(crate) fn discard(payload: Payload) {
 /// The message of a panic, if it is text, as those of `panic!` and `assert!` are.
 pub(crate) fn message_of(payload: &Payload) -> &str {
     let text = payload.downcast_ref::<String>().map(String::as_str);
-    text.or_else(|| payload.downcast_ref::<&str>().copied()).unwrap_or("(no message)")
+    text.or_else(|| payload.downcast_ref::<&str>().copied())
+        .unwrap_or("(no message)")
 }

@@ -88,7 +88,11 @@ impl Commands {
         if len <= CHUNK && chunk.capacity() <= 2 * CHUNK {
             (self.chunk, held) = (chunk, len);
         }
-        let mut message = Some(Message { bytes, recipients: 0, held });
+        let mut message = Some(Message {
+            bytes,
+            recipients: 0,
+            held,
+        });
         // Counted one by one: the caller's iterator may be empty, or panic.
         for id in to {
             if let Some(message) = message.take() {
@@ -96,7 +100,10 @@ impl Commands {
                 self.messages.push_back(message);
             }
             self.queue.push_back(Command::Send(id));
-            self.messages.back_mut().expect("pushed with the first").recipients += 1;
+            self.messages
+                .back_mut()
+                .expect("pushed with the first")
+                .recipients += 1;
         }
         Ok(())
     }
@@ -126,7 +133,11 @@ impl Commands {
     /// The next command, and what it is to send.
     pub(crate) fn pop(&mut self) -> Option<(Command, Bytes)> {
         let command = self.queue.pop_front()?;
-        let bytes = if let Command::Send(_) = command { self.next_message() } else { Bytes::new() };
+        let bytes = if let Command::Send(_) = command {
+            self.next_message()
+        } else {
+            Bytes::new()
+        };
         Some((command, bytes))
     }
 
@@ -155,8 +166,16 @@ impl Commands {
 
     /// Bytes of heap that it holds.
     pub(crate) fn heap(&self) -> usize {
-        let chunk = if self.chunk.capacity() > 0 { 2 * CHUNK } else { 0 };
-        let dials = self.dials.iter().map(|dial| dial.addrs.capacity() * size_of::<Address>()).sum::<usize>();
+        let chunk = if self.chunk.capacity() > 0 {
+            2 * CHUNK
+        } else {
+            0
+        };
+        let dials = self
+            .dials
+            .iter()
+            .map(|dial| dial.addrs.capacity() * size_of::<Address>())
+            .sum::<usize>();
         self.queue.capacity() * size_of::<Command>()
             + self.messages.capacity() * size_of::<Message>()
             + self.dials.capacity() * size_of::<Dial>()
@@ -174,7 +193,10 @@ impl Commands {
 ///
 /// # Panics
 /// If `encode` takes away what was there before.
-pub(crate) fn append_whole<E>(out: &mut BytesMut, encode: impl FnOnce(&mut BytesMut) -> Result<(), E>) -> Result<usize, E> {
+pub(crate) fn append_whole<E>(
+    out: &mut BytesMut,
+    encode: impl FnOnce(&mut BytesMut) -> Result<(), E>,
+) -> Result<usize, E> {
     struct Undo<'a> {
         out: &'a mut BytesMut,
         len: usize,
@@ -189,7 +211,11 @@ pub(crate) fn append_whole<E>(out: &mut BytesMut, encode: impl FnOnce(&mut Bytes
     let undo = Undo { out, len: before };
     encode(undo.out)?;
     let after = undo.out.len();
-    assert!(after >= before, "the codec took {} bytes away that were not its own", before - after);
+    assert!(
+        after >= before,
+        "the codec took {} bytes away that were not its own",
+        before - after
+    );
     mem::forget(undo); // nothing is to be taken back
     Ok(after - before)
 }
@@ -226,11 +252,21 @@ mod tests {
         let wanted = [(1, &b"short"[..]), (2, b"short"), (1, &long), (3, &long)];
         for (to, message) in wanted {
             assert!(commands.held >= long.len());
-            assert_eq!(commands.pop(), Some((Command::Send(id(to)), Bytes::copy_from_slice(message))));
+            assert_eq!(
+                commands.pop(),
+                Some((Command::Send(id(to)), Bytes::copy_from_slice(message)))
+            );
         }
-        assert_eq!(commands.held, b"last".len(), "the long one is not held any more");
+        assert_eq!(
+            commands.held,
+            b"last".len(),
+            "the long one is not held any more"
+        );
         assert_eq!(commands.pop(), Some((Command::Close(id(1)), Bytes::new())));
-        assert_eq!(commands.pop(), Some((Command::Send(id(2)), Bytes::from_static(b"last"))));
+        assert_eq!(
+            commands.pop(),
+            Some((Command::Send(id(2)), Bytes::from_static(b"last")))
+        );
         assert!(commands.pop().is_none() && commands.is_empty() && commands.held == 0);
     }
 
@@ -242,8 +278,17 @@ mod tests {
             Err("no")
         });
         assert_eq!((failed, commands.heap()), (Err("no"), 0));
-        let recipients = [id(1), id(2)].into_iter().chain(std::iter::from_fn(|| panic!("in the caller's iterator")));
-        assert!(catch_unwind(AssertUnwindSafe(|| send(&mut commands, recipients, b"to two"))).is_err());
+        let recipients = [id(1), id(2)]
+            .into_iter()
+            .chain(std::iter::from_fn(|| panic!("in the caller's iterator")));
+        assert!(
+            catch_unwind(AssertUnwindSafe(|| send(
+                &mut commands,
+                recipients,
+                b"to two"
+            )))
+            .is_err()
+        );
         assert_eq!(std::iter::from_fn(|| commands.pop()).count(), 2);
         for n in 0..10_000 {
             send(&mut commands, [id(n)], &[b'x'; 100]);
@@ -251,7 +296,11 @@ mod tests {
         assert!(commands.heap() > 1_000_000);
         while commands.pop().is_some() {}
         commands.shrink(1000);
-        assert!(commands.heap() <= 2 * 1000 + 2 * CHUNK, "{} bytes", commands.heap());
+        assert!(
+            commands.heap() <= 2 * 1000 + 2 * CHUNK,
+            "{} bytes",
+            commands.heap()
+        );
     }
 
     #[test]

@@ -72,7 +72,10 @@ impl<E: fmt::Display> fmt::Display for SendError<E> {
         match self {
             SendError::Closed => write!(f, "the connection is over"),
             SendError::DeadlinePassed => write!(f, "the write deadline has passed"),
-            SendError::OutboxFull { queued, cap } => write!(f, "write buffer full: {queued} bytes to queue, {cap} allowed"),
+            SendError::OutboxFull { queued, cap } => write!(
+                f,
+                "write buffer full: {queued} bytes to queue, {cap} allowed"
+            ),
             SendError::Unencodable(error) => write!(f, "the message cannot be encoded: {error}"),
         }
     }
@@ -97,7 +100,11 @@ impl<H: Handler> Context<'_, H> {
     /// Whether the loop has something to do before the next frame: to tell the handler that its deadline has passed, or to carry out what it asked of others.
     #[inline(never)]
     pub(crate) fn is_to_yield(&self) -> bool {
-        self.deadlines.is_over(Direction::Read, &self.shared.clock) || self.shared.commands.is_full(self.shared.config.command_high)
+        self.deadlines.is_over(Direction::Read, &self.shared.clock)
+            || self
+                .shared
+                .commands
+                .is_full(self.shared.config.command_high)
     }
 
     /// From here on the batch looks about between two frames. Whoever changes what it looks at calls this; dials and stops are not among that.
@@ -110,14 +117,19 @@ impl<H: Handler> Context<'_, H> {
     /// What a callback's verdict, and what it sent, mean for the connection.
     pub(crate) fn conclude(&mut self, verdict: Verdict) -> Option<Cause> {
         if verdict != Verdict::Continue {
-            self.shared.observe.note(|| Step::Verdict { id: self.id, verdict });
+            self.shared.observe.note(|| Step::Verdict {
+                id: self.id,
+                verdict,
+            });
         }
         if verdict == Verdict::Stop {
             self.shared.commands.stop(Stop::Gracefully);
         }
         match (verdict, mem::replace(&mut self.sends, Sends::Open)) {
             (Verdict::Abort, _) => Some(Cause::Fail(CloseReason::Aborted)),
-            (_, Sends::Refused(reason @ CloseReason::WriteDeadline { .. })) => Some(Cause::Fail(reason)),
+            (_, Sends::Refused(reason @ CloseReason::WriteDeadline { .. })) => {
+                Some(Cause::Fail(reason))
+            }
             (_, Sends::Refused(reason)) => Some(Cause::Close(reason)),
             (Verdict::Pause, _) => Some(Cause::Pause),
             (Verdict::Close, _) => Some(Cause::Close(CloseReason::Handler)),
@@ -133,14 +145,19 @@ impl<H: Handler> Context<'_, H> {
     fn refuse(&mut self, error: SendError<<H::Codec as Codec>::Error>) {
         let reason = match error {
             SendError::Closed => return,
-            SendError::DeadlinePassed => CloseReason::WriteDeadline { unsent: self.out.len() },
+            SendError::DeadlinePassed => CloseReason::WriteDeadline {
+                unsent: self.out.len(),
+            },
             SendError::OutboxFull { queued, cap } => CloseReason::OutboxFull { queued, cap },
             SendError::Unencodable(error) => CloseReason::Unencodable(H::Codec::boxed(error)),
         };
         match self.sends {
             Sends::Open | Sends::Watched | Sends::Expired => self.sends = Sends::Refused(reason),
             Sends::Refused(_) => {}
-            Sends::Closed => log::error!("connection {} had a message at its end that is lost: {reason}", self.id),
+            Sends::Closed => log::error!(
+                "connection {} had a message at its end that is lost: {reason}",
+                self.id
+            ),
         }
     }
 
@@ -192,17 +209,23 @@ impl<H: Handler> Context<'_, H> {
     /// # Errors
     /// [`SendError`]. Nothing was queued then.
     #[inline(always)]
-    pub fn try_send<'m>(&mut self, message: impl Into<MessageOf<'m, H>>) -> Result<(), SendError<<H::Codec as Codec>::Error>> {
+    pub fn try_send<'m>(
+        &mut self,
+        message: impl Into<MessageOf<'m, H>>,
+    ) -> Result<(), SendError<<H::Codec as Codec>::Error>> {
         if !self.is_carefree() {
             self.check_open()?;
         }
         let (codec, before) = (&mut *self.codec, self.out.len());
-        let bytes = append_whole(self.out, |out| codec.encode(message.into(), out)).map_err(SendError::Unencodable)?;
+        let bytes = append_whole(self.out, |out| codec.encode(message.into(), out))
+            .map_err(SendError::Unencodable)?;
         if before + bytes >= self.mark {
             self.check_room(before)?;
         }
         let id = &self.id;
-        self.shared.observe.note(move || Step::Queued { id: *id, bytes });
+        self.shared
+            .observe
+            .note(move || Step::Queued { id: *id, bytes });
         Ok(())
     }
 
@@ -245,10 +268,18 @@ impl<H: Handler> Context<'_, H> {
     /// counts once towards [`Config::command_high`](crate::Config::command_high); then each
     /// connection queues a copy of its own. **Trap:** all of them must speak what this connection's
     /// codec writes.
-    pub fn send_to_many<'m>(&mut self, to: impl IntoIterator<Item = ConnectionId>, message: impl Into<MessageOf<'m, H>>) {
+    pub fn send_to_many<'m>(
+        &mut self,
+        to: impl IntoIterator<Item = ConnectionId>,
+        message: impl Into<MessageOf<'m, H>>,
+    ) {
         self.watch();
         let codec = &mut *self.codec;
-        if let Err(error) = self.shared.commands.push_send(to, |out| codec.encode(message.into(), out)) {
+        if let Err(error) = self
+            .shared
+            .commands
+            .push_send(to, |out| codec.encode(message.into(), out))
+        {
             self.refuse(SendError::Unencodable(error));
         }
     }
@@ -270,10 +301,17 @@ impl<H: Handler> Context<'_, H> {
         let before = self.out.len();
         let sent = self.check_open().and_then(|()| {
             self.out.extend_from_slice(bytes);
-            if before + bytes.len() >= self.mark { self.check_room(before) } else { Ok(()) }
+            if before + bytes.len() >= self.mark {
+                self.check_room(before)
+            } else {
+                Ok(())
+            }
         });
         match sent {
-            Ok(()) => self.shared.observe.note(|| Step::Queued { id: self.id, bytes: bytes.len() }),
+            Ok(()) => self.shared.observe.note(|| Step::Queued {
+                id: self.id,
+                bytes: bytes.len(),
+            }),
             Err(error) => self.refuse(error),
         }
     }
@@ -296,7 +334,11 @@ impl<H: Handler> Context<'_, H> {
     ///
     /// **Trap:** dialing again from `close` at once turns the loop without a pause if the failure needs no waiting, for want of room or of a route say. Wait, with [`set_loop_timer`](Self::set_loop_timer).
     pub fn connect(&mut self, addrs: Vec<Address>, timeout: Duration, key: u64) {
-        self.shared.commands.dial(Dial { addrs, timeout, key });
+        self.shared.commands.dial(Dial {
+            addrs,
+            timeout,
+            key,
+        });
     }
 
     /// Lets [`Handler::timer`] be called for this connection at `at`: never before, and at most a tick (1 ms) and a turn later, unless more than
@@ -305,7 +347,9 @@ impl<H: Handler> Context<'_, H> {
     /// What is over already comes with the next tick. A timer ends with its connection. **Trap:** [`now`](Self::now) is when the turn
     /// began; a time counted from there is nearer than one counted from the system's clock.
     pub fn set_timer(&mut self, at: Instant) -> TimerId {
-        self.shared.timers.set(at, Some(self.id), &self.shared.clock)
+        self.shared
+            .timers
+            .set(at, Some(self.id), &self.shared.clock)
     }
 
     /// Lets [`Handler::loop_timer`] be called at `at`: the same, but it does not end with this connection.
@@ -346,7 +390,11 @@ impl<H: Handler> Context<'_, H> {
         self.deadlines.set(Direction::Write, at, &self.shared.clock);
         if let Sends::Open | Sends::Watched | Sends::Expired = self.sends {
             let is_over = self.deadlines.is_over(Direction::Write, &self.shared.clock);
-            self.sends = if is_over { Sends::Expired } else { Sends::Watched };
+            self.sends = if is_over {
+                Sends::Expired
+            } else {
+                Sends::Watched
+            };
         }
     }
 

@@ -19,7 +19,12 @@ pub struct LoopContext<'c, H: Handler> {
 /// The way to a connection by its name.
 pub(crate) trait Connections<H: Handler> {
     /// Runs `callback` on an open connection; whether it was there.
-    fn call(&mut self, id: ConnectionId, shared: &mut Shared, callback: &mut Callback<'_, H>) -> bool;
+    fn call(
+        &mut self,
+        id: ConnectionId,
+        shared: &mut Shared,
+        callback: &mut Callback<'_, H>,
+    ) -> bool;
 }
 
 /// What is done to a connection.
@@ -32,9 +37,17 @@ impl<H: Handler> LoopContext<'_, H> {
     }
 
     /// Runs `callback` on an open connection, as if it were one of the handler's own; whether the connection was there and open.
-    pub fn with(&mut self, id: ConnectionId, callback: impl FnOnce(&mut Context<'_, H>) -> Verdict) -> bool {
+    pub fn with(
+        &mut self,
+        id: ConnectionId,
+        callback: impl FnOnce(&mut Context<'_, H>) -> Verdict,
+    ) -> bool {
         let mut callback = Some(callback);
-        self.connections.call(id, self.shared, &mut |cx| callback.take().map_or(Verdict::Continue, |callback| callback(cx)))
+        self.connections.call(id, self.shared, &mut |cx| {
+            callback
+                .take()
+                .map_or(Verdict::Continue, |callback| callback(cx))
+        })
     }
 
     /// Sends `message` to a connection, as [`Context::send`] does; whether it was there and open.
@@ -52,7 +65,11 @@ impl<H: Handler> LoopContext<'_, H> {
     /// [`CloseReason::Unencodable`](crate::CloseReason::Unencodable), and none is sent anything.
     /// What holds for [`Context::send`] holds for each of them. **Trap:** all of them must speak
     /// what that codec writes.
-    pub fn send_to_many<'m>(&mut self, to: impl IntoIterator<Item = ConnectionId>, message: impl Into<MessageOf<'m, H>>) -> usize {
+    pub fn send_to_many<'m>(
+        &mut self,
+        to: impl IntoIterator<Item = ConnectionId>,
+        message: impl Into<MessageOf<'m, H>>,
+    ) -> usize {
         let (mut message, mut encoded, mut sent) = (Some(message), None, 0);
         for id in to {
             let is_open = self.with(id, |cx| {
@@ -84,7 +101,11 @@ impl<H: Handler> LoopContext<'_, H> {
 
     /// Begins a connection; see [`Context::connect`].
     pub fn connect(&mut self, addrs: Vec<Address>, timeout: Duration, key: u64) {
-        self.shared.commands.dial(Dial { addrs, timeout, key });
+        self.shared.commands.dial(Dial {
+            addrs,
+            timeout,
+            key,
+        });
     }
 
     /// Lets [`Handler::loop_timer`] be called at `at`: as [`Context::set_timer`] does for a connection.
@@ -105,6 +126,8 @@ impl<H: Handler> LoopContext<'_, H> {
 
 impl<H: Handler> fmt::Debug for LoopContext<'_, H> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("LoopContext").field("now", &self.now()).finish_non_exhaustive()
+        f.debug_struct("LoopContext")
+            .field("now", &self.now())
+            .finish_non_exhaustive()
     }
 }

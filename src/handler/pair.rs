@@ -8,7 +8,9 @@ use bytes::BytesMut;
 use crate::codec::{Codec, Input};
 use crate::error::CloseReason;
 use crate::error::panics::contain;
-use crate::handler::{Callback, Connections, Context, FrameOf, Handler, LoopContext, Origin, Shared};
+use crate::handler::{
+    Callback, Connections, Context, FrameOf, Handler, LoopContext, Origin, Shared,
+};
 use crate::id::ConnectionId;
 use crate::state::{Direction, Verdict};
 use crate::time::TimerId;
@@ -97,17 +99,34 @@ impl<L: Codec, R: Codec> Codec for Either<L, R> {
     type Message<'a> = Either<L::Message<'a>, R::Message<'a>>;
     type Error = Either<L::Error, R::Error>;
 
-    fn decode<'a>(&mut self, input: &mut Input<'a>) -> Result<Option<FrameOfEither<'a, L, R>>, Self::Error> {
+    fn decode<'a>(
+        &mut self,
+        input: &mut Input<'a>,
+    ) -> Result<Option<FrameOfEither<'a, L, R>>, Self::Error> {
         match self {
-            Either::Left(codec) => codec.decode(input).map(|frame| frame.map(Either::Left)).map_err(Either::Left),
-            Either::Right(codec) => codec.decode(input).map(|frame| frame.map(Either::Right)).map_err(Either::Right),
+            Either::Left(codec) => codec
+                .decode(input)
+                .map(|frame| frame.map(Either::Left))
+                .map_err(Either::Left),
+            Either::Right(codec) => codec
+                .decode(input)
+                .map(|frame| frame.map(Either::Right))
+                .map_err(Either::Right),
         }
     }
 
-    fn encode(&mut self, message: Self::Message<'_>, out: &mut BytesMut) -> Result<(), Self::Error> {
+    fn encode(
+        &mut self,
+        message: Self::Message<'_>,
+        out: &mut BytesMut,
+    ) -> Result<(), Self::Error> {
         match (self, message) {
-            (Either::Left(codec), Either::Left(message)) => codec.encode(message, out).map_err(Either::Left),
-            (Either::Right(codec), Either::Right(message)) => codec.encode(message, out).map_err(Either::Right),
+            (Either::Left(codec), Either::Left(message)) => {
+                codec.encode(message, out).map_err(Either::Left)
+            }
+            (Either::Right(codec), Either::Right(message)) => {
+                codec.encode(message, out).map_err(Either::Right)
+            }
             _ => panic!("a message of one protocol for a connection of the other"),
         }
     }
@@ -136,8 +155,17 @@ macro_rules! seen_by {
         };
         let sends = std::mem::replace(&mut cx.sends, crate::handler::Sends::Closed);
         let (out, deadlines, mark) = (&mut *cx.out, &mut *cx.deadlines, cx.mark);
-        let mut seen: Context<'_, $handler> =
-            Context { id: cx.id, peer: cx.peer, codec, state, out, shared: &mut *cx.shared, sends, mark, deadlines };
+        let mut seen: Context<'_, $handler> = Context {
+            id: cx.id,
+            peer: cx.peer,
+            codec,
+            state,
+            out,
+            shared: &mut *cx.shared,
+            sends,
+            mark,
+            deadlines,
+        };
         let answer = $call(&mut seen);
         cx.sends = seen.sends;
         answer
@@ -185,8 +213,12 @@ impl<L: Handler, R: Handler> Handler for Pair<L, R> {
     #[inline]
     fn frame(&mut self, frame: FrameOf<'_, Self>, cx: &mut Context<'_, Self>) -> Verdict {
         match frame {
-            Either::Left(frame) => seen_by!(Left, L, cx, |seen: &mut Context<'_, L>| self.left.frame(frame, seen)),
-            Either::Right(frame) => seen_by!(Right, R, cx, |seen: &mut Context<'_, R>| self.right.frame(frame, seen)),
+            Either::Left(frame) => seen_by!(Left, L, cx, |seen: &mut Context<'_, L>| self
+                .left
+                .frame(frame, seen)),
+            Either::Right(frame) => seen_by!(Right, R, cx, |seen: &mut Context<'_, R>| self
+                .right
+                .frame(frame, seen)),
         }
     }
 
@@ -207,23 +239,58 @@ impl<L: Handler, R: Handler> Handler for Pair<L, R> {
     }
 
     fn loop_timer(&mut self, timer: TimerId, cx: &mut LoopContext<'_, Self>) {
-        let LoopContext { shared, connections } = cx;
+        let LoopContext {
+            shared,
+            connections,
+        } = cx;
         // A panic of the one is no reason not to tell the other.
-        let told = contain(|| self.left.loop_timer(timer, &mut LoopContext { shared, connections: &mut LeftOf(&mut **connections) }));
-        self.right.loop_timer(timer, &mut LoopContext { shared, connections: &mut RightOf(&mut **connections) });
-        assert!(told.is_some(), "the first of the two handlers panicked over a timer of the loop");
+        let told = contain(|| {
+            self.left.loop_timer(
+                timer,
+                &mut LoopContext {
+                    shared,
+                    connections: &mut LeftOf(&mut **connections),
+                },
+            )
+        });
+        self.right.loop_timer(
+            timer,
+            &mut LoopContext {
+                shared,
+                connections: &mut RightOf(&mut **connections),
+            },
+        );
+        assert!(
+            told.is_some(),
+            "the first of the two handlers panicked over a timer of the loop"
+        );
     }
 
     fn mail(&mut self, mail: Self::Mail, cx: &mut LoopContext<'_, Self>) {
-        let LoopContext { shared, connections } = cx;
+        let LoopContext {
+            shared,
+            connections,
+        } = cx;
         match mail {
             Either::Left(mail) => {
                 let mut connections = LeftOf(&mut **connections);
-                self.left.mail(mail, &mut LoopContext { shared, connections: &mut connections });
+                self.left.mail(
+                    mail,
+                    &mut LoopContext {
+                        shared,
+                        connections: &mut connections,
+                    },
+                );
             }
             Either::Right(mail) => {
                 let mut connections = RightOf(&mut **connections);
-                self.right.mail(mail, &mut LoopContext { shared, connections: &mut connections });
+                self.right.mail(
+                    mail,
+                    &mut LoopContext {
+                        shared,
+                        connections: &mut connections,
+                    },
+                );
             }
         }
     }
@@ -237,7 +304,12 @@ impl<L: Handler, R: Handler> Handler for Pair<L, R> {
 struct LeftOf<'c, L: Handler, R: Handler>(&'c mut (dyn Connections<Pair<L, R>> + 'c));
 
 impl<L: Handler, R: Handler> Connections<L> for LeftOf<'_, L, R> {
-    fn call(&mut self, id: ConnectionId, shared: &mut Shared, callback: &mut Callback<'_, L>) -> bool {
+    fn call(
+        &mut self,
+        id: ConnectionId,
+        shared: &mut Shared,
+        callback: &mut Callback<'_, L>,
+    ) -> bool {
         let mut its_own = false;
         self.0.call(id, shared, &mut |cx| match cx.state() {
             Either::Left(_) => {
@@ -254,7 +326,12 @@ impl<L: Handler, R: Handler> Connections<L> for LeftOf<'_, L, R> {
 struct RightOf<'c, L: Handler, R: Handler>(&'c mut (dyn Connections<Pair<L, R>> + 'c));
 
 impl<L: Handler, R: Handler> Connections<R> for RightOf<'_, L, R> {
-    fn call(&mut self, id: ConnectionId, shared: &mut Shared, callback: &mut Callback<'_, R>) -> bool {
+    fn call(
+        &mut self,
+        id: ConnectionId,
+        shared: &mut Shared,
+        callback: &mut Callback<'_, R>,
+    ) -> bool {
         let mut its_own = false;
         self.0.call(id, shared, &mut |cx| match cx.state() {
             Either::Right(_) => {

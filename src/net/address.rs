@@ -71,9 +71,13 @@ impl fmt::Display for Address {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Address::Tcp(addr) => addr.fmt(f),
-            Address::Unix(Some(path)) => write!(f, "unix:{}", path.display().to_string().escape_debug()),
+            Address::Unix(Some(path)) => {
+                write!(f, "unix:{}", path.display().to_string().escape_debug())
+            }
             Address::Unix(None) => write!(f, "unix:(unnamed)"),
-            Address::Abstract(name) => write!(f, "unix:@{}", String::from_utf8_lossy(name).escape_debug()),
+            Address::Abstract(name) => {
+                write!(f, "unix:@{}", String::from_utf8_lossy(name).escape_debug())
+            }
         }
     }
 }
@@ -90,16 +94,30 @@ mod tests {
 
     #[test]
     fn a_packed_address_is_the_same_one() {
-        let tcp = ["127.0.0.1:1", "[::1]:2"].map(|addr| Address::from(addr.parse::<SocketAddr>().expect("an address")));
-        for addr in tcp.into_iter().chain([Address::unix("/tmp/s"), Address::Unix(None), Address::Abstract((*b"s").into())]) {
+        let tcp = ["127.0.0.1:1", "[::1]:2"]
+            .map(|addr| Address::from(addr.parse::<SocketAddr>().expect("an address")));
+        for addr in tcp.into_iter().chain([
+            Address::unix("/tmp/s"),
+            Address::Unix(None),
+            Address::Abstract((*b"s").into()),
+        ]) {
             assert_eq!(PackedAddress::from(&addr).unpack(), addr);
         }
     }
 
     #[test]
     fn what_a_peer_chose_cannot_break_a_log_line() {
-        assert_eq!(Address::unix("/tmp/a\nb\x1b").to_string(), "unix:/tmp/a\\nb\\u{1b}");
-        assert_eq!(Address::Abstract((*b"a\0\nb").into()).to_string(), "unix:@a\\0\\nb");
-        assert_eq!(Address::from(SocketAddr::from(([127, 0, 0, 1], 8888))).to_string(), "127.0.0.1:8888");
+        assert_eq!(
+            Address::unix("/tmp/a\nb\x1b").to_string(),
+            "unix:/tmp/a\\nb\\u{1b}"
+        );
+        assert_eq!(
+            Address::Abstract((*b"a\0\nb").into()).to_string(),
+            "unix:@a\\0\\nb"
+        );
+        assert_eq!(
+            Address::from(SocketAddr::from(([127, 0, 0, 1], 8888))).to_string(),
+            "127.0.0.1:8888"
+        );
     }
 }

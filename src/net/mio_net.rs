@@ -30,7 +30,12 @@ impl MioNet {
     pub fn new(events: usize, waker: usize, nodelay: bool) -> io::Result<Self> {
         let poll = Poll::new()?;
         let waker = Arc::new(Waker::new(poll.registry(), Token(waker))?);
-        Ok(Self { poll, events: Events::with_capacity(events), waker, nodelay })
+        Ok(Self {
+            poll,
+            events: Events::with_capacity(events),
+            waker,
+            nodelay,
+        })
     }
 
     /// Makes a listener of the std kind ready for the loop: non-blocking, and with `TCP_NODELAY` as the accepted sockets shall have it.
@@ -40,7 +45,10 @@ impl MioNet {
     pub fn adopt(&self, listener: TcpListener) -> io::Result<Listener> {
         listener.set_nonblocking(true)?;
         let (listener, inherited) = set_inherited_nodelay(listener, self.nodelay);
-        Ok(Listener::Tcp { socket: net::TcpListener::from_std(listener), nodelay: self.nodelay && !inherited })
+        Ok(Listener::Tcp {
+            socket: net::TcpListener::from_std(listener),
+            nodelay: self.nodelay && !inherited,
+        })
     }
 
     /// The same for a Unix domain socket.
@@ -79,7 +87,9 @@ fn set_inherited_nodelay(listener: TcpListener, _nodelay: bool) -> (TcpListener,
 }
 
 #[cfg(any(target_os = "linux", target_os = "android"))]
-const BOTH: Interest = Interest::READABLE.add(Interest::WRITABLE).add(Interest::PRIORITY);
+const BOTH: Interest = Interest::READABLE
+    .add(Interest::WRITABLE)
+    .add(Interest::PRIORITY);
 #[cfg(not(any(target_os = "linux", target_os = "android")))]
 const BOTH: Interest = Interest::READABLE.add(Interest::WRITABLE);
 
@@ -172,7 +182,9 @@ impl Net for MioNet {
     }
 
     fn register(&mut self, stream: &mut Socket, token: usize) -> io::Result<()> {
-        self.poll.registry().register(stream.source(), Token(token), BOTH)
+        self.poll
+            .registry()
+            .register(stream.source(), Token(token), BOTH)
     }
 
     fn deregister(&mut self, stream: &mut Socket) -> io::Result<()> {
@@ -180,7 +192,9 @@ impl Net for MioNet {
     }
 
     fn listen(&mut self, listener: &mut Listener, token: usize) -> io::Result<()> {
-        self.poll.registry().register(listener.source(), Token(token), Interest::READABLE)
+        self.poll
+            .registry()
+            .register(listener.source(), Token(token), Interest::READABLE)
     }
 
     fn unlisten(&mut self, mut listener: Listener) -> io::Result<()> {
@@ -198,7 +212,9 @@ impl Net for MioNet {
     /// Linux only: std has no getrlimit, but the limit stands in `/proc/self/limits` (proc(5)).
     fn descriptor_limit(&self) -> Option<usize> {
         let limits = std::fs::read_to_string("/proc/self/limits").ok()?;
-        let line = limits.lines().find_map(|line| line.strip_prefix("Max open files"))?;
+        let line = limits
+            .lines()
+            .find_map(|line| line.strip_prefix("Max open files"))?;
         line.split_whitespace().next()?.parse().ok()
     }
 }

@@ -115,9 +115,13 @@ impl Stream for Socket {
                     return Err(error);
                 }
                 match stream.peer_addr() {
-                    Ok(peer) if stream.local_addr().is_ok_and(|local| local == peer) => Ok(Established::WithItself),
+                    Ok(peer) if stream.local_addr().is_ok_and(|local| local == peer) => {
+                        Ok(Established::WithItself)
+                    }
                     Ok(_) => Ok(Established::Yes),
-                    Err(error) if error.kind() == io::ErrorKind::NotConnected => Ok(Established::NotYet),
+                    Err(error) if error.kind() == io::ErrorKind::NotConnected => {
+                        Ok(Established::NotYet)
+                    }
                     Err(error) => Err(error),
                 }
             }

@@ -91,7 +91,13 @@ const MORE_MAY_COME: Readiness = Readiness(Readiness::READ_CLOSED.0 | Readiness:
 /// `short_read_is_empty` says whether fewer bytes than there was room for prove the socket empty
 /// ([`Net::SHORT_READ_IS_EMPTY`](crate::net::Net::SHORT_READ_IS_EMPTY)); they never do once the peer's end was announced,
 /// since no further event would tell of it.
-pub fn fill(stream: &mut impl Read, place: &mut [u8], scratch: &mut [u8], readiness: &mut Readiness, short_read_is_empty: bool) -> Fill {
+pub fn fill(
+    stream: &mut impl Read,
+    place: &mut [u8],
+    scratch: &mut [u8],
+    readiness: &mut Readiness,
+    short_read_is_empty: bool,
+) -> Fill {
     let room = place.len() + scratch.len();
     debug_assert!(room > 0, "a read into nothing looks like the end");
     loop {
@@ -174,8 +180,17 @@ mod tests {
 
     const READY: Readiness = Readiness(Readiness::READABLE.0 | Readiness::WRITABLE.0);
 
-    fn read(answers: impl IntoIterator<Item = io::Result<usize>>, readiness: &mut Readiness) -> Fill {
-        fill(&mut Script::new(answers), &mut [], &mut [0; 8], readiness, true)
+    fn read(
+        answers: impl IntoIterator<Item = io::Result<usize>>,
+        readiness: &mut Readiness,
+    ) -> Fill {
+        fill(
+            &mut Script::new(answers),
+            &mut [],
+            &mut [0; 8],
+            readiness,
+            true,
+        )
     }
 
     #[test]
@@ -199,23 +214,46 @@ mod tests {
     #[test]
     fn a_short_read_proves_nothing_where_the_poller_does_not_say_so() {
         let mut readiness = READY;
-        assert!(matches!(fill(&mut Script::new([Ok(1)]), &mut [], &mut [0; 8], &mut readiness, false), Fill::Bytes(1)));
+        assert!(matches!(
+            fill(
+                &mut Script::new([Ok(1)]),
+                &mut [],
+                &mut [0; 8],
+                &mut readiness,
+                false
+            ),
+            Fill::Bytes(1)
+        ));
         assert!(readiness.has(Readiness::READABLE));
     }
 
     #[test]
     fn signals_are_retried_and_blocking_is_remembered() {
         let mut readiness = READY;
-        let answers = || [Err(ErrorKind::Interrupted.into()), Err(ErrorKind::WouldBlock.into())];
+        let answers = || {
+            [
+                Err(ErrorKind::Interrupted.into()),
+                Err(ErrorKind::WouldBlock.into()),
+            ]
+        };
         assert!(matches!(read(answers(), &mut readiness), Fill::Blocked));
         assert!(!readiness.has(Readiness::READABLE) && readiness.has(Readiness::WRITABLE));
-        assert!(matches!(flush(&mut Script::new(answers()), b"x", &mut readiness), Flush::Blocked));
+        assert!(matches!(
+            flush(&mut Script::new(answers()), b"x", &mut readiness),
+            Flush::Blocked
+        ));
         assert!(!readiness.has(Readiness::WRITABLE));
     }
 
     #[test]
     fn a_write_of_nothing_is_a_failure_and_not_a_reason_to_spin() {
-        assert!(matches!(flush(&mut Script::new([Ok(0)]), b"x", &mut READY.clone()), Flush::Failed(_)));
-        assert!(matches!(flush(&mut Script::new([Ok(1)]), b"xy", &mut READY.clone()), Flush::Bytes(1)));
+        assert!(matches!(
+            flush(&mut Script::new([Ok(0)]), b"x", &mut READY.clone()),
+            Flush::Failed(_)
+        ));
+        assert!(matches!(
+            flush(&mut Script::new([Ok(1)]), b"xy", &mut READY.clone()),
+            Flush::Bytes(1)
+        ));
     }
 }

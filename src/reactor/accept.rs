@@ -63,7 +63,11 @@ const GONE: [i32; 4] = [64, 71, 92, 112];
 
 /// Sorts accept(2)'s errors.
 fn classify(error: &io::Error) -> Failure {
-    let is_one_of = |numbers: &[i32]| error.raw_os_error().is_some_and(|number| numbers.contains(&number));
+    let is_one_of = |numbers: &[i32]| {
+        error
+            .raw_os_error()
+            .is_some_and(|number| numbers.contains(&number))
+    };
     match error.kind() {
         ErrorKind::Interrupted
         | ErrorKind::ConnectionAborted
@@ -85,12 +89,26 @@ impl<H: Handler, N: Net> Reactor<H, N> {
     ///
     /// # Errors
     /// [`Error::Listen`] if it cannot be registered, or if the loop is stopping.
-    pub fn add_listener(&mut self, mut socket: N::Listener, addr: impl Into<Address>) -> Result<(), Error> {
+    pub fn add_listener(
+        &mut self,
+        mut socket: N::Listener,
+        addr: impl Into<Address>,
+    ) -> Result<(), Error> {
         let addr = addr.into();
         let token = Token::Listener(self.listeners.len()).pack();
-        let registered = self.phase.running().and_then(|()| self.net.listen(&mut socket, token));
-        registered.map_err(|source| Error::Listen { addr: addr.to_string(), source })?;
-        self.listeners.push(Listener { socket, addr, waiting: Waiting::Nobody });
+        let registered = self
+            .phase
+            .running()
+            .and_then(|()| self.net.listen(&mut socket, token));
+        registered.map_err(|source| Error::Listen {
+            addr: addr.to_string(),
+            source,
+        })?;
+        self.listeners.push(Listener {
+            socket,
+            addr,
+            waiting: Waiting::Nobody,
+        });
         Ok(())
     }
 
@@ -113,7 +131,10 @@ impl<H: Handler, N: Net> Reactor<H, N> {
 
     /// The addresses it listens on, in the order in which they were added. Empty once it is stopping.
     pub fn local_addrs(&self) -> Vec<Address> {
-        self.listeners.iter().map(|listener| listener.addr.clone()).collect()
+        self.listeners
+            .iter()
+            .map(|listener| listener.addr.clone())
+            .collect()
     }
 
     /// Lets in those who wait, as many from each listener as a turn allows.
@@ -121,7 +142,10 @@ impl<H: Handler, N: Net> Reactor<H, N> {
     pub(super) fn accept(&mut self) {
         if self.knocking {
             self.accept_who_knocks();
-            self.knocking = self.listeners.iter().any(|listener| listener.waiting != Waiting::Nobody);
+            self.knocking = self
+                .listeners
+                .iter()
+                .any(|listener| listener.waiting != Waiting::Nobody);
         }
     }
 
@@ -133,14 +157,18 @@ impl<H: Handler, N: Net> Reactor<H, N> {
         let listeners = self.listeners.len();
         for n in 0..listeners {
             // Each turn begins with another one: near the limit of connections the first takes all the room there is.
-            let number = (n + self.shared.observe.counters().turns as usize % listeners) % listeners;
+            let number =
+                (n + self.shared.observe.counters().turns as usize % listeners) % listeners;
             if let Waiting::Until(at) = self.listeners[number].waiting {
                 if at <= now {
                     self.listeners[number].waiting = Waiting::Somebody;
                 }
             }
             for _ in 0..self.shared.config.accepts_per_turn {
-                if self.listeners[number].waiting != Waiting::Somebody || self.resting.is_some() || !self.take_place() {
+                if self.listeners[number].waiting != Waiting::Somebody
+                    || self.resting.is_some()
+                    || !self.take_place()
+                {
                     break;
                 }
                 self.accept_one(number);
@@ -154,8 +182,14 @@ impl<H: Handler, N: Net> Reactor<H, N> {
             last.waiting = Waiting::Somebody;
             let number = self.listeners.len() - 1;
             // The limit of connections does not count here: they leave soon.
-            let most = self.max_connections.saturating_add(LONGEST_BACKLOG).min(Token::MAX_SLOTS);
-            while self.listeners[number].waiting == Waiting::Somebody && self.slots.len() < most && self.resting.is_none() {
+            let most = self
+                .max_connections
+                .saturating_add(LONGEST_BACKLOG)
+                .min(Token::MAX_SLOTS);
+            while self.listeners[number].waiting == Waiting::Somebody
+                && self.slots.len() < most
+                && self.resting.is_none()
+            {
                 if let Some(places) = &mut self.places {
                     places.take_beyond(self.slots.len());
                 }
@@ -175,13 +209,18 @@ impl<H: Handler, N: Net> Reactor<H, N> {
                 Ok(()) => return,
                 Err(error) => error,
             },
-            Err(error) if error.kind() == ErrorKind::WouldBlock => return listener.waiting = Waiting::Nobody,
+            Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                return listener.waiting = Waiting::Nobody;
+            }
             Err(error) => {
                 self.take_accept_error(number, &error);
                 error
             }
         };
-        self.shared.observe.note(|| Step::AcceptFailed { listener: number, error: &error });
+        self.shared.observe.note(|| Step::AcceptFailed {
+            listener: number,
+            error: &error,
+        });
     }
 
     /// Decides what a failed accept means.
@@ -189,7 +228,12 @@ impl<H: Handler, N: Net> Reactor<H, N> {
         let listener = &mut self.listeners[number];
         let (now, pause) = (self.shared.now(), self.shared.config.accept_backoff);
         let what_now = match classify(error) {
-            Failure::Retry => return log::debug!("a connection was gone before {} accepted it: {error}", listener.addr),
+            Failure::Retry => {
+                return log::debug!(
+                    "a connection was gone before {} accepted it: {error}",
+                    listener.addr
+                );
+            }
             Failure::NoRoom => {
                 self.resting = Some(now + pause);
                 "nobody is accepted for now"
@@ -199,8 +243,15 @@ impl<H: Handler, N: Net> Reactor<H, N> {
                 "this listener rests"
             }
         };
-        if let Some(suppressed) = self.shared.throttle.admit(("accept", error.raw_os_error()), now) {
-            log::warn!("cannot accept on {}: {error}; {what_now}, and is asked again every {pause:?}{suppressed}", listener.addr);
+        if let Some(suppressed) = self
+            .shared
+            .throttle
+            .admit(("accept", error.raw_os_error()), now)
+        {
+            log::warn!(
+                "cannot accept on {}: {error}; {what_now}, and is asked again every {pause:?}{suppressed}",
+                listener.addr
+            );
         }
     }
 
@@ -208,24 +259,34 @@ impl<H: Handler, N: Net> Reactor<H, N> {
     fn admit(&mut self, mut stream: N::Stream, peer: Address, listener: usize) -> io::Result<()> {
         let id = self.slots.next_id();
         let origin = Origin::Accepted { peer, listener };
-        let made = self.net.register(&mut stream, Token::of(id).pack()).and_then(|()| {
-            let connection = contain(|| Connection::new(id, &origin, &mut self.handler));
-            connection.ok_or_else(|| {
-                self.shared.observe.note(|| Step::Panicked { id: Some(id) });
-                let _ = self.net.deregister(&mut stream);
-                io::Error::other("the handler panicked over it")
-            })
-        });
+        let made = self
+            .net
+            .register(&mut stream, Token::of(id).pack())
+            .and_then(|()| {
+                let connection = contain(|| Connection::new(id, &origin, &mut self.handler));
+                connection.ok_or_else(|| {
+                    self.shared.observe.note(|| Step::Panicked { id: Some(id) });
+                    let _ = self.net.deregister(&mut stream);
+                    io::Error::other("the handler panicked over it")
+                })
+            });
         let peer = origin.peer();
         let connection = made.inspect_err(|error| {
-            if let Some(suppressed) = self.shared.throttle.admit(("admit", error.raw_os_error()), self.shared.clock.now()) {
+            if let Some(suppressed) = self
+                .shared
+                .throttle
+                .admit(("admit", error.raw_os_error()), self.shared.clock.now())
+            {
                 log::warn!("a connection from {peer} is dropped: {error}{suppressed}");
             }
         })?;
-        self.shared.observe.note(|| Step::Accepted { id, peer, listener });
+        self.shared
+            .observe
+            .note(|| Step::Accepted { id, peer, listener });
         self.enter(Slot::new(connection, Some(stream)));
         let slot = self.slots.get(id).expect("just entered");
-        slot.connection.established(&mut self.handler, &mut self.shared);
+        slot.connection
+            .established(&mut self.handler, &mut self.shared);
         self.settle(id);
         self.relieve();
         Ok(())
@@ -245,23 +306,40 @@ impl<H: Handler, N: Net> Reactor<H, N> {
 
     /// Whether a listener may have connections, and can be asked now.
     fn wants_to_accept(&self) -> bool {
-        self.resting.is_none() && self.listeners.iter().any(|listener| listener.waiting == Waiting::Somebody)
+        self.resting.is_none()
+            && self
+                .listeners
+                .iter()
+                .any(|listener| listener.waiting == Waiting::Somebody)
     }
 
     /// When a listener that rests is worth asking again.
     #[inline]
     pub(super) fn next_accept(&self) -> Option<Instant> {
-        if self.knocking { self.next_to_ask() } else { None }
+        if self.knocking {
+            self.next_to_ask()
+        } else {
+            None
+        }
     }
 
     fn next_to_ask(&self) -> Option<Instant> {
-        let times = self.listeners.iter().filter_map(|listener| match listener.waiting {
-            Waiting::Until(at) => Some(at),
-            Waiting::Somebody => self.resting,
-            Waiting::Nobody => None,
-        });
+        let times = self
+            .listeners
+            .iter()
+            .filter_map(|listener| match listener.waiting {
+                Waiting::Until(at) => Some(at),
+                Waiting::Somebody => self.resting,
+                Waiting::Nobody => None,
+            });
         // A shared limit may have room by then; only asking it wakes this loop when it has.
-        times.min().filter(|_| if self.places.is_some() { matches!(self.phase, Phase::Running) } else { self.has_room() })
+        times.min().filter(|_| {
+            if self.places.is_some() {
+                matches!(self.phase, Phase::Running)
+            } else {
+                self.has_room()
+            }
+        })
     }
 
     /// Whether one more connection may be accepted. With a shared limit that has no room, the loop
@@ -288,7 +366,9 @@ impl<H: Handler, N: Net> Reactor<H, N> {
     pub(super) fn keep_places(&mut self) {
         if self.places.is_some() {
             let (used, wants) = (self.slots.len(), self.wants_to_accept());
-            self.places.iter_mut().for_each(|places| places.keep(used, wants));
+            self.places
+                .iter_mut()
+                .for_each(|places| places.keep(used, wants));
         }
     }
 
@@ -306,9 +386,14 @@ impl<H: Handler, N: Net> Reactor<H, N> {
     }
 
     fn unlisten_last(&mut self) {
-        let Some(listener) = self.listeners.pop() else { return };
+        let Some(listener) = self.listeners.pop() else {
+            return;
+        };
         if let Err(error) = self.net.unlisten(listener.socket) {
-            log::warn!("cannot deregister the listener on {}: {error}", listener.addr);
+            log::warn!(
+                "cannot deregister the listener on {}: {error}",
+                listener.addr
+            );
         }
     }
 }

@@ -2,7 +2,9 @@
 
 use crate::error::CloseReason;
 use crate::error::panics::contain;
-use crate::handler::{Callback, Command, Commands, Connections, Context, Handler, LoopContext, Shared};
+use crate::handler::{
+    Callback, Command, Commands, Connections, Context, Handler, LoopContext, Shared,
+};
 use crate::id::ConnectionId;
 use crate::net::Net;
 use crate::observe::Step;
@@ -37,7 +39,10 @@ impl<H: Handler, N: Net> Reactor<H, N> {
         }
         // What a thread wrote before it asked for the end comes before the end.
         self.asked = Stop::firmer(self.asked, self.shared.commands.take_stop());
-        if let Some(how) = self.asked.filter(|how| *how == Stop::AtOnce || self.letters.is_empty()) {
+        if let Some(how) = self
+            .asked
+            .filter(|how| *how == Stop::AtOnce || self.letters.is_empty())
+        {
             self.come_to_an_end(how);
             self.asked = None; // not before: a panic must not make the loop forget it
         }
@@ -46,7 +51,9 @@ impl<H: Handler, N: Net> Reactor<H, N> {
     /// Begins those connections that callbacks have asked for by now. What the handler asks for when one fails comes with the next turn.
     pub(super) fn begin_dials(&mut self) {
         for _ in 0..self.shared.commands.dials() {
-            let Some(dial) = self.shared.commands.pop_dial() else { break };
+            let Some(dial) = self.shared.commands.pop_dial() else {
+                break;
+            };
             self.slots.clear_last_lookup();
             self.begin_for_handler(dial);
         }
@@ -56,18 +63,25 @@ impl<H: Handler, N: Net> Reactor<H, N> {
     #[inline(never)] // not into `serve`
     pub(super) fn carry_out_commands(&mut self) {
         let commands = std::mem::take(&mut self.shared.commands);
-        let mut in_hand = InHand { reactor: self, commands };
+        let mut in_hand = InHand {
+            reactor: self,
+            commands,
+        };
         while let Some((command, bytes)) = in_hand.commands.pop() {
             in_hand.reactor.change(command, &bytes);
         }
-        in_hand.commands.shrink(in_hand.reactor.shared.config.retained_capacity);
+        in_hand
+            .commands
+            .shrink(in_hand.reactor.shared.config.retained_capacity);
     }
 
     /// Reads letters from other threads, as many as a turn may.
     #[inline(never)] // so that a turn without letters costs no more than the question
     fn read_letters(&mut self) {
         for _ in 0..self.shared.config.calls_per_turn {
-            let Some(letter) = self.letters.pop_front() else { break };
+            let Some(letter) = self.letters.pop_front() else {
+                break;
+            };
             self.carry_out_letter(letter);
         }
         self.shrink_letters();
@@ -88,12 +102,17 @@ impl<H: Handler, N: Net> Reactor<H, N> {
     /// Changes an open connection; what follows from that comes when its replies are written. One that is connecting can be closed.
     fn change(&mut self, command: Command, bytes: &[u8]) {
         let (Command::Send(id) | Command::Close(id) | Command::Resume(id)) = command;
-        let slot = self.slots.get(id).filter(|slot| match slot.connection.state() {
-            State::Open(_) => true,
-            State::Connecting => matches!(command, Command::Close(_)),
-            _ => false,
-        });
-        let Some(slot) = slot else { return self.shared.observe.note(|| Step::Stale) };
+        let slot = self
+            .slots
+            .get(id)
+            .filter(|slot| match slot.connection.state() {
+                State::Open(_) => true,
+                State::Connecting => matches!(command, Command::Close(_)),
+                _ => false,
+            });
+        let Some(slot) = slot else {
+            return self.shared.observe.note(|| Step::Stale);
+        };
         let (connection, shared) = (&mut slot.connection, &mut self.shared);
         match command {
             Command::Send(_) => connection.queue(bytes, shared),
@@ -105,23 +124,68 @@ impl<H: Handler, N: Net> Reactor<H, N> {
 
     /// Takes note that a connection was changed outside of its own batch: what follows comes when the turn flushes.
     pub(super) fn touch(&mut self, id: ConnectionId) {
-        let Self { slots, touched, buffered, .. } = self;
-        Reach { slots, touched, buffered }.touch(id);
+        let Self {
+            slots,
+            touched,
+            buffered,
+            ..
+        } = self;
+        Reach {
+            slots,
+            touched,
+            buffered,
+        }
+        .touch(id);
     }
 
     /// Runs a callback on an open connection; whether it was there.
-    pub(super) fn call(&mut self, id: ConnectionId, callback: impl FnOnce(&mut H, &mut Context<'_, H>) -> Verdict) -> bool {
-        let Self { handler, shared, slots, touched, buffered, .. } = self;
-        let was_there = Reach { slots, touched, buffered }.run(id, shared, |cx| callback(handler, cx));
+    pub(super) fn call(
+        &mut self,
+        id: ConnectionId,
+        callback: impl FnOnce(&mut H, &mut Context<'_, H>) -> Verdict,
+    ) -> bool {
+        let Self {
+            handler,
+            shared,
+            slots,
+            touched,
+            buffered,
+            ..
+        } = self;
+        let was_there = Reach {
+            slots,
+            touched,
+            buffered,
+        }
+        .run(id, shared, |cx| callback(handler, cx));
         self.relieve();
         was_there
     }
 
     /// Runs a callback that belongs to no connection.
     fn call_for_loop(&mut self, callback: impl FnOnce(&mut H, &mut LoopContext<'_, H>)) {
-        let Self { handler, shared, slots, touched, buffered, .. } = self;
-        let mut connections = Reach { slots, touched, buffered };
-        let called = contain(|| callback(handler, &mut LoopContext { shared: &mut *shared, connections: &mut connections }));
+        let Self {
+            handler,
+            shared,
+            slots,
+            touched,
+            buffered,
+            ..
+        } = self;
+        let mut connections = Reach {
+            slots,
+            touched,
+            buffered,
+        };
+        let called = contain(|| {
+            callback(
+                handler,
+                &mut LoopContext {
+                    shared: &mut *shared,
+                    connections: &mut connections,
+                },
+            )
+        });
         if called.is_none() {
             if let Some(suppressed) = shared.throttle.admit(("panic", None), shared.clock.now()) {
                 log::error!("the handler panicked in a callback for the loop{suppressed}");
@@ -147,7 +211,9 @@ impl<H: Handler, N: Net> Reactor<H, N> {
 
     /// Looks whether one of a connection's deadlines has passed. As a rule it has moved on meanwhile.
     fn look(&mut self, slot: usize) {
-        let Some(slot) = self.slots.at(slot) else { return self.shared.observe.note(|| Step::Stale) };
+        let Some(slot) = self.slots.at(slot) else {
+            return self.shared.observe.note(|| Step::Stale);
+        };
         let id = slot.connection.id();
         slot.look = None;
         if let State::Connecting = slot.connection.state() {
@@ -156,12 +222,15 @@ impl<H: Handler, N: Net> Reactor<H, N> {
         }
         // An open connection on the resume queue waits for the loop, and not the loop for its peer.
         let is_ours = slot.queued && matches!(slot.connection.state(), State::Open(_));
-        if let Some(Expiry::Write | Expiry::Drain) = slot.connection.due_expiry(!is_ours, &self.shared) {
+        if let Some(Expiry::Write | Expiry::Drain) =
+            slot.connection.due_expiry(!is_ours, &self.shared)
+        {
             // A peer that reads, however slowly, is not given up: if some of it leaves now there is another period.
             slot.last_try(&mut self.shared);
         }
         if let Some(expiry) = slot.connection.due_expiry(!is_ours, &self.shared) {
-            slot.connection.carry_out_expiry(expiry, &mut self.handler, &mut self.shared);
+            slot.connection
+                .carry_out_expiry(expiry, &mut self.handler, &mut self.shared);
         }
         self.touch(id);
     }
@@ -202,15 +271,24 @@ struct Reach<'r, H: Handler, N: Net> {
 }
 
 impl<H: Handler, N: Net> Reach<'_, H, N> {
-    fn run(&mut self, id: ConnectionId, shared: &mut Shared, callback: impl FnOnce(&mut Context<'_, H>) -> Verdict) -> bool {
-        let Some(slot) = self.slots.open(id) else { return false };
+    fn run(
+        &mut self,
+        id: ConnectionId,
+        shared: &mut Shared,
+        callback: impl FnOnce(&mut Context<'_, H>) -> Verdict,
+    ) -> bool {
+        let Some(slot) = self.slots.open(id) else {
+            return false;
+        };
         slot.connection.run(shared, callback);
         self.touch(id);
         true
     }
 
     fn touch(&mut self, id: ConnectionId) {
-        let Some(slot) = self.slots.get(id) else { return };
+        let Some(slot) = self.slots.get(id) else {
+            return;
+        };
         slot.account(self.buffered);
         if !slot.touched {
             slot.touched = true;
@@ -220,7 +298,12 @@ impl<H: Handler, N: Net> Reach<'_, H, N> {
 }
 
 impl<H: Handler, N: Net> Connections<H> for Reach<'_, H, N> {
-    fn call(&mut self, id: ConnectionId, shared: &mut Shared, callback: &mut Callback<'_, H>) -> bool {
+    fn call(
+        &mut self,
+        id: ConnectionId,
+        shared: &mut Shared,
+        callback: &mut Callback<'_, H>,
+    ) -> bool {
         self.run(id, shared, callback)
     }
 }

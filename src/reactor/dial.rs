@@ -49,9 +49,17 @@ impl<H: Handler, N: Net> Reactor<H, N> {
     ///
     /// # Errors
     /// [`Error::Connect`] if nothing could be begun: no address, no room for one more connection, a loop that is stopping, or a handler that panicked.
-    pub fn connect_to(&mut self, addrs: Vec<Address>, timeout: Duration) -> Result<ConnectionId, Error> {
+    pub fn connect_to(
+        &mut self,
+        addrs: Vec<Address>,
+        timeout: Duration,
+    ) -> Result<ConnectionId, Error> {
         self.read_clock();
-        let begun = self.begin(Dial { addrs, timeout, key: 0 });
+        let begun = self.begin(Dial {
+            addrs,
+            timeout,
+            key: 0,
+        });
         self.keep_places(); // between turns, so no turn's end does it
         self.slots.clear_last_lookup();
         begun.map_err(|(_, error)| Error::Connect(error))
@@ -59,36 +67,75 @@ impl<H: Handler, N: Net> Reactor<H, N> {
 
     /// Begins one that a callback has asked for. If that fails the handler is told as if it had failed later.
     pub(super) fn begin_for_handler(&mut self, dial: Dial) {
-        let Err((origin, error)) = self.begin(dial) else { return };
+        let Err((origin, error)) = self.begin(dial) else {
+            return;
+        };
         let id = self.slots.next_id();
-        let Some(mut connection) = contain(|| Connection::new(id, &origin, &mut self.handler)) else {
+        let Some(mut connection) = contain(|| Connection::new(id, &origin, &mut self.handler))
+        else {
             return self.shared.observe.note(|| Step::Panicked { id: Some(id) });
         };
-        connection.apply(Cause::Fail(CloseReason::ConnectFailed(Box::new(error))), &mut self.shared);
+        connection.apply(
+            Cause::Fail(CloseReason::ConnectFailed(Box::new(error))),
+            &mut self.shared,
+        );
         let reason = connection.farewell(&mut self.handler, &mut self.shared);
         contain(|| drop(reason));
     }
 
     /// Gives a connection its slot and tries its first address; or says why there is none.
     fn begin(&mut self, dial: Dial) -> Result<ConnectionId, (Origin, ConnectError)> {
-        let Dial { addrs, timeout, key } = dial;
+        let Dial {
+            addrs,
+            timeout,
+            key,
+        } = dial;
         let mut rest = VecDeque::from(addrs);
         let first = rest.front().cloned();
-        let origin = Origin::Dialed { peer: first.clone().unwrap_or(Address::Unix(None)), key };
-        let failed = |failure| (origin.clone(), ConnectError { addr: first.clone(), failure, tried: 0 });
-        let Phase::Running = self.phase else { return Err(failed(ConnectFailure::Stopping)) };
+        let origin = Origin::Dialed {
+            peer: first.clone().unwrap_or(Address::Unix(None)),
+            key,
+        };
+        let failed = |failure| {
+            (
+                origin.clone(),
+                ConnectError {
+                    addr: first.clone(),
+                    failure,
+                    tried: 0,
+                },
+            )
+        };
+        let Phase::Running = self.phase else {
+            return Err(failed(ConnectFailure::Stopping));
+        };
         if !self.take_place() {
-            return Err(failed(ConnectFailure::NoRoom { open: self.open_places() }));
+            return Err(failed(ConnectFailure::NoRoom {
+                open: self.open_places(),
+            }));
         }
-        let Some(addr) = rest.pop_front() else { return Err(failed(ConnectFailure::NoAddress)) };
+        let Some(addr) = rest.pop_front() else {
+            return Err(failed(ConnectFailure::NoAddress));
+        };
         let id = self.slots.next_id();
         let Some(connection) = contain(|| Connection::new(id, &origin, &mut self.handler)) else {
             self.shared.observe.note(|| Step::Panicked { id: Some(id) });
-            return Err(failed(ConnectFailure::Other(std::io::Error::other("the handler panicked over it"))));
+            return Err(failed(ConnectFailure::Other(std::io::Error::other(
+                "the handler panicked over it",
+            ))));
         };
         self.enter(Slot::new(connection, None));
         let end = self.shared.clock.watched_after(timeout).saturating_add(1); // so as not to be early
-        let attempt = Attempt { addr, rest, until: end, time: timeout, end, failure: None, tried: 1, self_connects: 0 };
+        let attempt = Attempt {
+            addr,
+            rest,
+            until: end,
+            time: timeout,
+            end,
+            failure: None,
+            tried: 1,
+            self_connects: 0,
+        };
         self.dials.insert(id, attempt);
         self.attempt(id);
         Ok(id)
@@ -104,7 +151,10 @@ impl<H: Handler, N: Net> Reactor<H, N> {
             });
             match begun {
                 Ok(stream) => {
-                    self.shared.observe.note(|| Step::Dialed { id, peer: &attempt.addr });
+                    self.shared.observe.note(|| Step::Dialed {
+                        id,
+                        peer: &attempt.addr,
+                    });
                     self.slots.get(id).expect("who dials has a slot").stream = Some(stream);
                     break;
                 }
@@ -116,7 +166,9 @@ impl<H: Handler, N: Net> Reactor<H, N> {
 
     /// An address has failed: the next one is tried, or the connection is over.
     fn try_next(&mut self, id: ConnectionId, failure: ConnectFailure) {
-        let Some(slot) = self.slots.get(id) else { return };
+        let Some(slot) = self.slots.get(id) else {
+            return;
+        };
         let stream = slot.stream.take();
         slot.readiness = Readiness::default();
         if let (Some(mut stream), Some(attempt)) = (stream, self.dials.get(&id)) {
@@ -124,7 +176,11 @@ impl<H: Handler, N: Net> Reactor<H, N> {
             if let Err(error) = self.net.deregister(&mut stream) {
                 log::warn!("cannot deregister connection {id}: {error}");
             }
-            self.shared.observe.note(|| Step::DialFailed { id, peer: &attempt.addr, failure: &failure });
+            self.shared.observe.note(|| Step::DialFailed {
+                id,
+                peer: &attempt.addr,
+                failure: &failure,
+            });
         }
         self.note_failure(id, failure);
         self.attempt(id);
@@ -132,7 +188,9 @@ impl<H: Handler, N: Net> Reactor<H, N> {
 
     /// Remembers what the first failure was, and goes on to the next address; without one the connection is over.
     fn note_failure(&mut self, id: ConnectionId, failure: ConnectFailure) {
-        let Some(attempt) = self.dials.get_mut(&id) else { return };
+        let Some(attempt) = self.dials.get_mut(&id) else {
+            return;
+        };
         log::debug!("connection {id} to {}: {failure}", attempt.addr);
         let next = match failure {
             ConnectFailure::SelfConnect if attempt.self_connects < SELF_CONNECTS => {
@@ -151,17 +209,29 @@ impl<H: Handler, N: Net> Reactor<H, N> {
             attempt.tried += 1;
         } else if let Some(attempt) = self.dials.remove(&id) {
             let (addr, failure) = attempt.failure.unwrap_or((attempt.addr, failure));
-            let error = ConnectError { addr: Some(addr), failure, tried: attempt.tried };
+            let error = ConnectError {
+                addr: Some(addr),
+                failure,
+                tried: attempt.tried,
+            };
             let slot = self.slots.get(id).expect("who dials has a slot");
-            slot.connection.apply(Cause::Fail(CloseReason::ConnectFailed(Box::new(error))), &mut self.shared);
+            slot.connection.apply(
+                Cause::Fail(CloseReason::ConnectFailed(Box::new(error))),
+                &mut self.shared,
+            );
         }
     }
 
     /// An event has come for a socket that is connecting: finds out what became of it.
     pub(super) fn decide(&mut self, id: ConnectionId) {
-        let Some(slot) = self.slots.get(id) else { return };
-        let (State::Connecting, Some(stream), true) = (slot.connection.state(), &mut slot.stream, slot.readiness.has(Readiness::WRITABLE))
-        else {
+        let Some(slot) = self.slots.get(id) else {
+            return;
+        };
+        let (State::Connecting, Some(stream), true) = (
+            slot.connection.state(),
+            &mut slot.stream,
+            slot.readiness.has(Readiness::WRITABLE),
+        ) else {
             return;
         };
         match stream.established() {
@@ -171,7 +241,8 @@ impl<H: Handler, N: Net> Reactor<H, N> {
                     slot.connection.set_peer_addr(&attempt.addr);
                 }
                 slot.look_by(None, &mut self.shared); // that was for the attempt; an open connection has deadlines of its own
-                slot.connection.established(&mut self.handler, &mut self.shared);
+                slot.connection
+                    .established(&mut self.handler, &mut self.shared);
             }
             Ok(Established::WithItself) => self.try_next(id, ConnectFailure::SelfConnect),
             Err(error) => self.try_next(id, ConnectFailure::from_io(error)),
@@ -180,9 +251,18 @@ impl<H: Handler, N: Net> Reactor<H, N> {
 
     /// An address has had its time.
     pub(super) fn expire_attempt(&mut self, id: ConnectionId) {
-        let Some(attempt) = self.dials.get(&id).filter(|attempt| attempt.until <= self.shared.clock.seen()) else { return };
+        let Some(attempt) = self
+            .dials
+            .get(&id)
+            .filter(|attempt| attempt.until <= self.shared.clock.seen())
+        else {
+            return;
+        };
         let after = attempt.time;
-        self.shared.observe.note(|| Step::Deadline { id, expiry: Expiry::Connect });
+        self.shared.observe.note(|| Step::Deadline {
+            id,
+            expiry: Expiry::Connect,
+        });
         self.try_next(id, ConnectFailure::TimedOut { after });
     }
 }
@@ -191,10 +271,15 @@ impl Attempt {
     /// Gives the present address its part of the time that is left.
     fn give_time(&mut self, now: u64) {
         let left = Duration::from_millis(self.end.saturating_sub(now + 1)); // the last tick is there so as not to be early
-        let addresses = u32::try_from(self.rest.len()).map_or(u32::MAX, |rest| rest.saturating_add(1));
+        let addresses =
+            u32::try_from(self.rest.len()).map_or(u32::MAX, |rest| rest.saturating_add(1));
         self.time = (left / addresses).max(FAIR_TRY).min(left);
         let ticks = u64::try_from(self.time.as_millis()).unwrap_or(u64::MAX);
-        self.until = now.saturating_add(ticks).saturating_add(1).min(self.end).max(now + 1);
+        self.until = now
+            .saturating_add(ticks)
+            .saturating_add(1)
+            .min(self.end)
+            .max(now + 1);
     }
 }
 
@@ -207,15 +292,29 @@ mod tests {
     fn attempt(addresses: u16, end: u64) -> Attempt {
         let addr = |port| Address::from(SocketAddr::from(([127, 0, 0, 1], port)));
         let rest = (1..addresses).map(addr).collect();
-        Attempt { addr: addr(0), rest, until: 0, time: Duration::ZERO, end, failure: None, tried: 0, self_connects: 0 }
+        Attempt {
+            addr: addr(0),
+            rest,
+            until: 0,
+            time: Duration::ZERO,
+            end,
+            failure: None,
+            tried: 0,
+            self_connects: 0,
+        }
     }
 
     /// Go's `TestDialerPartialDeadline`: an equal part for each address, but at least two seconds, but never more than there is.
     #[test]
     fn addresses_share_the_time_and_none_gets_too_little_to_be_of_use() {
-        for (addresses, end, until) in
-            [(1, 60_001, 60_001), (3, 60_001, 20_001), (3, 5_001, 2_001), (3, 1_501, 1_501), (1, 1, 1), (1, u64::MAX, u64::MAX)]
-        {
+        for (addresses, end, until) in [
+            (1, 60_001, 60_001),
+            (3, 60_001, 20_001),
+            (3, 5_001, 2_001),
+            (3, 1_501, 1_501),
+            (1, 1, 1),
+            (1, u64::MAX, u64::MAX),
+        ] {
             let mut attempt = attempt(addresses, end);
             attempt.give_time(0);
             assert_eq!(attempt.until, until, "{addresses} addresses in {end} ms");

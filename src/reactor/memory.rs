@@ -69,7 +69,8 @@ impl<H: Handler, N: Net> Reactor<H, N> {
     pub(super) fn shrink_letters(&mut self) {
         if self.letters.is_empty() {
             self.letters_weight = 0;
-            self.letters.shrink_to(self.shared.config.retained_capacity / size_of::<Letter<H::Mail>>());
+            self.letters
+                .shrink_to(self.shared.config.retained_capacity / size_of::<Letter<H::Mail>>());
         }
     }
 }

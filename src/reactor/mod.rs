@@ -202,7 +202,10 @@ impl<H: Handler, N: Net> Reactor<H, N> {
         if self.events.is_empty() {
             self.wait(timeout).map_err(Error::Poll)?; // poll
         }
-        self.shared.observe.note(|| Step::Turn { now: self.shared.clock.now(), events: self.events.len() });
+        self.shared.observe.note(|| Step::Turn {
+            now: self.shared.clock.now(),
+            events: self.events.len(),
+        });
 
         self.dispatch(); //        events: accept, and serve who is ready
         self.resume(resumable); // who was not finished in the last turn
@@ -276,7 +279,10 @@ impl<H: Handler, N: Net> Reactor<H, N> {
             return;
         }
         for _ in 0..resumable {
-            let id = self.resume.pop_front().expect("only this function shortens the queue");
+            let id = self
+                .resume
+                .pop_front()
+                .expect("only this function shortens the queue");
             self.go_on(id);
         }
         self.shrink_resume();
@@ -286,7 +292,11 @@ impl<H: Handler, N: Net> Reactor<H, N> {
     /// carries out its verdict, and a panic in it closes the connection. Returns whether the connection was there and open.
     ///
     /// For use between turns, by the program that owns the loop. The clock is read anew for it.
-    pub fn with(&mut self, id: ConnectionId, callback: impl FnOnce(&mut H, &mut Context<'_, H>) -> Verdict) -> bool {
+    pub fn with(
+        &mut self,
+        id: ConnectionId,
+        callback: impl FnOnce(&mut H, &mut Context<'_, H>) -> Verdict,
+    ) -> bool {
         self.read_clock();
         let was_there = attempt(|| self.call(id, callback)).unwrap_or_else(|payload| {
             self.end_culprit(payload);
@@ -368,18 +378,23 @@ fn sooner<T: Ord + Copy>(one: Option<T>, other: Option<T>) -> Option<T> {
 
 /// As many connections as configured, or else as many as there are descriptors for.
 fn max_connections(config: &Config, descriptors: Option<usize>) -> usize {
-    let reserve = |limit: usize| RESERVE.min(limit / 4) + DESCRIPTORS_OF_A_LOOP * (config.loops - 1);
+    let reserve =
+        |limit: usize| RESERVE.min(limit / 4) + DESCRIPTORS_OF_A_LOOP * (config.loops - 1);
     let possible = descriptors.map(|limit| limit.saturating_sub(reserve(limit)) / config.loops);
     match (config.max_connections, possible) {
         (Some(wanted), Some(possible)) if wanted > possible => {
-            log::warn!("{wanted} connections are allowed, but the system's limit of descriptors leaves room for {possible}");
+            log::warn!(
+                "{wanted} connections are allowed, but the system's limit of descriptors leaves room for {possible}"
+            );
             wanted
         }
         (Some(wanted), _) => wanted,
         (None, Some(possible)) => {
             let possible = possible.clamp(1, Token::MAX_SLOTS);
             if possible < RESERVE / config.loops {
-                log::warn!("the system's limit of descriptors leaves room for {possible} connections only");
+                log::warn!(
+                    "the system's limit of descriptors leaves room for {possible} connections only"
+                );
             }
             possible
         }

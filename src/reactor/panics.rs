@@ -32,7 +32,10 @@ impl<H: Handler, N: Net> Reactor<H, N> {
     ///
     /// This ends: each panic closes a connection, removes one that was closed already, or is passed on.
     #[inline]
-    pub(super) fn contained(&mut self, mut run: impl FnMut(&mut Self) -> Result<Turn, Error>) -> Result<Turn, Error> {
+    pub(super) fn contained(
+        &mut self,
+        mut run: impl FnMut(&mut Self) -> Result<Turn, Error>,
+    ) -> Result<Turn, Error> {
         loop {
             match attempt(|| run(self)) {
                 Ok(outcome) => return outcome,
@@ -48,7 +51,9 @@ impl<H: Handler, N: Net> Reactor<H, N> {
     /// With the same panic, if no connection can be blamed.
     #[cold]
     pub(super) fn end_culprit(&mut self, payload: Payload) {
-        let Some(id) = self.slots.last_lookup() else { resume_unwind(payload) };
+        let Some(id) = self.slots.last_lookup() else {
+            resume_unwind(payload)
+        };
         let message = message_of(&payload);
         contain(|| {
             log::error!(
@@ -56,7 +61,9 @@ impl<H: Handler, N: Net> Reactor<H, N> {
                  please report this line, and the panic's location from stderr"
             );
         });
-        self.shared.observe.note(|| Step::InternalError { id, message });
+        self.shared
+            .observe
+            .note(|| Step::InternalError { id, message });
         discard(payload);
         if let Err(another) = attempt(|| self.close_broken(id)) {
             discard(another);
@@ -67,7 +74,9 @@ impl<H: Handler, N: Net> Reactor<H, N> {
 
     /// Closes a connection whose own data may be wrong; `reap` tells the handler. One that is closed already is removed.
     fn close_broken(&mut self, id: ConnectionId) {
-        let Some(slot) = self.slots.get(id) else { return self.forget(id) }; // it was being removed
+        let Some(slot) = self.slots.get(id) else {
+            return self.forget(id);
+        }; // it was being removed
         if let State::Closed(_) = slot.connection.state() {
             return self.remove_broken(id);
         }
@@ -84,7 +93,10 @@ impl<H: Handler, N: Net> Reactor<H, N> {
             }
             contain(|| drop(slot));
             // Where its deadlines stand in the order of all may be what is wrong.
-            let looks = self.slots.iter().filter_map(|slot| Some((slot.connection.id().slot(), slot.look?.get())));
+            let looks = self
+                .slots
+                .iter()
+                .filter_map(|slot| Some((slot.connection.id().slot(), slot.look?.get())));
             self.shared.timers.reset_looks(looks);
         }
         self.forget(id);
@@ -95,7 +107,10 @@ impl<H: Handler, N: Net> Reactor<H, N> {
         self.dials.remove(&id);
         self.mailbox.with(|agreed| agreed.leave(id));
         self.shared.timers.forget(id);
-        self.shared.observe.note(|| Step::Closed { id, reason: &CloseReason::Internal });
+        self.shared.observe.note(|| Step::Closed {
+            id,
+            reason: &CloseReason::Internal,
+        });
     }
 }
 
@@ -135,7 +150,9 @@ mod tests {
     /// A client, which makes it so many connections.
     fn connect(addr: &str, reactor: &mut Reactor<Echo>, number: usize) -> TcpStream {
         let client = TcpStream::connect(addr).expect("the loop listens");
-        client.set_read_timeout(Some(Duration::from_secs(10))).expect("a time to wait");
+        client
+            .set_read_timeout(Some(Duration::from_secs(10)))
+            .expect("a time to wait");
         turn_until(reactor, |reactor| reactor.connections() == number);
         client
     }
@@ -145,7 +162,9 @@ mod tests {
             if done(reactor) {
                 return;
             }
-            let _ = reactor.turn(Some(Duration::from_millis(10))).expect("the poller works");
+            let _ = reactor
+                .turn(Some(Duration::from_millis(10)))
+                .expect("the poller works");
         }
         panic!("not done: {reactor:?}");
     }
@@ -154,29 +173,60 @@ mod tests {
     fn connection_whose_closing_panics_too_is_removed_in_silence() {
         let mut reactor = Reactor::bind("127.0.0.1:0", Echo::default()).expect("a port is free");
         let addr = reactor.local_addrs()[0].to_string();
-        let mut clients: Vec<TcpStream> = (1..=3).map(|number| connect(&addr, &mut reactor, number)).collect();
+        let mut clients: Vec<TcpStream> = (1..=3)
+            .map(|number| connect(&addr, &mut reactor, number))
+            .collect();
         // The order of all deadlines and this connection do not agree: all that moves its deadline
         // finds out, its closing included.
         let broken = reactor.slots.ids()[2]; // the first of those with its deadline
         reactor.slots.get(broken).expect("it is there").look = NonZeroU64::new(u64::MAX);
-        clients[2].write_all(b"moves its deadline").expect("the loop lives");
+        clients[2]
+            .write_all(b"moves its deadline")
+            .expect("the loop lives");
         turn_until(&mut reactor, |reactor| reactor.connections() == 2);
         let counters = reactor.counters();
-        assert_eq!((counters.internal_errors, counters.closed, counters.panics, reactor.buffered()), (1, 1, 0, 0));
+        assert_eq!(
+            (
+                counters.internal_errors,
+                counters.closed,
+                counters.panics,
+                reactor.buffered()
+            ),
+            (1, 1, 0, 0)
+        );
         assert_eq!(reactor.handler().0, 0, "no callback for it");
-        assert_eq!(clients[2].read(&mut [0; 8]).unwrap_or(0), 0, "its socket is closed");
+        assert_eq!(
+            clients[2].read(&mut [0; 8]).unwrap_or(0),
+            0,
+            "its socket is closed"
+        );
 
         // The next one takes its slot, and everything goes on.
         clients[2] = connect(&addr, &mut reactor, 3);
-        assert!(reactor.slots.ids().iter().any(|id| id.slot() == broken.slot() && *id != broken));
+        assert!(
+            reactor
+                .slots
+                .ids()
+                .iter()
+                .any(|id| id.slot() == broken.slot() && *id != broken)
+        );
         let asked = reactor.counters().bytes_written;
         for client in &mut clients {
             client.write_all(b"alive\n").expect("the loop lives");
         }
-        turn_until(&mut reactor, |reactor| reactor.counters().bytes_written == asked + 18);
+        turn_until(&mut reactor, |reactor| {
+            reactor.counters().bytes_written == asked + 18
+        });
         drop(clients);
         turn_until(&mut reactor, |reactor| reactor.connections() == 0);
-        assert_eq!((reactor.counters().internal_errors, reactor.handler().0, reactor.next_deadline()), (1, 3, None));
+        assert_eq!(
+            (
+                reactor.counters().internal_errors,
+                reactor.handler().0,
+                reactor.next_deadline()
+            ),
+            (1, 3, None)
+        );
     }
 
     /// A sum that goes below zero stands in for any bug in what a command does.
@@ -185,7 +235,9 @@ mod tests {
     fn panic_over_a_command_leaves_the_commands_behind_it() {
         let mut reactor = Reactor::bind("127.0.0.1:0", Echo::default()).expect("a port is free");
         let addr = reactor.local_addrs()[0].to_string();
-        let mut clients: Vec<TcpStream> = (1..=3).map(|number| connect(&addr, &mut reactor, number)).collect();
+        let mut clients: Vec<TcpStream> = (1..=3)
+            .map(|number| connect(&addr, &mut reactor, number))
+            .collect();
         let ids = reactor.slots.ids();
         reactor.slots.get(ids[1]).expect("it is there").counted = 5;
         reactor.with(ids[0], |_, cx| {
@@ -197,7 +249,14 @@ mod tests {
         turn_until(&mut reactor, |reactor| reactor.connections() == 2);
         let mut told = [0; 5];
         clients[2].read_exact(&mut told).expect("the loop lives");
-        assert_eq!((&told, reactor.counters().internal_errors, reactor.handler().0), (b"told\n", 1, 1));
+        assert_eq!(
+            (
+                &told,
+                reactor.counters().internal_errors,
+                reactor.handler().0
+            ),
+            (b"told\n", 1, 1)
+        );
     }
 
     #[test]
@@ -205,11 +264,20 @@ mod tests {
     fn panic_while_all_are_dropped_leaves_nobody_behind() {
         let mut reactor = Reactor::bind("127.0.0.1:0", Echo::default()).expect("a port is free");
         let addr = reactor.local_addrs()[0].to_string();
-        let _clients: Vec<TcpStream> = (1..=3).map(|number| connect(&addr, &mut reactor, number)).collect();
+        let _clients: Vec<TcpStream> = (1..=3)
+            .map(|number| connect(&addr, &mut reactor, number))
+            .collect();
         let first = reactor.slots.ids()[0];
         reactor.slots.get(first).expect("it is there").counted = 5;
         reactor.stop(Stop::AtOnce);
         assert_eq!(reactor.turn(None).expect("the poller works"), Turn::Stopped);
-        assert_eq!((reactor.connections(), reactor.counters().internal_errors, reactor.handler().0), (0, 1, 2));
+        assert_eq!(
+            (
+                reactor.connections(),
+                reactor.counters().internal_errors,
+                reactor.handler().0
+            ),
+            (0, 1, 2)
+        );
     }
 }

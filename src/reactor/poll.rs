@@ -40,7 +40,11 @@ impl<H: Handler, N: Net> Reactor<H, N> {
             self.note_incomplete(before);
         } else {
             self.sweep = None;
-            self.shared.clock.set_seen(if is_late { before } else { self.shared.clock.watched() });
+            self.shared.clock.set_seen(if is_late {
+                before
+            } else {
+                self.shared.clock.watched()
+            });
         }
         Ok(())
     }
@@ -49,7 +53,10 @@ impl<H: Handler, N: Net> Reactor<H, N> {
     #[cold]
     fn note_incomplete(&mut self, before: u64) {
         let sources = self.slots.len() + self.listeners.len() + 1; // and the waker
-        let mut sweep = self.sweep.unwrap_or(Sweep { since: before, left: sources });
+        let mut sweep = self.sweep.unwrap_or(Sweep {
+            since: before,
+            left: sources,
+        });
         sweep.left = sweep.left.saturating_sub(self.events.len());
         self.sweep = Some(sweep).filter(|sweep| sweep.left > 0);
         if self.sweep.is_none() {

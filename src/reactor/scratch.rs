@@ -43,7 +43,13 @@ mod tests {
     fn it_begins_with_a_page_and_is_as_long_as_was_asked_for() {
         for len in [1, 4095, 262_144] {
             let mut scratch = Scratch::new(len);
-            assert_eq!((scratch.bytes().as_ptr().align_offset(PAGE), scratch.bytes().len()), (0, len));
+            assert_eq!(
+                (
+                    scratch.bytes().as_ptr().align_offset(PAGE),
+                    scratch.bytes().len()
+                ),
+                (0, len)
+            );
         }
     }
 }

@@ -16,9 +16,15 @@ impl<H: Handler, N: Net> Reactor<H, N> {
     /// An event has come for a connection.
     #[inline]
     pub(super) fn hear(&mut self, token: Token, event: &Event) {
-        let Some(slot) = self.slots.find(token) else { return self.shared.observe.note(|| Step::Stale) };
+        let Some(slot) = self.slots.find(token) else {
+            return self.shared.observe.note(|| Step::Stale);
+        };
         let id = slot.connection.id();
-        self.shared.observe.note(|| Step::Event { id, readable: event.readable, writable: event.writable });
+        self.shared.observe.note(|| Step::Event {
+            id,
+            readable: event.readable,
+            writable: event.writable,
+        });
         slot.readiness.merge(event);
         if let State::Connecting = slot.connection.state() {
             self.decide(id);
@@ -32,7 +38,9 @@ impl<H: Handler, N: Net> Reactor<H, N> {
 
     /// A connection's place on the resume queue has come.
     pub(super) fn go_on(&mut self, id: ConnectionId) {
-        let Some(slot) = self.slots.get(id) else { return self.shared.observe.note(|| Step::Stale) };
+        let Some(slot) = self.slots.get(id) else {
+            return self.shared.observe.note(|| Step::Stale);
+        };
         slot.queued = false;
         if let State::Open(Reading::Yielded) = slot.connection.state() {
             slot.connection.apply(Cause::Proceed, &mut self.shared);
@@ -44,8 +52,17 @@ impl<H: Handler, N: Net> Reactor<H, N> {
     /// up.
     #[inline]
     pub(super) fn serve(&mut self, id: ConnectionId) {
-        let Self { slots, handler, shared, scratch, phase, .. } = self;
-        let Some(slot) = slots.get_again(id) else { return };
+        let Self {
+            slots,
+            handler,
+            shared,
+            scratch,
+            phase,
+            ..
+        } = self;
+        let Some(slot) = slots.get_again(id) else {
+            return;
+        };
         // Before anything is read: a deadline that has passed comes before bytes that are there already.
         slot.connection.tell_deadlines(handler, shared);
         let mut budget = shared.config.scratch;
@@ -60,7 +77,10 @@ impl<H: Handler, N: Net> Reactor<H, N> {
                 slot.connection.proceed(handler, shared);
             } else if phase.is_draining() && slot.is_to_end() {
                 break; // it ends, and is read no more
-            } else if slot.connection.is_reading() && slot.readiness.has(Readiness::READABLE) && budget > 0 {
+            } else if slot.connection.is_reading()
+                && slot.readiness.has(Readiness::READABLE)
+                && budget > 0
+            {
                 let scratch = scratch.bytes();
                 let room = budget.min(scratch.len());
                 budget = budget.saturating_sub(slot.fill(&mut scratch[..room], handler, shared));
@@ -88,7 +108,9 @@ impl<H: Handler, N: Net> Reactor<H, N> {
         // is gone through again.
         for number in 0..self.touched.len() {
             let id = self.touched[number];
-            let Some(slot) = self.slots.get(id) else { continue };
+            let Some(slot) = self.slots.get(id) else {
+                continue;
+            };
             slot.touched = false;
             if !matches!(slot.connection.state(), State::Connecting) {
                 slot.flush(&mut self.shared);
@@ -108,7 +130,11 @@ impl<H: Handler, N: Net> Reactor<H, N> {
     /// Without it the next connection would find the queue full and yield as well, and so on for ever. No callback runs here but
     /// [`Handler::drained`]; what that asks of others is for the next look.
     pub(super) fn relieve(&mut self) {
-        if self.shared.commands.is_full(self.shared.config.command_high) {
+        if self
+            .shared
+            .commands
+            .is_full(self.shared.config.command_high)
+        {
             self.carry_out_commands();
             self.flush();
         }
@@ -126,7 +152,11 @@ impl<H: Handler, N: Net> Reactor<H, N> {
     #[cold]
     fn shed_the_largest(&mut self) {
         let total = self.buffered;
-        let mut holders: Vec<(u32, ConnectionId)> = self.slots.iter().map(|slot| (slot.counted, slot.connection.id())).collect();
+        let mut holders: Vec<(u32, ConnectionId)> = self
+            .slots
+            .iter()
+            .map(|slot| (slot.counted, slot.connection.id()))
+            .collect();
         holders.sort_unstable_by(|one, another| another.cmp(one));
         let mut shed = 0;
         for (held, id) in holders {
@@ -134,19 +164,37 @@ impl<H: Handler, N: Net> Reactor<H, N> {
                 break;
             }
             let slot = self.slots.get(id).expect("just listed");
-            slot.connection.apply(Cause::Fail(CloseReason::Overload { held: held as usize, total }), &mut self.shared);
+            slot.connection.apply(
+                Cause::Fail(CloseReason::Overload {
+                    held: held as usize,
+                    total,
+                }),
+                &mut self.shared,
+            );
             slot.connection.slim();
             self.settle(id);
             shed += 1;
         }
-        if let Some(suppressed) = self.shared.throttle.admit(("overload", None), self.shared.now()) {
-            log::warn!("all connections together held {total} bytes: the {shed} that held most are closed{suppressed}");
+        if let Some(suppressed) = self
+            .shared
+            .throttle
+            .admit(("overload", None), self.shared.now())
+        {
+            log::warn!(
+                "all connections together held {total} bytes: the {shed} that held most are closed{suppressed}"
+            );
         }
     }
 
     /// Sees to it that whatever a connection waits for will come: an event, its place on the queue, a deadline, or the end.
     pub(super) fn settle(&mut self, id: ConnectionId) {
-        let Self { slots, handler, shared, phase, .. } = self;
+        let Self {
+            slots,
+            handler,
+            shared,
+            phase,
+            ..
+        } = self;
         let Some(slot) = slots.get(id) else { return };
         slot.notice_hang_up(shared);
         if slot.connection.is_drained(shared) {
@@ -155,7 +203,8 @@ impl<H: Handler, N: Net> Reactor<H, N> {
             slot.connection.slim();
         }
         if phase.is_draining() && slot.is_to_end() {
-            slot.connection.apply(Cause::Close(CloseReason::Shutdown), shared);
+            slot.connection
+                .apply(Cause::Close(CloseReason::Shutdown), shared);
             slot.connection.after_flush(shared);
         }
         match slot.connection.state() {
@@ -170,7 +219,10 @@ impl<H: Handler, N: Net> Reactor<H, N> {
         slot.account(&mut self.buffered);
         // Its deadlines.
         let tick = match slot.connection.state() {
-            State::Connecting => self.dials.get(&id).map(|attempt| shared.clock.tick_of(attempt.until)),
+            State::Connecting => self
+                .dials
+                .get(&id)
+                .map(|attempt| shared.clock.tick_of(attempt.until)),
             _ => slot.connection.next_expiry(shared).map(|(tick, _)| tick),
         };
         slot.look_by(tick, shared);
@@ -201,14 +253,21 @@ impl<H: Handler, N: Net> Slot<H, N> {
     /// Writes until all is sent or the socket takes no more. Returns how many bytes it took.
     #[inline]
     fn flush(&mut self, shared: &mut Shared) -> usize {
-        if self.connection.has_nothing_to_say() { 0 } else { self.write_out(shared) }
+        if self.connection.has_nothing_to_say() {
+            0
+        } else {
+            self.write_out(shared)
+        }
     }
 
     #[inline(never)] // so that asking costs no more than the question
     fn write_out(&mut self, shared: &mut Shared) -> usize {
         let id = self.connection.id();
         // After a reset the frames before it can still be read; a write that fails would end the connection first.
-        if self.readiness.has(Readiness::WRITE_CLOSED) && self.readiness.has(Readiness::READABLE) && self.connection.is_reading() {
+        if self.readiness.has(Readiness::WRITE_CLOSED)
+            && self.readiness.has(Readiness::READABLE)
+            && self.connection.is_reading()
+        {
             return 0;
         }
         let mut written = 0;
@@ -222,7 +281,9 @@ impl<H: Handler, N: Net> Slot<H, N> {
                     written += n;
                 }
                 Flush::Blocked => break,
-                Flush::Failed(error) => connection.apply(Cause::Fail(CloseReason::from_io(error)), shared),
+                Flush::Failed(error) => {
+                    connection.apply(Cause::Fail(CloseReason::from_io(error)), shared)
+                }
             }
         }
         self.connection.after_flush(shared);
@@ -247,7 +308,9 @@ impl<H: Handler, N: Net> Slot<H, N> {
             }
             Fill::End => connection.end_of_input(handler, shared),
             Fill::Blocked => {}
-            Fill::Failed(error) => connection.apply(Cause::Fail(CloseReason::from_io(error)), shared),
+            Fill::Failed(error) => {
+                connection.apply(Cause::Fail(CloseReason::from_io(error)), shared)
+            }
         }
         0
     }
@@ -277,7 +340,11 @@ impl<H: Handler, N: Net> Slot<H, N> {
         let is_in_time = matches!((self.look, tick), (Some(before), Some(tick)) if before <= tick);
         if !is_in_time {
             let before = mem::replace(&mut self.look, tick);
-            shared.timers.look(self.connection.id(), before.map(NonZeroU64::get), tick.map(NonZeroU64::get));
+            shared.timers.look(
+                self.connection.id(),
+                before.map(NonZeroU64::get),
+                tick.map(NonZeroU64::get),
+            );
         }
     }
 
@@ -288,7 +355,8 @@ impl<H: Handler, N: Net> Slot<H, N> {
             State::Connecting | State::Closed(_) => false,
             State::Open(Reading::Yielded) => true,
             _ => {
-                (connection.is_reading() && (self.readiness.has(Readiness::READABLE) || connection.has_backlog()))
+                (connection.is_reading()
+                    && (self.readiness.has(Readiness::READABLE) || connection.has_backlog()))
                     || (connection.is_writing() && self.readiness.has(Readiness::WRITABLE))
             }
         }
@@ -298,10 +366,17 @@ impl<H: Handler, N: Net> Slot<H, N> {
     #[inline]
     fn notice_hang_up(&mut self, shared: &mut Shared) {
         let connection = &mut self.connection;
-        let State::Open(reading) = connection.state() else { return };
+        let State::Open(reading) = connection.state() else {
+            return;
+        };
         // Who has closed in good order, as a Unix domain socket is at once in both directions, may have left frames behind.
-        let gone = self.readiness.has(Readiness::BROKEN) || (self.readiness.has(Readiness::WRITE_CLOSED) && *reading == Reading::Ended);
-        if gone && *reading != Reading::Yielded && !connection.is_reading() && !connection.is_writing() {
+        let gone = self.readiness.has(Readiness::BROKEN)
+            || (self.readiness.has(Readiness::WRITE_CLOSED) && *reading == Reading::Ended);
+        if gone
+            && *reading != Reading::Yielded
+            && !connection.is_reading()
+            && !connection.is_writing()
+        {
             connection.apply(Cause::Fail(CloseReason::Reset), shared);
         }
     }

@@ -30,14 +30,38 @@ pub(super) struct Slot<H: Handler, N: Net> {
 }
 
 impl<H: Handler, N: Net> Slot<H, N> {
-    pub(super) fn new(connection: Connection<H::Codec, H::State>, stream: Option<N::Stream>) -> Self {
-        Self { connection, stream, look: None, counted: 0, readiness: Readiness::default(), queued: false, touched: false, shut: false }
+    pub(super) fn new(
+        connection: Connection<H::Codec, H::State>,
+        stream: Option<N::Stream>,
+    ) -> Self {
+        Self {
+            connection,
+            stream,
+            look: None,
+            counted: 0,
+            readiness: Readiness::default(),
+            queued: false,
+            touched: false,
+            shut: false,
+        }
     }
 
     /// The socket of a connection that is past connecting.
     #[inline]
-    pub(super) fn parts(&mut self) -> (&mut Connection<H::Codec, H::State>, &mut N::Stream, &mut Readiness) {
-        (&mut self.connection, self.stream.as_mut().expect("who is past connecting has a socket"), &mut self.readiness)
+    pub(super) fn parts(
+        &mut self,
+    ) -> (
+        &mut Connection<H::Codec, H::State>,
+        &mut N::Stream,
+        &mut Readiness,
+    ) {
+        (
+            &mut self.connection,
+            self.stream
+                .as_mut()
+                .expect("who is past connecting has a socket"),
+            &mut self.readiness,
+        )
     }
 }
 
@@ -52,7 +76,11 @@ pub(super) struct Slots<H: Handler, N: Net> {
 
 impl<H: Handler, N: Net> Default for Slots<H, N> {
     fn default() -> Self {
-        Self { slab: Slab::new(), generation: 0, last_lookup: None }
+        Self {
+            slab: Slab::new(),
+            generation: 0,
+            last_lookup: None,
+        }
     }
 }
 
@@ -77,7 +105,8 @@ impl<H: Handler, N: Net> Slots<H, N> {
             self.generation = 1; // 0 belongs to no connection
             NonZeroU32::MIN
         });
-        let slot = u32::try_from(self.slab.vacant_key()).expect("fewer connections than a token can number");
+        let slot = u32::try_from(self.slab.vacant_key())
+            .expect("fewer connections than a token can number");
         ConnectionId::new(slot, generation)
     }
 
@@ -92,7 +121,10 @@ impl<H: Handler, N: Net> Slots<H, N> {
     /// The connection with this very name.
     #[inline]
     pub(super) fn get(&mut self, id: ConnectionId) -> Option<&mut Slot<H, N>> {
-        let slot = self.slab.get_mut(id.slot()).filter(|slot| slot.connection.id() == id)?;
+        let slot = self
+            .slab
+            .get_mut(id.slot())
+            .filter(|slot| slot.connection.id() == id)?;
         self.last_lookup = Some(id);
         Some(slot)
     }
@@ -100,7 +132,9 @@ impl<H: Handler, N: Net> Slots<H, N> {
     /// The same for one that was looked up last already.
     #[inline]
     pub(super) fn get_again(&mut self, id: ConnectionId) -> Option<&mut Slot<H, N>> {
-        self.slab.get_mut(id.slot()).filter(|slot| slot.connection.id() == id)
+        self.slab
+            .get_mut(id.slot())
+            .filter(|slot| slot.connection.id() == id)
     }
 
     /// The connection that sits there, whoever it is.
@@ -112,14 +146,20 @@ impl<H: Handler, N: Net> Slots<H, N> {
 
     /// The connection with this very name, if it is open.
     pub(super) fn open(&mut self, id: ConnectionId) -> Option<&mut Slot<H, N>> {
-        self.get(id).filter(|slot| matches!(slot.connection.state(), State::Open(_)))
+        self.get(id)
+            .filter(|slot| matches!(slot.connection.state(), State::Open(_)))
     }
 
     /// The connection that an event is about, if that one is still there.
     #[inline]
     pub(super) fn find(&mut self, token: Token) -> Option<&mut Slot<H, N>> {
-        let Token::Connection { slot, .. } = token else { return None };
-        let slot = self.slab.get_mut(slot).filter(|slot| token.names(slot.connection.id()))?;
+        let Token::Connection { slot, .. } = token else {
+            return None;
+        };
+        let slot = self
+            .slab
+            .get_mut(slot)
+            .filter(|slot| token.names(slot.connection.id()))?;
         self.last_lookup = Some(slot.connection.id());
         Some(slot)
     }
@@ -151,7 +191,12 @@ impl<H: Handler, N: Net> Slots<H, N> {
 
 impl<H: Handler, N: Net> fmt::Debug for Slots<H, N> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_list().entries(self.iter().map(|slot| (slot.connection.id(), slot.connection.state()))).finish()
+        f.debug_list()
+            .entries(
+                self.iter()
+                    .map(|slot| (slot.connection.id(), slot.connection.state())),
+            )
+            .finish()
     }
 }
 
@@ -182,15 +227,24 @@ mod tests {
 
     #[test]
     fn generations_wrap_past_zero_and_an_old_name_finds_nobody() {
-        let mut slots = Slots::<Nobody, MioNet> { generation: u32::MAX - 2, ..Slots::default() };
+        let mut slots = Slots::<Nobody, MioNet> {
+            generation: u32::MAX - 2,
+            ..Slots::default()
+        };
         let mut gone: Vec<ConnectionId> = Vec::new();
         for generation in [u32::MAX - 1, u32::MAX, 1, 2] {
             let id = slots.next_id();
             assert_eq!((id.slot(), id.generation()), (0, generation));
-            let origin = Origin::Dialed { peer: Address::Unix(None), key: 0 };
+            let origin = Origin::Dialed {
+                peer: Address::Unix(None),
+                key: 0,
+            };
             slots.insert(Slot::new(Connection::new(id, &origin, &mut Nobody), None));
             assert!(slots.get(id).is_some() && slots.find(Token::of(id)).is_some());
-            assert!(gone.iter().all(|old| slots.get(*old).is_none() && slots.find(Token::of(*old)).is_none()));
+            assert!(
+                gone.iter()
+                    .all(|old| slots.get(*old).is_none() && slots.find(Token::of(*old)).is_none())
+            );
             gone.extend(slots.remove(id).map(|slot| slot.connection.id()));
         }
         assert!(gone.len() == 4 && gone.iter().all(|old| slots.remove(*old).is_none()));

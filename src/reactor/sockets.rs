@@ -33,7 +33,8 @@ impl<H: Handler> Reactor<H> {
     /// [`Error::Config`] if the limits contradict each other, [`Error::Setup`] if there is no poller to be had.
     pub fn new(handler: H, config: Config) -> Result<Self, Error> {
         config.check()?;
-        let net = MioNet::new(config.events_per_turn, Token::Waker.pack(), config.nodelay).map_err(Error::Setup)?;
+        let net = MioNet::new(config.events_per_turn, Token::Waker.pack(), config.nodelay)
+            .map_err(Error::Setup)?;
         Self::with_net(net, handler, config)
     }
 
@@ -52,7 +53,8 @@ impl<H: Handler> Reactor<H> {
     /// [`Error::Listen`] if the address is taken, or is none.
     pub fn listen(&mut self, addr: impl ToSocketAddrs + fmt::Debug) -> Result<SocketAddr, Error> {
         let text = format!("{addr:?}").trim_matches('"').to_string();
-        let listener = TcpListener::bind(addr).map_err(|source| Error::Listen { addr: text, source })?;
+        let listener =
+            TcpListener::bind(addr).map_err(|source| Error::Listen { addr: text, source })?;
         self.listen_on(listener)
     }
 
@@ -85,8 +87,14 @@ impl<H: Handler> Reactor<H> {
     /// # Errors
     /// [`Error::Listen`] with what the system says.
     pub fn listen_on(&mut self, listener: TcpListener) -> Result<SocketAddr, Error> {
-        let addr = listener.local_addr().map_err(|source| Error::Listen { addr: "a given socket".into(), source })?;
-        let failed = |source| Error::Listen { addr: addr.to_string(), source };
+        let addr = listener.local_addr().map_err(|source| Error::Listen {
+            addr: "a given socket".into(),
+            source,
+        })?;
+        let failed = |source| Error::Listen {
+            addr: addr.to_string(),
+            source,
+        };
         let listener = self.net.adopt(listener).map_err(failed)?;
         self.add_listener(listener, addr)?;
         Ok(addr)
@@ -98,8 +106,13 @@ impl<H: Handler> Reactor<H> {
     /// [`Error::Listen`] with what the system says.
     #[cfg(unix)]
     pub fn listen_on_unix(&mut self, listener: UnixListener) -> Result<Address, Error> {
-        let addr = listener.local_addr().map_or(Address::Unix(None), Address::from);
-        let failed = |source| Error::Listen { addr: addr.to_string(), source };
+        let addr = listener
+            .local_addr()
+            .map_or(Address::Unix(None), Address::from);
+        let failed = |source| Error::Listen {
+            addr: addr.to_string(),
+            source,
+        };
         let listener = MioNet::adopt_unix(listener).map_err(failed)?;
         self.add_listener(listener, addr.clone())?;
         Ok(addr)
@@ -111,10 +124,18 @@ impl<H: Handler> Reactor<H> {
     ///
     /// # Errors
     /// [`Error::Connect`] if nothing could be begun.
-    pub fn connect(&mut self, addr: impl ToSocketAddrs, timeout: Duration) -> Result<ConnectionId, Error> {
-        let addrs = addr
-            .to_socket_addrs()
-            .map_err(|error| Error::Connect(ConnectError { addr: None, failure: ConnectFailure::Other(error), tried: 0 }))?;
+    pub fn connect(
+        &mut self,
+        addr: impl ToSocketAddrs,
+        timeout: Duration,
+    ) -> Result<ConnectionId, Error> {
+        let addrs = addr.to_socket_addrs().map_err(|error| {
+            Error::Connect(ConnectError {
+                addr: None,
+                failure: ConnectFailure::Other(error),
+                tried: 0,
+            })
+        })?;
         self.connect_to(addrs.map(Address::Tcp).collect(), timeout)
     }
 }

@@ -48,7 +48,13 @@ pub(super) struct Spin {
 impl Spin {
     pub(super) fn new(longest: Duration) -> Self {
         let polls = u32::try_from(longest.as_nanos() / POLL).unwrap_or(u32::MAX);
-        Self { longest, polls, credit: 0, until_try: TRIES.0, interval: TRIES.0 }
+        Self {
+            longest,
+            polls,
+            credit: 0,
+            until_try: TRIES.0,
+            interval: TRIES.0,
+        }
     }
 
     /// Whether the next wait begins awake.
@@ -69,7 +75,9 @@ impl Spin {
     /// A wait that began awake took so many polls, and has found its event, or has not.
     fn settle(&mut self, polls: u32, hit: bool) {
         if hit {
-            self.credit = (self.credit + SLEEP).saturating_sub(polls).min(MOST_MISSES * self.polls.min(100));
+            self.credit = (self.credit + SLEEP)
+                .saturating_sub(polls)
+                .min(MOST_MISSES * self.polls.min(100));
             self.interval = TRIES.0;
         } else {
             if self.credit == 0 {
@@ -85,7 +93,11 @@ impl<H: Handler, N: Net> Reactor<H, N> {
     pub(super) fn wait(&mut self, timeout: Option<Duration>) -> io::Result<()> {
         let due = self.due();
         let timeout = sooner(timeout, due.map(|due| self.shared.clock.left(due)));
-        if timeout == Some(Duration::ZERO) || !self.spin.begins() { self.poll(timeout, due) } else { self.wait_awake(timeout) }
+        if timeout == Some(Duration::ZERO) || !self.spin.begins() {
+            self.poll(timeout, due)
+        } else {
+            self.wait_awake(timeout)
+        }
     }
 
     /// The same, beginning awake. What is due ends this waiting as it would a sleep.
@@ -103,7 +115,10 @@ impl<H: Handler, N: Net> Reactor<H, N> {
             let now = self.shared.now();
             let took = now.saturating_duration_since(*begun.get_or_insert(now));
             let due = self.due(); // it may be sooner by now: another thread has sent something
-            let left = sooner(timeout.map(|timeout| timeout.saturating_sub(took)), due.map(|due| self.shared.clock.left(due)));
+            let left = sooner(
+                timeout.map(|timeout| timeout.saturating_sub(took)),
+                due.map(|due| self.shared.clock.left(due)),
+            );
             let hit = !self.events.is_empty() || left == Some(Duration::ZERO);
             if hit || took >= self.spin.longest || polls >= self.spin.polls {
                 self.spin.settle(polls, hit);
@@ -137,7 +152,11 @@ mod tests {
     #[test]
     fn what_pays_is_done_each_time_and_what_does_not_is_tried_ever_more_rarely() {
         let spin = &mut Spin::new(LONGEST);
-        assert_eq!(awake(spin, 1_000, 12, true), 1_000 - 63, "all but those before the first try");
+        assert_eq!(
+            awake(spin, 1_000, 12, true),
+            1_000 - 63,
+            "all but those before the first try"
+        );
         let in_vain = awake(spin, 100_000, IN_VAIN, false);
         assert!((30..60).contains(&in_vain), "{in_vain}");
         assert_eq!(awake(spin, 1_000_000, IN_VAIN, false), 1_000_000 / TRIES.1);

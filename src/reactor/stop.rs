@@ -65,9 +65,16 @@ impl<H: Handler, N: Net> Reactor<H, N> {
 
     /// Closes whoever is still there when the time to stop is over.
     pub(super) fn give_up_if_the_time_is_over(&mut self) {
-        if self.phase.deadline().is_some_and(|until| until <= self.shared.clock.seen()) {
+        if self
+            .phase
+            .deadline()
+            .is_some_and(|until| until <= self.shared.clock.seen())
+        {
             for id in self.slots.ids() {
-                self.shared.observe.note(|| Step::Deadline { id, expiry: Expiry::Drain });
+                self.shared.observe.note(|| Step::Deadline {
+                    id,
+                    expiry: Expiry::Drain,
+                });
                 let slot = self.slots.get(id).expect("just listed");
                 if slot.stream.is_some() {
                     slot.last_try(&mut self.shared);
@@ -79,10 +86,14 @@ impl<H: Handler, N: Net> Reactor<H, N> {
 
     /// Closes a connection whose time is up, whatever it still has to send.
     fn give_up(&mut self, id: ConnectionId) {
-        let Some(slot) = self.slots.get(id) else { return };
+        let Some(slot) = self.slots.get(id) else {
+            return;
+        };
         let unsent = slot.connection.unsent().len();
-        slot.connection.apply(Cause::Close(CloseReason::Shutdown), &mut self.shared);
-        slot.connection.apply(Cause::Expired { unsent }, &mut self.shared);
+        slot.connection
+            .apply(Cause::Close(CloseReason::Shutdown), &mut self.shared);
+        slot.connection
+            .apply(Cause::Expired { unsent }, &mut self.shared);
         self.settle(id);
     }
 
@@ -98,16 +109,27 @@ impl<H: Handler, N: Net> Reactor<H, N> {
     fn reap_closed(&mut self) {
         while let Some(id) = self.closed.pop_front() {
             // It may be listed twice.
-            let Some(mut slot) = self.slots.remove(id) else { continue };
+            let Some(mut slot) = self.slots.remove(id) else {
+                continue;
+            };
             self.buffered -= slot.counted as usize;
             self.dials.remove(&id);
             self.mailbox.with(|agreed| agreed.leave(id));
             // Closing the socket is not enough: a duplicate of its descriptor, in a child process say, would keep the events coming.
-            if let Some(Err(error)) = slot.stream.as_mut().map(|stream| self.net.deregister(stream)) {
+            if let Some(Err(error)) = slot
+                .stream
+                .as_mut()
+                .map(|stream| self.net.deregister(stream))
+            {
                 log::warn!("cannot deregister connection {id}: {error}");
             }
-            let reason = slot.connection.farewell(&mut self.handler, &mut self.shared);
-            self.shared.observe.note(|| Step::Closed { id, reason: &reason });
+            let reason = slot
+                .connection
+                .farewell(&mut self.handler, &mut self.shared);
+            self.shared.observe.note(|| Step::Closed {
+                id,
+                reason: &reason,
+            });
             self.slots.clear_last_lookup();
             contain(|| drop(reason));
             self.relieve();
@@ -140,7 +162,10 @@ impl<H: Handler, N: Net> Reactor<H, N> {
     /// Begins to stop: nobody new, and everybody ends when what was read from him is answered and sent.
     fn drain(&mut self, grace: Duration) {
         let until = self.end_of(grace);
-        log::debug!("stopping: {} connections to drain, at most for {grace:?}", self.slots.len());
+        log::debug!(
+            "stopping: {} connections to drain, at most for {grace:?}",
+            self.slots.len()
+        );
         self.accept_the_last();
         for id in self.slots.ids() {
             if let Some(slot) = self.slots.open(id) {
@@ -164,7 +189,8 @@ impl<H: Handler, N: Net> Reactor<H, N> {
         self.unlisten();
         for id in self.slots.ids() {
             let slot = self.slots.get(id).expect("just listed");
-            slot.connection.apply(Cause::Fail(CloseReason::Shutdown), &mut self.shared);
+            slot.connection
+                .apply(Cause::Fail(CloseReason::Shutdown), &mut self.shared);
             self.settle(id);
         }
         self.phase = Phase::Stopped; // not before: after a panic this is begun again

@@ -35,24 +35,38 @@ impl World {
             return error.map_or(Ok(0), |error| Err(error.into()));
         }
         if !broken && self.strikes(Fault::ReadFailed) {
-            let error = self.dice.pick(&[ErrorKind::TimedOut, ErrorKind::HostUnreachable, ErrorKind::Other]);
+            let error = self.dice.pick(&[
+                ErrorKind::TimedOut,
+                ErrorKind::HostUnreachable,
+                ErrorKind::Other,
+            ]);
             return Err(self.fail(id, error));
         }
         if self.strikes(Fault::ReadBlocked) {
             self.owe(id, true, false);
             return Err(ErrorKind::WouldBlock.into());
         }
-        let mut count = room.min(waiting).min(mark.filter(|mark| *mark > 0).unwrap_or(usize::MAX));
+        let mut count = room
+            .min(waiting)
+            .min(mark.filter(|mark| *mark > 0).unwrap_or(usize::MAX));
         if count > 1 && (told || !strict) && self.strikes(Fault::ShortRead) {
-            count = if self.dice.one_in(2) { 1 } else { self.dice.between(1, count - 1) };
+            count = if self.dice.one_in(2) {
+                1
+            } else {
+                self.dice.between(1, count - 1)
+            };
         }
         let incoming = self.pipes(id).1;
-        incoming.mark = mark.and_then(|mark| mark.checked_sub(count)).filter(|mark| *mark > 0);
+        incoming.mark = mark
+            .and_then(|mark| mark.checked_sub(count))
+            .filter(|mark| *mark > 0);
         incoming.arrived -= count;
         let mut left = count;
         for buf in bufs {
             let part = left.min(buf.len());
-            buf.iter_mut().zip(incoming.bytes.drain(..part)).for_each(|(to, byte)| *to = byte);
+            buf.iter_mut()
+                .zip(incoming.bytes.drain(..part))
+                .for_each(|(to, byte)| *to = byte);
             left -= part;
         }
         let watch = self.end(id).watch().expect("a socket of the loop");
@@ -76,7 +90,11 @@ impl World {
             return Err(ErrorKind::BrokenPipe.into());
         }
         if self.strikes(Fault::WriteFailed) {
-            let error = self.dice.pick(&[ErrorKind::TimedOut, ErrorKind::HostUnreachable, ErrorKind::BrokenPipe]);
+            let error = self.dice.pick(&[
+                ErrorKind::TimedOut,
+                ErrorKind::HostUnreachable,
+                ErrorKind::BrokenPipe,
+            ]);
             return Err(self.fail(id, error));
         }
         if self.strikes(Fault::WriteZero) {
@@ -86,7 +104,10 @@ impl World {
         let buffer = self.links[id.link].path.send_buffer;
         let free = buffer.saturating_sub(self.pipes(id).0.pending());
         if free == 0 {
-            self.end(id).watch().expect("a socket of the loop").owes_write = true;
+            self.end(id)
+                .watch()
+                .expect("a socket of the loop")
+                .owes_write = true;
             return Err(ErrorKind::WouldBlock.into());
         }
         if self.strikes(Fault::WriteBlocked) {
@@ -95,7 +116,11 @@ impl World {
         }
         let mut count = bytes.len().min(free);
         if count > 1 && self.strikes(Fault::ShortWrite) {
-            count = if self.dice.one_in(2) { 1 } else { self.dice.between(1, count - 1) };
+            count = if self.dice.one_in(2) {
+                1
+            } else {
+                self.dice.between(1, count - 1)
+            };
         }
         let outgoing = self.pipes(id).0;
         if outgoing.tail == Tail::Open {
@@ -189,13 +214,33 @@ impl World {
     /// Begins a dial of the loop.
     pub(super) fn dial(&mut self, addr: &Address) -> io::Result<EndId> {
         if self.strikes(Fault::DialImpossible) {
-            return Err(self.dice.pick(&[ErrorKind::NetworkUnreachable, ErrorKind::AddrNotAvailable, ErrorKind::HostUnreachable]).into());
+            return Err(self
+                .dice
+                .pick(&[
+                    ErrorKind::NetworkUnreachable,
+                    ErrorKind::AddrNotAvailable,
+                    ErrorKind::HostUnreachable,
+                ])
+                .into());
         }
         let from = self.fresh_addr();
-        let watch = Watch { dial: Dial::Undecided, ..Watch::default() };
+        let watch = Watch {
+            dial: Dial::Undecided,
+            ..Watch::default()
+        };
         let accepting = self.doors.iter().position(|door| door.addr == *addr);
-        let far = if accepting.is_some() { Holder::Loop(Watch::default()) } else { Holder::Peer(Mind { reads: true, ..Mind::default() }) };
-        let dialer = self.connect([End::new(from, Holder::Loop(watch)), End::new(addr.clone(), far)]);
+        let far = if accepting.is_some() {
+            Holder::Loop(Watch::default())
+        } else {
+            Holder::Peer(Mind {
+                reads: true,
+                ..Mind::default()
+            })
+        };
+        let dialer = self.connect([
+            End::new(from, Holder::Loop(watch)),
+            End::new(addr.clone(), far),
+        ]);
         let delay = self.latency(dialer.link) * 2;
         if self.strikes(Fault::DialEarlyEvent) {
             self.plan(delay / 2, Happening::Remind(dialer));
@@ -224,7 +269,10 @@ impl World {
         }
         self.establish(dialer);
         let far = dialer.other();
-        self.end(far).mind().expect("a peer of the world outside").fate = Fate::Open;
+        self.end(far)
+            .mind()
+            .expect("a peer of the world outside")
+            .fate = Fate::Open;
         self.hosts.get_mut(&addr).expect("just seen").push_back(far);
     }
 

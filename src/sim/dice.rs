@@ -93,7 +93,10 @@ mod tests {
     #[test]
     fn the_numbers_are_those_of_the_paper() {
         let mut dice = Dice::new(1_234_567);
-        assert_eq!([dice.roll(), dice.roll()], [6_457_827_717_110_365_317, 3_203_168_211_198_807_973]);
+        assert_eq!(
+            [dice.roll(), dice.roll()],
+            [6_457_827_717_110_365_317, 3_203_168_211_198_807_973]
+        );
     }
 
     #[test]

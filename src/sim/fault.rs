@@ -131,7 +131,10 @@ impl Faults {
         let mut faults = Self::none();
         for fault in Fault::ALL {
             // One draw each, used or not: so each kind is drawn by itself.
-            let (drawn, rate) = (dice.below(100), dice.magnitude(fault.most() as usize / 1000, fault.most() as usize));
+            let (drawn, rate) = (
+                dice.below(100),
+                dice.magnitude(fault.most() as usize / 1000, fault.most() as usize),
+            );
             if drawn < 40 {
                 faults.set(*fault, rate as u32);
             }
@@ -173,7 +176,10 @@ impl Tally {
 
     /// Adds what another one has counted.
     pub fn add(&mut self, other: &Tally) {
-        self.0.iter_mut().zip(other.0).for_each(|(count, more)| *count += more);
+        self.0
+            .iter_mut()
+            .zip(other.0)
+            .for_each(|(count, more)| *count += more);
     }
 }
 

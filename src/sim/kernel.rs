@@ -21,14 +21,28 @@ impl World {
 
     /// A new link; its first end is the one who dials.
     pub(super) fn connect(&mut self, ends: [End; 2]) -> EndId {
-        let path = self.path.clone().unwrap_or_else(|| Path::drawn(&mut self.dice));
-        self.links.push(Link { path, ends, pipes: Default::default(), clogged_until: Duration::ZERO, blame: None });
-        EndId { link: self.links.len() - 1, side: 0 }
+        let path = self
+            .path
+            .clone()
+            .unwrap_or_else(|| Path::drawn(&mut self.dice));
+        self.links.push(Link {
+            path,
+            ends,
+            pipes: Default::default(),
+            clogged_until: Duration::ZERO,
+            blame: None,
+        });
+        EndId {
+            link: self.links.len() - 1,
+            side: 0,
+        }
     }
 
     /// How long something is under way on a link.
     pub(super) fn latency(&mut self, link: usize) -> Duration {
-        let Path { latency, jitter, .. } = self.links[link].path;
+        let Path {
+            latency, jitter, ..
+        } = self.links[link].path;
         let wait = self.links[link].clogged_until.saturating_sub(self.now);
         wait + latency + self.dice.time(jitter)
     }
@@ -45,14 +59,23 @@ impl World {
             let clogged = Duration::from_millis(self.dice.magnitude(1, 5_000) as u64);
             self.links[from.link].clogged_until = self.now + clogged;
         }
-        let delay = if busy.is_zero() { self.latency(from.link) } else { busy };
+        let delay = if busy.is_zero() {
+            self.latency(from.link)
+        } else {
+            busy
+        };
         self.plan(delay, Happening::Arrive(from));
     }
 
     /// Something arrives.
     pub(super) fn arrive(&mut self, from: EndId) {
         let to = from.other();
-        let Path { receive_buffer, segment, byte_time, .. } = self.links[from.link].path;
+        let Path {
+            receive_buffer,
+            segment,
+            byte_time,
+            ..
+        } = self.links[from.link].path;
         let with_data = self.may_strike(Fault::EndWithData);
         if self.links[from.link].blame.is_none() && self.strikes(Fault::ResetInTransit) {
             self.sever(from.link);
@@ -60,12 +83,16 @@ impl World {
         let now = self.now;
         let pipe = self.pipes(from).0;
         pipe.moving = false;
-        let count = pipe.pending().min(segment).min(receive_buffer.saturating_sub(pipe.arrived));
+        let count = pipe
+            .pending()
+            .min(segment)
+            .min(receive_buffer.saturating_sub(pipe.arrived));
         if pipe.arrived == 0 {
             pipe.since = now;
         }
         pipe.arrived += count;
-        let is_due = pipe.pending() == 0 || (pipe.tail == Tail::Reset && pipe.arrived >= receive_buffer);
+        let is_due =
+            pipe.pending() == 0 || (pipe.tail == Tail::Reset && pipe.arrived >= receive_buffer);
         let tail = pipe.tail;
         // The end may come with the last bytes, or behind them.
         let comes = matches!(tail, Tail::Fin | Tail::Reset) && is_due && (count == 0 || with_data);
@@ -83,7 +110,8 @@ impl World {
         } else if count > 0 || comes {
             self.end(to).ended |= comes;
             self.came(to, comes);
-            self.arrived += (count as u64 + u64::from(comes)) * u64::from(self.end(to).watch().is_some());
+            self.arrived +=
+                (count as u64 + u64::from(comes)) * u64::from(self.end(to).watch().is_some());
         }
         self.has_left(from);
         self.transmit(from, byte_time * count as u32);
@@ -111,7 +139,9 @@ impl World {
     /// A peer reads what is there, if it reads.
     pub(super) fn take_in(&mut self, peer: EndId) {
         let (end, _, pipe) = self.links[peer.link].at(peer.side);
-        let Holder::Peer(mind) = &mut end.holder else { return };
+        let Holder::Peer(mind) = &mut end.holder else {
+            return;
+        };
         if !mind.reads || !end.open {
             return;
         }
@@ -150,7 +180,11 @@ impl World {
         // Behind the other one's end it is no news for a reader, but a pipe that is broken for a writer (tcp_reset);
         // a system that throws away what it had must not call that an end.
         end.ended &= !purges;
-        end.error = Some(if end.ended { ErrorKind::BrokenPipe } else { ErrorKind::ConnectionReset });
+        end.error = Some(if end.ended {
+            ErrorKind::BrokenPipe
+        } else {
+            ErrorKind::ConnectionReset
+        });
         self.tell(to, true, true);
         self.take_in(to);
     }
@@ -174,11 +208,16 @@ impl World {
     pub(super) fn pump(&mut self, peer: EndId) {
         let buffer = self.links[peer.link].path.send_buffer;
         let (end, pipe, _) = self.links[peer.link].at(peer.side);
-        let Holder::Peer(mind) = &mut end.holder else { return };
+        let Holder::Peer(mind) = &mut end.holder else {
+            return;
+        };
         if end.broken || pipe.tail != Tail::Open || mind.fate == Fate::Connecting {
             return;
         }
-        let count = mind.outgoing.len().min(buffer.saturating_sub(pipe.pending()));
+        let count = mind
+            .outgoing
+            .len()
+            .min(buffer.saturating_sub(pipe.pending()));
         pipe.bytes.extend(mind.outgoing.drain(..count));
         if mind.shut && mind.outgoing.is_empty() {
             pipe.tail = Tail::Fin;
@@ -188,7 +227,9 @@ impl World {
 
     /// Puts news of a loop's socket before the poller.
     pub(super) fn tell(&mut self, id: EndId, readable: bool, writable: bool) {
-        let Some(watch) = self.end(id).watch() else { return };
+        let Some(watch) = self.end(id).watch() else {
+            return;
+        };
         watch.news.readable |= readable;
         watch.news.writable |= writable;
         self.list(id);
@@ -196,8 +237,13 @@ impl World {
 
     /// What was held back is told.
     pub(super) fn remind(&mut self, id: EndId) {
-        let Some(watch) = self.end(id).watch() else { return };
-        let (read, write) = (mem::take(&mut watch.owes_read), mem::take(&mut watch.owes_write));
+        let Some(watch) = self.end(id).watch() else {
+            return;
+        };
+        let (read, write) = (
+            mem::take(&mut watch.owes_read),
+            mem::take(&mut watch.owes_write),
+        );
         self.tell(id, read, write);
     }
 
@@ -248,7 +294,11 @@ impl World {
 
     /// Who holds a socket.
     fn holder(&mut self, id: EndId) -> Blame {
-        if self.end(id).watch().is_some() { Blame::Loop } else { Blame::Peer }
+        if self.end(id).watch().is_some() {
+            Blame::Loop
+        } else {
+            Blame::Peer
+        }
     }
 
     /// Whether a dial from this end is through; one who was dialed is.

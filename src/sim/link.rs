@@ -42,7 +42,11 @@ impl Path {
         let micros = |dice: &mut Dice, most| Duration::from_micros(dice.magnitude(1, most) as u64);
         Self {
             latency: micros(dice, 300_000),
-            jitter: if dice.one_in(2) { micros(dice, 100_000) } else { Duration::ZERO },
+            jitter: if dice.one_in(2) {
+                micros(dice, 100_000)
+            } else {
+                Duration::ZERO
+            },
             byte_time: Duration::from_nanos(dice.magnitude(1, 20_000) as u64 - 1),
             segment: dice.magnitude(1, 65_536),
             send_buffer: dice.magnitude(64, 1 << 20),
@@ -60,7 +64,10 @@ pub(super) struct EndId {
 
 impl EndId {
     pub(super) fn other(self) -> Self {
-        Self { side: 1 - self.side, ..self }
+        Self {
+            side: 1 - self.side,
+            ..self
+        }
     }
 }
 
@@ -81,7 +88,11 @@ impl Link {
     /// One end, what it sends, and what it receives.
     pub(super) fn at(&mut self, side: usize) -> (&mut End, &mut Pipe, &mut Pipe) {
         let [one, other] = &mut self.pipes;
-        let (outgoing, incoming) = if side == 0 { (one, other) } else { (other, one) };
+        let (outgoing, incoming) = if side == 0 {
+            (one, other)
+        } else {
+            (other, one)
+        };
         (&mut self.ends[side], outgoing, incoming)
     }
 }
@@ -209,7 +220,15 @@ pub(super) struct Mind {
 
 impl End {
     pub(super) fn new(addr: Address, holder: Holder) -> Self {
-        Self { addr, holder, open: true, error: None, broken: false, shut: false, ended: false }
+        Self {
+            addr,
+            holder,
+            open: true,
+            error: None,
+            broken: false,
+            shut: false,
+            ended: false,
+        }
     }
 
     pub(super) fn watch(&mut self) -> Option<&mut Watch> {

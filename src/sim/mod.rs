@@ -106,11 +106,23 @@ impl<H: Handler, const SHORT_READ_IS_EMPTY: bool> Sim<H, SHORT_READ_IS_EMPTY> {
     /// # Panics
     /// If the limits in `config` contradict each other.
     pub fn with_faults(seed: u64, faults: Faults, handler: H, config: Config) -> Self {
-        let world = World::new(Dice::new(seed).fork(2), faults, config.events_per_turn, SHORT_READ_IS_EMPTY);
+        let world = World::new(
+            Dice::new(seed).fork(2),
+            faults,
+            config.events_per_turn,
+            SHORT_READ_IS_EMPTY,
+        );
         let world = Rc::new(RefCell::new(world));
-        let net = SimNet { world: world.clone() };
-        let reactor = Reactor::with_net(net, handler, config).unwrap_or_else(|error| panic!("{error}"));
-        let mut sim = Self { reactor, world, trace: Rc::default() };
+        let net = SimNet {
+            world: world.clone(),
+        };
+        let reactor =
+            Reactor::with_net(net, handler, config).unwrap_or_else(|error| panic!("{error}"));
+        let mut sim = Self {
+            reactor,
+            world,
+            trace: Rc::default(),
+        };
         sim.observe(|_, _| {});
         sim
     }
@@ -136,7 +148,9 @@ impl<H: Handler, const SHORT_READ_IS_EMPTY: bool> Sim<H, SHORT_READ_IS_EMPTY> {
     /// If the loop is stopping.
     pub fn listen(&mut self) -> Address {
         let (listener, addr) = self.listener();
-        self.reactor.add_listener(listener, addr.clone()).unwrap_or_else(|error| panic!("{error}"));
+        self.reactor
+            .add_listener(listener, addr.clone())
+            .unwrap_or_else(|error| panic!("{error}"));
         addr
     }
 
@@ -145,13 +159,21 @@ impl<H: Handler, const SHORT_READ_IS_EMPTY: bool> Sim<H, SHORT_READ_IS_EMPTY> {
         let mut world = self.world.borrow_mut();
         let number = world.doors.len();
         let addr: Address = core::net::SocketAddr::from(([127, 0, 0, 1], 1 + number as u16)).into();
-        world.doors.push(Door { addr: addr.clone(), token: None, queue: VecDeque::default(), listed: false, owes: false });
+        world.doors.push(Door {
+            addr: addr.clone(),
+            token: None,
+            queue: VecDeque::default(),
+            listed: false,
+            owes: false,
+        });
         (SimListener { number }, addr)
     }
 
     /// The net below the loop, for who asks it himself, call by call. The loop should not turn meanwhile: its events would be missing.
     pub fn net(&self) -> SimNet<SHORT_READ_IS_EMPTY> {
-        SimNet { world: self.world.clone() }
+        SimNet {
+            world: self.world.clone(),
+        }
     }
 
     /// A client that connects to one of the loop's listeners, in a while.
@@ -160,19 +182,33 @@ impl<H: Handler, const SHORT_READ_IS_EMPTY: bool> Sim<H, SHORT_READ_IS_EMPTY> {
     /// If the loop never listened there.
     pub fn connect(&mut self, addr: &Address) -> Peer {
         let mut world = self.world.borrow_mut();
-        let number = world.doors.iter().position(|door| door.addr == *addr).unwrap_or_else(|| panic!("the loop does not listen on {addr}"));
+        let number = world
+            .doors
+            .iter()
+            .position(|door| door.addr == *addr)
+            .unwrap_or_else(|| panic!("the loop does not listen on {addr}"));
         let from = world.fresh_addr();
-        let mind = Mind { reads: true, ..Mind::default() };
-        let id = world.connect([End::new(from, Holder::Peer(mind)), End::new(addr.clone(), Holder::Loop(Watch::default()))]);
+        let mind = Mind {
+            reads: true,
+            ..Mind::default()
+        };
+        let id = world.connect([
+            End::new(from, Holder::Peer(mind)),
+            End::new(addr.clone(), Holder::Loop(Watch::default())),
+        ]);
         let delay = world.latency(id.link);
         world.plan(delay, Happening::Knock(id, number));
-        Peer { world: self.world.clone(), id }
+        Peer {
+            world: self.world.clone(),
+            id,
+        }
     }
 
     /// Somebody else listens from here on, at an address that the loop can dial. Every other address refuses.
     pub fn host(&mut self) -> Address {
         let mut world = self.world.borrow_mut();
-        let addr: Address = core::net::SocketAddr::from(([127, 0, 1, 1], 1 + world.hosts.len() as u16)).into();
+        let addr: Address =
+            core::net::SocketAddr::from(([127, 0, 1, 1], 1 + world.hosts.len() as u16)).into();
         world.hosts.insert(addr.clone(), VecDeque::default());
         addr
     }
@@ -180,7 +216,10 @@ impl<H: Handler, const SHORT_READ_IS_EMPTY: bool> Sim<H, SHORT_READ_IS_EMPTY> {
     /// The next connection that the loop has made to a [`host`](Self::host), as that one sees it.
     pub fn visitor(&mut self, host: &Address) -> Option<Peer> {
         let id = self.world.borrow_mut().hosts.get_mut(host)?.pop_front()?;
-        Some(Peer { world: self.world.clone(), id })
+        Some(Peer {
+            world: self.world.clone(),
+            id,
+        })
     }
 
     /// Lets all connections that are made from here on go over this path. Until then each has one of its own, drawn from the seed.
@@ -207,8 +246,16 @@ impl<H: Handler, const SHORT_READ_IS_EMPTY: bool> Sim<H, SHORT_READ_IS_EMPTY> {
             panic!("contained: {error}");
         }
         let world = self.world.borrow();
-        let (slots, sockets, registered) = (self.reactor.connections(), world.sockets, world.registered.len());
-        assert_eq!((slots, sockets), (sockets, registered), "connections, open sockets and registrations");
+        let (slots, sockets, registered) = (
+            self.reactor.connections(),
+            world.sockets,
+            world.registered.len(),
+        );
+        assert_eq!(
+            (slots, sockets),
+            (sockets, registered),
+            "connections, open sockets and registrations"
+        );
         Ok(turn)
     }
 
@@ -219,7 +266,11 @@ impl<H: Handler, const SHORT_READ_IS_EMPTY: bool> Sim<H, SHORT_READ_IS_EMPTY> {
     pub fn run(&mut self, time: Duration) {
         let until = self.now() + time;
         while self.now() < until {
-            if self.turn(Some(until)).unwrap_or_else(|error| panic!("{error}")) == Turn::Stopped {
+            if self
+                .turn(Some(until))
+                .unwrap_or_else(|error| panic!("{error}"))
+                == Turn::Stopped
+            {
                 break;
             }
         }
@@ -233,8 +284,16 @@ impl<H: Handler, const SHORT_READ_IS_EMPTY: bool> Sim<H, SHORT_READ_IS_EMPTY> {
         world.path.get_or_insert_with(Path::local);
         for link in &mut world.links {
             link.clogged_until = Duration::ZERO;
-            let Path { send_buffer, receive_buffer, .. } = link.path;
-            link.path = Path { send_buffer, receive_buffer, ..Path::local() };
+            let Path {
+                send_buffer,
+                receive_buffer,
+                ..
+            } = link.path;
+            link.path = Path {
+                send_buffer,
+                receive_buffer,
+                ..Path::local()
+            };
         }
     }
 
@@ -246,11 +305,15 @@ impl<H: Handler, const SHORT_READ_IS_EMPTY: bool> Sim<H, SHORT_READ_IS_EMPTY> {
         self.heal();
         for _ in 0..turns {
             let turn = self.turn(None).unwrap_or_else(|error| panic!("{error}"));
-            if turn == Turn::Stopped || (self.is_asleep() && self.reactor.next_deadline().is_none()) {
+            if turn == Turn::Stopped || (self.is_asleep() && self.reactor.next_deadline().is_none())
+            {
                 return;
             }
         }
-        panic!("the loop does not come to rest in {turns} turns: {:?}", self.reactor);
+        panic!(
+            "the loop does not come to rest in {turns} turns: {:?}",
+            self.reactor
+        );
     }
 
     /// Lets the world go on without the loop until nothing more will arrive: after it has stopped, what it has sent last is still under way.
@@ -285,7 +348,9 @@ impl<H: Handler, const SHORT_READ_IS_EMPTY: bool> Sim<H, SHORT_READ_IS_EMPTY> {
 
     /// A view of what waits in the loop's sockets, for an observer.
     pub fn sockets(&self) -> Sockets {
-        Sockets { world: self.world.clone() }
+        Sockets {
+            world: self.world.clone(),
+        }
     }
 
     /// How long the loop's sockets were open, all together.
@@ -330,6 +395,9 @@ impl Sockets {
 
 impl<H: Handler, const SHORT_READ_IS_EMPTY: bool> std::fmt::Debug for Sim<H, SHORT_READ_IS_EMPTY> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Sim").field("now", &self.now()).field("reactor", &self.reactor).finish_non_exhaustive()
+        f.debug_struct("Sim")
+            .field("now", &self.now())
+            .field("reactor", &self.reactor)
+            .finish_non_exhaustive()
     }
 }

@@ -40,7 +40,10 @@ pub struct SimListener {
 impl SimStream {
     fn new(world: &Rc<RefCell<World>>, id: EndId) -> Self {
         world.borrow_mut().sockets += 1;
-        Self { world: world.clone(), id }
+        Self {
+            world: world.clone(),
+            id,
+        }
     }
 }
 
@@ -60,7 +63,9 @@ impl fmt::Debug for SimStream {
 
 impl Read for SimStream {
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
-        self.world.borrow_mut().recv(self.id, &mut [IoSliceMut::new(buf)])
+        self.world
+            .borrow_mut()
+            .recv(self.id, &mut [IoSliceMut::new(buf)])
     }
 
     fn read_vectored(&mut self, bufs: &mut [IoSliceMut<'_>]) -> io::Result<usize> {
@@ -136,11 +141,17 @@ impl<const SHORT_READ_IS_EMPTY: bool> Net for SimNet<SHORT_READ_IS_EMPTY> {
             if world.now >= world.exhausted_until && world.dice.one_in(2) {
                 world.exhausted_until = world.now + world.a_while();
             }
-            return Err(io::Error::from_raw_os_error(world.dice.pick(&NO_DESCRIPTOR)));
+            return Err(io::Error::from_raw_os_error(
+                world.dice.pick(&NO_DESCRIPTOR),
+            ));
         }
         if world.strikes(Fault::AcceptNoMemory) {
             let no_buffer = world.dice.one_in(2);
-            return Err(if no_buffer { io::Error::from_raw_os_error(NO_BUFFER) } else { ErrorKind::OutOfMemory.into() });
+            return Err(if no_buffer {
+                io::Error::from_raw_os_error(NO_BUFFER)
+            } else {
+                ErrorKind::OutOfMemory.into()
+            });
         }
         if world.strikes(Fault::AcceptFailed) {
             return Err(ErrorKind::InvalidInput.into());
@@ -148,7 +159,14 @@ impl<const SHORT_READ_IS_EMPTY: bool> Net for SimNet<SHORT_READ_IS_EMPTY> {
         world.doors[listener.number].queue.pop_front();
         if world.strikes(Fault::AcceptAborted) {
             world.abort(waiting, Blame::Net);
-            return Err(world.dice.pick(&[ErrorKind::ConnectionAborted, ErrorKind::ConnectionReset, ErrorKind::TimedOut]).into());
+            return Err(world
+                .dice
+                .pick(&[
+                    ErrorKind::ConnectionAborted,
+                    ErrorKind::ConnectionReset,
+                    ErrorKind::TimedOut,
+                ])
+                .into());
         }
         if world.strikes(Fault::ResetBeforeAccept) {
             world.sever(waiting.link);

@@ -60,7 +60,9 @@ pub struct Truth {
 
 impl Peer {
     fn mind(&self) -> RefMut<'_, Mind> {
-        RefMut::map(self.world.borrow_mut(), |world| world.end(self.id).mind().expect("a peer's own end"))
+        RefMut::map(self.world.borrow_mut(), |world| {
+            world.end(self.id).mind().expect("a peer's own end")
+        })
     }
 
     /// Its own address: what the loop knows it by.
@@ -118,12 +120,20 @@ impl Peer {
 
     /// What really happened at the loop's end.
     pub fn truth(&self) -> Truth {
-        self.world.borrow_mut().end(self.id.other()).watch().map(|watch| watch.truth).unwrap_or_default()
+        self.world
+            .borrow_mut()
+            .end(self.id.other())
+            .watch()
+            .map(|watch| watch.truth)
+            .unwrap_or_default()
     }
 }
 
 impl fmt::Debug for Peer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Peer").field("link", &self.id.link).field("fate", &self.fate()).finish_non_exhaustive()
+        f.debug_struct("Peer")
+            .field("link", &self.id.link)
+            .field("fate", &self.fate())
+            .finish_non_exhaustive()
     }
 }

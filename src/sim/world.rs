@@ -93,7 +93,12 @@ const FORMER: usize = 64;
 const POLL: Duration = Duration::from_nanos(250);
 
 impl World {
-    pub(super) fn new(mut dice: Dice, faults: Faults, events_cap: usize, short_read_is_empty: bool) -> Self {
+    pub(super) fn new(
+        mut dice: Dice,
+        faults: Faults,
+        events_cap: usize,
+        short_read_is_empty: bool,
+    ) -> Self {
         let coarse = Duration::from_millis(dice.magnitude(1, 200) as u64);
         Self {
             begun: Instant::now(),
@@ -151,7 +156,8 @@ impl World {
     /// Lets something happen after `delay`.
     pub(super) fn plan(&mut self, delay: Duration, what: Happening) {
         self.serial += 1;
-        self.agenda.push(Reverse((self.now.saturating_add(delay), self.serial, what)));
+        self.agenda
+            .push(Reverse((self.now.saturating_add(delay), self.serial, what)));
     }
 
     /// A short time, after which what was held back comes.
@@ -161,7 +167,13 @@ impl World {
 
     /// A socket of the loop has news.
     pub(super) fn list(&mut self, end: EndId) {
-        let Some(watch) = self.end(end).watch().filter(|watch| watch.token.is_some() && !watch.listed) else { return };
+        let Some(watch) = self
+            .end(end)
+            .watch()
+            .filter(|watch| watch.token.is_some() && !watch.listed)
+        else {
+            return;
+        };
         watch.listed = true;
         self.ready.push_back(Source::End(end));
     }
@@ -185,13 +197,23 @@ impl World {
         };
         let incoming = self.pipes(id).1;
         let (bytes, since) = (incoming.arrived, incoming.since);
-        Unread { bytes, since, unreported: self.end(id).watch().is_some_and(|watch| watch.listed && watch.news.readable) }
+        Unread {
+            bytes,
+            since,
+            unreported: self
+                .end(id)
+                .watch()
+                .is_some_and(|watch| watch.listed && watch.news.readable),
+        }
     }
 
     /// What `epoll_ctl` does, to add a socket: what is ready is told at once.
     pub(super) fn register(&mut self, id: EndId, token: usize) -> io::Result<()> {
         if self.strikes(Fault::RegisterFailed) {
-            return Err(self.dice.pick(&[io::ErrorKind::OutOfMemory, io::ErrorKind::StorageFull]).into());
+            return Err(self
+                .dice
+                .pick(&[io::ErrorKind::OutOfMemory, io::ErrorKind::StorageFull])
+                .into());
         }
         self.registered.push(id);
         let incoming = self.pipes(id).1;
@@ -213,7 +235,11 @@ impl World {
         if let Some(token) = token {
             self.forget(token);
         }
-        if self.strikes(Fault::DeregisterFailed) { Err(io::ErrorKind::NotFound.into()) } else { Ok(()) }
+        if self.strikes(Fault::DeregisterFailed) {
+            Err(io::ErrorKind::NotFound.into())
+        } else {
+            Ok(())
+        }
     }
 
     /// A registration has ended.
@@ -225,16 +251,28 @@ impl World {
     }
 
     /// Waits as the loop has asked, while the world goes on, and reports what there is.
-    pub(super) fn poll(&mut self, events: &mut Vec<Event>, timeout: Option<Duration>) -> io::Result<Instant> {
+    pub(super) fn poll(
+        &mut self,
+        events: &mut Vec<Event>,
+        timeout: Option<Duration>,
+    ) -> io::Result<Instant> {
         let before = self.now;
         // As mio does, and epoll_wait(2): in milliseconds, rounded up.
-        let until = timeout.map(|timeout| self.now.saturating_add(Duration::from_millis(timeout.as_nanos().div_ceil(1_000_000) as u64)));
+        let until = timeout.map(|timeout| {
+            self.now.saturating_add(Duration::from_millis(
+                timeout.as_nanos().div_ceil(1_000_000) as u64,
+            ))
+        });
         self.asleep = false;
-        let waits = self.ready.is_empty() && !self.bell.load(Ordering::Relaxed) && timeout != Some(Duration::ZERO);
+        let waits = self.ready.is_empty()
+            && !self.bell.load(Ordering::Relaxed)
+            && timeout != Some(Duration::ZERO);
         let mut interrupted = false;
         if waits && self.strikes(Fault::PollInterrupted) {
             interrupted = true;
-            let end = until.unwrap_or(self.now + Duration::from_secs(1)).min(self.alarm.unwrap_or(Duration::MAX));
+            let end = until
+                .unwrap_or(self.now + Duration::from_secs(1))
+                .min(self.alarm.unwrap_or(Duration::MAX));
             let early = self.dice.time(end.saturating_sub(self.now));
             self.go_on_to(self.now + early);
         } else if waits && self.strikes(Fault::Stopped) {
@@ -255,7 +293,11 @@ impl World {
             self.report(events);
         }
         self.lived += self.now.saturating_sub(before) * self.sockets as u32;
-        if interrupted { Err(io::ErrorKind::Interrupted.into()) } else { Ok(self.instant()) }
+        if interrupted {
+            Err(io::ErrorKind::Interrupted.into())
+        } else {
+            Ok(self.instant())
+        }
     }
 
     /// Lets time pass until there is news, the time is up, or nothing will happen any more.
@@ -263,7 +305,9 @@ impl World {
         let until = [until, self.alarm].into_iter().flatten().min();
         while self.ready.is_empty() && !self.stirred && !self.bell.load(Ordering::Relaxed) {
             match (self.agenda.peek(), until) {
-                (Some(Reverse((at, _, _))), until) if until.is_none_or(|until| *at <= until) => self.next_happens(),
+                (Some(Reverse((at, _, _))), until) if until.is_none_or(|until| *at <= until) => {
+                    self.next_happens()
+                }
                 (_, Some(until)) => return self.now = self.now.max(until),
                 (_, None) => return self.asleep = true,
             }
@@ -272,7 +316,11 @@ impl World {
 
     /// Lets what is on the agenda until then happen.
     pub(super) fn go_on_to(&mut self, until: Duration) {
-        while self.agenda.peek().is_some_and(|Reverse((at, _, _))| *at <= until) {
+        while self
+            .agenda
+            .peek()
+            .is_some_and(|Reverse((at, _, _))| *at <= until)
+        {
             self.next_happens();
         }
         if until != Duration::MAX {
@@ -281,7 +329,9 @@ impl World {
     }
 
     fn next_happens(&mut self) {
-        let Some(Reverse((at, _, what))) = self.agenda.pop() else { return };
+        let Some(Reverse((at, _, what))) = self.agenda.pop() else {
+            return;
+        };
         self.now = self.now.max(at);
         match what {
             Happening::Arrive(from) => self.arrive(from),
@@ -308,7 +358,11 @@ impl World {
     fn report(&mut self, events: &mut Vec<Event>) {
         let cap = self.events_cap;
         if self.bell.swap(false, Ordering::Relaxed) || self.strikes(Fault::SpuriousWake) {
-            events.push(Event { token: Token::Waker.pack(), readable: true, ..Event::default() });
+            events.push(Event {
+                token: Token::Waker.pack(),
+                readable: true,
+                ..Event::default()
+            });
         }
         let mut count = self.ready.len().min(cap - events.len());
         if count > 1 && self.strikes(Fault::BatchOfOne) {
@@ -316,7 +370,11 @@ impl World {
         }
         let shuffled = count > 1 && self.strikes(Fault::BatchShuffled);
         for _ in 0..count {
-            let place = if shuffled { self.dice.below(self.ready.len()) } else { 0 };
+            let place = if shuffled {
+                self.dice.below(self.ready.len())
+            } else {
+                0
+            };
             let source = self.ready.remove(place).expect("as many as were counted");
             events.extend(self.event_of(source));
         }
@@ -337,7 +395,12 @@ impl World {
             let end = self.registered[self.dice.below(self.registered.len())];
             let (readable, writable) = (self.dice.one_in(2), self.dice.one_in(2));
             let token = self.end(end).watch().and_then(|watch| watch.token);
-            events.extend(token.map(|token| Event { token, readable, writable, ..Event::default() }));
+            events.extend(token.map(|token| Event {
+                token,
+                readable,
+                writable,
+                ..Event::default()
+            }));
         }
     }
 
@@ -347,14 +410,25 @@ impl World {
             Source::Door(number) => {
                 let door = &mut self.doors[number];
                 door.listed = false;
-                return door.token.map(|token| Event { token, readable: true, ..Event::default() });
+                return door.token.map(|token| Event {
+                    token,
+                    readable: true,
+                    ..Event::default()
+                });
             }
             Source::End(id) => id,
         };
-        let (full, shy) = (self.may_strike(Fault::FullEvent), self.may_strike(Fault::HintWithheld));
+        let (full, shy) = (
+            self.may_strike(Fault::FullEvent),
+            self.may_strike(Fault::HintWithheld),
+        );
         let buffer = self.links[id.link].path.send_buffer;
         let (outgoing, incoming) = self.pipes(id);
-        let (room, waiting, over) = (outgoing.pending() * 3 <= buffer * 2, incoming.arrived > 0, incoming.tail == Tail::Over);
+        let (room, waiting, over) = (
+            outgoing.pending() * 3 <= buffer * 2,
+            incoming.arrived > 0,
+            incoming.tail == Tail::Over,
+        );
         let strict = self.short_read_is_empty;
         let end = self.end(id);
         let (broken, shut) = (end.broken, end.shut);
@@ -372,7 +446,8 @@ impl World {
         // Ended from both sides it is closed as well (EPOLLHUP).
         (event.write_closed, event.broken) = ((broken || (over && shut)) && !shy, broken && !shy);
         watch.told |= event.read_closed || event.urgent;
-        self.tally[Fault::FullEvent] += u64::from((event.readable, event.writable) != (new.readable, new.writable));
+        self.tally[Fault::FullEvent] +=
+            u64::from((event.readable, event.writable) != (new.readable, new.writable));
         self.tally[Fault::HintWithheld] += u64::from(shy && (broken || (over && !strict)));
         Some(event)
     }

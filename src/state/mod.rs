@@ -105,19 +105,43 @@ impl State {
             (Open(Ended), Cause::Pause) => Open(Ended),
             (Open(_), Cause::Pause) => Open(Paused),
             (Open(Flowing), Cause::InputEnded) => Open(Ended),
-            (Open(Choked), Cause::Unchoke) | (Open(Yielded), Cause::Proceed) | (Open(Paused), Cause::Resume) => Open(Flowing),
+            (Open(Choked), Cause::Unchoke)
+            | (Open(Yielded), Cause::Proceed)
+            | (Open(Paused), Cause::Resume) => Open(Flowing),
             (Open(reading), Cause::Resume) => Open(reading),
-            (Open(reading), Cause::Close(reason)) => Draining { linger: reading != Ended && reason.lingers(), reason: reason.into() },
+            (Open(reading), Cause::Close(reason)) => Draining {
+                linger: reading != Ended && reason.lingers(),
+                reason: reason.into(),
+            },
 
-            (Draining { reason, linger: true }, Cause::Flushed) => Lingering(reason),
-            (Draining { reason, linger: false }, Cause::Flushed) => Closed(reason),
+            (
+                Draining {
+                    reason,
+                    linger: true,
+                },
+                Cause::Flushed,
+            ) => Lingering(reason),
+            (
+                Draining {
+                    reason,
+                    linger: false,
+                },
+                Cause::Flushed,
+            ) => Closed(reason),
             (Draining { reason, .. }, Cause::Expired { unsent: 0 }) => Closed(reason),
-            (Draining { .. }, Cause::Expired { unsent }) => Closed(CloseReason::DrainTimeout { unsent }.into()),
+            (Draining { .. }, Cause::Expired { unsent }) => {
+                Closed(CloseReason::DrainTimeout { unsent }.into())
+            }
             // By now all was handed over; however the peer leaves, the reason for the end stays.
-            (Lingering(reason), Cause::InputEnded | Cause::Expired { .. } | Cause::Fail(_)) => Closed(reason),
+            (Lingering(reason), Cause::InputEnded | Cause::Expired { .. } | Cause::Fail(_)) => {
+                Closed(reason)
+            }
 
             (state @ (Draining { .. } | Lingering(_) | Closed(_)), Cause::Close(_)) => state,
-            (state @ (Connecting | Draining { .. } | Lingering(_) | Closed(_)), Cause::Resume | Cause::Pause) => state,
+            (
+                state @ (Connecting | Draining { .. } | Lingering(_) | Closed(_)),
+                Cause::Resume | Cause::Pause,
+            ) => state,
             (state @ Closed(_), Cause::Fail(_) | Cause::Expired { .. }) => state,
             (Connecting | Open(_) | Draining { .. }, Cause::Fail(reason)) => Closed(reason.into()),
 
@@ -147,20 +171,34 @@ mod tests {
 
     #[test]
     fn an_end_that_was_read_needs_no_lingering() {
-        let draining = State::Open(Reading::Flowing).next(Cause::InputEnded).next(Cause::Close(CloseReason::PeerClosed));
-        assert!(matches!(draining.next(Cause::Flushed), State::Closed(reason) if matches!(*reason, CloseReason::PeerClosed)));
+        let draining = State::Open(Reading::Flowing)
+            .next(Cause::InputEnded)
+            .next(Cause::Close(CloseReason::PeerClosed));
+        assert!(
+            matches!(draining.next(Cause::Flushed), State::Closed(reason) if matches!(*reason, CloseReason::PeerClosed))
+        );
         let draining = State::Open(Reading::Choked).next(Cause::Close(CloseReason::Handler));
-        assert!(matches!(draining.next(Cause::Flushed), State::Lingering(reason) if matches!(*reason, CloseReason::Handler)));
+        assert!(
+            matches!(draining.next(Cause::Flushed), State::Lingering(reason) if matches!(*reason, CloseReason::Handler))
+        );
     }
 
     #[test]
     fn the_first_reason_stays_once_all_was_sent() {
         let lingering = || State::Lingering(CloseReason::Handler.into());
         for cause in [Cause::Close(CloseReason::Shutdown), Cause::Resume] {
-            assert!(matches!(lingering().next(cause), State::Lingering(reason) if matches!(*reason, CloseReason::Handler)));
+            assert!(
+                matches!(lingering().next(cause), State::Lingering(reason) if matches!(*reason, CloseReason::Handler))
+            );
         }
-        for cause in [Cause::Fail(CloseReason::Reset), Cause::InputEnded, Cause::Expired { unsent: 0 }] {
-            assert!(matches!(lingering().next(cause), State::Closed(reason) if matches!(*reason, CloseReason::Handler)));
+        for cause in [
+            Cause::Fail(CloseReason::Reset),
+            Cause::InputEnded,
+            Cause::Expired { unsent: 0 },
+        ] {
+            assert!(
+                matches!(lingering().next(cause), State::Closed(reason) if matches!(*reason, CloseReason::Handler))
+            );
         }
     }
 

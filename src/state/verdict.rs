@@ -39,11 +39,15 @@ pub enum Stop {
 impl Stop {
     /// Of two wishes the firmer one: a number overrules the default, and a smaller number a larger one.
     pub(crate) fn firmer(one: Option<Self>, other: Option<Self>) -> Option<Self> {
-        let (Some(one), Some(other)) = (one, other) else { return one.or(other) };
+        let (Some(one), Some(other)) = (one, other) else {
+            return one.or(other);
+        };
         Some(match (one, other) {
             (Stop::AtOnce, _) | (_, Stop::AtOnce) => Stop::AtOnce,
             (Stop::Within(one), Stop::Within(another)) => Stop::Within(one.min(another)),
-            (Stop::Within(grace), Stop::Gracefully) | (Stop::Gracefully, Stop::Within(grace)) => Stop::Within(grace),
+            (Stop::Within(grace), Stop::Gracefully) | (Stop::Gracefully, Stop::Within(grace)) => {
+                Stop::Within(grace)
+            }
             (Stop::Gracefully, Stop::Gracefully) => Stop::Gracefully,
         })
     }

@@ -68,18 +68,30 @@ impl Agreed {
 
     /// A connection is gone.
     pub(crate) fn leave(&mut self, id: ConnectionId) {
-        if let Some(generation) = self.living.get_mut(id.slot()).filter(|generation| **generation == id.generation()) {
+        if let Some(generation) = self
+            .living
+            .get_mut(id.slot())
+            .filter(|generation| **generation == id.generation())
+        {
             *generation = 0;
         }
     }
 
     fn lives(&self, id: ConnectionId) -> Result<(), Refusal> {
         self.listens()?;
-        if self.living.get(id.slot()) == Some(&id.generation()) { Ok(()) } else { Err(Refusal::Gone) }
+        if self.living.get(id.slot()) == Some(&id.generation()) {
+            Ok(())
+        } else {
+            Err(Refusal::Gone)
+        }
     }
 
     fn listens(&self) -> Result<(), Refusal> {
-        if self.gone { Err(Refusal::Stopped) } else { Ok(()) }
+        if self.gone {
+            Err(Refusal::Stopped)
+        } else {
+            Ok(())
+        }
     }
 }
 
@@ -103,7 +115,9 @@ impl<T> PostError<T> {
     /// What was to be posted.
     pub fn into_inner(self) -> T {
         match self {
-            PostError::Full(letter) | PostError::Gone(letter) | PostError::Stopped(letter) => letter,
+            PostError::Full(letter) | PostError::Gone(letter) | PostError::Stopped(letter) => {
+                letter
+            }
         }
     }
 }
@@ -143,7 +157,12 @@ impl<M> Handle<M> {
     pub fn send(&self, id: ConnectionId, frame: impl Into<Bytes>) -> Result<(), PostError<Bytes>> {
         let frame = frame.into();
         let weight = frame.len();
-        self.put(frame, |frame| Letter::Send(id, frame), weight, |agreed| agreed.lives(id))
+        self.put(
+            frame,
+            |frame| Letter::Send(id, frame),
+            weight,
+            |agreed| agreed.lives(id),
+        )
     }
 
     /// Hands `mail` to the handler: [`Handler::mail`](crate::Handler::mail) is called with it, in the loop's thread.
@@ -183,7 +202,8 @@ impl<M> Handle<M> {
 
     /// Asks the loop to stop. Asking again can make it end sooner, and never later.
     pub fn stop(&self, how: Stop) {
-        self.mailbox.with(|agreed| agreed.stop = Stop::firmer(agreed.stop, Some(how)));
+        self.mailbox
+            .with(|agreed| agreed.stop = Stop::firmer(agreed.stop, Some(how)));
         self.mailbox.ring(|| self.waker.wake());
     }
 
@@ -196,7 +216,10 @@ impl<M> Handle<M> {
         admit: impl FnOnce(&Agreed) -> Result<(), Refusal>,
     ) -> Result<(), PostError<T>> {
         let weight = weight.saturating_add(size_of::<Letter<M>>());
-        match self.mailbox.put(content, write, weight, admit, || self.waker.wake()) {
+        match self
+            .mailbox
+            .put(content, write, weight, admit, || self.waker.wake())
+        {
             Put::Done => Ok(()),
             Put::Full(content) => Err(PostError::Full(content)),
             Put::Refused(content, Refusal::Gone) => Err(PostError::Gone(content)),
@@ -207,13 +230,18 @@ impl<M> Handle<M> {
 
 impl<M> Clone for Handle<M> {
     fn clone(&self) -> Self {
-        Self { mailbox: self.mailbox.clone(), waker: self.waker.clone() }
+        Self {
+            mailbox: self.mailbox.clone(),
+            waker: self.waker.clone(),
+        }
     }
 }
 
 impl<M> fmt::Debug for Handle<M> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Handle").field("gone", &self.mailbox.with(|agreed| agreed.gone)).finish_non_exhaustive()
+        f.debug_struct("Handle")
+            .field("gone", &self.mailbox.with(|agreed| agreed.gone))
+            .finish_non_exhaustive()
     }
 }
 
@@ -231,7 +259,10 @@ impl<M> Deref for Recipient<M> {
 
 impl<M> Recipient<M> {
     pub(crate) fn new(waker: Arc<dyn Wake>, cap: usize) -> Self {
-        Self(Handle { mailbox: Arc::new(Mailbox::new(cap)), waker })
+        Self(Handle {
+            mailbox: Arc::new(Mailbox::new(cap)),
+            waker,
+        })
     }
 
     /// A hand for another thread.
@@ -242,7 +273,9 @@ impl<M> Recipient<M> {
     /// Takes no more letters, and drops those that wait: nobody will read them.
     pub(crate) fn retire(&self) {
         let mut letters = VecDeque::new();
-        self.0.mailbox.take(&mut letters, |_, agreed| agreed.gone = true);
+        self.0
+            .mailbox
+            .take(&mut letters, |_, agreed| agreed.gone = true);
         contain(|| drop(letters)); // what they hold is the user's, and may have something to say about it
     }
 }

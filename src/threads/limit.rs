@@ -88,8 +88,13 @@ impl ConnectionLimit {
     /// Makes a limit of `max` connections, at most [`Token::MAX_SLOTS`]. With 0 nothing is accepted
     /// or dialed.
     pub fn new(max: usize) -> Self {
-        let inside = Inside { max: max.min(Token::MAX_SLOTS), state: Mutex::new(State::default()) };
-        Self { inside: Arc::new(inside) }
+        let inside = Inside {
+            max: max.min(Token::MAX_SLOTS),
+            state: Mutex::new(State::default()),
+        };
+        Self {
+            inside: Arc::new(inside),
+        }
     }
 
     /// The connections that all loops together have open now, closing and outgoing ones included.
@@ -109,7 +114,11 @@ impl ConnectionLimit {
     /// Gives a place back, or hands it to the first loop in the queue.
     fn give_back(&self) {
         let next = self.with(|state| {
-            let next = if state.open <= self.inside.max { state.queue.pop_front() } else { None };
+            let next = if state.open <= self.inside.max {
+                state.queue.pop_front()
+            } else {
+                None
+            };
             match &next {
                 Some(waiter) => waiter.granted.store(true, Ordering::Release),
                 None => state.open -= 1,
@@ -123,14 +132,24 @@ impl ConnectionLimit {
 
     fn with<R>(&self, change: impl FnOnce(&mut State) -> R) -> R {
         // No code panics while holding this lock, so a poisoned lock still holds valid data.
-        change(&mut self.inside.state.lock().unwrap_or_else(std::sync::PoisonError::into_inner))
+        change(
+            &mut self
+                .inside
+                .state
+                .lock()
+                .unwrap_or_else(std::sync::PoisonError::into_inner),
+        )
     }
 }
 
 impl fmt::Debug for ConnectionLimit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (open, waiting) = self.with(|state| (state.open, state.queue.len()));
-        f.debug_struct("ConnectionLimit").field("open", &open).field("max", &self.max()).field("waiting", &waiting).finish()
+        f.debug_struct("ConnectionLimit")
+            .field("open", &open)
+            .field("max", &self.max())
+            .field("waiting", &waiting)
+            .finish()
     }
 }
 
@@ -149,8 +168,16 @@ impl Places {
     /// Joins `limit` with `held` connections that are open already.
     pub(crate) fn new(limit: &ConnectionLimit, waker: Arc<dyn Wake>, held: usize) -> Self {
         limit.with(|state| state.open += held);
-        let waiter = Arc::new(Waiter { waker, granted: AtomicBool::new(false) });
-        Self { limit: limit.clone(), waiter, held, waiting: Cell::new(false) }
+        let waiter = Arc::new(Waiter {
+            waker,
+            granted: AtomicBool::new(false),
+        });
+        Self {
+            limit: limit.clone(),
+            waiter,
+            held,
+            waiting: Cell::new(false),
+        }
     }
 
     /// The connections that all loops have open.
@@ -221,7 +248,9 @@ impl Places {
         }
         if !wants && self.waiting.replace(false) {
             let granted = self.limit.with(|state| {
-                state.queue.retain(|waiter| !Arc::ptr_eq(waiter, &self.waiter));
+                state
+                    .queue
+                    .retain(|waiter| !Arc::ptr_eq(waiter, &self.waiter));
                 self.waiter.granted.swap(false, Ordering::AcqRel)
             });
             if granted {

@@ -30,8 +30,16 @@ pub(crate) struct Inside<L, S> {
 impl<L, S: Default> Mailbox<L, S> {
     /// A mailbox whose letters may weigh `cap` in all.
     pub(crate) fn new(cap: usize) -> Self {
-        let inside = Inside { letters: VecDeque::new(), weight: 0, shared: S::default() };
-        Self { inside: Mutex::new(inside), rung: AtomicBool::new(false), cap }
+        let inside = Inside {
+            letters: VecDeque::new(),
+            weight: 0,
+            shared: S::default(),
+        };
+        Self {
+            inside: Mutex::new(inside),
+            rung: AtomicBool::new(false),
+            cap,
+        }
     }
 
     /// Looks at, or changes, what is agreed on.
@@ -77,7 +85,11 @@ impl<L, S: Default> Mailbox<L, S> {
     }
 
     /// Takes all letters out, into an empty queue, and lets `look` see their weight and the rest.
-    pub(crate) fn take<R>(&self, into: &mut VecDeque<L>, look: impl FnOnce(usize, &mut S) -> R) -> R {
+    pub(crate) fn take<R>(
+        &self,
+        into: &mut VecDeque<L>,
+        look: impl FnOnce(usize, &mut S) -> R,
+    ) -> R {
         // First the bell: who writes from here on rings again.
         self.rung.swap(false, Ordering::AcqRel);
         let mut inside = self.lock();
@@ -95,7 +107,9 @@ impl<L, S: Default> Mailbox<L, S> {
 
     fn lock(&self) -> impl std::ops::DerefMut<Target = Inside<L, S>> + '_ {
         // Nobody panics while it is held; if somebody did, what is in it would still be whole.
-        self.inside.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+        self.inside
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 }
 

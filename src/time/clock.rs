@@ -48,7 +48,15 @@ impl Clock {
 
     /// A clock that begins at `now`.
     pub(crate) fn new(now: Instant) -> Self {
-        Self { epoch: now, now, since: Duration::ZERO, tick: 0, watched: 0, counted: 0, seen: 0 }
+        Self {
+            epoch: now,
+            now,
+            since: Duration::ZERO,
+            tick: 0,
+            watched: 0,
+            counted: 0,
+            seen: 0,
+        }
     }
 
     /// Advances to `now`, and never back; the loop was to be there at the tick `due` (`None`: whenever it likes). Returns whether it is late.
@@ -61,15 +69,22 @@ impl Clock {
         }
         let passed = self.tick.saturating_sub(self.counted);
         let is_late = due.is_some_and(|due| self.tick > due.saturating_add(Self::MOST_LATE));
-        self.watched += if is_late { passed.min(Self::MOST_LATE) } else { passed };
+        self.watched += if is_late {
+            passed.min(Self::MOST_LATE)
+        } else {
+            passed
+        };
         self.counted = self.counted.max(self.tick);
         is_late
     }
 
     /// A turn has worked until `now`. What exceeds [`MOST_LATE`](Self::MOST_LATE) is not watched time.
     pub(crate) fn worked_until(&mut self, now: Instant) {
-        let worked = whole_millis(now.saturating_duration_since(self.epoch)).saturating_sub(self.tick);
-        self.counted = self.counted.max(self.tick + worked.saturating_sub(Self::MOST_LATE));
+        let worked =
+            whole_millis(now.saturating_duration_since(self.epoch)).saturating_sub(self.tick);
+        self.counted = self
+            .counted
+            .max(self.tick + worked.saturating_sub(Self::MOST_LATE));
     }
 
     /// The time.
@@ -140,7 +155,11 @@ impl Clock {
 
     /// The later of two stamps.
     pub(crate) fn later(&self, one: Stamp, other: Stamp) -> Stamp {
-        if self.age(one) < self.age(other) { one } else { other }
+        if self.age(one) < self.age(other) {
+            one
+        } else {
+            other
+        }
     }
 
     fn age(&self, stamp: Stamp) -> u32 {
@@ -154,7 +173,9 @@ impl Clock {
 }
 
 fn whole_millis(time: Duration) -> u64 {
-    time.as_secs().saturating_mul(1000).saturating_add(time.subsec_millis().into())
+    time.as_secs()
+        .saturating_mul(1000)
+        .saturating_add(time.subsec_millis().into())
 }
 
 /// Rounded up.
@@ -174,12 +195,20 @@ mod tests {
             let at = epoch + Duration::from_micros(micros);
             let tick = clock.tick_at(at);
             let came = epoch + Duration::from_millis(tick);
-            assert!(came >= at && came < at + Duration::from_millis(1), "{micros}");
+            assert!(
+                came >= at && came < at + Duration::from_millis(1),
+                "{micros}"
+            );
         }
-        assert_eq!(clock.tick_at(epoch.checked_sub(Duration::from_secs(1)).unwrap_or(epoch)), 0);
+        assert_eq!(
+            clock.tick_at(epoch.checked_sub(Duration::from_secs(1)).unwrap_or(epoch)),
+            0
+        );
         clock.advance(epoch + Duration::from_micros(1900), None);
         let stamp = clock.stamp();
-        let tick = clock.after(stamp, Duration::from_millis(5)).expect("5 ms are not for ever");
+        let tick = clock
+            .after(stamp, Duration::from_millis(5))
+            .expect("5 ms are not for ever");
         assert!(epoch + Duration::from_millis(tick) >= clock.now() + Duration::from_millis(5));
         assert!(clock.left(tick) >= Duration::from_millis(5) && clock.left(0) == Duration::ZERO);
     }
@@ -192,22 +221,36 @@ mod tests {
         let mut ticks = std::collections::BTreeSet::new();
         for ms in 0..1000 {
             clock.advance(epoch + Duration::from_millis(ms), None);
-            let tick = clock.about_after(clock.stamp(), minute).expect("a minute is not for ever");
+            let tick = clock
+                .about_after(clock.stamp(), minute)
+                .expect("a minute is not for ever");
             assert!(tick > ms + 60_000 && tick < ms + 61_000);
             ticks.insert(tick);
         }
         assert!(ticks.len() <= 3, "{ticks:?}");
-        assert_eq!(clock.about_after(clock.stamp(), second / 100), clock.after(clock.stamp(), second / 100));
+        assert_eq!(
+            clock.about_after(clock.stamp(), second / 100),
+            clock.after(clock.stamp(), second / 100)
+        );
     }
 
     #[test]
     fn stamps_live_through_the_wrap_of_their_counter() {
         let epoch = Instant::now();
         let mut clock = Clock::new(epoch);
-        clock.advance(epoch + Duration::from_millis(u64::from(u32::MAX) - 10), None);
+        clock.advance(
+            epoch + Duration::from_millis(u64::from(u32::MAX) - 10),
+            None,
+        );
         let stamp = clock.stamp();
-        clock.advance(epoch + Duration::from_millis(u64::from(u32::MAX) + 10), None);
-        assert_eq!(clock.after(stamp, Duration::from_millis(100)), Some(u64::from(u32::MAX) - 10 + 101));
+        clock.advance(
+            epoch + Duration::from_millis(u64::from(u32::MAX) + 10),
+            None,
+        );
+        assert_eq!(
+            clock.after(stamp, Duration::from_millis(100)),
+            Some(u64::from(u32::MAX) - 10 + 101)
+        );
         assert_eq!(clock.after(stamp, Duration::MAX), None);
     }
 

@@ -153,7 +153,9 @@ impl Deadlines {
     }
 
     fn get(&self, direction: Direction) -> Deadline {
-        self.0.as_ref().map_or(Deadline::Never, |set| set.deadlines[direction as usize])
+        self.0
+            .as_ref()
+            .map_or(Deadline::Never, |set| set.deadlines[direction as usize])
     }
 }
 
@@ -172,8 +174,15 @@ mod tests {
         assert!(!deadlines.is_over(Read, &clock) && !deadlines.tell(Read, &clock));
         clock.advance(begun + Duration::from_millis(5), None);
         assert!(deadlines.is_over(Read, &clock) && !deadlines.is_over(Write, &clock));
-        assert_eq!([Read, Read, Write].map(|direction| deadlines.tell(direction, &clock)), [true, false, false]);
-        assert!(deadlines.is_over(Read, &clock) && deadlines.has_passed(Read) && deadlines.tick(Read).is_none());
+        assert_eq!(
+            [Read, Read, Write].map(|direction| deadlines.tell(direction, &clock)),
+            [true, false, false]
+        );
+        assert!(
+            deadlines.is_over(Read, &clock)
+                && deadlines.has_passed(Read)
+                && deadlines.tick(Read).is_none()
+        );
         deadlines.set(Write, None, &clock);
         assert!(deadlines.has_passed(Read), "clearing one leaves the other");
         deadlines.set(Read, None, &clock);
@@ -191,6 +200,9 @@ mod tests {
         assert!(!deadlines.tell(Write, &clock));
         deadlines.set(Read, begun.checked_sub(Duration::from_secs(1)), &clock);
         deadlines.set(Write, Some(begun), &clock);
-        assert_eq!([Read, Write, Read].map(|direction| deadlines.tell(direction, &clock)), [true, true, false]);
+        assert_eq!(
+            [Read, Write, Read].map(|direction| deadlines.tell(direction, &clock)),
+            [true, true, false]
+        );
     }
 }

@@ -38,7 +38,10 @@ impl fmt::Display for Suppressed {
 impl Throttle {
     /// Whether a line of this kind is to be logged now.
     pub(crate) fn admit(&mut self, kind: Kind, now: Instant) -> Option<Suppressed> {
-        let lately = self.kinds.entry(kind).or_insert(Lately { quiet_until: now, suppressed: 0 });
+        let lately = self.kinds.entry(kind).or_insert(Lately {
+            quiet_until: now,
+            suppressed: 0,
+        });
         if now < lately.quiet_until {
             lately.suppressed += 1;
             return None;
@@ -61,7 +64,13 @@ mod tests {
             lines.extend(throttle.admit(("accept", Some(24)), begun + Duration::from_millis(ms)));
         }
         assert_eq!(lines, [Suppressed(0), Suppressed(99), Suppressed(99)]);
-        assert!(throttle.admit(("accept", Some(23)), begun).is_some(), "another kind is another line");
-        assert_eq!(Suppressed(99).to_string(), " (99 more of this kind since the last line)");
+        assert!(
+            throttle.admit(("accept", Some(23)), begun).is_some(),
+            "another kind is another line"
+        );
+        assert_eq!(
+            Suppressed(99).to_string(),
+            " (99 more of this kind since the last line)"
+        );
     }
 }

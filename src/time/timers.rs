@@ -51,9 +51,18 @@ pub(crate) struct Timers {
 
 impl Timers {
     /// Sets a timer for `at`, or for the next tick if that is over: so a timer that sets itself anew cannot hold up its turn.
-    pub(crate) fn set(&mut self, at: Instant, owner: Option<ConnectionId>, clock: &Clock) -> TimerId {
+    pub(crate) fn set(
+        &mut self,
+        at: Instant,
+        owner: Option<ConnectionId>,
+        clock: &Clock,
+    ) -> TimerId {
         self.serial += 1;
-        let timer = TimerId { tick: clock.tick_at(at).max(clock.tick() + 1), serial: self.serial, owner };
+        let timer = TimerId {
+            tick: clock.tick_at(at).max(clock.tick() + 1),
+            serial: self.serial,
+            owner,
+        };
         self.ordered.insert(timer);
         self.first = self.first.into_iter().chain([timer.tick]).min();
         self.owned.extend(owner.map(|owner| (owner, timer)));
@@ -72,7 +81,20 @@ impl Timers {
 
     /// Takes back all timers of a connection.
     pub(crate) fn forget(&mut self, owner: ConnectionId) {
-        while let Some((_, timer)) = self.owned.range((owner, TimerId { tick: 0, serial: 0, owner: None })..).next() {
+        while let Some((_, timer)) = self
+            .owned
+            .range(
+                (
+                    owner,
+                    TimerId {
+                        tick: 0,
+                        serial: 0,
+                        owner: None,
+                    },
+                )..,
+            )
+            .next()
+        {
             if timer.owner != Some(owner) {
                 break;
             }
@@ -107,7 +129,10 @@ impl Timers {
 
     fn find_first(&mut self) {
         let look = self.looks.first().map(|(tick, _)| tick);
-        self.first = look.into_iter().chain(self.ordered.first().map(|timer| timer.tick)).min();
+        self.first = look
+            .into_iter()
+            .chain(self.ordered.first().map(|timer| timer.tick))
+            .min();
     }
 
     /// The tick of the first alarm.
@@ -161,15 +186,26 @@ const NOBODY: u32 = u32::MAX;
 impl Looks {
     /// The tick of the first list, and who is the first in it.
     fn first(&self) -> Option<(u64, usize)> {
-        self.lists.first_key_value().map(|(tick, slot)| (*tick, *slot as usize))
+        self.lists
+            .first_key_value()
+            .map(|(tick, slot)| (*tick, *slot as usize))
     }
 
     fn insert(&mut self, slot: usize, tick: u64) {
         if slot >= self.chain.len() {
-            self.chain.resize(slot + 1, Neighbours { before: NOBODY, after: NOBODY });
+            self.chain.resize(
+                slot + 1,
+                Neighbours {
+                    before: NOBODY,
+                    after: NOBODY,
+                },
+            );
         }
         let after = self.lists.insert(tick, slot as u32).unwrap_or(NOBODY);
-        self.chain[slot] = Neighbours { before: NOBODY, after };
+        self.chain[slot] = Neighbours {
+            before: NOBODY,
+            after,
+        };
         if let Some(next) = self.chain.get_mut(after as usize) {
             next.before = slot as u32;
         }
@@ -185,8 +221,16 @@ impl Looks {
             return;
         }
         // It is the first of its list.
-        let first = if after == NOBODY { self.lists.remove(&tick) } else { self.lists.insert(tick, after) };
-        assert_eq!(first, Some(slot as u32), "slot {slot} was to be looked at with tick {tick}, and nobody knew");
+        let first = if after == NOBODY {
+            self.lists.remove(&tick)
+        } else {
+            self.lists.insert(tick, after)
+        };
+        assert_eq!(
+            first,
+            Some(slot as u32),
+            "slot {slot} was to be looked at with tick {tick}, and nobody knew"
+        );
     }
 }
 
@@ -213,7 +257,15 @@ mod tests {
         assert_eq!((timers.next(), timers.pop(&clock)), (Some(10), None));
         clock.advance(at(30), None);
         let order: Vec<Alarm> = std::iter::from_fn(|| timers.pop(&clock)).collect();
-        assert_eq!(order, [Alarm::Timer(first), Alarm::Timer(second), Alarm::Look(3), Alarm::Timer(late)]);
+        assert_eq!(
+            order,
+            [
+                Alarm::Timer(first),
+                Alarm::Timer(second),
+                Alarm::Look(3),
+                Alarm::Timer(late)
+            ]
+        );
         assert_eq!((timers.next(), timers.owned.len()), (None, 0));
     }
 
@@ -230,10 +282,24 @@ mod tests {
         }
         timers.look(id(1), None, Some(7));
         timers.forget(id(1));
-        assert_eq!((timers.looks.lists.len(), timers.ordered.len(), timers.owned.len()), (1, 10, 10));
+        assert_eq!(
+            (
+                timers.looks.lists.len(),
+                timers.ordered.len(),
+                timers.owned.len()
+            ),
+            (1, 10, 10)
+        );
         timers.look(id(1), Some(7), None);
         timers.forget(id(2));
-        assert_eq!((timers.looks.lists.len(), timers.ordered.len(), timers.owned.len()), (0, 0, 0));
+        assert_eq!(
+            (
+                timers.looks.lists.len(),
+                timers.ordered.len(),
+                timers.owned.len()
+            ),
+            (0, 0, 0)
+        );
     }
 
     #[test]
@@ -247,12 +313,20 @@ mod tests {
         }
         timers.look(id(3), Some(7), None);
         clock.advance(clock.now() + Duration::from_millis(8), None);
-        let due = |timers: &mut Timers, clock: &Clock| std::iter::from_fn(|| timers.pop(clock)).collect::<Vec<_>>();
-        assert_eq!((due(&mut timers, &clock), timers.next()), (vec![Alarm::Look(1)], Some(9)));
+        let due = |timers: &mut Timers, clock: &Clock| {
+            std::iter::from_fn(|| timers.pop(clock)).collect::<Vec<_>>()
+        };
+        assert_eq!(
+            (due(&mut timers, &clock), timers.next()),
+            (vec![Alarm::Look(1)], Some(9))
+        );
         clock.advance(clock.now() + Duration::from_millis(1), None);
         let mut late = due(&mut timers, &clock);
         late.sort_by_key(|alarm| format!("{alarm:?}"));
-        assert_eq!((late, timers.next()), ([0, 2, 4].map(Alarm::Look).to_vec(), None));
+        assert_eq!(
+            (late, timers.next()),
+            ([0, 2, 4].map(Alarm::Look).to_vec(), None)
+        );
     }
 
     #[test]

@@ -26,7 +26,10 @@ pub struct Piece {
 
 impl Piece {
     fn of(byte: u8) -> Self {
-        Self { size: size(byte & !1) / 2, placed: byte & 1 == 1 }
+        Self {
+            size: size(byte & !1) / 2,
+            placed: byte & 1 == 1,
+        }
     }
 }
 
@@ -36,18 +39,39 @@ pub fn codecs(data: &[u8]) {
     match draw.byte() % 4 {
         0 => {
             let delimiter = draw.of(b"\n\n\0;");
-            go_on(&Line { delimiter, max: draw.of(&[65_536, 1, 2, 3, 16, 200, 5000, u32::MAX]) }, draw);
+            go_on(
+                &Line {
+                    delimiter,
+                    max: draw.of(&[65_536, 1, 2, 3, 16, 200, 5000, u32::MAX]),
+                },
+                draw,
+            );
         }
         1 => {
             let shape = draw.byte();
             let (offset, width, whole) = (shape >> 4 & 3, 1 + (shape & 7), shape & 8 > 0);
             let min = draw.byte().into();
             let least = u32::from(offset + width).max(min);
-            go_on(&Field { offset, width, whole, min, max: least.max(draw.of(&[65_536, 0, 1, 13, 100, 300, 5000, u32::MAX])) }, draw);
+            go_on(
+                &Field {
+                    offset,
+                    width,
+                    whole,
+                    min,
+                    max: least.max(draw.of(&[65_536, 0, 1, 13, 100, 300, 5000, u32::MAX])),
+                },
+                draw,
+            );
         }
         2 => {
             let dialect = draw.of(&[Dialect::Text, Dialect::Source]);
-            go_on(&Requests { dialect, max: draw.of(&[65_536, 13, 14, 17, 100, 5000, 1 << 20, u32::MAX]) }, draw);
+            go_on(
+                &Requests {
+                    dialect,
+                    max: draw.of(&[65_536, 13, 14, 17, 100, 5000, 1 << 20, u32::MAX]),
+                },
+                draw,
+            );
         }
         _ => {
             let dialect = draw.of(&[Dialect::Text, Dialect::Source]);
@@ -58,8 +82,16 @@ pub fn codecs(data: &[u8]) {
 
 fn go_on<R: Rules>(rules: &R, draw: &mut Draw<'_>) {
     let count = draw.byte().into();
-    let pieces: Vec<Piece> = draw.take(count).iter().map(|byte| Piece::of(*byte)).collect();
-    cut(rules, &stream(rules, draw.clone()), pieces.iter().copied().cycle().take(MOST_PIECES));
+    let pieces: Vec<Piece> = draw
+        .take(count)
+        .iter()
+        .map(|byte| Piece::of(*byte))
+        .collect();
+    cut(
+        rules,
+        &stream(rules, draw.clone()),
+        pieces.iter().copied().cycle().take(MOST_PIECES),
+    );
 }
 
 /// A stream in a few bytes: `n` below 128 is a whole frame around the next `n` bytes; up to 191, the next `n - 128` as they are; beyond, a long frame.
@@ -80,7 +112,12 @@ fn stream<R: Rules>(rules: &R, mut draw: Draw<'_>) -> Vec<u8> {
 /// Decodes `stream` in one go, in `pieces` through a connection, and naively; what is left when there are no more pieces is the last one.
 pub fn cut<R: Rules>(rules: &R, stream: &[u8], pieces: impl Iterator<Item = Piece>) {
     let expected = naively(rules, stream);
-    assert_eq!(in_one_go(rules, stream), expected, "in one go, by {:?}", rules.max());
+    assert_eq!(
+        in_one_go(rules, stream),
+        expected,
+        "in one go, by {:?}",
+        rules.max()
+    );
     Cut::new(rules, stream).play(pieces, &expected);
 }
 
@@ -131,7 +168,11 @@ impl<C: Codec> Codec for Watched<C> {
         // A panic here ends the connection, and is counted.
         match &decoded {
             Ok(Some(_)) => assert!(input.taken() > before, "a frame of nothing"),
-            Ok(None) => assert_eq!(input.taken(), before, "bytes were taken, and no frame was made of them"),
+            Ok(None) => assert_eq!(
+                input.taken(),
+                before,
+                "bytes were taken, and no frame was made of them"
+            ),
             Err(_) => {}
         }
         decoded
@@ -159,7 +200,13 @@ impl<R: Rules> Handler for Collector<'_, R> {
     type Mail = ();
 
     fn connection(&mut self, _: &Origin) -> (Self::Codec, ()) {
-        (Watched { codec: self.rules.codec(), looks: Rc::clone(&self.looks) }, ())
+        (
+            Watched {
+                codec: self.rules.codec(),
+                looks: Rc::clone(&self.looks),
+            },
+            (),
+        )
     }
 
     fn frame(&mut self, frame: FrameOf<'_, R>, _: &mut Context<'_, Self>) -> Verdict {
@@ -185,23 +232,46 @@ struct Cut<'s, R: Rules> {
 
 impl<'s, R: Rules> Cut<'s, R> {
     fn new(rules: &'s R, stream: &'s [u8]) -> Self {
-        let mut handler = Collector { rules, looks: Rc::default(), frames: Vec::new() };
+        let mut handler = Collector {
+            rules,
+            looks: Rc::default(),
+            frames: Vec::new(),
+        };
         let connection = Connection::unconnected(&mut handler);
         let shared = Shared::new(Config::default(), Instant::now());
-        Self { stream, handler, connection, shared, fed: 0, taken: 0, frames: 0, error: None }
+        Self {
+            stream,
+            handler,
+            connection,
+            shared,
+            fed: 0,
+            taken: 0,
+            frames: 0,
+            error: None,
+        }
     }
 
     fn play(mut self, mut pieces: impl Iterator<Item = Piece>, expected: &Decoded<R>) {
         while self.fed < self.stream.len() {
-            self.receive(pieces.next().unwrap_or(Piece { size: usize::MAX, placed: true }));
+            self.receive(pieces.next().unwrap_or(Piece {
+                size: usize::MAX,
+                placed: true,
+            }));
             self.check(&expected.0);
         }
         let held = self.fed - self.taken;
         if self.error.is_none() {
-            assert!(self.connection.is_reading() && !self.connection.has_backlog(), "all is handled, and more is wanted");
-            self.connection.end_of_input(&mut self.handler, &mut self.shared);
+            assert!(
+                self.connection.is_reading() && !self.connection.has_backlog(),
+                "all is handled, and more is wanted"
+            );
+            self.connection
+                .end_of_input(&mut self.handler, &mut self.shared);
             match self.connection.state() {
-                State::Draining { reason, linger: false } => match **reason {
+                State::Draining {
+                    reason,
+                    linger: false,
+                } => match **reason {
                     CloseReason::Truncated { held: told } => assert!(told == held && held > 0),
                     CloseReason::PeerClosed => assert_eq!(held, 0, "a tail was dropped in silence"),
                     ref other => panic!("{other:?} at the end of input, with {held} bytes left"),
@@ -209,54 +279,115 @@ impl<'s, R: Rules> Cut<'s, R> {
                 other => panic!("{other:?} at the end of input, with {held} bytes left"),
             }
         }
-        assert!(self.handler.frames == expected.0 && self.taken == expected.1 && self.error == expected.2);
-        assert_eq!(self.connection.heap(), 0, "nothing is held once all is over");
+        assert!(
+            self.handler.frames == expected.0
+                && self.taken == expected.1
+                && self.error == expected.2
+        );
+        assert_eq!(
+            self.connection.heap(),
+            0,
+            "nothing is held once all is over"
+        );
         let counters = self.shared.observe.counters();
-        assert_eq!((counters.frames, counters.bytes_discarded, counters.panics), (expected.0.len() as u64, held as u64, 0));
+        assert_eq!(
+            (counters.frames, counters.bytes_discarded, counters.panics),
+            (expected.0.len() as u64, held as u64, 0)
+        );
         if let Some(each) = self.handler.rules.looks() {
             let (looks, most) = (self.handler.looks.get(), each * (counters.frames + 1));
-            assert!(looks <= most, "{looks} looks at {} frames: what was said to be needed was not enough", counters.frames);
+            assert!(
+                looks <= most,
+                "{looks} looks at {} frames: what was said to be needed was not enough",
+                counters.frames
+            );
         }
     }
 
     fn receive(&mut self, piece: Piece) {
-        let place = if piece.placed { self.connection.place() } else { &mut [] };
+        let place = if piece.placed {
+            self.connection.place()
+        } else {
+            &mut []
+        };
         let rest = &self.stream[self.fed..];
         let piece = &rest[..rest.len().min(piece.size)];
         self.fed += piece.len();
         let (placed, scratch) = piece.split_at(piece.len().min(place.len()));
         place[..placed.len()].copy_from_slice(placed);
         self.connection.placed(placed.len());
-        self.connection.receive(scratch, &mut self.handler, &mut self.shared);
+        self.connection
+            .receive(scratch, &mut self.handler, &mut self.shared);
     }
 
     /// What has come so far is handled as far as the naive decoder can, and no byte further.
     fn check(&mut self, expected: &[Parts]) {
-        while let (None, Some(first)) = (&self.error, self.handler.rules.first(&self.stream[self.taken..self.fed])) {
+        while let (None, Some(first)) = (
+            &self.error,
+            self.handler.rules.first(&self.stream[self.taken..self.fed]),
+        ) {
             match first {
                 Ok((length, parts)) => {
-                    assert_eq!(self.handler.frames.get(self.frames), Some(&parts), "frame {} at byte {}", self.frames, self.taken);
+                    assert_eq!(
+                        self.handler.frames.get(self.frames),
+                        Some(&parts),
+                        "frame {} at byte {}",
+                        self.frames,
+                        self.taken
+                    );
                     self.frames += 1;
                     self.taken += length;
                 }
                 Err(error) => self.error = Some(R::essence(error)),
             }
         }
-        assert_eq!(self.handler.frames.len(), self.frames, "frames of {} of {} bytes", self.fed, self.stream.len());
+        assert_eq!(
+            self.handler.frames.len(),
+            self.frames,
+            "frames of {} of {} bytes",
+            self.fed,
+            self.stream.len()
+        );
         assert!(self.frames <= expected.len());
         let held = self.fed - self.taken;
         let heap = self.connection.heap();
         match (self.connection.state(), &self.error) {
             (State::Open(Reading::Flowing), None) => {
-                assert!(heap <= 2 * held + 4096 && (held > 0 || heap == 0), "{heap} bytes of memory for {held} of a frame");
-                assert!(held < self.handler.rules.max(), "{held} bytes held, a frame has at most {}", self.handler.rules.max());
+                assert!(
+                    heap <= 2 * held + 4096 && (held > 0 || heap == 0),
+                    "{heap} bytes of memory for {held} of a frame"
+                );
+                assert!(
+                    held < self.handler.rules.max(),
+                    "{held} bytes held, a frame has at most {}",
+                    self.handler.rules.max()
+                );
             }
-            (State::Draining { reason, linger: true }, Some(error)) => {
-                assert!(matches!(**reason, CloseReason::Protocol(_)), "{reason:?} where {error:?} was expected");
-                assert_eq!(reason.protocol().map(|told| R::essence(*told)).as_ref(), Some(error));
-                assert_eq!(heap, 0, "an ending connection holds nothing that it will not handle");
+            (
+                State::Draining {
+                    reason,
+                    linger: true,
+                },
+                Some(error),
+            ) => {
+                assert!(
+                    matches!(**reason, CloseReason::Protocol(_)),
+                    "{reason:?} where {error:?} was expected"
+                );
+                assert_eq!(
+                    reason.protocol().map(|told| R::essence(*told)).as_ref(),
+                    Some(error)
+                );
+                assert_eq!(
+                    heap, 0,
+                    "an ending connection holds nothing that it will not handle"
+                );
             }
-            (state, error) => panic!("{state:?} after {} of {} bytes, where {error:?} was expected", self.fed, self.stream.len()),
+            (state, error) => panic!(
+                "{state:?} after {} of {} bytes, where {error:?} was expected",
+                self.fed,
+                self.stream.len()
+            ),
         }
     }
 }

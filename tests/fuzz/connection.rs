@@ -16,12 +16,31 @@ pub fn connection(data: &[u8]) {
     let (codec, number) = (draw.byte(), usize::from(draw.byte() % 4));
     // One in four with a limit at an extreme, as far as a field has room for it.
     let is_extreme = codec >> 2 & 3 == 1;
-    let max = (if is_extreme { [1, 2, u32::MAX - 1, u32::MAX] } else { [300, 16, 60_000, 3000] })[number];
+    let max = (if is_extreme {
+        [1, 2, u32::MAX - 1, u32::MAX]
+    } else {
+        [300, 16, 60_000, 3000]
+    })[number];
     if codec & 1 == 0 {
         let width = if is_extreme { 4 } else { 2 };
-        play(&Field { offset: 0, width, whole: codec & 2 > 0, min: 0, max: max.max(width.into()) }, draw);
+        play(
+            &Field {
+                offset: 0,
+                width,
+                whole: codec & 2 > 0,
+                min: 0,
+                max: max.max(width.into()),
+            },
+            draw,
+        );
     } else {
-        play(&Line { delimiter: if codec & 2 > 0 { b'.' } else { b'\n' }, max }, draw);
+        play(
+            &Line {
+                delimiter: if codec & 2 > 0 { b'.' } else { b'\n' },
+                max,
+            },
+            draw,
+        );
     }
 }
 
@@ -57,7 +76,13 @@ fn play<R: Talk>(rules: &R, draw: &mut Draw<'_>) {
     while !draw.is_empty() {
         let begun = Instant::now();
         let puppet = Puppet::new(rules.clone(), config.clone(), moods.clone(), begun);
-        Stage::new(puppet, Shared::new(config.clone(), begun), begun, draw.bool()).play(draw);
+        Stage::new(
+            puppet,
+            Shared::new(config.clone(), begun),
+            begun,
+            draw.bool(),
+        )
+        .play(draw);
     }
 }
 
@@ -74,16 +99,31 @@ impl<R: Talk> Stage<R> {
     fn new(mut puppet: Puppet<R>, shared: Shared, begun: Instant, dialed: bool) -> Self {
         let mut connection = Connection::unconnected(&mut puppet);
         if dialed {
-            let origin = Origin::Dialed { peer: connection.peer_addr(), key: 7 };
-            connection = Connection::new(ConnectionId::new(1, NonZeroU32::MAX), &origin, &mut puppet);
-            assert!(matches!(connection.state(), State::Connecting) && !connection.is_reading() && !connection.is_writing());
+            let origin = Origin::Dialed {
+                peer: connection.peer_addr(),
+                key: 7,
+            };
+            connection =
+                Connection::new(ConnectionId::new(1, NonZeroU32::MAX), &origin, &mut puppet);
+            assert!(
+                matches!(connection.state(), State::Connecting)
+                    && !connection.is_reading()
+                    && !connection.is_writing()
+            );
         }
-        Self { connection, puppet, shared, begun, lent: false }
+        Self {
+            connection,
+            puppet,
+            shared,
+            begun,
+            lent: false,
+        }
     }
 
     /// Lets things happen until the connection is over or the bytes are used up; then sees to it that it ends well.
     fn play(mut self, draw: &mut Draw<'_>) {
-        self.connection.established(&mut self.puppet, &mut self.shared);
+        self.connection
+            .established(&mut self.puppet, &mut self.shared);
         self.check();
         while !draw.is_empty() && !self.puppet.is_closed() {
             self.step(draw);
@@ -94,11 +134,20 @@ impl<R: Talk> Stage<R> {
             self.end();
         }
         self.settle();
-        let Self { connection, mut puppet, mut shared, .. } = self;
+        let Self {
+            connection,
+            mut puppet,
+            mut shared,
+            ..
+        } = self;
         connection.farewell(&mut puppet, &mut shared);
         puppet.check();
         puppet.check_farewell();
-        assert_eq!(shared.observe.counters().panics, puppet.panics, "panics of the handler, and no others");
+        assert_eq!(
+            shared.observe.counters().panics,
+            puppet.panics,
+            "panics of the handler, and no others"
+        );
     }
 
     fn step(&mut self, draw: &mut Draw<'_>) {
@@ -109,7 +158,8 @@ impl<R: Talk> Stage<R> {
             }
             1 | 2 => {
                 let (how, much, more) = (draw.byte(), draw.byte(), size(draw.byte()));
-                self.puppet.peer_sends(&[&[how, much], &vec![b'p'; more][..]].concat());
+                self.puppet
+                    .peer_sends(&[&[how, much], &vec![b'p'; more][..]].concat());
             }
             3..=5 => self.receive(size(draw.byte()), draw.bool()),
             6 => self.receive(usize::MAX, draw.bool()),
@@ -132,14 +182,19 @@ impl<R: Talk> Stage<R> {
         if self.puppet.input_ended {
             return; // nothing comes after the end
         }
-        let place = if placed { self.connection.place() } else { &mut [] };
+        let place = if placed {
+            self.connection.place()
+        } else {
+            &mut []
+        };
         let fresh = &self.puppet.stream[self.puppet.fed..];
         let fresh = fresh[..fresh.len().min(most)].to_vec();
         let (placed, scratch) = fresh.split_at(fresh.len().min(place.len()));
         place[..placed.len()].copy_from_slice(placed);
         self.connection.placed(placed.len());
         self.puppet.receives(fresh.len());
-        self.connection.receive(scratch, &mut self.puppet, &mut self.shared);
+        self.connection
+            .receive(scratch, &mut self.puppet, &mut self.shared);
         self.after_batch();
     }
 
@@ -150,8 +205,14 @@ impl<R: Talk> Stage<R> {
     }
 
     fn after_batch(&mut self) {
-        self.puppet.after_batch(matches!(self.connection.state(), State::Open(Reading::Yielded)));
-        assert!(!self.connection.has_backlog(), "a batch ends with nothing left that could be handled at once");
+        self.puppet.after_batch(matches!(
+            self.connection.state(),
+            State::Open(Reading::Yielded)
+        ));
+        assert!(
+            !self.connection.has_backlog(),
+            "a batch ends with nothing left that could be handled at once"
+        );
     }
 
     fn write(&mut self, most: usize) {
@@ -181,22 +242,33 @@ impl<R: Talk> Stage<R> {
             self.connection.slim();
         }
         self.check();
-        let (held, unsent, heap) = (self.puppet.held(), self.puppet.queue.len(), self.connection.heap());
+        let (held, unsent, heap) = (
+            self.puppet.held(),
+            self.puppet.queue.len(),
+            self.connection.heap(),
+        );
         let most = |bytes: usize| if bytes > 0 { 5 * bytes + 4096 } else { 0 };
-        assert!(heap <= most(held) + most(unsent), "{heap} bytes of memory for {held} received and {unsent} to be sent");
+        assert!(
+            heap <= most(held) + most(unsent),
+            "{heap} bytes of memory for {held} received and {unsent} to be sent"
+        );
     }
 
     fn lend(&mut self) {
         if !self.lent {
             self.lent = self.connection.lend(&mut self.shared);
-            assert!(!self.lent || self.connection.unsent().is_empty(), "what is lent is empty");
+            assert!(
+                !self.lent || self.connection.unsent().is_empty(),
+                "what is lent is empty"
+            );
         }
     }
 
     fn end_of_input(&mut self) {
         if self.connection.is_reading() && !self.connection.has_backlog() {
             self.puppet.ends_input();
-            self.connection.end_of_input(&mut self.puppet, &mut self.shared);
+            self.connection
+                .end_of_input(&mut self.puppet, &mut self.shared);
         }
     }
 
@@ -215,34 +287,47 @@ impl<R: Talk> Stage<R> {
 
     fn call(&mut self, how: u8, much: u8) {
         if self.puppet.is_open() {
-            self.connection.call(&mut self.puppet, &mut self.shared, |puppet, cx| puppet.called(cx, how, much));
+            self.connection
+                .call(&mut self.puppet, &mut self.shared, |puppet, cx| {
+                    puppet.called(cx, how, much)
+                });
         }
     }
 
     fn advance(&mut self, byte: u8) {
         let ms = u64::from(byte) * if byte < 128 { 1 } else { 10 };
         self.puppet.now += ms;
-        self.shared.advance(self.begun + Duration::from_millis(self.puppet.now));
+        self.shared
+            .advance(self.begun + Duration::from_millis(self.puppet.now));
     }
 
     fn expire(&mut self, only_tell: bool) {
         self.puppet.begins_telling();
         if only_tell {
-            self.connection.tell_deadlines(&mut self.puppet, &mut self.shared);
+            self.connection
+                .tell_deadlines(&mut self.puppet, &mut self.shared);
             return self.puppet.after_telling();
         }
         let possible = self.puppet.possible_ends();
         let expired = self.connection.expire(&mut self.puppet, &mut self.shared);
         if !expired {
             let late = possible.iter().find(|end| end.is_late);
-            return assert!(late.is_none() && !self.puppet.is_any_due(), "it should be over by now: {late:?}");
+            return assert!(
+                late.is_none() && !self.puppet.is_any_due(),
+                "it should be over by now: {late:?}"
+            );
         }
         if !self.puppet.told.is_empty() {
             return self.puppet.after_telling();
         }
         let stand = Stand::of::<R>(self.connection.state());
         let end = possible.into_iter().find(|end| end.stand == stand);
-        self.puppet.moves_to(end.unwrap_or_else(|| panic!("{stand:?} is too early, or wrong: {:?}", self.puppet.state)).stand);
+        self.puppet.moves_to(
+            end.unwrap_or_else(|| {
+                panic!("{stand:?} is too early, or wrong: {:?}", self.puppet.state)
+            })
+            .stand,
+        );
     }
 
     /// From here on nobody stands in its way, so all whole frames are handled.
@@ -257,10 +342,15 @@ impl<R: Talk> Stage<R> {
             self.call(CLEAR_DEADLINES, 0);
             self.resume();
             self.check();
-            if matches!(self.puppet.state, Stand::Open(Reading::Yielded)) || self.connection.has_backlog() {
+            if matches!(self.puppet.state, Stand::Open(Reading::Yielded))
+                || self.connection.has_backlog()
+            {
                 self.proceed();
             } else if self.puppet.queue.is_empty() {
-                return assert!(!self.puppet.is_frame_waiting(), "a frame waits, and nobody will ever come for it");
+                return assert!(
+                    !self.puppet.is_frame_waiting(),
+                    "a frame waits, and nobody will ever come for it"
+                );
             }
             self.check();
         }
@@ -269,7 +359,10 @@ impl<R: Talk> Stage<R> {
 
     fn end(&mut self) {
         if self.puppet.is_open() {
-            self.connection.call(&mut self.puppet, &mut self.shared, |puppet, cx| puppet.called(cx, CLEAR_DEADLINES | CLOSE, 0));
+            self.connection
+                .call(&mut self.puppet, &mut self.shared, |puppet, cx| {
+                    puppet.called(cx, CLEAR_DEADLINES | CLOSE, 0)
+                });
         }
         self.check();
         self.write(usize::MAX);
@@ -277,7 +370,11 @@ impl<R: Talk> Stage<R> {
         self.check();
         self.end_of_input();
         self.check();
-        assert!(self.puppet.is_closed(), "{:?} after all was sent and the peer's end was read", self.puppet.state);
+        assert!(
+            self.puppet.is_closed(),
+            "{:?} after all was sent and the peer's end was read",
+            self.puppet.state
+        );
     }
 
     /// The connection is what the model says.
@@ -285,15 +382,37 @@ impl<R: Talk> Stage<R> {
         let (connection, puppet) = (&self.connection, &self.puppet);
         puppet.check();
         assert_eq!(Stand::of::<R>(connection.state()), puppet.state);
-        assert!(connection.unsent() == puppet.queue, "{} bytes to be sent, {} expected", connection.unsent().len(), puppet.queue.len());
+        assert!(
+            connection.unsent() == puppet.queue,
+            "{} bytes to be sent, {} expected",
+            connection.unsent().len(),
+            puppet.queue.len()
+        );
         assert_eq!(connection.is_reading(), puppet.is_reading());
         assert_eq!(connection.is_writing(), puppet.is_writing());
         assert_eq!(connection.is_drained(&self.shared), puppet.is_drained());
         if puppet.is_reading() && puppet.is_frame_waiting() {
-            assert!(connection.has_backlog() && !connection.is_caught_up(), "a whole frame is inside, and nobody is told");
+            assert!(
+                connection.has_backlog() && !connection.is_caught_up(),
+                "a whole frame is inside, and nobody is told"
+            );
         }
         let counters = self.shared.observe.counters();
-        let counted = (counters.frames, counters.panics, counters.bytes_discarded, counters.bytes_dropped);
-        assert_eq!(counted, (puppet.frames, puppet.panics, puppet.discarded(), puppet.dropped), "frames, panics, bytes discarded, dropped");
+        let counted = (
+            counters.frames,
+            counters.panics,
+            counters.bytes_discarded,
+            counters.bytes_dropped,
+        );
+        assert_eq!(
+            counted,
+            (
+                puppet.frames,
+                puppet.panics,
+                puppet.discarded(),
+                puppet.dropped
+            ),
+            "frames, panics, bytes discarded, dropped"
+        );
     }
 }

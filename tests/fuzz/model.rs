@@ -5,7 +5,9 @@ use std::time::{Duration, Instant};
 
 use glassloop::codec::Codec;
 use glassloop::internals::{Reading, State};
-use glassloop::{CloseReason, Config, Context, Direction, Handler, MessageOf, Origin, SendError, Verdict};
+use glassloop::{
+    CloseReason, Config, Context, Direction, Handler, MessageOf, Origin, SendError, Verdict,
+};
 
 use super::draw::size;
 use super::reference::{ErrorOf, Field, FrameOf, Line, Rules};
@@ -42,7 +44,10 @@ impl Stand {
         match state {
             State::Connecting => Stand::Connecting,
             State::Open(reading) => Stand::Open(*reading),
-            State::Draining { reason, linger } => Stand::Draining { reason: text::<R>(reason), linger: *linger },
+            State::Draining { reason, linger } => Stand::Draining {
+                reason: text::<R>(reason),
+                linger: *linger,
+            },
             State::Lingering(reason) => Stand::Lingering(text::<R>(reason)),
             State::Closed(reason) => Stand::Closed(text::<R>(reason)),
         }
@@ -183,7 +188,8 @@ impl<R: Talk> Puppet<R> {
     }
 
     pub fn is_reading(&self) -> bool {
-        let flowing = self.state == Stand::Open(Reading::Flowing) && self.due(Direction::Read) != Due::Passed;
+        let flowing =
+            self.state == Stand::Open(Reading::Flowing) && self.due(Direction::Read) != Due::Passed;
         flowing || matches!(self.state, Stand::Lingering(_))
     }
 
@@ -193,12 +199,19 @@ impl<R: Talk> Puppet<R> {
     }
 
     pub fn is_drained(&self) -> bool {
-        self.full && self.queue.len() <= self.config.write_low && self.is_open() && self.due(Direction::Write) != Due::Passed
+        self.full
+            && self.queue.len() <= self.config.write_low
+            && self.is_open()
+            && self.due(Direction::Write) != Due::Passed
     }
 
     /// Received, and neither handled nor dropped.
     pub fn held(&self) -> usize {
-        if self.is_open() { self.fed - self.handled } else { 0 }
+        if self.is_open() {
+            self.fed - self.handled
+        } else {
+            0
+        }
     }
 
     /// Received and dropped: all or nothing of what was not handled.
@@ -208,7 +221,11 @@ impl<R: Talk> Puppet<R> {
 
     /// Whether a whole frame stands first, or something that can never be one.
     pub fn is_frame_waiting(&self) -> bool {
-        self.is_open() && self.rules.first(&self.stream[self.handled..self.fed]).is_some()
+        self.is_open()
+            && self
+                .rules
+                .first(&self.stream[self.handled..self.fed])
+                .is_some()
     }
 
     /// Whether what was asked of others holds up all batches.
@@ -235,7 +252,8 @@ impl<R: Talk> Puppet<R> {
     // What happens.
 
     pub fn peer_sends(&mut self, body: &[u8]) {
-        self.stream.extend(self.rules.dress(body).unwrap_or_default());
+        self.stream
+            .extend(self.rules.dress(body).unwrap_or_default());
     }
 
     pub fn receives(&mut self, n: usize) {
@@ -281,10 +299,16 @@ impl<R: Talk> Puppet<R> {
     pub fn after_flush(&mut self) {
         self.held_back &= self.queue.len() > self.config.write_low;
         match &self.state {
-            Stand::Open(Reading::Choked) if !self.held_back => self.state = Stand::Open(Reading::Flowing),
+            Stand::Open(Reading::Choked) if !self.held_back => {
+                self.state = Stand::Open(Reading::Flowing)
+            }
             Stand::Draining { reason, linger } if self.queue.is_empty() => {
                 let reason = reason.clone();
-                self.moves_to(if *linger { Stand::Lingering(reason) } else { Stand::Closed(reason) });
+                self.moves_to(if *linger {
+                    Stand::Lingering(reason)
+                } else {
+                    Stand::Closed(reason)
+                });
             }
             _ => {}
         }
@@ -292,7 +316,11 @@ impl<R: Talk> Puppet<R> {
 
     pub fn resumes(&mut self) {
         if self.state == Stand::Open(Reading::Paused) {
-            self.state = Stand::Open(if self.held_back { Reading::Choked } else { Reading::Flowing });
+            self.state = Stand::Open(if self.held_back {
+                Reading::Choked
+            } else {
+                Reading::Flowing
+            });
         }
     }
 
@@ -328,30 +356,62 @@ impl<R: Talk> Puppet<R> {
     pub fn possible_ends(&self) -> Vec<End> {
         let mut ends = Vec::new();
         let mut consider = |since: u64, time: Option<Duration>, slack: u64, stand: Stand| {
-            let Some(over) = time.map(|time| since + time.as_millis() as u64) else { return };
+            let Some(over) = time.map(|time| since + time.as_millis() as u64) else {
+                return;
+            };
             if over <= self.now {
-                ends.push(End { stand, is_late: self.now > over + slack });
+                ends.push(End {
+                    stand,
+                    is_late: self.now > over + slack,
+                });
             }
         };
-        let Config { idle_timeout, frame_timeout, write_timeout, handshake_timeout, drain_timeout, linger_timeout, .. } = self.config;
+        let Config {
+            idle_timeout,
+            frame_timeout,
+            write_timeout,
+            handshake_timeout,
+            drain_timeout,
+            linger_timeout,
+            ..
+        } = self.config;
         let after = |time: Option<Duration>| time.unwrap_or_default();
         let (held, unsent) = (self.held(), self.queue.len());
         match &self.state {
             Stand::Open(_) => {
                 if let Some(since) = self.handshake {
-                    let reason = CloseReason::HandshakeTimeout { after: after(handshake_timeout) };
+                    let reason = CloseReason::HandshakeTimeout {
+                        after: after(handshake_timeout),
+                    };
                     consider(since, handshake_timeout, 20, self.closing(&reason));
                 }
                 if self.is_reading() && held > 0 {
-                    let began = self.arrivals.iter().find(|(end, _)| *end > self.handled).map_or(self.now, |(_, when)| *when);
-                    let reason = CloseReason::FrameTimeout { held, after: after(frame_timeout) };
+                    let began = self
+                        .arrivals
+                        .iter()
+                        .find(|(end, _)| *end > self.handled)
+                        .map_or(self.now, |(_, when)| *when);
+                    let reason = CloseReason::FrameTimeout {
+                        held,
+                        after: after(frame_timeout),
+                    };
                     consider(began, frame_timeout, u64::MAX / 2, self.closing(&reason));
                 }
                 if self.is_writing() {
-                    let reason = CloseReason::WriteTimeout { unsent, after: after(write_timeout) };
-                    consider(self.moved, write_timeout, 20, Stand::Closed(text::<R>(&reason)));
+                    let reason = CloseReason::WriteTimeout {
+                        unsent,
+                        after: after(write_timeout),
+                    };
+                    consider(
+                        self.moved,
+                        write_timeout,
+                        20,
+                        Stand::Closed(text::<R>(&reason)),
+                    );
                 }
-                let reason = CloseReason::IdleTimeout { after: after(idle_timeout) };
+                let reason = CloseReason::IdleTimeout {
+                    after: after(idle_timeout),
+                };
                 consider(self.active, idle_timeout, 20, self.closing(&reason));
             }
             Stand::Draining { reason, .. } => {
@@ -360,8 +420,18 @@ impl<R: Talk> Puppet<R> {
                 consider(self.moved, Some(drain_timeout), 2, Stand::Closed(reason));
             }
             Stand::Lingering(reason) => {
-                consider(self.active, Some(linger_timeout), 2, Stand::Closed(reason.clone()));
-                consider(self.moved, Some(drain_timeout), 2, Stand::Closed(reason.clone()));
+                consider(
+                    self.active,
+                    Some(linger_timeout),
+                    2,
+                    Stand::Closed(reason.clone()),
+                );
+                consider(
+                    self.moved,
+                    Some(drain_timeout),
+                    2,
+                    Stand::Closed(reason.clone()),
+                );
             }
             Stand::Connecting | Stand::Closed(_) => {}
         }
@@ -395,9 +465,15 @@ impl<R: Talk> Puppet<R> {
 
     fn closing(&self, reason: &CloseReason) -> Stand {
         use CloseReason::{FrameTimeout, HandshakeTimeout, IdleTimeout, ReadDeadline};
-        let was_too_slow = matches!(reason, FrameTimeout { .. } | HandshakeTimeout { .. } | IdleTimeout { .. } | ReadDeadline);
+        let was_too_slow = matches!(
+            reason,
+            FrameTimeout { .. } | HandshakeTimeout { .. } | IdleTimeout { .. } | ReadDeadline
+        );
         let linger = !was_too_slow && self.state != Stand::Open(Reading::Ended);
-        Stand::Draining { reason: text::<R>(reason), linger }
+        Stand::Draining {
+            reason: text::<R>(reason),
+            linger,
+        }
     }
 
     /// It ends, and sends what is queued first.
@@ -435,7 +511,10 @@ impl<R: Talk> Puppet<R> {
     /// A body that is like no other, so that it is seen if one is lost or comes twice.
     fn words(&mut self, n: usize) -> Vec<u8> {
         self.serial += 1;
-        (self.serial..).take(n).map(|n| b'a' + (n % 26) as u8).collect()
+        (self.serial..)
+            .take(n)
+            .map(|n| b'a' + (n % 26) as u8)
+            .collect()
     }
 
     // What it does.
@@ -446,14 +525,27 @@ impl<R: Talk> Puppet<R> {
     }
 
     fn mood(&mut self) -> (u8, u8) {
-        let [how, much] = [0, 1].map(|n| self.moods.get((self.mood + n) % self.moods.len().max(1)).copied().unwrap_or(0));
+        let [how, much] = [0, 1].map(|n| {
+            self.moods
+                .get((self.mood + n) % self.moods.len().max(1))
+                .copied()
+                .unwrap_or(0)
+        });
         self.mood += 2;
         (how, much)
     }
 
     /// Does what two bytes say, in one callback; a verdict to close means `close` there.
-    fn answer(&mut self, cx: &mut Context<'_, Self>, (how, much): (u8, u8), close: CloseReason) -> Verdict {
-        self.expect(self.refused.is_none() && cx.pending() == self.queue.len(), "a callback begins with what the one before has left");
+    fn answer(
+        &mut self,
+        cx: &mut Context<'_, Self>,
+        (how, much): (u8, u8),
+        close: CloseReason,
+    ) -> Verdict {
+        self.expect(
+            self.refused.is_none() && cx.pending() == self.queue.len(),
+            "a callback begins with what the one before has left",
+        );
         match how >> 4 {
             0 | 1 => {}
             2..=5 => self.send(cx, size(much)),
@@ -493,11 +585,15 @@ impl<R: Talk> Puppet<R> {
             (Verdict::Abort, _) => self.fails_for(&CloseReason::Aborted),
             (_, Some(reason @ CloseReason::WriteDeadline { .. })) => self.fails_for(&reason),
             (_, Some(reason)) => self.closes_for(&reason),
-            (Verdict::Pause, None) if self.is_open() && self.state != Stand::Open(Reading::Ended) => {
+            (Verdict::Pause, None)
+                if self.is_open() && self.state != Stand::Open(Reading::Ended) =>
+            {
                 self.state = Stand::Open(Reading::Paused);
             }
             (Verdict::Close, None) => match close {
-                CloseReason::WriteDeadline { .. } => self.fails_for(&CloseReason::WriteDeadline { unsent: self.queue.len() }),
+                CloseReason::WriteDeadline { .. } => self.fails_for(&CloseReason::WriteDeadline {
+                    unsent: self.queue.len(),
+                }),
                 close => self.closes_for(&close),
             },
             _ => {}
@@ -522,7 +618,11 @@ impl<R: Talk> Puppet<R> {
         }
         let wire = self.rules.dress(body).map_err(SendError::Unencodable)?;
         let (queued, cap) = (self.queue.len() + wire.len(), self.config.write_cap);
-        if queued > cap { Err(SendError::OutboxFull { queued, cap }) } else { Ok(wire) }
+        if queued > cap {
+            Err(SendError::OutboxFull { queued, cap })
+        } else {
+            Ok(wire)
+        }
     }
 
     fn send(&mut self, cx: &mut Context<'_, Self>, size: usize) {
@@ -531,9 +631,17 @@ impl<R: Talk> Puppet<R> {
         cx.send(R::message(&body));
         match fate {
             Ok(wire) => self.enqueue(&wire),
-            Err(SendError::DeadlinePassed) => self.refused = Some(CloseReason::WriteDeadline { unsent: self.queue.len() }),
-            Err(SendError::OutboxFull { queued, cap }) => self.refused = Some(CloseReason::OutboxFull { queued, cap }),
-            Err(SendError::Unencodable(error)) => self.refused = Some(CloseReason::Unencodable(Box::new(error))),
+            Err(SendError::DeadlinePassed) => {
+                self.refused = Some(CloseReason::WriteDeadline {
+                    unsent: self.queue.len(),
+                })
+            }
+            Err(SendError::OutboxFull { queued, cap }) => {
+                self.refused = Some(CloseReason::OutboxFull { queued, cap })
+            }
+            Err(SendError::Unencodable(error)) => {
+                self.refused = Some(CloseReason::Unencodable(Box::new(error)))
+            }
             Err(_) => {}
         }
         self.check_queue(cx);
@@ -552,7 +660,8 @@ impl<R: Talk> Puppet<R> {
     }
 
     fn check_queue(&mut self, cx: &Context<'_, Self>) {
-        let is_right = cx.pending() == self.queue.len() && cx.has_room() == (self.queue.len() < self.config.write_high);
+        let is_right = cx.pending() == self.queue.len()
+            && cx.has_room() == (self.queue.len() < self.config.write_high);
         self.expect(is_right, "what is queued");
     }
 
@@ -591,11 +700,20 @@ impl<R: Talk> Handler for Puppet<R> {
 
     fn frame(&mut self, frame: FrameOf<'_, R>, cx: &mut Context<'_, Self>) -> Verdict {
         let parts = R::parts(&frame);
-        self.expect(self.state == Stand::Open(Reading::Flowing), "a frame comes only while frames are wanted");
-        self.expect(!self.is_over(Direction::Read) && !self.is_silenced(), "a frame comes only while frames may come");
+        self.expect(
+            self.state == Stand::Open(Reading::Flowing),
+            "a frame comes only while frames are wanted",
+        );
+        self.expect(
+            !self.is_over(Direction::Read) && !self.is_silenced(),
+            "a frame comes only while frames may come",
+        );
         match self.rules.first(&self.stream[self.handled..self.fed]) {
             Some(Ok((length, expected))) if expected == parts => self.handled += length,
-            other => self.fails(format!("{parts:?} at byte {}, where {other:?} was expected", self.handled)),
+            other => self.fails(format!(
+                "{parts:?} at byte {}, where {other:?} was expected",
+                self.handled
+            )),
         }
         self.frames += 1;
         self.handshake = None;
@@ -612,13 +730,19 @@ impl<R: Talk> Handler for Puppet<R> {
 
     fn eof(&mut self, cx: &mut Context<'_, Self>) -> Verdict {
         self.eofs += 1;
-        self.expect(self.eofs == 1 && self.state == Stand::Open(Reading::Ended), "the end of input comes once, and after all frames");
+        self.expect(
+            self.eofs == 1 && self.state == Stand::Open(Reading::Ended),
+            "the end of input comes once, and after all frames",
+        );
         let mood = self.mood();
         self.answer(cx, mood, CloseReason::PeerClosed)
     }
 
     fn drained(&mut self, cx: &mut Context<'_, Self>) -> Verdict {
-        self.expect(self.is_drained(), "the handler is told of room when there is room again");
+        self.expect(
+            self.is_drained(),
+            "the handler is told of room when there is room again",
+        );
         self.full = false;
         let mood = self.mood();
         let verdict = self.answer(cx, mood, CloseReason::Handler);
@@ -627,7 +751,10 @@ impl<R: Talk> Handler for Puppet<R> {
     }
 
     fn deadline(&mut self, which: Direction, cx: &mut Context<'_, Self>) -> Verdict {
-        self.expect(self.is_open() && self.is_due(which) && !self.told.contains(&which), "a deadline is told once, when it has passed");
+        self.expect(
+            self.is_open() && self.is_due(which) && !self.told.contains(&which),
+            "a deadline is told once, when it has passed",
+        );
         self.told.push(which);
         self.deadlines[which as usize] = Due::Passed;
         let mood = self.mood();
@@ -651,6 +778,11 @@ impl<R: Talk> Handler for Puppet<R> {
 impl<R> Puppet<R> {
     /// All is over.
     pub fn check_farewell(&self) {
-        assert!(self.closes == 1 && self.opens == 1, "{} opens, {} closes", self.opens, self.closes);
+        assert!(
+            self.closes == 1 && self.opens == 1,
+            "{} opens, {} closes",
+            self.opens,
+            self.closes
+        );
     }
 }

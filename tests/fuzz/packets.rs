@@ -2,7 +2,9 @@
 
 use bytes::BytesMut;
 use glassloop::codec::{Codec, Input, LengthField, LengthFieldError};
-use glassloop::submit::{Ack, ClientCodec, Dialect, Error, Id, Kind, Outcome, Request, ServerCodec};
+use glassloop::submit::{
+    Ack, ClientCodec, Dialect, Error, Id, Kind, Outcome, Request, ServerCodec,
+};
 
 use super::draw::Draw;
 use super::reference::{Acks, Requests, Rules, acks, wire};
@@ -21,36 +23,87 @@ pub fn packets(data: &[u8]) {
     for (byte, drawn) in id.0.iter_mut().zip(draw.take(8)) {
         *byte = *drawn;
     }
-    let (max, claimed, filler) = (draw.u32().max(13), draw.u32(), draw.u32() as usize % (MAX_FRAME + 100));
+    let (max, claimed, filler) = (
+        draw.u32().max(13),
+        draw.u32(),
+        draw.u32() as usize % (MAX_FRAME + 100),
+    );
     let bytes = draw.take(MAX_FRAME);
 
     let ack = Ack { kind, id, outcome };
     acks_cross_the_wire(dialect, ack);
     let payload = [bytes, &vec![b'x'; filler]].concat();
-    requests_cross_the_wire(dialect, max, Request { kind, id, payload: &payload });
+    requests_cross_the_wire(
+        dialect,
+        max,
+        Request {
+            kind,
+            id,
+            payload: &payload,
+        },
+    );
     claims_are_checked(dialect, max, claimed);
     strangers_are_read_to_the_letter(dialect, max, bytes);
     ids_are_safe_to_log(id, u64::from(claimed) << 32 | u64::from(max));
 }
 
 fn acks_cross_the_wire(dialect: Dialect, ack: Ack) {
-    let (kind, outcome) = (usize::from(ack.kind == Kind::Submit), u8::from(ack.outcome == Outcome::Failed));
+    let (kind, outcome) = (
+        usize::from(ack.kind == Kind::Submit),
+        u8::from(ack.outcome == Outcome::Failed),
+    );
     let mut out = BytesMut::from(&b"before"[..]);
-    ServerCodec::new(dialect).encode(ack, &mut out).expect("an ack always fits");
-    assert_eq!(out, [&b"before"[..], &wire(acks(dialect)[kind], &ack.id.0, &[outcome])].concat());
+    ServerCodec::new(dialect)
+        .encode(ack, &mut out)
+        .expect("an ack always fits");
+    assert_eq!(
+        out,
+        [
+            &b"before"[..],
+            &wire(acks(dialect)[kind], &ack.id.0, &[outcome])
+        ]
+        .concat()
+    );
 
     let ack_bytes = &out[6..];
     let input = &mut Input::new(ack_bytes);
-    assert_eq!((ClientCodec::new(dialect).decode(input), input.taken()), (Ok(Some(ack)), 14));
-    let of_the_other = if dialect == Dialect::Text { Dialect::Source } else { Dialect::Text };
+    assert_eq!(
+        (ClientCodec::new(dialect).decode(input), input.taken()),
+        (Ok(Some(ack)), 14)
+    );
+    let of_the_other = if dialect == Dialect::Text {
+        Dialect::Source
+    } else {
+        Dialect::Text
+    };
     let heard = ClientCodec::new(of_the_other).decode(&mut Input::new(ack_bytes));
-    match acks(of_the_other).iter().position(|command| *command == ack_bytes[4]) {
+    match acks(of_the_other)
+        .iter()
+        .position(|command| *command == ack_bytes[4])
+    {
         // 0x81 means one thing in the one dialect, and another in the other: nobody can tell.
-        Some(kind) => assert_eq!(heard, Ok(Some(Ack { kind: [Kind::Conn, Kind::Submit][kind], ..ack }))),
-        None => assert_eq!(heard, Err(Error::UnknownCommand { command: ack_bytes[4] })),
+        Some(kind) => assert_eq!(
+            heard,
+            Ok(Some(Ack {
+                kind: [Kind::Conn, Kind::Submit][kind],
+                ..ack
+            }))
+        ),
+        None => assert_eq!(
+            heard,
+            Err(Error::UnknownCommand {
+                command: ack_bytes[4]
+            })
+        ),
     }
     let unknown = ServerCodec::new(dialect).decode(&mut Input::new(ack_bytes));
-    assert_eq!(unknown, Err(Error::UnknownCommand { command: ack_bytes[4] }), "an ack is no request");
+    assert_eq!(
+        unknown,
+        Err(Error::UnknownCommand {
+            command: ack_bytes[4]
+        }),
+        "an ack is no request"
+    );
 }
 
 fn requests_cross_the_wire(dialect: Dialect, max: u32, request: Request<'_>) {
@@ -58,27 +111,65 @@ fn requests_cross_the_wire(dialect: Dialect, max: u32, request: Request<'_>) {
     let mut out = BytesMut::from(&b"before"[..]);
     let encoded = ClientCodec::new(dialect).encode(request, &mut out);
     if length > MAX_FRAME {
-        return assert_eq!(encoded, Err(LengthFieldError::TooLong { length: length as u64, max: MAX_FRAME }.into()));
+        return assert_eq!(
+            encoded,
+            Err(LengthFieldError::TooLong {
+                length: length as u64,
+                max: MAX_FRAME
+            }
+            .into())
+        );
     }
     assert_eq!(encoded, Ok(()));
     let command = if request.kind == Kind::Conn { 1 } else { 2 };
-    assert!(out == [&b"before"[..], &wire(command, &request.id.0, request.payload)].concat());
+    assert!(
+        out == [
+            &b"before"[..],
+            &wire(command, &request.id.0, request.payload)
+        ]
+        .concat()
+    );
 
     let input = &mut Input::new(&out[6..]);
     let decoded = ServerCodec::with_max_frame(dialect, max).decode(input);
     if length > limit {
-        return assert_eq!(decoded, Err(LengthFieldError::TooLong { length: length as u64, max: limit }.into()));
+        return assert_eq!(
+            decoded,
+            Err(LengthFieldError::TooLong {
+                length: length as u64,
+                max: limit
+            }
+            .into())
+        );
     }
     assert_eq!((decoded, input.taken()), (Ok(Some(request)), length));
     for short in [length - 1, length / 2, 12, 4, 3, 0] {
         let input = &mut Input::new(&out[6..][..short]);
-        assert_eq!((ServerCodec::with_max_frame(dialect, max).decode(input), input.taken()), (Ok(None), 0), "{short} of {length} bytes");
+        assert_eq!(
+            (
+                ServerCodec::with_max_frame(dialect, max).decode(input),
+                input.taken()
+            ),
+            (Ok(None), 0),
+            "{short} of {length} bytes"
+        );
     }
 }
 
 /// A length is refused or waited for on its four bytes alone.
 fn claims_are_checked(dialect: Dialect, max: u32, claimed: u32) {
-    let near = [0, 12, 13, 14, max - 1, max, max.saturating_add(1), claimed, claimed.wrapping_neg(), claimed % 32];
+    let near = [
+        0,
+        12,
+        13,
+        14,
+        max - 1,
+        max,
+        max.saturating_add(1),
+        claimed,
+        claimed.wrapping_neg(),
+        claimed % 32,
+    ];
     for claimed in near {
         let (bytes, length) = (claimed.to_be_bytes(), u64::from(claimed));
         let verdict = |min: usize, max: u32| {
@@ -90,22 +181,32 @@ fn claims_are_checked(dialect: Dialect, max: u32, claimed: u32) {
                 _ => Ok(()),
             }
         };
-        let heard = ServerCodec::with_max_frame(dialect, max).decode(&mut Input::new(&bytes)).map(|request| assert_eq!(request, None));
+        let heard = ServerCodec::with_max_frame(dialect, max)
+            .decode(&mut Input::new(&bytes))
+            .map(|request| assert_eq!(request, None));
         assert_eq!(heard, verdict(13, max));
-        let heard = ClientCodec::new(dialect).decode(&mut Input::new(&bytes)).map(|ack| assert_eq!(ack, None));
+        let heard = ClientCodec::new(dialect)
+            .decode(&mut Input::new(&bytes))
+            .map(|ack| assert_eq!(ack, None));
         assert_eq!(heard, verdict(14, 14));
     }
 }
 
 /// Whatever is taken for a packet is written again as it came.
 fn strangers_are_read_to_the_letter(dialect: Dialect, max: u32, bytes: &[u8]) {
-    let (mut server, mut client) = (ServerCodec::with_max_frame(dialect, max), ClientCodec::new(dialect));
+    let (mut server, mut client) = (
+        ServerCodec::with_max_frame(dialect, max),
+        ClientCodec::new(dialect),
+    );
     let (mut taken, input, again) = (0, &mut Input::new(bytes), &mut BytesMut::new());
     while let Some(first) = (Requests { dialect, max }).first(&bytes[taken..]) {
         match server.decode(input) {
             Ok(request) => {
                 let request = request.expect("a whole request");
-                assert_eq!(Ok((input.taken() - taken, Requests::parts(&request))), first);
+                assert_eq!(
+                    Ok((input.taken() - taken, Requests::parts(&request))),
+                    first
+                );
                 client.encode(request, again).expect("what came in fits");
                 taken = input.taken();
             }
@@ -136,6 +237,11 @@ fn strangers_are_read_to_the_letter(dialect: Dialect, max: u32, bytes: &[u8]) {
 }
 
 fn ids_are_safe_to_log(id: Id, n: u64) {
-    assert!(id.to_string().bytes().all(|byte| (b' '..=b'~').contains(&byte)), "{id}");
+    assert!(
+        id.to_string()
+            .bytes()
+            .all(|byte| (b' '..=b'~').contains(&byte)),
+        "{id}"
+    );
     assert_eq!(Id::nth(n).to_string(), format!("{:08}", n % 100_000_000));
 }

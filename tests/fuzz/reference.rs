@@ -59,7 +59,10 @@ impl Rules for Line {
                 }
                 Some(Ok((end + 1, (Vec::new(), line))))
             }
-            _ if bytes.len() >= max => Some(Err(LineError::TooLong { length: bytes.len(), max })),
+            _ if bytes.len() >= max => Some(Err(LineError::TooLong {
+                length: bytes.len(),
+                max,
+            })),
             _ => None,
         }
     }
@@ -73,7 +76,14 @@ impl Rules for Line {
             return Err(LineError::DelimiterInside { at });
         }
         let wire = [line, &[self.delimiter]].concat();
-        if wire.len() > self.max() { Err(LineError::TooLong { length: wire.len(), max: self.max() }) } else { Ok(wire) }
+        if wire.len() > self.max() {
+            Err(LineError::TooLong {
+                length: wire.len(),
+                max: self.max(),
+            })
+        } else {
+            Ok(wire)
+        }
     }
 
     fn max(&self) -> usize {
@@ -87,7 +97,10 @@ impl Rules for Line {
     fn essence(error: LineError) -> LineError {
         match error {
             LineError::TooLong { length, max } => {
-                assert!(length >= max, "a line of {length} bytes is not longer than {max}");
+                assert!(
+                    length >= max,
+                    "a line of {length} bytes is not longer than {max}"
+                );
                 LineError::TooLong { length: 0, max }
             }
             other => other,
@@ -126,8 +139,16 @@ impl Rules for Field {
     type Codec = LengthField;
 
     fn codec(&self) -> LengthField {
-        let field = if self.whole { LengthField::whole(self.width) } else { LengthField::rest(self.width) };
-        field.max(u32::MAX).at(self.offset).min(self.min).max(self.max)
+        let field = if self.whole {
+            LengthField::whole(self.width)
+        } else {
+            LengthField::rest(self.width)
+        };
+        field
+            .max(u32::MAX)
+            .at(self.offset)
+            .min(self.min)
+            .max(self.max)
     }
 
     fn first(&self, bytes: &[u8]) -> Option<Result<(usize, Parts), LengthFieldError>> {
@@ -135,11 +156,20 @@ impl Rules for Field {
             return None;
         }
         let (offset, header) = (usize::from(self.offset), self.header());
-        let value = bytes[offset..header].iter().fold(0_u128, |value, byte| value * 256 + u128::from(*byte));
-        match self.check(if self.whole { value } else { value + header as u128 }) {
+        let value = bytes[offset..header]
+            .iter()
+            .fold(0_u128, |value, byte| value * 256 + u128::from(*byte));
+        match self.check(if self.whole {
+            value
+        } else {
+            value + header as u128
+        }) {
             Err(error) => Some(Err(error)),
             Ok(total) if bytes.len() < total => None,
-            Ok(total) => Some(Ok((total, (bytes[..offset].to_vec(), bytes[header..total].to_vec())))),
+            Ok(total) => Some(Ok((
+                total,
+                (bytes[..offset].to_vec(), bytes[header..total].to_vec()),
+            ))),
         }
     }
 
@@ -153,7 +183,10 @@ impl Rules for Field {
         let field = (value as u64).to_be_bytes();
         let (beyond, field) = field.split_at(8 - usize::from(self.width));
         if beyond.iter().any(|byte| *byte > 0) {
-            return Err(LengthFieldError::TooLong { length: total as u64, max: (1 << (u32::from(self.width) * 8)) - 1 });
+            return Err(LengthFieldError::TooLong {
+                length: total as u64,
+                max: (1 << (u32::from(self.width) * 8)) - 1,
+            });
         }
         Ok([&vec![0xee; self.offset.into()][..], field, body].concat())
     }
@@ -210,21 +243,30 @@ impl Rules for Requests {
     }
 
     fn first(&self, bytes: &[u8]) -> Option<Result<(usize, Parts), Error>> {
-        Some(packet(bytes, 13, self.max())?.and_then(|(total, command, id, payload)| match command {
-            1 | 2 => Ok((total, ([&[command], id].concat(), payload.to_vec()))),
-            _ => Err(Error::UnknownCommand { command }),
-        }))
+        Some(packet(bytes, 13, self.max())?.and_then(
+            |(total, command, id, payload)| match command {
+                1 | 2 => Ok((total, ([&[command], id].concat(), payload.to_vec()))),
+                _ => Err(Error::UnknownCommand { command }),
+            },
+        ))
     }
 
     fn parts(request: &Request<'_>) -> Parts {
         let command = if request.kind == Kind::Conn { 1 } else { 2 };
-        ([&[command], &request.id.0[..]].concat(), request.payload.to_vec())
+        (
+            [&[command], &request.id.0[..]].concat(),
+            request.payload.to_vec(),
+        )
     }
 
     fn dress(&self, payload: &[u8]) -> Result<Vec<u8>, Error> {
         let wire = wire(payload.len() as u8 % 2 + 1, b"00000001", payload);
         if wire.len() > self.max() {
-            return Err(LengthFieldError::TooLong { length: wire.len() as u64, max: self.max() }.into());
+            return Err(LengthFieldError::TooLong {
+                length: wire.len() as u64,
+                max: self.max(),
+            }
+            .into());
         }
         Ok(wire)
     }
@@ -248,25 +290,34 @@ impl Rules for Acks {
     }
 
     fn first(&self, bytes: &[u8]) -> Option<Result<(usize, Parts), Error>> {
-        Some(packet(bytes, 14, 14)?.and_then(|(total, command, id, result)| {
-            let Some(kind) = acks(self.dialect).iter().position(|ack| *ack == command) else {
-                return Err(Error::UnknownCommand { command });
-            };
-            match result[0] {
-                0 | 1 => Ok((total, ([&[kind as u8], id].concat(), result.to_vec()))),
-                result => Err(Error::UnknownResult { result }),
-            }
-        }))
+        Some(
+            packet(bytes, 14, 14)?.and_then(|(total, command, id, result)| {
+                let Some(kind) = acks(self.dialect).iter().position(|ack| *ack == command) else {
+                    return Err(Error::UnknownCommand { command });
+                };
+                match result[0] {
+                    0 | 1 => Ok((total, ([&[kind as u8], id].concat(), result.to_vec()))),
+                    result => Err(Error::UnknownResult { result }),
+                }
+            }),
+        )
     }
 
     fn parts(ack: &Ack) -> Parts {
-        ([&[ack.kind as u8], &ack.id.0[..]].concat(), vec![u8::from(ack.outcome != Outcome::Done)])
+        (
+            [&[ack.kind as u8], &ack.id.0[..]].concat(),
+            vec![u8::from(ack.outcome != Outcome::Done)],
+        )
     }
 
     fn dress(&self, body: &[u8]) -> Result<Vec<u8>, Error> {
         let [conn, submit] = acks(self.dialect);
         let first = body.first().copied().unwrap_or(0);
-        Ok(wire(if first & 2 == 0 { conn } else { submit }, b"99999999", &[first & 1]))
+        Ok(wire(
+            if first & 2 == 0 { conn } else { submit },
+            b"99999999",
+            &[first & 1],
+        ))
     }
 
     fn max(&self) -> usize {

@@ -29,13 +29,19 @@ pub struct Kernel {
 impl Kernel {
     pub fn new() -> Self {
         let net = MioNet::new(EVENTS, Token::Waker.pack(), true).unwrap();
-        Self { net, hosts: HashMap::new(), nobodies: Vec::new() }
+        Self {
+            net,
+            hosts: HashMap::new(),
+            nobodies: Vec::new(),
+        }
     }
 
     /// A socket on a port that the system chooses; what it accepts has its buffers.
     fn bound() -> (socket2::Socket, Address) {
         let socket = small_socket();
-        socket.bind(&SocketAddr::from((Ipv4Addr::LOCALHOST, 0)).into()).unwrap();
+        socket
+            .bind(&SocketAddr::from((Ipv4Addr::LOCALHOST, 0)).into())
+            .unwrap();
         let addr = socket.local_addr().unwrap().as_socket().unwrap();
         (socket, addr.into())
     }
@@ -57,16 +63,32 @@ fn patient(stream: TcpStream) -> TcpStream {
 
 /// Whether a second poller, asked afresh, sees that sign: it takes nothing from the first one, and no error from the socket.
 fn shows(stream: &Socket, sign: Sign) -> bool {
-    let Socket::Tcp(stream) = stream else { unreachable!("all sockets here are on the network") };
+    let Socket::Tcp(stream) = stream else {
+        unreachable!("all sockets here are on the network")
+    };
     if let Sign::Bytes(count) = sign {
-        return stream.peek(&mut vec![0; count]).is_ok_and(|waiting| waiting == count);
+        return stream
+            .peek(&mut vec![0; count])
+            .is_ok_and(|waiting| waiting == count);
     }
     let twin = SockRef::from(stream).try_clone().unwrap();
     let mut twin = mio::net::TcpStream::from_std(twin.into());
     let (mut poll, mut events) = (Poll::new().unwrap(), Events::with_capacity(1));
-    poll.registry().register(&mut twin, mio::Token(0), Interest::READABLE | Interest::WRITABLE).unwrap();
+    poll.registry()
+        .register(
+            &mut twin,
+            mio::Token(0),
+            Interest::READABLE | Interest::WRITABLE,
+        )
+        .unwrap();
     poll.poll(&mut events, Some(ROUND)).unwrap();
-    events.iter().any(|event| if matches!(sign, Sign::End) { event.is_read_closed() } else { event.is_error() })
+    events.iter().any(|event| {
+        if matches!(sign, Sign::End) {
+            event.is_read_closed()
+        } else {
+            event.is_error()
+        }
+    })
 }
 
 impl World for Kernel {
@@ -156,7 +178,9 @@ impl World for Kernel {
     }
 
     fn reset(&mut self, far: TcpStream) {
-        SockRef::from(&far).set_linger(Some(Duration::ZERO)).unwrap();
+        SockRef::from(&far)
+            .set_linger(Some(Duration::ZERO))
+            .unwrap();
     }
 
     fn take_some(&mut self, far: &mut TcpStream) -> usize {

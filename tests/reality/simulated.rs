@@ -45,8 +45,20 @@ impl Simulated {
         for fault in always {
             faults.set(*fault, 1_000_000);
         }
-        let mut sim = Sim::with_faults(1, faults, Idle, Config { events_per_turn: EVENTS, ..Config::default() });
-        sim.set_path(Path { send_buffer: 65_536, receive_buffer: 16_384, ..Path::local() });
+        let mut sim = Sim::with_faults(
+            1,
+            faults,
+            Idle,
+            Config {
+                events_per_turn: EVENTS,
+                ..Config::default()
+            },
+        );
+        sim.set_path(Path {
+            send_buffer: 65_536,
+            receive_buffer: 16_384,
+            ..Path::local()
+        });
         let net = sim.net();
         Self { sim, net }
     }

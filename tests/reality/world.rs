@@ -83,7 +83,11 @@ pub trait World {
         self.net().poll(&mut events, Some(ROUND)).unwrap();
         let mut of_token = events.into_iter().filter(|event| event.token == token);
         let event = of_token.next();
-        assert_eq!(of_token.next(), None, "a second event for one token in one poll");
+        assert_eq!(
+            of_token.next(),
+            None,
+            "a second event for one token in one poll"
+        );
         event
     }
 
@@ -95,11 +99,16 @@ pub trait World {
 
     /// What comes for `token` where nothing should: the wait is short, since a world that is right has nothing to wait for.
     fn silence(&mut self, token: usize) -> String {
-        (0..3).find_map(|_| self.poll_once(token)).map_or("nothing".into(), |event| words(&event))
+        (0..3)
+            .find_map(|_| self.poll_once(token))
+            .map_or("nothing".into(), |event| words(&event))
     }
 
     fn accept(&mut self, listener: &mut ListenerOf<Self>) -> Result<StreamOf<Self>, String> {
-        self.net().accept(listener).map(|(stream, _)| stream).map_err(|error| format!("{:?}", error.kind()))
+        self.net()
+            .accept(listener)
+            .map(|(stream, _)| stream)
+            .map_err(|error| format!("{:?}", error.kind()))
     }
 
     fn register(&mut self, stream: &mut StreamOf<Self>, token: usize) {
@@ -120,7 +129,10 @@ pub fn words(event: &Event) -> String {
         (event.urgent, "urgent"),
         (event.broken, "broken"),
     ];
-    let words: Vec<&str> = words.into_iter().filter_map(|(is, word)| is.then_some(word)).collect();
+    let words: Vec<&str> = words
+        .into_iter()
+        .filter_map(|(is, word)| is.then_some(word))
+        .collect();
     words.join(" ")
 }
 

@@ -23,7 +23,11 @@ pub const PATIENCE: Duration = Duration::from_secs(20);
 
 /// The example server's service, with its defaults.
 pub(crate) fn service() -> Service {
-    Service { dialect: Dialect::Text, max_frame: 65_536, require_conn: false }
+    Service {
+        dialect: Dialect::Text,
+        max_frame: 65_536,
+        require_conn: false,
+    }
 }
 
 /// A reactor that runs in a thread of its own until it is stopped or dropped.
@@ -54,12 +58,25 @@ impl<M: Send + 'static> Server<M> {
             });
             tell.send((addr, reactor.handle())).unwrap();
             reactor.run().unwrap();
-            assert_eq!((reactor.connections(), reactor.buffered()), (0, 0), "a stopped loop holds nothing");
-            assert_eq!(reactor.counters().internal_errors, 0, "the loop's own code has panicked");
+            assert_eq!(
+                (reactor.connections(), reactor.buffered()),
+                (0, 0),
+                "a stopped loop holds nothing"
+            );
+            assert_eq!(
+                reactor.counters().internal_errors,
+                0,
+                "the loop's own code has panicked"
+            );
             reactor.counters()
         });
         let (addr, handle) = told.recv().unwrap();
-        Self { addr, handle, ends, thread: Some(thread) }
+        Self {
+            addr,
+            handle,
+            ends,
+            thread: Some(thread),
+        }
     }
 
     pub fn connect(&self) -> Client {
@@ -68,7 +85,9 @@ impl<M: Send + 'static> Server<M> {
 
     /// Why the next connection ended.
     pub fn next_end(&self) -> String {
-        self.ends.recv_timeout(PATIENCE).expect("a connection should have ended")
+        self.ends
+            .recv_timeout(PATIENCE)
+            .expect("a connection should have ended")
     }
 
     /// Stops it gracefully and returns its counters.
@@ -85,7 +104,10 @@ impl<M> Drop for Server<M> {
         self.handle.stop(Stop::AtOnce);
         if let Some(thread) = self.thread.take() {
             let outcome = thread.join();
-            assert!(thread::panicking() || outcome.is_ok(), "the loop must not panic");
+            assert!(
+                thread::panicking() || outcome.is_ok(),
+                "the loop must not panic"
+            );
         }
     }
 }
@@ -100,14 +122,19 @@ pub fn own_host() -> Ipv4Addr {
         return Ipv4Addr::LOCALHOST;
     }
     // 127.64.0.1 and up: 127.0.0.1 is everybody's, and 127.1.0.0/16 is where some tests dial from.
-    let number = std::process::id().wrapping_mul(256).wrapping_add(HOSTS.fetch_add(1, Ordering::Relaxed)) % ((1 << 22) - 2);
+    let number = std::process::id()
+        .wrapping_mul(256)
+        .wrapping_add(HOSTS.fetch_add(1, Ordering::Relaxed))
+        % ((1 << 22) - 2);
     Ipv4Addr::from_bits(Ipv4Addr::new(127, 64, 0, 1).to_bits() + number)
 }
 
 /// A socket with a port of its own, at which nobody listens yet.
 pub fn bound() -> (Socket, SocketAddr) {
     let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
-    socket.bind(&SocketAddr::from((Ipv4Addr::LOCALHOST, 0)).into()).unwrap();
+    socket
+        .bind(&SocketAddr::from((Ipv4Addr::LOCALHOST, 0)).into())
+        .unwrap();
     let addr = socket.local_addr().unwrap().as_socket().unwrap();
     (socket, addr)
 }
@@ -128,7 +155,13 @@ impl Silent {
         for _ in 0..16 {
             match TcpStream::connect_timeout(&addr, Duration::from_millis(200)) {
                 Ok(stream) => queue.push(stream),
-                Err(error) if error.kind() == ErrorKind::TimedOut => return Some(Self { addr, listener, queue }),
+                Err(error) if error.kind() == ErrorKind::TimedOut => {
+                    return Some(Self {
+                        addr,
+                        listener,
+                        queue,
+                    });
+                }
                 Err(error) => panic!("{error}"),
             }
         }
@@ -172,8 +205,15 @@ impl Client {
     #[track_caller]
     pub fn expect(&mut self, wanted: &[u8]) {
         let mut got = vec![0; wanted.len()];
-        self.stream.read_exact(&mut got).unwrap_or_else(|error| panic!("{} bytes wanted: {error}", wanted.len()));
-        assert!(got == wanted, "got {}\nwanted {}", got.escape_ascii(), wanted.escape_ascii());
+        self.stream
+            .read_exact(&mut got)
+            .unwrap_or_else(|error| panic!("{} bytes wanted: {error}", wanted.len()));
+        assert!(
+            got == wanted,
+            "got {}\nwanted {}",
+            got.escape_ascii(),
+            wanted.escape_ascii()
+        );
     }
 
     /// The peer's orderly end, and not a reset.
@@ -200,7 +240,9 @@ impl Client {
 
     /// Closes with a reset.
     pub fn reset(self) {
-        socket2::SockRef::from(&self.stream).set_linger(Some(Duration::ZERO)).unwrap();
+        socket2::SockRef::from(&self.stream)
+            .set_linger(Some(Duration::ZERO))
+            .unwrap();
     }
 }
 
@@ -216,10 +258,16 @@ pub fn wait_until(what: &str, mut done: impl FnMut() -> bool) {
 
 /// Turns the loop until `done` says so.
 #[track_caller]
-pub fn turn_until<H: Handler>(reactor: &mut Reactor<H>, mut done: impl FnMut(&mut Reactor<H>) -> bool) {
+pub fn turn_until<H: Handler>(
+    reactor: &mut Reactor<H>,
+    mut done: impl FnMut(&mut Reactor<H>) -> bool,
+) {
     let end = Instant::now() + PATIENCE;
     while !done(reactor) {
-        assert!(Instant::now() < end, "the loop did not get there: {reactor:?}");
+        assert!(
+            Instant::now() < end,
+            "the loop did not get there: {reactor:?}"
+        );
         if reactor.turn(Some(Duration::from_millis(1))).unwrap() == Turn::Stopped {
             assert!(done(reactor), "the loop stopped before it got there");
             return;
@@ -233,7 +281,10 @@ pub fn submit(id: [u8; 8], payload: &[u8]) -> Vec<u8> {
 }
 
 pub fn request(command: u8, id: [u8; 8], payload: &[u8]) -> Vec<u8> {
-    let mut packet = u32::try_from(13 + payload.len()).unwrap().to_be_bytes().to_vec();
+    let mut packet = u32::try_from(13 + payload.len())
+        .unwrap()
+        .to_be_bytes()
+        .to_vec();
     packet.push(command);
     packet.extend(id);
     packet.extend(payload);

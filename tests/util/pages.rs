@@ -17,9 +17,15 @@ pub fn read(file: &str) -> Option<String> {
 /// All files of one kind below a directory, in order.
 pub fn files(dir: &str, extension: &str) -> Vec<PathBuf> {
     fn walk(dir: &Path, found: &mut Vec<PathBuf>) {
-        for entry in std::fs::read_dir(dir).unwrap_or_else(|error| panic!("{}: {error}", dir.display())) {
+        for entry in
+            std::fs::read_dir(dir).unwrap_or_else(|error| panic!("{}: {error}", dir.display()))
+        {
             let path = entry.unwrap().path();
-            if path.is_dir() { walk(&path, found) } else { found.push(path) }
+            if path.is_dir() {
+                walk(&path, found)
+            } else {
+                found.push(path)
+            }
         }
     }
     let mut found = Vec::new();
@@ -32,13 +38,21 @@ pub fn files(dir: &str, extension: &str) -> Vec<PathBuf> {
 /// Whether there is a test of this name: `closing::name` in `tests/closing.rs`, `src/time/timers::name` in `src/time/timers.rs`.
 pub fn is_there(named: &str) -> Result<(), String> {
     let (file, name) = named.rsplit_once("::").ok_or("no name of a test")?;
-    let file = if file.starts_with("src/") { format!("{file}.rs") } else { format!("tests/{file}.rs") };
+    let file = if file.starts_with("src/") {
+        format!("{file}.rs")
+    } else {
+        format!("tests/{file}.rs")
+    };
     let text = read(&file).ok_or(format!("there is no {file}"))?;
     let mut lines = text.lines().map(str::trim_start);
     while lines.any(|line| line == "#[test]") {
         // Other attributes may stand between; then comes the function.
         let function = lines.find_map(|line| line.strip_prefix("fn "));
-        if function.is_some_and(|function| function.strip_prefix(name).is_some_and(|rest| rest.starts_with('('))) {
+        if function.is_some_and(|function| {
+            function
+                .strip_prefix(name)
+                .is_some_and(|rest| rest.starts_with('('))
+        }) {
             return Ok(());
         }
     }
@@ -48,5 +62,6 @@ pub fn is_there(named: &str) -> Result<(), String> {
 /// What stands between backticks, line by line.
 pub fn quoted(text: &str) -> impl Iterator<Item = &str> {
     // In each line every second piece.
-    text.lines().flat_map(|line| line.split('`').skip(1).step_by(2))
+    text.lines()
+        .flat_map(|line| line.split('`').skip(1).step_by(2))
 }

@@ -40,7 +40,11 @@ pub struct Door {
 impl Door {
     fn answer(&mut self) -> io::Result<()> {
         self.calls += 1;
-        let then = || Err(self.then.map_or(ErrorKind::WouldBlock.into(), io::Error::from_raw_os_error));
+        let then = || {
+            Err(self
+                .then
+                .map_or(ErrorKind::WouldBlock.into(), io::Error::from_raw_os_error))
+        };
         self.script.pop_front().unwrap_or_else(then)
     }
 }
@@ -106,7 +110,10 @@ pub struct Stage {
 impl Stage {
     /// With so many listeners, and no limit of descriptors.
     pub fn with_doors(count: usize) -> Self {
-        Self { doors: (0..count).map(|_| Door::default()).collect(), ..Self::default() }
+        Self {
+            doors: (0..count).map(|_| Door::default()).collect(),
+            ..Self::default()
+        }
     }
 }
 
@@ -143,7 +150,9 @@ impl Read for Socket {
         drop(stage);
         let mut peer = self.peer();
         let n = peer.says.len().min(buf.len());
-        buf.iter_mut().zip(peer.says.drain(..n)).for_each(|(to, byte)| *to = byte);
+        buf.iter_mut()
+            .zip(peer.says.drain(..n))
+            .for_each(|(to, byte)| *to = byte);
         if n == 0 { Ok(peer.then?) } else { Ok(n) }
     }
 }
@@ -152,10 +161,19 @@ impl Write for Socket {
     fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
         self.enter("write");
         let mut peer = self.peer();
-        let n = peer.writes.pop_front().unwrap_or(Ok(usize::MAX))?.min(peer.room).min(buf.len());
+        let n = peer
+            .writes
+            .pop_front()
+            .unwrap_or(Ok(usize::MAX))?
+            .min(peer.room)
+            .min(buf.len());
         peer.room -= n;
         peer.got.extend_from_slice(&buf[..n]);
-        if n == 0 { Err(ErrorKind::WouldBlock.into()) } else { Ok(n) }
+        if n == 0 {
+            Err(ErrorKind::WouldBlock.into())
+        } else {
+            Ok(n)
+        }
     }
 
     fn flush(&mut self) -> io::Result<()> {
@@ -167,7 +185,9 @@ impl Stream for Socket {
     fn established(&mut self) -> io::Result<Established> {
         self.enter("established");
         self.0.borrow_mut().asked += 1;
-        self.peer().established.map_err(io::Error::from_raw_os_error)
+        self.peer()
+            .established
+            .map_err(io::Error::from_raw_os_error)
     }
 
     fn shut_write(&mut self) -> io::Result<()> {
@@ -193,7 +213,17 @@ impl Played {
         let peers = &mut self.stage.borrow_mut().peers;
         let (token, says, writes, got) = Default::default();
         let (then, room, established) = (Err(ErrorKind::WouldBlock), usize::MAX, Ok(established));
-        peers.push(Peer { token, says, then, writes, room, got, established, open: true, panics_in: None });
+        peers.push(Peer {
+            token,
+            says,
+            then,
+            writes,
+            room,
+            got,
+            established,
+            open: true,
+            panics_in: None,
+        });
         Socket(self.stage.clone(), peers.len() - 1)
     }
 }
@@ -230,7 +260,11 @@ impl Net for Played {
 
     fn connect(&mut self, addr: &Address) -> io::Result<Socket> {
         self.stage.borrow_mut().dialed.push(addr.clone());
-        self.stage.borrow_mut().dials.pop_front().unwrap_or(Ok(()))?;
+        self.stage
+            .borrow_mut()
+            .dials
+            .pop_front()
+            .unwrap_or(Ok(()))?;
         Ok(self.socket(Established::NotYet))
     }
 
@@ -280,12 +314,28 @@ pub struct Play<H: Handler> {
 impl<H: Handler> Play<H> {
     /// With a listener for each door, and the clock at its beginning.
     pub fn on(stage: Stage, handler: H, config: Config) -> Self {
-        let (begun, doors, stage) = (Instant::now(), stage.doors.len(), Rc::new(RefCell::new(stage)));
-        let mut reactor = Reactor::with_net(Played { stage: stage.clone(), begun }, handler, config).unwrap();
+        let (begun, doors, stage) = (
+            Instant::now(),
+            stage.doors.len(),
+            Rc::new(RefCell::new(stage)),
+        );
+        let mut reactor = Reactor::with_net(
+            Played {
+                stage: stage.clone(),
+                begun,
+            },
+            handler,
+            config,
+        )
+        .unwrap();
         for door in 0..doors {
             reactor.add_listener(door, loopback(0)).unwrap();
         }
-        Self { reactor, stage, begun }
+        Self {
+            reactor,
+            stage,
+            begun,
+        }
     }
 
     /// The time by the played clock.
@@ -301,7 +351,10 @@ impl<H: Handler> Play<H> {
     /// One turn in which no time passes.
     #[track_caller]
     pub fn turn(&mut self) {
-        assert_eq!(self.reactor.turn(Some(Duration::ZERO)).unwrap(), Turn::Running);
+        assert_eq!(
+            self.reactor.turn(Some(Duration::ZERO)).unwrap(),
+            Turn::Running
+        );
     }
 
     /// Lets time pass in which the loop does not turn: the program does something else.
@@ -317,10 +370,20 @@ impl<H: Handler> Play<H> {
             let left = until.saturating_duration_since(self.now());
             let stopped = self.reactor.turn(Some(left)).unwrap() == Turn::Stopped;
             let turns = self.reactor.counters().turns - before;
-            if stopped || self.now() >= until && self.reactor.next_deadline().is_none_or(|at| at > self.now()) {
+            if stopped
+                || self.now() >= until
+                    && self
+                        .reactor
+                        .next_deadline()
+                        .is_none_or(|at| at > self.now())
+            {
                 return turns;
             }
-            assert!(turns < 10_000, "the loop does not come to rest: {:?}", self.reactor);
+            assert!(
+                turns < 10_000,
+                "the loop does not come to rest: {:?}",
+                self.reactor
+            );
         }
     }
 
@@ -328,7 +391,11 @@ impl<H: Handler> Play<H> {
     pub fn knock(&self, door: usize, answers: impl IntoIterator<Item = io::Result<()>>) {
         let mut stage = self.stage.borrow_mut();
         stage.doors[door].script.extend(answers);
-        stage.events.push(Event { token: Token::Listener(door).pack(), readable: true, ..Event::default() });
+        stage.events.push(Event {
+            token: Token::Listener(door).pack(),
+            readable: true,
+            ..Event::default()
+        });
     }
 
     /// Lets `count` connections in through the first door. Their numbers follow each other; this is the last one's.
@@ -338,7 +405,11 @@ impl<H: Handler> Play<H> {
         self.knock(0, (0..count).map(|_| Ok(())));
         while known < wanted {
             self.turn();
-            assert!(self.sockets() > known, "nobody is let in: {:?}", self.reactor);
+            assert!(
+                self.sockets() > known,
+                "nobody is let in: {:?}",
+                self.reactor
+            );
             (known..self.sockets()).for_each(|peer| self.tell(peer, |event| event.writable = true));
             known = self.sockets();
         }
@@ -349,7 +420,10 @@ impl<H: Handler> Play<H> {
     /// The poller reports something of a peer's socket.
     pub fn tell(&self, peer: usize, what: impl FnOnce(&mut Event)) {
         let mut stage = self.stage.borrow_mut();
-        let mut event = Event { token: stage.peers[peer].token, ..Event::default() };
+        let mut event = Event {
+            token: stage.peers[peer].token,
+            ..Event::default()
+        };
         what(&mut event);
         stage.events.push(event);
     }
@@ -363,13 +437,22 @@ impl<H: Handler> Play<H> {
     /// The peer closes its sending side.
     pub fn end(&self, peer: usize) {
         self.stage.borrow_mut().peers[peer].then = Ok(0);
-        self.tell(peer, |event| (event.readable, event.read_closed) = (true, true));
+        self.tell(peer, |event| {
+            (event.readable, event.read_closed) = (true, true)
+        });
     }
 
     /// The peer resets the connection.
     pub fn reset(&self, peer: usize) {
         self.stage.borrow_mut().peers[peer].then = Err(ErrorKind::ConnectionReset);
-        self.tell(peer, |event| (event.readable, event.read_closed, event.write_closed, event.broken) = (true, true, true, true));
+        self.tell(peer, |event| {
+            (
+                event.readable,
+                event.read_closed,
+                event.write_closed,
+                event.broken,
+            ) = (true, true, true, true)
+        });
     }
 
     /// From here on the peer takes `room` bytes more. The poller does not say so.
@@ -395,7 +478,12 @@ impl<H: Handler> Play<H> {
 
     /// How many sockets there are at present.
     pub fn open(&self) -> usize {
-        self.stage.borrow().peers.iter().filter(|peer| peer.open).count()
+        self.stage
+            .borrow()
+            .peers
+            .iter()
+            .filter(|peer| peer.open)
+            .count()
     }
 
     /// How many sockets were made so far.

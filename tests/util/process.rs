@@ -19,11 +19,19 @@ use super::util::{PATIENCE, own_host, wait_until};
 pub fn example(name: &str) -> PathBuf {
     static BUILD: Once = Once::new();
     BUILD.call_once(|| {
-        let status = Command::new(env!("CARGO")).args(["build", "--quiet", "--profile", "test", "--examples"]).status().unwrap();
+        let status = Command::new(env!("CARGO"))
+            .args(["build", "--quiet", "--profile", "test", "--examples"])
+            .status()
+            .unwrap();
         assert!(status.success());
     });
     let test = std::env::current_exe().unwrap();
-    test.parent().unwrap().parent().unwrap().join("examples").join(name)
+    test.parent()
+        .unwrap()
+        .parent()
+        .unwrap()
+        .join("examples")
+        .join(name)
 }
 
 /// What the example client does, from its beginning to its end.
@@ -47,13 +55,26 @@ impl Process {
 
     /// The example server on a free port, with that port.
     pub fn listening(args: &[&str]) -> (Self, SocketAddr) {
-        Self::greeting(Command::new(example("server")).args(["--listen", &format!("{}:0", own_host())]).args(args))
+        Self::greeting(
+            Command::new(example("server"))
+                .args(["--listen", &format!("{}:0", own_host())])
+                .args(args),
+        )
     }
 
     /// The example server with so many descriptors and no right to more.
     pub fn with_descriptors(limit: u32, args: &[&str]) -> (Self, SocketAddr) {
-        let script = format!("ulimit -n {limit} && exec \"$0\" --listen {}:0 \"$@\"", own_host());
-        Self::greeting(Command::new("sh").arg("-c").arg(script).arg(example("server")).args(args))
+        let script = format!(
+            "ulimit -n {limit} && exec \"$0\" --listen {}:0 \"$@\"",
+            own_host()
+        );
+        Self::greeting(
+            Command::new("sh")
+                .arg("-c")
+                .arg(script)
+                .arg(example("server"))
+                .args(args),
+        )
     }
 
     /// A process that says first where it listens, and that address.
@@ -65,19 +86,39 @@ impl Process {
     }
 
     pub fn run(command: &mut Command) -> Self {
-        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let mut child = command
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
         let (tell, lines) = mpsc::channel();
         let stdout = BufReader::new(child.stdout.take().unwrap());
-        thread::spawn(move || stdout.lines().map_while(Result::ok).try_for_each(|line| tell.send(line)));
-        let (log, mut stderr) = (Arc::new(Mutex::new(String::new())), child.stderr.take().unwrap());
+        thread::spawn(move || {
+            stdout
+                .lines()
+                .map_while(Result::ok)
+                .try_for_each(|line| tell.send(line))
+        });
+        let (log, mut stderr) = (
+            Arc::new(Mutex::new(String::new())),
+            child.stderr.take().unwrap(),
+        );
         let kept = log.clone();
         let logging = Some(thread::spawn(move || {
             let mut chunk = [0; 4096];
             while let Ok(n @ 1..) = stderr.read(&mut chunk) {
-                kept.lock().unwrap().push_str(&String::from_utf8_lossy(&chunk[..n]));
+                kept.lock()
+                    .unwrap()
+                    .push_str(&String::from_utf8_lossy(&chunk[..n]));
             }
         }));
-        Self { child, lines, log, logging }
+        Self {
+            child,
+            lines,
+            log,
+            logging,
+        }
     }
 
     pub fn pid(&self) -> u32 {
@@ -86,7 +127,12 @@ impl Process {
 
     /// What is typed into it.
     pub fn type_in(&mut self, text: &str) {
-        self.child.stdin.as_mut().unwrap().write_all(text.as_bytes()).unwrap();
+        self.child
+            .stdin
+            .as_mut()
+            .unwrap()
+            .write_all(text.as_bytes())
+            .unwrap();
     }
 
     /// The end of what is typed into it.
@@ -97,7 +143,9 @@ impl Process {
     /// The next line on stdout.
     #[track_caller]
     pub fn line(&mut self) -> String {
-        self.lines.recv_timeout(PATIENCE).unwrap_or_else(|_| panic!("no further line on stdout; on stderr: {}", self.log()))
+        self.lines
+            .recv_timeout(PATIENCE)
+            .unwrap_or_else(|_| panic!("no further line on stdout; on stderr: {}", self.log()))
     }
 
     /// No further line stands on stdout.
@@ -109,14 +157,19 @@ impl Process {
     /// No further line comes, up to the end of stdout.
     #[track_caller]
     pub fn expect_end_of_lines(&self) {
-        assert_eq!(self.lines.recv_timeout(PATIENCE), Err(RecvTimeoutError::Disconnected));
+        assert_eq!(
+            self.lines.recv_timeout(PATIENCE),
+            Err(RecvTimeoutError::Disconnected)
+        );
     }
 
     /// The address in the next line on stdout.
     #[track_caller]
     pub fn listening_on(&mut self) -> SocketAddr {
         let line = self.line();
-        let addr = line.strip_prefix("listening on ").unwrap_or_else(|| panic!("not a greeting: {line:?}"));
+        let addr = line
+            .strip_prefix("listening on ")
+            .unwrap_or_else(|| panic!("not a greeting: {line:?}"));
         addr.parse().unwrap()
     }
 
@@ -128,11 +181,16 @@ impl Process {
     /// Waits until a line on stderr has `text` in it.
     #[track_caller]
     pub fn wait_for_log(&self, text: &str) {
-        wait_until(&format!("{text:?} in the log"), || self.log().contains(text));
+        wait_until(&format!("{text:?} in the log"), || {
+            self.log().contains(text)
+        });
     }
 
     pub fn signal(&self, name: &str) {
-        let status = Command::new("kill").args(["-s", name, &self.pid().to_string()]).status().unwrap();
+        let status = Command::new("kill")
+            .args(["-s", name, &self.pid().to_string()])
+            .status()
+            .unwrap();
         assert!(status.success());
     }
 
@@ -157,7 +215,14 @@ impl Process {
     pub fn ticks(&self) -> u64 {
         let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.pid())).unwrap();
         let (_, fields) = stat.rsplit_once(')').unwrap();
-        let field = |number: usize| fields.split_whitespace().nth(number - 3).unwrap().parse::<u64>().unwrap();
+        let field = |number: usize| {
+            fields
+                .split_whitespace()
+                .nth(number - 3)
+                .unwrap()
+                .parse::<u64>()
+                .unwrap()
+        };
         field(14) + field(15)
     }
 }

@@ -5,7 +5,10 @@
 use std::time::Instant;
 
 use glassloop::codec::Line;
-use glassloop::{CloseReason, Config, ConnectionId, Context, Direction, Handler, LoopContext, Origin, TimerId, Verdict};
+use glassloop::{
+    CloseReason, Config, ConnectionId, Context, Direction, Handler, LoopContext, Origin, TimerId,
+    Verdict,
+};
 
 use super::played::{self, Stage};
 
@@ -15,14 +18,28 @@ pub type Play = played::Play<Scribe>;
 impl Play {
     /// With one listener, and descriptors in plenty.
     pub fn new(config: Config) -> Self {
-        Self::on(Stage { descriptors: Some(100_000), ..Stage::with_doors(1) }, Scribe::default(), config)
+        Self::on(
+            Stage {
+                descriptors: Some(100_000),
+                ..Stage::with_doors(1)
+            },
+            Scribe::default(),
+            config,
+        )
     }
 
     /// What the handler has written down since it was last asked, each with its millisecond.
     pub fn log(&mut self) -> Vec<(u64, Call)> {
         let begun = self.at(0);
         let log = std::mem::take(&mut self.reactor.handler().log);
-        log.into_iter().map(|(at, call)| (u64::try_from(at.duration_since(begun).as_millis()).unwrap(), call)).collect()
+        log.into_iter()
+            .map(|(at, call)| {
+                (
+                    u64::try_from(at.duration_since(begun).as_millis()).unwrap(),
+                    call,
+                )
+            })
+            .collect()
     }
 
     /// The same without the times.
@@ -39,7 +56,10 @@ impl Play {
     #[track_caller]
     pub fn with_last(&mut self, callback: impl FnOnce(&mut Context<'_, Scribe>) -> Verdict) {
         let id = self.last();
-        assert!(self.reactor.with(id, |_, cx| callback(cx)), "{id} should be open");
+        assert!(
+            self.reactor.with(id, |_, cx| callback(cx)),
+            "{id} should be open"
+        );
     }
 }
 
@@ -110,7 +130,8 @@ impl Handler for Scribe {
     }
 
     fn frame(&mut self, line: &[u8], cx: &mut Context<'_, Self>) -> Verdict {
-        self.log.push((cx.now(), Call::Frame(String::from_utf8_lossy(line).into())));
+        self.log
+            .push((cx.now(), Call::Frame(String::from_utf8_lossy(line).into())));
         (self.on_frame)(line, cx)
     }
 

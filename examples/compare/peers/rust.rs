@@ -18,7 +18,10 @@ pub(crate) enum RustPeer {
 
 impl RustPeer {
     pub(crate) fn name(self) -> String {
-        self.to_possible_value().expect("none is skipped").get_name().to_string()
+        self.to_possible_value()
+            .expect("none is skipped")
+            .get_name()
+            .to_string()
     }
 }
 

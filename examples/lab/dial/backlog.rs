@@ -41,7 +41,12 @@ impl Queue {
         let listener = listen()?;
         SockRef::from(&listener).listen(backlog)?;
         let addr = listener.local_addr()?;
-        Ok(Self { listener, addr, room: backlog.unsigned_abs() as usize + 1, clients: Vec::new() })
+        Ok(Self {
+            listener,
+            addr,
+            room: backlog.unsigned_abs() as usize + 1,
+            clients: Vec::new(),
+        })
     }
 
     /// One to which more come than there is room for.
@@ -55,21 +60,33 @@ impl Queue {
     pub(super) fn full() -> io::Result<Self> {
         let mut queue = Self::new(0)?;
         queue.come(1)?;
-        if queue.inside_once(1) == 1 { Ok(queue) } else { Err(io::Error::other("a queue could not be filled")) }
+        if queue.inside_once(1) == 1 {
+            Ok(queue)
+        } else {
+            Err(io::Error::other("a queue could not be filled"))
+        }
     }
 
     /// So many come, one behind the other.
     fn come(&mut self, count: usize) -> io::Result<()> {
         let mut has_room = true;
         for _ in 0..count {
-            let (came, socket) = (Instant::now(), Socket::new(Domain::IPV4, Type::STREAM, None)?);
+            let (came, socket) = (
+                Instant::now(),
+                Socket::new(Domain::IPV4, Type::STREAM, None)?,
+            );
             socket.set_nonblocking(true)?;
             match socket.connect(&self.addr.into()) {
                 Err(error) if error.raw_os_error() != Some(libc::EINPROGRESS) => return Err(error),
-                _ => self.clients.push(Client { came, stream: socket.into() }),
+                _ => self.clients.push(Client {
+                    came,
+                    stream: socket.into(),
+                }),
             }
             // Two handshakes at once could both find the last place free.
-            while has_room && !(self.inside() == self.clients.len() && self.waiting() == self.clients.len()) {
+            while has_room
+                && !(self.inside() == self.clients.len() && self.waiting() == self.clients.len())
+            {
                 thread::sleep(Duration::from_millis(1));
                 has_room = came.elapsed() < Duration::from_millis(30);
             }
@@ -105,7 +122,10 @@ pub(super) fn c32(_: Lab) -> io::Result<Outcome> {
     for backlog in [0, 1, 4, 8] {
         queues.push(Queue::crowded(backlog)?);
     }
-    let inside: Vec<usize> = queues.iter().map(|queue| queue.inside_once(queue.room)).collect();
+    let inside: Vec<usize> = queues
+        .iter()
+        .map(|queue| queue.inside_once(queue.room))
+        .collect();
 
     queues[0].clients[0].stream.write_all(b"early")?;
     let (accepted, mut taken) = (Instant::now(), Vec::new());
@@ -124,27 +144,63 @@ pub(super) fn c32(_: Lab) -> io::Result<Outcome> {
     let overtakes = newcomer_is_in && !first.outside().iter().any(Client::is_in);
     let mut waited = vec![None; others.len()];
     let all_moved_up = wait_for(|| {
-        for (waited, queue) in waited.iter_mut().zip(others.iter()).filter(|(waited, _)| waited.is_none()) {
+        for (waited, queue) in waited
+            .iter_mut()
+            .zip(others.iter())
+            .filter(|(waited, _)| waited.is_none())
+        {
             let lucky = queue.outside().iter().find(|client| client.is_in());
             *waited = lucky.map(|client| (accepted.elapsed(), client.came.elapsed()));
         }
         waited.iter().all(Option::is_some)
     });
-    let full_again = others.iter().all(|queue| wait_for(|| queue.waiting() == queue.room));
+    let full_again = others
+        .iter()
+        .all(|queue| wait_for(|| queue.waiting() == queue.room));
 
-    let counts_hold = queues.iter().zip(&inside).all(|(queue, inside)| queue.room == *inside);
-    let by_retry = all_moved_up && waited.iter().flatten().all(|(_, since)| *since >= SYN_AGAIN);
-    let mut outcome = Outcome::new(Verdict::Refined.only_if(counts_hold && &early == b"early" && overtakes && by_retry && full_again));
+    let counts_hold = queues
+        .iter()
+        .zip(&inside)
+        .all(|(queue, inside)| queue.room == *inside);
+    let by_retry = all_moved_up
+        && waited
+            .iter()
+            .flatten()
+            .all(|(_, since)| *since >= SYN_AGAIN);
+    let mut outcome = Outcome::new(
+        Verdict::Refined
+            .only_if(counts_hold && &early == b"early" && overtakes && by_retry && full_again),
+    );
     for (queue, inside) in queues.iter().zip(&inside) {
-        outcome = outcome.with(format!("listen(fd, {}), {} clients", queue.room - 1, queue.room + TOO_MANY), format!("{inside} connected"));
+        outcome = outcome.with(
+            format!(
+                "listen(fd, {}), {} clients",
+                queue.room - 1,
+                queue.room + TOO_MANY
+            ),
+            format!("{inside} connected"),
+        );
     }
     for (queue, (accept, own)) in queues[1..].iter().zip(waited.into_iter().flatten()) {
         let what = format!("listen(fd, {}), one accept", queue.room - 1);
-        outcome = outcome.with(what, format!("one more is connected {accept:.0?} later, {own:.2?} after his connect began"));
+        outcome = outcome.with(
+            what,
+            format!("one more is connected {accept:.0?} later, {own:.2?} after his connect began"),
+        );
     }
     Ok(outcome
-        .with("listen(fd, 0), one accept, a newcomer", if overtakes { "is connected before the 5 who wait" } else { "does not overtake" })
-        .with("sent before the accept", format!("{:?} is read after it", String::from_utf8_lossy(&early))))
+        .with(
+            "listen(fd, 0), one accept, a newcomer",
+            if overtakes {
+                "is connected before the 5 who wait"
+            } else {
+                "does not overtake"
+            },
+        )
+        .with(
+            "sent before the accept",
+            format!("{:?} is read after it", String::from_utf8_lossy(&early)),
+        ))
 }
 
 /// When a SYN that was dropped is sent again: after 1 s, which the kernel's timers may round a little.
@@ -153,7 +209,10 @@ pub(super) const SYN_AGAIN: Duration = Duration::from_millis(900);
 pub(super) fn c33(_: Lab) -> io::Result<Outcome> {
     let setting = setting("net/core/somaxconn")?;
     let std = tcp_info(&listen()?)?.tcpi_sacked;
-    let mio = tcp_info(&mio::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0).into())?)?.tcpi_sacked;
+    let mio = tcp_info(&mio::net::TcpListener::bind(
+        (Ipv4Addr::LOCALHOST, 0).into(),
+    )?)?
+    .tcpi_sacked;
     let most = tcp_info(&Queue::new(i32::MAX)?.listener)?.tcpi_sacked;
     let verdict = match most {
         128 => Verdict::Reproduced,
@@ -162,40 +221,64 @@ pub(super) fn c33(_: Lab) -> io::Result<Outcome> {
     };
     Ok(Outcome::new(verdict)
         .with("net.core.somaxconn", setting)
-        .with("listen(fd, i32::MAX)", format!("a queue of {most} (and one more)"))
+        .with(
+            "listen(fd, i32::MAX)",
+            format!("a queue of {most} (and one more)"),
+        )
         .with("std's TcpListener::bind", format!("a queue of {std}"))
         .with("mio's TcpListener::bind", format!("a queue of {mio}")))
 }
 
 pub(super) fn c34(_: Lab) -> io::Result<Outcome> {
-    let (most, half_open) = (setting("net/core/somaxconn")?, setting("net/ipv4/tcp_max_syn_backlog")?);
+    let (most, half_open) = (
+        setting("net/core/somaxconn")?,
+        setting("net/ipv4/tcp_max_syn_backlog")?,
+    );
     let asked = [0, 1, 8, 100, i32::MAX];
     let mut limits = Vec::new();
     for backlog in asked {
         limits.push(tcp_info(&Queue::new(backlog)?.listener)?.tcpi_sacked);
     }
-    let follows = limits.iter().zip(asked).all(|(limit, asked)| *limit == asked.unsigned_abs().min(most));
+    let follows = limits
+        .iter()
+        .zip(asked)
+        .all(|(limit, asked)| *limit == asked.unsigned_abs().min(most));
     let listed = |numbers: &[String]| numbers.join(", ");
     let outcome = |holds| {
         Outcome::new(Verdict::WrongAsWritten.only_if(holds))
-            .with("net.core.somaxconn, tcp_max_syn_backlog", format!("{most}, {half_open}"))
+            .with(
+                "net.core.somaxconn, tcp_max_syn_backlog",
+                format!("{most}, {half_open}"),
+            )
             .with("listen(fd, n), n is", listed(&asked.map(|n| n.to_string())))
-            .with("the queue's limit", listed(&limits.iter().map(ToString::to_string).collect::<Vec<_>>()))
+            .with(
+                "the queue's limit",
+                listed(&limits.iter().map(ToString::to_string).collect::<Vec<_>>()),
+            )
     };
-    let elsewhere = super::in_own_network("other-settings").and_then(|mut player| SETTINGS.iter().map(|_| player.line()).collect());
+    let elsewhere = super::in_own_network("other-settings")
+        .and_then(|mut player| SETTINGS.iter().map(|_| player.line()).collect());
     let counts: io::Result<Vec<String>> = elsewhere;
     Ok(match counts {
-        Ok(counts) => {
-            SETTINGS.iter().zip(&counts).fold(outcome(follows && counts == ["9", "9", "3"]), |outcome, ((name, value), inside)| {
-                outcome.with(format!("listen(fd, 8) with {name} = {value}"), format!("{inside} of {} are in", 9 + TOO_MANY))
-            })
-        }
+        Ok(counts) => SETTINGS.iter().zip(&counts).fold(
+            outcome(follows && counts == ["9", "9", "3"]),
+            |outcome, ((name, value), inside)| {
+                outcome.with(
+                    format!("listen(fd, 8) with {name} = {value}"),
+                    format!("{inside} of {} are in", 9 + TOO_MANY),
+                )
+            },
+        ),
         Err(_) => outcome(follows).note(format!("Other settings: NOT HERE. {}", super::NO_NETWORK)),
     })
 }
 
 /// What is set in a network of one's own, one behind the other.
-const SETTINGS: [(&str, u32); 3] = [("tcp_max_syn_backlog", 2048), ("tcp_max_syn_backlog", 1), ("somaxconn", 2)];
+const SETTINGS: [(&str, u32); 3] = [
+    ("tcp_max_syn_backlog", 2048),
+    ("tcp_max_syn_backlog", 1),
+    ("somaxconn", 2),
+];
 
 /// Counts with each of the settings who gets in without an accept.
 pub(super) fn other_settings(_: &[String]) -> io::Result<()> {
@@ -206,11 +289,17 @@ pub(super) fn other_settings(_: &[String]) -> io::Result<()> {
         let group = if name == "somaxconn" { "core" } else { "ipv4" };
         fs::write(format!("/proc/sys/net/{group}/{name}"), value.to_string())?;
         let queue = Queue::crowded(8)?;
-        println!("{}", queue.inside_once(queue.room.min(setting("net/core/somaxconn")? as usize + 1)));
+        println!(
+            "{}",
+            queue.inside_once(queue.room.min(setting("net/core/somaxconn")? as usize + 1))
+        );
     }
     Ok(())
 }
 
 pub(super) fn setting(name: &str) -> io::Result<u32> {
-    fs::read_to_string(format!("/proc/sys/{name}"))?.trim().parse().map_err(io::Error::other)
+    fs::read_to_string(format!("/proc/sys/{name}"))?
+        .trim()
+        .parse()
+        .map_err(io::Error::other)
 }

@@ -24,14 +24,22 @@ struct Attempt {
 }
 
 impl Attempt {
-    fn begin(addr: SocketAddr, prepare: impl FnOnce(&Socket) -> io::Result<()>) -> io::Result<Self> {
+    fn begin(
+        addr: SocketAddr,
+        prepare: impl FnOnce(&Socket) -> io::Result<()>,
+    ) -> io::Result<Self> {
         let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
         socket.set_nonblocking(true)?;
         prepare(&socket)?;
         let begun = Instant::now();
         match socket.connect(&addr.into()) {
             Err(error) if error.raw_os_error() != Some(libc::EINPROGRESS) => Err(error),
-            _ => Ok(Self { socket, begun, again: Vec::new(), end: None }),
+            _ => Ok(Self {
+                socket,
+                begun,
+                again: Vec::new(),
+                end: None,
+            }),
         }
     }
 
@@ -42,7 +50,8 @@ impl Attempt {
         let error = self.socket.take_error()?;
         let ended = error.is_some() || self.socket.peer_addr().is_ok();
         let took = self.begun.elapsed();
-        self.again.resize(tcp_info(&self.socket)?.tcpi_total_retrans as usize, took);
+        self.again
+            .resize(tcp_info(&self.socket)?.tcpi_total_retrans as usize, took);
         if ended {
             self.end = Some((took, error));
         }
@@ -52,27 +61,48 @@ impl Attempt {
     /// Whether it timed out, and not before so many seconds.
     fn gave_up_after(&self, seconds: f64) -> bool {
         self.end.as_ref().is_some_and(|(took, error)| {
-            error.as_ref().is_some_and(|error| error.kind() == ErrorKind::TimedOut) && took.as_secs_f64() > 0.95 * seconds
+            error
+                .as_ref()
+                .is_some_and(|error| error.kind() == ErrorKind::TimedOut)
+                && took.as_secs_f64() > 0.95 * seconds
         })
     }
 
     fn connected_after(&self) -> Option<Duration> {
-        self.end.as_ref().filter(|(_, error)| error.is_none()).map(|(took, _)| *took)
+        self.end
+            .as_ref()
+            .filter(|(_, error)| error.is_none())
+            .map(|(took, _)| *took)
     }
 
     fn told(&self) -> String {
-        let again: Vec<String> = self.again.iter().map(|time| format!("{:.1}", time.as_secs_f64())).collect();
-        let again = if again.is_empty() { String::new() } else { format!("; SYN again after {} s", again.join(", ")) };
-        let Some((took, error)) = &self.end else { return format!("still waits{again}") };
+        let again: Vec<String> = self
+            .again
+            .iter()
+            .map(|time| format!("{:.1}", time.as_secs_f64()))
+            .collect();
+        let again = if again.is_empty() {
+            String::new()
+        } else {
+            format!("; SYN again after {} s", again.join(", "))
+        };
+        let Some((took, error)) = &self.end else {
+            return format!("still waits{again}");
+        };
         let end = error.as_ref().map_or_else(|| "connected".into(), name_of);
         format!("{end} after {:.2} s{again}", took.as_secs_f64())
     }
 }
 
 /// Looks at all of them, until all have ended or it is enough.
-fn watch(attempts: &mut [Attempt], mut is_enough: impl FnMut(&[Attempt], Duration) -> io::Result<bool>) -> io::Result<()> {
+fn watch(
+    attempts: &mut [Attempt],
+    mut is_enough: impl FnMut(&[Attempt], Duration) -> io::Result<bool>,
+) -> io::Result<()> {
     let begun = Instant::now();
-    while attempts.iter().any(|attempt| attempt.end.is_none()) && !is_enough(attempts, begun.elapsed())? {
+    while attempts.iter().any(|attempt| attempt.end.is_none())
+        && !is_enough(attempts, begun.elapsed())?
+    {
         attempts.iter_mut().try_for_each(Attempt::look)?;
         thread::sleep(Duration::from_millis(2));
     }
@@ -80,28 +110,57 @@ fn watch(attempts: &mut [Attempt], mut is_enough: impl FnMut(&[Attempt], Duratio
 }
 
 pub(super) fn c36(lab: Lab) -> io::Result<Outcome> {
-    let (retries, linear) = (setting("net/ipv4/tcp_syn_retries")?, setting("net/ipv4/tcp_syn_linear_timeouts").unwrap_or(0));
+    let (retries, linear) = (
+        setting("net/ipv4/tcp_syn_retries")?,
+        setting("net/ipv4/tcp_syn_linear_timeouts").unwrap_or(0),
+    );
     let full = Queue::full()?;
     let mut attempts = vec![
-        Attempt::begin(full.addr, |socket| socket.set_tcp_user_timeout(Some(Duration::from_secs(1))))?,
+        Attempt::begin(full.addr, |socket| {
+            socket.set_tcp_user_timeout(Some(Duration::from_secs(1)))
+        })?,
         Attempt::begin(full.addr, |socket| set_retries(socket, 1))?,
     ];
     if lab.slow {
         attempts.push(Attempt::begin(full.addr, |_| Ok(()))?);
     }
-    let limit = if lab.slow { Duration::from_secs(300) } else { PATIENCE * 2 };
+    let limit = if lab.slow {
+        Duration::from_secs(300)
+    } else {
+        PATIENCE * 2
+    };
     watch(&mut attempts, |_, elapsed| Ok(elapsed > limit))?;
 
     let (soon, by_default) = (gives_up(1, linear), gives_up(retries, linear));
-    let short = attempts[0].gave_up_after(1.0) && attempts[1].gave_up_after(soon.seconds) && attempts[1].again.len() == soon.sent_again;
-    let long = attempts.get(2).is_none_or(|attempt| attempt.gave_up_after(by_default.seconds));
+    let short = attempts[0].gave_up_after(1.0)
+        && attempts[1].gave_up_after(soon.seconds)
+        && attempts[1].again.len() == soon.sent_again;
+    let long = attempts
+        .get(2)
+        .is_none_or(|attempt| attempt.gave_up_after(by_default.seconds));
     let two_minutes = (120.0..180.0).contains(&by_default.seconds);
-    let here = if two_minutes { Verdict::Reproduced } else { Verdict::Differs }; // the settings here are others
+    let here = if two_minutes {
+        Verdict::Reproduced
+    } else {
+        Verdict::Differs
+    }; // the settings here are others
     let outcome = Outcome::new(here.only_if(short && long))
         .with("by the rule, TCP_SYNCNT 1", soon.told())
-        .with(format!("by the rule, tcp_syn_retries {retries} (tcp_syn_linear_timeouts {linear})"), by_default.told());
-    let names = ["with TCP_USER_TIMEOUT 1000", "with TCP_SYNCNT 1", "with the default"];
-    Ok(names.iter().zip(&attempts).fold(outcome, |outcome, (name, attempt)| outcome.with(*name, attempt.told())))
+        .with(
+            format!("by the rule, tcp_syn_retries {retries} (tcp_syn_linear_timeouts {linear})"),
+            by_default.told(),
+        );
+    let names = [
+        "with TCP_USER_TIMEOUT 1000",
+        "with TCP_SYNCNT 1",
+        "with the default",
+    ];
+    Ok(names
+        .iter()
+        .zip(&attempts)
+        .fold(outcome, |outcome, (name, attempt)| {
+            outcome.with(*name, attempt.told())
+        }))
 }
 
 /// When the kernel gives up, and how often it has sent the SYN again until then.
@@ -112,7 +171,10 @@ struct GivesUp {
 
 impl GivesUp {
     fn told(&self) -> String {
-        format!("{} s, and the SYN {} times again", self.seconds, self.sent_again)
+        format!(
+            "{} s, and the SYN {} times again",
+            self.seconds, self.sent_again
+        )
     }
 }
 
@@ -125,15 +187,29 @@ fn gives_up(retries: u32, linear: u32) -> GivesUp {
         step *= if sent_again > linear { 2.0 } else { 1.0 };
         seconds += step;
     }
-    GivesUp { seconds, sent_again: sent_again as usize }
+    GivesUp {
+        seconds,
+        sent_again: sent_again as usize,
+    }
 }
 
 /// How often its SYN is sent again.
 fn set_retries(socket: &Socket, count: libc::c_int) -> io::Result<()> {
-    let (fd, size) = (socket.as_fd().as_raw_fd(), size_of::<libc::c_int>() as libc::socklen_t);
+    let (fd, size) = (
+        socket.as_fd().as_raw_fd(),
+        size_of::<libc::c_int>() as libc::socklen_t,
+    );
     #[allow(unsafe_code)] // TCP_SYNCNT is the lesson, and the crates at hand do not have it
     // SAFETY: the kernel reads `size` bytes, which is what `count` has.
-    match unsafe { libc::setsockopt(fd, libc::IPPROTO_TCP, libc::TCP_SYNCNT, (&raw const count).cast(), size) } {
+    match unsafe {
+        libc::setsockopt(
+            fd,
+            libc::IPPROTO_TCP,
+            libc::TCP_SYNCNT,
+            (&raw const count).cast(),
+            size,
+        )
+    } {
         0 => Ok(()),
         _ => Err(io::Error::last_os_error()),
     }
@@ -144,7 +220,10 @@ pub(super) fn c37(_: Lab) -> io::Result<Outcome> {
         // Some kernels let only those attach a filter who may administrate the network. In one of his own everybody may.
         Err(error) if error.kind() == ErrorKind::PermissionDenied => match Losses::elsewhere() {
             Ok(losses) => losses,
-            Err(_) => return Ok(Outcome::new(Verdict::NotHere).note(format!("No filter: {error}. {}", super::NO_NETWORK))),
+            Err(_) => {
+                return Ok(Outcome::new(Verdict::NotHere)
+                    .note(format!("No filter: {error}. {}", super::NO_NETWORK)));
+            }
         },
         losses => losses?,
     };
@@ -170,8 +249,12 @@ impl Losses {
         SockRef::from(&ill).attach_filter(&drop_all())?;
         SockRef::from(&dead).attach_filter(&drop_all())?;
         SockRef::from(&lossy).attach_filter(&drop_half_of_all_syns())?;
-        let one_second = |socket: &Socket| socket.set_tcp_user_timeout(Some(Duration::from_secs(1)));
-        let mut attempts = vec![Attempt::begin(ill.local_addr()?, |_| Ok(()))?, Attempt::begin(dead.local_addr()?, one_second)?];
+        let one_second =
+            |socket: &Socket| socket.set_tcp_user_timeout(Some(Duration::from_secs(1)));
+        let mut attempts = vec![
+            Attempt::begin(ill.local_addr()?, |_| Ok(()))?,
+            Attempt::begin(dead.local_addr()?, one_second)?,
+        ];
         for _ in 0..MANY {
             attempts.push(Attempt::begin(lossy.local_addr()?, |_| Ok(()))?);
         }
@@ -186,19 +269,31 @@ impl Losses {
         })?;
 
         let (single, many) = attempts.split_at(2);
-        let late = single[0].connected_after().is_some_and(|took| took >= SYN_AGAIN);
+        let late = single[0]
+            .connected_after()
+            .is_some_and(|took| took >= SYN_AGAIN);
         // Each SYN that was lost costs a second at least.
-        let of_many = || many.iter().filter_map(|attempt| Some((attempt.again.len(), attempt.connected_after()?)));
+        let of_many = || {
+            many.iter()
+                .filter_map(|attempt| Some((attempt.again.len(), attempt.connected_after()?)))
+        };
         let in_steps = of_many().all(|(lost, took)| took >= SYN_AGAIN * lost as u32);
-        let [at_once, one, two] = [0, 1, 2].map(|wanted| of_many().filter(|(lost, _)| *lost == wanted).count());
+        let [at_once, one, two] =
+            [0, 1, 2].map(|wanted| of_many().filter(|(lost, _)| *lost == wanted).count());
         let later = MANY - at_once - one - two;
         let lossy = format!("{at_once} at once, {one} after 1 s, {two} after 2 s, {later} later");
-        Ok(Self { holds: late && in_steps && single[1].gave_up_after(1.0), told: [single[0].told(), single[1].told(), lossy] })
+        Ok(Self {
+            holds: late && in_steps && single[1].gave_up_after(1.0),
+            told: [single[0].told(), single[1].told(), lossy],
+        })
     }
 
     fn elsewhere() -> io::Result<Self> {
         let mut player = super::in_own_network("lossy-network")?;
-        Ok(Self { holds: player.line()? == "true", told: [player.line()?, player.line()?, player.line()?] })
+        Ok(Self {
+            holds: player.line()? == "true",
+            told: [player.line()?, player.line()?, player.line()?],
+        })
     }
 }
 

@@ -13,8 +13,11 @@ use socket2::SockRef;
 use super::super::parts::Part;
 use super::super::tools::{PATIENCE, listen, name_of};
 
-pub(super) const PARTS: &[(&str, Part)] =
-    &[("accept-or-break", accept_or_break), ("accept-or-spin", accept_or_spin), ("accept-or-rest", accept_or_rest)];
+pub(super) const PARTS: &[(&str, Part)] = &[
+    ("accept-or-break", accept_or_break),
+    ("accept-or-spin", accept_or_spin),
+    ("accept-or-rest", accept_or_rest),
+];
 
 /// How many descriptors each may have.
 pub(super) const DESCRIPTORS: u64 = 32;
@@ -64,9 +67,14 @@ fn accept_or_spin(_: &[String]) -> io::Result<()> {
 
 /// The reactor, told that it may have as many connections as it likes.
 fn accept_or_rest(_: &[String]) -> io::Result<()> {
-    let config = Config { max_connections: Some(1000), ..Config::default() };
+    let config = Config {
+        max_connections: Some(1000),
+        ..Config::default()
+    };
     let mut reactor = Reactor::new(Greeter, config).map_err(io::Error::other)?;
-    reactor.listen_on(listen_with_few_descriptors()?).map_err(io::Error::other)?;
+    reactor
+        .listen_on(listen_with_few_descriptors()?)
+        .map_err(io::Error::other)?;
     tell_failures();
     while reactor.turn(None).map_err(io::Error::other)? == Turn::Running {
         FAILED.store(reactor.counters().accept_errors, Ordering::Relaxed);
@@ -105,5 +113,10 @@ fn listen_with_few_descriptors() -> io::Result<TcpListener> {
 
 /// Says for each line that comes in how many accepts have failed.
 fn tell_failures() {
-    thread::spawn(|| io::stdin().lines().map_while(Result::ok).for_each(|_| println!("{}", FAILED.load(Ordering::Relaxed))));
+    thread::spawn(|| {
+        io::stdin()
+            .lines()
+            .map_while(Result::ok)
+            .for_each(|_| println!("{}", FAILED.load(Ordering::Relaxed)))
+    });
 }

@@ -17,7 +17,10 @@ pub(super) const WRONG: Wrong = Wrong {
     folder: "accept_spin",
     title: "accept at EMFILE: who waits in the queue keeps the listener ready, and nobody can be let in",
     detector: "Connect more clients than there are descriptors: the loop must sleep with one waiting, and serve that one when another leaves.",
-    sources: [include_str!("accept_spin/wrong.rs"), include_str!("accept_spin/right.rs")],
+    sources: [
+        include_str!("accept_spin/wrong.rs"),
+        include_str!("accept_spin/right.rs"),
+    ],
     serve: [wrong::serve, right::serve],
     setting: Setting::FewDescriptors,
     counter: Some(&FAILED),
@@ -47,9 +50,18 @@ fn detect(subject: &mut Subject) -> io::Result<Finding> {
     let clients = served.len();
     drop(served);
     let let_in = waiting.read_exact(&mut [0; Ack::LEN]).is_ok();
-    let fails = spins
-        .map_or("a pause".into(), |(count, took)| format!("{} failed accepts in {:.0} ms", thousands(count), took.as_secs_f64() * 1e3));
-    let after = if let_in { "then let in" } else { "never let in" };
+    let fails = spins.map_or("a pause".into(), |(count, took)| {
+        format!(
+            "{} failed accepts in {:.0} ms",
+            thousands(count),
+            took.as_secs_f64() * 1e3
+        )
+    });
+    let after = if let_in {
+        "then let in"
+    } else {
+        "never let in"
+    };
     Ok(Finding {
         caught: spins.is_some() || !let_in,
         seen: format!("{clients} clients served, one waiting: {fails}, {after} when they left"),

@@ -17,7 +17,10 @@ pub(super) const WRONG: Wrong = Wrong {
     folder: "always_out",
     title: "interest in writing all the time, level-triggered: a socket with room is ready, always",
     detector: "Let a client be served and fall silent: from then on the loop sleeps, or it counts wake-ups with nothing to do.",
-    sources: [include_str!("always_out/wrong.rs"), include_str!("always_out/right.rs")],
+    sources: [
+        include_str!("always_out/wrong.rs"),
+        include_str!("always_out/right.rs"),
+    ],
     serve: [wrong::serve, right::serve],
     setting: Setting::Ordinary,
     counter: Some(&WAKE_UPS),
@@ -32,7 +35,15 @@ fn detect(subject: &mut Subject) -> io::Result<Finding> {
     client.write_all(&submits(1))?;
     client.read_exact(&mut [0; Ack::LEN])?;
     let spins = subject.spins()?;
-    let wakes =
-        spins.map_or("no wake-up".into(), |(count, took)| format!("{} wake-ups in {:.0} ms", thousands(count), took.as_secs_f64() * 1e3));
-    Ok(Finding { caught: spins.is_some(), seen: format!("one client, answered and silent: {wakes}") })
+    let wakes = spins.map_or("no wake-up".into(), |(count, took)| {
+        format!(
+            "{} wake-ups in {:.0} ms",
+            thousands(count),
+            took.as_secs_f64() * 1e3
+        )
+    });
+    Ok(Finding {
+        caught: spins.is_some(),
+        seen: format!("one client, answered and silent: {wakes}"),
+    })
 }

@@ -16,7 +16,10 @@ pub(super) const WRONG: Wrong = Wrong {
     folder: "eof_drops",
     title: "replies dropped at the end of the input: who has sent all is taken for one who has left",
     detector: "Send requests, shut the sending side down, and only then let the server read: every answer must come before the end.",
-    sources: [include_str!("eof_drops/wrong.rs"), include_str!("eof_drops/right.rs")],
+    sources: [
+        include_str!("eof_drops/wrong.rs"),
+        include_str!("eof_drops/right.rs"),
+    ],
     serve: [wrong::serve, right::serve],
     setting: Setting::Ordinary,
     counter: None,
@@ -33,5 +36,10 @@ fn detect(subject: &mut Subject) -> io::Result<Finding> {
     let mut answers = Vec::new();
     let _ = client.read_to_end(&mut answers); // an error is an end, too
     let acks = answers.len() / Ack::LEN;
-    Ok(Finding { caught: acks < ASKED, seen: format!("a client that asks {ASKED} times, ends its sending and waits gets {acks} answers") })
+    Ok(Finding {
+        caught: acks < ASKED,
+        seen: format!(
+            "a client that asks {ASKED} times, ends its sending and waits gets {acks} answers"
+        ),
+    })
 }

@@ -14,7 +14,10 @@ pub(super) const WRONG: Wrong = Wrong {
     folder: "no_flush",
     title: "answers that are written when 4,096 bytes are together (the lesson's demo3, with its bufio.NewWriter): who waits for one waits for ever",
     detector: "Ask once and wait for the answer before asking again: the loop must not sleep on an answer.",
-    sources: [include_str!("no_flush/wrong.rs"), include_str!("no_flush/right.rs")],
+    sources: [
+        include_str!("no_flush/wrong.rs"),
+        include_str!("no_flush/right.rs"),
+    ],
     serve: [wrong::serve, right::serve],
     setting: Setting::Ordinary,
     counter: None,
@@ -41,7 +44,12 @@ fn detect(subject: &mut Subject) -> io::Result<Finding> {
     let bytes = thousands(came);
     let seen = match asked {
         1 => format!("a client that waits for its answer gets it, in {bytes} bytes"),
-        _ => format!("a client that waits for its answer gets none; the first comes to who asks {asked} times, {bytes} bytes at once"),
+        _ => format!(
+            "a client that waits for its answer gets none; the first comes to who asks {asked} times, {bytes} bytes at once"
+        ),
     };
-    Ok(Finding { caught: asked > 1, seen })
+    Ok(Finding {
+        caught: asked > 1,
+        seen,
+    })
 }

@@ -14,7 +14,10 @@ pub(super) const WRONG: Wrong = Wrong {
     folder: "no_generation",
     title: "a token that is a slot and nothing else: what comes late for one connection hits the next owner of its slot",
     detector: "Ask for something that comes later, leave, let another connect into the slot, and let it come now: nobody may get it.",
-    sources: [include_str!("no_generation/wrong.rs"), include_str!("no_generation/right.rs")],
+    sources: [
+        include_str!("no_generation/wrong.rs"),
+        include_str!("no_generation/right.rs"),
+    ],
     serve: [wrong::serve, right::serve],
     setting: Setting::Ordinary,
     counter: None,
@@ -32,8 +35,15 @@ fn detect(subject: &mut Subject) -> io::Result<Finding> {
     ask(&mut second, b".")?;
     ask(&mut worker, b"!.")?; // the job is done
     let got = ask(&mut second, b".")?;
-    let seen = if got == b'=' { "gets the answer to a job of the one who left" } else { "gets its own answer only" };
-    Ok(Finding { caught: got != b'.', seen: format!("a client that connects after another has left {seen}") })
+    let seen = if got == b'=' {
+        "gets the answer to a job of the one who left"
+    } else {
+        "gets its own answer only"
+    };
+    Ok(Finding {
+        caught: got != b'.',
+        seen: format!("a client that connects after another has left {seen}"),
+    })
 }
 
 /// Sends these bytes, and returns the next one that comes.

@@ -19,7 +19,10 @@ pub(super) const WRONG: Wrong = Wrong {
     folder: "no_limit",
     title: "no limit to what waits to be written: a client that asks and does not read takes the memory that it likes",
     detector: "Ask without reading, as long as it is let: the client must be made to wait, and what is queued for it must stay small.",
-    sources: [include_str!("no_limit/wrong.rs"), include_str!("no_limit/right.rs")],
+    sources: [
+        include_str!("no_limit/wrong.rs"),
+        include_str!("no_limit/right.rs"),
+    ],
     serve: [wrong::serve, right::serve],
     setting: Setting::SmallBuffers,
     counter: Some(&QUEUED),
@@ -55,9 +58,16 @@ fn detect(subject: &mut Subject) -> io::Result<Finding> {
     let answers = client.read_to_end(&mut Vec::new())?;
     let complete = answers == sent / Request::HEADER * Ack::LEN;
     let [all, took, waited] = [requests.len(), sent, queued].map(thousands);
-    let then = if complete { "all came when it read" } else { "not all came when it read" };
+    let then = if complete {
+        "all came when it read"
+    } else {
+        "not all came when it read"
+    };
     let seen = format!(
         "of {all} bytes of requests from a client that does not read, {took} could be sent; {waited} bytes of answers waited for it; {then}"
     );
-    Ok(Finding { caught: queued > REASONABLE || !complete, seen })
+    Ok(Finding {
+        caught: queued > REASONABLE || !complete,
+        seen,
+    })
 }

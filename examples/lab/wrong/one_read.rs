@@ -16,7 +16,10 @@ pub(super) const WRONG: Wrong = Wrong {
     folder: "one_read",
     title: "one read for each event, edge-triggered: of what is left, no event tells",
     detector: "Send more at once than the buffer holds, wait until the loop sleeps, and look whether bytes lie unread in its socket.",
-    sources: [include_str!("one_read/wrong.rs"), include_str!("one_read/right.rs")],
+    sources: [
+        include_str!("one_read/wrong.rs"),
+        include_str!("one_read/right.rs"),
+    ],
     serve: [wrong::serve, right::serve],
     setting: Setting::Ordinary,
     counter: None,
@@ -33,6 +36,11 @@ fn detect(subject: &mut Subject) -> io::Result<Finding> {
     nothing_is_under_way(&client)?;
     let (unread, answered) = (subject.unread(&client)?, unread_by(&client)? / Ack::LEN);
     let [asked, came, left] = [ASKED, answered, unread].map(thousands);
-    let seen = format!("{asked} requests in one write: {came} are answered, and {left} bytes lie unread while the loop sleeps");
-    Ok(Finding { caught: unread > 0 || answered < ASKED, seen })
+    let seen = format!(
+        "{asked} requests in one write: {came} are answered, and {left} bytes lie unread while the loop sleeps"
+    );
+    Ok(Finding {
+        caught: unread > 0 || answered < ASKED,
+        seen,
+    })
 }

@@ -41,7 +41,11 @@ impl Subject {
     pub(super) fn start(wrong: &Wrong, version: Version) -> io::Result<Self> {
         let mut player = Player::start(PART, &[wrong.name, version.name()])?;
         let addr = player.line()?.parse().map_err(io::Error::other)?;
-        Ok(Self { player, addr, setting: wrong.setting })
+        Ok(Self {
+            player,
+            addr,
+            setting: wrong.setting,
+        })
     }
 
     /// Lets it serve.
@@ -78,7 +82,11 @@ impl Subject {
     /// Waits until all that a client has sent is there.
     pub(super) fn await_unread(&self, client: &TcpStream, bytes: usize) -> io::Result<()> {
         let there = wait_for(|| self.unread(client).is_ok_and(|unread| unread == bytes));
-        if there { Ok(()) } else { Err(io::Error::other("what the client has sent does not arrive")) }
+        if there {
+            Ok(())
+        } else {
+            Err(io::Error::other("what the client has sent does not arrive"))
+        }
     }
 
     /// Waits until the loop sleeps, found so by one look after the other.
@@ -92,13 +100,19 @@ impl Subject {
             looks = if self.is_asleep() { looks + 1 } else { 0 };
             looks == LOOKS
         });
-        if sleeps { Ok(()) } else { Err(io::Error::other("the loop does not come to rest")) }
+        if sleeps {
+            Ok(())
+        } else {
+            Err(io::Error::other("the loop does not come to rest"))
+        }
     }
 
     /// Whether the loop's thread, the process's first, waits for something (proc(5)).
     pub(super) fn is_asleep(&self) -> bool {
-        let stat = fs::read_to_string(format!("/proc/{}/stat", self.player.id())).unwrap_or_default();
-        stat.rsplit_once(')').is_some_and(|(_, rest)| rest.trim_start().starts_with('S'))
+        let stat =
+            fs::read_to_string(format!("/proc/{}/stat", self.player.id())).unwrap_or_default();
+        stat.rsplit_once(')')
+            .is_some_and(|(_, rest)| rest.trim_start().starts_with('S'))
     }
 
     /// With nothing to be done: does it count on and on? Says how far and how long, or None, if it sleeps.
@@ -127,7 +141,11 @@ pub(super) fn nothing_is_under_way(client: &TcpStream) -> io::Result<()> {
     let (there, here) = (client.peer_addr()?, client.local_addr()?);
     let sending = |from, to| queues(from, Some(to)).map_or(0, |queues| queues.sending);
     let arrived = wait_for(|| sending(here, there) == 0 && sending(there, here) == 0);
-    if arrived { Ok(()) } else { Err(io::Error::other("what was sent does not arrive")) }
+    if arrived {
+        Ok(())
+    } else {
+        Err(io::Error::other("what was sent does not arrive"))
+    }
 }
 
 /// Bytes that have come to a client, and that it has not read.
@@ -139,15 +157,23 @@ pub(super) fn unread_by(client: &TcpStream) -> io::Result<usize> {
 pub(super) fn submits(count: usize) -> Vec<u8> {
     let mut bytes = BytesMut::new();
     for number in 1..=count {
-        let request = Request { kind: Kind::Submit, id: Id::nth(number as u64), payload: b"" };
-        ClientCodec::default().encode(request, &mut bytes).expect("a request without payload always fits");
+        let request = Request {
+            kind: Kind::Submit,
+            id: Id::nth(number as u64),
+            payload: b"",
+        };
+        ClientCodec::default()
+            .encode(request, &mut bytes)
+            .expect("a request without payload always fits");
     }
     bytes.to_vec()
 }
 
 /// The part: is a reactor, prints its address, serves when it is told to, and says what it has counted as often as it is asked. It ends with its input.
 pub(super) fn play(args: &[String]) -> io::Result<()> {
-    let [name, version] = args else { return Err(io::Error::other("which one?")) };
+    let [name, version] = args else {
+        return Err(io::Error::other("which one?"));
+    };
     let wrong = super::find(name).map_err(io::Error::other)?;
     let version = Version::named(version).ok_or_else(|| io::Error::other("wrong or right?"))?;
     let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
@@ -162,12 +188,19 @@ pub(super) fn play(args: &[String]) -> io::Result<()> {
     io::stdin().lock().read_line(&mut String::new())?;
     if wrong.setting == Setting::FewDescriptors {
         // Those below are taken, and epoll takes one more.
-        let most = u64::try_from(listener.as_raw_fd() + 2 + DESCRIPTORS).map_err(io::Error::other)?;
+        let most =
+            u64::try_from(listener.as_raw_fd() + 2 + DESCRIPTORS).map_err(io::Error::other)?;
         rlimit::Resource::NOFILE.set(most, most)?;
     }
     thread::spawn(move || {
         for _ in io::stdin().lock().lines() {
-            let _ = writeln!(io::stdout(), "{}", wrong.counter.map_or(0, |counter| counter.load(Ordering::Relaxed)));
+            let _ = writeln!(
+                io::stdout(),
+                "{}",
+                wrong
+                    .counter
+                    .map_or(0, |counter| counter.load(Ordering::Relaxed))
+            );
         }
         process::exit(0);
     });

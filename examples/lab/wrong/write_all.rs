@@ -17,7 +17,10 @@ pub(super) const WRONG: Wrong = Wrong {
     folder: "write_all",
     title: "write_all on a non-blocking socket: at EAGAIN it gives up, and does not say how much went out",
     detector: "Let a client ask for more than the buffers hold and read only then: every answer must come.",
-    sources: [include_str!("write_all/wrong.rs"), include_str!("write_all/right.rs")],
+    sources: [
+        include_str!("write_all/wrong.rs"),
+        include_str!("write_all/right.rs"),
+    ],
     serve: [wrong::serve, right::serve],
     setting: Setting::SmallBuffers,
     counter: None,
@@ -33,7 +36,9 @@ fn detect(subject: &mut Subject) -> io::Result<Finding> {
     wait_for(|| unread_by(&client).is_ok_and(|bytes| bytes > 0));
     subject.sleeps()?; // it has written what it could
     let mut answers = Vec::new();
-    let end = client.read_to_end(&mut answers).map_or_else(|error| name_of(&error), |_| "the end".into());
+    let end = client
+        .read_to_end(&mut answers)
+        .map_or_else(|error| name_of(&error), |_| "the end".into());
     let [came, all] = [answers.len(), ASKED * Ack::LEN].map(thousands);
     Ok(Finding {
         caught: answers.len() < ASKED * Ack::LEN,

@@ -12,7 +12,9 @@ use super::{BACKLOG, Options};
 /// `[fe80::1%eth0]:8888`.
 pub(super) fn resolve(text: &str) -> Result<Vec<SocketAddr>, String> {
     if let Some((ip, name, port)) = scoped(text) {
-        let index = interface(name).ok_or_else(|| format!("cannot listen on {text}: no network interface is called {name}"))?;
+        let index = interface(name).ok_or_else(|| {
+            format!("cannot listen on {text}: no network interface is called {name}")
+        })?;
         return Ok(vec![SocketAddrV6::new(ip, port, 0, index).into()]);
     }
     let mut addrs = Vec::new();
@@ -51,7 +53,12 @@ fn interface(_: &str) -> Option<u32> {
 ///
 /// Of several loops the first listens before it shares the port: so the system refuses it where
 /// another server listens already. `reuse_port` lets other processes share it too.
-pub(super) fn bind(addr: SocketAddr, only_v6: bool, number: usize, options: Options) -> io::Result<TcpListener> {
+pub(super) fn bind(
+    addr: SocketAddr,
+    only_v6: bool,
+    number: usize,
+    options: Options,
+) -> io::Result<TcpListener> {
     let socket = Socket::new(Domain::for_address(addr), Type::STREAM, None)?;
     // On Unix: so that a restarted server need not wait for its predecessor's connections to fade.
     // Elsewhere it would share the port.
@@ -79,24 +86,36 @@ fn share_port(socket: &Socket) -> io::Result<()> {
 
 #[cfg(not(unix))]
 fn share_port(_: &Socket) -> io::Result<()> {
-    Err(io::Error::new(ErrorKind::Unsupported, "this system cannot share a port; use --threads 1 and no --reuse-port"))
+    Err(io::Error::new(
+        ErrorKind::Unsupported,
+        "this system cannot share a port; use --threads 1 and no --reuse-port",
+    ))
 }
 
 /// Lets the system probe a peer that was silent for `time`: three times, `time` / 3 apart. Accepted
 /// sockets inherit that on Linux.
 #[cfg(unix)]
-pub(super) fn set_keepalive(socket: &impl std::os::fd::AsFd, time: Option<Duration>) -> io::Result<()> {
+pub(super) fn set_keepalive(
+    socket: &impl std::os::fd::AsFd,
+    time: Option<Duration>,
+) -> io::Result<()> {
     let socket = SockRef::from(socket);
-    let Some(time) = time else { return socket.set_keepalive(false) };
+    let Some(time) = time else {
+        return socket.set_keepalive(false);
+    };
     let keepalive = TcpKeepalive::new().with_time(time);
     #[cfg(target_os = "linux")]
-    let keepalive = keepalive.with_interval((time / 3).max(Duration::from_secs(1))).with_retries(3);
+    let keepalive = keepalive
+        .with_interval((time / 3).max(Duration::from_secs(1)))
+        .with_retries(3);
     socket.set_tcp_keepalive(&keepalive)
 }
 
 #[cfg(not(unix))]
 pub(super) fn set_keepalive(socket: &Socket, time: Option<Duration>) -> io::Result<()> {
-    time.map_or(Ok(()), |time| socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(time)))
+    time.map_or(Ok(()), |time| {
+        socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(time))
+    })
 }
 
 /// Whether it is this machine that lacks the address, or all of its kind.
@@ -117,9 +136,13 @@ pub(super) fn explain(addr: SocketAddr, error: &io::Error, options: Options) -> 
         ErrorKind::AddrInUse => format!(
             "cannot listen on {addr}: address already in use; stop the program that has it (`ss -ltnp` names it), or choose another with --listen"
         ),
-        ErrorKind::AddrNotAvailable => format!("cannot listen on {addr}: this machine has no such address; choose another with --listen"),
+        ErrorKind::AddrNotAvailable => format!(
+            "cannot listen on {addr}: this machine has no such address; choose another with --listen"
+        ),
         ErrorKind::PermissionDenied => {
-            format!("cannot listen on {addr}: permission denied; ports below 1024 are for the administrator, choose another with --listen")
+            format!(
+                "cannot listen on {addr}: permission denied; ports below 1024 are for the administrator, choose another with --listen"
+            )
         }
         _ => format!("cannot listen on {addr}: {error}"),
     }

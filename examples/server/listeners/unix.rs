@@ -34,7 +34,9 @@ impl SocketFile {
     pub(super) fn listen(path: &str) -> Result<(UnixListener, Self), String> {
         let failed = |error: io::Error| format!("cannot listen on unix:{path}: {error}");
         if path.is_empty() {
-            return Err("cannot listen on unix: with no path; unix:/run/submit.sock is a good one".into());
+            return Err(
+                "cannot listen on unix: with no path; unix:/run/submit.sock is a good one".into(),
+            );
         }
         let addr = SockAddr::unix(path).map_err(failed)?;
         // From here on no other server finds out that a file is stale, and removes the socket that
@@ -52,16 +54,26 @@ impl SocketFile {
         })?;
         socket.listen(BACKLOG).map_err(failed)?;
         let number = file_number(path.as_ref()).map_err(failed)?;
-        Ok((socket.into(), Self { path: path.into(), number }))
+        Ok((
+            socket.into(),
+            Self {
+                path: path.into(),
+                number,
+            },
+        ))
     }
 }
 
 impl Drop for SocketFile {
     fn drop(&mut self) {
-        let Ok(_lock) = Lock::on(&self.path) else { return };
+        let Ok(_lock) = Lock::on(&self.path) else {
+            return;
+        };
         // A number is given anew once its file is gone, so it may be another server's file all the
         // same. That server listens.
-        if file_number(&self.path).is_ok_and(|number| number == self.number) && is_stale(&self.path).unwrap_or(false) {
+        if file_number(&self.path).is_ok_and(|number| number == self.number)
+            && is_stale(&self.path).unwrap_or(false)
+        {
             let _ = fs::remove_file(&self.path);
         }
     }
@@ -71,7 +83,9 @@ impl Drop for SocketFile {
 /// that has the socket.
 pub(super) fn listen_abstract(name: &str) -> Result<UnixListener, String> {
     let failed = |error: io::Error| match error.kind() {
-        ErrorKind::AddrInUse => format!("cannot listen on unix:@{name}: another program listens there; choose another name with --listen"),
+        ErrorKind::AddrInUse => format!(
+            "cannot listen on unix:@{name}: another program listens there; choose another name with --listen"
+        ),
         _ => format!("cannot listen on unix:@{name}: {error}"),
     };
     if name.is_empty() || !cfg!(any(target_os = "linux", target_os = "android")) {
@@ -115,19 +129,37 @@ impl Lock {
         let path = PathBuf::from(name);
         let end = Instant::now() + LOCK_TIME;
         loop {
-            let failed = |error: io::Error| io::Error::new(error.kind(), format!("cannot lock {}: {error}", path.display()));
+            let failed = |error: io::Error| {
+                io::Error::new(
+                    error.kind(),
+                    format!("cannot lock {}: {error}", path.display()),
+                )
+            };
             // Neither flag matters for a regular file, which is the only kind that is made here.
             let flags = OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK;
-            let opened = File::options().write(true).create(true).truncate(false).mode(0o600).custom_flags(flags.bits()).open(&path);
+            let opened = File::options()
+                .write(true)
+                .create(true)
+                .truncate(false)
+                .mode(0o600)
+                .custom_flags(flags.bits())
+                .open(&path);
             let file = opened.map_err(failed)?;
             let number = file.metadata().map_err(failed)?.ino();
             match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
                 // The server that had it may have removed the file meanwhile: then this is a lock
                 // on nothing.
-                Ok(file) if file_number(&path).is_ok_and(|now| now == number) => return Ok(Self { path, _file: file }),
-                Ok(_) | Err((_, Errno::EWOULDBLOCK | Errno::EINTR)) if Instant::now() < end => thread::sleep(LOCK_RETRY),
+                Ok(file) if file_number(&path).is_ok_and(|now| now == number) => {
+                    return Ok(Self { path, _file: file });
+                }
+                Ok(_) | Err((_, Errno::EWOULDBLOCK | Errno::EINTR)) if Instant::now() < end => {
+                    thread::sleep(LOCK_RETRY)
+                }
                 Ok(_) | Err((_, Errno::EWOULDBLOCK)) => {
-                    let problem = format!("another process has locked {} for {LOCK_TIME:?}; stop that process", path.display());
+                    let problem = format!(
+                        "another process has locked {} for {LOCK_TIME:?}; stop that process",
+                        path.display()
+                    );
                     return Err(io::Error::new(ErrorKind::WouldBlock, problem));
                 }
                 Err((_, error)) => return Err(failed(error.into())),

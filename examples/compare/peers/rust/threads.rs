@@ -16,7 +16,9 @@ pub(super) fn serve(port: u16) -> io::Result<()> {
     for stream in listener.incoming() {
         let stream = stream?;
         // One that cannot be served is closed, and sees it.
-        let _ = thread::Builder::new().stack_size(STACK).spawn(move || serve_one(&stream));
+        let _ = thread::Builder::new()
+            .stack_size(STACK)
+            .spawn(move || serve_one(&stream));
     }
     Ok(())
 }

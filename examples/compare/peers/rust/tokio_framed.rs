@@ -14,7 +14,9 @@ use tokio_util::codec::{Framed, LengthDelimitedCodec};
 use super::wire::{MAX_FRAME, ack_of_packet, whole};
 
 pub(super) fn serve(port: u16) -> io::Result<()> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build()?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_io()
+        .build()?;
     runtime.block_on(async {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, port)).await?;
         loop {
@@ -27,7 +29,10 @@ pub(super) fn serve(port: u16) -> io::Result<()> {
 async fn serve_one(stream: TcpStream) -> io::Result<()> {
     stream.set_nodelay(true)?;
     // Lengths count themselves here.
-    let codec = LengthDelimitedCodec::builder().length_adjustment(-4).max_frame_length(MAX_FRAME).new_codec();
+    let codec = LengthDelimitedCodec::builder()
+        .length_adjustment(-4)
+        .max_frame_length(MAX_FRAME)
+        .new_codec();
     let mut framed = Framed::new(stream, codec);
     while let Some(packet) = framed.next().await {
         let ack = match packet.and_then(|packet| ack_of_packet(&packet)) {

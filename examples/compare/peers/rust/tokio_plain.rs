@@ -14,7 +14,9 @@ use super::wire::{MAX_FRAME, answer};
 const BUFFER: usize = MAX_FRAME / 4;
 
 pub(super) fn serve(port: u16) -> io::Result<()> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build()?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_io()
+        .build()?;
     runtime.block_on(async {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, port)).await?;
         loop {

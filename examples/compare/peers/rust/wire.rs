@@ -9,9 +9,15 @@ pub(super) const MAX_FRAME: usize = 64 * 1024;
 /// How long the frame is that begins here, if that is known yet.
 #[inline]
 pub(super) fn length_of(bytes: &[u8]) -> io::Result<Option<usize>> {
-    let Some(length) = bytes.first_chunk() else { return Ok(None) };
+    let Some(length) = bytes.first_chunk() else {
+        return Ok(None);
+    };
     let length = u32::from_be_bytes(*length) as usize;
-    if (HEADER..=MAX_FRAME).contains(&length) { Ok(Some(length)) } else { Err(bad("no frame is so long")) }
+    if (HEADER..=MAX_FRAME).contains(&length) {
+        Ok(Some(length))
+    } else {
+        Err(bad("no frame is so long"))
+    }
 }
 
 /// The first frame, if it is here as a whole.
@@ -29,7 +35,9 @@ pub(super) fn ack_of(frame: &[u8]) -> io::Result<[u8; ACK]> {
 /// The ack of a frame without its length.
 #[inline]
 pub(super) fn ack_of_packet(packet: &[u8]) -> io::Result<[u8; ACK]> {
-    let Some([command @ (0x01 | 0x02), id @ ..]) = packet.first_chunk::<9>() else { return Err(bad("no conn and no submit")) };
+    let Some([command @ (0x01 | 0x02), id @ ..]) = packet.first_chunk::<9>() else {
+        return Err(bad("no conn and no submit"));
+    };
     let mut ack = [0; ACK];
     ack[3] = ACK as u8;
     ack[4] = command | 0x80;

@@ -13,15 +13,26 @@ use super::FAILED;
 use crate::linux::servers::session::Session;
 
 const LISTENER: EventData = EventData::new_u64(u64::MAX);
-const PAUSE: Timespec = Timespec { tv_sec: 0, tv_nsec: 100_000_000 };
+const PAUSE: Timespec = Timespec {
+    tv_sec: 0,
+    tv_nsec: 100_000_000,
+};
 
 pub(crate) fn serve(listener: TcpListener) -> io::Result<()> {
-    let (epoll, mut events, mut conns) = (epoll::create(CreateFlags::CLOEXEC)?, Vec::with_capacity(64), Slab::new());
+    let (epoll, mut events, mut conns) = (
+        epoll::create(CreateFlags::CLOEXEC)?,
+        Vec::with_capacity(64),
+        Slab::new(),
+    );
     epoll::add(&epoll, &listener, LISTENER, EventFlags::IN)?;
     let mut paused = false;
     loop {
         events.clear();
-        epoll::wait(&epoll, spare_capacity(&mut events), paused.then_some(&PAUSE))?;
+        epoll::wait(
+            &epoll,
+            spare_capacity(&mut events),
+            paused.then_some(&PAUSE),
+        )?;
         if paused {
             // A connection may have ended, or time has passed: try again.
             epoll::modify(&epoll, &listener, LISTENER, EventFlags::IN)?;
@@ -37,7 +48,12 @@ pub(crate) fn serve(listener: TcpListener) -> io::Result<()> {
                 };
                 stream.set_nonblocking(true)?;
                 let slot = conns.vacant_entry();
-                epoll::add(&epoll, &stream, EventData::new_u64(slot.key() as u64), EventFlags::IN)?;
+                epoll::add(
+                    &epoll,
+                    &stream,
+                    EventData::new_u64(slot.key() as u64),
+                    EventFlags::IN,
+                )?;
                 slot.insert((stream, Session::default()));
                 continue;
             }
@@ -47,7 +63,11 @@ pub(crate) fn serve(listener: TcpListener) -> io::Result<()> {
                 conns.remove(key);
                 continue;
             }
-            let interest = if session.wants_write() { EventFlags::IN | EventFlags::OUT } else { EventFlags::IN };
+            let interest = if session.wants_write() {
+                EventFlags::IN | EventFlags::OUT
+            } else {
+                EventFlags::IN
+            };
             epoll::modify(&epoll, &*stream, event.data, interest)?;
         }
     }

@@ -14,7 +14,11 @@ use crate::linux::servers::session::Session;
 const LISTENER: EventData = EventData::new_u64(u64::MAX);
 
 pub(crate) fn serve(listener: TcpListener) -> io::Result<()> {
-    let (epoll, mut events, mut conns) = (epoll::create(CreateFlags::CLOEXEC)?, Vec::with_capacity(64), Slab::new());
+    let (epoll, mut events, mut conns) = (
+        epoll::create(CreateFlags::CLOEXEC)?,
+        Vec::with_capacity(64),
+        Slab::new(),
+    );
     epoll::add(&epoll, &listener, LISTENER, EventFlags::IN)?;
     loop {
         events.clear();
@@ -27,7 +31,12 @@ pub(crate) fn serve(listener: TcpListener) -> io::Result<()> {
                 };
                 stream.set_nonblocking(true)?;
                 let slot = conns.vacant_entry();
-                epoll::add(&epoll, &stream, EventData::new_u64(slot.key() as u64), EventFlags::IN)?;
+                epoll::add(
+                    &epoll,
+                    &stream,
+                    EventData::new_u64(slot.key() as u64),
+                    EventFlags::IN,
+                )?;
                 slot.insert((stream, Session::default()));
                 continue;
             }
@@ -37,7 +46,11 @@ pub(crate) fn serve(listener: TcpListener) -> io::Result<()> {
                 conns.remove(key);
                 continue;
             }
-            let interest = if session.wants_write() { EventFlags::IN | EventFlags::OUT } else { EventFlags::IN };
+            let interest = if session.wants_write() {
+                EventFlags::IN | EventFlags::OUT
+            } else {
+                EventFlags::IN
+            };
             epoll::modify(&epoll, &*stream, event.data, interest)?;
         }
     }

@@ -14,7 +14,11 @@ use crate::linux::servers::session::Session;
 const LISTENER: EventData = EventData::new_u64(u64::MAX);
 
 pub(crate) fn serve(listener: TcpListener) -> io::Result<()> {
-    let (epoll, mut events, mut conns) = (epoll::create(CreateFlags::CLOEXEC)?, Vec::with_capacity(64), Slab::new());
+    let (epoll, mut events, mut conns) = (
+        epoll::create(CreateFlags::CLOEXEC)?,
+        Vec::with_capacity(64),
+        Slab::new(),
+    );
     epoll::add(&epoll, &listener, LISTENER, EventFlags::IN)?;
     loop {
         events.clear();
@@ -25,7 +29,12 @@ pub(crate) fn serve(listener: TcpListener) -> io::Result<()> {
                 let (stream, _) = listener.accept()?;
                 stream.set_nonblocking(true)?;
                 let slot = conns.vacant_entry();
-                epoll::add(&epoll, &stream, EventData::new_u64(slot.key() as u64), EventFlags::IN | EventFlags::OUT)?;
+                epoll::add(
+                    &epoll,
+                    &stream,
+                    EventData::new_u64(slot.key() as u64),
+                    EventFlags::IN | EventFlags::OUT,
+                )?;
                 slot.insert((stream, Session::default()));
                 continue;
             }

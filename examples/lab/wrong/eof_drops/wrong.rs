@@ -13,14 +13,19 @@ const LISTENER: Token = Token(usize::MAX);
 pub(crate) fn serve(listener: std::net::TcpListener) -> io::Result<()> {
     let (mut poll, mut events, mut conns) = (Poll::new()?, Events::with_capacity(64), Slab::new());
     let mut listener = TcpListener::from_std(listener);
-    poll.registry().register(&mut listener, LISTENER, Interest::READABLE)?;
+    poll.registry()
+        .register(&mut listener, LISTENER, Interest::READABLE)?;
     loop {
         poll.poll(&mut events, None)?;
         for event in &events {
             if event.token() == LISTENER {
                 while let Ok((mut stream, _)) = listener.accept() {
                     let slot = conns.vacant_entry();
-                    poll.registry().register(&mut stream, Token(slot.key()), Interest::READABLE | Interest::WRITABLE)?;
+                    poll.registry().register(
+                        &mut stream,
+                        Token(slot.key()),
+                        Interest::READABLE | Interest::WRITABLE,
+                    )?;
                     slot.insert((stream, Session::default()));
                 }
                 continue;

@@ -13,7 +13,8 @@ const BITS: u32 = usize::BITS / 2;
 pub(crate) fn serve(listener: std::net::TcpListener) -> io::Result<()> {
     let (mut poll, mut events, mut conns) = (Poll::new()?, Events::with_capacity(64), Slab::new());
     let (mut listener, mut jobs, mut accepted) = (TcpListener::from_std(listener), Vec::new(), 0);
-    poll.registry().register(&mut listener, LISTENER, Interest::READABLE)?;
+    poll.registry()
+        .register(&mut listener, LISTENER, Interest::READABLE)?;
     loop {
         poll.poll(&mut events, None)?;
         for event in &events {
@@ -22,7 +23,8 @@ pub(crate) fn serve(listener: std::net::TcpListener) -> io::Result<()> {
                     let slot = conns.vacant_entry();
                     let token = Token(slot.key() | accepted << BITS);
                     accepted += 1;
-                    poll.registry().register(&mut stream, token, Interest::READABLE)?;
+                    poll.registry()
+                        .register(&mut stream, token, Interest::READABLE)?;
                     slot.insert((token, stream));
                 }
                 continue;
@@ -40,7 +42,9 @@ pub(crate) fn serve(listener: std::net::TcpListener) -> io::Result<()> {
                 }
                 match byte[0] {
                     b'?' => jobs.push(token),
-                    b'!' => jobs.drain(..).for_each(|token| answer(&mut conns, token, b'=')),
+                    b'!' => jobs
+                        .drain(..)
+                        .for_each(|token| answer(&mut conns, token, b'=')),
                     other => answer(&mut conns, token, other),
                 }
             }

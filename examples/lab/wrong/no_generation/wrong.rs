@@ -11,7 +11,8 @@ const LISTENER: Token = Token(usize::MAX);
 pub(crate) fn serve(listener: std::net::TcpListener) -> io::Result<()> {
     let (mut poll, mut events, mut conns) = (Poll::new()?, Events::with_capacity(64), Slab::new());
     let (mut listener, mut jobs) = (TcpListener::from_std(listener), Vec::new());
-    poll.registry().register(&mut listener, LISTENER, Interest::READABLE)?;
+    poll.registry()
+        .register(&mut listener, LISTENER, Interest::READABLE)?;
     loop {
         poll.poll(&mut events, None)?;
         for event in &events {
@@ -19,7 +20,8 @@ pub(crate) fn serve(listener: std::net::TcpListener) -> io::Result<()> {
                 while let Ok((mut stream, _)) = listener.accept() {
                     let slot = conns.vacant_entry();
                     let token = Token(slot.key());
-                    poll.registry().register(&mut stream, token, Interest::READABLE)?;
+                    poll.registry()
+                        .register(&mut stream, token, Interest::READABLE)?;
                     slot.insert(stream);
                 }
                 continue;
@@ -37,7 +39,9 @@ pub(crate) fn serve(listener: std::net::TcpListener) -> io::Result<()> {
                 }
                 match byte[0] {
                     b'?' => jobs.push(token),
-                    b'!' => jobs.drain(..).for_each(|token| answer(&mut conns, token, b'=')),
+                    b'!' => jobs
+                        .drain(..)
+                        .for_each(|token| answer(&mut conns, token, b'=')),
                     other => answer(&mut conns, token, other),
                 }
             }
