@@ -191,7 +191,7 @@ fn observer_is_told_of_the_panic_before_the_end() {
     play.reactor
         .set_observer(move |step: &Step<'_>| match step {
             Step::InternalError { id, message } => {
-                tell.send((*id, (*message).to_string())).unwrap()
+                tell.send((*id, (*message).to_string())).unwrap();
             }
             Step::Closed { id, reason } => tell.send((*id, reason.to_string())).unwrap(),
             _ => {}

@@ -167,7 +167,7 @@ fn an_idle_connection_holds_its_slot_and_its_place_among_the_deadlines_and_nothi
     let served = measure(|| {
         turn_until(&mut reactor, |reactor| {
             reactor.counters().frames == CONNECTIONS as u64
-        })
+        });
     });
     assert_eq!(reactor.buffered(), 0);
 

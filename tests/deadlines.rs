@@ -1065,7 +1065,7 @@ fn a_letter_that_comes_while_others_still_wait_is_not_slept_over() {
     let post = || {
         handle
             .post(Box::new(|_: &mut Scribe, _: &mut LoopContext<'_, Scribe>| {}) as Task)
-            .unwrap()
+            .unwrap();
     };
     (0..3).for_each(|_| post());
     let _ = reactor.turn(Some(Duration::ZERO)).unwrap();
@@ -1221,7 +1221,7 @@ fn whatever_meets_whatever_the_loop_lives_and_nothing_is_left() {
                 ),
                 5 => play.set_room(peer, fastrand::usize(..100)),
                 6..8 => play.tell(peer, |event| {
-                    (event.readable, event.writable) = (true, true)
+                    (event.readable, event.writable) = (true, true);
                 }),
                 8 if fastrand::u32(..3) == 0 => play.end(peer),
                 9 if fastrand::u32(..3) == 0 => play.reset(peer),

@@ -165,9 +165,9 @@ fn cut_in_every_way<R: Rules>(rules: &R, stream: &[u8]) {
         let mut sizes = vec![1];
         for byte in 1..stream.len() {
             if cuts >> (byte - 1) & 1 > 0 {
-                sizes.push(1)
+                sizes.push(1);
             } else {
-                *sizes.last_mut().unwrap() += 1
+                *sizes.last_mut().unwrap() += 1;
             }
         }
         for placed in [false, true] {

@@ -354,7 +354,7 @@ fn ask<T: Send + 'static>(
     server
         .handle
         .post(Box::new(move |scribe, cx| {
-            tell.send(question(scribe, cx)).unwrap()
+            tell.send(question(scribe, cx)).unwrap();
         }))
         .unwrap();
     told.recv_timeout(PATIENCE).expect("the loop should answer")
@@ -486,7 +486,7 @@ fn test_read_timeout() {
     play.pass(ms(1000));
     assert_eq!(play.calls(), [], "it stays passed");
     set(&mut play, |cx| {
-        cx.set_read_deadline(Some(cx.now() + ms(100)))
+        cx.set_read_deadline(Some(cx.now() + ms(100)));
     });
     play.pass(ms(50));
     assert_eq!(play.calls(), ["one", "two", "three", "four"].map(frame));
@@ -547,7 +547,7 @@ fn test_write_timeout() {
         assert!(
             matches!(cx.try_send(&b"late"[..]), Err(SendError::DeadlinePassed)),
             "it stays passed"
-        )
+        );
     });
     play.pass(ms(10));
     assert_eq!((play.calls(), play.got(peer)), (vec![WRITE], Vec::new()));
@@ -906,7 +906,7 @@ fn test_read_timeout_unblocks_read() {
     client.send(b"hello\n");
     client.expect(b"hello\n");
     ask_last(&server, |cx| {
-        cx.set_read_deadline(cx.now().checked_sub(Duration::from_secs(1)))
+        cx.set_read_deadline(cx.now().checked_sub(Duration::from_secs(1)));
     });
     client.expect_end();
     assert_eq!(server.next_end(), "read deadline passed");
@@ -1445,7 +1445,7 @@ fn read_timeout() {
     set(&mut play, |cx| cx.set_read_deadline(Some(cx.now())));
     play.pass(ms(10));
     set(&mut play, |cx| {
-        assert!(cx.try_send(&b"written"[..]).is_ok())
+        assert!(cx.try_send(&b"written"[..]).is_ok());
     });
     play.pass(ms(10));
     assert_eq!(
@@ -1475,7 +1475,7 @@ fn past_timeout() {
             cx.now()
                 .checked_sub(Duration::from_secs(1))
                 .or(Some(cx.now())),
-        )
+        );
     });
     play.say(peer, b"waits\n");
     play.pass(ms(10));
@@ -1483,7 +1483,7 @@ fn past_timeout() {
         assert!(matches!(
             cx.try_send(&b"late"[..]),
             Err(SendError::DeadlinePassed)
-        ))
+        ));
     });
     assert_eq!(play.calls(), [READ, WRITE]);
     set(&mut play, |cx| cx.set_deadline(None));
@@ -1583,7 +1583,7 @@ fn deadline_that_is_set_anew_in_the_callback_lets_the_batch_go_on() {
         Verdict::Continue
     };
     set(&mut play, |cx| {
-        cx.set_read_deadline(Some(cx.now() + ms(50)))
+        cx.set_read_deadline(Some(cx.now() + ms(50)));
     });
     play.turn();
     play.skip(ms(50));
@@ -1615,7 +1615,7 @@ fn deadline_by_default_closes_with_its_own_reason() {
     };
     let (mut play, peer) = closing();
     set(&mut play, |cx| {
-        cx.set_read_deadline(Some(cx.now() + ms(100)))
+        cx.set_read_deadline(Some(cx.now() + ms(100)));
     });
     play.pass(ms(200));
     assert!(play.is_open(peer), "what is queued goes out first");
@@ -1632,7 +1632,7 @@ fn deadline_by_default_closes_with_its_own_reason() {
 
     let (mut play, peer) = closing();
     set(&mut play, |cx| {
-        cx.set_write_deadline(Some(cx.now() + ms(100)))
+        cx.set_write_deadline(Some(cx.now() + ms(100)));
     });
     play.pass(ms(200));
     assert_eq!(
@@ -1650,7 +1650,7 @@ fn deadline_by_default_closes_with_its_own_reason() {
     let (mut play, peer) = connected();
     play.reactor.handler().on_deadline = |_, _| Verdict::Close;
     set(&mut play, |cx| {
-        cx.set_read_deadline(Some(cx.now() + ms(100)))
+        cx.set_read_deadline(Some(cx.now() + ms(100)));
     });
     play.pass(ms(200));
     assert_eq!(

@@ -100,7 +100,7 @@ fn senders(shared: &Shared<Post>, count: usize, letters: usize) {
     for sender in 0..count {
         let shared = shared.clone();
         thread::spawn(move || {
-            (0..letters).for_each(|n| assert_eq!(post(&shared, (sender, n)), Put::Done))
+            (0..letters).for_each(|n| assert_eq!(post(&shared, (sender, n)), Put::Done));
         });
     }
 }

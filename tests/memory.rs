@@ -182,11 +182,11 @@ fn broadcast(way: &str, ask: impl FnOnce(&mut Reactor<Sender>, &mut Client)) {
 #[test]
 fn message_for_many_is_held_once_and_freed_when_delivered() {
     broadcast("Context::send_to for each", |_, client| {
-        client.send(b"each\n")
+        client.send(b"each\n");
     });
     broadcast("Context::send_to_many", |_, client| client.send(b"many\n"));
     broadcast("LoopContext::send_to_many", |reactor, _| {
-        reactor.handle().post(()).unwrap()
+        reactor.handle().post(()).unwrap();
     });
 }
 

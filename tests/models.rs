@@ -301,10 +301,10 @@ fn failures_of(model: &str) -> Vec<String> {
         match (case(addr, patience), excuse) {
             (Ok(()), None) | (Err(_), Some(_)) => {}
             (Err(error), None) => {
-                failures.push(format!("{model}: {name}: {error}; {}", server.log()))
+                failures.push(format!("{model}: {name}: {error}; {}", server.log()));
             }
             (Ok(()), Some((.., why))) => {
-                failures.push(format!("{model}: {name}: it can, although {why}"))
+                failures.push(format!("{model}: {name}: it can, although {why}"));
             }
         }
     }

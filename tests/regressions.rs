@@ -222,9 +222,9 @@ fn a_codec_that_takes_back_what_is_not_its_own_is_contained() {
         fn frame(&mut self, byte: &[u8], cx: &mut Context<'_, Self>) -> Verdict {
             for message in [&b"long message"[..], b"x"] {
                 if byte == b"o" {
-                    cx.send_to(cx.id(), message)
+                    cx.send_to(cx.id(), message);
                 } else {
-                    cx.send(message)
+                    cx.send(message);
                 }
             }
             Verdict::Continue

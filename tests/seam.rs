@@ -124,7 +124,7 @@ fn an_event_for_one_who_was_closed_earlier_in_the_same_batch_finds_nobody_else()
         play.say(other, b"wait\n");
         play.reset(other);
         play.tell(other, |event| {
-            (event.readable, event.writable) = (true, true)
+            (event.readable, event.writable) = (true, true);
         });
         play.knock(0, [Ok(())]);
         play.turn();
@@ -236,7 +236,7 @@ fn spurious_events_cost_a_read_and_nothing_else() {
     let peer = play.admit(1);
     for _ in 0..3 {
         play.tell(peer, |event| {
-            (event.readable, event.writable) = (true, true)
+            (event.readable, event.writable) = (true, true);
         });
         let _ = turn(&mut play);
     }

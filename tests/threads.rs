@@ -202,7 +202,7 @@ fn exchange(config: Config, each: usize) {
     let (server, _) = office(config);
     let (tell, told) = mpsc::channel();
     eight_threads(|number| {
-        (0..each).for_each(|n| post_patiently(&server.handle, numbered(&tell, number, n)))
+        (0..each).for_each(|n| post_patiently(&server.handle, numbered(&tell, number, n)));
     });
     let mut seen = [0; 8];
     for _ in 0..8 * each {
@@ -279,7 +279,7 @@ fn a_loop_that_is_busy_is_woken_once_for_many_letters() {
     server.handle.post(busy).ok().unwrap();
     next(&is_busy);
     eight_threads(|number| {
-        (0..1000).for_each(|n| server.handle.post(numbered(&tell, number, n)).unwrap())
+        (0..1000).for_each(|n| server.handle.post(numbered(&tell, number, n)).unwrap());
     });
     drop(open);
     for _ in 0..8000 {
@@ -537,7 +537,7 @@ fn the_shortest_grace_counts_whatever_came_first_and_whatever_the_config_says() 
         assert!(
             time <= secs(at_most) && time > secs(at_most - 100),
             "{time:?}"
-        )
+        );
     };
     within(after(&[Stop::Gracefully]), 3000);
     within(after(&[Stop::Within(secs(2000))]), 2000);
@@ -703,7 +703,7 @@ fn message_to_many_reaches_open_connections_and_keeps_its_place() {
     let (tell, told) = mpsc::channel();
     let refused = job(move |cx| {
         tell.send(cx.send_to_many([ids[2], ids[0]], &b"two\nlines"[..]))
-            .unwrap()
+            .unwrap();
     });
     server.handle.post(refused).unwrap();
     assert_eq!(next(&told), 0);

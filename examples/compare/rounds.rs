@@ -113,7 +113,7 @@ impl Plan<'_> {
                 Err(why) => {
                     results
                         .gaps
-                        .push((scenario, peer.name.clone(), Some(Figure::Calls), why))
+                        .push((scenario, peer.name.clone(), Some(Figure::Calls), why));
                 }
             }
         }

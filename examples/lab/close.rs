@@ -69,7 +69,7 @@ fn reads(mut stream: &TcpStream) -> Vec<String> {
         let mut buffer = [0; 16];
         match stream.read(&mut buffer) {
             Ok(count @ 1..) => {
-                came.push(format!("{:?}", String::from_utf8_lossy(&buffer[..count])))
+                came.push(format!("{:?}", String::from_utf8_lossy(&buffer[..count])));
             }
             end => {
                 came.push(result(&end));

@@ -261,7 +261,7 @@ impl Demo {
                 &mut log,
             )?,
             Demo::Buffered => {
-                handle_conn(&mut buffered.0, &mut buffered.1, |_, _| Ok(()), &mut log)?
+                handle_conn(&mut buffered.0, &mut buffered.1, |_, _| Ok(()), &mut log)?;
             }
             Demo::Flushing => handle_conn(
                 &mut buffered.0,

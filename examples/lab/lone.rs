@@ -146,7 +146,7 @@ impl Lone {
                 Ok(0) => break,
                 Ok(some) => count += some,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    self.during(Duration::from_millis(1))?
+                    self.during(Duration::from_millis(1))?;
                 }
                 Err(error) => return Err(error),
             }

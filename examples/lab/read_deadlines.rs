@@ -211,7 +211,7 @@ pub(crate) fn c48(_: Lab) -> io::Result<Outcome> {
                 client = None; // has said all
             }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock && timeouts < 100 => {
-                timeouts += 1
+                timeouts += 1;
             }
             Err(error) => return Err(error),
         }

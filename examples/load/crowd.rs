@@ -96,7 +96,7 @@ impl Crowd {
                 Err(error)
                     if is_short(&error) && self.is_local_ipv4() && self.source < LAST_SOURCE =>
                 {
-                    self.source += 1
+                    self.source += 1;
                 }
                 outcome => return outcome,
             }

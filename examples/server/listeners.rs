@@ -139,7 +139,7 @@ impl Listeners {
             match self.open_tcp(addr, all) {
                 Ok(()) => opened += 1,
                 Err(error) if tcp::is_missing(&error) => {
-                    missing = Some(tcp::explain(addr, &error, self.options))
+                    missing = Some(tcp::explain(addr, &error, self.options));
                 }
                 Err(error) => return Err(tcp::explain(addr, &error, self.options)),
             }

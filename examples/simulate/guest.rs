@@ -189,7 +189,7 @@ impl Guest {
             }
             Manner::Mute | Manner::Stalls if !healed => return,
             Manner::Waits | Manner::HalfCloses | Manner::Mute | Manner::Deaf | Manner::Stalls => {
-                peer.shut_write()
+                peer.shut_write();
             }
             Manner::Garbage => {
                 peer.send(&vec![b'x'; 70_000]);

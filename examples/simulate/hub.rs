@@ -179,9 +179,9 @@ impl<W: Wire> Hub<W> {
                 }
                 cx.state().deadlines[usize::from(!read)] = Some(at);
                 if read {
-                    cx.set_read_deadline(Some(at))
+                    cx.set_read_deadline(Some(at));
                 } else {
-                    cx.set_write_deadline(Some(at))
+                    cx.set_write_deadline(Some(at));
                 }
             }
             Op::Stop => {

@@ -36,7 +36,7 @@ impl Trial<'_> {
             let before = findings.wrong.len();
             match self.witness.of(addr) {
                 Some(seen) if seen.ended.is_some() => {
-                    self.judge_end(guest, peer, seen, &mut findings)
+                    self.judge_end(guest, peer, seen, &mut findings);
                 }
                 Some(_) if !self.stopped => {
                     findings.stuck += 1;

@@ -84,7 +84,7 @@ impl<C: Codec, S> Connection<C, S> {
                 consider(guard(self.active, config.idle_timeout), Expiry::Idle);
             }
             State::Draining { .. } => {
-                consider(clock.after(self.moved, shared.drain_time), Expiry::Drain)
+                consider(clock.after(self.moved, shared.drain_time), Expiry::Drain);
             }
             State::Lingering(_) => {
                 consider(

@@ -418,7 +418,7 @@ impl<C: Codec, S> Connection<C, S> {
             log::debug!(
                 "connection {id} from {} ended: {reason}",
                 self.peer.unpack()
-            )
+            );
         });
         let lent = self.lend(shared);
         let _ = self.guarded(shared, |connection, shared| {

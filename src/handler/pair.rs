@@ -251,7 +251,7 @@ impl<L: Handler, R: Handler> Handler for Pair<L, R> {
                     shared,
                     connections: &mut LeftOf(&mut **connections),
                 },
-            )
+            );
         });
         self.right.loop_timer(
             timer,

@@ -184,7 +184,7 @@ impl<H: Handler, N: Net> Reactor<H, N> {
                     shared: &mut *shared,
                     connections: &mut connections,
                 },
-            )
+            );
         });
         if called.is_none() {
             if let Some(suppressed) = shared.throttle.admit(("panic", None), shared.clock.now()) {

@@ -282,7 +282,7 @@ impl<H: Handler, N: Net> Slot<H, N> {
                 }
                 Flush::Blocked => break,
                 Flush::Failed(error) => {
-                    connection.apply(Cause::Fail(CloseReason::from_io(error)), shared)
+                    connection.apply(Cause::Fail(CloseReason::from_io(error)), shared);
                 }
             }
         }
@@ -309,7 +309,7 @@ impl<H: Handler, N: Net> Slot<H, N> {
             Fill::End => connection.end_of_input(handler, shared),
             Fill::Blocked => {}
             Fill::Failed(error) => {
-                connection.apply(Cause::Fail(CloseReason::from_io(error)), shared)
+                connection.apply(Cause::Fail(CloseReason::from_io(error)), shared);
             }
         }
         0

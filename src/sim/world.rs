@@ -306,7 +306,7 @@ impl World {
         while self.ready.is_empty() && !self.stirred && !self.bell.load(Ordering::Relaxed) {
             match (self.agenda.peek(), until) {
                 (Some(Reverse((at, _, _))), until) if until.is_none_or(|until| *at <= until) => {
-                    self.next_happens()
+                    self.next_happens();
                 }
                 (_, Some(until)) => return self.now = self.now.max(until),
                 (_, None) => return self.asleep = true,

@@ -300,7 +300,7 @@ impl<R: Talk> Puppet<R> {
         self.held_back &= self.queue.len() > self.config.write_low;
         match &self.state {
             Stand::Open(Reading::Choked) if !self.held_back => {
-                self.state = Stand::Open(Reading::Flowing)
+                self.state = Stand::Open(Reading::Flowing);
             }
             Stand::Draining { reason, linger } if self.queue.is_empty() => {
                 let reason = reason.clone();
@@ -634,13 +634,13 @@ impl<R: Talk> Puppet<R> {
             Err(SendError::DeadlinePassed) => {
                 self.refused = Some(CloseReason::WriteDeadline {
                     unsent: self.queue.len(),
-                })
+                });
             }
             Err(SendError::OutboxFull { queued, cap }) => {
-                self.refused = Some(CloseReason::OutboxFull { queued, cap })
+                self.refused = Some(CloseReason::OutboxFull { queued, cap });
             }
             Err(SendError::Unencodable(error)) => {
-                self.refused = Some(CloseReason::Unencodable(Box::new(error)))
+                self.refused = Some(CloseReason::Unencodable(Box::new(error)));
             }
             Err(_) => {}
         }

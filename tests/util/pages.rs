@@ -22,9 +22,9 @@ pub fn files(dir: &str, extension: &str) -> Vec<PathBuf> {
         {
             let path = entry.unwrap().path();
             if path.is_dir() {
-                walk(&path, found)
+                walk(&path, found);
             } else {
-                found.push(path)
+                found.push(path);
             }
         }
     }

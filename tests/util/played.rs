@@ -438,7 +438,7 @@ impl<H: Handler> Play<H> {
     pub fn end(&self, peer: usize) {
         self.stage.borrow_mut().peers[peer].then = Ok(0);
         self.tell(peer, |event| {
-            (event.readable, event.read_closed) = (true, true)
+            (event.readable, event.read_closed) = (true, true);
         });
     }
 
@@ -451,7 +451,7 @@ impl<H: Handler> Play<H> {
                 event.read_closed,
                 event.write_closed,
                 event.broken,
-            ) = (true, true, true, true)
+            ) = (true, true, true, true);
         });
     }
 

@@ -117,6 +117,6 @@ fn tell_failures() {
         io::stdin()
             .lines()
             .map_while(Result::ok)
-            .for_each(|_| println!("{}", FAILED.load(Ordering::Relaxed)))
+            .for_each(|_| println!("{}", FAILED.load(Ordering::Relaxed)));
     });
 }

@@ -153,7 +153,7 @@ impl Lock {
                     return Ok(Self { path, _file: file });
                 }
                 Ok(_) | Err((_, Errno::EWOULDBLOCK | Errno::EINTR)) if Instant::now() < end => {
-                    thread::sleep(LOCK_RETRY)
+                    thread::sleep(LOCK_RETRY);
                 }
                 Ok(_) | Err((_, Errno::EWOULDBLOCK)) => {
                     let problem = format!(
