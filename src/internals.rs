@@ -9,4 +9,4 @@ pub use crate::id::Token;
 pub use crate::net::{
     Established, Event, Listener, MioNet, Net, Readiness, Socket, Stream, Wake, fill, flush,
 };
-pub use crate::state::{Cause, Reading, State};
+pub use crate::state::{Reading, State, Trigger};

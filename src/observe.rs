@@ -4,7 +4,7 @@ use std::fmt;
 use std::io;
 use std::time::Instant;
 
-use crate::error::panics::contain;
+use crate::error::panics::catch_panic;
 use crate::error::{CloseReason, ConnectFailure};
 use crate::id::ConnectionId;
 use crate::net::{Address, Fill, Flush};
@@ -148,7 +148,7 @@ pub enum Step<'a> {
         timer: TimerId,
     },
     /// A letter from another thread was read.
-    Letter,
+    Post,
     /// User code panicked; the connection closes, the loop goes on.
     Panicked {
         /// In a callback for which connection; `None` if it was for none.
@@ -241,7 +241,7 @@ pub struct Counters {
     /// Timers that came.
     pub timers: u64,
     /// Letters read that other threads had written.
-    pub letters: u64,
+    pub posts: u64,
     /// Panics in callbacks.
     pub panics: u64,
     /// Panics in this crate's own code, each of which ended one connection. Anything but 0 is a bug
@@ -303,7 +303,7 @@ impl Counters {
             Step::Deferred { .. } => self.deferred += 1,
             Step::Deadline { .. } => self.deadlines += 1,
             Step::Timer { .. } => self.timers += 1,
-            Step::Letter => self.letters += 1,
+            Step::Post => self.posts += 1,
             Step::Panicked { .. } => self.panics += 1,
             Step::InternalError { .. } => self.internal_errors += 1,
             Step::Closed { .. } => {
@@ -340,10 +340,10 @@ impl Observe {
         let Some(observer) = &mut self.observer else {
             return;
         };
-        if contain(|| observer.step(&step())).is_none() {
+        if catch_panic(|| observer.step(&step())).is_none() {
             log::error!("the observer panicked and is taken off");
             let observer = self.observer.take();
-            contain(|| drop(observer));
+            catch_panic(|| drop(observer));
         }
     }
 

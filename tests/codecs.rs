@@ -88,16 +88,16 @@ fn drive<C: Mirrored>(
         written.extend_from_slice(&connection.unsent()[..few]);
         connection.sent(few, shared);
         connection.after_flush(shared);
-        connection.slim();
+        connection.shrink();
         if connection.has_backlog() {
             connection.proceed(handler, shared);
         } else if connection.is_reading() && !rest.is_empty() {
             let (piece, later) = rest.split_at(pieces.next().unwrap().min(rest.len()));
             rest = later;
-            let place = connection.place();
+            let place = connection.frame_space();
             let (placed, scratch) = piece.split_at(piece.len().min(place.len()));
             place[..placed.len()].copy_from_slice(placed);
-            connection.placed(placed.len());
+            connection.filled(placed.len());
             connection.receive(scratch, handler, shared);
         } else if connection.unsent().is_empty() {
             assert!(
@@ -200,10 +200,10 @@ fn a_frame_s_memory_follows_what_has_arrived_and_not_what_was_claimed() {
             "{} bytes held for {arrived}",
             connection.heap()
         );
-        let place = connection.place();
+        let place = connection.frame_space();
         let n = place.len().min(1009);
         if n > 0 {
-            connection.placed(n);
+            connection.filled(n);
             connection.receive(&[], handler, shared);
         } else {
             connection.receive(&[0; 16], handler, shared);

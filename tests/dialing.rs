@@ -790,10 +790,7 @@ fn what_is_sent_to_one_who_is_not_established_is_counted_and_never_arrives() {
         }
         play.turn();
         assert_eq!(
-            (
-                play.reactor.counters().letters,
-                play.reactor.counters().stale
-            ),
+            (play.reactor.counters().posts, play.reactor.counters().stale),
             (3, 3)
         );
         decide(&mut play, how);

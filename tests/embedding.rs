@@ -350,11 +350,11 @@ fn what_a_turn_leaves_undone_is_due_at_once() {
         reactor.set_timer(Instant::now());
     }
     turn_until(&mut reactor, |reactor| {
-        reactor.counters().letters > 0 && reactor.counters().timers > 0
+        reactor.counters().posts > 0 && reactor.counters().timers > 0
     });
     settle(&mut reactor);
     assert_eq!(
-        (reactor.counters().letters, reactor.counters().timers),
+        (reactor.counters().posts, reactor.counters().timers),
         (10, 10)
     );
 
@@ -415,7 +415,7 @@ fn the_poller_s_descriptor_is_readable_exactly_when_there_is_something_to_hear()
         let _ = turn(&mut reactor);
     }
     assert_eq!(
-        (reactor.counters().letters, reactor.counters().frames),
+        (reactor.counters().posts, reactor.counters().frames),
         (3, 3)
     );
     drop(client);

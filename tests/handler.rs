@@ -580,7 +580,7 @@ fn the_machine_can_be_driven_with_bytes_alone() {
     );
     connection.after_flush(shared);
     assert!(matches!(
-        connection.farewell(handler, shared),
+        connection.finish_close(handler, shared),
         CloseReason::PeerClosed
     ));
     assert_eq!(handler.calls.last().unwrap(), "close: closed by the peer");

@@ -221,7 +221,7 @@ fn draining_connection_gets_its_time_after_a_stopped_process() {
 /// Echoes frames; one that begins with `block` holds the loop until the test lets it go.
 struct Blocks {
     entered: Sender<()>,
-    go_on: Receiver<()>,
+    resume_connection: Receiver<()>,
 }
 
 impl Handler for Blocks {
@@ -236,7 +236,7 @@ impl Handler for Blocks {
     fn frame(&mut self, frame: Framed<'_>, cx: &mut Context<'_, Self>) -> Verdict {
         if frame.body.starts_with(b"block") {
             self.entered.send(()).unwrap();
-            self.go_on.recv_timeout(PATIENCE).unwrap();
+            self.resume_connection.recv_timeout(PATIENCE).unwrap();
         }
         cx.send(Framed {
             head: &[],
@@ -254,9 +254,15 @@ fn frame(payload: &[u8]) -> Vec<u8> {
 
 fn start_blocking(config: Config) -> (Server, Receiver<()>, Sender<()>) {
     let (entered, has_entered) = mpsc::channel();
-    let (let_go, go_on) = mpsc::channel();
+    let (let_go, resume_connection) = mpsc::channel();
     (
-        Server::start(Blocks { entered, go_on }, config),
+        Server::start(
+            Blocks {
+                entered,
+                resume_connection,
+            },
+            config,
+        ),
         has_entered,
         let_go,
     )

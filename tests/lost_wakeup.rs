@@ -47,8 +47,8 @@ mod net {
     }
 }
 
-use limit::{ConnectionLimit, Places};
-use mailbox::{Mailbox, Put};
+use limit::{ConnectionLimit, Permits};
+use mailbox::{Mailbox, PutOutcome};
 use sync::{AtomicBool, Ordering};
 
 /// A poller with nothing but a waker: like an eventfd it remembers that it was woken, once, until somebody has slept on it.
@@ -90,7 +90,7 @@ fn orders(interruptions: usize, model: impl Fn() + Send + Sync + 'static) {
     builder.check(model);
 }
 
-fn post(shared: &Shared<Post>, letter: (usize, usize)) -> Put<(usize, usize), ()> {
+fn post(shared: &Shared<Post>, letter: (usize, usize)) -> PutOutcome<(usize, usize), ()> {
     let (mailbox, poller) = &**shared;
     mailbox.put(letter, |letter| letter, 1, |_| Ok(()), || poller.wake())
 }
@@ -100,7 +100,7 @@ fn senders(shared: &Shared<Post>, count: usize, letters: usize) {
     for sender in 0..count {
         let shared = shared.clone();
         thread::spawn(move || {
-            (0..letters).for_each(|n| assert_eq!(post(&shared, (sender, n)), Put::Done));
+            (0..letters).for_each(|n| assert_eq!(post(&shared, (sender, n)), PutOutcome::Done));
         });
     }
 }
@@ -118,8 +118,8 @@ fn run(
     let (mut letters, mut read, mut stopped) = (VecDeque::new(), Vec::new(), false);
     while read.len() < wanted || stopped != until_stopped {
         // Without the bell in this line a loop with letters left from before hears it in the poll, forgets it, and sleeps.
-        poller.poll(!letters.is_empty() || mailbox.has_rung());
-        if letters.is_empty() && mailbox.has_rung() {
+        poller.poll(!letters.is_empty() || mailbox.is_notified());
+        if letters.is_empty() && mailbox.is_notified() {
             stopped |= mailbox.take(&mut letters, |_, stop| std::mem::take(stop));
         }
         read.extend(letters.drain(..per_turn.min(letters.len())));
@@ -173,7 +173,7 @@ fn a_stop_is_seen_and_so_is_what_was_written_beside_it() {
         thread::spawn(move || {
             let (mailbox, poller) = &*stopping;
             mailbox.with(|stop| *stop = true);
-            mailbox.ring(|| poller.wake());
+            mailbox.notify(|| poller.wake());
         });
         assert_in_order(&run(&shared, usize::MAX, 2, true), 1, 2);
     });
@@ -187,7 +187,7 @@ fn a_full_mailbox_refuses_and_loses_nothing_it_took() {
             let shared = shared.clone();
             thread::spawn(move || {
                 (0..2)
-                    .filter(|n| post(&shared, (0, *n)) == Put::Done)
+                    .filter(|n| post(&shared, (0, *n)) == PutOutcome::Done)
                     .count()
             })
         };
@@ -265,22 +265,22 @@ fn a_bell_that_is_silenced_after_the_letters_were_taken_loses_one() {
 }
 
 /// A loop of a limit, with its poller and no connection.
-fn member(limit: &ConnectionLimit) -> (Places, std::sync::Arc<Poller>) {
+fn member(limit: &ConnectionLimit) -> (Permits, std::sync::Arc<Poller>) {
     let poller = std::sync::Arc::new(Poller::default());
-    (Places::new(limit, poller.clone(), 0), poller)
+    (Permits::new(limit, poller.clone(), 0), poller)
 }
 
 /// What the reactor does with `waiting` connections: accepts one and closes it, as often as it may,
 /// and sleeps in between.
 fn accept(limit: &ConnectionLimit, waiting: usize) {
-    let (mut places, poller) = member(limit);
+    let (mut permits, poller) = member(limit);
     for left in (0..waiting).rev() {
-        while !places.take(0) {
-            poller.poll(places.ask(0));
+        while !permits.try_acquire(0) {
+            poller.poll(permits.can_acquire(0));
         }
-        places.keep(1, left > 0);
+        permits.release_unused(1, left > 0);
         assert!(limit.open() <= limit.max());
-        places.keep(0, left > 0);
+        permits.release_unused(0, left > 0);
     }
 }
 

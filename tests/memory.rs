@@ -227,7 +227,7 @@ fn letters_are_counted_while_they_wait_and_their_queue_is_given_back() {
             .read_exact(&mut vec![0; 640_000])
             .map(|()| client)
     });
-    turn_until(&mut reactor, |reactor| reactor.counters().letters == 10_000);
+    turn_until(&mut reactor, |reactor| reactor.counters().posts == 10_000);
     turn_until(&mut reactor, |_| reading.is_finished());
     drop(reading.join().unwrap().unwrap());
     assert!(

@@ -308,7 +308,7 @@ fn mail_comes_to_its_addressee_who_reaches_his_own_connections_only() {
         handle.post(Either::Left((ids[1], errand))).ok().unwrap();
         handle.post(Either::Right((ids[0], errand))).ok().unwrap();
     }
-    turn_until(&mut reactor, |reactor| reactor.counters().letters == 6);
+    turn_until(&mut reactor, |reactor| reactor.counters().posts == 6);
     assert_eq!(reactor.handler().left.notes(), ["mail: false"; 3]);
     assert_eq!(reactor.handler().right.notes(), ["mail: false"; 3]);
     // To their own, all do. What the others were to be sent would come first here.
@@ -316,7 +316,7 @@ fn mail_comes_to_its_addressee_who_reaches_his_own_connections_only() {
         handle.post(Either::Left((ids[0], errand))).ok().unwrap();
         handle.post(Either::Right((ids[1], errand))).ok().unwrap();
     }
-    turn_until(&mut reactor, |reactor| reactor.counters().letters == 12);
+    turn_until(&mut reactor, |reactor| reactor.counters().posts == 12);
     assert_eq!(reactor.handler().left.notes(), ["mail: true"; 3]);
     assert_eq!(reactor.handler().right.notes(), ["mail: true"; 3]);
     for client in [&mut left, &mut right] {
@@ -396,7 +396,7 @@ fn a_panic_inside_of_with_ends_that_connection_and_the_mail_goes_on() {
     ] {
         reactor.handle().post(mail).ok().unwrap();
     }
-    turn_until(&mut reactor, |reactor| reactor.counters().letters == 2);
+    turn_until(&mut reactor, |reactor| reactor.counters().posts == 2);
     assert_eq!(
         (reactor.counters().panics, reactor.handler().right.notes()),
         (2, vec!["mail: true".to_string()])

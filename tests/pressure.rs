@@ -251,7 +251,7 @@ fn a_million_messages_of_one_byte_take_the_memory_of_their_bytes() {
     );
     // As many frames of one byte each: they leave nothing behind.
     connection.sent(MANY, shared);
-    connection.slim();
+    connection.shrink();
     for _ in 0..MANY {
         connection.receive(b"\n", handler, shared);
     }

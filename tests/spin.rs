@@ -158,7 +158,7 @@ fn letters_of_other_threads_are_read_at_once() {
     });
     while reactor.turn(None).unwrap() == Turn::Running {}
     writer.join().unwrap();
-    assert_eq!(reactor.counters().letters, 2_000);
+    assert_eq!(reactor.counters().posts, 2_000);
 }
 
 #[test]
@@ -194,7 +194,7 @@ fn a_letter_that_comes_while_the_loop_spins_ends_the_spin() {
     }
     play.turn();
     assert_eq!(
-        (play.reactor.counters().letters, answered.try_recv()),
+        (play.reactor.counters().posts, answered.try_recv()),
         (1, Ok(()))
     );
 }

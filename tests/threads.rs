@@ -210,7 +210,7 @@ fn exchange(config: Config, each: usize) {
         assert_eq!(n, seen[number], "out of order, or lost, or twice");
         seen[number] += 1;
     }
-    assert_eq!(server.stop().letters, 8 * each as u64);
+    assert_eq!(server.stop().posts, 8 * each as u64);
     assert!(told.try_recv().is_err(), "a letter came twice");
 }
 
@@ -250,11 +250,11 @@ fn a_loop_does_not_sleep_over_a_bell_that_rang_while_it_read_the_rest_of_its_mai
     let handle = reactor.handle();
     (0..3).for_each(|_| handle.post(job(|_| ())).unwrap());
     let _ = turn(&mut reactor);
-    assert_eq!(reactor.counters().letters, 2, "one is left");
+    assert_eq!(reactor.counters().posts, 2, "one is left");
     handle.post(job(|_| ())).unwrap();
     let _ = turn(&mut reactor);
     assert_eq!(
-        reactor.counters().letters,
+        reactor.counters().posts,
         3,
         "the bell was heard, but the rest came first"
     );
@@ -264,7 +264,7 @@ fn a_loop_does_not_sleep_over_a_bell_that_rang_while_it_read_the_rest_of_its_mai
         begun.elapsed() < patience,
         "it slept although a letter lay there"
     );
-    assert_eq!(reactor.counters().letters, 4);
+    assert_eq!(reactor.counters().posts, 4);
 }
 
 #[test]
@@ -286,12 +286,12 @@ fn a_loop_that_is_busy_is_woken_once_for_many_letters() {
         next(&told);
     }
     let counters = server.stop();
-    assert_eq!(counters.letters, 8001);
+    assert_eq!(counters.posts, 8001);
     assert!(
-        counters.turns * 100 < counters.letters,
+        counters.turns * 100 < counters.posts,
         "{} turns for {} letters",
         counters.turns,
-        counters.letters
+        counters.posts
     );
 }
 
@@ -303,7 +303,7 @@ fn mail_that_was_posted_before_the_loop_ran_is_read() {
         .post(job(|cx| cx.stop(Stop::Gracefully)))
         .unwrap();
     reactor.run().unwrap();
-    assert_eq!(reactor.counters().letters, 1);
+    assert_eq!(reactor.counters().posts, 1);
 }
 
 #[test]
@@ -338,7 +338,7 @@ fn all_the_mail_that_was_posted_before_a_stop_is_read_before_it() {
     (0..100).for_each(|_| handle.post(job(|_| ())).unwrap());
     handle.shutdown(PATIENCE);
     reactor.run().unwrap();
-    assert_eq!(reactor.counters().letters, 100);
+    assert_eq!(reactor.counters().posts, 100);
 }
 
 #[test]
@@ -382,7 +382,7 @@ fn a_letter_for_one_that_is_gone_comes_back_and_never_reaches_the_next_in_its_sl
     }
     server.handle.send(here, &b"hello\n"[..]).unwrap();
     newcomer.expect(b"hello\n");
-    assert_eq!(server.stop().letters, 1);
+    assert_eq!(server.stop().posts, 1);
 }
 
 #[test]
@@ -393,10 +393,7 @@ fn a_letter_whose_connection_goes_before_it_is_read_is_counted_as_stale() {
     handle.send(id, &b"too late\n"[..]).unwrap();
     handle.close(id).unwrap();
     let _ = turn(&mut reactor);
-    assert_eq!(
-        (reactor.counters().letters, reactor.counters().stale),
-        (3, 2)
-    );
+    assert_eq!((reactor.counters().posts, reactor.counters().stale), (3, 2));
     drop(client);
     turn_until(&mut reactor, |reactor| reactor.connections() == 0);
 }
@@ -428,9 +425,9 @@ fn a_full_mailbox_gives_the_letter_back_queues_nothing_and_works_again_after_a_t
             handle.send(id, frame.clone()),
             Err(PostError::Full(frame.clone()))
         );
-        let before = reactor.counters().letters;
+        let before = reactor.counters().posts;
         let _ = turn(&mut reactor);
-        assert_eq!(reactor.counters().letters - before, taken);
+        assert_eq!(reactor.counters().posts - before, taken);
         client.expect(&frame.repeat(taken as usize));
     }
     // What is heavier than the whole mailbox goes in alone.
@@ -635,12 +632,12 @@ fn a_flood_of_mail_leaves_the_sockets_their_part() {
         turn_until(&mut reactor, |reactor| reactor.counters().frames == round);
         client.expect(b"still there?\n");
     }
-    let letters = reactor.counters().letters;
+    let letters = reactor.counters().posts;
     assert!(
         letters * 10 < FLOOD,
         "{letters} letters came before twenty lines"
     );
-    turn_until(&mut reactor, |reactor| reactor.counters().letters == FLOOD);
+    turn_until(&mut reactor, |reactor| reactor.counters().posts == FLOOD);
 }
 
 #[test]
@@ -719,7 +716,7 @@ fn a_handle_can_be_used_inside_the_callbacks_of_its_own_loop() {
     reactor.handler().handle = Some(handle.clone());
     client.send(b"through the mailbox\n");
     turn_until(&mut reactor, |reactor| {
-        reactor.counters().letters == 1 && reactor.counters().bytes_written == 20
+        reactor.counters().posts == 1 && reactor.counters().bytes_written == 20
     });
     client.expect(b"through the mailbox\n");
     let own = handle.clone();
@@ -733,7 +730,7 @@ fn a_handle_can_be_used_inside_the_callbacks_of_its_own_loop() {
         });
     });
     handle.post(busybody).unwrap();
-    turn_until(&mut reactor, |reactor| reactor.counters().letters == 6);
+    turn_until(&mut reactor, |reactor| reactor.counters().posts == 6);
     client.expect(b"one\ntwo\n");
     client.expect_end();
     drop(client);

@@ -80,7 +80,7 @@ pub(crate) fn run(
             })),
         });
     }
-    let go_on = |task: &mut Task| match task
+    let resume_connection = |task: &mut Task| match task
         .code
         .as_mut()
         .poll(&mut task::Context::from_waker(Waker::noop()))
@@ -91,7 +91,7 @@ pub(crate) fn run(
             result
         }
     };
-    tasks.iter_mut().try_for_each(go_on)?;
+    tasks.iter_mut().try_for_each(resume_connection)?;
     while over.load(Ordering::Relaxed) < tasks.len() {
         poll.poll(&mut events, Some(PATIENCE))?;
         if events.is_empty() {
@@ -102,7 +102,7 @@ pub(crate) fn run(
             steps
                 .borrow_mut()
                 .push(format!("epoll_wait, {} is woken", task.name));
-            go_on(task)?;
+            resume_connection(task)?;
         }
     }
     Ok(steps.take())

@@ -64,7 +64,7 @@ pub(crate) fn serve(listener: &TcpListener) -> io::Result<()> {
             }
         }
         for key in turn {
-            match conns[key as usize].go_on(&mut buffer) {
+            match conns[key as usize].resume_connection(&mut buffer) {
                 Step::Moved => left_halfway.push(key),
                 Step::Blocked => {}
                 Step::Over => drop(conns.remove(key as usize)),
@@ -93,7 +93,7 @@ fn accept(listener: &TcpListener, epoll: &OwnedFd, conns: &mut Slab<Watched>) ->
 
 impl Watched {
     /// Goes on until nothing can be done without a further word of the kernel's, or until the budget is spent.
-    fn go_on(&mut self, buffer: &mut [u8]) -> Step {
+    fn resume_connection(&mut self, buffer: &mut [u8]) -> Step {
         for _ in 0..BUDGET {
             let may_write = self.writable && self.conn.session.wants_write();
             let may_read = self.readable && self.conn.session.wants_read();

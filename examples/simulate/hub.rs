@@ -63,7 +63,7 @@ impl<W: Wire> Hub<W> {
     }
 
     /// Goes on with a long answer, as far as there is room.
-    fn go_on(&mut self, cx: &mut Context<'_, Self>) -> Verdict {
+    fn resume_connection(&mut self, cx: &mut Context<'_, Self>) -> Verdict {
         let (Some(client), Some((size, mut times))) = (cx.state().client, cx.state().rest.take())
         else {
             return Verdict::Continue;
@@ -139,7 +139,7 @@ impl<W: Wire> Hub<W> {
             Op::Ack => {}
             Op::Much(times) => {
                 cx.state().rest = Some((size, times));
-                return self.go_on(cx);
+                return self.resume_connection(cx);
             }
             Op::Pause(millis) => {
                 self.set_timer(millis, true, cx);
@@ -231,7 +231,7 @@ impl<W: Wire> Handler for Hub<W> {
         if cx.state().rest.is_none() {
             return Verdict::Continue;
         }
-        let verdict = self.go_on(cx);
+        let verdict = self.resume_connection(cx);
         if verdict == Verdict::Continue {
             let id = cx.id();
             cx.resume(id);

@@ -192,7 +192,7 @@ impl<H: Handler<Mail = u16> + 'static, W: Wire, const STRICT: bool> Scene<H, W, 
             + counters.dialed
             + counters.closed
             + counters.timers
-            + counters.letters
+            + counters.posts
     }
 
     fn run(mut self) -> Outcome {

@@ -397,14 +397,14 @@ fn is_legal(from: &str, to: &str) -> bool {
         ("open, input ended", to) => matches!(to, "draining" | "closed"),
         ("open", to) => matches!(
             to,
-            "open, choked"
+            "open, write-blocked"
                 | "open, yielded"
                 | "open, paused"
                 | "open, input ended"
                 | "draining"
                 | "closed"
         ),
-        ("open, choked" | "open, yielded" | "open, paused", to) => {
+        ("open, write-blocked" | "open, yielded" | "open, paused", to) => {
             matches!(to, "open" | "open, paused" | "draining" | "closed")
         }
         ("draining", to) => matches!(to, "lingering" | "closed"),

@@ -3,12 +3,12 @@
 use std::mem;
 
 use crate::codec::Need;
-use crate::time::Stamp;
+use crate::time::Timestamp;
 
 /// Below this many missing bytes, copying them out of the scratch is cheaper than a vectored read.
-const WORTH_PLACING: usize = 4096;
+const MIN_DIRECT_READ: usize = 4096;
 /// Memory of up to this many bytes is kept for the next inbox: a stream that is cut anywhere needs one for each read.
-const WORTH_KEEPING: usize = 2048;
+const MAX_SPARE: usize = 2048;
 
 /// The bytes at the front of a connection's stream that no frame could be made of so far.
 ///
@@ -16,10 +16,10 @@ const WORTH_KEEPING: usize = 2048;
 /// peer claims: never to more than double that, or by 4 KiB. No byte is zeroed twice, and none copied again for
 /// each segment that arrives; only growing moves them.
 #[derive(Debug, Default)]
-pub(crate) struct Inbox(Option<Box<Held>>);
+pub(crate) struct Inbox(Option<Box<PendingFrame>>);
 
 #[derive(Debug)]
-struct Held {
+struct PendingFrame {
     /// What stands between `start` and `end` was received and not handled; what is behind is room for more, zeroed once.
     ///
     /// What is before `start` was handled and is no longer than the rest was then. With a frame of
@@ -30,33 +30,38 @@ struct Held {
     /// What the codec said of the held bytes.
     need: Need,
     /// When the unfinished frame began, or was first waited for again.
-    begun: Stamp,
+    started_at: Timestamp,
 }
 
 impl Inbox {
     /// An inbox with just these bytes, of which the codec said `need`. It takes the memory of `spare`, if that has some.
-    pub(crate) fn holding(bytes: &[u8], need: Need, begun: Stamp, spare: &mut Inbox) -> Self {
+    pub(crate) fn holding(
+        bytes: &[u8],
+        need: Need,
+        started_at: Timestamp,
+        spare: &mut Inbox,
+    ) -> Self {
         let unused = || {
-            Box::new(Held {
+            Box::new(PendingFrame {
                 bytes: Vec::new(),
                 start: 0,
                 end: 0,
                 need,
-                begun,
+                started_at,
             })
         };
         let mut held = mem::take(spare).0.unwrap_or_else(unused);
-        (held.start, held.end, held.need, held.begun) = (0, 0, need, begun);
+        (held.start, held.end, held.need, held.started_at) = (0, 0, need, started_at);
         held.append(bytes);
         Self(Some(held))
     }
 
     /// Its bytes are handled: the memory goes to `spare`, if that has none, as far as it is not much.
-    pub(crate) fn retire(mut self, spare: &mut Inbox) {
+    pub(crate) fn recycle(mut self, spare: &mut Inbox) {
         if let Some(held) = self
             .0
             .as_mut()
-            .filter(|held| held.bytes.capacity() > WORTH_KEEPING)
+            .filter(|held| held.bytes.capacity() > MAX_SPARE)
         {
             held.bytes = Vec::new();
         }
@@ -79,45 +84,51 @@ impl Inbox {
     pub(crate) fn heap(&self) -> usize {
         self.0
             .as_ref()
-            .map_or(0, |held| size_of::<Held>() + held.bytes.capacity())
+            .map_or(0, |held| size_of::<PendingFrame>() + held.bytes.capacity())
     }
 
     /// When its frame began, or was first waited for again.
-    pub(crate) fn begun(&self) -> Stamp {
-        self.0.as_ref().map_or(0, |held| held.begun)
+    pub(crate) fn started_at(&self) -> Timestamp {
+        self.0.as_ref().map_or(0, |held| held.started_at)
     }
 
     /// Its frame has all of its time before it.
-    pub(crate) fn begin_anew(&mut self, now: Stamp) {
+    pub(crate) fn restart_timer(&mut self, now: Timestamp) {
         if let Some(held) = &mut self.0 {
-            held.begun = now;
+            held.started_at = now;
         }
     }
 
     /// Whether a frame may be whole.
     #[inline]
-    pub(crate) fn is_ripe(&self) -> bool {
-        self.0.as_ref().is_some_and(|held| held.is_ripe())
+    pub(crate) fn has_frame(&self) -> bool {
+        self.0.as_ref().is_some_and(|held| held.has_frame())
     }
 
     /// How many bytes it is worth to append before the next look.
-    pub(crate) fn wants(&self) -> usize {
-        self.0.as_ref().map_or(0, |held| held.wants())
+    pub(crate) fn missing(&self) -> usize {
+        self.0.as_ref().map_or(0, |held| held.missing())
     }
 
     /// The same without its first `n` bytes; of the rest, at least one byte, the codec said `need`.
-    pub(crate) fn without(self, n: usize, need: Need, begun: Stamp, spare: &mut Inbox) -> Self {
+    pub(crate) fn advanced_by(
+        self,
+        n: usize,
+        need: Need,
+        started_at: Timestamp,
+        spare: &mut Inbox,
+    ) -> Self {
         let len = self.held().len();
         assert!(n < len, "{n} bytes taken of {len}, and some left");
         let mut held = self.0.expect("it has bytes");
         held.start += n;
-        (held.need, held.begun) = (need, begun);
+        (held.need, held.started_at) = (need, started_at);
         // Whoever takes them one by one does not copy the rest each time, but no more is kept than twice what is held.
         if held.start <= held.len() {
             return Self(Some(held));
         }
-        let rest = Self::holding(&held.bytes[held.start..held.end], need, begun, spare);
-        Self(Some(held)).retire(spare);
+        let rest = Self::holding(&held.bytes[held.start..held.end], need, started_at, spare);
+        Self(Some(held)).recycle(spare);
         rest
     }
 
@@ -134,17 +145,19 @@ impl Inbox {
 
     /// Room for the rest of the frame, if it is known to be long.
     #[inline]
-    pub(crate) fn place(&mut self) -> &mut [u8] {
+    pub(crate) fn frame_space(&mut self) -> &mut [u8] {
         match &mut self.0 {
-            Some(held) if matches!(held.need, Need::Total(_)) && held.wants() >= WORTH_PLACING => {
-                held.make_place()
+            Some(held)
+                if matches!(held.need, Need::Total(_)) && held.missing() >= MIN_DIRECT_READ =>
+            {
+                held.grow_space()
             }
             _ => &mut [],
         }
     }
 
     /// Takes note that `n` bytes of the place were received.
-    pub(crate) fn placed(&mut self, n: usize) {
+    pub(crate) fn filled(&mut self, n: usize) {
         let room = self
             .0
             .as_ref()
@@ -156,12 +169,12 @@ impl Inbox {
     }
 }
 
-impl Held {
+impl PendingFrame {
     fn len(&self) -> usize {
         self.end - self.start
     }
 
-    fn is_ripe(&self) -> bool {
+    fn has_frame(&self) -> bool {
         match self.need {
             Need::Now => true,
             Need::More => false,
@@ -169,7 +182,7 @@ impl Held {
         }
     }
 
-    fn wants(&self) -> usize {
+    fn missing(&self) -> usize {
         match self.need {
             Need::Now => 0,
             // Nobody knows where the frame ends: as many again, so that all the looks together stay linear.
@@ -180,16 +193,16 @@ impl Held {
 
     fn append(&mut self, fresh: &[u8]) {
         let end = self.end;
-        let (placed, rest) = fresh.split_at(fresh.len().min(self.bytes.len() - end));
-        self.bytes[end..][..placed.len()].copy_from_slice(placed);
+        let (filled, rest) = fresh.split_at(fresh.len().min(self.bytes.len() - end));
+        self.bytes[end..][..filled.len()].copy_from_slice(filled);
         self.bytes.extend_from_slice(rest);
         self.end += fresh.len();
     }
 
-    fn make_place(&mut self) -> &mut [u8] {
-        let (missing, end) = (self.wants(), self.end);
+    fn grow_space(&mut self) -> &mut [u8] {
+        let (missing, end) = (self.missing(), self.end);
         if self.bytes.len() == end {
-            let room = missing.min(self.len().max(WORTH_PLACING - size_of::<Held>()));
+            let room = missing.min(self.len().max(MIN_DIRECT_READ - size_of::<PendingFrame>()));
             self.bytes.reserve_exact(room);
             self.bytes.resize(end + room, 0);
         }
@@ -218,12 +231,12 @@ mod tests {
     fn near_4_gib(need: Need) -> Option<Inbox> {
         let bytes = beyond_32_bits(4096)?;
         let end = u32::MAX as usize - 2;
-        Some(Inbox(Some(Box::new(Held {
+        Some(Inbox(Some(Box::new(PendingFrame {
             bytes,
             start: end - 8,
             end,
             need,
-            begun: 0,
+            started_at: 0,
         }))))
     }
 
@@ -234,7 +247,7 @@ mod tests {
         };
         inbox.append(b"0123456789");
         assert_eq!(inbox.held(), b"\0\0\0\0\0\0\0\x000123456789");
-        let inbox = inbox.without(10, Need::More, 0, &mut Inbox::default());
+        let inbox = inbox.advanced_by(10, Need::More, 0, &mut Inbox::default());
         assert_eq!(inbox.held(), b"23456789", "the spent front is given back");
         assert!(inbox.heap() < 1024);
     }
@@ -244,10 +257,10 @@ mod tests {
         let Some(mut inbox) = near_4_gib(Need::Total(8 + 5000)) else {
             return;
         };
-        let place = inbox.place();
-        assert!(place.len() >= 4096);
-        place[..10].copy_from_slice(b"0123456789");
-        inbox.placed(10);
+        let frame_space = inbox.frame_space();
+        assert!(frame_space.len() >= 4096);
+        frame_space[..10].copy_from_slice(b"0123456789");
+        inbox.filled(10);
         assert_eq!(
             (inbox.held().len(), &inbox.held()[8..]),
             (18, &b"0123456789"[..])
@@ -258,14 +271,14 @@ mod tests {
     #[cfg(target_pointer_width = "64")]
     fn longest_frame_behind_a_spent_front_is_whole_with_its_last_byte() {
         for (len, missing) in [(u32::MAX - 1, 1), (u32::MAX, 0)] {
-            let held = Held {
+            let held = PendingFrame {
                 bytes: Vec::new(),
                 start: 1,
                 end: 1 + len as usize,
                 need: Need::Total(u32::MAX),
-                begun: 0,
+                started_at: 0,
             };
-            assert_eq!((held.is_ripe(), held.wants()), (missing == 0, missing));
+            assert_eq!((held.has_frame(), held.missing()), (missing == 0, missing));
         }
     }
 
@@ -307,17 +320,17 @@ mod tests {
                         model.extend(bytes);
                     }
                     Deed::Place(most) => {
-                        let place = inbox.place();
-                        let n = place.len().min(most);
+                        let frame_space = inbox.frame_space();
+                        let n = frame_space.len().min(most);
                         let bytes = fresh(n);
-                        place[..n].copy_from_slice(&bytes);
-                        inbox.placed(n);
+                        frame_space[..n].copy_from_slice(&bytes);
+                        inbox.filled(n);
                         model.extend(bytes);
                     }
                     Deed::Take(part, need) => {
                         let n = (model.len() - 1) * usize::from(part) / 256;
                         let need = need.map_or(Need::More, Need::Total);
-                        inbox = inbox.without(n, need, 0, &mut spare);
+                        inbox = inbox.advanced_by(n, need, 0, &mut spare);
                         model.drain(..n);
                     }
                 }

@@ -6,13 +6,13 @@ use bytes::{Buf, BytesMut};
 
 /// What was encoded and not taken by the socket yet.
 #[derive(Debug, Default)]
-pub(crate) struct Queue(Option<Box<Waiting>>);
+pub(crate) struct Queue(Option<Box<Unsent>>);
 
 #[derive(Debug, Default)]
-struct Waiting {
+struct Unsent {
     bytes: BytesMut,
     /// Bytes of memory before those that wait: sent already, and not given back.
-    spent: usize,
+    consumed: usize,
 }
 
 impl Queue {
@@ -23,9 +23,9 @@ impl Queue {
 
     /// A queue of just these bytes, in memory of just that size.
     fn holding(bytes: &[u8]) -> Self {
-        Self(Some(Box::new(Waiting {
+        Self(Some(Box::new(Unsent {
             bytes: BytesMut::from(bytes),
-            spent: 0,
+            consumed: 0,
         })))
     }
 
@@ -44,7 +44,7 @@ impl Queue {
     /// The bytes that wait.
     #[inline]
     pub(crate) fn bytes(&self) -> &[u8] {
-        self.0.as_ref().map_or(&[], |waiting| &waiting.bytes)
+        self.0.as_ref().map_or(&[], |unsent| &unsent.bytes)
     }
 
     /// The buffer itself, to write behind what waits.
@@ -59,22 +59,22 @@ impl Queue {
     /// If there are fewer.
     #[inline]
     pub(crate) fn advance(&mut self, n: usize) {
-        let Some(waiting) = &mut self.0 else {
+        let Some(unsent) = &mut self.0 else {
             return assert_eq!(n, 0, "{n} bytes sent of none");
         };
-        if n == waiting.bytes.len() {
-            waiting.bytes.clear();
+        if n == unsent.bytes.len() {
+            unsent.bytes.clear();
         } else {
-            waiting.bytes.advance(n);
-            waiting.spent += n;
+            unsent.bytes.advance(n);
+            unsent.consumed += n;
         }
     }
 
     /// Drops what waits, and keeps the memory.
     #[inline]
     pub(crate) fn clear(&mut self) {
-        if let Some(waiting) = &mut self.0 {
-            waiting.bytes.clear();
+        if let Some(unsent) = &mut self.0 {
+            unsent.bytes.clear();
         }
     }
 
@@ -85,8 +85,8 @@ impl Queue {
     /// fills half of it, and is freed otherwise.
     #[inline]
     pub(crate) fn return_to(&mut self, spare: &mut Queue, retained: usize) {
-        let is_small = |waiting: &Waiting| {
-            waiting.bytes.is_empty() && waiting.spent == 0 && waiting.bytes.capacity() <= retained
+        let is_small = |unsent: &Unsent| {
+            unsent.bytes.is_empty() && unsent.consumed == 0 && unsent.bytes.capacity() <= retained
         };
         if self.0.as_deref().is_some_and(is_small) {
             mem::swap(self, spare);
@@ -98,28 +98,28 @@ impl Queue {
     #[inline(never)]
     fn return_unsent_to(&mut self, spare: &mut Queue, retained: usize) {
         *spare = mem::take(self);
-        let Some(waiting) = &mut spare.0 else {
+        let Some(unsent) = &mut spare.0 else {
             return *spare = Self::spare();
         };
         let (len, held) = (
-            waiting.bytes.len(),
-            waiting.bytes.capacity() + waiting.spent,
+            unsent.bytes.len(),
+            unsent.bytes.capacity() + unsent.consumed,
         );
         if held > retained && held <= 2 * len {
             *self = mem::replace(spare, Self::spare());
             return;
         }
         if len > 0 {
-            *self = Self::holding(&waiting.bytes);
+            *self = Self::holding(&unsent.bytes);
         }
-        waiting.bytes.clear();
+        unsent.bytes.clear();
         if held > retained {
-            waiting.bytes = BytesMut::new();
-        } else if waiting.spent > 0 {
+            unsent.bytes = BytesMut::new();
+        } else if unsent.consumed > 0 {
             // What was sent in parts has left the memory before it behind.
-            let _ = waiting.bytes.try_reclaim(waiting.bytes.capacity() + 1);
+            let _ = unsent.bytes.try_reclaim(unsent.bytes.capacity() + 1);
         }
-        waiting.spent = 0;
+        unsent.consumed = 0;
     }
 
     /// Whether it holds memory. One that nobody is writing to does only while bytes wait.
@@ -130,24 +130,24 @@ impl Queue {
 
     /// Bytes of heap that it holds.
     pub(crate) fn heap(&self) -> usize {
-        self.0.as_ref().map_or(0, |waiting| {
-            size_of::<Waiting>() + waiting.bytes.capacity() + waiting.spent
+        self.0.as_ref().map_or(0, |unsent| {
+            size_of::<Unsent>() + unsent.bytes.capacity() + unsent.consumed
         })
     }
 
     /// Lets go of memory that is mostly empty: of all, of what was sent already, or of what a larger queue has left behind.
-    pub(crate) fn slim(&mut self) {
+    pub(crate) fn shrink(&mut self) {
         /// Less free room than this is not worth moving what waits.
-        const WORTH_KEEPING: usize = 4096;
+        const MIN_RECLAIM: usize = 4096;
 
-        let Some(waiting) = &mut self.0 else { return };
-        let (len, capacity) = (waiting.bytes.len(), waiting.bytes.capacity());
+        let Some(unsent) = &mut self.0 else { return };
+        let (len, capacity) = (unsent.bytes.len(), unsent.bytes.capacity());
         if len == 0 {
             self.0 = None;
-        } else if waiting.spent > len || capacity > 4 * len + WORTH_KEEPING {
-            **waiting = Waiting {
-                bytes: BytesMut::from(&waiting.bytes[..]),
-                spent: 0,
+        } else if unsent.consumed > len || capacity > 4 * len + MIN_RECLAIM {
+            **unsent = Unsent {
+                bytes: BytesMut::from(&unsent.bytes[..]),
+                consumed: 0,
             };
         }
     }
@@ -174,7 +174,7 @@ mod tests {
         let (queue, spare) = returned(800, 700);
         assert_eq!(
             (queue.len(), queue.heap()),
-            (100, size_of::<Waiting>() + 100)
+            (100, size_of::<Unsent>() + 100)
         );
         assert!(
             spare.is_empty() && spare.heap() >= 800,
@@ -189,7 +189,7 @@ mod tests {
             queue.len() == 7_000 && queue.heap() >= 10_000,
             "nothing was copied"
         );
-        assert_eq!(spare.heap(), size_of::<Waiting>());
+        assert_eq!(spare.heap(), size_of::<Unsent>());
     }
 
     #[test]
@@ -201,8 +201,7 @@ mod tests {
                 (10_000 - sent, sent < 10_000)
             );
             assert!(
-                queue.heap() <= size_of::<Waiting>() + 2_000
-                    && spare.heap() == size_of::<Waiting>()
+                queue.heap() <= size_of::<Unsent>() + 2_000 && spare.heap() == size_of::<Unsent>()
             );
         }
     }

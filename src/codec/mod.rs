@@ -122,7 +122,7 @@ impl<'a> Input<'a> {
     }
 
     /// What the codec said before it gave up on these bytes.
-    pub(crate) fn said(&self) -> Need {
+    pub(crate) fn hint(&self) -> Need {
         self.need
     }
 }

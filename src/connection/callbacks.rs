@@ -3,70 +3,70 @@
 use crate::codec::{Codec, Input, Need};
 use crate::connection::Connection;
 use crate::error::CloseReason;
-use crate::error::panics::contain;
-use crate::handler::{Context, Handler, Sends, Shared};
+use crate::error::panics::catch_panic;
+use crate::handler::{Context, Handler, SendState, Shared};
 use crate::observe::Step;
-use crate::state::{Cause, Verdict};
+use crate::state::{Trigger, Verdict};
 
 impl<C: Codec, S> Connection<C, S> {
     /// Runs one callback; returns what its verdict means.
-    pub(super) fn ask<H>(
+    pub(super) fn run_callback<H>(
         &mut self,
         shared: &mut Shared,
         callback: impl FnOnce(&mut Context<'_, H>) -> Verdict,
-    ) -> Option<Cause>
+    ) -> Option<Trigger>
     where
         H: Handler<Codec = C, State = S>,
     {
-        let lent = self.lend(shared);
-        let cause = self.guarded(shared, |connection, shared| {
+        let borrowed = self.borrow_write_buffer(shared);
+        let cause = self.catching_panic(shared, |connection, shared| {
             let mut cx = connection.context(shared);
             let verdict = callback(&mut cx);
-            cx.conclude(verdict)
+            cx.trigger_for(verdict)
         });
-        self.full |= self.out.len() >= shared.config.write_high;
-        if lent {
-            self.give_back(shared);
+        self.owes_drained |= self.out.len() >= shared.config.write_high;
+        if borrowed {
+            self.return_write_buffer(shared);
         }
         cause
     }
 
     /// Handles the frames at the front of `bytes`. Returns how many bytes they had, and what the codec said of the rest.
     #[inline]
-    pub(super) fn batch<H: Handler<Codec = C, State = S>>(
+    pub(super) fn handle_frames<H: Handler<Codec = C, State = S>>(
         &mut self,
         bytes: &[u8],
         handler: &mut H,
         shared: &mut Shared,
     ) -> (usize, Need) {
-        let lent = self.lend(shared);
+        let borrowed = self.borrow_write_buffer(shared);
         let mut taken = 0;
         let mut need = Need::Now;
-        let (mut held_back, before) = (false, self.out.len());
-        let cause = self.guarded(shared, |connection, shared| {
+        let (mut write_blocked, before) = (false, self.out.len());
+        let cause = self.catching_panic(shared, |connection, shared| {
             let mut cx = connection.context::<H>(shared);
             while taken < bytes.len() {
-                let is_watched = !cx.is_carefree();
-                if is_watched && cx.is_to_yield() {
-                    return Some(Cause::Yield);
+                let is_watched = !cx.needs_no_checks();
+                if is_watched && cx.should_yield() {
+                    return Some(Trigger::Yield);
                 }
                 let rest = &bytes[taken..];
                 let mut input = Input::new(rest);
                 let frame = match cx.codec.decode(&mut input) {
                     Ok(Some(frame)) => frame,
                     Ok(None) => {
-                        need = input.said();
-                        check_word(need, rest.len(), cx.codec.max_frame());
+                        need = input.hint();
+                        check_need(need, rest.len(), cx.codec.max_frame());
                         return None;
                     }
                     Err(error) => {
-                        return Some(Cause::Close(CloseReason::Protocol(C::boxed(error))));
+                        return Some(Trigger::Close(CloseReason::Protocol(C::boxed(error))));
                     }
                 };
                 assert!(input.taken() > 0, "the codec made a frame of nothing");
                 taken += input.taken(); // before the handler is called, since it may panic
                 if is_watched {
-                    cx.deadlines.shake_hands();
+                    cx.deadlines.handshake_done();
                 }
                 let (id, length) = (&cx.id, input.taken());
                 cx.shared.observe.note(move || Step::Frame {
@@ -74,23 +74,27 @@ impl<C: Codec, S> Connection<C, S> {
                     bytes: length,
                 });
                 let verdict = handler.frame(frame, &mut cx);
-                if verdict == Verdict::Continue && cx.is_carefree() {
+                if verdict == Verdict::Continue && cx.needs_no_checks() {
                     continue;
                 }
                 // Only what the frames themselves have caused holds them back. If a peer were not read because of what we
                 // send of our own accord, and we not by him for the same reason, both would wait for ever.
-                held_back = cx.out.len() >= cx.shared.config.write_high && cx.out.len() > before;
-                if let Some(cause) = cx.conclude(verdict).or(held_back.then_some(Cause::Choke)) {
+                write_blocked =
+                    cx.out.len() >= cx.shared.config.write_high && cx.out.len() > before;
+                if let Some(cause) = cx
+                    .trigger_for(verdict)
+                    .or(write_blocked.then_some(Trigger::WriteBlocked))
+                {
                     return Some(cause);
                 }
             }
             need = Need::More;
             None
         });
-        self.full |= self.out.len() >= shared.config.write_high;
-        self.held_back |= held_back;
-        if lent {
-            self.give_back(shared);
+        self.owes_drained |= self.out.len() >= shared.config.write_high;
+        self.write_blocked |= write_blocked;
+        if borrowed {
+            self.return_write_buffer(shared);
         }
         if let Some(cause) = cause {
             self.apply(cause, shared);
@@ -100,13 +104,16 @@ impl<C: Codec, S> Connection<C, S> {
 
     /// Runs user code. A panic in it is contained here, and ends this connection.
     #[inline]
-    pub(super) fn guarded(
+    pub(super) fn catching_panic(
         &mut self,
         shared: &mut Shared,
-        run: impl FnOnce(&mut Self, &mut Shared) -> Option<Cause>,
-    ) -> Option<Cause> {
-        contain(|| run(self, shared)).unwrap_or_else(|| {
-            if let Some(suppressed) = shared.throttle.admit(("panic", None), shared.clock.now()) {
+        run: impl FnOnce(&mut Self, &mut Shared) -> Option<Trigger>,
+    ) -> Option<Trigger> {
+        catch_panic(|| run(self, shared)).unwrap_or_else(|| {
+            if let Some(suppressed) = shared
+                .log_throttle
+                .allow(("panic", None), shared.clock.now())
+            {
                 log::error!(
                     "the handler panicked in a callback for connection {} from {}{suppressed}",
                     self.id,
@@ -114,7 +121,7 @@ impl<C: Codec, S> Connection<C, S> {
                 );
             }
             shared.observe.note(|| Step::Panicked { id: Some(self.id) });
-            Some(Cause::Close(CloseReason::HandlerPanicked))
+            Some(Trigger::Close(CloseReason::HandlerPanicked))
         })
     }
 
@@ -130,14 +137,14 @@ impl<C: Codec, S> Connection<C, S> {
             user,
             out,
             deadlines,
-            moved,
+            last_progress,
             ..
         } = self;
         if out.is_empty() {
-            *moved = shared.clock.stamp();
+            *last_progress = shared.clock.timestamp();
         }
-        let sends = Sends::of(deadlines, shared);
-        let mark = shared.config.write_high.min(shared.config.write_cap);
+        let send_state = SendState::of(deadlines, shared);
+        let check_from = shared.config.write_high.min(shared.config.write_cap);
         Context {
             id: *id,
             peer,
@@ -145,15 +152,15 @@ impl<C: Codec, S> Connection<C, S> {
             state: user,
             out: out.buffer(),
             shared,
-            sends,
-            mark,
+            send_state,
+            check_from,
             deadlines,
         }
     }
 }
 
 /// Holds a codec to what it says of an unfinished frame of which `held` bytes are there: else it could make its connection spin, or grow without end.
-fn check_word(need: Need, held: usize, max: usize) {
+fn check_need(need: Need, held: usize, max: usize) {
     assert!(
         held <= max,
         "the codec holds {held} bytes of a frame, and said at most {max}"

@@ -7,8 +7,8 @@ use crate::codec::Codec;
 use crate::error::CloseReason;
 use crate::handler::{Handler, Shared};
 use crate::observe::Step;
-use crate::state::{Cause, Direction, Reading, State};
-use crate::time::{Expiry, Stamp};
+use crate::state::{Direction, Reading, State, Trigger};
+use crate::time::{Expiry, Timestamp};
 
 impl<C: Codec, S> Connection<C, S> {
     /// The tick at which the first of its deadlines expires, and which one that is.
@@ -37,8 +37,8 @@ impl<C: Codec, S> Connection<C, S> {
         counts: impl Fn(u64, Expiry) -> bool,
     ) -> Option<(u64, Expiry)> {
         let (clock, config) = (&shared.clock, &shared.config);
-        let guard = |since: Stamp, time: Option<Duration>| {
-            time.and_then(|time| clock.about_after(since, time))
+        let guard = |since: Timestamp, time: Option<Duration>| {
+            time.and_then(|time| clock.after_rounded(since, time))
         };
         let mut first: Option<(u64, Expiry)> = None;
         let mut consider = |tick: Option<u64>, expiry| {
@@ -68,30 +68,36 @@ impl<C: Codec, S> Connection<C, S> {
                         .and_then(|since| guard(since, config.handshake_timeout)),
                     Expiry::Handshake,
                 );
-                let begun = self.inbox.begun();
-                let begun = self
+                let started_at = self.inbox.started_at();
+                let started_at = self
                     .deadlines
-                    .went_on()
-                    .map_or(begun, |went_on| clock.later(begun, went_on));
+                    .resumed_at()
+                    .map_or(started_at, |resumed_at| clock.later(started_at, resumed_at));
                 consider(
-                    guard(begun, config.frame_timeout).filter(|_| unfinished),
+                    guard(started_at, config.frame_timeout).filter(|_| unfinished),
                     Expiry::Frame,
                 );
                 consider(
-                    guard(self.moved, config.write_timeout).filter(|_| self.is_writing()),
+                    guard(self.last_progress, config.write_timeout).filter(|_| self.is_writing()),
                     Expiry::Write,
                 );
-                consider(guard(self.active, config.idle_timeout), Expiry::Idle);
+                consider(guard(self.last_activity, config.idle_timeout), Expiry::Idle);
             }
             State::Draining { .. } => {
-                consider(clock.after(self.moved, shared.drain_time), Expiry::Drain);
+                consider(
+                    clock.after(self.last_progress, shared.drain_time),
+                    Expiry::Drain,
+                );
             }
             State::Lingering(_) => {
                 consider(
-                    clock.after(self.active, config.linger_timeout),
+                    clock.after(self.last_activity, config.linger_timeout),
                     Expiry::Linger,
                 );
-                consider(clock.after(self.moved, shared.drain_time), Expiry::Linger);
+                consider(
+                    clock.after(self.last_progress, shared.drain_time),
+                    Expiry::Linger,
+                );
             }
         }
         first
@@ -119,7 +125,7 @@ impl<C: Codec, S> Connection<C, S> {
         shared: &mut Shared,
     ) {
         if let Expiry::Deadline(_) = expiry {
-            return self.tell_deadlines(handler, shared);
+            return self.notify_deadlines(handler, shared);
         }
         shared.observe.note(|| Step::Deadline {
             id: self.id,
@@ -128,23 +134,23 @@ impl<C: Codec, S> Connection<C, S> {
         let (held, unsent) = (self.inbox.held().len(), self.out.len());
         let time = |time: Option<Duration>| time.unwrap_or_default();
         let cause = match expiry {
-            Expiry::Handshake => Cause::Close(CloseReason::HandshakeTimeout {
+            Expiry::Handshake => Trigger::Close(CloseReason::HandshakeTimeout {
                 after: time(shared.config.handshake_timeout),
             }),
-            Expiry::Frame => Cause::Close(CloseReason::FrameTimeout {
+            Expiry::Frame => Trigger::Close(CloseReason::FrameTimeout {
                 held,
                 after: time(shared.config.frame_timeout),
             }),
-            Expiry::Idle => Cause::Close(CloseReason::IdleTimeout {
+            Expiry::Idle => Trigger::Close(CloseReason::IdleTimeout {
                 after: time(shared.config.idle_timeout),
             }),
             // Nothing to drain: that it takes nothing is what it ends for.
-            Expiry::Write => Cause::Fail(CloseReason::WriteTimeout {
+            Expiry::Write => Trigger::Fail(CloseReason::WriteTimeout {
                 unsent,
                 after: time(shared.config.write_timeout),
             }),
             Expiry::Drain | Expiry::Linger | Expiry::Connect | Expiry::Deadline(_) => {
-                Cause::Expired { unsent }
+                Trigger::Expired { unsent }
             }
         };
         self.apply(cause, shared);
@@ -154,23 +160,23 @@ impl<C: Codec, S> Connection<C, S> {
     ///
     /// A peer gains nothing by it: each time costs it a whole read buffer, and the frame is no longer than the codec allows.
     pub(crate) fn restart_frame_time(&mut self, shared: &Shared) {
-        self.inbox.begin_anew(shared.clock.stamp());
+        self.inbox.restart_timer(shared.clock.timestamp());
     }
 
     /// Tells the handler of those of its own deadlines that have passed.
     #[inline]
-    pub fn tell_deadlines<H: Handler<Codec = C, State = S>>(
+    pub fn notify_deadlines<H: Handler<Codec = C, State = S>>(
         &mut self,
         handler: &mut H,
         shared: &mut Shared,
     ) {
-        if !self.deadlines.are_unset() {
-            self.tell_set_deadlines(handler, shared);
+        if !self.deadlines.is_empty() {
+            self.notify_expired(handler, shared);
         }
     }
 
     #[cold]
-    fn tell_set_deadlines<H: Handler<Codec = C, State = S>>(
+    fn notify_expired<H: Handler<Codec = C, State = S>>(
         &mut self,
         handler: &mut H,
         shared: &mut Shared,
@@ -178,7 +184,7 @@ impl<C: Codec, S> Connection<C, S> {
         // Each once: a handler that sets one anew in the past is told of it with the next tick.
         for direction in [Direction::Read, Direction::Write] {
             if !matches!(self.state, State::Open(_))
-                || !self.deadlines.tell(direction, &shared.clock)
+                || !self.deadlines.take_expired(direction, &shared.clock)
             {
                 continue;
             }
@@ -186,10 +192,10 @@ impl<C: Codec, S> Connection<C, S> {
                 id: self.id,
                 expiry: Expiry::Deadline(direction),
             });
-            let cause = match self.ask(shared, |cx| handler.deadline(direction, cx)) {
-                Some(Cause::Close(CloseReason::Handler)) => match direction {
-                    Direction::Read => Some(Cause::Close(CloseReason::ReadDeadline)),
-                    Direction::Write => Some(Cause::Fail(CloseReason::WriteDeadline {
+            let cause = match self.run_callback(shared, |cx| handler.deadline(direction, cx)) {
+                Some(Trigger::Close(CloseReason::Handler)) => match direction {
+                    Direction::Read => Some(Trigger::Close(CloseReason::ReadDeadline)),
+                    Direction::Write => Some(Trigger::Fail(CloseReason::WriteDeadline {
                         unsent: self.out.len(),
                     })),
                 },
@@ -202,11 +208,13 @@ impl<C: Codec, S> Connection<C, S> {
     }
 
     /// A state begins: so do its times.
-    pub(super) fn restamp(&mut self, shared: &Shared) {
-        let now = shared.clock.stamp();
+    pub(super) fn reset_timers(&mut self, shared: &Shared) {
+        let now = shared.clock.timestamp();
         match self.state {
-            State::Open(Reading::Flowing) => self.inbox.begin_anew(now),
-            State::Draining { .. } | State::Lingering(_) => (self.active, self.moved) = (now, now),
+            State::Open(Reading::Flowing) => self.inbox.restart_timer(now),
+            State::Draining { .. } | State::Lingering(_) => {
+                (self.last_activity, self.last_progress) = (now, now);
+            }
             _ => {}
         }
     }

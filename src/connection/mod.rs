@@ -47,14 +47,14 @@ use std::mem;
 
 use crate::buffer::{Inbox, Queue};
 use crate::codec::{Codec, Need};
-use crate::error::panics::contain;
+use crate::error::panics::catch_panic;
 use crate::error::{CloseReason, StoredReason};
-use crate::handler::{Context, Handler, Origin, Sends, Shared};
+use crate::handler::{Context, Handler, Origin, SendState, Shared};
 use crate::id::ConnectionId;
 use crate::net::{Address, PackedAddress};
 use crate::observe::Step;
-use crate::state::{Cause, Direction, Reading, State, Verdict};
-use crate::time::{Deadlines, Stamp};
+use crate::state::{Direction, Reading, State, Trigger, Verdict};
+use crate::time::{Deadlines, Timestamp};
 
 /// One connection, as a machine that takes bytes and gives bytes.
 ///
@@ -70,17 +70,17 @@ pub struct Connection<C, S> {
     /// Encoded, and not yet taken by the socket.
     out: Queue,
     /// Whether `out` was at the high mark since the handler was last told that it has drained.
-    full: bool,
+    owes_drained: bool,
     /// Whether it was the frames' own replies that took `out` to the high mark; until the low mark no frame is handled.
-    held_back: bool,
+    write_blocked: bool,
     codec: C,
     user: S,
     /// Those that the handler has set or asked for.
     deadlines: Deadlines,
     /// When bytes last moved, in whichever direction. For a closing connection: when the peer was last heard.
-    active: Stamp,
+    last_activity: Timestamp,
     /// When the peer last took some of `out`, or it was empty. For a closing connection: or when the closing began.
-    moved: Stamp,
+    last_progress: Timestamp,
 }
 
 impl<C: Codec, S> Connection<C, S> {
@@ -104,13 +104,13 @@ impl<C: Codec, S> Connection<C, S> {
             state,
             inbox: Inbox::default(),
             out: Queue::default(),
-            full: false,
-            held_back: false,
+            owes_drained: false,
+            write_blocked: false,
             codec,
             user,
             deadlines: Deadlines::default(),
-            active: 0,
-            moved: 0,
+            last_activity: 0,
+            last_progress: 0,
         }
     }
 
@@ -161,28 +161,28 @@ impl<C: Codec, S> Connection<C, S> {
     /// Whether whole frames may be waiting inside, left from a batch that was cut: [`proceed`](Self::proceed) before reading more.
     #[inline]
     pub fn has_backlog(&self) -> bool {
-        self.inbox.is_ripe() && matches!(self.state, State::Open(_)) && self.is_reading()
+        self.inbox.has_frame() && matches!(self.state, State::Open(_)) && self.is_reading()
     }
 
     /// Whether all whole frames that were received are handled, or will not be. What is held beyond them is the start of one.
     pub fn is_caught_up(&self) -> bool {
-        !self.inbox.is_ripe() || self.deadlines.has_passed(Direction::Read)
+        !self.inbox.has_frame() || self.deadlines.has_passed(Direction::Read)
     }
 
     /// Whether it is open and read, with nothing begun, nothing queued, no deadline of its own and no [`Handler::drained`] owed: the common case, told by a few loads.
     #[inline]
-    pub(crate) fn is_at_rest(&self) -> bool {
-        self.has_nothing_to_say()
+    pub(crate) fn is_idle(&self) -> bool {
+        self.has_nothing_to_write()
             && self.inbox.is_empty()
-            && !self.full
-            && self.deadlines.are_unset()
+            && !self.owes_drained
+            && self.deadlines.is_empty()
     }
 
     /// Moves to the next state, and lets go of what that state has no use for.
     ///
     /// # Panics
     /// If the state's table has no such transition; see [`State::next`].
-    pub(crate) fn apply(&mut self, cause: Cause, shared: &mut Shared) {
+    pub(crate) fn apply(&mut self, cause: Trigger, shared: &mut Shared) {
         let from = self.state.name();
         // Whatever panics in between, a connection without a state must not go on.
         let state = mem::replace(&mut self.state, State::Closed(StoredReason::ABORTED));
@@ -193,7 +193,7 @@ impl<C: Codec, S> Connection<C, S> {
             to: self.state.name(),
         });
         if from != self.state.name() {
-            self.restamp(shared);
+            self.reset_timers(shared);
         }
         self.drop_unwanted(shared);
     }
@@ -202,7 +202,7 @@ impl<C: Codec, S> Connection<C, S> {
     fn drop_unwanted(&mut self, shared: &mut Shared) {
         if !matches!(self.state, State::Open(_) | State::Connecting) {
             let dropped = mem::take(&mut self.inbox).held().len();
-            self.discard(dropped, shared);
+            self.count_discarded(dropped, shared);
         }
         if let (State::Closed(_), bytes @ 1..) = (&self.state, self.out.len()) {
             self.out.clear(); // and not more: it may be the borrowed one
@@ -225,9 +225,9 @@ impl<C: Codec, S> Connection<C, S> {
 
     /// Ends a pause, if there is one. Replies that had reached the high mark before it still hold the frames back.
     pub fn resume(&mut self, shared: &mut Shared) {
-        self.apply(Cause::Resume, shared);
-        if let (true, State::Open(Reading::Flowing)) = (self.held_back, &self.state) {
-            self.apply(Cause::Choke, shared);
+        self.apply(Trigger::Resume, shared);
+        if let (true, State::Open(Reading::Flowing)) = (self.write_blocked, &self.state) {
+            self.apply(Trigger::WriteBlocked, shared);
         }
     }
 
@@ -237,9 +237,10 @@ impl<C: Codec, S> Connection<C, S> {
         handler: &mut H,
         shared: &mut Shared,
     ) {
-        (self.active, self.moved) = (shared.clock.stamp(), shared.clock.stamp());
+        (self.last_activity, self.last_progress) =
+            (shared.clock.timestamp(), shared.clock.timestamp());
         if let State::Connecting = self.state {
-            self.apply(Cause::Established, shared);
+            self.apply(Trigger::Established, shared);
         }
         self.call(handler, shared, H::open);
     }
@@ -261,7 +262,7 @@ impl<C: Codec, S> Connection<C, S> {
     ) where
         H: Handler<Codec = C, State = S>,
     {
-        if let Some(cause) = self.ask(shared, callback) {
+        if let Some(cause) = self.run_callback(shared, callback) {
             self.apply(cause, shared);
         }
     }
@@ -277,7 +278,7 @@ impl<C: Codec, S> Connection<C, S> {
         handler: &mut H,
         shared: &mut Shared,
     ) {
-        self.active = shared.clock.stamp();
+        self.last_activity = shared.clock.timestamp();
         self.take_in(bytes, handler, shared);
     }
 
@@ -288,7 +289,7 @@ impl<C: Codec, S> Connection<C, S> {
         shared: &mut Shared,
     ) {
         if let State::Open(Reading::Yielded) = self.state {
-            self.apply(Cause::Proceed, shared);
+            self.apply(Trigger::Proceed, shared);
         }
         self.take_in(&[], handler, shared);
     }
@@ -301,32 +302,32 @@ impl<C: Codec, S> Connection<C, S> {
         shared: &mut Shared,
     ) {
         let State::Open(_) = self.state else {
-            return self.discard(bytes.len(), shared);
+            return self.count_discarded(bytes.len(), shared);
         };
         let mut fresh = bytes;
         // First what was there before: an unfinished frame, completed with as little copying as can be.
         while let (State::Open(Reading::Flowing), false) = (&self.state, self.inbox.is_empty()) {
             let held = self.inbox.held().len();
-            let copied = self.inbox.wants().min(fresh.len());
+            let copied = self.inbox.missing().min(fresh.len());
             self.inbox.append(&fresh[..copied]);
-            if !self.inbox.is_ripe() {
+            if !self.inbox.has_frame() {
                 return; // and all of `fresh` is inside
             }
             let inbox = mem::take(&mut self.inbox);
-            let (taken, need) = self.batch(inbox.held(), handler, shared);
-            let begun = if taken > 0 {
-                shared.clock.stamp()
+            let (taken, need) = self.handle_frames(inbox.held(), handler, shared);
+            let started_at = if taken > 0 {
+                shared.clock.timestamp()
             } else {
-                inbox.begun()
+                inbox.started_at()
             };
             if taken >= held {
                 // What was there before is used up. Of the copied bytes, those not taken still stand in `fresh`.
                 fresh = &fresh[taken - held..];
-                inbox.retire(&mut shared.spare_inbox);
+                inbox.recycle(&mut shared.spare_inbox);
             } else {
                 fresh = &fresh[copied..];
-                self.keep(
-                    inbox.without(taken, need, begun, &mut shared.spare_inbox),
+                self.keep_inbox(
+                    inbox.advanced_by(taken, need, started_at, &mut shared.spare_inbox),
                     shared,
                 );
             }
@@ -334,14 +335,19 @@ impl<C: Codec, S> Connection<C, S> {
         let mut need = Need::Now;
         if let State::Open(Reading::Flowing) = self.state {
             let taken;
-            (taken, need) = self.batch(fresh, handler, shared);
+            (taken, need) = self.handle_frames(fresh, handler, shared);
             fresh = &fresh[taken..];
         }
         if !self.inbox.is_empty() {
             self.inbox.append(fresh);
         } else if !fresh.is_empty() {
-            self.keep(
-                Inbox::holding(fresh, need, shared.clock.stamp(), &mut shared.spare_inbox),
+            self.keep_inbox(
+                Inbox::holding(
+                    fresh,
+                    need,
+                    shared.clock.timestamp(),
+                    &mut shared.spare_inbox,
+                ),
                 shared,
             );
         }
@@ -362,16 +368,18 @@ impl<C: Codec, S> Connection<C, S> {
             self.id,
             self.state.name()
         );
-        self.apply(Cause::InputEnded, shared);
+        self.apply(Trigger::InputEnded, shared);
         if let State::Closed(_) = self.state {
             return; // that was the end of the lingering
         }
         let held = self.inbox.held().len();
         if held > 0 {
-            return self.apply(Cause::Close(CloseReason::Truncated { held }), shared);
+            return self.apply(Trigger::Close(CloseReason::Truncated { held }), shared);
         }
-        let cause = match self.ask(shared, |cx| handler.eof(cx)) {
-            Some(Cause::Close(CloseReason::Handler)) => Some(Cause::Close(CloseReason::PeerClosed)),
+        let cause = match self.run_callback(shared, |cx| handler.eof(cx)) {
+            Some(Trigger::Close(CloseReason::Handler)) => {
+                Some(Trigger::Close(CloseReason::PeerClosed))
+            }
             other => other,
         };
         if let Some(cause) = cause {
@@ -381,27 +389,27 @@ impl<C: Codec, S> Connection<C, S> {
 
     /// Room for the missing bytes of a large frame, to be read straight into place; empty if copying them is cheaper.
     #[inline]
-    pub fn place(&mut self) -> &mut [u8] {
+    pub fn frame_space(&mut self) -> &mut [u8] {
         if let State::Open(_) = self.state {
-            self.inbox.place()
+            self.inbox.frame_space()
         } else {
             &mut []
         }
     }
 
-    /// Takes note that the first `n` bytes of [`place`](Self::place) were read. Follow with [`receive`](Self::receive).
+    /// Takes note that the first `n` bytes of [`frame_space`](Self::frame_space) were read. Follow with [`receive`](Self::receive).
     ///
     /// # Panics
     /// If there was no room for so many.
-    pub fn placed(&mut self, n: usize) {
-        self.inbox.placed(n);
+    pub fn filled(&mut self, n: usize) {
+        self.inbox.filled(n);
     }
 
     /// Tells the handler that the connection is over, and why; then drops what belonged to it.
     ///
     /// # Panics
     /// If it is not over.
-    pub fn farewell<H: Handler<Codec = C, State = S>>(
+    pub fn finish_close<H: Handler<Codec = C, State = S>>(
         mut self,
         handler: &mut H,
         shared: &mut Shared,
@@ -414,40 +422,40 @@ impl<C: Codec, S> Connection<C, S> {
         };
         let reason = reason.into_inner();
         // The codec's error prints itself: that is user code too.
-        contain(|| {
+        catch_panic(|| {
             log::debug!(
                 "connection {id} from {} ended: {reason}",
                 self.peer.unpack()
             );
         });
-        let lent = self.lend(shared);
-        let _ = self.guarded(shared, |connection, shared| {
+        let borrowed = self.borrow_write_buffer(shared);
+        let _ = self.catching_panic(shared, |connection, shared| {
             let mut cx = Context {
-                sends: Sends::Closed,
+                send_state: SendState::Closed,
                 ..connection.context(shared)
             };
             handler.close(&mut cx, &reason);
             None
         });
-        if lent {
-            self.give_back(shared);
+        if borrowed {
+            self.return_write_buffer(shared);
         }
-        if contain(|| drop(self)).is_none() {
+        if catch_panic(|| drop(self)).is_none() {
             shared.observe.note(|| Step::Panicked { id: Some(id) });
         }
-        shared.timers.forget(id);
+        shared.timers.cancel_all(id);
         reason
     }
 
     /// Keeps what is left of the inbox, unless the connection is ending.
-    fn keep(&mut self, inbox: Inbox, shared: &mut Shared) {
+    fn keep_inbox(&mut self, inbox: Inbox, shared: &mut Shared) {
         match self.state {
             State::Open(_) => self.inbox = inbox,
-            _ => self.discard(inbox.held().len(), shared),
+            _ => self.count_discarded(inbox.held().len(), shared),
         }
     }
 
-    fn discard(&self, bytes: usize, shared: &mut Shared) {
+    fn count_discarded(&self, bytes: usize, shared: &mut Shared) {
         if bytes > 0 {
             shared
                 .observe

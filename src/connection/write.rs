@@ -7,22 +7,22 @@ use crate::codec::Codec;
 use crate::error::CloseReason;
 use crate::handler::{Handler, Shared};
 use crate::observe::Step;
-use crate::state::{Cause, Direction, Reading, State};
+use crate::state::{Direction, Reading, State, Trigger};
 
 impl<C: Codec, S> Connection<C, S> {
     /// Whether bytes are queued that may be written now. Those of a closing connection may, whatever the handler's deadline: they have the drain time.
     #[inline]
     pub fn is_writing(&self) -> bool {
-        let held_back =
+        let write_blocked =
             self.deadlines.has_passed(Direction::Write) && matches!(self.state, State::Open(_));
-        !self.out.is_empty() && !held_back
+        !self.out.is_empty() && !write_blocked
     }
 
     /// Whether there is nothing to be written, and nothing waits for that: the common case, told by a few loads.
     #[inline]
-    pub(crate) fn has_nothing_to_say(&self) -> bool {
+    pub(crate) fn has_nothing_to_write(&self) -> bool {
         self.out.is_empty()
-            && !self.held_back
+            && !self.write_blocked
             && matches!(self.state, State::Open(Reading::Flowing))
     }
 
@@ -38,8 +38,8 @@ impl<C: Codec, S> Connection<C, S> {
     /// If there are fewer.
     #[inline]
     pub fn sent(&mut self, n: usize, shared: &Shared) {
-        self.active = shared.clock.stamp();
-        self.moved = self.active;
+        self.last_activity = shared.clock.timestamp();
+        self.last_progress = self.last_activity;
         self.out.advance(n);
     }
 
@@ -47,7 +47,7 @@ impl<C: Codec, S> Connection<C, S> {
     pub fn queue(&mut self, bytes: &[u8], shared: &mut Shared) {
         if self.deadlines.is_over(Direction::Write, &shared.clock) {
             return self.apply(
-                Cause::Fail(CloseReason::WriteDeadline {
+                Trigger::Fail(CloseReason::WriteDeadline {
                     unsent: self.out.len() + bytes.len(),
                 }),
                 shared,
@@ -56,15 +56,15 @@ impl<C: Codec, S> Connection<C, S> {
         let (queued, cap) = (self.out.len() + bytes.len(), shared.config.write_cap);
         if queued > cap {
             return self.apply(
-                Cause::Close(CloseReason::OutboxFull { queued, cap }),
+                Trigger::Close(CloseReason::OutboxFull { queued, cap }),
                 shared,
             );
         }
         if self.out.is_empty() {
-            self.moved = shared.clock.stamp();
+            self.last_progress = shared.clock.timestamp();
         }
         self.out.buffer().extend_from_slice(bytes);
-        self.full |= self.out.len() >= shared.config.write_high;
+        self.owes_drained |= self.out.len() >= shared.config.write_high;
         shared.observe.note(|| Step::Queued {
             id: self.id,
             bytes: bytes.len(),
@@ -74,10 +74,12 @@ impl<C: Codec, S> Connection<C, S> {
     /// Draws the consequences of what was written: back-pressure lifted, or all said that was to be said.
     #[inline]
     pub fn after_flush(&mut self, shared: &mut Shared) {
-        self.held_back &= self.out.len() > shared.config.write_low;
+        self.write_blocked &= self.out.len() > shared.config.write_low;
         match self.state {
-            State::Open(Reading::Choked) if !self.held_back => self.apply(Cause::Unchoke, shared),
-            State::Draining { .. } if self.out.is_empty() => self.apply(Cause::Flushed, shared),
+            State::Open(Reading::WriteBlocked) if !self.write_blocked => {
+                self.apply(Trigger::WriteUnblocked, shared);
+            }
+            State::Draining { .. } if self.out.is_empty() => self.apply(Trigger::Flushed, shared),
             _ => {}
         }
     }
@@ -85,7 +87,7 @@ impl<C: Codec, S> Connection<C, S> {
     /// Whether the handler is to be told that there is room again.
     #[inline]
     pub fn is_drained(&self, shared: &Shared) -> bool {
-        self.full
+        self.owes_drained
             && self.out.len() <= shared.config.write_low
             && matches!(self.state, State::Open(_))
             && !self.deadlines.has_passed(Direction::Write)
@@ -97,18 +99,18 @@ impl<C: Codec, S> Connection<C, S> {
         handler: &mut H,
         shared: &mut Shared,
     ) {
-        self.full = false;
+        self.owes_drained = false;
         self.call(handler, shared, H::drained);
     }
 
     /// Lends the connection the loop's warm queue, if it has none of its own: so replies that leave at once need no memory. Returns whether it did.
     #[inline]
-    pub fn lend(&mut self, shared: &mut Shared) -> bool {
-        let lent = !self.out.has_memory();
-        if lent {
+    pub fn borrow_write_buffer(&mut self, shared: &mut Shared) -> bool {
+        let borrowed = !self.out.has_memory();
+        if borrowed {
             mem::swap(&mut self.out, &mut shared.spare_queue);
         }
-        lent
+        borrowed
     }
 
     /// Takes the lent queue back. What is still unsent moves into one of the connection's own, or,
@@ -116,13 +118,13 @@ impl<C: Codec, S> Connection<C, S> {
     ///
     /// The loop keeps no more than [`Config::retained_capacity`](crate::Config::retained_capacity).
     #[inline]
-    pub fn give_back(&mut self, shared: &mut Shared) {
+    pub fn return_write_buffer(&mut self, shared: &mut Shared) {
         self.out
             .return_to(&mut shared.spare_queue, shared.config.retained_capacity);
     }
 
     /// Lets go of memory of the connection's own that is mostly empty.
-    pub fn slim(&mut self) {
-        self.out.slim();
+    pub fn shrink(&mut self) {
+        self.out.shrink();
     }
 }

@@ -11,19 +11,19 @@ pub(crate) type Payload = Box<dyn Any + Send>;
 ///
 /// What the code may have left half done is its owner's business: see the trap in [`Handler`](crate::Handler).
 #[inline]
-pub(crate) fn contain<R>(run: impl FnOnce() -> R) -> Option<R> {
-    attempt(run).map_err(discard).ok()
+pub(crate) fn catch_panic<R>(run: impl FnOnce() -> R) -> Option<R> {
+    catch(run).map_err(drop_payload).ok()
 }
 
 /// Runs code of the crate itself. What that leaves half done is the caller's business.
 #[inline]
-pub(crate) fn attempt<R>(run: impl FnOnce() -> R) -> Result<R, Payload> {
+pub(crate) fn catch<R>(run: impl FnOnce() -> R) -> Result<R, Payload> {
     catch_unwind(AssertUnwindSafe(run))
 }
 
 /// Drops what a panic carried. That is user code too: its destructor may panic as well.
-pub(crate) fn discard(payload: Payload) {
-    if let Err(another) = attempt(|| drop(payload)) {
+pub(crate) fn drop_payload(payload: Payload) {
+    if let Err(another) = catch(|| drop(payload)) {
         std::mem::forget(another);
     }
 }

@@ -13,7 +13,7 @@ use crate::handler::{Command, Dial, append_whole};
 use crate::id::ConnectionId;
 use crate::net::{Address, PackedAddress};
 use crate::observe::Step;
-use crate::state::{Cause, Direction, Stop, Verdict};
+use crate::state::{Direction, Stop, Trigger, Verdict};
 use crate::time::{Deadlines, TimerId};
 
 /// A callback's view of its connection, and its way to all others.
@@ -27,15 +27,15 @@ pub struct Context<'c, H: Handler> {
     pub(crate) state: &'c mut H::State,
     pub(crate) out: &'c mut BytesMut,
     pub(crate) shared: &'c mut Shared,
-    pub(crate) sends: Sends,
+    pub(crate) send_state: SendState,
     /// Bytes queued from which on there is something to look at: [`Config::write_high`](crate::Config::write_high), or the cap if that is less.
-    pub(crate) mark: usize,
+    pub(crate) check_from: usize,
     pub(crate) deadlines: &'c mut Deadlines,
 }
 
 /// Whether messages for this connection are still taken; and, while a batch runs, whether it has anything to look at between two frames.
 #[derive(Debug)]
-pub(crate) enum Sends {
+pub(crate) enum SendState {
     /// They are.
     Open,
     /// They are, and the batch looks: at the handler's own deadlines, at what it asks of others, and at its queue.
@@ -93,13 +93,13 @@ impl<E: Error + 'static> Error for SendError<E> {
 impl<H: Handler> Context<'_, H> {
     /// Whether a batch may go on without a look at anything: the common case, told by one load.
     #[inline]
-    pub(crate) fn is_carefree(&self) -> bool {
-        matches!(self.sends, Sends::Open)
+    pub(crate) fn needs_no_checks(&self) -> bool {
+        matches!(self.send_state, SendState::Open)
     }
 
     /// Whether the loop has something to do before the next frame: to tell the handler that its deadline has passed, or to carry out what it asked of others.
     #[inline(never)]
-    pub(crate) fn is_to_yield(&self) -> bool {
+    pub(crate) fn should_yield(&self) -> bool {
         self.deadlines.is_over(Direction::Read, &self.shared.clock)
             || self
                 .shared
@@ -109,13 +109,13 @@ impl<H: Handler> Context<'_, H> {
 
     /// From here on the batch looks about between two frames. Whoever changes what it looks at calls this; dials and stops are not among that.
     fn watch(&mut self) {
-        if let Sends::Open = self.sends {
-            self.sends = Sends::Watched;
+        if let SendState::Open = self.send_state {
+            self.send_state = SendState::Watched;
         }
     }
 
     /// What a callback's verdict, and what it sent, mean for the connection.
-    pub(crate) fn conclude(&mut self, verdict: Verdict) -> Option<Cause> {
+    pub(crate) fn trigger_for(&mut self, verdict: Verdict) -> Option<Trigger> {
         if verdict != Verdict::Continue {
             self.shared.observe.note(|| Step::Verdict {
                 id: self.id,
@@ -125,16 +125,16 @@ impl<H: Handler> Context<'_, H> {
         if verdict == Verdict::Stop {
             self.shared.commands.stop(Stop::Gracefully);
         }
-        match (verdict, mem::replace(&mut self.sends, Sends::Open)) {
-            (Verdict::Abort, _) => Some(Cause::Fail(CloseReason::Aborted)),
-            (_, Sends::Refused(reason @ CloseReason::WriteDeadline { .. })) => {
-                Some(Cause::Fail(reason))
+        match (verdict, mem::replace(&mut self.send_state, SendState::Open)) {
+            (Verdict::Abort, _) => Some(Trigger::Fail(CloseReason::Aborted)),
+            (_, SendState::Refused(reason @ CloseReason::WriteDeadline { .. })) => {
+                Some(Trigger::Fail(reason))
             }
-            (_, Sends::Refused(reason)) => Some(Cause::Close(reason)),
-            (Verdict::Pause, _) => Some(Cause::Pause),
-            (Verdict::Close, _) => Some(Cause::Close(CloseReason::Handler)),
-            (Verdict::Continue | Verdict::Stop, sends) => {
-                self.sends = sends;
+            (_, SendState::Refused(reason)) => Some(Trigger::Close(reason)),
+            (Verdict::Pause, _) => Some(Trigger::Pause),
+            (Verdict::Close, _) => Some(Trigger::Close(CloseReason::Handler)),
+            (Verdict::Continue | Verdict::Stop, send_state) => {
+                self.send_state = send_state;
                 None
             }
         }
@@ -151,10 +151,12 @@ impl<H: Handler> Context<'_, H> {
             SendError::OutboxFull { queued, cap } => CloseReason::OutboxFull { queued, cap },
             SendError::Unencodable(error) => CloseReason::Unencodable(H::Codec::boxed(error)),
         };
-        match self.sends {
-            Sends::Open | Sends::Watched | Sends::Expired => self.sends = Sends::Refused(reason),
-            Sends::Refused(_) => {}
-            Sends::Closed => log::error!(
+        match self.send_state {
+            SendState::Open | SendState::Watched | SendState::Expired => {
+                self.send_state = SendState::Refused(reason);
+            }
+            SendState::Refused(_) => {}
+            SendState::Closed => log::error!(
                 "connection {} had a message at its end that is lost: {reason}",
                 self.id
             ),
@@ -213,13 +215,13 @@ impl<H: Handler> Context<'_, H> {
         &mut self,
         message: impl Into<MessageOf<'m, H>>,
     ) -> Result<(), SendError<<H::Codec as Codec>::Error>> {
-        if !self.is_carefree() {
+        if !self.needs_no_checks() {
             self.check_open()?;
         }
         let (codec, before) = (&mut *self.codec, self.out.len());
         let bytes = append_whole(self.out, |out| codec.encode(message.into(), out))
             .map_err(SendError::Unencodable)?;
-        if before + bytes >= self.mark {
+        if before + bytes >= self.check_from {
             self.check_room(before)?;
         }
         let id = &self.id;
@@ -232,10 +234,10 @@ impl<H: Handler> Context<'_, H> {
     #[cold]
     #[inline(never)]
     fn check_open(&self) -> Result<(), SendError<<H::Codec as Codec>::Error>> {
-        match self.sends {
-            Sends::Open | Sends::Watched => Ok(()),
-            Sends::Expired => Err(SendError::DeadlinePassed),
-            Sends::Refused(_) | Sends::Closed => Err(SendError::Closed),
+        match self.send_state {
+            SendState::Open | SendState::Watched => Ok(()),
+            SendState::Expired => Err(SendError::DeadlinePassed),
+            SendState::Refused(_) | SendState::Closed => Err(SendError::Closed),
         }
     }
 
@@ -301,7 +303,7 @@ impl<H: Handler> Context<'_, H> {
         let before = self.out.len();
         let sent = self.check_open().and_then(|()| {
             self.out.extend_from_slice(bytes);
-            if before + bytes.len() >= self.mark {
+            if before + bytes.len() >= self.check_from {
                 self.check_room(before)
             } else {
                 Ok(())
@@ -388,12 +390,12 @@ impl<H: Handler> Context<'_, H> {
     /// While it is over, [`try_send`](Self::try_send) refuses with [`SendError::DeadlinePassed`], and [`send`](Self::send) ends the connection.
     pub fn set_write_deadline(&mut self, at: Option<Instant>) {
         self.deadlines.set(Direction::Write, at, &self.shared.clock);
-        if let Sends::Open | Sends::Watched | Sends::Expired = self.sends {
+        if let SendState::Open | SendState::Watched | SendState::Expired = self.send_state {
             let is_over = self.deadlines.is_over(Direction::Write, &self.shared.clock);
-            self.sends = if is_over {
-                Sends::Expired
+            self.send_state = if is_over {
+                SendState::Expired
             } else {
-                Sends::Watched
+                SendState::Watched
             };
         }
     }
@@ -405,16 +407,16 @@ impl<H: Handler> Context<'_, H> {
     }
 }
 
-impl Sends {
+impl SendState {
     /// Whether an open connection with these deadlines takes messages, and is to be watched.
     #[inline]
     pub(crate) fn of(deadlines: &Deadlines, shared: &Shared) -> Self {
         if deadlines.is_over(Direction::Write, &shared.clock) {
-            Sends::Expired
-        } else if deadlines.are_unset() && !shared.commands.is_full(shared.config.command_high) {
-            Sends::Open
+            SendState::Expired
+        } else if deadlines.is_empty() && !shared.commands.is_full(shared.config.command_high) {
+            SendState::Open
         } else {
-            Sends::Watched
+            SendState::Watched
         }
     }
 }

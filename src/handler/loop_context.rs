@@ -13,11 +13,11 @@ use crate::time::TimerId;
 /// What a callback that belongs to no connection may do: to any of them, and to the loop.
 pub struct LoopContext<'c, H: Handler> {
     pub(crate) shared: &'c mut Shared,
-    pub(crate) connections: &'c mut (dyn Connections<H> + 'c),
+    pub(crate) connections: &'c mut (dyn ConnectionAccess<H> + 'c),
 }
 
 /// The way to a connection by its name.
-pub(crate) trait Connections<H: Handler> {
+pub(crate) trait ConnectionAccess<H: Handler> {
     /// Runs `callback` on an open connection; whether it was there.
     fn call(
         &mut self,

@@ -6,10 +6,10 @@ mod loop_context;
 mod pair;
 
 pub(crate) use self::commands::{Command, Commands, Dial, append_whole};
-pub(crate) use self::context::Sends;
+pub(crate) use self::context::SendState;
 pub use self::context::{Context, SendError};
 pub use self::loop_context::LoopContext;
-pub(crate) use self::loop_context::{Callback, Connections};
+pub(crate) use self::loop_context::{Callback, ConnectionAccess};
 pub use self::pair::{Either, Pair};
 
 use std::time::{Duration, Instant};
@@ -21,7 +21,7 @@ use crate::error::CloseReason;
 use crate::net::Address;
 use crate::observe::Observe;
 use crate::state::{Direction, Verdict};
-use crate::time::{Clock, Throttle, TimerId, Timers};
+use crate::time::{Clock, LogThrottle, TimerId, Timers};
 
 /// The frames that handler `H` is given.
 pub type FrameOf<'a, H> = <<H as Handler>::Codec as Codec>::Frame<'a>;
@@ -154,7 +154,7 @@ pub struct Shared {
     /// Who wants to be called when.
     pub(crate) timers: Timers,
     /// What was logged lately.
-    pub(crate) throttle: Throttle,
+    pub(crate) log_throttle: LogThrottle,
     /// Memory of an inbox that nobody uses, for the next one who needs one.
     pub(crate) spare_inbox: Inbox,
     /// The write queue that connections borrow for a batch.
@@ -171,7 +171,7 @@ impl Shared {
             observe: Observe::default(),
             clock: Clock::new(now),
             timers: Timers::default(),
-            throttle: Throttle::default(),
+            log_throttle: LogThrottle::default(),
             spare_inbox: Inbox::default(),
             spare_queue: Queue::spare(),
         }

@@ -7,9 +7,9 @@ use bytes::BytesMut;
 
 use crate::codec::{Codec, Input};
 use crate::error::CloseReason;
-use crate::error::panics::contain;
+use crate::error::panics::catch_panic;
 use crate::handler::{
-    Callback, Connections, Context, FrameOf, Handler, LoopContext, Origin, Shared,
+    Callback, ConnectionAccess, Context, FrameOf, Handler, LoopContext, Origin, Shared,
 };
 use crate::id::ConnectionId;
 use crate::state::{Direction, Verdict};
@@ -153,8 +153,8 @@ macro_rules! seen_by {
         let (Either::$side(codec), Either::$side(state)) = (&mut *cx.codec, &mut *cx.state) else {
             panic!("connection {} is not the one's it was said to be", cx.id)
         };
-        let sends = std::mem::replace(&mut cx.sends, crate::handler::Sends::Closed);
-        let (out, deadlines, mark) = (&mut *cx.out, &mut *cx.deadlines, cx.mark);
+        let send_state = std::mem::replace(&mut cx.send_state, crate::handler::SendState::Closed);
+        let (out, deadlines, check_from) = (&mut *cx.out, &mut *cx.deadlines, cx.check_from);
         let mut seen: Context<'_, $handler> = Context {
             id: cx.id,
             peer: cx.peer,
@@ -162,12 +162,12 @@ macro_rules! seen_by {
             state,
             out,
             shared: &mut *cx.shared,
-            sends,
-            mark,
+            send_state,
+            check_from,
             deadlines,
         };
         let answer = $call(&mut seen);
-        cx.sends = seen.sends;
+        cx.send_state = seen.send_state;
         answer
     }};
 }
@@ -244,7 +244,7 @@ impl<L: Handler, R: Handler> Handler for Pair<L, R> {
             connections,
         } = cx;
         // A panic of the one is no reason not to tell the other.
-        let told = contain(|| {
+        let told = catch_panic(|| {
             self.left.loop_timer(
                 timer,
                 &mut LoopContext {
@@ -301,9 +301,9 @@ impl<L: Handler, R: Handler> Handler for Pair<L, R> {
 }
 
 /// Those connections of a pair that are its first handler's.
-struct LeftOf<'c, L: Handler, R: Handler>(&'c mut (dyn Connections<Pair<L, R>> + 'c));
+struct LeftOf<'c, L: Handler, R: Handler>(&'c mut (dyn ConnectionAccess<Pair<L, R>> + 'c));
 
-impl<L: Handler, R: Handler> Connections<L> for LeftOf<'_, L, R> {
+impl<L: Handler, R: Handler> ConnectionAccess<L> for LeftOf<'_, L, R> {
     fn call(
         &mut self,
         id: ConnectionId,
@@ -323,9 +323,9 @@ impl<L: Handler, R: Handler> Connections<L> for LeftOf<'_, L, R> {
 }
 
 /// Those that are its second one's.
-struct RightOf<'c, L: Handler, R: Handler>(&'c mut (dyn Connections<Pair<L, R>> + 'c));
+struct RightOf<'c, L: Handler, R: Handler>(&'c mut (dyn ConnectionAccess<Pair<L, R>> + 'c));
 
-impl<L: Handler, R: Handler> Connections<R> for RightOf<'_, L, R> {
+impl<L: Handler, R: Handler> ConnectionAccess<R> for RightOf<'_, L, R> {
     fn call(
         &mut self,
         id: ConnectionId,

@@ -86,26 +86,26 @@ pub enum Flush {
 /// With one of these bits set, fewer bytes than there was room for do not prove the socket empty.
 const MORE_MAY_COME: Readiness = Readiness(Readiness::READ_CLOSED.0 | Readiness::URGENT.0);
 
-/// Reads once: into `place` first, as far as it has room, then into `scratch`.
+/// Reads once: into `space` first, as far as it has room, then into `scratch`.
 ///
 /// `short_read_is_empty` says whether fewer bytes than there was room for prove the socket empty
 /// ([`Net::SHORT_READ_IS_EMPTY`](crate::net::Net::SHORT_READ_IS_EMPTY)); they never do once the peer's end was announced,
 /// since no further event would tell of it.
 pub fn fill(
     stream: &mut impl Read,
-    place: &mut [u8],
+    space: &mut [u8],
     scratch: &mut [u8],
     readiness: &mut Readiness,
     short_read_is_empty: bool,
 ) -> Fill {
-    let room = place.len() + scratch.len();
+    let room = space.len() + scratch.len();
     debug_assert!(room > 0, "a read into nothing looks like the end");
     loop {
         // recv(2) is a little cheaper than readv(2), so the common case does not go through the list.
-        let outcome = if place.is_empty() {
+        let outcome = if space.is_empty() {
             stream.read(scratch)
         } else {
-            stream.read_vectored(&mut [IoSliceMut::new(place), IoSliceMut::new(scratch)])
+            stream.read_vectored(&mut [IoSliceMut::new(space), IoSliceMut::new(scratch)])
         };
         return match outcome {
             Ok(0) => {

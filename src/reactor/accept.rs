@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use crate::connection::Connection;
 use crate::error::Error;
-use crate::error::panics::contain;
+use crate::error::panics::catch_panic;
 use crate::handler::{Handler, Origin};
 use crate::id::Token;
 use crate::net::{Address, Net};
@@ -13,31 +13,31 @@ use crate::observe::Step;
 use crate::reactor::Reactor;
 use crate::reactor::slots::Slot;
 use crate::reactor::stop::Phase;
-use crate::threads::{ConnectionLimit, Places};
+use crate::threads::{ConnectionLimit, Permits};
 
 /// A socket that accepts, and whether it is worth asking.
 pub(super) struct Listener<N: Net> {
     socket: N::Listener,
     addr: Address,
-    waiting: Waiting,
+    backlog: Backlog,
 }
 
 /// Whether connections wait at a listener.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Waiting {
+enum Backlog {
     /// Nobody; an event will tell.
-    Nobody,
+    Empty,
     /// Somebody may. Edge-triggered polling says so once, so it is remembered.
-    Somebody,
+    Ready,
     /// Somebody may, but this listener fails. Worth asking again then.
-    Until(Instant),
+    RetryAt(Instant),
 }
 
 impl<N: Net> Listener<N> {
     /// An event has come: connections wait.
-    pub(super) fn hear(&mut self) {
-        if self.waiting == Waiting::Nobody {
-            self.waiting = Waiting::Somebody;
+    pub(super) fn on_event(&mut self) {
+        if self.backlog == Backlog::Empty {
+            self.backlog = Backlog::Ready;
         }
     }
 }
@@ -46,23 +46,23 @@ impl<N: Net> Listener<N> {
 const LONGEST_BACKLOG: usize = 4096;
 
 /// What to do about a failed accept.
-enum Failure {
+enum AcceptFailure {
     /// That one connection is gone; ask for the next.
     Retry,
     /// The system has no room, whichever listener asks. Only time can mend that.
-    NoRoom,
+    NoResources,
     /// It is this listener that fails. Perhaps time mends it.
-    Sick,
+    ThisListener,
 }
 
 /// EMFILE, ENFILE and ENOBUFS, which have no [`ErrorKind`]: their numbers on Unix (the last one on Linux and on BSD) and on Windows.
-const NO_ROOM: [i32; 6] = [24, 23, 105, 55, 10024, 10055];
+const OUT_OF_RESOURCES: [i32; 6] = [24, 23, 105, 55, 10024, 10055];
 
 /// ENONET, EPROTO, ENOPROTOOPT and EHOSTDOWN on Linux, where accept(2) passes on what happened to the new connection before it was accepted.
-const GONE: [i32; 4] = [64, 71, 92, 112];
+const PEER_GONE: [i32; 4] = [64, 71, 92, 112];
 
 /// Sorts accept(2)'s errors.
-fn classify(error: &io::Error) -> Failure {
+fn classify(error: &io::Error) -> AcceptFailure {
     let is_one_of = |numbers: &[i32]| {
         error
             .raw_os_error()
@@ -75,12 +75,12 @@ fn classify(error: &io::Error) -> Failure {
         | ErrorKind::HostUnreachable
         | ErrorKind::NetworkDown
         | ErrorKind::NetworkUnreachable
-        | ErrorKind::TimedOut => Failure::Retry,
-        _ if cfg!(target_os = "linux") && is_one_of(&GONE) => Failure::Retry,
-        ErrorKind::OutOfMemory => Failure::NoRoom,
-        _ if is_one_of(&NO_ROOM) => Failure::NoRoom,
+        | ErrorKind::TimedOut => AcceptFailure::Retry,
+        _ if cfg!(target_os = "linux") && is_one_of(&PEER_GONE) => AcceptFailure::Retry,
+        ErrorKind::OutOfMemory => AcceptFailure::NoResources,
+        _ if is_one_of(&OUT_OF_RESOURCES) => AcceptFailure::NoResources,
         // Whatever nobody thought of: not again at once, but it need not be everybody's.
-        _ => Failure::Sick,
+        _ => AcceptFailure::ThisListener,
     }
 }
 
@@ -107,7 +107,7 @@ impl<H: Handler, N: Net> Reactor<H, N> {
         self.listeners.push(Listener {
             socket,
             addr,
-            waiting: Waiting::Nobody,
+            backlog: Backlog::Empty,
         });
         Ok(())
     }
@@ -124,7 +124,7 @@ impl<H: Handler, N: Net> Reactor<H, N> {
     /// **Trap:** a place that comes free is handed to the loop that has waited longest. If the
     /// handler of that loop blocks, no other loop can use the place until it goes on.
     pub fn share_limit(&mut self, limit: &ConnectionLimit) {
-        self.places = Some(Places::new(limit, self.net.waker(), self.slots.len()));
+        self.permits = Some(Permits::new(limit, self.net.waker(), self.slots.len()));
         self.max_connections = limit.max();
         self.reserve();
     }
@@ -140,34 +140,34 @@ impl<H: Handler, N: Net> Reactor<H, N> {
     /// Lets in those who wait, as many from each listener as a turn allows.
     #[inline]
     pub(super) fn accept(&mut self) {
-        if self.knocking {
-            self.accept_who_knocks();
-            self.knocking = self
+        if self.accept_pending {
+            self.accept_pending_connections();
+            self.accept_pending = self
                 .listeners
                 .iter()
-                .any(|listener| listener.waiting != Waiting::Nobody);
+                .any(|listener| listener.backlog != Backlog::Empty);
         }
     }
 
-    fn accept_who_knocks(&mut self) {
+    fn accept_pending_connections(&mut self) {
         let now = self.shared.now();
-        if self.resting.is_some_and(|until| until <= now) {
-            self.resting = None;
+        if self.accept_paused_until.is_some_and(|until| until <= now) {
+            self.accept_paused_until = None;
         }
         let listeners = self.listeners.len();
         for n in 0..listeners {
             // Each turn begins with another one: near the limit of connections the first takes all the room there is.
             let number =
                 (n + self.shared.observe.counters().turns as usize % listeners) % listeners;
-            if let Waiting::Until(at) = self.listeners[number].waiting {
+            if let Backlog::RetryAt(at) = self.listeners[number].backlog {
                 if at <= now {
-                    self.listeners[number].waiting = Waiting::Somebody;
+                    self.listeners[number].backlog = Backlog::Ready;
                 }
             }
             for _ in 0..self.shared.config.accepts_per_turn {
-                if self.listeners[number].waiting != Waiting::Somebody
-                    || self.resting.is_some()
-                    || !self.take_place()
+                if self.listeners[number].backlog != Backlog::Ready
+                    || self.accept_paused_until.is_some()
+                    || !self.acquire_permit()
                 {
                     break;
                 }
@@ -177,21 +177,21 @@ impl<H: Handler, N: Net> Reactor<H, N> {
     }
 
     /// Lets in all who wait already, and closes the listeners: whoever is in a listener's queue when it closes is reset.
-    pub(super) fn accept_the_last(&mut self) {
+    pub(super) fn accept_backlog(&mut self) {
         while let Some(last) = self.listeners.last_mut() {
-            last.waiting = Waiting::Somebody;
+            last.backlog = Backlog::Ready;
             let number = self.listeners.len() - 1;
             // The limit of connections does not count here: they leave soon.
             let most = self
                 .max_connections
                 .saturating_add(LONGEST_BACKLOG)
                 .min(Token::MAX_SLOTS);
-            while self.listeners[number].waiting == Waiting::Somebody
+            while self.listeners[number].backlog == Backlog::Ready
                 && self.slots.len() < most
-                && self.resting.is_none()
+                && self.accept_paused_until.is_none()
             {
-                if let Some(places) = &mut self.places {
-                    places.take_beyond(self.slots.len());
+                if let Some(permits) = &mut self.permits {
+                    permits.acquire_beyond_limit(self.slots.len());
                 }
                 self.accept_one(number);
             }
@@ -205,15 +205,15 @@ impl<H: Handler, N: Net> Reactor<H, N> {
         self.slots.clear_last_lookup();
         let listener = &mut self.listeners[number];
         let error = match self.net.accept(&mut listener.socket) {
-            Ok((stream, peer)) => match self.admit(stream, peer, number) {
+            Ok((stream, peer)) => match self.add_accepted(stream, peer, number) {
                 Ok(()) => return,
                 Err(error) => error,
             },
             Err(error) if error.kind() == ErrorKind::WouldBlock => {
-                return listener.waiting = Waiting::Nobody;
+                return listener.backlog = Backlog::Empty;
             }
             Err(error) => {
-                self.take_accept_error(number, &error);
+                self.handle_accept_error(number, &error);
                 error
             }
         };
@@ -224,29 +224,29 @@ impl<H: Handler, N: Net> Reactor<H, N> {
     }
 
     /// Decides what a failed accept means.
-    fn take_accept_error(&mut self, number: usize, error: &io::Error) {
+    fn handle_accept_error(&mut self, number: usize, error: &io::Error) {
         let listener = &mut self.listeners[number];
         let (now, pause) = (self.shared.now(), self.shared.config.accept_backoff);
         let what_now = match classify(error) {
-            Failure::Retry => {
+            AcceptFailure::Retry => {
                 return log::debug!(
                     "a connection was gone before {} accepted it: {error}",
                     listener.addr
                 );
             }
-            Failure::NoRoom => {
-                self.resting = Some(now + pause);
+            AcceptFailure::NoResources => {
+                self.accept_paused_until = Some(now + pause);
                 "nobody is accepted for now"
             }
-            Failure::Sick => {
-                listener.waiting = Waiting::Until(now + pause);
+            AcceptFailure::ThisListener => {
+                listener.backlog = Backlog::RetryAt(now + pause);
                 "this listener rests"
             }
         };
         if let Some(suppressed) = self
             .shared
-            .throttle
-            .admit(("accept", error.raw_os_error()), now)
+            .log_throttle
+            .allow(("accept", error.raw_os_error()), now)
         {
             log::warn!(
                 "cannot accept on {}: {error}; {what_now}, and is asked again every {pause:?}{suppressed}",
@@ -256,14 +256,19 @@ impl<H: Handler, N: Net> Reactor<H, N> {
     }
 
     /// Gives a new socket a slot, registers it once and for both directions, and tells the handler.
-    fn admit(&mut self, mut stream: N::Stream, peer: Address, listener: usize) -> io::Result<()> {
+    fn add_accepted(
+        &mut self,
+        mut stream: N::Stream,
+        peer: Address,
+        listener: usize,
+    ) -> io::Result<()> {
         let id = self.slots.next_id();
         let origin = Origin::Accepted { peer, listener };
         let made = self
             .net
             .register(&mut stream, Token::of(id).pack())
             .and_then(|()| {
-                let connection = contain(|| Connection::new(id, &origin, &mut self.handler));
+                let connection = catch_panic(|| Connection::new(id, &origin, &mut self.handler));
                 connection.ok_or_else(|| {
                     self.shared.observe.note(|| Step::Panicked { id: Some(id) });
                     let _ = self.net.deregister(&mut stream);
@@ -274,8 +279,8 @@ impl<H: Handler, N: Net> Reactor<H, N> {
         let connection = made.inspect_err(|error| {
             if let Some(suppressed) = self
                 .shared
-                .throttle
-                .admit(("admit", error.raw_os_error()), self.shared.clock.now())
+                .log_throttle
+                .allow(("admit", error.raw_os_error()), self.shared.clock.now())
             {
                 log::warn!("a connection from {peer} is dropped: {error}{suppressed}");
             }
@@ -283,58 +288,58 @@ impl<H: Handler, N: Net> Reactor<H, N> {
         self.shared
             .observe
             .note(|| Step::Accepted { id, peer, listener });
-        self.enter(Slot::new(connection, Some(stream)));
+        self.insert_slot(Slot::new(connection, Some(stream)));
         let slot = self.slots.get(id).expect("just entered");
         slot.connection
             .established(&mut self.handler, &mut self.shared);
-        self.settle(id);
-        self.relieve();
+        self.reschedule(id);
+        self.run_commands_if_full();
         Ok(())
     }
 
     /// Gives a connection its slot.
-    pub(super) fn enter(&mut self, slot: Slot<H, N>) {
+    pub(super) fn insert_slot(&mut self, slot: Slot<H, N>) {
         let id = slot.connection.id();
         self.slots.insert(slot);
-        self.mailbox.with(|agreed| agreed.enter(id));
+        self.mailbox.with(|state| state.connection_opened(id));
     }
 
     /// Whether a listener could be asked at once.
     pub(super) fn can_accept(&self) -> bool {
-        self.knocking && self.wants_to_accept() && self.has_room()
+        self.accept_pending && self.has_pending_accept() && self.has_room()
     }
 
     /// Whether a listener may have connections, and can be asked now.
-    fn wants_to_accept(&self) -> bool {
-        self.resting.is_none()
+    fn has_pending_accept(&self) -> bool {
+        self.accept_paused_until.is_none()
             && self
                 .listeners
                 .iter()
-                .any(|listener| listener.waiting == Waiting::Somebody)
+                .any(|listener| listener.backlog == Backlog::Ready)
     }
 
     /// When a listener that rests is worth asking again.
     #[inline]
     pub(super) fn next_accept(&self) -> Option<Instant> {
-        if self.knocking {
-            self.next_to_ask()
+        if self.accept_pending {
+            self.next_accept_retry()
         } else {
             None
         }
     }
 
-    fn next_to_ask(&self) -> Option<Instant> {
+    fn next_accept_retry(&self) -> Option<Instant> {
         let times = self
             .listeners
             .iter()
-            .filter_map(|listener| match listener.waiting {
-                Waiting::Until(at) => Some(at),
-                Waiting::Somebody => self.resting,
-                Waiting::Nobody => None,
+            .filter_map(|listener| match listener.backlog {
+                Backlog::RetryAt(at) => Some(at),
+                Backlog::Ready => self.accept_paused_until,
+                Backlog::Empty => None,
             });
         // A shared limit may have room by then; only asking it wakes this loop when it has.
         times.min().filter(|_| {
-            if self.places.is_some() {
+            if self.permits.is_some() {
                 matches!(self.phase, Phase::Running)
             } else {
                 self.has_room()
@@ -346,36 +351,38 @@ impl<H: Handler, N: Net> Reactor<H, N> {
     /// is woken when it has.
     fn has_room(&self) -> bool {
         matches!(self.phase, Phase::Running)
-            && match &self.places {
+            && match &self.permits {
                 None => self.slots.len() < self.max_connections,
-                Some(places) => places.ask(self.slots.len()),
+                Some(permits) => permits.can_acquire(self.slots.len()),
             }
     }
 
     /// Takes a place for one more connection, if there is one. The turn's end gives it back if no
     /// connection comes of it.
-    pub(super) fn take_place(&mut self) -> bool {
-        match &mut self.places {
+    pub(super) fn acquire_permit(&mut self) -> bool {
+        match &mut self.permits {
             None => self.slots.len() < self.max_connections,
-            Some(places) => places.take(self.slots.len()),
+            Some(permits) => permits.try_acquire(self.slots.len()),
         }
     }
 
     /// Gives back the places of connections that are gone or never came.
     #[inline]
-    pub(super) fn keep_places(&mut self) {
-        if self.places.is_some() {
-            let (used, wants) = (self.slots.len(), self.wants_to_accept());
-            self.places
+    pub(super) fn release_unused_permits(&mut self) {
+        if self.permits.is_some() {
+            let (used, wants) = (self.slots.len(), self.has_pending_accept());
+            self.permits
                 .iter_mut()
-                .for_each(|places| places.keep(used, wants));
+                .for_each(|permits| permits.release_unused(used, wants));
         }
     }
 
     /// The connections that count towards the limit: this loop's, or those of all loops that share
     /// one.
-    pub(super) fn open_places(&self) -> usize {
-        self.places.as_ref().map_or(self.slots.len(), Places::open)
+    pub(super) fn open_connections(&self) -> usize {
+        self.permits
+            .as_ref()
+            .map_or(self.slots.len(), Permits::open)
     }
 
     /// Closes all listeners: newcomers are refused from here on.

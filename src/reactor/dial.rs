@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use crate::connection::Connection;
-use crate::error::panics::contain;
+use crate::error::panics::catch_panic;
 use crate::error::{CloseReason, ConnectError, ConnectFailure, Error};
 use crate::handler::{Dial, Handler, Origin};
 use crate::id::{ConnectionId, Token};
@@ -13,13 +13,13 @@ use crate::observe::Step;
 use crate::reactor::Reactor;
 use crate::reactor::slots::Slot;
 use crate::reactor::stop::Phase;
-use crate::state::{Cause, State};
+use crate::state::{State, Trigger};
 use crate::time::Expiry;
 
 /// The least time that an address gets, as long as there is as much: Go's number.
-const FAIR_TRY: Duration = Duration::from_secs(2);
+const MIN_TIME_PER_ADDRESS: Duration = Duration::from_secs(2);
 /// How often an address is tried again whose socket was connected with itself: Go's number too.
-const SELF_CONNECTS: u8 = 2;
+const MAX_SELF_CONNECTS: u8 = 2;
 
 /// A connection that is being made.
 #[derive(Debug)]
@@ -54,37 +54,37 @@ impl<H: Handler, N: Net> Reactor<H, N> {
         addrs: Vec<Address>,
         timeout: Duration,
     ) -> Result<ConnectionId, Error> {
-        self.read_clock();
-        let begun = self.begin(Dial {
+        self.update_clock();
+        let begun = self.begin_dial(Dial {
             addrs,
             timeout,
             key: 0,
         });
-        self.keep_places(); // between turns, so no turn's end does it
+        self.release_unused_permits(); // between turns, so no turn's end does it
         self.slots.clear_last_lookup();
         begun.map_err(|(_, error)| Error::Connect(error))
     }
 
     /// Begins one that a callback has asked for. If that fails the handler is told as if it had failed later.
-    pub(super) fn begin_for_handler(&mut self, dial: Dial) {
-        let Err((origin, error)) = self.begin(dial) else {
+    pub(super) fn start_dial(&mut self, dial: Dial) {
+        let Err((origin, error)) = self.begin_dial(dial) else {
             return;
         };
         let id = self.slots.next_id();
-        let Some(mut connection) = contain(|| Connection::new(id, &origin, &mut self.handler))
+        let Some(mut connection) = catch_panic(|| Connection::new(id, &origin, &mut self.handler))
         else {
             return self.shared.observe.note(|| Step::Panicked { id: Some(id) });
         };
         connection.apply(
-            Cause::Fail(CloseReason::ConnectFailed(Box::new(error))),
+            Trigger::Fail(CloseReason::ConnectFailed(Box::new(error))),
             &mut self.shared,
         );
-        let reason = connection.farewell(&mut self.handler, &mut self.shared);
-        contain(|| drop(reason));
+        let reason = connection.finish_close(&mut self.handler, &mut self.shared);
+        catch_panic(|| drop(reason));
     }
 
     /// Gives a connection its slot and tries its first address; or says why there is none.
-    fn begin(&mut self, dial: Dial) -> Result<ConnectionId, (Origin, ConnectError)> {
+    fn begin_dial(&mut self, dial: Dial) -> Result<ConnectionId, (Origin, ConnectError)> {
         let Dial {
             addrs,
             timeout,
@@ -109,22 +109,23 @@ impl<H: Handler, N: Net> Reactor<H, N> {
         let Phase::Running = self.phase else {
             return Err(failed(ConnectFailure::Stopping));
         };
-        if !self.take_place() {
+        if !self.acquire_permit() {
             return Err(failed(ConnectFailure::NoRoom {
-                open: self.open_places(),
+                open: self.open_connections(),
             }));
         }
         let Some(addr) = rest.pop_front() else {
             return Err(failed(ConnectFailure::NoAddress));
         };
         let id = self.slots.next_id();
-        let Some(connection) = contain(|| Connection::new(id, &origin, &mut self.handler)) else {
+        let Some(connection) = catch_panic(|| Connection::new(id, &origin, &mut self.handler))
+        else {
             self.shared.observe.note(|| Step::Panicked { id: Some(id) });
             return Err(failed(ConnectFailure::Other(std::io::Error::other(
                 "the handler panicked over it",
             ))));
         };
-        self.enter(Slot::new(connection, None));
+        self.insert_slot(Slot::new(connection, None));
         let end = self.shared.clock.watched_after(timeout).saturating_add(1); // so as not to be early
         let attempt = Attempt {
             addr,
@@ -137,14 +138,14 @@ impl<H: Handler, N: Net> Reactor<H, N> {
             self_connects: 0,
         };
         self.dials.insert(id, attempt);
-        self.attempt(id);
+        self.connect_next(id);
         Ok(id)
     }
 
     /// Tries the addresses, from the present one on, until one does not fail at once.
-    fn attempt(&mut self, id: ConnectionId) {
+    fn connect_next(&mut self, id: ConnectionId) {
         while let Some(attempt) = self.dials.get_mut(&id) {
-            attempt.give_time(self.shared.clock.watched());
+            attempt.set_time(self.shared.clock.watched());
             let begun = self.net.connect(&attempt.addr).and_then(|mut stream| {
                 self.net.register(&mut stream, Token::of(id).pack())?;
                 Ok(stream)
@@ -158,14 +159,14 @@ impl<H: Handler, N: Net> Reactor<H, N> {
                     self.slots.get(id).expect("who dials has a slot").stream = Some(stream);
                     break;
                 }
-                Err(error) => self.note_failure(id, ConnectFailure::from_io(error)),
+                Err(error) => self.record_failure(id, ConnectFailure::from_io(error)),
             }
         }
-        self.settle(id);
+        self.reschedule(id);
     }
 
     /// An address has failed: the next one is tried, or the connection is over.
-    fn try_next(&mut self, id: ConnectionId, failure: ConnectFailure) {
+    fn fail_address(&mut self, id: ConnectionId, failure: ConnectFailure) {
         let Some(slot) = self.slots.get(id) else {
             return;
         };
@@ -182,18 +183,18 @@ impl<H: Handler, N: Net> Reactor<H, N> {
                 failure: &failure,
             });
         }
-        self.note_failure(id, failure);
-        self.attempt(id);
+        self.record_failure(id, failure);
+        self.connect_next(id);
     }
 
     /// Remembers what the first failure was, and goes on to the next address; without one the connection is over.
-    fn note_failure(&mut self, id: ConnectionId, failure: ConnectFailure) {
+    fn record_failure(&mut self, id: ConnectionId, failure: ConnectFailure) {
         let Some(attempt) = self.dials.get_mut(&id) else {
             return;
         };
         log::debug!("connection {id} to {}: {failure}", attempt.addr);
         let next = match failure {
-            ConnectFailure::SelfConnect if attempt.self_connects < SELF_CONNECTS => {
+            ConnectFailure::SelfConnect if attempt.self_connects < MAX_SELF_CONNECTS => {
                 attempt.self_connects += 1;
                 return;
             }
@@ -216,14 +217,14 @@ impl<H: Handler, N: Net> Reactor<H, N> {
             };
             let slot = self.slots.get(id).expect("who dials has a slot");
             slot.connection.apply(
-                Cause::Fail(CloseReason::ConnectFailed(Box::new(error))),
+                Trigger::Fail(CloseReason::ConnectFailed(Box::new(error))),
                 &mut self.shared,
             );
         }
     }
 
     /// An event has come for a socket that is connecting: finds out what became of it.
-    pub(super) fn decide(&mut self, id: ConnectionId) {
+    pub(super) fn check_connected(&mut self, id: ConnectionId) {
         let Some(slot) = self.slots.get(id) else {
             return;
         };
@@ -240,12 +241,12 @@ impl<H: Handler, N: Net> Reactor<H, N> {
                 if let Some(attempt) = self.dials.remove(&id) {
                     slot.connection.set_peer_addr(&attempt.addr);
                 }
-                slot.look_by(None, &mut self.shared); // that was for the attempt; an open connection has deadlines of its own
+                slot.schedule_check(None, &mut self.shared); // that was for the attempt; an open connection has deadlines of its own
                 slot.connection
                     .established(&mut self.handler, &mut self.shared);
             }
-            Ok(Established::WithItself) => self.try_next(id, ConnectFailure::SelfConnect),
-            Err(error) => self.try_next(id, ConnectFailure::from_io(error)),
+            Ok(Established::WithItself) => self.fail_address(id, ConnectFailure::SelfConnect),
+            Err(error) => self.fail_address(id, ConnectFailure::from_io(error)),
         }
     }
 
@@ -263,17 +264,17 @@ impl<H: Handler, N: Net> Reactor<H, N> {
             id,
             expiry: Expiry::Connect,
         });
-        self.try_next(id, ConnectFailure::TimedOut { after });
+        self.fail_address(id, ConnectFailure::TimedOut { after });
     }
 }
 
 impl Attempt {
     /// Gives the present address its part of the time that is left.
-    fn give_time(&mut self, now: u64) {
+    fn set_time(&mut self, now: u64) {
         let left = Duration::from_millis(self.end.saturating_sub(now + 1)); // the last tick is there so as not to be early
         let addresses =
             u32::try_from(self.rest.len()).map_or(u32::MAX, |rest| rest.saturating_add(1));
-        self.time = (left / addresses).max(FAIR_TRY).min(left);
+        self.time = (left / addresses).max(MIN_TIME_PER_ADDRESS).min(left);
         let ticks = u64::try_from(self.time.as_millis()).unwrap_or(u64::MAX);
         self.until = now
             .saturating_add(ticks)
@@ -289,7 +290,7 @@ mod tests {
 
     use super::*;
 
-    fn attempt(addresses: u16, end: u64) -> Attempt {
+    fn connect_next(addresses: u16, end: u64) -> Attempt {
         let addr = |port| Address::from(SocketAddr::from(([127, 0, 0, 1], port)));
         let rest = (1..addresses).map(addr).collect();
         Attempt {
@@ -316,7 +317,7 @@ mod tests {
             (1, u64::MAX, u64::MAX),
         ] {
             let mut attempt = attempt(addresses, end);
-            attempt.give_time(0);
+            attempt.set_time(0);
             assert_eq!(attempt.until, until, "{addresses} addresses in {end} ms");
         }
     }

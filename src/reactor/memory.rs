@@ -10,7 +10,7 @@ use crate::id::ConnectionId;
 use crate::net::{Event, Net};
 use crate::reactor::Reactor;
 use crate::reactor::slots::Slots;
-use crate::threads::Letter;
+use crate::threads::Post;
 use crate::threads::mailbox::heap_of;
 
 impl<H: Handler, N: Net> Reactor<H, N> {
@@ -50,7 +50,7 @@ impl<H: Handler, N: Net> Reactor<H, N> {
             + self.shared.spare_queue.heap()
             + self.shared.spare_inbox.heap()
             + self.shared.commands.heap()
-            + heap_of(&self.letters, self.letters_weight)
+            + heap_of(&self.posts, self.posts_weight)
             + self.mailbox.heap()
             + ids * size_of::<ConnectionId>()
     }
@@ -66,11 +66,11 @@ impl<H: Handler, N: Net> Reactor<H, N> {
     }
 
     /// Gives back what the queue of letters has grown by, when all of them are read.
-    pub(super) fn shrink_letters(&mut self) {
-        if self.letters.is_empty() {
-            self.letters_weight = 0;
-            self.letters
-                .shrink_to(self.shared.config.retained_capacity / size_of::<Letter<H::Mail>>());
+    pub(super) fn shrink_posts(&mut self) {
+        if self.posts.is_empty() {
+            self.posts_weight = 0;
+            self.posts
+                .shrink_to(self.shared.config.retained_capacity / size_of::<Post<H::Mail>>());
         }
     }
 }

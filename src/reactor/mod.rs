@@ -19,29 +19,29 @@ use std::time::{Duration, Instant};
 
 use self::accept::Listener;
 use self::dial::Attempt;
-use self::poll::Sweep;
+use self::poll::FullPolls;
 use self::scratch::Scratch;
 use self::slots::Slots;
 use self::spin::Spin;
 use self::stop::Phase;
 use crate::config::Config;
 use crate::error::Error;
-use crate::error::panics::attempt;
+use crate::error::panics::catch;
 use crate::handler::{Context, Handler, Shared};
 use crate::id::{ConnectionId, Token};
 use crate::net::{Event, MioNet, Net};
 use crate::observe::{Counters, Observer, Step};
 use crate::state::{Stop, Verdict};
-use crate::threads::{Handle, Letter, Places, Recipient};
+use crate::threads::{Handle, MailboxReceiver, Permits, Post};
 use crate::time::TimerId;
 
 /// Descriptors that are not for connections: listeners, logs, the program's own files.
-const RESERVE: usize = 64;
+const RESERVED_DESCRIPTORS: usize = 64;
 /// What each further loop takes for itself: a poller, a waker, a listener or two.
-const DESCRIPTORS_OF_A_LOOP: usize = 4;
+const DESCRIPTORS_PER_LOOP: usize = 4;
 
 /// Connections that the tables have room for from the beginning, at most: some megabytes of addresses, and of memory only where somebody sits.
-const MOST_RESERVED: usize = 65_536;
+const MAX_RESERVED: usize = 65_536;
 
 /// An event loop: one thread, one poller, all connections, one handler.
 ///
@@ -67,9 +67,9 @@ pub struct Reactor<H: Handler, N: Net = MioNet> {
     handler: H,
     listeners: Vec<Listener<N>>,
     /// Whether somebody may wait at a listener, or one rests: else none need be looked at.
-    knocking: bool,
+    accept_pending: bool,
     /// Until then no listener is asked: the system has no room.
-    resting: Option<Instant>,
+    accept_paused_until: Option<Instant>,
     slots: Slots<H, N>,
     /// Outgoing connections that are not established yet.
     dials: BTreeMap<ConnectionId, Attempt>,
@@ -87,18 +87,18 @@ pub struct Reactor<H: Handler, N: Net = MioNet> {
     spin: Spin,
     max_connections: usize,
     /// This loop's part of a limit that several loops share.
-    places: Option<Places>,
-    mailbox: Recipient<H::Mail>,
+    permits: Option<Permits>,
+    mailbox: MailboxReceiver<H::Mail>,
     /// Those taken out of the mailbox and not read yet.
-    letters: VecDeque<Letter<H::Mail>>,
+    posts: VecDeque<Post<H::Mail>>,
     /// What all of them took when they were taken out, by their senders' account.
-    letters_weight: usize,
+    posts_weight: usize,
     /// The end that another thread has asked for, and that waits for the letters before it.
-    asked: Option<Stop>,
+    requested_stop: Option<Stop>,
     /// Whether the last poll brought as many events as it may: there may be more, and no new edge will tell.
-    more: bool,
+    poll_again: bool,
     /// A row of such polls, while there is one.
-    sweep: Option<Sweep>,
+    full_polls: Option<FullPolls>,
     phase: Phase,
 }
 
@@ -122,15 +122,15 @@ impl<H: Handler, N: Net> Reactor<H, N> {
         let max_connections = max_connections(&config, net.descriptor_limit());
         let now = net.now();
         let mut reactor = Self {
-            mailbox: Recipient::new(net.waker(), config.mailbox_cap),
-            letters: VecDeque::new(),
-            letters_weight: 0,
-            asked: None,
+            mailbox: MailboxReceiver::new(net.waker(), config.mailbox_cap),
+            posts: VecDeque::new(),
+            posts_weight: 0,
+            requested_stop: None,
             net,
             handler,
             listeners: Vec::new(),
-            knocking: false,
-            resting: None,
+            accept_pending: false,
+            accept_paused_until: None,
             slots: Slots::default(),
             dials: BTreeMap::new(),
             resume: VecDeque::new(),
@@ -141,9 +141,9 @@ impl<H: Handler, N: Net> Reactor<H, N> {
             buffered: 0,
             spin: Spin::new(config.spin),
             max_connections,
-            places: None,
-            more: false,
-            sweep: None,
+            permits: None,
+            poll_again: false,
+            full_polls: None,
             phase: Phase::Running,
             shared: Shared::new(config, now),
         };
@@ -154,10 +154,10 @@ impl<H: Handler, N: Net> Reactor<H, N> {
     /// Makes the tables large enough for all connections, so that no new one waits until the tables
     /// have been moved.
     fn reserve(&mut self) {
-        let room = self.max_connections.min(MOST_RESERVED);
+        let room = self.max_connections.min(MAX_RESERVED);
         self.slots.reserve(room);
         self.shared.timers.reserve(room);
-        self.mailbox.with(|agreed| agreed.reserve(room));
+        self.mailbox.with(|state| state.reserve(room));
     }
 
     /// Turns until it is told to stop.
@@ -172,7 +172,7 @@ impl<H: Handler, N: Net> Reactor<H, N> {
             while reactor.take_turn(None)? == Turn::Running {}
             Ok(Turn::Stopped)
         };
-        self.contained(turns).map(|_| ())
+        self.catching_panics(turns).map(|_| ())
     }
 
     /// One round of the loop: waits for events, at most for `timeout` (`None`: as long as it takes), and does all there is to do.
@@ -190,7 +190,7 @@ impl<H: Handler, N: Net> Reactor<H, N> {
     /// If this crate has a bug that no single connection can be blamed for. One that can be ends
     /// that connection, with [`CloseReason::Internal`](crate::CloseReason::Internal).
     pub fn turn(&mut self, timeout: Option<Duration>) -> Result<Turn, Error> {
-        self.contained(|reactor| reactor.take_turn(timeout))
+        self.catching_panics(|reactor| reactor.take_turn(timeout))
     }
 
     fn take_turn(&mut self, timeout: Option<Duration>) -> Result<Turn, Error> {
@@ -213,8 +213,8 @@ impl<H: Handler, N: Net> Reactor<H, N> {
         self.expire(); //          deadlines and timers
         self.flush(); //           replies that were queued outside of a batch
         self.reap(); //            who is over
-        self.end_of_work();
-        Ok(self.outlook())
+        self.note_work_time();
+        Ok(self.status_after_turn())
     }
 
     /// When the next turn is due even if no event comes: now, if something was left undone; `None` if it can sleep for ever.
@@ -229,7 +229,7 @@ impl<H: Handler, N: Net> Reactor<H, N> {
     /// The tick at which the next turn has something to do, as seen from this one; `None`: an event has to come first.
     fn due(&self) -> Option<u64> {
         let clock = &self.shared.clock;
-        if self.has_work() || self.more || self.can_accept() {
+        if self.has_work() || self.poll_again || self.can_accept() {
             return Some(clock.tick());
         }
         let end = self.phase.deadline().map(|until| clock.tick_of(until));
@@ -238,7 +238,7 @@ impl<H: Handler, N: Net> Reactor<H, N> {
     }
 
     /// Reads the clock between two turns, for what is asked of the loop there.
-    fn read_clock(&mut self) {
+    fn update_clock(&mut self) {
         let due = self.due();
         self.shared.clock.advance(self.net.now(), due);
     }
@@ -248,8 +248,8 @@ impl<H: Handler, N: Net> Reactor<H, N> {
         !(self.resume.is_empty()
             && self.touched.is_empty()
             && self.closed.is_empty()
-            && self.letters.is_empty()
-            && !self.mailbox.has_rung()
+            && self.posts.is_empty()
+            && !self.mailbox.is_notified()
             && self.shared.commands.is_empty())
     }
 
@@ -260,13 +260,13 @@ impl<H: Handler, N: Net> Reactor<H, N> {
             match Token::unpack(event.token) {
                 Token::Listener(number) => match self.listeners.get_mut(number) {
                     Some(listener) => {
-                        listener.hear();
-                        self.knocking = true;
+                        listener.on_event();
+                        self.accept_pending = true;
                     }
                     None => self.shared.observe.note(|| Step::Stale),
                 },
                 Token::Waker => {} // the mailbox is looked into in every turn
-                token @ Token::Connection { .. } => self.hear(token, &event),
+                token @ Token::Connection { .. } => self.on_event(token, &event),
             }
         }
         self.events.clear();
@@ -283,7 +283,7 @@ impl<H: Handler, N: Net> Reactor<H, N> {
                 .resume
                 .pop_front()
                 .expect("only this function shortens the queue");
-            self.go_on(id);
+            self.resume_connection(id);
         }
         self.shrink_resume();
     }
@@ -297,9 +297,9 @@ impl<H: Handler, N: Net> Reactor<H, N> {
         id: ConnectionId,
         callback: impl FnOnce(&mut H, &mut Context<'_, H>) -> Verdict,
     ) -> bool {
-        self.read_clock();
-        let was_there = attempt(|| self.call(id, callback)).unwrap_or_else(|payload| {
-            self.end_culprit(payload);
+        self.update_clock();
+        let was_there = catch(|| self.call(id, callback)).unwrap_or_else(|payload| {
+            self.close_culprit(payload);
             true
         });
         self.slots.clear_last_lookup();
@@ -316,7 +316,7 @@ impl<H: Handler, N: Net> Reactor<H, N> {
 
     /// Lets [`Handler::loop_timer`] be called at `at`; see [`LoopContext::set_timer`](crate::LoopContext::set_timer).
     pub fn set_timer(&mut self, at: Instant) -> TimerId {
-        self.read_clock();
+        self.update_clock();
         self.shared.timers.set(at, None, &self.shared.clock)
     }
 
@@ -378,8 +378,9 @@ fn sooner<T: Ord + Copy>(one: Option<T>, other: Option<T>) -> Option<T> {
 
 /// As many connections as configured, or else as many as there are descriptors for.
 fn max_connections(config: &Config, descriptors: Option<usize>) -> usize {
-    let reserve =
-        |limit: usize| RESERVE.min(limit / 4) + DESCRIPTORS_OF_A_LOOP * (config.loops - 1);
+    let reserve = |limit: usize| {
+        RESERVED_DESCRIPTORS.min(limit / 4) + DESCRIPTORS_PER_LOOP * (config.loops - 1)
+    };
     let possible = descriptors.map(|limit| limit.saturating_sub(reserve(limit)) / config.loops);
     match (config.max_connections, possible) {
         (Some(wanted), Some(possible)) if wanted > possible => {
@@ -391,14 +392,14 @@ fn max_connections(config: &Config, descriptors: Option<usize>) -> usize {
         (Some(wanted), _) => wanted,
         (None, Some(possible)) => {
             let possible = possible.clamp(1, Token::MAX_SLOTS);
-            if possible < RESERVE / config.loops {
+            if possible < RESERVED_DESCRIPTORS / config.loops {
                 log::warn!(
                     "the system's limit of descriptors leaves room for {possible} connections only"
                 );
             }
             possible
         }
-        (None, None) => ((1024 - RESERVE) / config.loops).max(1),
+        (None, None) => ((1024 - RESERVED_DESCRIPTORS) / config.loops).max(1),
     }
 }
 

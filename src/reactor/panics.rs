@@ -1,7 +1,7 @@
 //! The last resort: a panic in the crate's own code ends the connection that it happened for, and
 //! not the loop.
 //!
-//! User code is contained where it is called ([`guard::contain`](crate::error::panics::contain)).
+//! User code is contained where it is called ([`guard::catch_panic`](crate::error::panics::catch_panic)).
 //! Everything else that can panic is a bug of this crate: an assertion, an index, an overflow. It
 //! is caught where a turn is ([`Reactor::run`] does it once for all turns, so that it costs nothing
 //! in any of them), blamed on the connection that was looked up last, and another turn does the
@@ -17,7 +17,7 @@
 
 use std::panic::resume_unwind;
 
-use crate::error::panics::{Payload, attempt, contain, discard, message_of};
+use crate::error::panics::{Payload, catch, catch_panic, drop_payload, message_of};
 use crate::error::{CloseReason, Error};
 use crate::handler::Handler;
 use crate::id::ConnectionId;
@@ -32,16 +32,16 @@ impl<H: Handler, N: Net> Reactor<H, N> {
     ///
     /// This ends: each panic closes a connection, removes one that was closed already, or is passed on.
     #[inline]
-    pub(super) fn contained(
+    pub(super) fn catching_panics(
         &mut self,
         mut run: impl FnMut(&mut Self) -> Result<Turn, Error>,
     ) -> Result<Turn, Error> {
         loop {
-            match attempt(|| run(self)) {
+            match catch(|| run(self)) {
                 Ok(outcome) => return outcome,
-                Err(payload) => self.end_culprit(payload),
+                Err(payload) => self.close_culprit(payload),
             }
-            self.more = true; // the next turn is due at once, whatever was left undone
+            self.poll_again = true; // the next turn is due at once, whatever was left undone
         }
     }
 
@@ -50,12 +50,12 @@ impl<H: Handler, N: Net> Reactor<H, N> {
     /// # Panics
     /// With the same panic, if no connection can be blamed.
     #[cold]
-    pub(super) fn end_culprit(&mut self, payload: Payload) {
+    pub(super) fn close_culprit(&mut self, payload: Payload) {
         let Some(id) = self.slots.last_lookup() else {
             resume_unwind(payload)
         };
         let message = message_of(&payload);
-        contain(|| {
+        catch_panic(|| {
             log::error!(
                 "bug in glassloop: panic in the work for connection {id}, which is closed: {message}; \
                  please report this line, and the panic's location from stderr"
@@ -64,9 +64,9 @@ impl<H: Handler, N: Net> Reactor<H, N> {
         self.shared
             .observe
             .note(|| Step::InternalError { id, message });
-        discard(payload);
-        if let Err(another) = attempt(|| self.close_broken(id)) {
-            discard(another);
+        drop_payload(payload);
+        if let Err(another) = catch(|| self.close_broken(id)) {
+            drop_payload(another);
             self.remove_broken(id);
         }
         self.slots.clear_last_lookup();
@@ -81,7 +81,7 @@ impl<H: Handler, N: Net> Reactor<H, N> {
             return self.remove_broken(id);
         }
         slot.connection.fail_internally(&mut self.shared);
-        self.settle(id);
+        self.reschedule(id);
     }
 
     /// Removes a connection that could not even be closed.
@@ -89,15 +89,15 @@ impl<H: Handler, N: Net> Reactor<H, N> {
         if let Some(mut slot) = self.slots.remove(id) {
             self.buffered = self.buffered.saturating_sub(slot.counted as usize);
             if let Some(stream) = &mut slot.stream {
-                contain(|| self.net.deregister(stream));
+                catch_panic(|| self.net.deregister(stream));
             }
-            contain(|| drop(slot));
+            catch_panic(|| drop(slot));
             // Where its deadlines stand in the order of all may be what is wrong.
-            let looks = self
+            let checks = self
                 .slots
                 .iter()
-                .filter_map(|slot| Some((slot.connection.id().slot(), slot.look?.get())));
-            self.shared.timers.reset_looks(looks);
+                .filter_map(|slot| Some((slot.connection.id().slot(), slot.deadline_check?.get())));
+            self.shared.timers.reset_deadline_checks(checks);
         }
         self.forget(id);
     }
@@ -105,8 +105,8 @@ impl<H: Handler, N: Net> Reactor<H, N> {
     /// Drops what is kept of a connection outside of its slot, which is free by now.
     fn forget(&mut self, id: ConnectionId) {
         self.dials.remove(&id);
-        self.mailbox.with(|agreed| agreed.leave(id));
-        self.shared.timers.forget(id);
+        self.mailbox.with(|state| state.connection_closed(id));
+        self.shared.timers.cancel_all(id);
         self.shared.observe.note(|| Step::Closed {
             id,
             reason: &CloseReason::Internal,
@@ -179,7 +179,11 @@ mod tests {
         // The order of all deadlines and this connection do not agree: all that moves its deadline
         // finds out, its closing included.
         let broken = reactor.slots.ids()[2]; // the first of those with its deadline
-        reactor.slots.get(broken).expect("it is there").look = NonZeroU64::new(u64::MAX);
+        reactor
+            .slots
+            .get(broken)
+            .expect("it is there")
+            .deadline_check = NonZeroU64::new(u64::MAX);
         clients[2]
             .write_all(b"moves its deadline")
             .expect("the loop lives");
@@ -210,12 +214,12 @@ mod tests {
                 .iter()
                 .any(|id| id.slot() == broken.slot() && *id != broken)
         );
-        let asked = reactor.counters().bytes_written;
+        let requested_stop = reactor.counters().bytes_written;
         for client in &mut clients {
             client.write_all(b"alive\n").expect("the loop lives");
         }
         turn_until(&mut reactor, |reactor| {
-            reactor.counters().bytes_written == asked + 18
+            reactor.counters().bytes_written == requested_stop + 18
         });
         drop(clients);
         turn_until(&mut reactor, |reactor| reactor.connections() == 0);

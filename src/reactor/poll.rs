@@ -17,7 +17,7 @@ use crate::reactor::Reactor;
 
 /// A row of polls that each brought as many events as they may.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Sweep {
+pub(super) struct FullPolls {
     /// Watched time when the first of them began.
     since: u64,
     /// Events that are still to come until all that was ready then is reported.
@@ -35,11 +35,11 @@ impl<H: Handler, N: Net> Reactor<H, N> {
         };
         let before = self.shared.clock.watched();
         let is_late = self.shared.clock.advance(now, due);
-        self.more = self.events.len() >= self.shared.config.events_per_turn;
-        if is_interrupted || self.more {
-            self.note_incomplete(before);
+        self.poll_again = self.events.len() >= self.shared.config.events_per_turn;
+        if is_interrupted || self.poll_again {
+            self.note_partial_poll(before);
         } else {
-            self.sweep = None;
+            self.full_polls = None;
             self.shared.clock.set_seen(if is_late {
                 before
             } else {
@@ -51,22 +51,22 @@ impl<H: Handler, N: Net> Reactor<H, N> {
 
     /// The poller did not report everything: counts what it did report.
     #[cold]
-    fn note_incomplete(&mut self, before: u64) {
+    fn note_partial_poll(&mut self, before: u64) {
         let sources = self.slots.len() + self.listeners.len() + 1; // and the waker
-        let mut sweep = self.sweep.unwrap_or(Sweep {
+        let mut full_polls = self.full_polls.unwrap_or(FullPolls {
             since: before,
             left: sources,
         });
-        sweep.left = sweep.left.saturating_sub(self.events.len());
-        self.sweep = Some(sweep).filter(|sweep| sweep.left > 0);
-        if self.sweep.is_none() {
-            self.shared.clock.set_seen(sweep.since);
+        full_polls.left = full_polls.left.saturating_sub(self.events.len());
+        self.full_polls = Some(full_polls).filter(|full_polls| full_polls.left > 0);
+        if self.full_polls.is_none() {
+            self.shared.clock.set_seen(full_polls.since);
         }
     }
 
     /// The work of a turn is done. A frame that is not finished, or a reply that is not sent, may have had to wait for it.
     #[inline]
-    pub(super) fn end_of_work(&mut self) {
+    pub(super) fn note_work_time(&mut self) {
         // Read only where somebody may have waited: most turns do with one look at the clock.
         if self.buffered > 0 {
             self.shared.clock.worked_until(self.net.now());

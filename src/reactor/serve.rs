@@ -10,13 +10,13 @@ use crate::net::{self, Event, Fill, Flush, Net, Readiness, Stream};
 use crate::observe::Step;
 use crate::reactor::Reactor;
 use crate::reactor::slots::Slot;
-use crate::state::{Cause, Reading, State};
+use crate::state::{Reading, State, Trigger};
 
 impl<H: Handler, N: Net> Reactor<H, N> {
     /// An event has come for a connection.
     #[inline]
-    pub(super) fn hear(&mut self, token: Token, event: &Event) {
-        let Some(slot) = self.slots.find(token) else {
+    pub(super) fn on_event(&mut self, token: Token, event: &Event) {
+        let Some(slot) = self.slots.get_by_token(token) else {
             return self.shared.observe.note(|| Step::Stale);
         };
         let id = slot.connection.id();
@@ -27,7 +27,7 @@ impl<H: Handler, N: Net> Reactor<H, N> {
         });
         slot.readiness.merge(event);
         if let State::Connecting = slot.connection.state() {
-            self.decide(id);
+            self.check_connected(id);
             return self.serve(id);
         }
         // Who is on the queue already has his turn there.
@@ -37,13 +37,13 @@ impl<H: Handler, N: Net> Reactor<H, N> {
     }
 
     /// A connection's place on the resume queue has come.
-    pub(super) fn go_on(&mut self, id: ConnectionId) {
+    pub(super) fn resume_connection(&mut self, id: ConnectionId) {
         let Some(slot) = self.slots.get(id) else {
             return self.shared.observe.note(|| Step::Stale);
         };
         slot.queued = false;
         if let State::Open(Reading::Yielded) = slot.connection.state() {
-            slot.connection.apply(Cause::Proceed, &mut self.shared);
+            slot.connection.apply(Trigger::Proceed, &mut self.shared);
         }
         self.serve(id);
     }
@@ -60,14 +60,14 @@ impl<H: Handler, N: Net> Reactor<H, N> {
             phase,
             ..
         } = self;
-        let Some(slot) = slots.get_again(id) else {
+        let Some(slot) = slots.get_untracked(id) else {
             return;
         };
         // Before anything is read: a deadline that has passed comes before bytes that are there already.
-        slot.connection.tell_deadlines(handler, shared);
+        slot.connection.notify_deadlines(handler, shared);
         let mut budget = shared.config.scratch;
         let mut written = 0;
-        let lent = slot.connection.lend(shared);
+        let borrowed = slot.connection.borrow_write_buffer(shared);
         loop {
             written += slot.flush(shared);
             if written > shared.config.scratch {
@@ -75,7 +75,7 @@ impl<H: Handler, N: Net> Reactor<H, N> {
             }
             if slot.connection.has_backlog() {
                 slot.connection.proceed(handler, shared);
-            } else if phase.is_draining() && slot.is_to_end() {
+            } else if phase.is_draining() && slot.can_close() {
                 break; // it ends, and is read no more
             } else if slot.connection.is_reading()
                 && slot.readiness.has(Readiness::READABLE)
@@ -88,15 +88,15 @@ impl<H: Handler, N: Net> Reactor<H, N> {
                 break;
             }
         }
-        if lent {
-            slot.connection.give_back(shared);
+        if borrowed {
+            slot.connection.return_write_buffer(shared);
         } else {
-            slot.connection.slim();
+            slot.connection.shrink();
         }
-        if phase.is_draining() || !slot.is_at_rest(shared) {
-            self.settle(id);
+        if phase.is_draining() || !slot.is_idle(shared) {
+            self.reschedule(id);
         }
-        self.relieve();
+        self.run_commands_if_full();
     }
 
     /// Writes what was queued for connections outside of their own batch.
@@ -114,14 +114,14 @@ impl<H: Handler, N: Net> Reactor<H, N> {
             slot.touched = false;
             if !matches!(slot.connection.state(), State::Connecting) {
                 slot.flush(&mut self.shared);
-                slot.connection.slim();
+                slot.connection.shrink();
             }
-            self.settle(id);
+            self.reschedule(id);
         }
         self.touched.clear();
         let retained = self.retained_ids();
         self.touched.shrink_to(retained);
-        self.shed();
+        self.enforce_memory_limit();
         self.slots.clear_last_lookup();
     }
 
@@ -129,28 +129,28 @@ impl<H: Handler, N: Net> Reactor<H, N> {
     ///
     /// Without it the next connection would find the queue full and yield as well, and so on for ever. No callback runs here but
     /// [`Handler::drained`]; what that asks of others is for the next look.
-    pub(super) fn relieve(&mut self) {
+    pub(super) fn run_commands_if_full(&mut self) {
         if self
             .shared
             .commands
             .is_full(self.shared.config.command_high)
         {
-            self.carry_out_commands();
+            self.run_commands();
             self.flush();
         }
-        self.shed();
+        self.enforce_memory_limit();
     }
 
     /// Closes those who hold most, if all together hold more than they may.
     #[inline]
-    pub(super) fn shed(&mut self) {
+    pub(super) fn enforce_memory_limit(&mut self) {
         if self.buffered > self.shared.config.buffered_high {
-            self.shed_the_largest();
+            self.close_largest();
         }
     }
 
     #[cold]
-    fn shed_the_largest(&mut self) {
+    fn close_largest(&mut self) {
         let total = self.buffered;
         let mut holders: Vec<(u32, ConnectionId)> = self
             .slots
@@ -158,36 +158,36 @@ impl<H: Handler, N: Net> Reactor<H, N> {
             .map(|slot| (slot.counted, slot.connection.id()))
             .collect();
         holders.sort_unstable_by(|one, another| another.cmp(one));
-        let mut shed = 0;
+        let mut closed = 0;
         for (held, id) in holders {
             if self.buffered <= self.shared.config.buffered_low {
                 break;
             }
             let slot = self.slots.get(id).expect("just listed");
             slot.connection.apply(
-                Cause::Fail(CloseReason::Overload {
+                Trigger::Fail(CloseReason::Overload {
                     held: held as usize,
                     total,
                 }),
                 &mut self.shared,
             );
-            slot.connection.slim();
-            self.settle(id);
-            shed += 1;
+            slot.connection.shrink();
+            self.reschedule(id);
+            closed += 1;
         }
         if let Some(suppressed) = self
             .shared
-            .throttle
-            .admit(("overload", None), self.shared.now())
+            .log_throttle
+            .allow(("overload", None), self.shared.now())
         {
             log::warn!(
-                "all connections together held {total} bytes: the {shed} that held most are closed{suppressed}"
+                "all connections together held {total} bytes: the {closed} that held most are closed{suppressed}"
             );
         }
     }
 
     /// Sees to it that whatever a connection waits for will come: an event, its place on the queue, a deadline, or the end.
-    pub(super) fn settle(&mut self, id: ConnectionId) {
+    pub(super) fn reschedule(&mut self, id: ConnectionId) {
         let Self {
             slots,
             handler,
@@ -196,15 +196,15 @@ impl<H: Handler, N: Net> Reactor<H, N> {
             ..
         } = self;
         let Some(slot) = slots.get(id) else { return };
-        slot.notice_hang_up(shared);
+        slot.check_hang_up(shared);
         if slot.connection.is_drained(shared) {
             slot.connection.drained(handler, shared);
             slot.connection.after_flush(shared);
-            slot.connection.slim();
+            slot.connection.shrink();
         }
-        if phase.is_draining() && slot.is_to_end() {
+        if phase.is_draining() && slot.can_close() {
             slot.connection
-                .apply(Cause::Close(CloseReason::Shutdown), shared);
+                .apply(Trigger::Close(CloseReason::Shutdown), shared);
             slot.connection.after_flush(shared);
         }
         match slot.connection.state() {
@@ -216,7 +216,7 @@ impl<H: Handler, N: Net> Reactor<H, N> {
             State::Closed(_) => self.closed.push_back(id),
             _ => {}
         }
-        slot.account(&mut self.buffered);
+        slot.count_memory(&mut self.buffered);
         // Its deadlines.
         let tick = match slot.connection.state() {
             State::Connecting => self
@@ -225,9 +225,9 @@ impl<H: Handler, N: Net> Reactor<H, N> {
                 .map(|attempt| shared.clock.tick_of(attempt.until)),
             _ => slot.connection.next_expiry(shared).map(|(tick, _)| tick),
         };
-        slot.look_by(tick, shared);
+        slot.schedule_check(tick, shared);
         // What no event will come for.
-        if slot.is_unfinished() && !slot.queued {
+        if slot.has_more_work() && !slot.queued {
             slot.queued = true;
             if slot.readiness.has(Readiness::READABLE) && slot.connection.is_reading() {
                 slot.connection.restart_frame_time(shared);
@@ -242,18 +242,18 @@ impl<H: Handler, N: Net> Slot<H, N> {
     /// Whether there is nothing to settle: it waits for its peer's next frame and for nothing else, as most do most of the time. All its deadlines
     /// can have done is to move on with the bytes, and the look that is due finds out.
     #[inline]
-    fn is_at_rest(&self, shared: &Shared) -> bool {
+    fn is_idle(&self, shared: &Shared) -> bool {
         let has = |bit| self.readiness.has(bit);
-        self.connection.is_at_rest()
+        self.connection.is_idle()
             && !(has(Readiness::READABLE) || has(Readiness::WRITE_CLOSED) || has(Readiness::BROKEN))
             && self.counted == 0 // it holds no memory now; so neither did it when that was last counted
-            && self.look.is_some() == shared.config.idle_timeout.is_some()
+            && self.deadline_check.is_some() == shared.config.idle_timeout.is_some()
     }
 
     /// Writes until all is sent or the socket takes no more. Returns how many bytes it took.
     #[inline]
     fn flush(&mut self, shared: &mut Shared) -> usize {
-        if self.connection.has_nothing_to_say() {
+        if self.connection.has_nothing_to_write() {
             0
         } else {
             self.write_out(shared)
@@ -282,7 +282,7 @@ impl<H: Handler, N: Net> Slot<H, N> {
                 }
                 Flush::Blocked => break,
                 Flush::Failed(error) => {
-                    connection.apply(Cause::Fail(CloseReason::from_io(error)), shared);
+                    connection.apply(Trigger::Fail(CloseReason::from_io(error)), shared);
                 }
             }
         }
@@ -295,28 +295,34 @@ impl<H: Handler, N: Net> Slot<H, N> {
     fn fill(&mut self, scratch: &mut [u8], handler: &mut H, shared: &mut Shared) -> usize {
         let id = self.connection.id();
         let (connection, stream, readiness) = self.parts();
-        let place = connection.place();
-        let room = place.len();
-        let fill = net::fill(stream, place, scratch, readiness, N::SHORT_READ_IS_EMPTY);
+        let frame_space = connection.frame_space();
+        let room = frame_space.len();
+        let fill = net::fill(
+            stream,
+            frame_space,
+            scratch,
+            readiness,
+            N::SHORT_READ_IS_EMPTY,
+        );
         shared.observe.note(|| Step::Read { id, fill: &fill });
         match fill {
             Fill::Bytes(n) => {
-                let placed = n.min(room);
-                connection.placed(placed);
-                connection.receive(&scratch[..n - placed], handler, shared);
+                let filled = n.min(room);
+                connection.filled(filled);
+                connection.receive(&scratch[..n - filled], handler, shared);
                 return n;
             }
             Fill::End => connection.end_of_input(handler, shared),
             Fill::Blocked => {}
             Fill::Failed(error) => {
-                connection.apply(Cause::Fail(CloseReason::from_io(error)), shared);
+                connection.apply(Trigger::Fail(CloseReason::from_io(error)), shared);
             }
         }
         0
     }
 
     /// Tries once more to send what is queued, whether or not the poller has spoken of room: it does so only when much is free.
-    pub(super) fn last_try(&mut self, shared: &mut Shared) {
+    pub(super) fn final_flush(&mut self, shared: &mut Shared) {
         if let State::Draining { .. } | State::Open(_) = self.connection.state() {
             self.readiness.set(Readiness::WRITABLE);
             self.flush(shared);
@@ -325,7 +331,7 @@ impl<H: Handler, N: Net> Slot<H, N> {
 
     /// Keeps the sum of all buffers true.
     #[inline]
-    pub(super) fn account(&mut self, sum: &mut usize) {
+    pub(super) fn count_memory(&mut self, sum: &mut usize) {
         let heap = u32::try_from(self.connection.heap()).unwrap_or(u32::MAX);
         if heap != self.counted {
             *sum = *sum - self.counted as usize + heap as usize;
@@ -334,13 +340,14 @@ impl<H: Handler, N: Net> Slot<H, N> {
     }
 
     /// Sees to it that its deadlines are looked at by `tick`. A look that comes earlier does no harm, and moving it would cost more.
-    pub(super) fn look_by(&mut self, tick: Option<u64>, shared: &mut Shared) {
+    pub(super) fn schedule_check(&mut self, tick: Option<u64>, shared: &mut Shared) {
         // With the next tick at the earliest: what is set anew for the past in a callback must not hold up the turn.
         let tick = tick.and_then(|tick| NonZeroU64::new(tick.max(shared.clock.tick() + 1)));
-        let is_in_time = matches!((self.look, tick), (Some(before), Some(tick)) if before <= tick);
+        let is_in_time =
+            matches!((self.deadline_check, tick), (Some(before), Some(tick)) if before <= tick);
         if !is_in_time {
-            let before = mem::replace(&mut self.look, tick);
-            shared.timers.look(
+            let before = mem::replace(&mut self.deadline_check, tick);
+            shared.timers.move_deadline_check(
                 self.connection.id(),
                 before.map(NonZeroU64::get),
                 tick.map(NonZeroU64::get),
@@ -349,7 +356,7 @@ impl<H: Handler, N: Net> Slot<H, N> {
     }
 
     /// Whether there is more to do than its budget allowed.
-    fn is_unfinished(&self) -> bool {
+    fn has_more_work(&self) -> bool {
         let connection = &self.connection;
         match connection.state() {
             State::Connecting | State::Closed(_) => false,
@@ -364,7 +371,7 @@ impl<H: Handler, N: Net> Slot<H, N> {
 
     /// Nothing that is written can arrive any more. Who reads or writes will find out; who does neither is told here.
     #[inline]
-    fn notice_hang_up(&mut self, shared: &mut Shared) {
+    fn check_hang_up(&mut self, shared: &mut Shared) {
         let connection = &mut self.connection;
         let State::Open(reading) = connection.state() else {
             return;
@@ -377,12 +384,12 @@ impl<H: Handler, N: Net> Slot<H, N> {
             && !connection.is_reading()
             && !connection.is_writing()
         {
-            connection.apply(Cause::Fail(CloseReason::Reset), shared);
+            connection.apply(Trigger::Fail(CloseReason::Reset), shared);
         }
     }
 
     /// Whether a stopping loop has nothing more to handle for this connection. A pause is an answer that is still owed.
-    pub(super) fn is_to_end(&self) -> bool {
+    pub(super) fn can_close(&self) -> bool {
         match self.connection.state() {
             State::Open(Reading::Paused) => false,
             State::Open(_) | State::Connecting => self.connection.is_caught_up(),

@@ -17,7 +17,7 @@ pub(super) struct Slot<H: Handler, N: Net> {
     /// `None` only while it is connecting, between two attempts.
     pub(super) stream: Option<N::Stream>,
     /// The tick at which its deadlines are looked at.
-    pub(super) look: Option<NonZeroU64>,
+    pub(super) deadline_check: Option<NonZeroU64>,
     /// Bytes of its buffers that the loop's sum of them holds.
     pub(super) counted: u32,
     pub(super) readiness: Readiness,
@@ -37,7 +37,7 @@ impl<H: Handler, N: Net> Slot<H, N> {
         Self {
             connection,
             stream,
-            look: None,
+            deadline_check: None,
             counted: 0,
             readiness: Readiness::default(),
             queued: false,
@@ -131,28 +131,28 @@ impl<H: Handler, N: Net> Slots<H, N> {
 
     /// The same for one that was looked up last already.
     #[inline]
-    pub(super) fn get_again(&mut self, id: ConnectionId) -> Option<&mut Slot<H, N>> {
+    pub(super) fn get_untracked(&mut self, id: ConnectionId) -> Option<&mut Slot<H, N>> {
         self.slab
             .get_mut(id.slot())
             .filter(|slot| slot.connection.id() == id)
     }
 
     /// The connection that sits there, whoever it is.
-    pub(super) fn at(&mut self, slot: usize) -> Option<&mut Slot<H, N>> {
+    pub(super) fn get_by_slot(&mut self, slot: usize) -> Option<&mut Slot<H, N>> {
         let slot = self.slab.get_mut(slot)?;
         self.last_lookup = Some(slot.connection.id());
         Some(slot)
     }
 
     /// The connection with this very name, if it is open.
-    pub(super) fn open(&mut self, id: ConnectionId) -> Option<&mut Slot<H, N>> {
+    pub(super) fn get_open(&mut self, id: ConnectionId) -> Option<&mut Slot<H, N>> {
         self.get(id)
             .filter(|slot| matches!(slot.connection.state(), State::Open(_)))
     }
 
     /// The connection that an event is about, if that one is still there.
     #[inline]
-    pub(super) fn find(&mut self, token: Token) -> Option<&mut Slot<H, N>> {
+    pub(super) fn get_by_token(&mut self, token: Token) -> Option<&mut Slot<H, N>> {
         let Token::Connection { slot, .. } = token else {
             return None;
         };
@@ -240,10 +240,10 @@ mod tests {
                 key: 0,
             };
             slots.insert(Slot::new(Connection::new(id, &origin, &mut Nobody), None));
-            assert!(slots.get(id).is_some() && slots.find(Token::of(id)).is_some());
+            assert!(slots.get(id).is_some() && slots.get_by_token(Token::of(id)).is_some());
             assert!(
-                gone.iter()
-                    .all(|old| slots.get(*old).is_none() && slots.find(Token::of(*old)).is_none())
+                gone.iter().all(|old| slots.get(*old).is_none()
+                    && slots.get_by_token(Token::of(*old)).is_none())
             );
             gone.extend(slots.remove(id).map(|slot| slot.connection.id()));
         }

@@ -21,20 +21,20 @@ use crate::reactor::{Reactor, sooner};
 /// What falling asleep and being woken cost, in polls that find nothing.
 ///
 /// Counted in polls, and not in time, since a machine that is slow is slow at both. Measured: 16 to 18.
-const SLEEP: u32 = 20;
+const SLEEP_COST: u32 = 20;
 /// No more is saved up than pays for so many waits in vain.
-const MOST_MISSES: u32 = 8;
+const MAX_MISSES: u32 = 8;
 /// Without credit, one wait in so many is a try; after a try in vain one in twice as many, up to the last number.
-const TRIES: (u32, u32) = (64, 4096);
+const TRY_INTERVALS: (u32, u32) = (64, 4096);
 
 /// No poll takes less time than this, in nanoseconds: so a clock that stands still does not keep the loop awake.
-const POLL: u128 = 100;
+const MIN_POLL_NANOS: u128 = 100;
 
 /// The account.
 #[derive(Debug)]
 pub(super) struct Spin {
     /// How long to wait awake at most; not at all, if this is zero.
-    longest: Duration,
+    max_time: Duration,
     /// How many polls that can be at most.
     polls: u32,
     /// Polls that waiting awake has saved lately.
@@ -46,24 +46,24 @@ pub(super) struct Spin {
 }
 
 impl Spin {
-    pub(super) fn new(longest: Duration) -> Self {
-        let polls = u32::try_from(longest.as_nanos() / POLL).unwrap_or(u32::MAX);
+    pub(super) fn new(max_time: Duration) -> Self {
+        let polls = u32::try_from(max_time.as_nanos() / MIN_POLL_NANOS).unwrap_or(u32::MAX);
         Self {
-            longest,
+            max_time,
             polls,
             credit: 0,
-            until_try: TRIES.0,
-            interval: TRIES.0,
+            until_try: TRY_INTERVALS.0,
+            interval: TRY_INTERVALS.0,
         }
     }
 
     /// Whether the next wait begins awake.
     #[inline]
-    fn begins(&mut self) -> bool {
-        self.polls > 0 && (self.credit > 0 || self.is_to_try())
+    fn should_spin(&mut self) -> bool {
+        self.polls > 0 && (self.credit > 0 || self.should_try())
     }
 
-    fn is_to_try(&mut self) -> bool {
+    fn should_try(&mut self) -> bool {
         self.until_try -= 1;
         let is_due = self.until_try == 0;
         if is_due {
@@ -73,15 +73,15 @@ impl Spin {
     }
 
     /// A wait that began awake took so many polls, and has found its event, or has not.
-    fn settle(&mut self, polls: u32, hit: bool) {
+    fn record(&mut self, polls: u32, hit: bool) {
         if hit {
-            self.credit = (self.credit + SLEEP)
+            self.credit = (self.credit + SLEEP_COST)
                 .saturating_sub(polls)
-                .min(MOST_MISSES * self.polls.min(100));
-            self.interval = TRIES.0;
+                .min(MAX_MISSES * self.polls.min(100));
+            self.interval = TRY_INTERVALS.0;
         } else {
             if self.credit == 0 {
-                self.interval = (2 * self.interval).min(TRIES.1);
+                self.interval = (2 * self.interval).min(TRY_INTERVALS.1);
             }
             self.credit = self.credit.saturating_sub(polls);
         }
@@ -93,16 +93,16 @@ impl<H: Handler, N: Net> Reactor<H, N> {
     pub(super) fn wait(&mut self, timeout: Option<Duration>) -> io::Result<()> {
         let due = self.due();
         let timeout = sooner(timeout, due.map(|due| self.shared.clock.left(due)));
-        if timeout == Some(Duration::ZERO) || !self.spin.begins() {
+        if timeout == Some(Duration::ZERO) || !self.spin.should_spin() {
             self.poll(timeout, due)
         } else {
-            self.wait_awake(timeout)
+            self.busy_poll(timeout)
         }
     }
 
     /// The same, beginning awake. What is due ends this waiting as it would a sleep.
     #[inline(never)]
-    fn wait_awake(&mut self, timeout: Option<Duration>) -> io::Result<()> {
+    fn busy_poll(&mut self, timeout: Option<Duration>) -> io::Result<()> {
         let mut begun = None;
         let mut polls = 0;
         loop {
@@ -120,8 +120,8 @@ impl<H: Handler, N: Net> Reactor<H, N> {
                 due.map(|due| self.shared.clock.left(due)),
             );
             let hit = !self.events.is_empty() || left == Some(Duration::ZERO);
-            if hit || took >= self.spin.longest || polls >= self.spin.polls {
-                self.spin.settle(polls, hit);
+            if hit || took >= self.spin.max_time || polls >= self.spin.polls {
+                self.spin.record(polls, hit);
                 self.shared.observe.note(|| Step::Spun { polls, hit });
                 return if hit { Ok(()) } else { self.poll(left, due) };
             }
@@ -141,8 +141,8 @@ mod tests {
     fn awake(spin: &mut Spin, waits: u32, polls: u32, hit: bool) -> u32 {
         let mut awake = 0;
         for _ in 0..waits {
-            if spin.begins() {
-                spin.settle(polls, hit);
+            if spin.should_spin() {
+                spin.record(polls, hit);
                 awake += 1;
             }
         }
@@ -159,13 +159,20 @@ mod tests {
         );
         let in_vain = awake(spin, 100_000, IN_VAIN, false);
         assert!((30..60).contains(&in_vain), "{in_vain}");
-        assert_eq!(awake(spin, 1_000_000, IN_VAIN, false), 1_000_000 / TRIES.1);
+        assert_eq!(
+            awake(spin, 1_000_000, IN_VAIN, false),
+            1_000_000 / TRY_INTERVALS.1
+        );
     }
 
     #[test]
     fn an_event_that_comes_later_than_a_sleep_costs_earns_nothing() {
         let spin = &mut Spin::new(LONGEST);
-        assert_eq!(awake(spin, 64_000, SLEEP + 5, true), 1_000, "tries only");
+        assert_eq!(
+            awake(spin, 64_000, SLEEP_COST + 5, true),
+            1_000,
+            "tries only"
+        );
     }
 
     #[test]
@@ -173,9 +180,9 @@ mod tests {
         let spin = &mut Spin::new(LONGEST);
         let mut awake = 0;
         for n in 0..100_000 {
-            if spin.begins() {
+            if spin.should_spin() {
                 awake += 1;
-                spin.settle(if n % 2 == 0 { 5 } else { IN_VAIN }, n % 2 == 0);
+                spin.record(if n % 2 == 0 { 5 } else { IN_VAIN }, n % 2 == 0);
             }
         }
         assert!(awake < 20_000, "{awake}");

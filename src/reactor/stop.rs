@@ -4,13 +4,13 @@ use std::io;
 use std::time::Duration;
 
 use crate::error::CloseReason;
-use crate::error::panics::contain;
+use crate::error::panics::catch_panic;
 use crate::handler::Handler;
 use crate::id::ConnectionId;
 use crate::net::{Net, Readiness};
 use crate::observe::Step;
 use crate::reactor::{Reactor, Turn};
-use crate::state::{Cause, Stop};
+use crate::state::{Stop, Trigger};
 use crate::time::{Clock, Expiry};
 
 /// The life of a loop.
@@ -47,7 +47,7 @@ impl Phase {
 
 impl<H: Handler, N: Net> Reactor<H, N> {
     /// Begins to stop, or makes the end come sooner.
-    pub(super) fn come_to_an_end(&mut self, how: Stop) {
+    pub(super) fn begin_stop(&mut self, how: Stop) {
         let grace = match how {
             Stop::AtOnce => None,
             Stop::Within(grace) => Some(grace),
@@ -56,15 +56,16 @@ impl<H: Handler, N: Net> Reactor<H, N> {
         match (self.phase, grace) {
             (Phase::Running, Some(grace)) => self.drain(grace),
             (Phase::Draining(until), Some(grace)) => {
-                self.phase = Phase::Draining(until.into_iter().chain(self.end_of(grace)).min());
+                self.phase =
+                    Phase::Draining(until.into_iter().chain(self.drain_deadline(grace)).min());
             }
-            (Phase::Running | Phase::Draining(_), None) => self.drop_all(),
+            (Phase::Running | Phase::Draining(_), None) => self.close_all_now(),
             (Phase::Stopped, _) => {}
         }
     }
 
     /// Closes whoever is still there when the time to stop is over.
-    pub(super) fn give_up_if_the_time_is_over(&mut self) {
+    pub(super) fn enforce_drain_deadline(&mut self) {
         if self
             .phase
             .deadline()
@@ -77,24 +78,24 @@ impl<H: Handler, N: Net> Reactor<H, N> {
                 });
                 let slot = self.slots.get(id).expect("just listed");
                 if slot.stream.is_some() {
-                    slot.last_try(&mut self.shared);
+                    slot.final_flush(&mut self.shared);
                 }
-                self.give_up(id);
+                self.close_now(id);
             }
         }
     }
 
     /// Closes a connection whose time is up, whatever it still has to send.
-    fn give_up(&mut self, id: ConnectionId) {
+    fn close_now(&mut self, id: ConnectionId) {
         let Some(slot) = self.slots.get(id) else {
             return;
         };
         let unsent = slot.connection.unsent().len();
         slot.connection
-            .apply(Cause::Close(CloseReason::Shutdown), &mut self.shared);
+            .apply(Trigger::Close(CloseReason::Shutdown), &mut self.shared);
         slot.connection
-            .apply(Cause::Expired { unsent }, &mut self.shared);
-        self.settle(id);
+            .apply(Trigger::Expired { unsent }, &mut self.shared);
+        self.reschedule(id);
     }
 
     /// Frees the slots of those who are over, and tells the handler.
@@ -102,7 +103,7 @@ impl<H: Handler, N: Net> Reactor<H, N> {
         if !self.closed.is_empty() {
             self.reap_closed();
         }
-        self.keep_places();
+        self.release_unused_permits();
     }
 
     #[inline(never)] // so that asking costs no more than the question
@@ -114,7 +115,7 @@ impl<H: Handler, N: Net> Reactor<H, N> {
             };
             self.buffered -= slot.counted as usize;
             self.dials.remove(&id);
-            self.mailbox.with(|agreed| agreed.leave(id));
+            self.mailbox.with(|state| state.connection_closed(id));
             // Closing the socket is not enough: a duplicate of its descriptor, in a child process say, would keep the events coming.
             if let Some(Err(error)) = slot
                 .stream
@@ -125,56 +126,56 @@ impl<H: Handler, N: Net> Reactor<H, N> {
             }
             let reason = slot
                 .connection
-                .farewell(&mut self.handler, &mut self.shared);
+                .finish_close(&mut self.handler, &mut self.shared);
             self.shared.observe.note(|| Step::Closed {
                 id,
                 reason: &reason,
             });
             self.slots.clear_last_lookup();
-            contain(|| drop(reason));
-            self.relieve();
+            catch_panic(|| drop(reason));
+            self.run_commands_if_full();
         }
         self.closed.shrink_to(self.retained_ids());
     }
 
     /// What the turn leaves behind.
-    pub(super) fn outlook(&mut self) -> Turn {
+    pub(super) fn status_after_turn(&mut self) -> Turn {
         match self.phase {
             Phase::Running => Turn::Running,
             Phase::Draining(_) if self.slots.len() > 0 => Turn::Running,
             Phase::Draining(_) | Phase::Stopped => {
                 self.phase = Phase::Stopped;
-                self.begin_dials(); // which fails: so the handler hears of each of them
-                self.mailbox.retire();
-                let letters = std::mem::take(&mut self.letters);
-                self.letters_weight = 0;
-                contain(|| drop(letters));
+                self.start_dials(); // which fails: so the handler hears of each of them
+                self.mailbox.close();
+                let posts = std::mem::take(&mut self.posts);
+                self.posts_weight = 0;
+                catch_panic(|| drop(posts));
                 Turn::Stopped
             }
         }
     }
 
     /// Watched time at which `grace` is over; `None` is never.
-    fn end_of(&self, grace: Duration) -> Option<u64> {
-        (grace < Clock::LONGEST).then(|| self.shared.clock.watched_after(grace))
+    fn drain_deadline(&self, grace: Duration) -> Option<u64> {
+        (grace < Clock::FOREVER).then(|| self.shared.clock.watched_after(grace))
     }
 
     /// Begins to stop: nobody new, and everybody ends when what was read from him is answered and sent.
     fn drain(&mut self, grace: Duration) {
-        let until = self.end_of(grace);
+        let until = self.drain_deadline(grace);
         log::debug!(
             "stopping: {} connections to drain, at most for {grace:?}",
             self.slots.len()
         );
-        self.accept_the_last();
+        self.accept_backlog();
         for id in self.slots.ids() {
-            if let Some(slot) = self.slots.open(id) {
+            if let Some(slot) = self.slots.get_open(id) {
                 // What has arrived by now is answered too, the poller's word for it or not.
                 slot.readiness.set(Readiness::READABLE);
                 self.serve(id);
             }
         }
-        self.carry_out_commands(); // what those frames had to say to others comes before their end
+        self.run_commands(); // what those frames had to say to others comes before their end
         // Each connection has as long as the loop.
         self.shared.drain_time = self.shared.drain_time.max(grace);
         for id in self.slots.ids() {
@@ -185,13 +186,13 @@ impl<H: Handler, N: Net> Reactor<H, N> {
     }
 
     /// Stops as it is.
-    fn drop_all(&mut self) {
+    fn close_all_now(&mut self) {
         self.unlisten();
         for id in self.slots.ids() {
             let slot = self.slots.get(id).expect("just listed");
             slot.connection
-                .apply(Cause::Fail(CloseReason::Shutdown), &mut self.shared);
-            self.settle(id);
+                .apply(Trigger::Fail(CloseReason::Shutdown), &mut self.shared);
+            self.reschedule(id);
         }
         self.phase = Phase::Stopped; // not before: after a panic this is begun again
     }

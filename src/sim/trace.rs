@@ -76,7 +76,7 @@ impl Trace {
             Step::Deferred { id } => (16, Some(id), 0),
             Step::Deadline { id, .. } => (17, Some(id), 0),
             Step::Timer { .. } => (18, None, 0),
-            Step::Letter => (19, None, 0),
+            Step::Post => (19, None, 0),
             Step::Panicked { id } => (20, id.as_ref(), 0),
             Step::InternalError { id, message } => {
                 self.internal_error

@@ -46,7 +46,7 @@ pub enum Reading {
     /// Bytes are read and frames handled as they come.
     Flowing,
     /// Back-pressure: more replies wait than the high mark allows. Goes on by itself below the low mark.
-    Choked,
+    WriteBlocked,
     /// The batch was cut so that the loop can carry out what it asked for. Goes on with the next turn.
     Yielded,
     /// The handler asked for a pause, and must ask for the end of it.
@@ -57,13 +57,13 @@ pub enum Reading {
 
 /// What can move a connection from one state to the next.
 #[derive(Debug)]
-pub enum Cause {
+pub enum Trigger {
     /// The outgoing connection is established.
     Established,
     /// The queue of replies has reached the high mark.
-    Choke,
+    WriteBlocked,
     /// The queue of replies has drained to the low mark.
-    Unchoke,
+    WriteUnblocked,
     /// The batch has queued as much for others as it may.
     Yield,
     /// The turn after the batch was cut.
@@ -93,23 +93,23 @@ impl State {
     /// # Panics
     /// If the cause cannot arise in this state: that is a bug in the loop.
     #[must_use]
-    pub fn next(self, cause: Cause) -> State {
-        use Reading::{Choked, Ended, Flowing, Paused, Yielded};
+    pub fn next(self, cause: Trigger) -> State {
+        use Reading::{Ended, Flowing, Paused, WriteBlocked, Yielded};
         use State::{Closed, Connecting, Draining, Lingering, Open};
         match (self, cause) {
-            (Connecting, Cause::Established) => Open(Flowing),
-            (Connecting, Cause::Close(reason)) => Closed(reason.into()),
+            (Connecting, Trigger::Established) => Open(Flowing),
+            (Connecting, Trigger::Close(reason)) => Closed(reason.into()),
 
-            (Open(Flowing), Cause::Choke) => Open(Choked),
-            (Open(Flowing), Cause::Yield) => Open(Yielded),
-            (Open(Ended), Cause::Pause) => Open(Ended),
-            (Open(_), Cause::Pause) => Open(Paused),
-            (Open(Flowing), Cause::InputEnded) => Open(Ended),
-            (Open(Choked), Cause::Unchoke)
-            | (Open(Yielded), Cause::Proceed)
-            | (Open(Paused), Cause::Resume) => Open(Flowing),
-            (Open(reading), Cause::Resume) => Open(reading),
-            (Open(reading), Cause::Close(reason)) => Draining {
+            (Open(Flowing), Trigger::WriteBlocked) => Open(WriteBlocked),
+            (Open(Flowing), Trigger::Yield) => Open(Yielded),
+            (Open(Ended), Trigger::Pause) => Open(Ended),
+            (Open(_), Trigger::Pause) => Open(Paused),
+            (Open(Flowing), Trigger::InputEnded) => Open(Ended),
+            (Open(WriteBlocked), Trigger::WriteUnblocked)
+            | (Open(Yielded), Trigger::Proceed)
+            | (Open(Paused), Trigger::Resume) => Open(Flowing),
+            (Open(reading), Trigger::Resume) => Open(reading),
+            (Open(reading), Trigger::Close(reason)) => Draining {
                 linger: reading != Ended && reason.lingers(),
                 reason: reason.into(),
             },
@@ -119,31 +119,34 @@ impl State {
                     reason,
                     linger: true,
                 },
-                Cause::Flushed,
+                Trigger::Flushed,
             ) => Lingering(reason),
             (
                 Draining {
                     reason,
                     linger: false,
                 },
-                Cause::Flushed,
+                Trigger::Flushed,
             ) => Closed(reason),
-            (Draining { reason, .. }, Cause::Expired { unsent: 0 }) => Closed(reason),
-            (Draining { .. }, Cause::Expired { unsent }) => {
+            (Draining { reason, .. }, Trigger::Expired { unsent: 0 }) => Closed(reason),
+            (Draining { .. }, Trigger::Expired { unsent }) => {
                 Closed(CloseReason::DrainTimeout { unsent }.into())
             }
             // By now all was handed over; however the peer leaves, the reason for the end stays.
-            (Lingering(reason), Cause::InputEnded | Cause::Expired { .. } | Cause::Fail(_)) => {
-                Closed(reason)
-            }
+            (
+                Lingering(reason),
+                Trigger::InputEnded | Trigger::Expired { .. } | Trigger::Fail(_),
+            ) => Closed(reason),
 
-            (state @ (Draining { .. } | Lingering(_) | Closed(_)), Cause::Close(_)) => state,
+            (state @ (Draining { .. } | Lingering(_) | Closed(_)), Trigger::Close(_)) => state,
             (
                 state @ (Connecting | Draining { .. } | Lingering(_) | Closed(_)),
-                Cause::Resume | Cause::Pause,
+                Trigger::Resume | Trigger::Pause,
             ) => state,
-            (state @ Closed(_), Cause::Fail(_) | Cause::Expired { .. }) => state,
-            (Connecting | Open(_) | Draining { .. }, Cause::Fail(reason)) => Closed(reason.into()),
+            (state @ Closed(_), Trigger::Fail(_) | Trigger::Expired { .. }) => state,
+            (Connecting | Open(_) | Draining { .. }, Trigger::Fail(reason)) => {
+                Closed(reason.into())
+            }
 
             (state, cause) => panic!("{cause:?} cannot happen to a connection that is {state:?}"),
         }
@@ -154,7 +157,7 @@ impl State {
         match self {
             State::Connecting => "connecting",
             State::Open(Reading::Flowing) => "open",
-            State::Open(Reading::Choked) => "open, choked",
+            State::Open(Reading::WriteBlocked) => "open, write-blocked",
             State::Open(Reading::Yielded) => "open, yielded",
             State::Open(Reading::Paused) => "open, paused",
             State::Open(Reading::Ended) => "open, input ended",
@@ -172,29 +175,30 @@ mod tests {
     #[test]
     fn an_end_that_was_read_needs_no_lingering() {
         let draining = State::Open(Reading::Flowing)
-            .next(Cause::InputEnded)
-            .next(Cause::Close(CloseReason::PeerClosed));
+            .next(Trigger::InputEnded)
+            .next(Trigger::Close(CloseReason::PeerClosed));
         assert!(
-            matches!(draining.next(Cause::Flushed), State::Closed(reason) if matches!(*reason, CloseReason::PeerClosed))
+            matches!(draining.next(Trigger::Flushed), State::Closed(reason) if matches!(*reason, CloseReason::PeerClosed))
         );
-        let draining = State::Open(Reading::Choked).next(Cause::Close(CloseReason::Handler));
+        let draining =
+            State::Open(Reading::WriteBlocked).next(Trigger::Close(CloseReason::Handler));
         assert!(
-            matches!(draining.next(Cause::Flushed), State::Lingering(reason) if matches!(*reason, CloseReason::Handler))
+            matches!(draining.next(Trigger::Flushed), State::Lingering(reason) if matches!(*reason, CloseReason::Handler))
         );
     }
 
     #[test]
     fn the_first_reason_stays_once_all_was_sent() {
         let lingering = || State::Lingering(CloseReason::Handler.into());
-        for cause in [Cause::Close(CloseReason::Shutdown), Cause::Resume] {
+        for cause in [Trigger::Close(CloseReason::Shutdown), Trigger::Resume] {
             assert!(
                 matches!(lingering().next(cause), State::Lingering(reason) if matches!(*reason, CloseReason::Handler))
             );
         }
         for cause in [
-            Cause::Fail(CloseReason::Reset),
-            Cause::InputEnded,
-            Cause::Expired { unsent: 0 },
+            Trigger::Fail(CloseReason::Reset),
+            Trigger::InputEnded,
+            Trigger::Expired { unsent: 0 },
         ] {
             assert!(
                 matches!(lingering().next(cause), State::Closed(reason) if matches!(*reason, CloseReason::Handler))
@@ -205,6 +209,6 @@ mod tests {
     #[test]
     #[should_panic(expected = "Established cannot happen to a connection that is Closed(Aborted)")]
     fn an_impossible_transition_is_a_bug() {
-        let _ = State::Closed(StoredReason::ABORTED).next(Cause::Established);
+        let _ = State::Closed(StoredReason::ABORTED).next(Trigger::Established);
     }
 }

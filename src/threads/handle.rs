@@ -9,11 +9,11 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use crate::error::panics::contain;
+use crate::error::panics::catch_panic;
 use crate::id::ConnectionId;
 use crate::net::Wake;
 use crate::state::Stop;
-use crate::threads::mailbox::{Mailbox, Put};
+use crate::threads::mailbox::{Mailbox, PutOutcome};
 
 /// A hand on a loop for other threads: what they ask is put into its mailbox, and the loop is woken.
 ///
@@ -23,16 +23,16 @@ use crate::threads::mailbox::{Mailbox, Put};
 /// The mailbox is bounded ([`Config::mailbox_cap`](crate::Config::mailbox_cap)). Where it is full nothing waits and nothing
 /// is dropped: the letter comes back in the error, and it is the sender's to try again, to slow down, or to give up.
 pub struct Handle<M> {
-    mailbox: Arc<Post<M>>,
+    mailbox: Arc<LoopMailbox<M>>,
     waker: Arc<dyn Wake>,
 }
 
 /// The mailbox of a loop.
-pub(crate) type Post<M> = Mailbox<Letter<M>, Agreed>;
+pub(crate) type LoopMailbox<M> = Mailbox<Post<M>, MailboxState>;
 
 /// One letter.
 #[derive(Debug)]
-pub(crate) enum Letter<M> {
+pub(crate) enum Post<M> {
     /// Send this, which is one or more whole frames.
     Send(ConnectionId, Bytes),
     /// Close this one after a flush.
@@ -43,33 +43,33 @@ pub(crate) enum Letter<M> {
 
 /// What loop and handles agree on.
 #[derive(Debug, Default)]
-pub(crate) struct Agreed {
+pub(crate) struct MailboxState {
     /// Who sits in each slot: the generation, or 0 for nobody.
-    living: Vec<u32>,
+    generations: Vec<u32>,
     /// What was asked for and not seen by the loop yet.
     pub(crate) stop: Option<Stop>,
     /// No letter will be read any more.
-    pub(crate) gone: bool,
+    pub(crate) closed: bool,
 }
 
-impl Agreed {
+impl MailboxState {
     /// Makes room for so many connections.
     pub(crate) fn reserve(&mut self, connections: usize) {
-        self.living.reserve(connections);
+        self.generations.reserve(connections);
     }
 
     /// A connection was made.
-    pub(crate) fn enter(&mut self, id: ConnectionId) {
-        if self.living.len() <= id.slot() {
-            self.living.resize(id.slot() + 1, 0);
+    pub(crate) fn connection_opened(&mut self, id: ConnectionId) {
+        if self.generations.len() <= id.slot() {
+            self.generations.resize(id.slot() + 1, 0);
         }
-        self.living[id.slot()] = id.generation();
+        self.generations[id.slot()] = id.generation();
     }
 
     /// A connection is gone.
-    pub(crate) fn leave(&mut self, id: ConnectionId) {
+    pub(crate) fn connection_closed(&mut self, id: ConnectionId) {
         if let Some(generation) = self
-            .living
+            .generations
             .get_mut(id.slot())
             .filter(|generation| **generation == id.generation())
         {
@@ -77,17 +77,17 @@ impl Agreed {
         }
     }
 
-    fn lives(&self, id: ConnectionId) -> Result<(), Refusal> {
-        self.listens()?;
-        if self.living.get(id.slot()) == Some(&id.generation()) {
+    fn check_open(&self, id: ConnectionId) -> Result<(), Refusal> {
+        self.check_running()?;
+        if self.generations.get(id.slot()) == Some(&id.generation()) {
             Ok(())
         } else {
             Err(Refusal::Gone)
         }
     }
 
-    fn listens(&self) -> Result<(), Refusal> {
-        if self.gone {
+    fn check_running(&self) -> Result<(), Refusal> {
+        if self.closed {
             Err(Refusal::Stopped)
         } else {
             Ok(())
@@ -159,9 +159,9 @@ impl<M> Handle<M> {
         let weight = frame.len();
         self.put(
             frame,
-            |frame| Letter::Send(id, frame),
+            |frame| Post::Send(id, frame),
             weight,
-            |agreed| agreed.lives(id),
+            |state| state.check_open(id),
         )
     }
 
@@ -181,7 +181,7 @@ impl<M> Handle<M> {
     /// # Errors
     /// As [`post`](Self::post).
     pub fn post_weighing(&self, mail: M, bytes: usize) -> Result<(), PostError<M>> {
-        self.put(mail, Letter::Mail, bytes, Agreed::listens)
+        self.put(mail, Post::Mail, bytes, MailboxState::check_running)
     }
 
     /// Closes a connection once all that is queued for it is sent; one that is not established yet is given up.
@@ -189,7 +189,7 @@ impl<M> Handle<M> {
     /// # Errors
     /// [`PostError`].
     pub fn close(&self, id: ConnectionId) -> Result<(), PostError<ConnectionId>> {
-        self.put(id, Letter::Close, 0, |agreed| agreed.lives(id))
+        self.put(id, Post::Close, 0, |state| state.check_open(id))
     }
 
     /// Asks the loop to stop gracefully, within `grace` instead of [`Config::drain_timeout`](crate::Config::drain_timeout).
@@ -203,27 +203,27 @@ impl<M> Handle<M> {
     /// Asks the loop to stop. Asking again can make it end sooner, and never later.
     pub fn stop(&self, how: Stop) {
         self.mailbox
-            .with(|agreed| agreed.stop = Stop::firmer(agreed.stop, Some(how)));
-        self.mailbox.ring(|| self.waker.wake());
+            .with(|state| state.stop = Stop::firmer(state.stop, Some(how)));
+        self.mailbox.notify(|| self.waker.wake());
     }
 
     /// Puts in the letter that `write` makes of `content`, unless something is against it; then the content comes back.
     fn put<T>(
         &self,
         content: T,
-        write: impl FnOnce(T) -> Letter<M>,
+        write: impl FnOnce(T) -> Post<M>,
         weight: usize,
-        admit: impl FnOnce(&Agreed) -> Result<(), Refusal>,
+        admit: impl FnOnce(&MailboxState) -> Result<(), Refusal>,
     ) -> Result<(), PostError<T>> {
-        let weight = weight.saturating_add(size_of::<Letter<M>>());
+        let weight = weight.saturating_add(size_of::<Post<M>>());
         match self
             .mailbox
             .put(content, write, weight, admit, || self.waker.wake())
         {
-            Put::Done => Ok(()),
-            Put::Full(content) => Err(PostError::Full(content)),
-            Put::Refused(content, Refusal::Gone) => Err(PostError::Gone(content)),
-            Put::Refused(content, Refusal::Stopped) => Err(PostError::Stopped(content)),
+            PutOutcome::Done => Ok(()),
+            PutOutcome::Full(content) => Err(PostError::Full(content)),
+            PutOutcome::Refused(content, Refusal::Gone) => Err(PostError::Gone(content)),
+            PutOutcome::Refused(content, Refusal::Stopped) => Err(PostError::Stopped(content)),
         }
     }
 }
@@ -240,24 +240,24 @@ impl<M> Clone for Handle<M> {
 impl<M> fmt::Debug for Handle<M> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Handle")
-            .field("gone", &self.mailbox.with(|agreed| agreed.gone))
+            .field("gone", &self.mailbox.with(|state| state.closed))
             .finish_non_exhaustive()
     }
 }
 
 /// The loop's own end of the mailbox: when it goes, the handles know.
 #[derive(Debug)]
-pub(crate) struct Recipient<M>(Handle<M>);
+pub(crate) struct MailboxReceiver<M>(Handle<M>);
 
-impl<M> Deref for Recipient<M> {
-    type Target = Post<M>;
+impl<M> Deref for MailboxReceiver<M> {
+    type Target = LoopMailbox<M>;
 
-    fn deref(&self) -> &Post<M> {
+    fn deref(&self) -> &LoopMailbox<M> {
         &self.0.mailbox
     }
 }
 
-impl<M> Recipient<M> {
+impl<M> MailboxReceiver<M> {
     pub(crate) fn new(waker: Arc<dyn Wake>, cap: usize) -> Self {
         Self(Handle {
             mailbox: Arc::new(Mailbox::new(cap)),
@@ -271,17 +271,17 @@ impl<M> Recipient<M> {
     }
 
     /// Takes no more letters, and drops those that wait: nobody will read them.
-    pub(crate) fn retire(&self) {
-        let mut letters = VecDeque::new();
+    pub(crate) fn close(&self) {
+        let mut posts = VecDeque::new();
         self.0
             .mailbox
-            .take(&mut letters, |_, agreed| agreed.gone = true);
-        contain(|| drop(letters)); // what they hold is the user's, and may have something to say about it
+            .take(&mut posts, |_, state| state.closed = true);
+        catch_panic(|| drop(posts)); // what they hold is the user's, and may have something to say about it
     }
 }
 
-impl<M> Drop for Recipient<M> {
+impl<M> Drop for MailboxReceiver<M> {
     fn drop(&mut self) {
-        self.retire();
+        self.close();
     }
 }

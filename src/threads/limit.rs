@@ -12,7 +12,7 @@
 //! three times.
 //!
 //! **No place is lost, and none is counted twice**, because a loop never counts by itself:
-//! [`Places::keep`] is told at the end of each turn how many connections there are, and gives back
+//! [`Permits::release_unused`] is told at the end of each turn how many connections there are, and gives back
 //! every place beyond that. So it does not matter on which way a place was left over: an accept
 //! that failed, a handler that panicked, a dial that could not begin.
 
@@ -112,7 +112,7 @@ impl ConnectionLimit {
     }
 
     /// Gives a place back, or hands it to the first loop in the queue.
-    fn give_back(&self) {
+    fn release(&self) {
         let next = self.with(|state| {
             let next = if state.open <= self.inside.max {
                 state.queue.pop_front()
@@ -155,7 +155,7 @@ impl fmt::Debug for ConnectionLimit {
 
 /// One loop's part of a limit: the places that it holds, and its position in the queue. Dropped, it
 /// gives both back.
-pub(crate) struct Places {
+pub(crate) struct Permits {
     limit: ConnectionLimit,
     waiter: Arc<Waiter>,
     /// Places that this loop holds, without one that is granted and not taken yet.
@@ -164,7 +164,7 @@ pub(crate) struct Places {
     waiting: Cell<bool>,
 }
 
-impl Places {
+impl Permits {
     /// Joins `limit` with `held` connections that are open already.
     pub(crate) fn new(limit: &ConnectionLimit, waker: Arc<dyn Wake>, held: usize) -> Self {
         limit.with(|state| state.open += held);
@@ -189,10 +189,10 @@ impl Places {
     /// woken when it may.
     ///
     /// A loop that has connections to accept asks before it sleeps.
-    pub(crate) fn ask(&self, used: usize) -> bool {
+    pub(crate) fn can_acquire(&self, used: usize) -> bool {
         self.held > used
             || self.limit.with(|state| {
-                let may = self.may_take(state);
+                let may = self.may_acquire(state);
                 if !may && !self.waiting.replace(true) {
                     state.queue.push_back(self.waiter.clone());
                 }
@@ -201,16 +201,16 @@ impl Places {
     }
 
     /// Takes a place for one connection more than `used`, if it may.
-    pub(crate) fn take(&mut self, used: usize) -> bool {
-        self.take_if(used, Self::may_take)
+    pub(crate) fn try_acquire(&mut self, used: usize) -> bool {
+        self.acquire_if(used, Self::may_acquire)
     }
 
     /// Takes a place for one connection more than `used`, whether or not one is free.
-    pub(crate) fn take_beyond(&mut self, used: usize) {
-        self.take_if(used, |_, _| true);
+    pub(crate) fn acquire_beyond_limit(&mut self, used: usize) {
+        self.acquire_if(used, |_, _| true);
     }
 
-    fn take_if(&mut self, used: usize, may: impl FnOnce(&Self, &State) -> bool) -> bool {
+    fn acquire_if(&mut self, used: usize, may: impl FnOnce(&Self, &State) -> bool) -> bool {
         if self.held > used {
             return true;
         }
@@ -227,24 +227,24 @@ impl Places {
         taken
     }
 
-    fn may_take(&self, state: &State) -> bool {
+    fn may_acquire(&self, state: &State) -> bool {
         self.waiter.granted.load(Ordering::Acquire) || state.open < self.limit.max()
     }
 
     /// Gives back all places but those of `used` connections, and leaves the queue unless the loop
     /// `wants` to accept.
     #[inline]
-    pub(crate) fn keep(&mut self, used: usize, wants: bool) {
+    pub(crate) fn release_unused(&mut self, used: usize, wants: bool) {
         debug_assert!(self.held >= used, "a connection has no place");
         if self.held > used || (!wants && self.waiting.get()) {
-            self.give_back_all_but(used, wants);
+            self.release_all_but(used, wants);
         }
     }
 
-    fn give_back_all_but(&mut self, used: usize, wants: bool) {
+    fn release_all_but(&mut self, used: usize, wants: bool) {
         while self.held > used {
             self.held -= 1;
-            self.limit.give_back();
+            self.limit.release();
         }
         if !wants && self.waiting.replace(false) {
             let granted = self.limit.with(|state| {
@@ -254,14 +254,14 @@ impl Places {
                 self.waiter.granted.swap(false, Ordering::AcqRel)
             });
             if granted {
-                self.limit.give_back();
+                self.limit.release();
             }
         }
     }
 }
 
-impl Drop for Places {
+impl Drop for Permits {
     fn drop(&mut self) {
-        self.keep(0, false);
+        self.release_unused(0, false);
     }
 }

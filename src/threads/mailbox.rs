@@ -15,13 +15,13 @@ use super::sync::{AtomicBool, Mutex, Ordering};
 pub(crate) struct Mailbox<L, S> {
     inside: Mutex<Inside<L, S>>,
     /// Set from the moment when the bell is rung until the loop comes to look.
-    rung: AtomicBool,
+    notified: AtomicBool,
     cap: usize,
 }
 
 #[derive(Debug)]
 pub(crate) struct Inside<L, S> {
-    letters: VecDeque<L>,
+    posts: VecDeque<L>,
     /// What the waiting letters take, by their senders' account.
     weight: usize,
     pub(crate) shared: S,
@@ -31,13 +31,13 @@ impl<L, S: Default> Mailbox<L, S> {
     /// A mailbox whose letters may weigh `cap` in all.
     pub(crate) fn new(cap: usize) -> Self {
         let inside = Inside {
-            letters: VecDeque::new(),
+            posts: VecDeque::new(),
             weight: 0,
             shared: S::default(),
         };
         Self {
             inside: Mutex::new(inside),
-            rung: AtomicBool::new(false),
+            notified: AtomicBool::new(false),
             cap,
         }
     }
@@ -56,32 +56,32 @@ impl<L, S: Default> Mailbox<L, S> {
         write: impl FnOnce(T) -> L,
         weight: usize,
         admit: impl FnOnce(&S) -> Result<(), E>,
-        ring: impl FnOnce(),
-    ) -> Put<T, E> {
+        notify: impl FnOnce(),
+    ) -> PutOutcome<T, E> {
         let mut inside = self.lock();
         if let Err(error) = admit(&inside.shared) {
-            return Put::Refused(content, error);
+            return PutOutcome::Refused(content, error);
         }
         if inside.weight > 0 && inside.weight.saturating_add(weight) > self.cap {
-            return Put::Full(content);
+            return PutOutcome::Full(content);
         }
-        inside.letters.push_back(write(content));
+        inside.posts.push_back(write(content));
         inside.weight = inside.weight.saturating_add(weight);
         drop(inside);
-        self.ring(ring);
-        Put::Done
+        self.notify(notify);
+        PutOutcome::Done
     }
 
     /// Wakes the loop, if nobody has since it last looked.
-    pub(crate) fn ring(&self, ring: impl FnOnce()) {
-        if !self.rung.swap(true, Ordering::AcqRel) {
-            ring();
+    pub(crate) fn notify(&self, notify: impl FnOnce()) {
+        if !self.notified.swap(true, Ordering::AcqRel) {
+            notify();
         }
     }
 
     /// Whether there may be something to take. The look that costs least.
-    pub(crate) fn has_rung(&self) -> bool {
-        self.rung.load(Ordering::Acquire)
+    pub(crate) fn is_notified(&self) -> bool {
+        self.notified.load(Ordering::Acquire)
     }
 
     /// Takes all letters out, into an empty queue, and lets `look` see their weight and the rest.
@@ -91,9 +91,9 @@ impl<L, S: Default> Mailbox<L, S> {
         look: impl FnOnce(usize, &mut S) -> R,
     ) -> R {
         // First the bell: who writes from here on rings again.
-        self.rung.swap(false, Ordering::AcqRel);
+        self.notified.swap(false, Ordering::AcqRel);
         let mut inside = self.lock();
-        mem::swap(&mut inside.letters, into);
+        mem::swap(&mut inside.posts, into);
         let weight = mem::take(&mut inside.weight);
         look(weight, &mut inside.shared)
     }
@@ -102,7 +102,7 @@ impl<L, S: Default> Mailbox<L, S> {
     /// weight.
     pub(crate) fn heap(&self) -> usize {
         let inside = self.lock();
-        heap_of(&inside.letters, inside.weight)
+        heap_of(&inside.posts, inside.weight)
     }
 
     fn lock(&self) -> impl std::ops::DerefMut<Target = Inside<L, S>> + '_ {
@@ -115,13 +115,13 @@ impl<L, S: Default> Mailbox<L, S> {
 
 /// Bytes of memory that letters of this weight take, and the queue that they are in. Their own size
 /// is a part of both.
-pub(crate) fn heap_of<L>(letters: &VecDeque<L>, weight: usize) -> usize {
-    letters.capacity() * size_of::<L>() + weight.saturating_sub(letters.len() * size_of::<L>())
+pub(crate) fn heap_of<L>(posts: &VecDeque<L>, weight: usize) -> usize {
+    posts.capacity() * size_of::<L>() + weight.saturating_sub(posts.len() * size_of::<L>())
 }
 
 /// What became of a letter.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Put<T, E> {
+pub(crate) enum PutOutcome<T, E> {
     /// It waits for the loop.
     Done,
     /// There is no room for it now.

@@ -6,6 +6,6 @@ pub(crate) mod mailbox;
 mod sync;
 
 pub use self::handle::{Handle, PostError};
-pub(crate) use self::handle::{Letter, Recipient};
+pub(crate) use self::handle::{MailboxReceiver, Post};
 pub use self::limit::ConnectionLimit;
-pub(crate) use self::limit::Places;
+pub(crate) use self::limit::Permits;

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 /// a peer, so they count *watched* time: time in which the loop was there to see what the peer does. A process that was stopped and
 /// continued, or a callback that blocked, is not. Two rules follow, both kept here:
 ///
-/// - Between two turns that are further apart than they have to be, watched time advances by [`Clock::MOST_LATE`] at most.
+/// - Between two turns that are further apart than they have to be, watched time advances by [`Clock::MAX_LATE`] at most.
 /// - A guard is carried out only if it had expired before the poller last reported everything ([`Clock::seen`]): what has arrived in
 ///   time is then read already.
 #[derive(Clone, Copy, Debug)]
@@ -34,17 +34,17 @@ pub(crate) struct Clock {
 
 /// The lower half of watched time: enough to remember when something last happened, in half the room.
 ///
-/// Only differences to the present are taken, and those of up to [`Clock::LONGEST`] are right.
-pub(crate) type Stamp = u32;
+/// Only differences to the present are taken, and those of up to [`Clock::FOREVER`] are right.
+pub(crate) type Timestamp = u32;
 
 impl Clock {
     /// What takes longer than this (about 24 days) counts as for ever, where stamps are compared.
-    pub(crate) const LONGEST: Duration = Duration::from_millis(1 << 31);
+    pub(crate) const FOREVER: Duration = Duration::from_millis(1 << 31);
 
     /// Ticks by which a turn may begin late, or work, before the rest is the loop's own time: 100.
     ///
     /// Scheduling on a busy machine takes tens of milliseconds; a peer has no reason to profit from that.
-    pub(crate) const MOST_LATE: u64 = 100;
+    pub(crate) const MAX_LATE: u64 = 100;
 
     /// A clock that begins at `now`.
     pub(crate) fn new(now: Instant) -> Self {
@@ -65,12 +65,12 @@ impl Clock {
         if now > self.now {
             self.now = now;
             self.since = now.duration_since(self.epoch);
-            self.tick = whole_millis(self.since);
+            self.tick = millis_rounded_down(self.since);
         }
         let passed = self.tick.saturating_sub(self.counted);
-        let is_late = due.is_some_and(|due| self.tick > due.saturating_add(Self::MOST_LATE));
+        let is_late = due.is_some_and(|due| self.tick > due.saturating_add(Self::MAX_LATE));
         self.watched += if is_late {
-            passed.min(Self::MOST_LATE)
+            passed.min(Self::MAX_LATE)
         } else {
             passed
         };
@@ -78,13 +78,13 @@ impl Clock {
         is_late
     }
 
-    /// A turn has worked until `now`. What exceeds [`MOST_LATE`](Self::MOST_LATE) is not watched time.
+    /// A turn has worked until `now`. What exceeds [`MAX_LATE`](Self::MAX_LATE) is not watched time.
     pub(crate) fn worked_until(&mut self, now: Instant) {
-        let worked =
-            whole_millis(now.saturating_duration_since(self.epoch)).saturating_sub(self.tick);
+        let worked = millis_rounded_down(now.saturating_duration_since(self.epoch))
+            .saturating_sub(self.tick);
         self.counted = self
             .counted
-            .max(self.tick + worked.saturating_sub(Self::MOST_LATE));
+            .max(self.tick + worked.saturating_sub(Self::MAX_LATE));
     }
 
     /// The time.
@@ -122,39 +122,39 @@ impl Clock {
 
     /// Watched time at which `time` has passed from now on, or less than a tick before that: the present is rounded down.
     pub(crate) fn watched_after(&self, time: Duration) -> u64 {
-        self.watched.saturating_add(begun_millis(time))
+        self.watched.saturating_add(millis_rounded_up(time))
     }
 
     /// The present, as a stamp.
     #[inline]
-    pub(crate) fn stamp(&self) -> Stamp {
-        self.watched as Stamp
+    pub(crate) fn timestamp(&self) -> Timestamp {
+        self.watched as Timestamp
     }
 
     /// The first tick at which `at` is over. What lies before the beginning was over then.
     pub(crate) fn tick_at(&self, at: Instant) -> u64 {
-        begun_millis(at.saturating_duration_since(self.epoch))
+        millis_rounded_up(at.saturating_duration_since(self.epoch))
     }
 
-    /// The first tick at which `time` has passed since `stamp` was taken, if no more watched time is lost; `None` if that is for ever.
-    pub(crate) fn after(&self, stamp: Stamp, time: Duration) -> Option<u64> {
-        if time >= Self::LONGEST {
+    /// The first tick at which `time` has passed since `timestamp` was taken, if no more watched time is lost; `None` if that is for ever.
+    pub(crate) fn after(&self, timestamp: Timestamp, time: Duration) -> Option<u64> {
+        if time >= Self::FOREVER {
             return None;
         }
-        let age = u64::from(self.age(stamp));
+        let age = u64::from(self.age(timestamp));
         // A stamp is rounded down: one tick more, so as not to be early.
-        Some((self.tick - age.min(self.tick)) + begun_millis(time) + 1)
+        Some((self.tick - age.min(self.tick)) + millis_rounded_up(time) + 1)
     }
 
     /// The same to about a 64th of the time, on the late side: for many that need not be told apart, so that one wake-up does for all.
-    pub(crate) fn about_after(&self, stamp: Stamp, time: Duration) -> Option<u64> {
-        let tick = self.after(stamp, time)?;
-        let grain = 1 << (begun_millis(time) / 64).max(1).ilog2();
+    pub(crate) fn after_rounded(&self, timestamp: Timestamp, time: Duration) -> Option<u64> {
+        let tick = self.after(timestamp, time)?;
+        let grain = 1 << (millis_rounded_up(time) / 64).max(1).ilog2();
         Some(tick.next_multiple_of(grain))
     }
 
     /// The later of two stamps.
-    pub(crate) fn later(&self, one: Stamp, other: Stamp) -> Stamp {
+    pub(crate) fn later(&self, one: Timestamp, other: Timestamp) -> Timestamp {
         if self.age(one) < self.age(other) {
             one
         } else {
@@ -162,8 +162,8 @@ impl Clock {
         }
     }
 
-    fn age(&self, stamp: Stamp) -> u32 {
-        self.stamp().wrapping_sub(stamp)
+    fn age(&self, timestamp: Timestamp) -> u32 {
+        self.timestamp().wrapping_sub(timestamp)
     }
 
     /// How long it is until a tick comes.
@@ -172,15 +172,15 @@ impl Clock {
     }
 }
 
-fn whole_millis(time: Duration) -> u64 {
+fn millis_rounded_down(time: Duration) -> u64 {
     time.as_secs()
         .saturating_mul(1000)
         .saturating_add(time.subsec_millis().into())
 }
 
 /// Rounded up.
-fn begun_millis(time: Duration) -> u64 {
-    whole_millis(time).saturating_add(u64::from(time.subsec_nanos() % 1_000_000 != 0))
+fn millis_rounded_up(time: Duration) -> u64 {
+    millis_rounded_down(time).saturating_add(u64::from(time.subsec_nanos() % 1_000_000 != 0))
 }
 
 #[cfg(test)]
@@ -205,9 +205,9 @@ mod tests {
             0
         );
         clock.advance(epoch + Duration::from_micros(1900), None);
-        let stamp = clock.stamp();
+        let timestamp = clock.timestamp();
         let tick = clock
-            .after(stamp, Duration::from_millis(5))
+            .after(timestamp, Duration::from_millis(5))
             .expect("5 ms are not for ever");
         assert!(epoch + Duration::from_millis(tick) >= clock.now() + Duration::from_millis(5));
         assert!(clock.left(tick) >= Duration::from_millis(5) && clock.left(0) == Duration::ZERO);
@@ -222,15 +222,15 @@ mod tests {
         for ms in 0..1000 {
             clock.advance(epoch + Duration::from_millis(ms), None);
             let tick = clock
-                .about_after(clock.stamp(), minute)
+                .after_rounded(clock.timestamp(), minute)
                 .expect("a minute is not for ever");
             assert!(tick > ms + 60_000 && tick < ms + 61_000);
             ticks.insert(tick);
         }
         assert!(ticks.len() <= 3, "{ticks:?}");
         assert_eq!(
-            clock.about_after(clock.stamp(), second / 100),
-            clock.after(clock.stamp(), second / 100)
+            clock.after_rounded(clock.timestamp(), second / 100),
+            clock.after(clock.timestamp(), second / 100)
         );
     }
 
@@ -242,16 +242,16 @@ mod tests {
             epoch + Duration::from_millis(u64::from(u32::MAX) - 10),
             None,
         );
-        let stamp = clock.stamp();
+        let timestamp = clock.timestamp();
         clock.advance(
             epoch + Duration::from_millis(u64::from(u32::MAX) + 10),
             None,
         );
         assert_eq!(
-            clock.after(stamp, Duration::from_millis(100)),
+            clock.after(timestamp, Duration::from_millis(100)),
             Some(u64::from(u32::MAX) - 10 + 101)
         );
-        assert_eq!(clock.after(stamp, Duration::MAX), None);
+        assert_eq!(clock.after(timestamp, Duration::MAX), None);
     }
 
     #[test]

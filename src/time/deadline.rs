@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use crate::state::Direction;
-use crate::time::{Clock, Stamp};
+use crate::time::{Clock, Timestamp};
 
 /// What a connection's time can be up for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,10 +36,10 @@ struct Set {
     /// By direction.
     deadlines: [Deadline; 2],
     /// When reading last stood still because its deadline had passed, and when it went on.
-    stood: Option<Stamp>,
-    went_on: Option<Stamp>,
+    stopped_at: Option<Timestamp>,
+    resumed_at: Option<Timestamp>,
     /// Since when the handler waits for the peer's first frame.
-    handshake: Option<Stamp>,
+    handshake: Option<Timestamp>,
 }
 
 /// One direction's deadline.
@@ -69,42 +69,49 @@ impl Deadlines {
         set.deadlines[direction as usize] = deadline;
         if direction == Direction::Read {
             // Told and set anew in the same tick it never stood still.
-            if set.stood.take().is_some_and(|stood| stood != clock.stamp()) {
-                set.went_on = Some(clock.stamp());
+            if set
+                .stopped_at
+                .take()
+                .is_some_and(|stopped_at| stopped_at != clock.timestamp())
+            {
+                set.resumed_at = Some(clock.timestamp());
             }
         }
     }
 
     /// From now on the peer's first frame is waited for.
     pub(crate) fn expect_handshake(&mut self, clock: &Clock) {
-        self.0.get_or_insert_default().handshake = Some(clock.stamp());
+        self.0.get_or_insert_default().handshake = Some(clock.timestamp());
     }
 
     /// It has come. Costs nothing where nobody waits for it.
     #[inline]
-    pub(crate) fn shake_hands(&mut self) {
+    pub(crate) fn handshake_done(&mut self) {
         if self.0.is_some() {
-            self.stop_waiting();
+            self.end_handshake();
         }
     }
 
     #[cold]
-    fn stop_waiting(&mut self) {
+    fn end_handshake(&mut self) {
         let Some(set) = &mut self.0 else { return };
         set.handshake = None;
-        if set.deadlines == [Deadline::Never; 2] && set.stood.is_none() && set.went_on.is_none() {
+        if set.deadlines == [Deadline::Never; 2]
+            && set.stopped_at.is_none()
+            && set.resumed_at.is_none()
+        {
             self.0 = None;
         }
     }
 
     /// Since when the peer's first frame is waited for.
-    pub(crate) fn handshake(&self) -> Option<Stamp> {
+    pub(crate) fn handshake(&self) -> Option<Timestamp> {
         self.0.as_ref()?.handshake
     }
 
     /// Whether there is none.
     #[inline]
-    pub(crate) fn are_unset(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.0.is_none()
     }
 
@@ -126,22 +133,22 @@ impl Deadlines {
     }
 
     /// Whether the handler is to be told that this deadline has passed; it counts as told from here on.
-    pub(crate) fn tell(&mut self, direction: Direction, clock: &Clock) -> bool {
+    pub(crate) fn take_expired(&mut self, direction: Direction, clock: &Clock) -> bool {
         let Some(set) = &mut self.0 else { return false };
         let deadline = &mut set.deadlines[direction as usize];
         let passes = matches!(*deadline, Deadline::At(tick) if tick <= clock.tick());
         if passes {
             *deadline = Deadline::Passed;
             if direction == Direction::Read {
-                set.stood = Some(clock.stamp());
+                set.stopped_at = Some(clock.timestamp());
             }
         }
         passes
     }
 
     /// When reading last went on after it had stood still.
-    pub(crate) fn went_on(&self) -> Option<Stamp> {
-        self.0.as_ref()?.went_on
+    pub(crate) fn resumed_at(&self) -> Option<Timestamp> {
+        self.0.as_ref()?.resumed_at
     }
 
     /// The tick at which one direction's deadline passes.
@@ -171,11 +178,11 @@ mod tests {
         let begun = Instant::now();
         let (mut clock, mut deadlines) = (Clock::new(begun), Deadlines::default());
         deadlines.set(Read, Some(begun + Duration::from_millis(5)), &clock);
-        assert!(!deadlines.is_over(Read, &clock) && !deadlines.tell(Read, &clock));
+        assert!(!deadlines.is_over(Read, &clock) && !deadlines.take_expired(Read, &clock));
         clock.advance(begun + Duration::from_millis(5), None);
         assert!(deadlines.is_over(Read, &clock) && !deadlines.is_over(Write, &clock));
         assert_eq!(
-            [Read, Read, Write].map(|direction| deadlines.tell(direction, &clock)),
+            [Read, Read, Write].map(|direction| deadlines.take_expired(direction, &clock)),
             [true, false, false]
         );
         assert!(
@@ -197,11 +204,11 @@ mod tests {
         deadlines.set(Write, Some(clock.now()), &clock);
         assert!(deadlines.is_over(Write, &clock));
         deadlines.set(Write, None, &clock);
-        assert!(!deadlines.tell(Write, &clock));
+        assert!(!deadlines.take_expired(Write, &clock));
         deadlines.set(Read, begun.checked_sub(Duration::from_secs(1)), &clock);
         deadlines.set(Write, Some(begun), &clock);
         assert_eq!(
-            [Read, Write, Read].map(|direction| deadlines.tell(direction, &clock)),
+            [Read, Write, Read].map(|direction| deadlines.take_expired(direction, &clock)),
             [true, true, false]
         );
     }

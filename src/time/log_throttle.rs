@@ -9,15 +9,15 @@ const PERIOD: Duration = Duration::from_secs(1);
 
 /// Remembers what was logged lately.
 #[derive(Debug, Default)]
-pub(crate) struct Throttle {
-    kinds: BTreeMap<Kind, Lately>,
+pub(crate) struct LogThrottle {
+    kinds: BTreeMap<Kind, Recent>,
 }
 
 /// What a line says, and the system's number for it if it has one.
 pub(crate) type Kind = (&'static str, Option<i32>);
 
 #[derive(Debug)]
-struct Lately {
+struct Recent {
     quiet_until: Instant,
     suppressed: u64,
 }
@@ -35,19 +35,19 @@ impl fmt::Display for Suppressed {
     }
 }
 
-impl Throttle {
+impl LogThrottle {
     /// Whether a line of this kind is to be logged now.
-    pub(crate) fn admit(&mut self, kind: Kind, now: Instant) -> Option<Suppressed> {
-        let lately = self.kinds.entry(kind).or_insert(Lately {
+    pub(crate) fn allow(&mut self, kind: Kind, now: Instant) -> Option<Suppressed> {
+        let recent = self.kinds.entry(kind).or_insert(Recent {
             quiet_until: now,
             suppressed: 0,
         });
-        if now < lately.quiet_until {
-            lately.suppressed += 1;
+        if now < recent.quiet_until {
+            recent.suppressed += 1;
             return None;
         }
-        lately.quiet_until = now + PERIOD;
-        Some(Suppressed(std::mem::take(&mut lately.suppressed)))
+        recent.quiet_until = now + PERIOD;
+        Some(Suppressed(std::mem::take(&mut recent.suppressed)))
     }
 }
 
@@ -58,14 +58,16 @@ mod tests {
     #[test]
     fn a_storm_is_one_line_a_second_and_a_number() {
         let begun = Instant::now();
-        let mut throttle = Throttle::default();
+        let mut log_throttle = LogThrottle::default();
         let mut lines = Vec::new();
         for ms in (0..3000).step_by(10) {
-            lines.extend(throttle.admit(("accept", Some(24)), begun + Duration::from_millis(ms)));
+            lines.extend(
+                log_throttle.allow(("accept", Some(24)), begun + Duration::from_millis(ms)),
+            );
         }
         assert_eq!(lines, [Suppressed(0), Suppressed(99), Suppressed(99)]);
         assert!(
-            throttle.admit(("accept", Some(23)), begun).is_some(),
+            log_throttle.allow(("accept", Some(23)), begun).is_some(),
             "another kind is another line"
         );
         assert_eq!(

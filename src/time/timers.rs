@@ -32,7 +32,7 @@ impl TimerId {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Alarm {
     /// Look at the deadlines of the connection in this slot.
-    Look(usize),
+    DeadlineCheck(usize),
     /// Call the handler.
     Timer(TimerId),
 }
@@ -40,7 +40,7 @@ pub(crate) enum Alarm {
 /// All alarms of a loop, in order.
 #[derive(Debug, Default)]
 pub(crate) struct Timers {
-    looks: Looks,
+    deadlines: DeadlineIndex,
     ordered: BTreeSet<TimerId>,
     /// The timers that belong to connections: they go when it goes.
     owned: BTreeSet<(ConnectionId, TimerId)>,
@@ -75,12 +75,12 @@ impl Timers {
             self.owned.remove(&(owner, timer));
         }
         let was = self.ordered.remove(&timer);
-        self.find_first();
+        self.update_first();
         was
     }
 
     /// Takes back all timers of a connection.
-    pub(crate) fn forget(&mut self, owner: ConnectionId) {
+    pub(crate) fn cancel_all(&mut self, owner: ConnectionId) {
         while let Some((_, timer)) = self
             .owned
             .range(
@@ -103,32 +103,37 @@ impl Timers {
     }
 
     /// Moves the look at a connection's deadlines from one tick to another; `None` is never.
-    pub(crate) fn look(&mut self, id: ConnectionId, from: Option<u64>, to: Option<u64>) {
+    pub(crate) fn move_deadline_check(
+        &mut self,
+        id: ConnectionId,
+        from: Option<u64>,
+        to: Option<u64>,
+    ) {
         if let Some(from) = from {
-            self.looks.remove(id.slot(), from);
+            self.deadlines.remove(id.slot(), from);
         }
         if let Some(to) = to {
-            self.looks.insert(id.slot(), to);
+            self.deadlines.insert(id.slot(), to);
         }
-        self.find_first();
+        self.update_first();
     }
 
     /// Makes room for the looks at so many connections.
     pub(crate) fn reserve(&mut self, connections: usize) {
-        self.looks.chain.reserve(connections);
+        self.deadlines.links.reserve(connections);
     }
 
     /// Forgets all looks, and takes these instead, each with its slot and tick.
-    pub(crate) fn reset_looks(&mut self, looks: impl Iterator<Item = (usize, u64)>) {
-        self.looks.lists.clear();
-        for (slot, tick) in looks {
-            self.looks.insert(slot, tick);
+    pub(crate) fn reset_deadline_checks(&mut self, checks: impl Iterator<Item = (usize, u64)>) {
+        self.deadlines.lists.clear();
+        for (slot, tick) in checks {
+            self.deadlines.insert(slot, tick);
         }
-        self.find_first();
+        self.update_first();
     }
 
-    fn find_first(&mut self) {
-        let look = self.looks.first().map(|(tick, _)| tick);
+    fn update_first(&mut self) {
+        let look = self.deadlines.first().map(|(tick, _)| tick);
         self.first = look
             .into_iter()
             .chain(self.ordered.first().map(|timer| timer.tick))
@@ -146,14 +151,14 @@ impl Timers {
     pub(crate) fn pop(&mut self, clock: &Clock) -> Option<Alarm> {
         let tick = self.first.filter(|tick| *tick <= clock.tick())?;
         let alarm = self.pop_at(tick);
-        self.find_first();
+        self.update_first();
         alarm
     }
 
     fn pop_at(&mut self, tick: u64) -> Option<Alarm> {
-        if let Some((_, slot)) = self.looks.first().filter(|(at, _)| *at == tick) {
-            self.looks.remove(slot, tick);
-            return Some(Alarm::Look(slot));
+        if let Some((_, slot)) = self.deadlines.first().filter(|(at, _)| *at == tick) {
+            self.deadlines.remove(slot, tick);
+            return Some(Alarm::DeadlineCheck(slot));
         }
         let timer = self.ordered.pop_first()?;
         if let Some(owner) = timer.owner {
@@ -167,23 +172,23 @@ impl Timers {
 ///
 /// Such times are about right only, so many have the same one. A set of names for each would take four times the room.
 #[derive(Debug, Default)]
-struct Looks {
+struct DeadlineIndex {
     /// The first in each tick's list.
     lists: BTreeMap<u64, u32>,
     /// The neighbours of each slot in the list that it is in.
-    chain: Vec<Neighbours>,
+    links: Vec<Links>,
 }
 
 #[derive(Clone, Copy, Debug)]
-struct Neighbours {
+struct Links {
     before: u32,
     after: u32,
 }
 
 /// Where a list ends. No slot has this number: a token could not name it.
-const NOBODY: u32 = u32::MAX;
+const END: u32 = u32::MAX;
 
-impl Looks {
+impl DeadlineIndex {
     /// The tick of the first list, and who is the first in it.
     fn first(&self) -> Option<(u64, usize)> {
         self.lists
@@ -192,36 +197,33 @@ impl Looks {
     }
 
     fn insert(&mut self, slot: usize, tick: u64) {
-        if slot >= self.chain.len() {
-            self.chain.resize(
+        if slot >= self.links.len() {
+            self.links.resize(
                 slot + 1,
-                Neighbours {
-                    before: NOBODY,
-                    after: NOBODY,
+                Links {
+                    before: END,
+                    after: END,
                 },
             );
         }
-        let after = self.lists.insert(tick, slot as u32).unwrap_or(NOBODY);
-        self.chain[slot] = Neighbours {
-            before: NOBODY,
-            after,
-        };
-        if let Some(next) = self.chain.get_mut(after as usize) {
+        let after = self.lists.insert(tick, slot as u32).unwrap_or(END);
+        self.links[slot] = Links { before: END, after };
+        if let Some(next) = self.links.get_mut(after as usize) {
             next.before = slot as u32;
         }
     }
 
     fn remove(&mut self, slot: usize, tick: u64) {
-        let Neighbours { before, after } = self.chain[slot];
-        if let Some(next) = self.chain.get_mut(after as usize) {
+        let Links { before, after } = self.links[slot];
+        if let Some(next) = self.links.get_mut(after as usize) {
             next.before = before;
         }
-        if let Some(last) = self.chain.get_mut(before as usize) {
+        if let Some(last) = self.links.get_mut(before as usize) {
             last.after = after;
             return;
         }
         // It is the first of its list.
-        let first = if after == NOBODY {
+        let first = if after == END {
             self.lists.remove(&tick)
         } else {
             self.lists.insert(tick, after)
@@ -253,7 +255,7 @@ mod tests {
         let late = timers.set(at(20), Some(id(1)), &clock);
         let first = timers.set(at(10), None, &clock);
         let second = timers.set(at(10), Some(id(2)), &clock);
-        timers.look(id(3), None, Some(15));
+        timers.move_deadline_check(id(3), None, Some(15));
         assert_eq!((timers.next(), timers.pop(&clock)), (Some(10), None));
         clock.advance(at(30), None);
         let order: Vec<Alarm> = std::iter::from_fn(|| timers.pop(&clock)).collect();
@@ -262,7 +264,7 @@ mod tests {
             [
                 Alarm::Timer(first),
                 Alarm::Timer(second),
-                Alarm::Look(3),
+                Alarm::DeadlineCheck(3),
                 Alarm::Timer(late)
             ]
         );
@@ -280,21 +282,21 @@ mod tests {
             timers.set(begun + Duration::from_secs(1), Some(id(1)), &clock);
             timers.set(begun, Some(id(2)), &clock);
         }
-        timers.look(id(1), None, Some(7));
-        timers.forget(id(1));
+        timers.move_deadline_check(id(1), None, Some(7));
+        timers.cancel_all(id(1));
         assert_eq!(
             (
-                timers.looks.lists.len(),
+                timers.checks.lists.len(),
                 timers.ordered.len(),
                 timers.owned.len()
             ),
             (1, 10, 10)
         );
-        timers.look(id(1), Some(7), None);
-        timers.forget(id(2));
+        timers.move_deadline_check(id(1), Some(7), None);
+        timers.cancel_all(id(2));
         assert_eq!(
             (
-                timers.looks.lists.len(),
+                timers.checks.lists.len(),
                 timers.ordered.len(),
                 timers.owned.len()
             ),
@@ -306,26 +308,26 @@ mod tests {
     fn looks_move_between_lists_from_any_place_in_them() {
         let (mut clock, mut timers) = (Clock::new(Instant::now()), Timers::default());
         for slot in 0..5 {
-            timers.look(id(slot), None, Some(7));
+            timers.move_deadline_check(id(slot), None, Some(7));
         }
         for slot in [2, 4, 0] {
-            timers.look(id(slot), Some(7), Some(9)); // from the midst, the front and the end
+            timers.move_deadline_check(id(slot), Some(7), Some(9)); // from the midst, the front and the end
         }
-        timers.look(id(3), Some(7), None);
+        timers.move_deadline_check(id(3), Some(7), None);
         clock.advance(clock.now() + Duration::from_millis(8), None);
         let due = |timers: &mut Timers, clock: &Clock| {
             std::iter::from_fn(|| timers.pop(clock)).collect::<Vec<_>>()
         };
         assert_eq!(
             (due(&mut timers, &clock), timers.next()),
-            (vec![Alarm::Look(1)], Some(9))
+            (vec![Alarm::DeadlineCheck(1)], Some(9))
         );
         clock.advance(clock.now() + Duration::from_millis(1), None);
         let mut late = due(&mut timers, &clock);
         late.sort_by_key(|alarm| format!("{alarm:?}"));
         assert_eq!(
             (late, timers.next()),
-            ([0, 2, 4].map(Alarm::Look).to_vec(), None)
+            ([0, 2, 4].map(Alarm::DeadlineCheck).to_vec(), None)
         );
     }
 

@@ -39,7 +39,7 @@ pub fn codecs(data: &[u8]) {
     match draw.byte() % 4 {
         0 => {
             let delimiter = draw.of(b"\n\n\0;");
-            go_on(
+            resume_connection(
                 &Line {
                     delimiter,
                     max: draw.of(&[65_536, 1, 2, 3, 16, 200, 5000, u32::MAX]),
@@ -52,7 +52,7 @@ pub fn codecs(data: &[u8]) {
             let (offset, width, whole) = (shape >> 4 & 3, 1 + (shape & 7), shape & 8 > 0);
             let min = draw.byte().into();
             let least = u32::from(offset + width).max(min);
-            go_on(
+            resume_connection(
                 &Field {
                     offset,
                     width,
@@ -65,7 +65,7 @@ pub fn codecs(data: &[u8]) {
         }
         2 => {
             let dialect = draw.of(&[Dialect::Text, Dialect::Source]);
-            go_on(
+            resume_connection(
                 &Requests {
                     dialect,
                     max: draw.of(&[65_536, 13, 14, 17, 100, 5000, 1 << 20, u32::MAX]),
@@ -75,12 +75,12 @@ pub fn codecs(data: &[u8]) {
         }
         _ => {
             let dialect = draw.of(&[Dialect::Text, Dialect::Source]);
-            go_on(&Acks { dialect }, draw);
+            resume_connection(&Acks { dialect }, draw);
         }
     }
 }
 
-fn go_on<R: Rules>(rules: &R, draw: &mut Draw<'_>) {
+fn resume_connection<R: Rules>(rules: &R, draw: &mut Draw<'_>) {
     let count = draw.byte().into();
     let pieces: Vec<Piece> = draw
         .take(count)
@@ -306,7 +306,7 @@ impl<'s, R: Rules> Cut<'s, R> {
 
     fn receive(&mut self, piece: Piece) {
         let place = if piece.placed {
-            self.connection.place()
+            self.connection.frame_space()
         } else {
             &mut []
         };
@@ -315,7 +315,7 @@ impl<'s, R: Rules> Cut<'s, R> {
         self.fed += piece.len();
         let (placed, scratch) = piece.split_at(piece.len().min(place.len()));
         place[..placed.len()].copy_from_slice(placed);
-        self.connection.placed(placed.len());
+        self.connection.filled(placed.len());
         self.connection
             .receive(scratch, &mut self.handler, &mut self.shared);
     }

@@ -140,7 +140,7 @@ impl<R: Talk> Stage<R> {
             mut shared,
             ..
         } = self;
-        connection.farewell(&mut puppet, &mut shared);
+        connection.finish_close(&mut puppet, &mut shared);
         puppet.check();
         puppet.check_farewell();
         assert_eq!(
@@ -168,7 +168,7 @@ impl<R: Talk> Stage<R> {
             10 => self.write(usize::MAX),
             11 => self.after_flush(),
             12 => self.settle(),
-            13 => self.lend(),
+            13 => self.borrow_write_buffer(),
             14 => self.end_of_input(),
             15 => self.queue(size(draw.byte())),
             16 => self.resume(),
@@ -183,7 +183,7 @@ impl<R: Talk> Stage<R> {
             return; // nothing comes after the end
         }
         let place = if placed {
-            self.connection.place()
+            self.connection.frame_space()
         } else {
             &mut []
         };
@@ -191,7 +191,7 @@ impl<R: Talk> Stage<R> {
         let fresh = fresh[..fresh.len().min(most)].to_vec();
         let (placed, scratch) = fresh.split_at(fresh.len().min(place.len()));
         place[..placed.len()].copy_from_slice(placed);
-        self.connection.placed(placed.len());
+        self.connection.filled(placed.len());
         self.puppet.receives(fresh.len());
         self.connection
             .receive(scratch, &mut self.puppet, &mut self.shared);
@@ -231,15 +231,15 @@ impl<R: Talk> Stage<R> {
     /// What a reactor does when it leaves a connection for another one.
     fn settle(&mut self) {
         if self.lent {
-            self.connection.give_back(&mut self.shared);
+            self.connection.return_write_buffer(&mut self.shared);
             self.lent = false;
         } else {
-            self.connection.slim();
+            self.connection.shrink();
         }
         if self.connection.is_drained(&self.shared) {
             self.connection.drained(&mut self.puppet, &mut self.shared);
             self.after_flush();
-            self.connection.slim();
+            self.connection.shrink();
         }
         self.check();
         let (held, unsent, heap) = (
@@ -256,7 +256,7 @@ impl<R: Talk> Stage<R> {
 
     fn lend(&mut self) {
         if !self.lent {
-            self.lent = self.connection.lend(&mut self.shared);
+            self.lent = self.connection.borrow_write_buffer(&mut self.shared);
             assert!(
                 !self.lent || self.connection.unsent().is_empty(),
                 "what is lent is empty"
@@ -305,7 +305,7 @@ impl<R: Talk> Stage<R> {
         self.puppet.begins_telling();
         if only_tell {
             self.connection
-                .tell_deadlines(&mut self.puppet, &mut self.shared);
+                .notify_deadlines(&mut self.puppet, &mut self.shared);
             return self.puppet.after_telling();
         }
         let possible = self.puppet.possible_ends();

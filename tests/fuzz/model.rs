@@ -299,7 +299,7 @@ impl<R: Talk> Puppet<R> {
     pub fn after_flush(&mut self) {
         self.held_back &= self.queue.len() > self.config.write_low;
         match &self.state {
-            Stand::Open(Reading::Choked) if !self.held_back => {
+            Stand::Open(Reading::WriteBlocked) if !self.held_back => {
                 self.state = Stand::Open(Reading::Flowing);
             }
             Stand::Draining { reason, linger } if self.queue.is_empty() => {
@@ -317,7 +317,7 @@ impl<R: Talk> Puppet<R> {
     pub fn resumes(&mut self) {
         if self.state == Stand::Open(Reading::Paused) {
             self.state = Stand::Open(if self.held_back {
-                Reading::Choked
+                Reading::WriteBlocked
             } else {
                 Reading::Flowing
             });
@@ -722,7 +722,7 @@ impl<R: Talk> Handler for Puppet<R> {
         if self.queue.len() >= self.config.write_high && self.queue.len() > self.queue_before {
             self.held_back = true;
             if self.state == Stand::Open(Reading::Flowing) {
-                self.state = Stand::Open(Reading::Choked);
+                self.state = Stand::Open(Reading::WriteBlocked);
             }
         }
         verdict

@@ -59,7 +59,7 @@ pub(crate) fn serve(listener: TcpListener) -> io::Result<()> {
             }
             let key = event.data.u64() as usize;
             let (stream, session) = &mut conns[key];
-            if !go_on(stream, session).unwrap_or(false) {
+            if !resume_connection(stream, session).unwrap_or(false) {
                 conns.remove(key);
                 continue;
             }
@@ -74,7 +74,7 @@ pub(crate) fn serve(listener: TcpListener) -> io::Result<()> {
 }
 
 /// Writes, reads and answers as far as it goes. Says whether the connection stays.
-fn go_on(stream: &mut TcpStream, session: &mut Session) -> io::Result<bool> {
+fn resume_connection(stream: &mut TcpStream, session: &mut Session) -> io::Result<bool> {
     let mut buffer = [0; 4096];
     while !session.is_done() && write(stream, session)? {
         match stream.read(&mut buffer) {

@@ -33,7 +33,7 @@ pub(crate) fn serve(listener: std::net::TcpListener) -> io::Result<()> {
                 continue;
             }
             let (stream, session) = &mut conns[event.token().0];
-            if !go_on(stream, session).unwrap_or(false) {
+            if !resume_connection(stream, session).unwrap_or(false) {
                 conns.remove(event.token().0);
             }
         }
@@ -41,7 +41,7 @@ pub(crate) fn serve(listener: std::net::TcpListener) -> io::Result<()> {
 }
 
 /// Writes, reads and answers as far as it goes. Says whether the connection stays.
-fn go_on(stream: &mut TcpStream, session: &mut Session) -> io::Result<bool> {
+fn resume_connection(stream: &mut TcpStream, session: &mut Session) -> io::Result<bool> {
     let mut buffer = [0; 4096];
     // Nothing more is read while answers wait: now it is the client who waits.
     while !session.is_done() && write(stream, session)? {

@@ -31,7 +31,7 @@ pub(crate) fn serve(listener: std::net::TcpListener) -> io::Result<()> {
                 continue;
             }
             let (stream, session) = &mut conns[event.token().0];
-            if !go_on(stream, session).unwrap_or(false) {
+            if !resume_connection(stream, session).unwrap_or(false) {
                 conns.remove(event.token().0);
             }
         }
@@ -39,7 +39,7 @@ pub(crate) fn serve(listener: std::net::TcpListener) -> io::Result<()> {
 }
 
 /// Reads, answers and writes. Says whether the connection stays.
-fn go_on(stream: &mut TcpStream, session: &mut Session) -> io::Result<bool> {
+fn resume_connection(stream: &mut TcpStream, session: &mut Session) -> io::Result<bool> {
     let mut buffer = [0; 4096];
     match stream.read(&mut buffer) {
         Ok(count) => session.feed(&buffer[..count]), // of nothing: he sends no more
