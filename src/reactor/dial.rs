@@ -290,7 +290,7 @@ mod tests {
 
     use super::*;
 
-    fn connect_next(addresses: u16, end: u64) -> Attempt {
+    fn attempt(addresses: u16, end: u64) -> Attempt {
         let addr = |port| Address::from(SocketAddr::from(([127, 0, 0, 1], port)));
         let rest = (1..addresses).map(addr).collect();
         Attempt {

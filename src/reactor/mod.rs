@@ -1,7 +1,8 @@
 //! The loop. [`Reactor::turn`] is one round of it, and the whole of it in ten lines.
 
 mod accept;
-mod calls;
+mod commands;
+mod deadlines;
 mod dial;
 mod memory;
 mod panics;

@@ -286,7 +286,7 @@ mod tests {
         timers.cancel_all(id(1));
         assert_eq!(
             (
-                timers.checks.lists.len(),
+                timers.deadlines.lists.len(),
                 timers.ordered.len(),
                 timers.owned.len()
             ),
@@ -296,7 +296,7 @@ mod tests {
         timers.cancel_all(id(2));
         assert_eq!(
             (
-                timers.checks.lists.len(),
+                timers.deadlines.lists.len(),
                 timers.ordered.len(),
                 timers.owned.len()
             ),

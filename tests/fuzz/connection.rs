@@ -254,7 +254,7 @@ impl<R: Talk> Stage<R> {
         );
     }
 
-    fn lend(&mut self) {
+    fn borrow_write_buffer(&mut self) {
         if !self.lent {
             self.lent = self.connection.borrow_write_buffer(&mut self.shared);
             assert!(
