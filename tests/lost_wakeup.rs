@@ -304,15 +304,15 @@ fn loop_that_needs_no_place_any_more_passes_it_on() {
         let limit = ConnectionLimit::new(1);
         let (mut holder, _) = member(&limit);
         let (mut leaving, _) = member(&limit);
-        assert!(holder.take(0) && !leaving.ask(0));
+        assert!(holder.try_acquire(0) && !leaving.can_acquire(0));
         let others = [
-            thread::spawn(move || holder.keep(0, false)),
+            thread::spawn(move || holder.release_unused(0, false)),
             thread::spawn({
                 let limit = limit.clone();
                 move || accept(&limit, 1)
             }),
         ];
-        leaving.keep(0, false); // still in the queue, or with the place that it was granted there
+        leaving.release_unused(0, false); // still in the queue, or with the place that it was granted there
         for other in others {
             other.join().unwrap();
         }
@@ -325,7 +325,7 @@ fn loop_that_is_dropped_gives_its_place_to_the_next() {
     every_order(|| {
         let limit = ConnectionLimit::new(1);
         let (mut dropped, _) = member(&limit);
-        assert!(dropped.take(0));
+        assert!(dropped.try_acquire(0));
         let other = {
             let limit = limit.clone();
             thread::spawn(move || accept(&limit, 1))
