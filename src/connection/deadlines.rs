@@ -156,11 +156,13 @@ impl<C: Codec, S> Connection<C, S> {
         self.apply(cause, shared);
     }
 
-    /// The loop has not read all that is there of an unfinished frame: that is the loop's time, and the frame has all of its own from here on.
-    ///
-    /// A peer gains nothing by it: each time costs it a whole read buffer, and the frame is no longer than the codec allows.
-    pub(crate) fn restart_frame_time(&mut self, shared: &Shared) {
-        self.inbox.restart_timer(shared.clock.timestamp());
+    /// Gives an unfinished frame `ticks` more, in which the loop had bytes of it to read and read
+    /// none.
+    pub(crate) fn extend_frame_time(&mut self, ticks: u64, shared: &Shared) {
+        if !self.inbox.is_empty() {
+            let started_at = shared.clock.later_by(self.inbox.started_at(), ticks);
+            self.inbox.restart_timer(started_at);
+        }
     }
 
     /// Tells the handler of those of its own deadlines that have passed.

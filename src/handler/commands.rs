@@ -162,6 +162,7 @@ impl Commands {
     pub(crate) fn shrink(&mut self, retained: usize) {
         self.queue.shrink_to(retained / size_of::<Command>());
         self.messages.shrink_to(retained / size_of::<Message>());
+        self.dials.shrink_to(retained / size_of::<Dial>());
     }
 
     /// Bytes of heap that it holds.

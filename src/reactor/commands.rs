@@ -56,6 +56,8 @@ impl<H: Handler, N: Net> Reactor<H, N> {
             self.slots.clear_last_lookup();
             self.start_dial(dial);
         }
+        let retained = self.shared.config.retained_capacity;
+        self.shared.commands.shrink(retained);
     }
 
     /// Carries out what callbacks asked of other connections.

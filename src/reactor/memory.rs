@@ -34,7 +34,7 @@ impl<H: Handler, N: Net> Reactor<H, N> {
     /// to flush or to free. Between two turns it is at most
     ///
     /// ```text
-    ///   scratch + 16 × events_per_turn + 8 × retained_capacity + 16 KiB
+    ///   scratch + 16 × events_per_turn + 9 × retained_capacity + 16 KiB
     ///   + 2 × (command_high + what one callback asks for)             while commands wait
     ///   + 4 × mailbox_cap + the heaviest letter                       while letters wait
     ///   + 48 × the most connections at once                           while connections are on those lists

@@ -198,7 +198,7 @@ impl<H: Handler, N: Net> Reactor<H, N> {
         if let (Phase::Stopped, true) = (self.phase, self.closed.is_empty()) {
             return Ok(Turn::Stopped);
         }
-        let resumable = self.resume.len();
+        let (resumable, queued_at) = (self.resume.len(), self.shared.clock.watched());
         // Events that are still there are those of a turn that has panicked.
         if self.events.is_empty() {
             self.wait(timeout).map_err(Error::Poll)?; // poll
@@ -209,9 +209,9 @@ impl<H: Handler, N: Net> Reactor<H, N> {
         });
 
         self.dispatch(); //        events: accept, and serve who is ready
-        self.resume(resumable); // who was not finished in the last turn
+        self.resume(resumable, queued_at); // who was not finished in the last turn
         self.deliver(); //         commands and letters: what was asked of other connections and of the loop
-        self.expire(); //          deadlines and timers
+        self.expire().map_err(Error::Poll)?; // deadlines and timers
         self.flush(); //           replies that were queued outside of a batch
         self.reap(); //            who is over
         self.note_work_time();
@@ -275,16 +275,19 @@ impl<H: Handler, N: Net> Reactor<H, N> {
     }
 
     /// Goes on with those who were on the queue when the turn began, so that nobody is served twice in one turn.
-    fn resume(&mut self, resumable: usize) {
+    ///
+    /// They were queued at the watched time `queued_at`, and what was to be read since then had to wait for the loop.
+    fn resume(&mut self, resumable: usize, queued_at: u64) {
         if resumable == 0 {
             return;
         }
+        let waited = self.shared.clock.watched() - queued_at;
         for _ in 0..resumable {
             let id = self
                 .resume
                 .pop_front()
                 .expect("only this function shortens the queue");
-            self.resume_connection(id);
+            self.resume_connection(id, waited);
         }
         self.shrink_resume();
     }

@@ -9,10 +9,11 @@
 //! - The loop may be late: it was asked to come back, and was kept from it. Then what is known is as old as the beginning of the call.
 
 use std::io::{self, ErrorKind};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::handler::Handler;
 use crate::net::Net;
+use crate::observe::Step;
 use crate::reactor::Reactor;
 
 /// A row of polls that each brought as many events as they may.
@@ -25,28 +26,47 @@ pub(super) struct FullPolls {
 }
 
 impl<H: Handler, N: Net> Reactor<H, N> {
-    /// Waits for events, at most for `timeout`, and advances the clock. At the tick `due` there will be something to do without them.
+    /// Waits for events, for at most `timeout`, and advances the clock. At the tick `due` the loop
+    /// has something to do without them.
     #[inline]
     pub(super) fn poll(&mut self, timeout: Option<Duration>, due: Option<u64>) -> io::Result<()> {
+        let now = self.call_poller(timeout)?;
+        self.shared.clock.advance(now, due);
+        Ok(())
+    }
+
+    /// Polls once more in this turn, without waiting, and handles what it reports.
+    ///
+    /// The turn's own poll may have collected its events long before the clock was read: the process
+    /// may have been stopped in between. What arrived until then is reported by this call, so a
+    /// guard that has expired by the turn's time may be carried out after it.
+    #[cold]
+    pub(super) fn poll_before_guards(&mut self) -> io::Result<()> {
+        self.call_poller(Some(Duration::ZERO))?; // the turn keeps its time
+        self.shared.observe.note(|| Step::PolledAgain {
+            events: self.events.len(),
+        });
+        self.dispatch();
+        Ok(())
+    }
+
+    /// Calls the poller. What was ready before the call is then reported, unless that was too much.
+    #[inline]
+    fn call_poller(&mut self, timeout: Option<Duration>) -> io::Result<Instant> {
+        let begun = self.shared.clock.watched();
         let (now, is_interrupted) = match self.net.poll(&mut self.events, timeout) {
             Ok(now) => (now, false),
             Err(error) if error.kind() == ErrorKind::Interrupted => (self.net.now(), true),
             Err(error) => return Err(error),
         };
-        let before = self.shared.clock.watched();
-        let is_late = self.shared.clock.advance(now, due);
         self.poll_again = self.events.len() >= self.shared.config.events_per_turn;
         if is_interrupted || self.poll_again {
-            self.note_partial_poll(before);
+            self.note_partial_poll(begun);
         } else {
             self.full_polls = None;
-            self.shared.clock.set_seen(if is_late {
-                before
-            } else {
-                self.shared.clock.watched()
-            });
+            self.shared.clock.set_seen(begun);
         }
-        Ok(())
+        Ok(now)
     }
 
     /// The poller did not report everything: counts what it did report.

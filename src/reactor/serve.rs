@@ -36,12 +36,15 @@ impl<H: Handler, N: Net> Reactor<H, N> {
         }
     }
 
-    /// A connection's place on the resume queue has come.
-    pub(super) fn resume_connection(&mut self, id: ConnectionId) {
+    /// Serves a connection from the resume queue, where it has waited for so many ticks.
+    pub(super) fn resume_connection(&mut self, id: ConnectionId, waited: u64) {
         let Some(slot) = self.slots.get(id) else {
             return self.shared.observe.note(|| Step::Stale);
         };
         slot.queued = false;
+        if slot.readiness.has(Readiness::READABLE) && slot.connection.is_reading() {
+            slot.connection.extend_frame_time(waited, &self.shared);
+        }
         if let State::Open(Reading::Yielded) = slot.connection.state() {
             slot.connection.apply(Trigger::Proceed, &mut self.shared);
         }
@@ -229,9 +232,6 @@ impl<H: Handler, N: Net> Reactor<H, N> {
         // What no event will come for.
         if slot.has_more_work() && !slot.queued {
             slot.queued = true;
-            if slot.readiness.has(Readiness::READABLE) && slot.connection.is_reading() {
-                slot.connection.restart_frame_time(shared);
-            }
             self.resume.push_back(id);
             shared.observe.note(|| Step::Deferred { id });
         }

@@ -59,9 +59,9 @@ impl Clock {
         }
     }
 
-    /// Advances to `now`, and never back; the loop was to be there at the tick `due` (`None`: whenever it likes). Returns whether it is late.
+    /// Advances to `now`, and never back; the loop was to be there at the tick `due` (`None`: whenever it likes).
     #[inline]
-    pub(crate) fn advance(&mut self, now: Instant, due: Option<u64>) -> bool {
+    pub(crate) fn advance(&mut self, now: Instant, due: Option<u64>) {
         if now > self.now {
             self.now = now;
             self.since = now.duration_since(self.epoch);
@@ -75,7 +75,6 @@ impl Clock {
             passed
         };
         self.counted = self.counted.max(self.tick);
-        is_late
     }
 
     /// A turn has worked until `now`. What exceeds [`MAX_LATE`](Self::MAX_LATE) is not watched time.
@@ -160,6 +159,12 @@ impl Clock {
         } else {
             other
         }
+    }
+
+    /// The time `ticks` after `timestamp`, or now if that is not over yet.
+    pub(crate) fn later_by(&self, timestamp: Timestamp, ticks: u64) -> Timestamp {
+        let age = u64::from(self.age(timestamp)).saturating_sub(ticks);
+        self.timestamp().wrapping_sub(age as Timestamp)
     }
 
     fn age(&self, timestamp: Timestamp) -> u32 {
