@@ -29,12 +29,6 @@ pub enum Step<'a> {
         /// Whether there was something to do in the end, so that no sleep followed.
         hit: bool,
     },
-    /// The poller was called once more in a turn, without waiting, before a guard deadline may close
-    /// a connection.
-    PolledAgain {
-        /// Events it brought.
-        events: usize,
-    },
     /// The poller reported a connection ready.
     Event {
         /// Whose.
@@ -271,7 +265,6 @@ impl Counters {
                 self.spin_misses += u64::from(!*hit);
                 self.polls += u64::from(*polls) - u64::from(*hit); // the last one that hits is the turn's
             }
-            Step::PolledAgain { .. } => self.polls += 1,
             Step::Event { .. } => self.events += 1,
             Step::Stale => self.stale += 1,
             Step::Accepted { .. } => {

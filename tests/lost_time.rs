@@ -90,6 +90,7 @@ fn request_that_arrives_between_poll_and_clock_is_answered() {
     play.stage.borrow_mut().stopped_after_poll = Some((ms(1050), arrived));
     play.turn();
     assert!(play.is_open(peer), "closed before its socket was looked at");
+    play.turn();
     assert_eq!(play.got(peer), b"in time\n");
 }
 

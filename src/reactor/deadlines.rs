@@ -1,7 +1,5 @@
 //! Deadlines and timers that are due.
 
-use std::io;
-
 use crate::handler::Handler;
 use crate::net::Net;
 use crate::observe::Step;
@@ -11,14 +9,8 @@ use crate::time::{Alarm, Expiry, TimerId};
 
 impl<H: Handler, N: Net> Reactor<H, N> {
     /// Calls those whose time has come, and looks at the connections whose may have.
-    ///
-    /// # Errors
-    /// If the poller is broken, which is asked once more before a guard is carried out.
-    pub(super) fn expire(&mut self) -> io::Result<()> {
+    pub(super) fn expire(&mut self) {
         self.slots.clear_last_lookup();
-        if self.may_carry_out_guards() {
-            self.poll_before_guards()?;
-        }
         for _ in 0..self.shared.config.calls_per_turn {
             match self.shared.timers.pop(&self.shared.clock) {
                 Some(Alarm::DeadlineCheck(slot)) => self.check_deadlines(slot),
@@ -29,16 +21,6 @@ impl<H: Handler, N: Net> Reactor<H, N> {
             self.slots.clear_last_lookup();
         }
         self.enforce_drain_deadline();
-        Ok(())
-    }
-
-    /// True if a guard may have expired, and the poller has not reported everything since.
-    fn may_carry_out_guards(&self) -> bool {
-        let clock = &self.shared.clock;
-        let is_due = |at: Option<u64>, now| at.is_some_and(|at| at <= now);
-        clock.seen() < clock.watched()
-            && (is_due(self.shared.timers.next_deadline_check(), clock.tick())
-                || is_due(self.phase.deadline(), clock.watched()))
     }
 
     /// Looks whether one of a connection's deadlines has passed. As a rule it has moved on meanwhile.

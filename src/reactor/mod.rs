@@ -211,7 +211,7 @@ impl<H: Handler, N: Net> Reactor<H, N> {
         self.dispatch(); //        events: accept, and serve who is ready
         self.resume(resumable, queued_at); // who was not finished in the last turn
         self.deliver(); //         commands and letters: what was asked of other connections and of the loop
-        self.expire().map_err(Error::Poll)?; // deadlines and timers
+        self.expire(); //          deadlines and timers
         self.flush(); //           replies that were queued outside of a batch
         self.reap(); //            who is over
         self.note_work_time();

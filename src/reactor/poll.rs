@@ -1,19 +1,19 @@
 //! One call of the poller, and how much the loop knows after it.
 //!
-//! A guard deadline is carried out only if the poller has reported everything since it expired. One call does not always:
+//! A guard deadline is carried out only if the poller has reported everything since it expired. What
+//! a call reports was ready before the call: the process may be stopped between the poller's answer
+//! and the look at the clock. And one call does not always report everything:
 //!
 //! - A signal ends it early ([epoll_wait(2)](https://man7.org/linux/man-pages/man2/epoll_wait.2.html): `EINTR`), and a process that was stopped
 //!   and continued comes back with one: it brings no events, however many sockets are ready.
 //! - It brings [`Config::events_per_turn`](crate::Config::events_per_turn) events at most. The poller reports in the order in which sockets became
 //!   ready, so calls that bring as many events as there are sockets have reported all that were ready before the first of them.
-//! - The loop may be late: it was asked to come back, and was kept from it. Then what is known is as old as the beginning of the call.
 
 use std::io::{self, ErrorKind};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crate::handler::Handler;
 use crate::net::Net;
-use crate::observe::Step;
 use crate::reactor::Reactor;
 
 /// A row of polls that each brought as many events as they may.
@@ -30,43 +30,22 @@ impl<H: Handler, N: Net> Reactor<H, N> {
     /// has something to do without them.
     #[inline]
     pub(super) fn poll(&mut self, timeout: Option<Duration>, due: Option<u64>) -> io::Result<()> {
-        let now = self.call_poller(timeout)?;
-        self.shared.clock.advance(now, due);
-        Ok(())
-    }
-
-    /// Polls once more in this turn, without waiting, and handles what it reports.
-    ///
-    /// The turn's own poll may have collected its events long before the clock was read: the process
-    /// may have been stopped in between. What arrived until then is reported by this call, so a
-    /// guard that has expired by the turn's time may be carried out after it.
-    #[cold]
-    pub(super) fn poll_before_guards(&mut self) -> io::Result<()> {
-        self.call_poller(Some(Duration::ZERO))?; // the turn keeps its time
-        self.shared.observe.note(|| Step::PolledAgain {
-            events: self.events.len(),
-        });
-        self.dispatch();
-        Ok(())
-    }
-
-    /// Calls the poller. What was ready before the call is then reported, unless that was too much.
-    #[inline]
-    fn call_poller(&mut self, timeout: Option<Duration>) -> io::Result<Instant> {
         let begun = self.shared.clock.watched();
         let (now, is_interrupted) = match self.net.poll(&mut self.events, timeout) {
             Ok(now) => (now, false),
             Err(error) if error.kind() == ErrorKind::Interrupted => (self.net.now(), true),
             Err(error) => return Err(error),
         };
+        self.shared.clock.advance(now, due);
         self.poll_again = self.events.len() >= self.shared.config.events_per_turn;
         if is_interrupted || self.poll_again {
             self.note_partial_poll(begun);
         } else {
             self.full_polls = None;
+            // Not `now`: the process may have been stopped after the poller had collected its events.
             self.shared.clock.set_seen(begun);
         }
-        Ok(now)
+        Ok(())
     }
 
     /// The poller did not report everything: counts what it did report.

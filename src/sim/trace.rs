@@ -40,7 +40,6 @@ impl Trace {
         let (tag, id, word) = match step {
             Step::Turn { events, .. } => (1, None, *events as u64 ^ now.as_nanos() as u64),
             Step::Spun { polls, hit } => (0, None, u64::from(*polls) * 2 + u64::from(*hit)),
-            Step::PolledAgain { events } => (23, None, *events as u64),
             Step::Event {
                 id,
                 readable,

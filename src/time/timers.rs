@@ -140,11 +140,6 @@ impl Timers {
             .min();
     }
 
-    /// The tick of the first look at a connection's deadlines.
-    pub(crate) fn next_deadline_check(&self) -> Option<u64> {
-        self.deadlines.first().map(|(tick, _)| tick)
-    }
-
     /// The tick of the first alarm.
     #[inline]
     pub(crate) fn next(&self) -> Option<u64> {
