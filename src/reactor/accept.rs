@@ -13,7 +13,6 @@ use crate::observe::Step;
 use crate::reactor::Reactor;
 use crate::reactor::slots::Slot;
 use crate::reactor::stop::Phase;
-use crate::threads::{ConnectionLimit, Permits};
 
 /// A socket that accepts, and whether it is worth asking.
 pub(super) struct Listener<N: Net> {
@@ -110,23 +109,6 @@ impl<H: Handler, N: Net> Reactor<H, N> {
             backlog: Backlog::Empty,
         });
         Ok(())
-    }
-
-    /// Counts this loop's connections towards `limit`, which other loops share. Call it before the
-    /// loop listens or dials.
-    ///
-    /// From then on the loop accepts and dials only while all loops of the limit together have
-    /// fewer connections than [`ConnectionLimit::max`], and
-    /// [`Config::max_connections`](crate::Config::max_connections) does not count any more.
-    /// Connections that the loop has already count too, even beyond the limit. If the loop is
-    /// dropped, or its thread panics, its places are free again.
-    ///
-    /// **Trap:** a place that comes free is handed to the loop that has waited longest. If the
-    /// handler of that loop blocks, no other loop can use the place until it goes on.
-    pub fn share_limit(&mut self, limit: &ConnectionLimit) {
-        self.permits = Some(Permits::new(limit, self.net.waker(), self.slots.len()));
-        self.max_connections = limit.max();
-        self.reserve();
     }
 
     /// The addresses it listens on, in the order in which they were added. Empty once it is stopping.
@@ -310,7 +292,7 @@ impl<H: Handler, N: Net> Reactor<H, N> {
     }
 
     /// Whether a listener may have connections, and can be asked now.
-    fn has_pending_accept(&self) -> bool {
+    pub(super) fn has_pending_accept(&self) -> bool {
         self.accept_paused_until.is_none()
             && self
                 .listeners
@@ -345,44 +327,6 @@ impl<H: Handler, N: Net> Reactor<H, N> {
                 self.has_room()
             }
         })
-    }
-
-    /// Whether one more connection may be accepted. With a shared limit that has no room, the loop
-    /// is woken when it has.
-    fn has_room(&self) -> bool {
-        matches!(self.phase, Phase::Running)
-            && match &self.permits {
-                None => self.slots.len() < self.max_connections,
-                Some(permits) => permits.can_acquire(self.slots.len()),
-            }
-    }
-
-    /// Takes a place for one more connection, if there is one. The turn's end gives it back if no
-    /// connection comes of it.
-    pub(super) fn acquire_permit(&mut self) -> bool {
-        match &mut self.permits {
-            None => self.slots.len() < self.max_connections,
-            Some(permits) => permits.try_acquire(self.slots.len()),
-        }
-    }
-
-    /// Gives back the places of connections that are gone or never came.
-    #[inline]
-    pub(super) fn release_unused_permits(&mut self) {
-        if self.permits.is_some() {
-            let (used, wants) = (self.slots.len(), self.has_pending_accept());
-            self.permits
-                .iter_mut()
-                .for_each(|permits| permits.release_unused(used, wants));
-        }
-    }
-
-    /// The connections that count towards the limit: this loop's, or those of all loops that share
-    /// one.
-    pub(super) fn open_connections(&self) -> usize {
-        self.permits
-            .as_ref()
-            .map_or(self.slots.len(), Permits::open)
     }
 
     /// Closes all listeners: newcomers are refused from here on.

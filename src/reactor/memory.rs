@@ -5,11 +5,13 @@
 //! freed as they are delivered (`src/handler/commands.rs`), and a list is shrunk where it is worked off. So
 //! a turn without any of that pays nothing for it.
 
+use crate::error::CloseReason;
 use crate::handler::Handler;
 use crate::id::ConnectionId;
 use crate::net::{Event, Net};
 use crate::reactor::Reactor;
-use crate::reactor::slots::Slots;
+use crate::reactor::slots::{Slot, Slots};
+use crate::state::Trigger;
 use crate::threads::Post;
 use crate::threads::mailbox::heap_of;
 
@@ -55,6 +57,51 @@ impl<H: Handler, N: Net> Reactor<H, N> {
             + ids * size_of::<ConnectionId>()
     }
 
+    /// Closes those who hold most, if all together hold more than they may.
+    #[inline]
+    pub(super) fn enforce_memory_limit(&mut self) {
+        if self.buffered > self.shared.config.buffered_high {
+            self.close_largest();
+        }
+    }
+
+    #[cold]
+    fn close_largest(&mut self) {
+        let total = self.buffered;
+        let mut holders: Vec<(u32, ConnectionId)> = self
+            .slots
+            .iter()
+            .map(|slot| (slot.counted, slot.connection.id()))
+            .collect();
+        holders.sort_unstable_by(|one, another| another.cmp(one));
+        let mut closed = 0;
+        for (held, id) in holders {
+            if self.buffered <= self.shared.config.buffered_low {
+                break;
+            }
+            let slot = self.slots.get(id).expect("just listed");
+            slot.connection.apply(
+                Trigger::Fail(CloseReason::Overload {
+                    held: held as usize,
+                    total,
+                }),
+                &mut self.shared,
+            );
+            slot.connection.shrink();
+            self.reschedule(id);
+            closed += 1;
+        }
+        if let Some(suppressed) = self
+            .shared
+            .log_throttle
+            .allow(("overload", None), self.shared.now())
+        {
+            log::warn!(
+                "all connections together held {total} bytes: the {closed} that held most are closed{suppressed}"
+            );
+        }
+    }
+
     /// How many connections a list may have room for when it is empty.
     pub(super) fn retained_ids(&self) -> usize {
         self.shared.config.retained_capacity / size_of::<ConnectionId>()
@@ -71,6 +118,18 @@ impl<H: Handler, N: Net> Reactor<H, N> {
             self.posts_weight = 0;
             self.posts
                 .shrink_to(self.shared.config.retained_capacity / size_of::<Post<H::Mail>>());
+        }
+    }
+}
+
+impl<H: Handler, N: Net> Slot<H, N> {
+    /// Keeps the sum of all buffers true.
+    #[inline]
+    pub(super) fn count_memory(&mut self, sum: &mut usize) {
+        let heap = u32::try_from(self.connection.heap()).unwrap_or(u32::MAX);
+        if heap != self.counted {
+            *sum = *sum - self.counted as usize + heap as usize;
+            self.counted = heap;
         }
     }
 }

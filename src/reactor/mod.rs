@@ -4,6 +4,8 @@ mod accept;
 mod commands;
 mod deadlines;
 mod dial;
+mod embed;
+mod limit;
 mod memory;
 mod panics;
 mod poll;
@@ -27,19 +29,12 @@ use self::spin::Spin;
 use self::stop::Phase;
 use crate::config::Config;
 use crate::error::Error;
-use crate::error::panics::catch;
-use crate::handler::{Context, Handler, Shared};
+use crate::handler::{Handler, Shared};
 use crate::id::{ConnectionId, Token};
 use crate::net::{Event, MioNet, Net};
-use crate::observe::{Counters, Observer, Step};
-use crate::state::{Stop, Verdict};
-use crate::threads::{Handle, MailboxReceiver, Permits, Post};
-use crate::time::TimerId;
-
-/// Descriptors that are not for connections: listeners, logs, the program's own files.
-const RESERVED_DESCRIPTORS: usize = 64;
-/// What each further loop takes for itself: a poller, a waker, a listener or two.
-const DESCRIPTORS_PER_LOOP: usize = 4;
+use crate::observe::Step;
+use crate::state::Stop;
+use crate::threads::{MailboxReceiver, Permits, Post};
 
 /// Connections that the tables have room for from the beginning, at most: some megabytes of addresses, and of memory only where somebody sits.
 const MAX_RESERVED: usize = 65_536;
@@ -120,7 +115,7 @@ impl<H: Handler, N: Net> Reactor<H, N> {
     /// [`Error::Config`] if the limits contradict each other.
     pub fn with_net(net: N, handler: H, config: Config) -> Result<Self, Error> {
         config.check()?;
-        let max_connections = max_connections(&config, net.descriptor_limit());
+        let max_connections = limit::max_connections(&config, net.descriptor_limit());
         let now = net.now();
         let mut reactor = Self {
             mailbox: MailboxReceiver::new(net.waker(), config.mailbox_cap),
@@ -218,15 +213,6 @@ impl<H: Handler, N: Net> Reactor<H, N> {
         Ok(self.status_after_turn())
     }
 
-    /// When the next turn is due even if no event comes: now, if something was left undone; `None` if it can sleep for ever.
-    ///
-    /// For a program that has a loop of its own: it waits until then, or until the poller's descriptor
-    /// (`AsFd`, on Unix) is readable, and then takes a turn of zero.
-    pub fn next_deadline(&self) -> Option<Instant> {
-        let due = self.due()?;
-        self.shared.now().checked_add(self.shared.clock.left(due))
-    }
-
     /// The tick at which the next turn has something to do, as seen from this one; `None`: an event has to come first.
     fn due(&self) -> Option<u64> {
         let clock = &self.shared.clock;
@@ -236,12 +222,6 @@ impl<H: Handler, N: Net> Reactor<H, N> {
         let end = self.phase.deadline().map(|until| clock.tick_of(until));
         let accept = self.next_accept().map(|at| clock.tick_at(at));
         sooner(self.shared.timers.next(), sooner(end, accept))
-    }
-
-    /// Reads the clock between two turns, for what is asked of the loop there.
-    fn update_clock(&mut self) {
-        let due = self.due();
-        self.shared.clock.advance(self.net.now(), due);
     }
 
     /// Whether something was left undone that no event will tell of.
@@ -288,84 +268,6 @@ impl<H: Handler, N: Net> Reactor<H, N> {
         }
         self.shrink_resume();
     }
-
-    /// Runs `callback` on an open connection, as if it were one of the handler's own: the next turn sends its replies and
-    /// carries out its verdict, and a panic in it closes the connection. Returns whether the connection was there and open.
-    ///
-    /// For use between turns, by the program that owns the loop. The clock is read anew for it.
-    pub fn with(
-        &mut self,
-        id: ConnectionId,
-        callback: impl FnOnce(&mut H, &mut Context<'_, H>) -> Verdict,
-    ) -> bool {
-        self.update_clock();
-        let was_there = catch(|| self.call(id, callback)).unwrap_or_else(|payload| {
-            self.close_culprit(payload);
-            true
-        });
-        self.slots.clear_last_lookup();
-        if !was_there {
-            self.shared.observe.note(|| Step::Stale);
-        }
-        was_there
-    }
-
-    /// Stops the loop, as a [`Handle`] does from elsewhere: the next turns carry it out.
-    pub fn stop(&mut self, how: Stop) {
-        self.shared.commands.stop(how);
-    }
-
-    /// Lets [`Handler::loop_timer`] be called at `at`; see [`LoopContext::set_timer`](crate::LoopContext::set_timer).
-    pub fn set_timer(&mut self, at: Instant) -> TimerId {
-        self.update_clock();
-        self.shared.timers.set(at, None, &self.shared.clock)
-    }
-
-    /// Takes a timer back, the loop's or a connection's; whether it was still to come.
-    pub fn cancel_timer(&mut self, timer: TimerId) -> bool {
-        self.shared.timers.cancel(timer)
-    }
-
-    /// A hand on this loop for other threads.
-    pub fn handle(&self) -> Handle<H::Mail> {
-        self.mailbox.handle()
-    }
-
-    /// The handler.
-    pub fn handler(&mut self) -> &mut H {
-        &mut self.handler
-    }
-
-    /// Takes the reactor apart and gives the handler back. Open connections are closed as they are.
-    pub fn into_handler(self) -> H {
-        self.handler
-    }
-
-    /// Lets `observer` see every step from here on, instead of the one before.
-    pub fn set_observer(&mut self, observer: impl Observer + 'static) {
-        self.shared.observe.set_observer(observer);
-    }
-
-    /// How often each step was taken so far.
-    pub fn counters(&self) -> Counters {
-        self.shared.observe.counters()
-    }
-
-    /// The limits it was made with.
-    pub fn config(&self) -> &Config {
-        &self.shared.config
-    }
-
-    /// How many connections are there, those that are closing included.
-    pub fn connections(&self) -> usize {
-        self.slots.len()
-    }
-
-    /// The most there may be: [`Config::max_connections`], or what was derived in its stead; with a
-    /// [shared limit](Self::share_limit), the most that all its loops may have open together.
-    pub fn max_connections(&self) -> usize {
-        self.max_connections
-    }
 }
 
 /// The sooner of two times, where `None` is never.
@@ -374,33 +276,6 @@ fn sooner<T: Ord + Copy>(one: Option<T>, other: Option<T>) -> Option<T> {
     match (one, other) {
         (Some(one), Some(other)) => Some(one.min(other)),
         _ => one.or(other),
-    }
-}
-
-/// As many connections as configured, or else as many as there are descriptors for.
-fn max_connections(config: &Config, descriptors: Option<usize>) -> usize {
-    let reserve = |limit: usize| {
-        RESERVED_DESCRIPTORS.min(limit / 4) + DESCRIPTORS_PER_LOOP * (config.loops - 1)
-    };
-    let possible = descriptors.map(|limit| limit.saturating_sub(reserve(limit)) / config.loops);
-    match (config.max_connections, possible) {
-        (Some(wanted), Some(possible)) if wanted > possible => {
-            log::warn!(
-                "{wanted} connections are allowed, but the system's limit of descriptors leaves room for {possible}"
-            );
-            wanted
-        }
-        (Some(wanted), _) => wanted,
-        (None, Some(possible)) => {
-            let possible = possible.clamp(1, Token::MAX_SLOTS);
-            if possible < RESERVED_DESCRIPTORS / config.loops {
-                log::warn!(
-                    "the system's limit of descriptors leaves room for {possible} connections only"
-                );
-            }
-            possible
-        }
-        (None, None) => ((1024 - RESERVED_DESCRIPTORS) / config.loops).max(1),
     }
 }
 

@@ -141,51 +141,6 @@ impl<H: Handler, N: Net> Reactor<H, N> {
         self.enforce_memory_limit();
     }
 
-    /// Closes those who hold most, if all together hold more than they may.
-    #[inline]
-    pub(super) fn enforce_memory_limit(&mut self) {
-        if self.buffered > self.shared.config.buffered_high {
-            self.close_largest();
-        }
-    }
-
-    #[cold]
-    fn close_largest(&mut self) {
-        let total = self.buffered;
-        let mut holders: Vec<(u32, ConnectionId)> = self
-            .slots
-            .iter()
-            .map(|slot| (slot.counted, slot.connection.id()))
-            .collect();
-        holders.sort_unstable_by(|one, another| another.cmp(one));
-        let mut closed = 0;
-        for (held, id) in holders {
-            if self.buffered <= self.shared.config.buffered_low {
-                break;
-            }
-            let slot = self.slots.get(id).expect("just listed");
-            slot.connection.apply(
-                Trigger::Fail(CloseReason::Overload {
-                    held: held as usize,
-                    total,
-                }),
-                &mut self.shared,
-            );
-            slot.connection.shrink();
-            self.reschedule(id);
-            closed += 1;
-        }
-        if let Some(suppressed) = self
-            .shared
-            .log_throttle
-            .allow(("overload", None), self.shared.now())
-        {
-            log::warn!(
-                "all connections together held {total} bytes: the {closed} that held most are closed{suppressed}"
-            );
-        }
-    }
-
     /// Sees to it that whatever a connection waits for will come: an event, its place on the queue, a deadline, or the end.
     pub(super) fn reschedule(&mut self, id: ConnectionId) {
         let Self {
@@ -326,16 +281,6 @@ impl<H: Handler, N: Net> Slot<H, N> {
         if let State::Draining { .. } | State::Open(_) = self.connection.state() {
             self.readiness.set(Readiness::WRITABLE);
             self.flush(shared);
-        }
-    }
-
-    /// Keeps the sum of all buffers true.
-    #[inline]
-    pub(super) fn count_memory(&mut self, sum: &mut usize) {
-        let heap = u32::try_from(self.connection.heap()).unwrap_or(u32::MAX);
-        if heap != self.counted {
-            *sum = *sum - self.counted as usize + heap as usize;
-            self.counted = heap;
         }
     }
 
