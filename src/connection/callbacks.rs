@@ -24,7 +24,7 @@ impl<C: Codec, S> Connection<C, S> {
             let verdict = callback(&mut cx);
             cx.trigger_for(verdict)
         });
-        self.owes_drained |= self.out.len() >= shared.config.write_high;
+        self.drained_pending |= self.out.len() >= shared.config.write_high;
         if borrowed {
             self.return_write_buffer(shared);
         }
@@ -91,7 +91,7 @@ impl<C: Codec, S> Connection<C, S> {
             need = Need::More;
             None
         });
-        self.owes_drained |= self.out.len() >= shared.config.write_high;
+        self.drained_pending |= self.out.len() >= shared.config.write_high;
         self.write_blocked |= write_blocked;
         if borrowed {
             self.return_write_buffer(shared);

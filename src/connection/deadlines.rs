@@ -112,13 +112,13 @@ impl<C: Codec, S> Connection<C, S> {
     ) -> bool {
         let due = self.due_expiry(true, shared);
         if let Some(expiry) = due {
-            self.carry_out_expiry(expiry, handler, shared);
+            self.handle_expiry(expiry, handler, shared);
         }
         due.is_some()
     }
 
     /// What follows from a deadline that has expired.
-    pub(crate) fn carry_out_expiry<H: Handler<Codec = C, State = S>>(
+    pub(crate) fn handle_expiry<H: Handler<Codec = C, State = S>>(
         &mut self,
         expiry: Expiry,
         handler: &mut H,

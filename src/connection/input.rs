@@ -23,7 +23,7 @@ impl<C: Codec, S> Connection<C, S> {
         shared: &mut Shared,
     ) {
         self.last_activity = shared.clock.timestamp();
-        self.take_in(bytes, handler, shared);
+        self.process_input(bytes, handler, shared);
     }
 
     /// Goes on with frames that an earlier batch left inside; also if it has yielded ([`Reading::Yielded`]).
@@ -35,11 +35,11 @@ impl<C: Codec, S> Connection<C, S> {
         if let State::Open(Reading::Yielded) = self.state {
             self.apply(Trigger::Proceed, shared);
         }
-        self.take_in(&[], handler, shared);
+        self.process_input(&[], handler, shared);
     }
 
     #[inline]
-    fn take_in<H: Handler<Codec = C, State = S>>(
+    fn process_input<H: Handler<Codec = C, State = S>>(
         &mut self,
         bytes: &[u8],
         handler: &mut H,

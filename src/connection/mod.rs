@@ -71,7 +71,7 @@ pub struct Connection<C, S> {
     /// Encoded, and not yet taken by the socket.
     out: Queue,
     /// Whether `out` was at the high mark since the handler was last told that it has drained.
-    owes_drained: bool,
+    drained_pending: bool,
     /// Whether it was the frames' own replies that took `out` to the high mark; until the low mark no frame is handled.
     write_blocked: bool,
     codec: C,
@@ -105,7 +105,7 @@ impl<C: Codec, S> Connection<C, S> {
             state,
             inbox: Inbox::default(),
             out: Queue::default(),
-            owes_drained: false,
+            drained_pending: false,
             write_blocked: false,
             codec,
             user,
@@ -175,7 +175,7 @@ impl<C: Codec, S> Connection<C, S> {
     pub(crate) fn is_idle(&self) -> bool {
         self.has_nothing_to_write()
             && self.inbox.is_empty()
-            && !self.owes_drained
+            && !self.drained_pending
             && self.deadlines.is_empty()
     }
 

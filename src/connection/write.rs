@@ -64,7 +64,7 @@ impl<C: Codec, S> Connection<C, S> {
             self.last_progress = shared.clock.timestamp();
         }
         self.out.buffer().extend_from_slice(bytes);
-        self.owes_drained |= self.out.len() >= shared.config.write_high;
+        self.drained_pending |= self.out.len() >= shared.config.write_high;
         shared.observe.note(|| Step::Queued {
             id: self.id,
             bytes: bytes.len(),
@@ -87,7 +87,7 @@ impl<C: Codec, S> Connection<C, S> {
     /// Whether the handler is to be told that there is room again.
     #[inline]
     pub fn is_drained(&self, shared: &Shared) -> bool {
-        self.owes_drained
+        self.drained_pending
             && self.out.len() <= shared.config.write_low
             && matches!(self.state, State::Open(_))
             && !self.deadlines.has_passed(Direction::Write)
@@ -99,7 +99,7 @@ impl<C: Codec, S> Connection<C, S> {
         handler: &mut H,
         shared: &mut Shared,
     ) {
-        self.owes_drained = false;
+        self.drained_pending = false;
         self.call(handler, shared, H::drained);
     }
 

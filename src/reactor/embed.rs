@@ -1,4 +1,4 @@
-//! EMBED
+//! The interface for the program that owns the loop, for use between two turns.
 
 use std::time::Instant;
 
@@ -14,19 +14,23 @@ use crate::threads::Handle;
 use crate::time::TimerId;
 
 impl<H: Handler, N: Net> Reactor<H, N> {
-    /// When the next turn is due even if no event comes: now, if something was left undone; `None` if it can sleep for ever.
+    /// Returns when the next turn is due even if no event comes: now, if there is work left; `None`
+    /// if it can sleep without a limit.
     ///
-    /// For a program that has a loop of its own: it waits until then, or until the poller's descriptor
-    /// (`AsFd`, on Unix) is readable, and then takes a turn of zero.
+    /// For a program that has its own loop: wait until this time, or until the poller's descriptor
+    /// (`AsFd`, on Unix) is readable, then take a turn of `Duration::ZERO`.
     pub fn next_deadline(&self) -> Option<Instant> {
         let due = self.due()?;
         self.shared.now().checked_add(self.shared.clock.left(due))
     }
 
-    /// Runs `callback` on an open connection, as if it were one of the handler's own: the next turn sends its replies and
-    /// carries out its verdict, and a panic in it closes the connection. Returns whether the connection was there and open.
+    /// Runs `callback` on an open connection, as if it were one of the handler's own callbacks.
+    /// Returns whether the connection exists and is open.
     ///
-    /// For use between turns, by the program that owns the loop. The clock is read anew for it.
+    /// The next turn sends its replies and applies its verdict. A panic in it closes the
+    /// connection.
+    ///
+    /// Call it between turns. It reads the clock first.
     pub fn with(
         &mut self,
         id: ConnectionId,
@@ -34,7 +38,7 @@ impl<H: Handler, N: Net> Reactor<H, N> {
     ) -> bool {
         self.update_clock();
         let was_there = catch(|| self.call(id, callback)).unwrap_or_else(|payload| {
-            self.close_culprit(payload);
+            self.close_after_panic(payload);
             true
         });
         self.slots.clear_last_lookup();
@@ -44,64 +48,66 @@ impl<H: Handler, N: Net> Reactor<H, N> {
         was_there
     }
 
-    /// Stops the loop, as a [`Handle`] does from elsewhere: the next turns carry it out.
+    /// Stops the loop, as a [`Handle`] does from another thread. The next turns carry it out.
     pub fn stop(&mut self, how: Stop) {
         self.shared.commands.stop(how);
     }
 
-    /// Lets [`Handler::loop_timer`] be called at `at`; see [`LoopContext::set_timer`](crate::LoopContext::set_timer).
+    /// Sets a timer that calls [`Handler::loop_timer`] at `at`; see
+    /// [`LoopContext::set_timer`](crate::LoopContext::set_timer).
     pub fn set_timer(&mut self, at: Instant) -> TimerId {
         self.update_clock();
         self.shared.timers.set(at, None, &self.shared.clock)
     }
 
-    /// Takes a timer back, the loop's or a connection's; whether it was still to come.
+    /// Cancels a timer, of the loop or of a connection. Returns whether it had yet to fire.
     pub fn cancel_timer(&mut self, timer: TimerId) -> bool {
         self.shared.timers.cancel(timer)
     }
 
-    /// A hand on this loop for other threads.
+    /// Returns a handle to this loop, for other threads.
     pub fn handle(&self) -> Handle<H::Mail> {
         self.mailbox.handle()
     }
 
-    /// The handler.
+    /// Returns the handler.
     pub fn handler(&mut self) -> &mut H {
         &mut self.handler
     }
 
-    /// Takes the reactor apart and gives the handler back. Open connections are closed as they are.
+    /// Drops the reactor and returns the handler. Open connections are closed without a flush.
     pub fn into_handler(self) -> H {
         self.handler
     }
 
-    /// Lets `observer` see every step from here on, instead of the one before.
+    /// Sets the observer that sees every step from now on. It replaces the previous one.
     pub fn set_observer(&mut self, observer: impl Observer + 'static) {
         self.shared.observe.set_observer(observer);
     }
 
-    /// How often each step was taken so far.
+    /// Returns how often each step has occurred.
     pub fn counters(&self) -> Counters {
         self.shared.observe.counters()
     }
 
-    /// The limits it was made with.
+    /// Returns the limits that the reactor was made with.
     pub fn config(&self) -> &Config {
         &self.shared.config
     }
 
-    /// How many connections are there, those that are closing included.
+    /// Returns the number of connections, closing ones included.
     pub fn connections(&self) -> usize {
         self.slots.len()
     }
 
-    /// The most there may be: [`Config::max_connections`], or what was derived in its stead; with a
-    /// [shared limit](Self::share_limit), the most that all its loops may have open together.
+    /// Returns the maximum number of connections: [`Config::max_connections`], or the value derived
+    /// in its place. With a [shared limit](Self::share_limit), it is the maximum of all its loops
+    /// together.
     pub fn max_connections(&self) -> usize {
         self.max_connections
     }
 
-    /// Reads the clock between two turns, for what is asked of the loop there.
+    /// Reads the clock between two turns, for a call that the program makes there.
     pub(super) fn update_clock(&mut self) {
         let due = self.due();
         self.shared.clock.advance(self.net.now(), due);

@@ -1,4 +1,4 @@
-//! LIMIT
+//! How many connections the loop may have: its own limit, or its share of one that loops share.
 
 use crate::config::Config;
 use crate::handler::Handler;
@@ -8,31 +8,30 @@ use crate::reactor::Reactor;
 use crate::reactor::stop::Phase;
 use crate::threads::{ConnectionLimit, Permits};
 
-/// Descriptors that are not for connections: listeners, logs, the program's own files.
+/// Descriptors kept for other uses: listeners, logs, the program's own files.
 const RESERVED_DESCRIPTORS: usize = 64;
-/// What each further loop takes for itself: a poller, a waker, a listener or two.
+/// Descriptors that each further loop uses itself: a poller, a waker, a listener or two.
 const DESCRIPTORS_PER_LOOP: usize = 4;
 
 impl<H: Handler, N: Net> Reactor<H, N> {
     /// Counts this loop's connections towards `limit`, which other loops share. Call it before the
-    /// loop listens or dials.
+    /// loop listens or connects.
     ///
-    /// From then on the loop accepts and dials only while all loops of the limit together have
-    /// fewer connections than [`ConnectionLimit::max`], and
-    /// [`Config::max_connections`](crate::Config::max_connections) does not count any more.
-    /// Connections that the loop has already count too, even beyond the limit. If the loop is
-    /// dropped, or its thread panics, its places are free again.
+    /// From then on the loop accepts and connects only while all loops of the limit together have
+    /// fewer connections than [`ConnectionLimit::max`]. [`Config::max_connections`] no longer
+    /// applies. Connections that the loop already has count too, even beyond the limit. If the loop
+    /// is dropped, or its thread panics, its permits are released.
     ///
-    /// **Trap:** a place that comes free is handed to the loop that has waited longest. If the
-    /// handler of that loop blocks, no other loop can use the place until it goes on.
+    /// **Trap:** a released permit goes to the loop that has waited longest. If the handler of that
+    /// loop blocks, no other loop can use the permit until it returns.
     pub fn share_limit(&mut self, limit: &ConnectionLimit) {
         self.permits = Some(Permits::new(limit, self.net.waker(), self.slots.len()));
         self.max_connections = limit.max();
         self.reserve();
     }
 
-    /// Whether one more connection may be accepted. With a shared limit that has no room, the loop
-    /// is woken when it has.
+    /// True if one more connection may be accepted. If a shared limit has no permit left, this loop
+    /// is woken when one is released.
     pub(super) fn has_room(&self) -> bool {
         matches!(self.phase, Phase::Running)
             && match &self.permits {
@@ -41,8 +40,8 @@ impl<H: Handler, N: Net> Reactor<H, N> {
             }
     }
 
-    /// Takes a place for one more connection, if there is one. The turn's end gives it back if no
-    /// connection comes of it.
+    /// Takes a permit for one more connection, if there is one. If no connection comes of it, the
+    /// end of the turn releases it.
     pub(super) fn acquire_permit(&mut self) -> bool {
         match &mut self.permits {
             None => self.slots.len() < self.max_connections,
@@ -50,7 +49,7 @@ impl<H: Handler, N: Net> Reactor<H, N> {
         }
     }
 
-    /// Gives back the places of connections that are gone or never came.
+    /// Releases the permits of connections that are gone or were never made.
     #[inline]
     pub(super) fn release_unused_permits(&mut self) {
         if self.permits.is_some() {
@@ -61,8 +60,8 @@ impl<H: Handler, N: Net> Reactor<H, N> {
         }
     }
 
-    /// The connections that count towards the limit: this loop's, or those of all loops that share
-    /// one.
+    /// Returns the number of connections that count towards the limit: this loop's, or those of all
+    /// loops that share it.
     pub(super) fn open_connections(&self) -> usize {
         self.permits
             .as_ref()
@@ -70,7 +69,7 @@ impl<H: Handler, N: Net> Reactor<H, N> {
     }
 }
 
-/// As many connections as configured, or else as many as there are descriptors for.
+/// Returns the configured maximum, or else what the system's limit of descriptors leaves room for.
 pub(super) fn max_connections(config: &Config, descriptors: Option<usize>) -> usize {
     let reserve = |limit: usize| {
         RESERVED_DESCRIPTORS.min(limit / 4) + DESCRIPTORS_PER_LOOP * (config.loops - 1)
@@ -79,7 +78,8 @@ pub(super) fn max_connections(config: &Config, descriptors: Option<usize>) -> us
     match (config.max_connections, possible) {
         (Some(wanted), Some(possible)) if wanted > possible => {
             log::warn!(
-                "{wanted} connections are allowed, but the system's limit of descriptors leaves room for {possible}"
+                "{wanted} connections are allowed, but the system's limit of descriptors \
+                 leaves room for {possible}"
             );
             wanted
         }

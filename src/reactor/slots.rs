@@ -19,14 +19,14 @@ pub(super) struct Slot<H: Handler, N: Net> {
     /// The tick at which its deadlines are looked at.
     pub(super) deadline_check: Option<NonZeroU64>,
     /// Bytes of its buffers that the loop's sum of them holds.
-    pub(super) counted: u32,
+    pub(super) counted_bytes: u32,
     pub(super) readiness: Readiness,
     /// True exactly while its id is on the resume queue.
-    pub(super) queued: bool,
-    /// True exactly while its id is on the list of those that were touched outside of their own batch.
-    pub(super) touched: bool,
+    pub(super) in_resume_queue: bool,
+    /// True exactly while its id is on the list of those that were pending_flush outside of their own batch.
+    pub(super) in_pending_flush: bool,
     /// Whether our sending side is shut.
-    pub(super) shut: bool,
+    pub(super) write_shut: bool,
 }
 
 impl<H: Handler, N: Net> Slot<H, N> {
@@ -38,11 +38,11 @@ impl<H: Handler, N: Net> Slot<H, N> {
             connection,
             stream,
             deadline_check: None,
-            counted: 0,
+            counted_bytes: 0,
             readiness: Readiness::default(),
-            queued: false,
-            touched: false,
-            shut: false,
+            in_resume_queue: false,
+            in_pending_flush: false,
+            write_shut: false,
         }
     }
 

@@ -113,7 +113,7 @@ impl<H: Handler, N: Net> Reactor<H, N> {
             let Some(mut slot) = self.slots.remove(id) else {
                 continue;
             };
-            self.buffered -= slot.counted as usize;
+            self.buffered -= slot.counted_bytes as usize;
             self.dials.remove(&id);
             self.mailbox.with(|state| state.connection_closed(id));
             // Closing the socket is not enough: a duplicate of its descriptor, in a child process say, would keep the events coming.
@@ -179,7 +179,7 @@ impl<H: Handler, N: Net> Reactor<H, N> {
         // Each connection has as long as the loop.
         self.shared.drain_time = self.shared.drain_time.max(grace);
         for id in self.slots.ids() {
-            self.touch(id); // who is caught up ends with that
+            self.schedule_flush(id); // who is caught up ends with that
         }
         self.phase = Phase::Draining(until); // not before: after a panic this is begun again
         self.flush(); // before the deadlines, however short they are
