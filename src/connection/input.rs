@@ -1,4 +1,4 @@
-//! INPUT
+//! Input: bytes that arrive from the peer, the frames in them, and the end of input.
 
 use std::mem;
 
@@ -11,10 +11,10 @@ use crate::observe::Step;
 use crate::state::{Reading, State, Trigger};
 
 impl<C: Codec, S> Connection<C, S> {
-    /// Takes in bytes that were read, and handles every frame that they complete.
+    /// Handles every frame that these bytes complete.
     ///
-    /// Replies are in [`unsent`](Self::unsent) afterwards. If the batch had to be cut (see [`Reading`]), the rest is kept inside;
-    /// if the connection is ending, it is dropped and counted.
+    /// Replies are in [`unsent`](Self::unsent) afterwards. If the batch was cut (see [`Reading`]),
+    /// the rest is kept. If the connection is closing, the bytes are dropped and counted.
     #[inline]
     pub fn receive<H: Handler<Codec = C, State = S>>(
         &mut self,
@@ -26,7 +26,7 @@ impl<C: Codec, S> Connection<C, S> {
         self.process_input(bytes, handler, shared);
     }
 
-    /// Goes on with frames that an earlier batch left inside; also if it has yielded ([`Reading::Yielded`]).
+    /// Handles frames that an earlier batch has left, also after a yield ([`Reading::Yielded`]).
     pub fn proceed<H: Handler<Codec = C, State = S>>(
         &mut self,
         handler: &mut H,
@@ -38,6 +38,7 @@ impl<C: Codec, S> Connection<C, S> {
         self.process_input(&[], handler, shared);
     }
 
+    /// Handles the frames in the inbox and in `bytes`, and keeps the rest in the inbox.
     #[inline]
     fn process_input<H: Handler<Codec = C, State = S>>(
         &mut self,
@@ -49,13 +50,13 @@ impl<C: Codec, S> Connection<C, S> {
             return self.count_discarded(bytes.len(), shared);
         };
         let mut fresh = bytes;
-        // First what was there before: an unfinished frame, completed with as little copying as can be.
+        // First the held bytes: complete their frame with as few copied bytes as possible.
         while let (State::Open(Reading::Flowing), false) = (&self.state, self.inbox.is_empty()) {
             let held = self.inbox.held().len();
             let copied = self.inbox.missing().min(fresh.len());
             self.inbox.append(&fresh[..copied]);
             if !self.inbox.has_frame() {
-                return; // and all of `fresh` is inside
+                return; // all of `fresh` is in the inbox
             }
             let inbox = mem::take(&mut self.inbox);
             let (taken, need) = self.handle_frames(inbox.held(), handler, shared);
@@ -65,7 +66,8 @@ impl<C: Codec, S> Connection<C, S> {
                 inbox.started_at()
             };
             if taken >= held {
-                // What was there before is used up. Of the copied bytes, those not taken still stand in `fresh`.
+                // The held bytes are used up. Copied bytes that were not taken are still in
+                // `fresh`.
                 fresh = &fresh[taken - held..];
                 inbox.recycle(&mut shared.spare_inbox);
             } else {
@@ -97,10 +99,11 @@ impl<C: Codec, S> Connection<C, S> {
         }
     }
 
-    /// Takes note that the peer has closed its sending side, after all that was received.
+    /// Records that the peer has closed its sending side (a FIN), after all its bytes were
+    /// received. Calls [`Handler::eof`] if the connection is open and no frame is partial.
     ///
     /// # Panics
-    /// If it is not [`is_reading`](Self::is_reading): nobody can have read the end then.
+    /// If it is not [`is_reading`](Self::is_reading): the end cannot have been read then.
     pub fn end_of_input<H: Handler<Codec = C, State = S>>(
         &mut self,
         handler: &mut H,
@@ -114,7 +117,7 @@ impl<C: Codec, S> Connection<C, S> {
         );
         self.apply(Trigger::InputEnded, shared);
         if let State::Closed(_) = self.state {
-            return; // that was the end of the lingering
+            return; // it was lingering, and waited for this
         }
         let held = self.inbox.held().len();
         if held > 0 {
@@ -131,7 +134,8 @@ impl<C: Codec, S> Connection<C, S> {
         }
     }
 
-    /// Room for the missing bytes of a large frame, to be read straight into place; empty if copying them is cheaper.
+    /// Returns space for the missing bytes of a large frame, to read straight into; empty if
+    /// copying them is cheaper.
     #[inline]
     pub fn frame_space(&mut self) -> &mut [u8] {
         if let State::Open(_) = self.state {
@@ -141,15 +145,16 @@ impl<C: Codec, S> Connection<C, S> {
         }
     }
 
-    /// Takes note that the first `n` bytes of [`frame_space`](Self::frame_space) were read. Follow with [`receive`](Self::receive).
+    /// Records that the first `n` bytes of [`frame_space`](Self::frame_space) were read. Call
+    /// [`receive`](Self::receive) next.
     ///
     /// # Panics
-    /// If there was no room for so many.
+    /// If there was no space for that many.
     pub fn filled(&mut self, n: usize) {
         self.inbox.filled(n);
     }
 
-    /// Keeps what is left of the inbox, unless the connection is ending.
+    /// Keeps the rest of the inbox, unless the connection is closing.
     fn keep_inbox(&mut self, inbox: Inbox, shared: &mut Shared) {
         match self.state {
             State::Open(_) => self.inbox = inbox,
@@ -157,6 +162,7 @@ impl<C: Codec, S> Connection<C, S> {
         }
     }
 
+    /// Counts received bytes that are dropped unhandled.
     pub(super) fn count_discarded(&self, bytes: usize, shared: &mut Shared) {
         if bytes > 0 {
             shared

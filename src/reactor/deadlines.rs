@@ -12,8 +12,8 @@ use crate::state::State;
 use crate::time::{Alarm, Expiry, TimerId};
 
 impl<H: Handler, N: Net> Reactor<H, N> {
-    /// Fires due timers and checks connections whose deadline may have expired: at most
-    /// [`Config::calls_per_turn`](crate::Config::calls_per_turn) of them.
+    /// Fires due timers, and checks the connections that are due for a deadline check. Both
+    /// together are at most [`Config::calls_per_turn`](crate::Config::calls_per_turn) in a turn.
     pub(super) fn expire(&mut self) {
         self.slots.clear_last_lookup();
         for _ in 0..self.shared.config.calls_per_turn {
@@ -57,6 +57,7 @@ impl<H: Handler, N: Net> Reactor<H, N> {
         self.schedule_flush(id);
     }
 
+    /// Calls [`Handler::timer`] or [`Handler::loop_timer`].
     fn fire_timer(&mut self, timer: TimerId) {
         let Some(id) = timer.owner() else {
             self.shared.observe.note(|| Step::Timer { timer });

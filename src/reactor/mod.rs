@@ -115,7 +115,7 @@ pub struct Reactor<H: Handler, N: Net = MioNet> {
     /// True if the last poll filled the event list: there may be more, and edge-triggered polling
     /// does not report them again by itself.
     poll_again: bool,
-    /// The polls since the last one that reported everything, if the last one did not.
+    /// Set while polls are incomplete: how much they have reported so far.
     partial_polls: Option<PartialPolls>,
     phase: Phase,
 }
@@ -213,6 +213,7 @@ impl<H: Handler, N: Net> Reactor<H, N> {
         self.catching_panics(|reactor| reactor.take_turn(timeout))
     }
 
+    /// The steps of a turn, in order. A panic in one of them is caught around it.
     fn take_turn(&mut self, timeout: Option<Duration>) -> Result<Turn, Error> {
         if let (Phase::Stopped, true) = (self.phase, self.closed.is_empty()) {
             return Ok(Turn::Stopped);

@@ -72,8 +72,8 @@ impl<H: Handler, N: Net> Reactor<H, N> {
         self.slots.clear_last_lookup();
     }
 
-    /// Closes a connection whose own data may be inconsistent; `reap` calls [`Handler::close`]. A
-    /// closed one is removed.
+    /// Closes a connection after its own data may have become inconsistent; `reap` calls
+    /// [`Handler::close`]. A closed one is removed.
     fn close_broken(&mut self, id: ConnectionId) {
         let Some(slot) = self.slots.get(id) else {
             return self.forget(id); // the panic came while it was being removed

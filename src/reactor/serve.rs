@@ -333,7 +333,7 @@ impl<H: Handler, N: Net> Slot<H, N> {
         }
     }
 
-    /// Closes a connection whose peer is gone and that neither reads nor writes. Otherwise its next
+    /// Closes a connection that neither reads nor writes if its peer is gone. Otherwise its next
     /// read or write reports the same.
     #[inline]
     fn check_hang_up(&mut self, shared: &mut Shared) {
@@ -341,8 +341,8 @@ impl<H: Handler, N: Net> Slot<H, N> {
         let State::Open(reading) = connection.state() else {
             return;
         };
-        // A Unix domain socket whose peer has closed reports both directions closed at once, and
-        // may still have frames to read.
+        // When the peer of a Unix domain socket closes, both directions are reported closed at
+        // once, and there may still be frames to read.
         let gone = self.readiness.has(Readiness::BROKEN)
             || (self.readiness.has(Readiness::WRITE_CLOSED) && *reading == Reading::Ended);
         if gone
