@@ -69,13 +69,9 @@ impl<C: Codec, S> Connection<C, S> {
                         .and_then(|since| guard(since, config.handshake_timeout)),
                     Expiry::Handshake,
                 );
-                let started_at = self.inbox.started_at();
-                let started_at = self
-                    .deadlines
-                    .resumed_at()
-                    .map_or(started_at, |resumed_at| clock.later(started_at, resumed_at));
+                let frame_start = self.frame_timer_start(shared);
                 consider(
-                    guard(started_at, config.frame_timeout).filter(|_| unfinished),
+                    guard(frame_start, config.frame_timeout).filter(|_| unfinished),
                     Expiry::Frame,
                 );
                 consider(
@@ -102,6 +98,18 @@ impl<C: Codec, S> Connection<C, S> {
             }
         }
         first
+    }
+
+    /// Returns when the timer of the partial frame began: with the frame, or when reading resumed
+    /// after a read deadline.
+    #[inline]
+    fn frame_timer_start(&self, shared: &Shared) -> Timestamp {
+        let started_at = self.inbox.started_at();
+        self.deadlines
+            .resumed_at()
+            .map_or(started_at, |resumed_at| {
+                shared.clock.later(started_at, resumed_at)
+            })
     }
 
     /// Carries out the first of its deadlines that has expired. Returns true if there was one.

@@ -304,7 +304,7 @@ mod tests {
 
     use super::*;
 
-    fn attempt(addresses: u16, end: u64) -> Attempt {
+    fn attempt(addresses: u16, deadline: u64) -> Attempt {
         let addr = |port| Address::from(SocketAddr::from(([127, 0, 0, 1], port)));
         let rest = (1..addresses).map(addr).collect();
         Attempt {
@@ -312,7 +312,7 @@ mod tests {
             rest,
             addr_deadline: 0,
             addr_timeout: Duration::ZERO,
-            end,
+            deadline,
             failure: None,
             tried: 0,
             self_connects: 0,
@@ -323,7 +323,7 @@ mod tests {
     /// seconds, and never more than is left.
     #[test]
     fn addresses_share_the_timeout_with_a_minimum_of_two_seconds() {
-        for (addresses, end, until) in [
+        for (addresses, deadline, expected) in [
             (1, 60_001, 60_001),
             (3, 60_001, 20_001),
             (3, 5_001, 2_001),
@@ -331,11 +331,11 @@ mod tests {
             (1, 1, 1),
             (1, u64::MAX, u64::MAX),
         ] {
-            let mut attempt = attempt(addresses, end);
+            let mut attempt = attempt(addresses, deadline);
             attempt.set_addr_deadline(0);
             assert_eq!(
-                attempt.addr_deadline, until,
-                "{addresses} addresses in {end} ms"
+                attempt.addr_deadline, expected,
+                "{addresses} addresses in {deadline} ms"
             );
         }
     }

@@ -2,7 +2,7 @@
 //! continues.
 //!
 //! Panics of user code are caught where it is called
-//! ([`catch_panic`](crate::error::panics::catch_panic)). Any other panic is a bug of this crate: an
+//! ([`catch_panic`]). Any other panic is a bug of this crate: an
 //! assertion, an index, an overflow. It is caught around the turn ([`Reactor::run`] does it once
 //! for all turns, so no turn pays for it), and attributed to the connection that was looked up
 //! last. Another turn then finishes the work:
