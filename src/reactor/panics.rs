@@ -1,11 +1,10 @@
 //! Panics of the crate's own code: they close the connection that was being served, and the loop
 //! continues.
 //!
-//! Panics of user code are caught where it is called
-//! ([`catch_panic`]). Any other panic is a bug of this crate: an
-//! assertion, an index, an overflow. It is caught around the turn ([`Reactor::run`] does it once
-//! for all turns, so no turn pays for it), and attributed to the connection that was looked up
-//! last. Another turn then finishes the work:
+//! Panics of user code are caught where it is called ([`catch_panic`]). Any other panic is a bug of
+//! this crate: an assertion, an index, an overflow. It is caught around the turn, and attributed to
+//! the connection that was looked up last. ([`Reactor::run`] catches once for all turns, so no turn
+//! pays for it.) Another turn then finishes the work:
 //!
 //! - The connection closes with [`CloseReason::Internal`], whatever state the panic has left it in.
 //!   If closing it panics too, it is removed without a callback.
