@@ -248,7 +248,7 @@ fn a_connection_s_end_is_logged_at_debug_and_requests_are_not() {
     assert_eq!(code, Some(0));
     assert!(
         stderr.contains(
-            "ended: protocol error by the peer: frame of 1195725856 bytes, at most 65536 allowed"
+            "closed: protocol error by the peer: frame of 1195725856 bytes, at most 65536 allowed"
         ),
         "{stderr}"
     );
