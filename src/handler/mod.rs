@@ -4,13 +4,15 @@ mod commands;
 mod context;
 mod loop_context;
 mod pair;
+mod send;
 
 pub(crate) use self::commands::{Command, Commands, Dial, append_whole};
-pub(crate) use self::context::SendState;
-pub use self::context::{Context, SendError};
+pub use self::context::Context;
 pub use self::loop_context::LoopContext;
 pub(crate) use self::loop_context::{Callback, ConnectionAccess};
 pub use self::pair::{Either, Pair};
+pub use self::send::SendError;
+pub(crate) use self::send::SendState;
 
 use std::time::{Duration, Instant};
 
