@@ -4,47 +4,48 @@ use std::fmt;
 
 use crate::codec::LengthFieldError;
 
-/// Which bytes stand for the two acks.
+/// Which command bytes the two acks have.
 ///
-/// The course that the protocol comes from says 0x81 and 0x82 in its text, but the constants in its
-/// published program count from 0x80, so that is what its clients and servers really speak.
+/// The course that defines the protocol says 0x81 and 0x82 in its text. The constants in its
+/// published program count from 0x80, so that is what its clients and servers really send.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Dialect {
-    /// As the text says: connack 0x81, submitack 0x82.
+    /// The text of the course: connack 0x81, submitack 0x82.
     #[default]
     Text,
-    /// As the published source does: connack 0x80, submitack 0x81.
+    /// The published program: connack 0x80, submitack 0x81.
     Source,
 }
 
 impl Dialect {
+    /// Returns the command byte of the ack for `kind`.
     pub(super) const fn ack(self, kind: Kind) -> u8 {
         let connack = match self {
             Dialect::Text => 0x81,
             Dialect::Source => 0x80,
         };
-        connack + kind as u8 // the submitack follows
+        connack + kind as u8 // submitack is one more
     }
 }
 
 /// What a request asks for, and what an ack answers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
-    /// Opens a session. Optional, unless the server demands it.
+    /// Opens a session. Optional, unless the server requires it.
     Conn,
-    /// Hands over a payload.
+    /// Submits a payload.
     Submit,
 }
 
-/// The eight bytes by which a client knows its request again.
+/// The eight bytes that identify a request to its client.
 ///
-/// Clients count per connection in decimal digits, from `00000001`, and go on with `00000000`
-/// after `99999999`; a server takes any eight bytes.
+/// Clients count per connection in decimal digits, from `00000001`, and continue with `00000000`
+/// after `99999999`. A server accepts any eight bytes.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Id(pub [u8; 8]);
 
 impl Id {
-    /// The `n`-th ID of a connection, as eight digits; it wraps after 99,999,999.
+    /// Returns the `n`-th ID of a connection, as eight digits. It wraps after 99,999,999.
     pub fn nth(n: u64) -> Self {
         let mut digits = [b'0'; 8];
         let mut rest = n;
@@ -57,7 +58,7 @@ impl Id {
 }
 
 impl fmt::Display for Id {
-    /// Escaped, so that a peer's bytes can be logged.
+    /// Prints the ID escaped, so that a peer's bytes can be logged.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}", self.0.escape_ascii())
     }
@@ -72,22 +73,22 @@ impl fmt::Debug for Id {
 /// A packet from client to server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Request<'a> {
-    /// Which of the two it is.
+    /// The kind of the request.
     pub kind: Kind,
-    /// The client's ID for it.
+    /// The client's ID for the request.
     pub id: Id,
-    /// Whatever the client has to say.
+    /// The payload: any bytes.
     pub payload: &'a [u8],
 }
 
 /// A packet from server to client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Ack {
-    /// What it answers.
+    /// The kind of the request that it answers.
     pub kind: Kind,
-    /// The request's ID.
+    /// The ID of that request.
     pub id: Id,
-    /// How it went.
+    /// The result.
     pub outcome: Outcome,
 }
 
@@ -96,15 +97,15 @@ pub struct Ack {
 pub enum Outcome {
     /// Result 0: done.
     Done,
-    /// Result 1: refused, or failed for any other reason.
+    /// Result 1: rejected, or failed for any other reason.
     Failed,
 }
 
 impl Request<'_> {
-    /// Bytes in front of the payload: length, command and ID.
+    /// Bytes before the payload: length, command and ID.
     pub const HEADER: usize = 13;
 
-    /// The ack that answers this request.
+    /// Returns the ack that answers this request.
     pub fn ack(&self, outcome: Outcome) -> Ack {
         Ack {
             kind: self.kind,
@@ -123,16 +124,16 @@ impl Ack {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Error {
-    /// `totalLength` is outside the limits; for an ack that is anything but 14.
+    /// `totalLength` is outside the limits. For an ack, it is not 14.
     Length(LengthFieldError),
-    /// No packet has this command, or not in this direction.
+    /// No packet in this direction has this command.
     UnknownCommand {
-        /// The byte in its place.
+        /// The command byte.
         command: u8,
     },
-    /// An ack's result is neither 0 nor 1.
+    /// The result of an ack is neither 0 nor 1.
     UnknownResult {
-        /// The byte in its place.
+        /// The result byte.
         result: u8,
     },
 }
