@@ -274,7 +274,7 @@ impl Counters {
                 self.spins += 1;
                 self.spin_hits += u64::from(*hit);
                 self.spin_misses += u64::from(!*hit);
-                self.polls += u64::from(*polls) - u64::from(*hit); // a final hit is the turn's own poll
+                self.polls += u64::from(*polls) - u64::from(*hit); // a hit is the turn's poll
             }
             Step::Event { .. } => self.events += 1,
             Step::Stale => self.stale += 1,

@@ -91,16 +91,16 @@ pub enum Trigger {
 }
 
 impl State {
-    /// Returns the state that `cause` leads to.
+    /// Returns the state that `trigger` leads to.
     ///
     /// # Panics
     ///
-    /// If `cause` cannot occur in this state. That is a bug in the loop.
+    /// If `trigger` cannot occur in this state. That is a bug in the loop.
     #[must_use]
-    pub fn next(self, cause: Trigger) -> State {
+    pub fn next(self, trigger: Trigger) -> State {
         use Reading::{Ended, Flowing, Paused, WriteBlocked, Yielded};
         use State::{Closed, Connecting, Draining, Lingering, Open};
-        match (self, cause) {
+        match (self, trigger) {
             (Connecting, Trigger::Established) => Open(Flowing),
             (Connecting, Trigger::Close(reason)) => Closed(reason.into()),
 
@@ -152,7 +152,9 @@ impl State {
                 Closed(reason.into())
             }
 
-            (state, cause) => panic!("{cause:?} cannot happen to a connection that is {state:?}"),
+            (state, trigger) => {
+                panic!("{trigger:?} cannot happen to a connection that is {state:?}")
+            }
         }
     }
 
@@ -176,37 +178,33 @@ impl State {
 mod tests {
     use super::*;
 
+    fn shown(state: State) -> String {
+        format!("{state:?}")
+    }
+
     #[test]
     fn close_after_peer_fin_does_not_linger() {
         let draining = State::Open(Reading::Flowing)
             .next(Trigger::InputEnded)
             .next(Trigger::Close(CloseReason::PeerClosed));
-        assert!(
-            matches!(draining.next(Trigger::Flushed), State::Closed(reason) if matches!(*reason, CloseReason::PeerClosed))
-        );
+        assert_eq!(shown(draining.next(Trigger::Flushed)), "Closed(PeerClosed)");
         let draining =
             State::Open(Reading::WriteBlocked).next(Trigger::Close(CloseReason::Handler));
-        assert!(
-            matches!(draining.next(Trigger::Flushed), State::Lingering(reason) if matches!(*reason, CloseReason::Handler))
-        );
+        assert_eq!(shown(draining.next(Trigger::Flushed)), "Lingering(Handler)");
     }
 
     #[test]
     fn lingering_connection_keeps_its_close_reason() {
         let lingering = || State::Lingering(CloseReason::Handler.into());
-        for cause in [Trigger::Close(CloseReason::Shutdown), Trigger::Resume] {
-            assert!(
-                matches!(lingering().next(cause), State::Lingering(reason) if matches!(*reason, CloseReason::Handler))
-            );
+        for trigger in [Trigger::Close(CloseReason::Shutdown), Trigger::Resume] {
+            assert_eq!(shown(lingering().next(trigger)), "Lingering(Handler)");
         }
-        for cause in [
+        for trigger in [
             Trigger::Fail(CloseReason::Reset),
             Trigger::InputEnded,
             Trigger::Expired { unsent: 0 },
         ] {
-            assert!(
-                matches!(lingering().next(cause), State::Closed(reason) if matches!(*reason, CloseReason::Handler))
-            );
+            assert_eq!(shown(lingering().next(trigger)), "Closed(Handler)");
         }
     }
 

@@ -319,7 +319,8 @@ mod tests {
             timers.move_deadline_check(id(slot), None, Some(7));
         }
         for slot in [2, 4, 0] {
-            timers.move_deadline_check(id(slot), Some(7), Some(9)); // from the middle, the front and the end
+            // From the middle, the front and the end.
+            timers.move_deadline_check(id(slot), Some(7), Some(9));
         }
         timers.move_deadline_check(id(3), Some(7), None);
         clock.advance(clock.now() + Duration::from_millis(8), None);
