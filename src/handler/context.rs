@@ -46,7 +46,7 @@ impl<H: Handler> Context<'_, H> {
     }
 
     /// Returns true if the loop has work to do before the next frame. Either a read deadline has
-    /// expired, so that the handler must be told, or the queued commands must be carried out.
+    /// expired, so that the handler must be notified, or the queued commands must be carried out.
     #[inline(never)]
     pub(crate) fn should_yield(&self) -> bool {
         self.deadlines.is_over(Direction::Read, &self.shared.clock)

@@ -37,6 +37,31 @@ pub type MessageOf<'a, H> = <<H as Handler>::Codec as Codec>::Message<'a>;
 /// So it needs no lock and no `RefCell`. What belongs to one connection is kept in
 /// [`State`](Self::State).
 ///
+/// ```
+/// use glassloop::codec::Line;
+/// use glassloop::{Context, Handler, Origin, Verdict};
+///
+/// /// Answers each line with the number of lines on its connection.
+/// struct LineCounter;
+///
+/// impl Handler for LineCounter {
+///     type Codec = Line;
+///     type State = u64;
+///     type Mail = ();
+///
+///     fn connection(&mut self, _: &Origin) -> (Line, u64) {
+///         (Line::default(), 0)
+///     }
+///
+///     fn frame(&mut self, _: &[u8], cx: &mut Context<'_, Self>) -> Verdict {
+///         *cx.state() += 1;
+///         let reply = cx.state().to_string();
+///         cx.send(reply.as_bytes());
+///         Verdict::Continue
+///     }
+/// }
+/// ```
+///
 /// # Order of the callbacks
 ///
 /// For each connection the calls are, in this order:

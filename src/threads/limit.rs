@@ -235,22 +235,22 @@ impl Permits {
         self.waiter.granted.load(Ordering::Acquire) || state.open < self.limit.max()
     }
 
-    /// Releases all permits but those of `used` connections. Leaves the queue unless the loop
-    /// `wants` to accept.
+    /// Releases all permits but those of `used` connections. Leaves the queue unless `keep_waiting`,
+    /// which is true while the loop has connections to accept.
     #[inline]
-    pub(crate) fn release_unused(&mut self, used: usize, wants: bool) {
+    pub(crate) fn release_unused(&mut self, used: usize, keep_waiting: bool) {
         debug_assert!(self.held >= used, "a connection has no permit");
-        if self.held > used || (!wants && self.waiting.get()) {
-            self.release_all_but(used, wants);
+        if self.held > used || (!keep_waiting && self.waiting.get()) {
+            self.release_all_but(used, keep_waiting);
         }
     }
 
-    fn release_all_but(&mut self, used: usize, wants: bool) {
+    fn release_all_but(&mut self, used: usize, keep_waiting: bool) {
         while self.held > used {
             self.held -= 1;
             self.limit.release();
         }
-        if !wants && self.waiting.replace(false) {
+        if !keep_waiting && self.waiting.replace(false) {
             let granted = self.limit.with(|state| {
                 state
                     .queue

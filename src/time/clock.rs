@@ -220,7 +220,7 @@ mod tests {
         let timestamp = clock.timestamp();
         let tick = clock
             .after(timestamp, Duration::from_millis(5))
-            .expect("5 ms are not for ever");
+            .expect("5 ms is not unlimited");
         assert!(epoch + Duration::from_millis(tick) >= clock.now() + Duration::from_millis(5));
         assert!(clock.left(tick) >= Duration::from_millis(5) && clock.left(0) == Duration::ZERO);
     }
@@ -235,7 +235,7 @@ mod tests {
             clock.advance(epoch + Duration::from_millis(ms), None);
             let tick = clock
                 .after_rounded(clock.timestamp(), minute)
-                .expect("a minute is not for ever");
+                .expect("a minute is not unlimited");
             assert!(tick > ms + 60_000 && tick < ms + 61_000);
             ticks.insert(tick);
         }

@@ -62,7 +62,7 @@ enum Deadline {
     Never,
     /// It expires at this tick.
     At(u64),
-    /// It has expired, and the handler was told. Nothing is transferred in this direction until it
+    /// It has expired, and the handler was notified. Nothing is transferred in this direction until it
     /// is set again.
     Passed,
 }
@@ -82,7 +82,7 @@ impl Deadlines {
         let set = self.0.get_or_insert_default();
         set.deadlines[direction as usize] = deadline;
         if direction == Direction::Read {
-            // If the handler was told and has set it again in the same tick, reading never stopped.
+            // If the handler was notified and has set it again in the same tick, reading never stopped.
             if set
                 .stopped_at
                 .take()
@@ -130,7 +130,7 @@ impl Deadlines {
     }
 
     /// Returns true if the deadline of one direction has expired, whether or not the handler was
-    /// told.
+    /// notified.
     #[inline]
     pub(crate) fn is_over(&self, direction: Direction, clock: &Clock) -> bool {
         self.0.is_some()
@@ -141,14 +141,14 @@ impl Deadlines {
             }
     }
 
-    /// Returns true if the deadline of one direction has expired and the handler was told.
+    /// Returns true if the deadline of one direction has expired and the handler was notified.
     #[inline]
     pub(crate) fn has_passed(&self, direction: Direction) -> bool {
         self.0.is_some() && self.get(direction) == Deadline::Passed
     }
 
-    /// Returns true if the handler must be told that this deadline has expired. Returns true once
-    /// only.
+    /// Returns true if the handler must be notified that this deadline has expired. Returns true
+    /// once only.
     pub(crate) fn take_expired(&mut self, direction: Direction, clock: &Clock) -> bool {
         let Some(set) = &mut self.0 else { return false };
         let deadline = &mut set.deadlines[direction as usize];
@@ -191,11 +191,11 @@ mod tests {
 
     #[test]
     fn deadline_is_reported_once_and_stays_expired_until_reset() {
-        let begun = Instant::now();
-        let (mut clock, mut deadlines) = (Clock::new(begun), Deadlines::default());
-        deadlines.set(Read, Some(begun + Duration::from_millis(5)), &clock);
+        let start = Instant::now();
+        let (mut clock, mut deadlines) = (Clock::new(start), Deadlines::default());
+        deadlines.set(Read, Some(start + Duration::from_millis(5)), &clock);
         assert!(!deadlines.is_over(Read, &clock) && !deadlines.take_expired(Read, &clock));
-        clock.advance(begun + Duration::from_millis(5), None);
+        clock.advance(start + Duration::from_millis(5), None);
         assert!(deadlines.is_over(Read, &clock) && !deadlines.is_over(Write, &clock));
         assert_eq!(
             [Read, Read, Write].map(|direction| deadlines.take_expired(direction, &clock)),
@@ -217,15 +217,15 @@ mod tests {
 
     #[test]
     fn deadline_in_the_past_expires_at_once_unless_cleared() {
-        let begun = Instant::now();
-        let (mut clock, mut deadlines) = (Clock::new(begun), Deadlines::default());
-        clock.advance(begun + Duration::from_micros(1500), None);
+        let start = Instant::now();
+        let (mut clock, mut deadlines) = (Clock::new(start), Deadlines::default());
+        clock.advance(start + Duration::from_micros(1500), None);
         deadlines.set(Write, Some(clock.now()), &clock);
         assert!(deadlines.is_over(Write, &clock));
         deadlines.set(Write, None, &clock);
         assert!(!deadlines.take_expired(Write, &clock));
-        deadlines.set(Read, begun.checked_sub(Duration::from_secs(1)), &clock);
-        deadlines.set(Write, Some(begun), &clock);
+        deadlines.set(Read, start.checked_sub(Duration::from_secs(1)), &clock);
+        deadlines.set(Write, Some(start), &clock);
         assert_eq!(
             [Read, Write, Read].map(|direction| deadlines.take_expired(direction, &clock)),
             [true, true, false]

@@ -62,17 +62,17 @@ mod tests {
 
     #[test]
     fn burst_logs_one_line_a_second_with_a_count() {
-        let begun = Instant::now();
+        let start = Instant::now();
         let mut log_throttle = LogThrottle::default();
         let mut lines = Vec::new();
         for ms in (0..3000).step_by(10) {
             lines.extend(
-                log_throttle.allow(("accept", Some(24)), begun + Duration::from_millis(ms)),
+                log_throttle.allow(("accept", Some(24)), start + Duration::from_millis(ms)),
             );
         }
         assert_eq!(lines, [Suppressed(0), Suppressed(99), Suppressed(99)]);
         assert!(
-            log_throttle.allow(("accept", Some(23)), begun).is_some(),
+            log_throttle.allow(("accept", Some(23)), start).is_some(),
             "another kind is another line"
         );
         assert_eq!(

@@ -257,9 +257,9 @@ mod tests {
 
     #[test]
     fn alarms_fire_in_order_and_never_early() {
-        let begun = Instant::now();
-        let at = |ms| begun + Duration::from_millis(ms);
-        let (mut clock, mut timers) = (Clock::new(begun), Timers::default());
+        let start = Instant::now();
+        let at = |ms| start + Duration::from_millis(ms);
+        let (mut clock, mut timers) = (Clock::new(start), Timers::default());
         let late = timers.set(at(20), Some(id(1)), &clock);
         let first = timers.set(at(10), None, &clock);
         let second = timers.set(at(10), Some(id(2)), &clock);
@@ -281,14 +281,14 @@ mod tests {
 
     #[test]
     fn cancelled_timer_never_fires_and_leaves_nothing() {
-        let begun = Instant::now();
-        let (clock, mut timers) = (Clock::new(begun), Timers::default());
-        let timer = timers.set(begun, Some(id(1)), &clock);
+        let start = Instant::now();
+        let (clock, mut timers) = (Clock::new(start), Timers::default());
+        let timer = timers.set(start, Some(id(1)), &clock);
         assert!(timers.cancel(timer));
         assert!(!timers.cancel(timer));
         for _ in 0..10 {
-            timers.set(begun + Duration::from_secs(1), Some(id(1)), &clock);
-            timers.set(begun, Some(id(2)), &clock);
+            timers.set(start + Duration::from_secs(1), Some(id(1)), &clock);
+            timers.set(start, Some(id(2)), &clock);
         }
         timers.move_deadline_check(id(1), None, Some(7));
         timers.cancel_all(id(1));
@@ -342,10 +342,10 @@ mod tests {
 
     #[test]
     fn timer_in_the_past_fires_at_the_next_tick() {
-        let begun = Instant::now();
-        let (mut clock, mut timers) = (Clock::new(begun), Timers::default());
-        clock.advance(begun + Duration::from_millis(5), None);
-        timers.set(begun, None, &clock);
+        let start = Instant::now();
+        let (mut clock, mut timers) = (Clock::new(start), Timers::default());
+        clock.advance(start + Duration::from_millis(5), None);
+        timers.set(start, None, &clock);
         assert_eq!((timers.pop(&clock), timers.next()), (None, Some(6)));
     }
 }
