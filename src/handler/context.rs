@@ -217,7 +217,8 @@ impl<H: Handler> Context<'_, H> {
     /// When it expires, [`Handler::deadline`] is called, whether or not anything is queued. Queued
     /// bytes stay queued. They are sent if the deadline is set again or cleared, or if the
     /// connection closes for another reason. While it is expired, [`try_send`](Self::try_send)
-    /// fails with [`SendError::DeadlinePassed`], and [`send`](Self::send) closes the connection.
+    /// fails with [`SendError::DeadlinePassed`](crate::SendError::DeadlinePassed), and
+    /// [`send`](Self::send) closes the connection.
     pub fn set_write_deadline(&mut self, at: Option<Instant>) {
         self.deadlines.set(Direction::Write, at, &self.shared.clock);
         if let SendState::Open | SendState::Watched | SendState::Expired = self.send_state {

@@ -178,7 +178,7 @@ impl State {
 mod tests {
     use super::*;
 
-    fn shown(state: State) -> String {
+    fn shown(state: &State) -> String {
         format!("{state:?}")
     }
 
@@ -187,24 +187,30 @@ mod tests {
         let draining = State::Open(Reading::Flowing)
             .next(Trigger::InputEnded)
             .next(Trigger::Close(CloseReason::PeerClosed));
-        assert_eq!(shown(draining.next(Trigger::Flushed)), "Closed(PeerClosed)");
+        assert_eq!(
+            shown(&draining.next(Trigger::Flushed)),
+            "Closed(PeerClosed)"
+        );
         let draining =
             State::Open(Reading::WriteBlocked).next(Trigger::Close(CloseReason::Handler));
-        assert_eq!(shown(draining.next(Trigger::Flushed)), "Lingering(Handler)");
+        assert_eq!(
+            shown(&draining.next(Trigger::Flushed)),
+            "Lingering(Handler)"
+        );
     }
 
     #[test]
     fn lingering_connection_keeps_its_close_reason() {
         let lingering = || State::Lingering(CloseReason::Handler.into());
         for trigger in [Trigger::Close(CloseReason::Shutdown), Trigger::Resume] {
-            assert_eq!(shown(lingering().next(trigger)), "Lingering(Handler)");
+            assert_eq!(shown(&lingering().next(trigger)), "Lingering(Handler)");
         }
         for trigger in [
             Trigger::Fail(CloseReason::Reset),
             Trigger::InputEnded,
             Trigger::Expired { unsent: 0 },
         ] {
-            assert_eq!(shown(lingering().next(trigger)), "Closed(Handler)");
+            assert_eq!(shown(&lingering().next(trigger)), "Closed(Handler)");
         }
     }
 

@@ -25,6 +25,33 @@ use crate::threads::mailbox::{Mailbox, PutOutcome};
 /// The mailbox is bounded ([`Config::mailbox_cap`](crate::Config::mailbox_cap)). When it is full,
 /// no operation blocks and no message is dropped. The error returns the message, and the caller
 /// decides: retry, slow down, or give up.
+///
+/// ```no_run
+/// # use glassloop::{Context, Handler, Origin, Verdict, codec::Line};
+/// # struct Echo;
+/// # impl Handler for Echo {
+/// #     type Codec = Line;
+/// #     type State = ();
+/// #     type Mail = ();
+/// #     fn connection(&mut self, _: &Origin) -> (Line, ()) { (Line::default(), ()) }
+/// #     fn frame(&mut self, line: &[u8], cx: &mut Context<'_, Self>) -> Verdict {
+/// #         cx.send(line);
+/// #         Verdict::Continue
+/// #     }
+/// # }
+/// use std::time::Duration;
+///
+/// use glassloop::Reactor;
+///
+/// let mut reactor = Reactor::bind("127.0.0.1:7000", Echo)?;
+/// let handle = reactor.handle();
+/// std::thread::spawn(move || {
+///     std::thread::sleep(Duration::from_secs(60));
+///     handle.shutdown(Duration::from_secs(5));
+/// });
+/// reactor.run()?;
+/// # Ok::<(), glassloop::Error>(())
+/// ```
 pub struct Handle<M> {
     mailbox: Arc<LoopMailbox<M>>,
     waker: Arc<dyn Wake>,

@@ -87,8 +87,10 @@ struct Waiter {
 }
 
 impl ConnectionLimit {
-    /// Makes a limit of `max` connections, at most [`Token::MAX_SLOTS`]. With 0, no connection is
-    /// accepted or dialed.
+    /// Makes a limit of `max` connections. With 0, no connection is accepted or dialed.
+    ///
+    /// The largest limit is 4,294,967,295, or 65,535 on 32-bit targets. A larger `max` counts as
+    /// that.
     pub fn new(max: usize) -> Self {
         let inner = Inner {
             max: max.min(Token::MAX_SLOTS),

@@ -62,8 +62,8 @@ enum Deadline {
     Never,
     /// It expires at this tick.
     At(u64),
-    /// It has expired, and the handler was notified. Nothing is transferred in this direction until it
-    /// is set again.
+    /// It has expired, and the handler was notified. Nothing is transferred in this direction until
+    /// it is set again.
     Passed,
 }
 
@@ -82,7 +82,7 @@ impl Deadlines {
         let set = self.0.get_or_insert_default();
         set.deadlines[direction as usize] = deadline;
         if direction == Direction::Read {
-            // If the handler was notified and has set it again in the same tick, reading never stopped.
+            // If the handler was notified and sets it again in this tick, reading never stopped.
             if set
                 .stopped_at
                 .take()
