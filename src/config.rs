@@ -137,9 +137,9 @@ pub struct Config {
     /// read in a turn. Default 260 KiB.
     ///
     /// It is large enough to read big payloads in few calls, and small enough to stay in a
-    /// processor's cache. The default is a power of two plus 4 KiB. Payloads are often powers of
-    /// two and have headers. Without the 4 KiB, sixteen payloads of 16 KiB would end just behind
-    /// the buffer, which costs a second read and a copy of the last one's first part.
+    /// processor's cache. The default is a power of two plus 4 KiB, because payloads are often
+    /// powers of two and have headers. Without the 4 KiB, sixteen payloads of 16 KiB would end just
+    /// behind the buffer. That costs a second read, and a copy of the start of the last payload.
     ///
     /// **Trap:** it is also the part of a turn that a flooding peer can take, and a part of what a
     /// connection may hold. A larger buffer is less fair, and raises the bound on memory.

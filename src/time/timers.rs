@@ -4,8 +4,8 @@
 //! would wake the loop.
 //!
 //! Deadlines that move with every byte are not in it. A connection has one check, at or before the
-//! first of its deadlines. Only when the check is due, the loop finds out where the deadlines are
-//! now. So moving a deadline costs one store.
+//! first of its deadlines. When the check is due, the loop reads where the deadlines are now. So
+//! moving a deadline costs one store.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;
