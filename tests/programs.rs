@@ -537,7 +537,7 @@ fn the_client_exits_with_1_if_an_ack_is_missing_or_wrong() {
     assert_eq!(output.status.code(), Some(1));
     assert!(
         String::from_utf8_lossy(&output.stderr)
-            .contains("connection refused: nobody listens there"),
+            .contains("connection refused: nothing listens there"),
         "{output:?}"
     );
 }
