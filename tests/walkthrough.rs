@@ -18,9 +18,8 @@ fn read(file: &str) -> String {
     std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{file}: {error}"))
 }
 
-/// The function of this name, or the `n`-th of it with `name#n`, without its indentation.
+/// The function of this name, without its indentation.
 fn function(file: &str, name: &str) -> String {
-    let (name, number) = name.split_once('#').unwrap_or((name, "1"));
     let text = read(file);
     let lines: Vec<&str> = text.lines().collect();
     let is_start = |line: &&str| {
@@ -31,15 +30,16 @@ fn function(file: &str, name: &str) -> String {
                 .strip_prefix(name)
                 .is_some_and(|rest| rest.starts_with(['(', '<']))
     };
-    let mut starts = lines.iter().enumerate().filter(|(_, line)| is_start(line));
-    let start = starts.nth(number.parse::<usize>().unwrap() - 1);
-    let (start, first) = start.unwrap_or_else(|| panic!("no function `{name}` in {file}"));
+    let start = lines.iter().position(|line| is_start(&line));
+    let start = start.unwrap_or_else(|| panic!("no function `{name}` in {file}"));
+    let first = lines[start];
     let indent = &first[..first.len() - first.trim_start().len()];
     // rustfmt closes a function at the indentation that it was opened with.
     let end = format!("{indent}}}");
     let length = lines[start..].iter().position(|line| *line == end).unwrap() + 1;
     let body = lines[start..][..length].iter();
-    let body: Vec<&str> = body
+    let body: Vec<&str> = lines[start..][..length]
+        .iter()
         .map(|line| line.strip_prefix(indent).unwrap_or(line))
         .collect();
     body.join("\n") + "\n"
