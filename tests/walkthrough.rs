@@ -30,14 +30,13 @@ fn function(file: &str, name: &str) -> String {
                 .strip_prefix(name)
                 .is_some_and(|rest| rest.starts_with(['(', '<']))
     };
-    let start = lines.iter().position(|line| is_start(&line));
+    let start = lines.iter().position(is_start);
     let start = start.unwrap_or_else(|| panic!("no function `{name}` in {file}"));
     let first = lines[start];
     let indent = &first[..first.len() - first.trim_start().len()];
     // rustfmt closes a function at the indentation that it was opened with.
     let end = format!("{indent}}}");
     let length = lines[start..].iter().position(|line| *line == end).unwrap() + 1;
-    let body = lines[start..][..length].iter();
     let body: Vec<&str> = lines[start..][..length]
         .iter()
         .map(|line| line.strip_prefix(indent).unwrap_or(line))
