@@ -924,7 +924,7 @@ fn a_dial_that_succeeds_is_writable_and_established_though_nobody_accepts() {
             write(&mut stream, b"hello"),
             read(&mut stream, 9),
         ];
-        let mut far = world.visitor(&host);
+        let mut far = world.accept_at(&host);
         said.push(String::from_utf8(world.hear(&mut far, 5)).unwrap());
         said
     }

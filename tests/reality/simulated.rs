@@ -2,7 +2,7 @@
 
 use glassloop::codec::Line;
 use glassloop::internals::Net;
-use glassloop::sim::{Fate, Fault, Faults, Path, Peer, Sim, SimListener, SimNet, SimStream};
+use glassloop::sim::{Fault, Faults, Path, Peer, PeerState, Sim, SimListener, SimNet, SimStream};
 use glassloop::{Address, Config, Context, Handler, Origin, Verdict};
 
 use super::world::{EVENTS, Sign, World};
@@ -65,7 +65,7 @@ impl Simulated {
 
     /// Lets all that is under way arrive.
     fn settle(&mut self) {
-        self.sim.go_on_without_loop();
+        self.sim.deliver_in_flight();
     }
 }
 
@@ -89,7 +89,7 @@ impl World for Simulated {
     fn client(&mut self, addr: &Address) -> Option<Peer> {
         let far = quiet(self.sim.connect(addr));
         self.settle();
-        (far.fate() != Fate::Refused).then_some(far)
+        (far.state() != PeerState::Refused).then_some(far)
     }
 
     fn host(&mut self) -> Address {
@@ -102,7 +102,7 @@ impl World for Simulated {
 
     fn visitor(&mut self, host: &Address) -> Peer {
         self.settle();
-        quiet(self.sim.visitor(host).expect("somebody should have come"))
+        quiet(self.sim.accept_at(host).expect("somebody should have come"))
     }
 
     /// Where the fault strikes, every dial does.
@@ -166,9 +166,9 @@ impl World for Simulated {
     fn hear_out(&mut self, far: &mut Peer) -> (Vec<u8>, &'static str) {
         far.set_reading(true);
         self.settle();
-        match far.fate() {
-            Fate::Ended => (far.received(), "end"),
-            Fate::Reset => (far.received(), "reset"),
+        match far.state() {
+            PeerState::Ended => (far.received(), "end"),
+            PeerState::Reset => (far.received(), "reset"),
             fate => panic!("{fate:?}"),
         }
     }
