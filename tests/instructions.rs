@@ -32,7 +32,8 @@ fn instructions_per_request_stay_within_limits() {
     }
     let Some([server, compare]) = up_to_date(["server", "compare"]) else {
         println!(
-            "not checked: the release build is missing or out of date; run cargo build --release --examples"
+            "not checked: the release build is missing or out of date; \
+             run cargo build --release --examples"
         );
         return;
     };
