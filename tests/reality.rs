@@ -873,7 +873,7 @@ fn bytes_sent_before_accept_are_readable_after_it() {
 fn connection_reset_before_accept_fails_after_it() {
     fn behavior<W: Backend>(backend: W) -> Vec<String> {
         with_reset_before_accept(backend, |backend, stream| {
-            backend.wait_for(stream, Arrival::Reset)
+            backend.wait_for(stream, Arrival::Reset);
         })
     }
     fn with_reset_before_accept<W: Backend>(
