@@ -271,11 +271,11 @@ impl<'s, R: ReferenceCodec> Cut<'s, R> {
                     reason,
                     linger: false,
                 } => match **reason {
-                    CloseReason::Truncated { held: notified } => {
-                        assert!(notified == held && held > 0)
+                    CloseReason::Truncated { held: reported } => {
+                        assert!(reported == held && held > 0);
                     }
                     CloseReason::PeerClosed => {
-                        assert_eq!(held, 0, "bytes were dropped without an error")
+                        assert_eq!(held, 0, "bytes were dropped without an error");
                     }
                     ref other => panic!("{other:?} at the end of input, with {held} bytes left"),
                 },
@@ -384,7 +384,7 @@ impl<'s, R: ReferenceCodec> Cut<'s, R> {
                 assert_eq!(
                     reason
                         .protocol()
-                        .map(|notified| R::comparable(*notified))
+                        .map(|reported| R::comparable(*reported))
                         .as_ref(),
                     Some(error)
                 );

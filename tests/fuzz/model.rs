@@ -606,7 +606,7 @@ impl<R: Duplex> ModelHandler<R> {
                 CloseReason::WriteDeadline { .. } => {
                     self.close_at_once(&CloseReason::WriteDeadline {
                         unsent: self.queue.len(),
-                    })
+                    });
                 }
                 close => self.close_gracefully(&close),
             },
@@ -669,7 +669,7 @@ impl<R: Duplex> ModelHandler<R> {
             (Ok(()), Ok(wire)) => self.enqueue(&wire),
             (Err(notified), Err(expected)) if notified.to_string() == expected.to_string() => {}
             (result, expected) => {
-                self.set_error(format!("{result:?} where {expected:?} was expected"))
+                self.set_error(format!("{result:?} where {expected:?} was expected"));
             }
         }
         self.check_queue(cx);
