@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use glassloop::codec::Line;
 use glassloop::internals::Net;
-use glassloop::sim::{Fate, Faults, Path, Sim};
+use glassloop::sim::{Faults, Path, PeerState, Sim};
 use glassloop::{
     Config, ConnectionId, Context, Handler, Origin, Reactor, Step, Stop, Turn, Verdict,
 };
@@ -169,7 +169,7 @@ fn two_who_close_at_the_same_time_both_have_a_clean_end() {
     let id = register.borrow().came[0];
     assert!(sim.reactor().with(id, |_, _| Verdict::Close));
     sim.run(Duration::from_millis(200)); // much less than the linger time
-    assert_eq!((peer.fate(), peer.blame()), (Fate::Ended, None));
+    assert_eq!((peer.state(), peer.blame()), (PeerState::Ended, None));
     assert_eq!(register.borrow().ends, ["closed by the handler"]);
 }
 

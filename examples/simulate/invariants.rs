@@ -1,5 +1,6 @@
-//! What the loop says of its connections, step by step, and what must hold after each: no byte unaccounted for, no state out of the blue,
-//! no memory beyond what is held, no deadline too early or too late.
+//! Follows the steps of every connection, and checks invariants after each: every byte is accounted
+//! for, every state change is legal, memory stays within its bounds, and no timeout fires early or
+//! late.
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -9,82 +10,83 @@ use std::time::Duration;
 use glassloop::sim::Unread;
 use glassloop::{Address, Config, ConnectionId, Expiry, Fill, Flush, Step, Verdict};
 
-/// Shared by the loop's observer and the scene.
-pub(crate) type Witnessed = Rc<RefCell<Witness>>;
+/// Shared by the loop's observer and the run.
+pub(crate) type SharedChecker = Rc<RefCell<InvariantChecker>>;
 
-/// Wake-ups and ticks are in milliseconds; and deadlines that are near each other come together, at most a 64th late.
+/// How late a timeout may fire. Polls and ticks count milliseconds, and nearby deadlines are
+/// checked together, at most a 64th late.
 fn slack(time: Duration) -> Duration {
     Duration::from_millis(5) + time / 32
 }
 
-/// A connection of the loop, by its steps.
+/// What is known of a connection from its steps.
 #[derive(Debug, Default)]
-pub(crate) struct Seen {
-    /// Whether it was let in; else it was dialed.
+pub(crate) struct Tracked {
+    /// The peer's address, if it was accepted; `None` if it was dialed.
     pub accepted: Option<Address>,
-    pub ended: Option<&'static str>,
-    /// Whether its last replies, or its lingering, had their time.
-    pub gave_up: bool,
-    /// Until when it was open.
-    pub left: Duration,
+    pub close_reason: Option<&'static str>,
+    /// True if its drain or linger timeout expired.
+    pub timed_out: bool,
+    /// When it left the open states.
+    pub open_until: Duration,
     state: &'static str,
     since: Duration,
     opened: Duration,
-    shook: bool,
-    /// What the handler has asked for, until something has come of it.
+    had_frame: bool,
+    /// The handler's last verdict, until it is carried out.
     verdict: Option<Verdict>,
-    /// Bytes that were read and not handled yet, and bytes that are queued.
-    held: usize,
+    /// Bytes read and not handled, and bytes queued and not written.
+    unhandled: usize,
     unsent: usize,
     read_at: Duration,
-    /// When a read was last told that nothing is there.
+    /// When a read last returned `WouldBlock`.
     blocked_at: Duration,
-    /// When the loop put it off to its next turn, with bytes in its socket.
+    /// When the loop deferred the connection to its next turn, with bytes in its socket.
     deferred_at: Option<Duration>,
-    /// When the frame at the front can have begun.
-    begun_at: Duration,
-    /// When something was last written, or first queued.
-    moved_at: Duration,
+    /// The earliest time that the frame at the front can have started.
+    frame_started_at: Duration,
+    /// When bytes were last written, or queued into an empty queue.
+    progress_at: Duration,
     wrote_at: Duration,
 }
 
-/// All connections.
+/// Checks the steps of all connections.
 #[derive(Debug)]
-pub(crate) struct Witness {
+pub(crate) struct InvariantChecker {
     config: Config,
-    /// Whether time passes evenly, so that nothing can be late.
-    punctual: bool,
-    living: BTreeMap<ConnectionId, Seen>,
-    /// Those that are over.
-    pub over: BTreeMap<ConnectionId, Seen>,
-    pub wrong: Vec<String>,
+    /// True if the loop always runs on time, so that nothing may be late.
+    is_punctual: bool,
+    open: BTreeMap<ConnectionId, Tracked>,
+    /// Closed connections.
+    pub closed: BTreeMap<ConnectionId, Tracked>,
+    pub violations: Vec<String>,
     drain_time: Duration,
 }
 
-impl Witness {
-    pub(crate) fn new(config: Config, punctual: bool) -> Self {
+impl InvariantChecker {
+    pub(crate) fn new(config: Config, is_punctual: bool) -> Self {
         let drain_time = config.drain_timeout;
         Self {
             config,
-            punctual,
-            living: BTreeMap::new(),
-            over: BTreeMap::new(),
-            wrong: Vec::new(),
+            is_punctual,
+            open: BTreeMap::new(),
+            closed: BTreeMap::new(),
+            violations: Vec::new(),
             drain_time,
         }
     }
 
-    /// A stop may give them longer.
-    pub(crate) fn drains_within(&mut self, grace: Duration) {
+    /// Allows a stop to give connections longer to drain.
+    pub(crate) fn allow_drain_time(&mut self, grace: Duration) {
         self.drain_time = self.drain_time.max(grace);
     }
 
-    /// A client's connection, if it was let in.
-    pub(crate) fn of(&self, client: &Address) -> Option<&Seen> {
-        self.over
+    /// The connection of a client, if it was accepted.
+    pub(crate) fn of(&self, client: &Address) -> Option<&Tracked> {
+        self.closed
             .values()
-            .chain(self.living.values())
-            .find(|seen| seen.accepted.as_ref() == Some(client))
+            .chain(self.open.values())
+            .find(|tracked| tracked.accepted.as_ref() == Some(client))
     }
 
     pub(crate) fn step(&mut self, now: Duration, step: &Step<'_>) {
@@ -104,26 +106,28 @@ impl Witness {
         else {
             return;
         };
-        if self.over.contains_key(id) {
-            return self.wrong.push(format!("{step:?} after its end"));
+        if self.closed.contains_key(id) {
+            return self
+                .violations
+                .push(format!("{step:?} after it was closed"));
         }
-        let seen = self.living.entry(*id).or_insert_with(|| Seen {
+        let tracked = self.open.entry(*id).or_insert_with(|| Tracked {
             state: "connecting",
-            ..Seen::default()
+            ..Tracked::default()
         });
-        if let Some(wrong) = seen.step(now, step, &self.config, self.drain_time) {
-            self.wrong.push(format!("{id}: {wrong}"));
+        if let Some(violation) = tracked.step(now, step, &self.config, self.drain_time) {
+            self.violations.push(format!("{id}: {violation}"));
         }
         if let Step::Closed { .. } = step {
-            let seen = self.living.remove(id).expect("just seen");
-            self.over.insert(*id, seen);
+            let tracked = self.open.remove(id).expect("just seen");
+            self.closed.insert(*id, tracked);
         }
     }
 
-    /// The formula of `Reactor::shared_memory`, with what may wait after a turn: commands up to
-    /// their mark, since the callbacks that come after the turn's commands add no message here; as
-    /// many letters as the mailbox takes; and all connections on each list.
-    fn bound_on_shared_memory(&self) -> usize {
+    /// The bound of `Reactor::shared_memory`, plus what may be queued after a turn: commands up to
+    /// their mark, since callbacks after the turn's commands add no message here; as many messages
+    /// as the mailbox takes; and all connections on each list.
+    fn max_shared_memory(&self) -> usize {
         let Config {
             scratch,
             events_per_turn,
@@ -132,83 +136,88 @@ impl Witness {
             mailbox_cap,
             ..
         } = self.config;
-        let connections = self.living.len() + self.over.len();
+        let connections = self.open.len() + self.closed.len();
         let waiting = 2 * command_high + 4 * mailbox_cap + 48 * connections;
         scratch + 16 * events_per_turn + 8 * retained_capacity + 16 * 1024 + waiting
     }
 
-    /// A guard has expired, and so much waits in the connection's socket.
-    pub(crate) fn expired_with(
+    /// Checks a timeout that expired while the socket had `unread` bytes.
+    pub(crate) fn check_unread(
         &mut self,
         id: ConnectionId,
         expiry: Expiry,
         unread: Unread,
         reports_at_once: bool,
     ) {
-        let Some(seen) = self
-            .living
+        let Some(tracked) = self
+            .open
             .get(&id)
-            .filter(|seen| seen.state == "open" && seen.verdict.is_none())
+            .filter(|tracked| tracked.state == "open" && tracked.verdict.is_none())
         else {
             return;
         };
-        let blames_the_peer = matches!(expiry, Expiry::Idle | Expiry::Frame | Expiry::Handshake);
-        let over = seen
+        let blames_peer = matches!(expiry, Expiry::Idle | Expiry::Frame | Expiry::Handshake);
+        let timeout = tracked
             .deadlines(&self.config, self.drain_time)
             .into_iter()
             .find(|(what, ..)| *what == expiry);
-        // What arrived while the handler had paused it was not to be read before it was resumed,
-        // and what a read did not get came after it.
-        let readable_since = unread.since.max(seen.since).max(seen.blocked_at);
-        let in_time = over.is_some_and(|(_, since, time)| {
+        // Bytes that arrive during a pause are not read before the resume. Bytes that a read did
+        // not get arrived after it.
+        let readable_since = unread.since.max(tracked.since).max(tracked.blocked_at);
+        let in_time = timeout.is_some_and(|(_, since, time)| {
             unread.bytes > 0 && readable_since < since.saturating_add(time)
         });
-        if blames_the_peer && in_time && (unread.unreported || reports_at_once) {
-            self.wrong.push(format!("{id}: its time for {expiry:?} is over, and what it has sent was not read: {unread:?}"));
+        if blames_peer && in_time && (unread.unreported || reports_at_once) {
+            self.violations.push(format!(
+                "{id}: closed by its {expiry:?} timeout with bytes unread: {unread:?}"
+            ));
         }
     }
 
-    /// A turn is over: so many bytes of memory are held by the loop's connections, and so many by
-    /// what they share.
+    /// Checks memory and timeouts after a turn: `buffered` bytes are held by the connections, and
+    /// `shared` bytes by what they share.
     pub(crate) fn turn(&mut self, now: Duration, buffered: usize, shared: usize) {
-        let bound = self.bound_on_shared_memory();
+        let bound = self.max_shared_memory();
         if shared > bound {
-            self.wrong.push(format!(
-                "{shared} bytes of shared memory, and {bound} is the most"
+            self.violations.push(format!(
+                "{shared} bytes of shared memory, over the bound of {bound}"
             ));
         }
-        // A buffer may be half empty after it has grown, and a quarter full after it has shrunk; empty ones cost nothing.
+        // A buffer may be half empty after growing, and a quarter full after shrinking. An empty
+        // one uses no memory.
         let most = |bytes: usize| if bytes > 0 { 5 * bytes + 4096 } else { 0 };
         let allowed: usize = self
-            .living
+            .open
             .values()
-            .map(|seen| most(seen.held) + most(seen.unsent))
+            .map(|tracked| most(tracked.unhandled) + most(tracked.unsent))
             .sum();
         if buffered > allowed {
-            self.wrong.push(format!(
-                "{buffered} bytes of memory for what may take {allowed}"
+            self.violations.push(format!(
+                "{buffered} bytes of memory, {allowed} expected at most"
             ));
         }
         if buffered > self.config.buffered_high {
-            self.wrong.push(format!(
-                "{buffered} bytes of memory, and {} is the most",
+            self.violations.push(format!(
+                "{buffered} bytes of memory, over the limit of {}",
                 self.config.buffered_high
             ));
         }
-        for (id, seen) in &self.living {
-            if seen.unsent > self.config.write_cap || seen.held > 65_540 + self.config.scratch {
-                self.wrong.push(format!(
-                    "{id} has {} bytes to send and {} to handle",
-                    seen.unsent, seen.held
+        for (id, tracked) in &self.open {
+            if tracked.unsent > self.config.write_cap
+                || tracked.unhandled > 65_540 + self.config.scratch
+            {
+                self.violations.push(format!(
+                    "{id} holds {} bytes to send and {} to handle",
+                    tracked.unsent, tracked.unhandled
                 ));
             }
-            if !self.punctual {
+            if !self.is_punctual {
                 continue;
             }
-            for (expiry, since, time) in seen.deadlines(&self.config, self.drain_time) {
+            for (expiry, since, time) in tracked.deadlines(&self.config, self.drain_time) {
                 if now > since.saturating_add(time).saturating_add(slack(time)) {
-                    self.wrong.push(format!(
-                        "{id}: {expiry:?} is overdue, {time:?} after {since:?} it is {now:?}"
+                    self.violations.push(format!(
+                        "{id}: its {expiry:?} timeout is overdue: {time:?} from {since:?}, now {now:?}"
                     ));
                 }
             }
@@ -216,8 +225,8 @@ impl Witness {
     }
 }
 
-impl Seen {
-    /// What is wrong with a step, if anything is.
+impl Tracked {
+    /// Returns the invariant that a step violates, if any.
     fn step(
         &mut self,
         now: Duration,
@@ -226,7 +235,7 @@ impl Seen {
         drain_time: Duration,
     ) -> Option<String> {
         if let Some(at) = self.deferred_at.take_if(|at| *at < now) {
-            self.begun_at += now.saturating_sub(at);
+            self.frame_started_at += now.saturating_sub(at);
         }
         match step {
             Step::Accepted { peer, .. } => {
@@ -237,10 +246,10 @@ impl Seen {
                 fill: Fill::Bytes(bytes),
                 ..
             } => {
-                if self.held == 0 {
-                    self.begun_at = now;
+                if self.unhandled == 0 {
+                    self.frame_started_at = now;
                 }
-                self.held += bytes;
+                self.unhandled += bytes;
                 self.read_at = now;
             }
             Step::Read {
@@ -248,21 +257,21 @@ impl Seen {
                 ..
             } => self.blocked_at = now,
             Step::Frame { bytes, .. } => {
-                (self.shook, self.begun_at) = (true, now);
+                (self.had_frame, self.frame_started_at) = (true, now);
                 if self.state != "open" || self.verdict.is_some() {
                     return Some(format!(
-                        "a frame is handled while it is {}, and {:?} was the last word",
+                        "a frame is handled in state {}, after verdict {:?}",
                         self.state, self.verdict
                     ));
                 }
-                return self.take(*bytes);
+                return self.handle(*bytes);
             }
-            // More waits in its socket than a turn reads: that is the loop's time.
+            // The socket has more bytes than a turn reads. That delay is the loop's.
             Step::Deferred { .. } => self.deferred_at = Some(now),
-            Step::Discarded { bytes, .. } => return self.take(*bytes),
+            Step::Discarded { bytes, .. } => return self.handle(*bytes),
             Step::Queued { bytes, .. } => {
                 if self.unsent == 0 {
-                    self.moved_at = now;
+                    self.progress_at = now;
                 }
                 self.unsent += bytes;
             }
@@ -270,11 +279,11 @@ impl Seen {
                 flush: Flush::Bytes(bytes),
                 ..
             } => {
-                (self.moved_at, self.wrote_at) = (now, now);
+                (self.progress_at, self.wrote_at) = (now, now);
                 return self.send(*bytes);
             }
             Step::Dropped { bytes, .. } => return self.send(*bytes),
-            // A stop is the loop's affair; the connection goes on.
+            // A stop concerns the loop. The connection goes on.
             Step::Verdict {
                 verdict: Verdict::Stop,
                 ..
@@ -288,21 +297,23 @@ impl Seen {
                     self.opened = now;
                 }
                 if self.state.starts_with("open") {
-                    self.left = now;
+                    self.open_until = now;
                 }
                 if self.state != to {
                     (self.state, self.since) = (to, now);
                 }
-                return (!legal).then(|| format!("went from {from} to {to}"));
+                return (!legal).then(|| format!("changed state from {from} to {to}"));
             }
-            Step::Deadline { expiry, .. } => return self.is_up(now, *expiry, config, drain_time),
+            Step::Deadline { expiry, .. } => {
+                return self.check_expiry(now, *expiry, config, drain_time);
+            }
             Step::Closed { reason, .. } => {
-                self.ended = Some(reason.name());
-                let unfinished = self.state != "closed" || self.held + self.unsent > 0;
+                self.close_reason = Some(reason.name());
+                let unfinished = self.state != "closed" || self.unhandled + self.unsent > 0;
                 return unfinished.then(|| {
                     format!(
-                        "over while {}, {} bytes held and {} unsent",
-                        self.state, self.held, self.unsent
+                        "closed in state {}, with {} bytes unhandled and {} unsent",
+                        self.state, self.unhandled, self.unsent
                     )
                 });
             }
@@ -311,19 +322,19 @@ impl Seen {
         None
     }
 
-    fn take(&mut self, bytes: usize) -> Option<String> {
-        let too_many = bytes > self.held;
-        self.held = self.held.saturating_sub(bytes);
-        too_many.then(|| format!("{bytes} bytes more were handled than read"))
+    fn handle(&mut self, bytes: usize) -> Option<String> {
+        let too_many = bytes > self.unhandled;
+        self.unhandled = self.unhandled.saturating_sub(bytes);
+        too_many.then(|| format!("{bytes} bytes handled, more than were read"))
     }
 
     fn send(&mut self, bytes: usize) -> Option<String> {
         let too_many = bytes > self.unsent;
         self.unsent = self.unsent.saturating_sub(bytes);
-        too_many.then(|| format!("{bytes} bytes more were sent than queued"))
+        too_many.then(|| format!("{bytes} bytes sent, more than were queued"))
     }
 
-    /// What its time may be up for, since when, and how long that is.
+    /// The timeouts that can end it: what, since when, and how long.
     fn deadlines(
         &self,
         config: &Config,
@@ -331,33 +342,36 @@ impl Seen {
     ) -> Vec<(Expiry, Duration, Duration)> {
         let (active, moved) = (
             self.read_at.max(self.wrote_at).max(self.opened),
-            self.moved_at.max(self.opened),
+            self.progress_at.max(self.opened),
         );
         let guard = |applies: bool, expiry, since, time: Option<Duration>| {
             time.filter(|_| applies).map(|time| (expiry, since, time))
         };
         match self.state {
-            "draining" => vec![(Expiry::Drain, self.since.max(self.moved_at), drain_time)],
+            "draining" => vec![(Expiry::Drain, self.since.max(self.progress_at), drain_time)],
             "lingering" => {
-                let (heard, begun) = (self.since.max(self.read_at), self.since.max(self.moved_at));
+                let (heard, begun) = (
+                    self.since.max(self.read_at),
+                    self.since.max(self.progress_at),
+                );
                 vec![
                     (Expiry::Linger, heard, config.linger_timeout),
                     (Expiry::Linger, begun, drain_time),
                 ]
             }
             state if state.starts_with("open") => {
-                let unfinished = state == "open" && self.held > 0;
+                let unfinished = state == "open" && self.unhandled > 0;
                 [
                     guard(true, Expiry::Idle, active, config.idle_timeout),
                     guard(self.unsent > 0, Expiry::Write, moved, config.write_timeout),
                     guard(
                         unfinished,
                         Expiry::Frame,
-                        self.begun_at.max(self.since),
+                        self.frame_started_at.max(self.since),
                         config.frame_timeout,
                     ),
                     guard(
-                        !self.shook && self.accepted.is_some(),
+                        !self.had_frame && self.accepted.is_some(),
                         Expiry::Handshake,
                         self.opened,
                         config.handshake_timeout,
@@ -371,8 +385,8 @@ impl Seen {
         }
     }
 
-    /// The loop says that its time for something is up.
-    fn is_up(
+    /// Checks a timeout that the loop says has expired.
+    fn check_expiry(
         &mut self,
         now: Duration,
         expiry: Expiry,
@@ -380,21 +394,21 @@ impl Seen {
         drain_time: Duration,
     ) -> Option<String> {
         if let Expiry::Drain | Expiry::Linger = expiry {
-            self.gave_up = true;
+            self.timed_out = true;
             return None;
         }
         if let Expiry::Deadline(_) | Expiry::Connect = expiry {
-            return None; // the handler looks at its own
+            return None; // checked by the handler
         }
-        let up = self
+        let expired = self
             .deadlines(config, drain_time)
             .into_iter()
             .any(|(what, since, time)| what == expiry && now >= since.saturating_add(time));
-        (!up).then(|| format!("its time for {expiry:?} was not over"))
+        (!expired).then(|| format!("its {expiry:?} timeout fired early"))
     }
 }
 
-/// Whether a connection may go from one state to another: README's picture, written down once more.
+/// True if a connection may go from one state to the other: the arrows of README's picture.
 fn is_legal(from: &str, to: &str) -> bool {
     match (from, to) {
         _ if from == to => true,

@@ -1,4 +1,5 @@
-//! A handler that does everything a handler may: answers, tells others, waits, pauses, closes itself and others, panics.
+//! A handler that uses every feature of a handler: answers, sends to other connections, pauses,
+//! sets timers and deadlines, closes, panics.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -8,42 +9,42 @@ use glassloop::{
     TimerId, Verdict,
 };
 
-use crate::ledger::Book;
-use crate::oracle::{HUB, Party};
+use crate::delivery::{HANDLER, Party};
 use crate::plan::Op;
-use crate::wire::{Name, Wire, read};
+use crate::record::SharedRecord;
+use crate::wire::{MessageId, Wire, read};
 
 /// The handler of the submit and line workloads.
-pub(crate) struct Hub<W: Wire> {
-    book: Book,
-    /// How long the loop has to stop.
+pub(crate) struct TestHandler<W: Wire> {
+    record: SharedRecord,
+    /// How long a stop may take.
     grace: Duration,
-    /// What timers are to come, when, for whom, and whether they belong to the loop.
+    /// Pending timers: when they expire, for which connection, and whether they are loop timers.
     timers: BTreeMap<TimerId, (Instant, ConnectionId, bool)>,
     text: Vec<u8>,
     wire: std::marker::PhantomData<W>,
 }
 
-/// What the handler remembers of a connection.
+/// The state of a connection.
 #[derive(Debug, Default)]
-pub(crate) struct Guest {
+pub(crate) struct ConnectionState {
     client: Option<Party>,
-    /// A long answer that has no room yet: its size, and how often it is still to come.
+    /// The rest of a long answer that had no room: the size of a reply, and how many remain.
     rest: Option<(usize, u16)>,
     panics_at_close: bool,
     deadlines: [Option<Instant>; 2],
 }
 
-/// Panics without a word on the screen: it is meant.
-pub(crate) fn panic_on_purpose(book: &Book) -> ! {
-    book.borrow_mut().panics += 1;
-    std::panic::resume_unwind(Box::new("on purpose"))
+/// Panics without calling the panic hook.
+pub(crate) fn panic_deliberately(record: &SharedRecord) -> ! {
+    record.borrow_mut().deliberate_panics += 1;
+    std::panic::resume_unwind(Box::new("deliberate"))
 }
 
-impl<W: Wire> Hub<W> {
-    pub(crate) fn new(book: Book, grace: Duration) -> Self {
+impl<W: Wire> TestHandler<W> {
+    pub(crate) fn new(record: SharedRecord, grace: Duration) -> Self {
         Self {
-            book,
+            record,
             grace,
             timers: BTreeMap::new(),
             text: Vec::new(),
@@ -51,19 +52,19 @@ impl<W: Wire> Hub<W> {
         }
     }
 
-    /// Promises an answer to `to`, and makes it.
+    /// Builds a message to `to`, and records that it is expected.
     fn answer(
         &mut self,
         to: Party,
         from: Party,
         size: usize,
     ) -> <W::Codec as glassloop::Codec>::Message<'_> {
-        let number = self.book.borrow_mut().oracle.owe(to, from);
-        W::answer(Name { from, number }, size, &mut self.text)
+        let number = self.record.borrow_mut().delivery.expect_message(to, from);
+        W::answer(MessageId { from, number }, size, &mut self.text)
     }
 
-    /// Goes on with a long answer, as far as there is room.
-    fn resume_connection(&mut self, cx: &mut Context<'_, Self>) -> Verdict {
+    /// Sends the rest of a long answer, as far as there is room.
+    fn send_rest(&mut self, cx: &mut Context<'_, Self>) -> Verdict {
         let (Some(client), Some((size, mut times))) = (cx.state().client, cx.state().rest.take())
         else {
             return Verdict::Continue;
@@ -79,14 +80,14 @@ impl<W: Wire> Hub<W> {
         Verdict::Pause
     }
 
-    /// Another client, and its connection.
+    /// The client at index `number`, and its connection.
     fn other(&self, number: u16) -> (Party, ConnectionId) {
-        let book = self.book.borrow();
-        let (other, id) = book
+        let record = self.record.borrow();
+        let (other, id) = record
             .ids
             .iter()
-            .nth(usize::from(number) % book.ids.len())
-            .expect("whoever asks is one of them");
+            .nth(usize::from(number) % record.ids.len())
+            .expect("at least one client is connected");
         (*other, *id)
     }
 
@@ -103,8 +104,8 @@ impl<W: Wire> Hub<W> {
         self.timers.insert(timer, (at, id, resumes));
     }
 
-    /// A connection is over: its timers and deadlines that should have come by now have not.
-    fn note_what_never_came(&mut self, cx: &mut Context<'_, Self>) {
+    /// Records the timers and deadlines of a closed connection that should have fired by now.
+    fn record_missed_timers(&mut self, cx: &mut Context<'_, Self>) {
         let (now, id) = (cx.now(), cx.id());
         let timers = self
             .timers
@@ -114,21 +115,21 @@ impl<W: Wire> Hub<W> {
         let due = timers
             .chain(cx.state().deadlines.into_iter().flatten())
             .filter(|at| *at < now);
-        self.book
+        self.record
             .borrow_mut()
-            .untimely
+            .mistimed
             .extend(due.map(|at| (id, at, None)));
         self.timers
             .retain(|_, (_, of, of_loop)| *of != id || *of_loop);
     }
 
-    fn note_time(&self, id: ConnectionId, now: Instant, at: Instant) {
+    fn check_time(&self, id: ConnectionId, now: Instant, at: Instant) {
         if now < at || now > at + Duration::from_millis(2) {
-            self.book.borrow_mut().untimely.push((id, at, Some(now)));
+            self.record.borrow_mut().mistimed.push((id, at, Some(now)));
         }
     }
 
-    fn carry_out(
+    fn execute(
         &mut self,
         client: Party,
         op: Op,
@@ -137,37 +138,39 @@ impl<W: Wire> Hub<W> {
     ) -> Verdict {
         match op {
             Op::Ack => {}
-            Op::Much(times) => {
+            Op::Replies(times) => {
                 cx.state().rest = Some((size, times));
-                return self.resume_connection(cx);
+                return self.send_rest(cx);
             }
             Op::Pause(millis) => {
                 self.set_timer(millis, true, cx);
                 return Verdict::Pause;
             }
-            Op::Tell(other) => {
+            Op::MessageOther(other) => {
                 let (other, to) = self.other(other);
-                if other != client && self.book.borrow().attentive.contains(&other) {
-                    self.book.borrow_mut().promised.insert((other, client));
+                if other != client && self.record.borrow().receiving.contains(&other) {
+                    self.record.borrow_mut().guaranteed.insert((other, client));
                     cx.send_to(to, self.answer(other, client, size));
                 }
             }
             Op::CloseOther(other) => {
                 let (other, to) = self.other(other);
-                self.book.borrow_mut().doom(other, "handler");
+                self.record.borrow_mut().expect_close(other, "handler");
                 cx.close(to);
             }
             Op::Close => {
-                self.book.borrow_mut().doom(client, "handler");
+                self.record.borrow_mut().expect_close(client, "handler");
                 return Verdict::Close;
             }
             Op::Abort => {
-                self.book.borrow_mut().doom(client, "aborted");
+                self.record.borrow_mut().expect_close(client, "aborted");
                 return Verdict::Abort;
             }
             Op::Panic => {
-                self.book.borrow_mut().doom(client, "handler_panicked");
-                panic_on_purpose(&self.book);
+                self.record
+                    .borrow_mut()
+                    .expect_close(client, "handler_panicked");
+                panic_deliberately(&self.record);
             }
             Op::PanicAtClose => cx.state().panics_at_close = true,
             Op::Timer(millis) => self.set_timer(millis, false, cx),
@@ -175,7 +178,9 @@ impl<W: Wire> Hub<W> {
                 let at = cx.now() + Duration::from_millis(millis.into());
                 let read = matches!(op, Op::ReadDeadline(_));
                 if !read {
-                    self.book.borrow_mut().doom(client, "write_deadline");
+                    self.record
+                        .borrow_mut()
+                        .expect_close(client, "write_deadline");
                 }
                 cx.state().deadlines[usize::from(!read)] = Some(at);
                 if read {
@@ -185,7 +190,7 @@ impl<W: Wire> Hub<W> {
                 }
             }
             Op::Stop => {
-                self.book
+                self.record
                     .borrow_mut()
                     .stop(Stop::Gracefully, cx.now(), self.grace);
                 return Verdict::Stop;
@@ -195,13 +200,13 @@ impl<W: Wire> Hub<W> {
     }
 }
 
-impl<W: Wire> Handler for Hub<W> {
+impl<W: Wire> Handler for TestHandler<W> {
     type Codec = W::Codec;
-    type State = Guest;
+    type State = ConnectionState;
     type Mail = u16;
 
-    fn connection(&mut self, _: &Origin) -> (W::Codec, Guest) {
-        (W::codec(), Guest::default())
+    fn connection(&mut self, _: &Origin) -> (W::Codec, ConnectionState) {
+        (W::codec(), ConnectionState::default())
     }
 
     fn open(&mut self, cx: &mut Context<'_, Self>) -> Verdict {
@@ -211,27 +216,27 @@ impl<W: Wire> Handler for Hub<W> {
 
     fn frame(&mut self, frame: FrameOf<'_, Self>, cx: &mut Context<'_, Self>) -> Verdict {
         let text = W::text(&frame);
-        let Some((name, op, intact)) = read(text) else {
-            self.book.borrow_mut().oracle.wrongs.altered += 1;
+        let Some((id, op, intact)) = read(text) else {
+            self.record.borrow_mut().delivery.errors.altered += 1;
             return Verdict::Close;
         };
-        let (client, size) = (name.from, text.len() - crate::wire::HEAD);
+        let (client, size) = (id.from, text.len() - crate::wire::HEAD);
         {
-            let mut book = self.book.borrow_mut();
-            book.oracle.see(HUB, client, name.number, intact);
+            let mut record = self.record.borrow_mut();
+            record.delivery.receive(HANDLER, client, id.number, intact);
             if cx.state().client.replace(client).is_none() {
-                book.ids.insert(client, cx.id());
+                record.ids.insert(client, cx.id());
             }
         }
         cx.send(self.answer(client, client, size));
-        self.carry_out(client, op, size, cx)
+        self.execute(client, op, size, cx)
     }
 
     fn drained(&mut self, cx: &mut Context<'_, Self>) -> Verdict {
         if cx.state().rest.is_none() {
             return Verdict::Continue;
         }
-        let verdict = self.resume_connection(cx);
+        let verdict = self.send_rest(cx);
         if verdict == Verdict::Continue {
             let id = cx.id();
             cx.resume(id);
@@ -242,7 +247,7 @@ impl<W: Wire> Handler for Hub<W> {
     fn deadline(&mut self, which: Direction, cx: &mut Context<'_, Self>) -> Verdict {
         let now = cx.now();
         if let Some(at) = cx.state().deadlines[which as usize].take() {
-            self.note_time(cx.id(), now, at);
+            self.check_time(cx.id(), now, at);
         }
         match which {
             Direction::Read => cx.set_read_deadline(None),
@@ -253,47 +258,47 @@ impl<W: Wire> Handler for Hub<W> {
 
     fn timer(&mut self, timer: TimerId, cx: &mut Context<'_, Self>) -> Verdict {
         if let Some((at, ..)) = self.timers.remove(&timer) {
-            self.note_time(cx.id(), cx.now(), at);
+            self.check_time(cx.id(), cx.now(), at);
         }
         Verdict::Continue
     }
 
     fn loop_timer(&mut self, timer: TimerId, cx: &mut LoopContext<'_, Self>) {
         if let Some((at, id, _)) = self.timers.remove(&timer) {
-            self.note_time(id, cx.now(), at);
+            self.check_time(id, cx.now(), at);
             cx.resume(id);
         }
     }
 
-    fn mail(&mut self, whom: u16, cx: &mut LoopContext<'_, Self>) {
-        self.book.borrow_mut().letters.1 += 1;
-        if self.book.borrow().ids.is_empty() {
+    fn mail(&mut self, to_client: u16, cx: &mut LoopContext<'_, Self>) {
+        self.record.borrow_mut().posts.1 += 1;
+        if self.record.borrow().ids.is_empty() {
             return;
         }
-        let (to, id) = self.other(whom);
-        if !self.book.borrow().attentive.contains(&to) {
+        let (to, id) = self.other(to_client);
+        if !self.record.borrow().receiving.contains(&to) {
             return;
         }
-        self.book.borrow_mut().promised.insert((to, HUB));
-        cx.send_to(id, self.answer(to, HUB, 10));
+        self.record.borrow_mut().guaranteed.insert((to, HANDLER));
+        cx.send_to(id, self.answer(to, HANDLER, 10));
     }
 
     fn close(&mut self, cx: &mut Context<'_, Self>, _: &CloseReason) {
         let Some(client) = cx.state().client else {
             return;
         };
-        self.book.borrow_mut().attentive.remove(&client);
-        self.note_what_never_came(cx);
+        self.record.borrow_mut().receiving.remove(&client);
+        self.record_missed_timers(cx);
         if cx.state().panics_at_close {
-            panic_on_purpose(&self.book);
+            panic_deliberately(&self.record);
         }
     }
 
     fn eof(&mut self, cx: &mut Context<'_, Self>) -> Verdict {
         cx.state().client.into_iter().for_each(|client| {
-            self.book.borrow_mut().attentive.remove(&client);
+            self.record.borrow_mut().receiving.remove(&client);
         });
-        // A long answer is still owed.
+        // A long answer is not finished.
         if cx.state().rest.is_some() {
             Verdict::Continue
         } else {
