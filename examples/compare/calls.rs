@@ -18,7 +18,7 @@ use super::scenarios::Scenario;
 pub(crate) struct Counter<'a> {
     load: &'a Path,
     cores: &'a Cores,
-    /// Why it unavailable count, if it unavailable.
+    /// Why strace cannot count, if it cannot.
     unavailable: Option<String>,
     /// Calls and requests of a run with hardly any requests, by peer and number of connections.
     bases: HashMap<(String, u32), (f64, f64)>,
@@ -45,7 +45,7 @@ impl<'a> Counter<'a> {
         }
     }
 
-    /// Returns the calls a request, or why they unavailable be counted.
+    /// Returns the calls a request, or why they cannot be counted.
     pub(crate) fn count(
         &mut self,
         peer: &Peer,

@@ -101,9 +101,12 @@ fn build_examples(cargo: &OsString, profile: &Path, target: &Path) -> Result<(),
         .arg(if name == "debug" { "dev" } else { name })
         .arg("--target-dir")
         .arg(target);
-    let status = build
-        .status()
-        .map_err(|error| format!("cannot run cargo to build server and load: {error}"))?;
+    let status = build.status().map_err(|error| {
+        format!(
+            "the examples server and load must be next to this program, \
+                 and cargo, which builds them, does not run: {error}"
+        )
+    })?;
     if status.success() {
         Ok(())
     } else {

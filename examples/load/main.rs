@@ -220,7 +220,8 @@ fn target(args: &Args) -> Result<SocketAddr, String> {
     let refusal = || {
         let addr = &args.addr;
         format!(
-            "{addr} is not on loopback: the load goes to another host only with --i-own-this-host"
+            "{addr} is not on loopback: load floods its target, \
+             so another host needs --i-own-this-host"
         )
     };
     if is_name && !is_local_name && !args.i_own_this_host {

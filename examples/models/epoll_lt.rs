@@ -3,7 +3,7 @@
 //!
 //! ```text
 //!   epoll_ctl: add 4, add 5, add 7     once per client, and once per change of interest
-//!   epoll_wait ─── waits ──► [5: IN] ─► read 5 ─► reply ─► write 5 ─► epoll_wait …
+//!   epoll_wait ─ waits ─► [5: IN] ─► read 5 ─► reply ─► write 5 ─► epoll_wait …
 //! ```
 //!
 //! **Which thread waits, and where:** one thread, in `epoll_wait`, for all sockets.

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   handle(conn):  read().await ┄ parked ┄► feed ─► write().await ─► read().await ┄ …
-//!                       ▲ │                            a task per client (Go: goroutine)
+//!                       ▲ │                         a task per client (Go: goroutine)
 //!                  wake │ │ park
 //!                       │ ▼
 //!   the reactor:   poll ─ waits ─► events ─► read ─► frame() ─► … ─► flush

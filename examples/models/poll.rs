@@ -1,5 +1,4 @@
-//! `poll(2)`: each call passes a list of descriptors and interests, and returns what each is ready
-//! for.
+//! `poll(2)`: each call passes a list of descriptors and interests, and gets their readiness back.
 //!
 //! ```text
 //!   [listener: IN, 4: IN, 7: OUT] ─► poll ─ waits ─► [-, 4: IN, -] ─► scan the list ─┐

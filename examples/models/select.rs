@@ -1,10 +1,9 @@
-//! `select(2)`: each call passes three sets of descriptors, and returns the ready ones in the same
-//! sets.
+//! `select(2)`: each call passes three sets of descriptors, and gets the ready ones back.
 //!
 //! ```text
 //!   {listener, 4, 5, 7} ─► select ─── waits ──► {5} ─► read 5 ─► reply ─► write 5 ─┐
-//!            ▲                                                                      │
-//!            └──────────────────────── build all sets again ◄───────────────────────┘
+//!            ▲                                                                     │
+//!            └──────────────────────── build all sets again ◄──────────────────────┘
 //! ```
 //!
 //! **Which thread waits, and where:** one thread, in `select`, for all sockets.
