@@ -162,12 +162,11 @@ pub(crate) fn json(results: &Results, args: &Args, cores: &Cores) -> Value {
         } = spread;
         json!({ "median": median, "min": least, "max": most })
     };
-    let cell = |scenario, peer: &str, figure| match results.value(scenario, peer, figure) {
-        Some(value) => {
+    let cell = |scenario, peer: &str, figure| {
+        if let Some(value) = results.value(scenario, peer, figure) {
             let ratio = results.ratio(scenario, peer, figure).map(spread);
             json!({ "value": spread(value), "ratio": ratio })
-        }
-        None => {
+        } else {
             let gap = results.gap(scenario, peer, figure);
             json!({ "missing": gap.unwrap_or("no value was measured") })
         }
