@@ -179,7 +179,8 @@ fn wrong_flags_are_refused_with_a_hint() {
     for (args, hint) in [
         (
             &["--peers", "nobody"][..],
-            "--peers nobody: the known peers are c-epoll, glassloop, threads, tokio, tokio-framed, go-lesson, go-batched",
+            "--peers nobody: the known peers are c-epoll, glassloop, threads, tokio, \
+             tokio-framed, go-lesson, go-batched",
         ),
         (
             &["--also", "mine=server"],
