@@ -129,9 +129,7 @@ impl Connector {
     /// Returns the message for a failed connect.
     fn connect_failure(&self, number: u32, error: &io::Error) -> String {
         let what = match error.kind() {
-            ErrorKind::ConnectionRefused => {
-                "connection refused: no process listens there".to_string()
-            }
+            ErrorKind::ConnectionRefused => "connection refused: nothing listens there".to_string(),
             ErrorKind::TimedOut => format!(
                 "not accepted within {}",
                 humantime::format_duration(self.timeout)
