@@ -166,13 +166,11 @@ impl<C: Codec, S> Connection<C, S> {
         self.apply(cause, shared);
     }
 
-    /// Gives a partial frame `ticks` more: the time in which its bytes could have been read, and the
+    /// Gives a partial frame the time since `queued_at` back: its bytes could have been read, and the
     /// loop did not come to it. That delay is the loop's, not the peer's.
-    pub(crate) fn extend_frame_time(&mut self, ticks: u64, shared: &Shared) {
-        if !self.inbox.is_empty() {
-            let started_at = shared.clock.later_by(self.inbox.started_at(), ticks);
-            self.inbox.restart_timer(started_at);
-        }
+    pub(crate) fn extend_frame_time(&mut self, queued_at: Timestamp, shared: &Shared) {
+        let started_at = shared.clock.without(queued_at, self.inbox.started_at());
+        self.inbox.restart_timer(started_at);
     }
 
     /// Calls [`Handler::deadline`] for each of the handler's own deadlines that has passed.

@@ -10,6 +10,7 @@ use crate::handler::Handler;
 use crate::id::ConnectionId;
 use crate::net::{Event, Net};
 use crate::reactor::Reactor;
+use crate::reactor::serve::Resumable;
 use crate::reactor::slots::{Slot, Slots};
 use crate::state::Trigger;
 use crate::threads::Post;
@@ -44,14 +45,14 @@ impl<H: Handler, N: Net> Reactor<H, N> {
     ///   scratch + 16 × events_per_turn + 9 × retained_capacity + 16 KiB
     ///   + 2 × (command_high + what one callback asks for)     while commands wait
     ///   + 4 × mailbox_cap + the heaviest message              while messages wait
-    ///   + 48 × the most connections at once                   while the lists hold any
+    ///   + 56 × the most connections at once                   while the lists hold any
     /// ```
     ///
     /// with the names of [`Config`](crate::Config). The tables of connections and deadlines, which
     /// grow with [`max_connections`](Self::max_connections), are not included, nor is the memory of
     /// the [`Net`]. It locks the mailbox for a moment.
     pub fn shared_memory(&self) -> usize {
-        let ids = self.resume.capacity() + self.pending_flush.capacity() + self.closed.capacity();
+        let ids = self.pending_flush.capacity() + self.closed.capacity();
         self.scratch.heap()
             + self.events.capacity() * size_of::<Event>()
             + self.shared.spare_queue.heap()
@@ -59,6 +60,7 @@ impl<H: Handler, N: Net> Reactor<H, N> {
             + self.shared.commands.heap()
             + heap_of(&self.posts, self.posts_weight)
             + self.mailbox.heap()
+            + self.resume.capacity() * size_of::<Resumable>()
             + ids * size_of::<ConnectionId>()
     }
 
@@ -116,7 +118,8 @@ impl<H: Handler, N: Net> Reactor<H, N> {
 
     /// Shrinks the resume queue after a burst.
     pub(super) fn shrink_resume(&mut self) {
-        self.resume.shrink_to(self.retained_ids());
+        let retained = self.shared.config.retained_capacity / size_of::<Resumable>();
+        self.resume.shrink_to(retained);
     }
 
     /// Shrinks the queue of posts after a burst, once all are handled.

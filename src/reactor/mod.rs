@@ -39,6 +39,7 @@ use self::accept::Listener;
 use self::dial::Attempt;
 use self::poll::PartialPolls;
 use self::scratch::Scratch;
+use self::serve::Resumable;
 use self::slots::Slots;
 use self::spin::Spin;
 use self::stop::Phase;
@@ -92,7 +93,7 @@ pub struct Reactor<H: Handler, N: Net = MioNet> {
     shared: Shared,
     /// The resume queue: connections with work that no event will report, because a budget was
     /// spent or back-pressure ended.
-    resume: VecDeque<ConnectionId>,
+    resume: VecDeque<Resumable>,
     /// Connections that got output, or were closed, outside of their own batch.
     pending_flush: Vec<ConnectionId>,
     /// Closed connections. Their slots are freed when the turn ends, never inside a batch.
@@ -218,7 +219,7 @@ impl<H: Handler, N: Net> Reactor<H, N> {
         if let (Phase::Stopped, true) = (self.phase, self.closed.is_empty()) {
             return Ok(Turn::Stopped);
         }
-        let (resumable, queued_at) = (self.resume.len(), self.shared.clock.watched());
+        let resumable = self.resume.len();
         // Events are left only by a turn that has panicked; they are dispatched first.
         if self.events.is_empty() {
             self.wait(timeout).map_err(Error::Poll)?; // poll: sleep until an event or a deadline
@@ -229,7 +230,7 @@ impl<H: Handler, N: Net> Reactor<H, N> {
         });
 
         self.dispatch(); //        events: accept new connections, serve ready ones
-        self.resume(resumable, queued_at); // connections with work left from the last turn
+        self.resume(resumable); // resume queue: connections with work left from the last turn
         self.deliver(); //         commands from callbacks, posts from other threads
         self.expire(); //          deadlines and timers
         self.flush(); //           output that was queued outside of a batch
@@ -282,19 +283,13 @@ impl<H: Handler, N: Net> Reactor<H, N> {
 
     /// Serves the connections that were queued before this turn began. Connections queued during
     /// the turn wait for the next one, so none is served twice in a turn.
-    ///
-    /// They were queued at the watched time `queued_at`.
-    fn resume(&mut self, resumable: usize, queued_at: u64) {
+    fn resume(&mut self, resumable: usize) {
         if resumable == 0 {
             return;
         }
-        let waited = self.shared.clock.watched() - queued_at;
         for _ in 0..resumable {
-            let id = self
-                .resume
-                .pop_front()
-                .expect("only this function shortens the queue");
-            self.resume_connection(id, waited);
+            let next = self.resume.pop_front();
+            self.resume_connection(next.expect("only this function shortens the queue"));
         }
         self.shrink_resume();
     }

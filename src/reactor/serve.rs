@@ -17,6 +17,13 @@ use crate::observe::Step;
 use crate::reactor::Reactor;
 use crate::reactor::slots::Slot;
 use crate::state::{Reading, State, Trigger};
+use crate::time::Timestamp;
+
+/// A connection on the resume queue.
+pub(super) struct Resumable {
+    id: ConnectionId,
+    queued_at: Timestamp,
+}
 
 impl<H: Handler, N: Net> Reactor<H, N> {
     /// Handles an event for a connection: remembers the readiness, then serves the connection.
@@ -42,14 +49,14 @@ impl<H: Handler, N: Net> Reactor<H, N> {
         }
     }
 
-    /// Serves a connection from the resume queue, in which it has waited for `waited` ticks.
-    pub(super) fn resume_connection(&mut self, id: ConnectionId, waited: u64) {
+    /// Serves a connection from the resume queue.
+    pub(super) fn resume_connection(&mut self, Resumable { id, queued_at }: Resumable) {
         let Some(slot) = self.slots.get(id) else {
             return self.shared.observe.note(|| Step::Stale);
         };
         slot.in_resume_queue = false;
         if slot.readiness.has(Readiness::READABLE) && slot.connection.is_reading() {
-            slot.connection.extend_frame_time(waited, &self.shared);
+            slot.connection.extend_frame_time(queued_at, &self.shared);
         }
         if let State::Open(Reading::Yielded) = slot.connection.state() {
             slot.connection.apply(Trigger::Proceed, &mut self.shared);
@@ -200,7 +207,10 @@ impl<H: Handler, N: Net> Reactor<H, N> {
         // Queue it if it has work that no event will report.
         if slot.has_more_work() && !slot.in_resume_queue {
             slot.in_resume_queue = true;
-            self.resume.push_back(id);
+            self.resume.push_back(Resumable {
+                id,
+                queued_at: shared.clock.timestamp(),
+            });
             shared.observe.note(|| Step::Deferred { id });
         }
     }

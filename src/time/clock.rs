@@ -171,10 +171,10 @@ impl Clock {
         }
     }
 
-    /// Returns the time `ticks` after `timestamp`, but not later than now.
-    pub(crate) fn later_by(&self, timestamp: Timestamp, ticks: u64) -> Timestamp {
-        let age = u64::from(self.age(timestamp)).saturating_sub(ticks);
-        self.timestamp().wrapping_sub(age as Timestamp)
+    /// Moves `timestamp` forward by the time since `from`, but not beyond now.
+    pub(crate) fn without(&self, from: Timestamp, timestamp: Timestamp) -> Timestamp {
+        let age = self.age(timestamp).saturating_sub(self.age(from));
+        self.timestamp().wrapping_sub(age)
     }
 
     /// Returns the ticks of watched time since `timestamp`.
