@@ -40,9 +40,9 @@
 //!
 //! # The lab
 //!
-//! Each claim of the lessons has a number: C1 to C67 for the sockets, D1 to D18 for the protocol, E1
-//! to E8 for the speed. w1 to w8 are reactors that are wrong, each in one way. A chapter's last line
-//! has the numbers that belong to it. They are experiments, and run on Linux:
+//! Each claim of the lessons has a number: C1 to C67 for the sockets, D1 to D18 for the protocol,
+//! E1 to E8 for the speed. w1 to w8 are reactors that are wrong, each in one way. A chapter's last
+//! line has the numbers that belong to it. They are experiments, and run on Linux:
 //!
 //! ```sh
 //! cargo run --release --example lab -- list
@@ -53,9 +53,9 @@
 //! ```
 //!
 //! Every figure in these pages was measured, on the machine that is named with it. Yours will
-//! differ; most experiments print yours. Names such as `closing::a_stop_at_once_drops_everything` are
-//! tests: that one is in `tests/closing.rs`. `tests/guide.rs` checks that each number, test and file
-//! in these pages exists.
+//! differ; most experiments print yours. Names such as `closing::a_stop_at_once_drops_everything`
+//! are tests: that one is in `tests/closing.rs`. `tests/guide.rs` checks that each number, test and
+//! file in these pages exists.
 
 // The pages link to the crate's items by their names.
 #[cfg(doc)]
