@@ -37,7 +37,7 @@ pub fn loopback(port: u16) -> Address {
 #[derive(Default)]
 pub struct ListenerScript {
     pub script: VecDeque<io::Result<()>>,
-    pub then_read: Option<i32>,
+    pub then_error: Option<i32>,
     pub calls: u64,
     /// True if an accept panics, to stand in for a bug in the loop.
     pub panics: bool,
@@ -46,16 +46,16 @@ pub struct ListenerScript {
 impl ListenerScript {
     fn next_result(&mut self) -> io::Result<()> {
         self.calls += 1;
-        let then_read = || {
+        let then_error = || {
             Err(self
-                .then_read
+                .then_error
                 .map_or(ErrorKind::WouldBlock.into(), io::Error::from_raw_os_error))
         };
-        self.script.pop_front().unwrap_or_else(then_read)
+        self.script.pop_front().unwrap_or_else(then_error)
     }
 }
 
-/// The other side of a socket.
+/// The peer of one of the loop's sockets.
 pub struct Peer {
     /// The token under which the loop registered the socket.
     pub token: usize,
