@@ -41,7 +41,7 @@ fn reason<'a>(report: &'a Value, peer: &str) -> Option<&'a str> {
 }
 
 #[test]
-fn a_tiny_round_has_all_its_cells_or_says_why_not() {
+fn tiny_round_fills_every_cell_or_gives_a_reason() {
     let server = example("server").display().to_string();
     let mine = format!("mine={server} --log error --listen 127.0.0.1:{{port}}");
     let stranger =
@@ -140,7 +140,7 @@ fn a_tiny_round_has_all_its_cells_or_says_why_not() {
 }
 
 #[test]
-fn without_compilers_and_strace_the_rest_is_compared_and_they_are_named() {
+fn missing_compilers_and_strace_are_reported_and_the_rest_runs() {
     let (mut command, plots) = compare(
         "bare",
         &["--peers", "threads,go-lesson", "--scenarios", "lock-step"],

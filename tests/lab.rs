@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use process::example;
 use serde_json::Value;
-use util::PATIENCE;
+use util::TIMEOUT;
 
 /// How many claims the lessons make, by their letters.
 const CLAIMS: [(char, usize); 3] = [('C', 67), ('D', 18), ('E', 8)];
@@ -286,7 +286,7 @@ fn nothing_is_left_of_a_lab_that_was_killed() {
 
 /// What it comes to, as soon as it does.
 fn until<T>(mut look: impl FnMut() -> Option<T>) -> Option<T> {
-    let end = Instant::now() + PATIENCE;
+    let end = Instant::now() + TIMEOUT;
     while Instant::now() < end {
         if let Some(seen) = look() {
             return Some(seen);

@@ -15,7 +15,7 @@ use std::time::Duration;
 use process::{Process, example};
 use serde_json::Value;
 use socket2::SockRef;
-use util::{PATIENCE, ack, id, submit};
+use util::{TIMEOUT, ack, id, submit};
 
 const MODELS: [&str; 9] = [
     "iterative",
@@ -148,7 +148,7 @@ const CASES: [(&str, Case); 21] = [
         client.send(&[submit(id(1), b"one"), submit(id(2), b"two")].concat())?;
         client.stream.shutdown(Shutdown::Write)?;
         client.expect(&[ack(id(1)), ack(id(2))].concat())?;
-        client.expect_end()
+        client.expect_eof()
     }),
     (
         "who ends in the middle of a request is closed",
@@ -156,7 +156,7 @@ const CASES: [(&str, Case); 21] = [
             let mut client = Client::connect(addr, patience)?;
             client.send(&submit(id(1), b"one")[..9])?;
             client.stream.shutdown(Shutdown::Write)?;
-            client.expect_end()
+            client.expect_eof()
         },
     ),
     ("a length that cannot be is the end", |addr, patience| {
@@ -165,7 +165,7 @@ const CASES: [(&str, Case); 21] = [
             client.send(&submit(id(1), b"before"))?;
             client.expect(&ack(id(1)))?;
             client.send(&length.to_be_bytes())?;
-            client.expect_end()?;
+            client.expect_eof()?;
         }
         Client::connect(addr, patience)?.ask(1) // and nobody else's
     }),
@@ -179,7 +179,7 @@ const CASES: [(&str, Case); 21] = [
             .concat(),
         )?;
         client.expect(&ack(id(1)))?;
-        client.expect_end()
+        client.expect_eof()
     }),
     (REFUSED, |addr, patience| {
         let mut client = Client::connect(addr, patience)?;
@@ -289,10 +289,10 @@ fn failures_of(model: &str) -> Vec<String> {
         let patience = if excuse.is_some() {
             Duration::from_millis(300)
         } else {
-            PATIENCE
+            TIMEOUT
         };
         // A server of its own for each: what one case leaves behind is no other's trouble.
-        let (server, addr) = Process::greeting(Command::new(example("models")).args([
+        let (server, addr) = Process::run_listening(Command::new(example("models")).args([
             "serve",
             model,
             "--listen",
@@ -341,16 +341,16 @@ fn the_calls_that_a_server_counts_are_those_that_strace_sees() {
             .args(["-f", "-c", "-U", "calls", "-e", calls, "-o"])
             .arg(&summary)
             .arg(example("models"));
-        let (mut server, addr) = Process::greeting(command.args([
+        let (mut server, addr) = Process::run_listening(command.args([
             "serve",
             model,
             "--listen",
             "127.0.0.1:0",
             "--report",
         ]));
-        let mut client = Client::connect(addr, PATIENCE).unwrap();
+        let mut client = Client::connect(addr, TIMEOUT).unwrap();
         (0..1_000).try_for_each(|_| client.ask(1)).unwrap();
-        server.end_of_input(); // with that it says its counts, and ends
+        server.close_stdin(); // with that it says its counts, and ends
         let counted: f64 = server
             .line()
             .split(' ')
@@ -554,7 +554,7 @@ impl Client {
     }
 
     /// Nothing more comes but the end. A reset is one too: some close with bytes unread ([`REFUSED`]).
-    fn expect_end(&mut self) -> io::Result<()> {
+    fn expect_eof(&mut self) -> io::Result<()> {
         match self.stream.read(&mut [0; 16]) {
             Ok(0) => Ok(()),
             Err(error) if error.kind() == ErrorKind::ConnectionReset => Ok(()),

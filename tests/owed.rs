@@ -13,7 +13,7 @@ use glassloop::{
     Turn, Verdict,
 };
 use socket2::{Domain, SockRef, Socket, Type};
-use util::{Client, PATIENCE, Server, ack, id, reactor, service, submit, turn_until};
+use util::{Client, Server, TIMEOUT, ack, id, reactor, service, submit, turn_until};
 
 /// Does what a line says.
 #[derive(Default)]
@@ -92,7 +92,7 @@ fn office(config: Config, clients: usize) -> (Reactor<Clerk>, Vec<Client>) {
 }
 
 fn run_to_the_end<H: Handler>(reactor: &mut Reactor<H>) {
-    let end = Instant::now() + PATIENCE;
+    let end = Instant::now() + TIMEOUT;
     while reactor.turn(Some(Duration::from_millis(1))).unwrap() == Turn::Running {
         assert!(Instant::now() < end, "it does not stop: {reactor:?}");
     }
@@ -110,17 +110,17 @@ fn a_graceful_stop_waits_for_an_answer_that_is_still_being_made() {
     );
     let mut client = server.connect();
     client.send(b"later\n");
-    let id = asked.recv_timeout(PATIENCE).unwrap();
+    let id = asked.recv_timeout(TIMEOUT).unwrap();
     server.handle.stop(Stop::Gracefully);
     // The loop has heard of it when nobody listens any more.
-    let end = Instant::now() + PATIENCE;
+    let end = Instant::now() + TIMEOUT;
     while std::net::TcpStream::connect(server.addr).is_ok() {
         assert!(Instant::now() < end);
     }
     server.handle.send(id, &b"here it is\n"[..]).unwrap();
     server.handle.close(id).unwrap();
     client.expect(b"here it is\n");
-    client.expect_end();
+    client.expect_eof();
 }
 
 #[test]
@@ -131,8 +131,8 @@ fn what_the_last_frames_say_to_others_is_sent_before_the_end() {
     let mut second = clients.pop().unwrap();
     let reading = std::thread::spawn(move || {
         clients[0].expect(b"somebody asked\nsomebody asked\n");
-        clients[0].expect_end();
-        second.expect_end();
+        clients[0].expect_eof();
+        second.expect_eof();
     });
     run_to_the_end(&mut reactor);
     reading.join().unwrap();
@@ -184,7 +184,7 @@ fn a_peer_that_reads_as_fast_as_it_is_written_to_does_not_keep_the_turn() {
         }
     });
     clients[0].send(&b"big\n".repeat(500));
-    let (mut most, end) = (0, Instant::now() + PATIENCE);
+    let (mut most, end) = (0, Instant::now() + TIMEOUT);
     while !reading.is_finished() {
         assert!(Instant::now() < end);
         let before = reactor.counters().bytes_written;
@@ -226,7 +226,7 @@ fn memory_that_was_sent_in_part_is_counted_until_it_is_given_back() {
     });
     let mut left = 1_000_000 - usize::try_from(reactor.counters().bytes_written).unwrap();
     let mut chunk = vec![0; 64 << 10];
-    let (first, end) = (left, Instant::now() + PATIENCE);
+    let (first, end) = (left, Instant::now() + TIMEOUT);
     while left > 0 {
         assert!(Instant::now() < end);
         // It is given back when more than half of it is sent.
@@ -292,7 +292,7 @@ fn those_who_wait_at_the_limit_of_connections_are_let_in_by_a_graceful_stop() {
     let reading = std::thread::spawn(move || {
         for client in &mut clients {
             client.expect(&ack(id(1)));
-            client.expect_end();
+            client.expect_eof();
         }
     });
     run_to_the_end(&mut reactor);

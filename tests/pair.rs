@@ -11,7 +11,7 @@ use glassloop::{
     CloseReason, Config, ConnectionId, Context, Direction, Either, Handler, LoopContext, Origin,
     Pair, Reactor, Step, TimerId, Verdict, submit,
 };
-use util::{Client, PATIENCE, Service, ack, id, request, service, turn_until};
+use util::{Client, Service, TIMEOUT, ack, id, request, service, turn_until};
 
 /// Writes down every call, and does what each line says.
 #[derive(Default)]
@@ -225,7 +225,7 @@ fn a_handshake_is_waited_for_through_a_pair() {
     let mut silent = Client::connect(addr);
     turn_until(&mut reactor, |reactor| reactor.counters().closed == 1);
     assert_eq!(reactor.counters().deadlines, 1);
-    silent.expect_end();
+    silent.expect_eof();
 }
 
 #[test]
@@ -245,7 +245,7 @@ fn every_callback_comes_to_the_one_whose_connection_it_is() {
         client.shut_write();
         turn_until(&mut reactor, |reactor| reactor.counters().closed == 1);
         client.expect(b"farewell\n");
-        client.expect_end();
+        client.expect_eof();
         let Pair { left, right, .. } = reactor.handler();
         let (its, other) = if side == 0 {
             (left, right)
@@ -274,7 +274,7 @@ fn every_callback_comes_to_the_one_whose_connection_it_is() {
 fn what_was_dialed_goes_where_the_pair_says() {
     let (mut reactor, clients) = scribes();
     let addr = reactor.local_addrs()[0].tcp().unwrap();
-    let dialed = reactor.connect(addr, PATIENCE).unwrap();
+    let dialed = reactor.connect(addr, TIMEOUT).unwrap();
     turn_until(&mut reactor, |reactor| {
         reactor.handler().right.ids.contains(&dialed)
     });
@@ -321,7 +321,7 @@ fn mail_comes_to_its_addressee_who_reaches_his_own_connections_only() {
     assert_eq!(reactor.handler().right.notes(), ["mail: true"; 3]);
     for client in [&mut left, &mut right] {
         client.expect(b"you have mail\nindeed\n");
-        client.expect_end();
+        client.expect_eof();
     }
     drop((left, right));
     turn_until(&mut reactor, |reactor| reactor.connections() == 0);
@@ -361,7 +361,7 @@ fn a_panic_in_one_s_callback_is_nothing_to_the_other() {
         };
         victim.send(b"panic\n");
         turn_until(&mut reactor, |reactor| reactor.counters().panics == 1);
-        victim.expect_end();
+        victim.expect_eof();
         drop(victim);
         turn_until(&mut reactor, |reactor| reactor.connections() == 1);
         ask(&mut reactor, &mut bystander, b"count\n", b"1\n");
@@ -401,7 +401,7 @@ fn a_panic_inside_of_with_ends_that_connection_and_the_mail_goes_on() {
         (reactor.counters().panics, reactor.handler().right.notes()),
         (2, vec!["mail: true".to_string()])
     );
-    right.expect_end();
+    right.expect_eof();
     ask(&mut reactor, &mut left, b"alive\n", b"alive\n");
 }
 

@@ -1,7 +1,7 @@
 //! Peers that send more than they read, and limits that hold.
 
-#[path = "util/played.rs"]
-mod played;
+#[path = "util/scripted.rs"]
+mod scripted;
 mod util;
 
 use std::io::{ErrorKind, Read, Write};
@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use glassloop::codec::Line;
 use glassloop::internals::{Connection, Shared};
 use glassloop::{Config, Context, Handler, Origin, Reactor, Verdict};
-use played::{Play, Stage};
+use scripted::{Harness, NetState};
 use util::{Client, ack, addr_of, id, service, submit, turn_until};
 
 /// Sends until neither the sockets nor the loop take any more. Returns how many bytes that was, and the most memory that the loop's connections held.
@@ -172,22 +172,22 @@ fn a_full_turn_of_accepts_leaves_the_rest_for_the_next() {
 #[test]
 fn ten_thousand_peers_who_claim_much_and_send_little_cost_little() {
     const PEERS: usize = 10_000;
-    let mut play = Play::on(
-        Stage::with_doors(1),
+    let mut harness = Harness::on(
+        NetState::with_listeners(1),
         service(),
         Config {
             max_connections: Some(PEERS),
             ..Config::default()
         },
     );
-    play.admit(PEERS);
+    harness.accept(PEERS);
     // Each claims the longest frame there is: 655 MB in all.
     let claim = 65_536_u32.to_be_bytes();
     let mut held = Vec::new();
     for piece in [&claim[..], b"\x02", b"0", b"0"] {
-        (0..PEERS).for_each(|peer| play.say(peer, piece));
-        play.turn();
-        held.push(play.reactor.buffered() / PEERS);
+        (0..PEERS).for_each(|peer| harness.peer_sends(peer, piece));
+        harness.turn();
+        held.push(harness.reactor.buffered() / PEERS);
     }
     println!("each of {PEERS} peers who claim 65,536 bytes and send 7 cost {held:?} bytes");
     assert!(
@@ -198,7 +198,7 @@ fn ten_thousand_peers_who_claim_much_and_send_little_cost_little() {
         held[3] <= 2 * 7 + 4096,
         "{held:?}: no more than one step beyond what has come"
     );
-    assert_eq!(play.reactor.connections(), PEERS);
+    assert_eq!(harness.reactor.connections(), PEERS);
 }
 
 /// Answers each line with as many empty ones as it has bytes.

@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use process::{Process, client, example};
-use util::{Client, PATIENCE, ack, bound, id, request, submit, wait_until};
+use util::{Client, TIMEOUT, ack, bound, id, request, submit, wait_until};
 
 #[test]
 fn the_server_names_its_real_addresses_and_serves_on_all_of_them() {
@@ -44,7 +44,7 @@ fn a_first_signal_stops_gracefully_and_the_exit_code_is_0() {
         client.expect(&ack(id(1)));
         client.send(&submit(id(2), b"half")[..10]);
         server.signal(signal);
-        client.expect_end();
+        client.expect_eof();
         drop(client);
         let (code, stderr) = server.end();
         assert_eq!(code, Some(0), "{stderr}");
@@ -160,7 +160,7 @@ fn hangup_that_is_pending_at_the_start_is_logged_only() {
         return println!("not tested: there is no python3 here to block the signal");
     }
     let mut launcher = Command::new("python3");
-    let (server, _addr) = Process::greeting(
+    let (server, _addr) = Process::run_listening(
         launcher
             .args(["-c", LAUNCHER])
             .arg(example("server"))
@@ -235,13 +235,13 @@ fn a_connection_s_end_is_logged_at_debug_and_requests_are_not() {
     client.send(&[request(0x01, id(1), b""), submit(id(2), b"secret")].concat());
     client.expect(&[request(0x81, id(1), &[0]), ack(id(2))].concat());
     client.send(b"GET ");
-    client.expect_end();
+    client.expect_eof();
     drop(client);
     // Peer bytes in the log are escaped.
     let mut rude = Client::connect(addr);
     rude.send(&submit(*b"\x1b[31m\r\n!", b""));
     rude.expect(&request(0x82, *b"\x1b[31m\r\n!", &[1]));
-    rude.expect_end();
+    rude.expect_eof();
     drop(rude);
     server.signal("TERM");
     let (code, stderr) = server.end();
@@ -277,7 +277,7 @@ fn strangers_do_not_fill_the_log() {
     for greeting in greetings.iter().cycle().take(200) {
         let mut stranger = Client::connect(addr);
         stranger.send(greeting);
-        stranger.expect_end();
+        stranger.expect_eof();
     }
     for _ in 0..100 {
         Client::connect(addr).reset();
@@ -318,7 +318,7 @@ fn a_storm_of_signals_neither_ends_the_server_nor_moves_a_deadline() {
     };
     while !is_gone(&mut silent) {
         assert!(
-            begun.elapsed() < PATIENCE,
+            begun.elapsed() < TIMEOUT,
             "the storm has moved the deadline; {}",
             server.log()
         );
@@ -368,7 +368,7 @@ fn traced(options: &[&str], visit: impl FnOnce(&mut Client)) -> Option<Traced> {
         .args(options)
         .arg(example("server"))
         .args(["--listen", "127.0.0.1:0", "--spin", "off"]);
-    let (server, addr) = Process::greeting(&mut command);
+    let (server, addr) = Process::run_listening(&mut command);
     visit(&mut Client::connect(addr));
     let pid = Command::new("pgrep")
         .args(["-P", &server.pid().to_string()])

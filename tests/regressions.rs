@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use bytes::{BufMut, BytesMut};
 use glassloop::codec::{Codec, Input, Line};
 use glassloop::{CloseReason, Config, ConnectionId, Context, Handler, Origin, Reactor, Verdict};
-use util::{Client, PATIENCE, ack, addr_of, id, reactor, service, submit, turn_until};
+use util::{Client, TIMEOUT, ack, addr_of, id, reactor, service, submit, turn_until};
 
 /// Does what a line's first word says, and remembers everybody.
 #[derive(Default)]
@@ -99,7 +99,7 @@ fn what_was_asked_for_between_turns_does_not_wait_for_an_event() {
         let (mut reactor, mut client, id) = one(Config::default());
         assert!(reactor.with(id, |_, _| verdict));
         let _ = reactor.turn(None).unwrap(); // would wait for ever
-        client.expect_gone();
+        client.expect_closed();
     }
 }
 
@@ -153,7 +153,7 @@ fn what_many_ends_ask_of_others_is_bounded_too() {
     settle(&mut reactor, PEERS);
     let stays = clients.pop().unwrap();
     drop(clients);
-    let (mut peak, end) = (0, Instant::now() + PATIENCE);
+    let (mut peak, end) = (0, Instant::now() + TIMEOUT);
     while reactor.connections() > 1 {
         assert!(Instant::now() < end, "not all of them end: {reactor:?}");
         let turn = allocation_counter::measure(|| {
@@ -252,7 +252,7 @@ fn a_timeout_may_be_for_ever() {
     let mut client = Client::connect(addr);
     client.send(&[0; 4]);
     turn_until(&mut reactor, |reactor| reactor.counters().bytes_read == 4);
-    client.expect_end();
+    client.expect_eof();
     reactor.stop(glassloop::Stop::Gracefully);
     let _ = reactor.turn(None).unwrap();
     assert_eq!(reactor.connections(), 1);
@@ -277,7 +277,7 @@ fn a_connection_the_handler_panicked_over_is_not_counted_as_accepted() {
     let mut reactor = Reactor::bind("127.0.0.1:0", Refuses).unwrap();
     let mut client = Client::connect(addr_of(&reactor));
     turn_until(&mut reactor, |reactor| reactor.counters().panics == 1);
-    client.expect_gone();
+    client.expect_closed();
     let counters = reactor.counters();
     assert_eq!(
         (counters.accepted, counters.closed, counters.accept_errors),
@@ -297,7 +297,7 @@ fn an_end_does_not_cost_the_others_their_warm_buffer() {
         let done = reactor.counters().bytes_written + acks.len() as u64;
         let info = allocation_counter::measure(|| {
             while reactor.counters().bytes_written < done {
-                let _ = reactor.turn(Some(PATIENCE)).unwrap();
+                let _ = reactor.turn(Some(TIMEOUT)).unwrap();
             }
         });
         client.expect(&acks);

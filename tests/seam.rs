@@ -1,7 +1,7 @@
 //! The loop over a net that is played by hand: what the system does seldom, done on purpose, and by a clock of its own.
 
-#[path = "util/played.rs"]
-mod played;
+#[path = "util/scripted.rs"]
+mod scripted;
 mod util;
 
 use std::io::{self, ErrorKind};
@@ -12,17 +12,17 @@ use glassloop::internals::{Established, Event};
 use glassloop::{
     CloseReason, Config, ConnectionId, Context, Error, Handler, Origin, Stop, Turn, Verdict,
 };
-use played::{Stage, loopback, ms};
+use scripted::{NetState, loopback, ms};
 use util::{Service, ack, id, service, submit};
 
-type Play = played::Play<Service>;
+type Harness = scripted::Harness<Service>;
 
 /// A loop with one listener.
-fn by_hand(config: Config) -> Play {
-    Play::on(
-        Stage {
+fn by_hand(config: Config) -> Harness {
+    Harness::on(
+        NetState {
             descriptors: Some(100),
-            ..Stage::with_doors(1)
+            ..NetState::with_listeners(1)
         },
         service(),
         config,
@@ -30,40 +30,43 @@ fn by_hand(config: Config) -> Play {
 }
 
 /// One turn, which lasts as long as the loop likes.
-fn turn(play: &mut Play) -> Turn {
-    play.reactor.turn(None).unwrap()
+fn turn(harness: &mut Harness) -> Turn {
+    harness.reactor.turn(None).unwrap()
 }
 
 #[test]
 fn an_event_for_an_earlier_connection_in_the_same_slot_is_ignored_and_counted() {
-    let mut play = by_hand(Config::default());
-    let gone = play.admit(1);
-    play.stage.borrow_mut().peers[gone].then = Err(ErrorKind::ConnectionReset);
-    play.tell(gone, |event| event.readable = true);
-    let _ = turn(&mut play);
+    let mut harness = by_hand(Config::default());
+    let gone = harness.accept(1);
+    harness.net.borrow_mut().peers[gone].then_read = Err(ErrorKind::ConnectionReset);
+    harness.report_event(gone, |event| event.readable = true);
+    let _ = turn(&mut harness);
     assert_eq!(
-        (play.reactor.connections(), play.stage.borrow().deregistered),
+        (
+            harness.reactor.connections(),
+            harness.net.borrow().deregistered
+        ),
         (0, 1)
     );
 
-    let heir = play.admit(1);
-    let [first, second] = [gone, heir].map(|peer| play.stage.borrow().peers[peer].token);
+    let heir = harness.accept(1);
+    let [first, second] = [gone, heir].map(|peer| harness.net.borrow().peers[peer].token);
     assert_ne!(first, second);
-    let before = play.reactor.counters();
+    let before = harness.reactor.counters();
     for token in [first, first + 0x55, usize::MAX] {
-        play.stage.borrow_mut().events.push(Event {
+        harness.net.borrow_mut().events.push(Event {
             token,
             readable: true,
             ..Event::default()
         });
     }
-    let _ = turn(&mut play);
-    let after = play.reactor.counters();
+    let _ = turn(&mut harness);
+    let after = harness.reactor.counters();
     assert_eq!(
         (after.stale, after.reads, after.events),
         (before.stale + 3, before.reads, before.events)
     );
-    assert_eq!(play.reactor.connections(), 1);
+    assert_eq!(harness.reactor.connections(), 1);
 }
 
 /// Has all others closed whenever somebody says `out`. What was said, and who was closed, is kept.
@@ -117,18 +120,19 @@ fn an_event_for_one_who_was_closed_earlier_in_the_same_batch_finds_nobody_else()
             command_high,
             ..Config::default()
         };
-        let mut play = played::Play::on(Stage::with_doors(1), Rivals::default(), config);
-        let (one, other) = (play.admit(1), play.admit(1));
+        let mut harness =
+            scripted::Harness::on(NetState::with_listeners(1), Rivals::default(), config);
+        let (one, other) = (harness.accept(1), harness.accept(1));
         // One batch: he is closed, speaks, is reset, and is told of once more; and somebody new comes, who could have his place.
-        play.say(one, b"out\n");
-        play.say(other, b"wait\n");
-        play.reset(other);
-        play.tell(other, |event| {
+        harness.peer_sends(one, b"out\n");
+        harness.peer_sends(other, b"wait\n");
+        harness.peer_resets(other);
+        harness.report_event(other, |event| {
             (event.readable, event.writable) = (true, true);
         });
-        play.knock(0, [Ok(())]);
-        play.turn();
-        let Rivals { all, log } = play.reactor.handler();
+        harness.queue_accepts(0, [Ok(())]);
+        harness.turn();
+        let Rivals { all, log } = harness.reactor.handler();
         let [first, second, newcomer] = all[..] else {
             panic!("three in all: {all:?}")
         };
@@ -146,15 +150,15 @@ fn an_event_for_one_who_was_closed_earlier_in_the_same_batch_finds_nobody_else()
         assert!(newcomer.slot() != first.slot() && newcomer.slot() != second.slot());
         assert_eq!(
             (
-                play.reactor.connections(),
-                play.is_open(one),
-                play.is_open(other)
+                harness.reactor.connections(),
+                harness.is_open(one),
+                harness.is_open(other)
             ),
             (2, true, false)
         );
         // Only after the batch is his place free.
-        play.admit(1);
-        assert_eq!(play.reactor.handler().all[3].slot(), second.slot());
+        harness.accept(1);
+        assert_eq!(harness.reactor.handler().all[3].slot(), second.slot());
     }
 }
 
@@ -162,28 +166,32 @@ fn an_event_for_one_who_was_closed_earlier_in_the_same_batch_finds_nobody_else()
 fn an_accept_that_fails_for_want_of_room_rests_and_is_asked_again_by_the_clock() {
     const EMFILE: i32 = 24;
     let no_room = || Err(io::Error::from_raw_os_error(EMFILE));
-    let mut play = by_hand(Config::default());
+    let mut harness = by_hand(Config::default());
     // One event for all: the system says so once.
-    play.knock(0, (0..5).map(|_| no_room()).chain([Ok(())]));
-    while play.reactor.connections() == 0 {
-        let _ = turn(&mut play);
-        assert!(play.reactor.counters().turns < 20, "{:?}", play.reactor);
+    harness.queue_accepts(0, (0..5).map(|_| no_room()).chain([Ok(())]));
+    while harness.reactor.connections() == 0 {
+        let _ = turn(&mut harness);
+        assert!(
+            harness.reactor.counters().turns < 20,
+            "{:?}",
+            harness.reactor
+        );
     }
-    assert_eq!(play.stage.borrow().timeouts[1..6], [Some(ms(50)); 5]);
-    assert_eq!(play.reactor.counters().accept_errors, 5);
+    assert_eq!(harness.net.borrow().timeouts[1..6], [Some(ms(50)); 5]);
+    assert_eq!(harness.reactor.counters().accept_errors, 5);
     // While it rests, other events do not make it ask.
-    play.knock(0, [no_room()]);
-    let _ = turn(&mut play);
-    let calls = play.stage.borrow().doors[0].calls;
-    play.knock(0, []);
-    let _ = turn(&mut play);
-    assert_eq!(play.stage.borrow().doors[0].calls, calls);
+    harness.queue_accepts(0, [no_room()]);
+    let _ = turn(&mut harness);
+    let calls = harness.net.borrow().listeners[0].calls;
+    harness.queue_accepts(0, []);
+    let _ = turn(&mut harness);
+    assert_eq!(harness.net.borrow().listeners[0].calls, calls);
 }
 
 #[test]
 fn a_connection_that_is_gone_before_it_is_accepted_does_not_keep_the_next_one_out() {
-    let mut play = by_hand(Config::default());
-    play.knock(
+    let mut harness = by_hand(Config::default());
+    harness.queue_accepts(
         0,
         [
             Err(ErrorKind::ConnectionAborted.into()),
@@ -191,11 +199,11 @@ fn a_connection_that_is_gone_before_it_is_accepted_does_not_keep_the_next_one_ou
             Ok(()),
         ],
     );
-    let _ = turn(&mut play);
+    let _ = turn(&mut harness);
     assert_eq!(
         (
-            play.reactor.connections(),
-            play.reactor.counters().accept_errors
+            harness.reactor.connections(),
+            harness.reactor.counters().accept_errors
         ),
         (1, 2)
     );
@@ -203,8 +211,8 @@ fn a_connection_that_is_gone_before_it_is_accepted_does_not_keep_the_next_one_ou
 
 #[test]
 fn writes_of_one_byte_and_signals_lose_nothing() {
-    let mut play = by_hand(Config::default());
-    let peer = play.admit(1);
+    let mut harness = by_hand(Config::default());
+    let peer = harness.accept(1);
     let script = [
         Ok(1),
         Err(ErrorKind::Interrupted),
@@ -213,44 +221,44 @@ fn writes_of_one_byte_and_signals_lose_nothing() {
         Ok(39),
         Err(ErrorKind::WouldBlock),
     ];
-    play.stage.borrow_mut().peers[peer]
+    harness.net.borrow_mut().peers[peer]
         .writes
         .extend(script.map(|answer| answer.map_err(Into::into)));
-    play.say(peer, &submit(id(1), b"x").repeat(3));
-    let _ = turn(&mut play);
-    assert_eq!(play.stage.borrow().peers[peer].got, ack(id(1))[..2]);
+    harness.peer_sends(peer, &submit(id(1), b"x").repeat(3));
+    let _ = turn(&mut harness);
+    assert_eq!(harness.net.borrow().peers[peer].received, ack(id(1))[..2]);
     for _ in 0..2 {
-        play.tell(peer, |event| event.writable = true);
-        let _ = turn(&mut play);
+        harness.report_event(peer, |event| event.writable = true);
+        let _ = turn(&mut harness);
     }
-    assert_eq!(play.got(peer), ack(id(1)).repeat(3));
-    assert_eq!(play.reactor.buffered(), 0);
+    assert_eq!(harness.received(peer), ack(id(1)).repeat(3));
+    assert_eq!(harness.reactor.buffered(), 0);
 }
 
 #[test]
 fn spurious_events_cost_a_read_and_nothing_else() {
-    let mut play = by_hand(Config {
+    let mut harness = by_hand(Config {
         idle_timeout: None,
         ..Config::default()
     });
-    let peer = play.admit(1);
+    let peer = harness.accept(1);
     for _ in 0..3 {
-        play.tell(peer, |event| {
+        harness.report_event(peer, |event| {
             (event.readable, event.writable) = (true, true);
         });
-        let _ = turn(&mut play);
+        let _ = turn(&mut harness);
     }
-    let counters = play.reactor.counters();
+    let counters = harness.reactor.counters();
     assert_eq!(
         (
             counters.reads_blocked,
-            play.reactor.connections(),
+            harness.reactor.connections(),
             counters.deferred
         ),
         (3, 1, 0)
     );
     assert_eq!(
-        play.stage.borrow().timeouts.last(),
+        harness.net.borrow().timeouts.last(),
         Some(&None),
         "and then it sleeps"
     );
@@ -258,31 +266,31 @@ fn spurious_events_cost_a_read_and_nothing_else() {
 
 #[test]
 fn urgent_data_with_nothing_behind_it_costs_a_read_and_nothing_else() {
-    let mut play = by_hand(Config {
+    let mut harness = by_hand(Config {
         idle_timeout: None,
         ..Config::default()
     });
-    let peer = play.admit(1);
+    let peer = harness.accept(1);
     for _ in 0..3 {
-        play.tell(peer, |event| (event.readable, event.urgent) = (true, true));
-        let _ = turn(&mut play);
+        harness.report_event(peer, |event| (event.readable, event.urgent) = (true, true));
+        let _ = turn(&mut harness);
     }
-    play.say(peer, &submit(id(1), b"x"));
-    let _ = turn(&mut play);
-    assert_eq!(play.got(peer), ack(id(1)));
-    let counters = play.reactor.counters();
+    harness.peer_sends(peer, &submit(id(1), b"x"));
+    let _ = turn(&mut harness);
+    assert_eq!(harness.received(peer), ack(id(1)));
+    let counters = harness.reactor.counters();
     // From now on a short read proves nothing; so the request costs one more.
     assert_eq!(
         (
             counters.reads_blocked,
-            play.reactor.connections(),
+            harness.reactor.connections(),
             counters.deferred
         ),
         (4, 1, 0)
     );
-    let _ = turn(&mut play);
+    let _ = turn(&mut harness);
     assert_eq!(
-        play.stage.borrow().timeouts.last(),
+        harness.net.borrow().timeouts.last(),
         Some(&None),
         "and then it sleeps"
     );
@@ -291,33 +299,33 @@ fn urgent_data_with_nothing_behind_it_costs_a_read_and_nothing_else() {
 #[test]
 fn a_broken_poller_ends_the_loop_with_its_error_and_nothing_stays_open() {
     const EBADF: i32 = 9;
-    let mut play = by_hand(Config::default());
-    play.admit(3);
-    play.say(0, &submit(id(1), b"never finished")[..20]);
-    play.turn();
-    play.stage.borrow_mut().poll_fails = Some(EBADF);
-    let polls = play.stage.borrow().timeouts.len();
+    let mut harness = by_hand(Config::default());
+    harness.accept(3);
+    harness.peer_sends(0, &submit(id(1), b"never finished")[..20]);
+    harness.turn();
+    harness.net.borrow_mut().poll_error = Some(EBADF);
+    let polls = harness.net.borrow().timeouts.len();
     for _ in 0..3 {
-        let told = play.reactor.turn(None);
+        let told = harness.reactor.turn(None);
         assert!(
             matches!(&told, Err(Error::Poll(error)) if error.raw_os_error() == Some(EBADF)),
             "{told:?}"
         );
     }
     assert_eq!(
-        play.stage.borrow().timeouts.len(),
+        harness.net.borrow().timeouts.len(),
         polls + 3,
         "it is for the caller to try again"
     );
     assert_eq!(
-        play.reactor.run().unwrap_err().to_string(),
+        harness.reactor.run().unwrap_err().to_string(),
         "polling failed: Bad file descriptor (os error 9)"
     );
-    assert_eq!(play.open(), 3, "nobody was at fault");
-    let handle = play.reactor.handle();
-    let stage = play.stage.clone();
-    drop(play);
-    assert!(stage.borrow().peers.iter().all(|peer| !peer.is_open()));
+    assert_eq!(harness.open_sockets(), 3, "nobody was at fault");
+    let handle = harness.reactor.handle();
+    let net = harness.net.clone();
+    drop(harness);
+    assert!(net.borrow().peers.iter().all(|peer| !peer.is_open()));
     assert_eq!(handle.post(()), Err(glassloop::PostError::Stopped(())));
 }
 
@@ -325,72 +333,78 @@ fn a_broken_poller_ends_the_loop_with_its_error_and_nothing_stays_open() {
 fn whom_the_poller_does_not_take_is_dropped_alone_be_he_accepted_or_dialed() {
     const ENOMEM: i32 = 12;
     const ENOSPC: i32 = 28;
-    let mut play = by_hand(Config::default());
-    play.admit(1);
-    play.stage.borrow_mut().refusals.extend([ENOSPC, ENOMEM]);
-    play.knock(0, [Ok(()), Ok(()), Ok(())]);
-    play.turn();
+    let mut harness = by_hand(Config::default());
+    harness.accept(1);
+    harness
+        .net
+        .borrow_mut()
+        .register_errors
+        .extend([ENOSPC, ENOMEM]);
+    harness.queue_accepts(0, [Ok(()), Ok(()), Ok(())]);
+    harness.turn();
     assert_eq!(
-        [0, 1, 2, 3].map(|peer| play.is_open(peer)),
+        [0, 1, 2, 3].map(|peer| harness.is_open(peer)),
         [true, false, false, true]
     );
     assert_eq!(
         (
-            play.reactor.connections(),
-            play.reactor.counters().accepted,
-            play.reactor.counters().accept_errors
+            harness.reactor.connections(),
+            harness.reactor.counters().accepted,
+            harness.reactor.counters().accept_errors
         ),
         (2, 2, 2)
     );
 
     // A dial goes on to the next address, as after any other failure.
-    play.stage.borrow_mut().refusals.push_back(ENOSPC);
-    play.reactor
+    harness.net.borrow_mut().register_errors.push_back(ENOSPC);
+    harness
+        .reactor
         .connect_to(vec![loopback(1), loopback(2)], Duration::MAX)
         .unwrap();
     assert_eq!(
         (
-            [4, 5].map(|peer| play.is_open(peer)),
-            play.reactor.connections()
+            [4, 5].map(|peer| harness.is_open(peer)),
+            harness.reactor.connections()
         ),
         ([false, true], 3)
     );
-    play.answer(5, Ok(Established::Yes));
-    play.turn();
-    play.stage.borrow_mut().refusals.push_back(ENOSPC);
-    play.reactor
+    harness.set_connect_state(5, Ok(Established::Yes));
+    harness.turn();
+    harness.net.borrow_mut().register_errors.push_back(ENOSPC);
+    harness
+        .reactor
         .connect_to(vec![loopback(3)], Duration::MAX)
         .unwrap();
-    play.turn();
+    harness.turn();
     assert_eq!(
         (
-            play.is_open(6),
-            play.reactor.connections(),
-            play.reactor.counters().dial_errors
+            harness.is_open(6),
+            harness.reactor.connections(),
+            harness.reactor.counters().dial_errors
         ),
         (false, 3, 0)
     );
 
     // Nobody else has noticed.
     for peer in [0, 3] {
-        play.say(peer, &submit(id(7), b"still here"));
-        play.tell(peer, |event| event.writable = true);
-        play.turn();
-        assert_eq!(play.got(peer), ack(id(7)));
+        harness.peer_sends(peer, &submit(id(7), b"still here"));
+        harness.report_event(peer, |event| event.writable = true);
+        harness.turn();
+        assert_eq!(harness.received(peer), ack(id(7)));
     }
 }
 
 #[test]
 fn a_stopping_loop_ignores_its_old_listener_and_begins_nothing_new() {
-    let mut play = by_hand(Config::default());
-    let peer = play.admit(1);
-    play.reactor.stop(Stop::Gracefully);
+    let mut harness = by_hand(Config::default());
+    let peer = harness.accept(1);
+    harness.reactor.stop(Stop::Gracefully);
     assert_eq!(
-        turn(&mut play),
+        turn(&mut harness),
         Turn::Running,
         "the peer has still to leave"
     );
-    let refused = play
+    let refused = harness
         .reactor
         .connect_to(vec![loopback(1)], Duration::MAX)
         .unwrap_err();
@@ -398,15 +412,15 @@ fn a_stopping_loop_ignores_its_old_listener_and_begins_nothing_new() {
         refused.to_string(),
         "cannot connect to 127.0.0.1:1: the loop is stopping"
     );
-    let refused = play.reactor.add_listener(1, loopback(1)).unwrap_err();
+    let refused = harness.reactor.add_listener(1, loopback(1)).unwrap_err();
     assert_eq!(
         refused.to_string(),
         "cannot listen on 127.0.0.1:1: the loop is stopping"
     );
-    play.knock(0, []);
-    play.stage.borrow_mut().peers[peer].then = Ok(0);
-    play.tell(peer, |event| event.readable = true);
-    assert_eq!(turn(&mut play), Turn::Stopped);
+    harness.queue_accepts(0, []);
+    harness.net.borrow_mut().peers[peer].then_read = Ok(0);
+    harness.report_event(peer, |event| event.readable = true);
+    assert_eq!(turn(&mut harness), Turn::Stopped);
 }
 
 #[test]
@@ -425,30 +439,30 @@ fn without_a_number_there_are_as_many_connections_as_descriptors_less_a_reserve(
 
 #[test]
 fn at_the_drain_deadline_the_last_replies_are_tried_once_more() {
-    let mut play = by_hand(Config::default());
-    let peer = play.admit(1);
-    play.stage.borrow_mut().peers[peer]
+    let mut harness = by_hand(Config::default());
+    let peer = harness.accept(1);
+    harness.net.borrow_mut().peers[peer]
         .writes
         .push_back(Err(ErrorKind::WouldBlock.into()));
-    play.say(peer, &[submit(id(1), b"x"), vec![0; 4]].concat());
-    let _ = turn(&mut play);
-    assert_eq!(play.stage.borrow().peers[peer].got, b"");
+    harness.peer_sends(peer, &[submit(id(1), b"x"), vec![0; 4]].concat());
+    let _ = turn(&mut harness);
+    assert_eq!(harness.net.borrow().peers[peer].received, b"");
     // The poller says nothing of room: it waits until much is free.
-    let _ = turn(&mut play);
+    let _ = turn(&mut harness);
     let tick = ms(1);
     assert_eq!(
-        play.stage.borrow().timeouts.last(),
+        harness.net.borrow().timeouts.last(),
         Some(&Some(Duration::from_secs(10) + tick))
     );
-    let _ = turn(&mut play); // a guard waits for one poll that began after it has expired
-    assert_eq!(play.got(peer), ack(id(1)));
-    let _ = turn(&mut play);
+    let _ = turn(&mut harness); // a guard waits for one poll that began after it has expired
+    assert_eq!(harness.received(peer), ack(id(1)));
+    let _ = turn(&mut harness);
     assert_eq!(
-        play.stage.borrow().timeouts.last(),
+        harness.net.borrow().timeouts.last(),
         Some(&Some(Duration::from_secs(2) + tick))
     );
-    let _ = turn(&mut play);
-    assert_eq!(play.reactor.connections(), 0);
+    let _ = turn(&mut harness);
+    assert_eq!(harness.reactor.connections(), 0);
 }
 
 #[test]
@@ -458,51 +472,51 @@ fn longest_frame_behind_unanswered_requests_is_held_and_others_are_served() {
         buffered_high: usize::MAX,
         ..Config::default()
     };
-    let stage = Stage {
+    let net = NetState {
         descriptors: Some(100),
-        ..Stage::with_doors(1)
+        ..NetState::with_listeners(1)
     };
-    let mut play = Play::on(
-        stage,
+    let mut harness = Harness::on(
+        net,
         Service {
             max_frame: u32::MAX,
             ..service()
         },
         config,
     );
-    let flooder = play.admit(1);
-    let other = play.admit(1);
+    let flooder = harness.accept(1);
+    let other = harness.accept(1);
     // So many requests that their acks are held back; then a frame of 2^32 - 1 bytes begins.
-    play.set_room(flooder, 0);
+    harness.set_room(flooder, 0);
     let (asked, payload) = (20_000, vec![2; 100_000]);
-    play.say(flooder, &submit(id(1), b"").repeat(asked));
-    play.say(flooder, &[&u32::MAX.to_be_bytes()[..], &payload].concat());
-    play.pass(ms(100));
-    play.set_room(flooder, usize::MAX);
-    play.tell(flooder, |event| event.writable = true);
-    play.pass(ms(100));
+    harness.peer_sends(flooder, &submit(id(1), b"").repeat(asked));
+    harness.peer_sends(flooder, &[&u32::MAX.to_be_bytes()[..], &payload].concat());
+    harness.run_for(ms(100));
+    harness.set_room(flooder, usize::MAX);
+    harness.report_event(flooder, |event| event.writable = true);
+    harness.run_for(ms(100));
     assert_eq!(
-        play.got(flooder).len(),
+        harness.received(flooder).len(),
         asked * ack(id(1)).len(),
         "all that were asked are answered"
     );
     for _ in 0..10 {
-        play.say(flooder, &payload);
-        play.pass(ms(10));
+        harness.peer_sends(flooder, &payload);
+        harness.run_for(ms(10));
     }
     let held = 1_100_004;
     assert!(
-        (held..5 * held).contains(&play.reactor.buffered()),
+        (held..5 * held).contains(&harness.reactor.buffered()),
         "{} bytes of memory for {held}",
-        play.reactor.buffered()
+        harness.reactor.buffered()
     );
-    play.say(other, &submit(id(2), b"alive"));
-    play.pass(ms(10));
-    assert_eq!(play.got(other), ack(id(2)));
+    harness.peer_sends(other, &submit(id(2), b"alive"));
+    harness.run_for(ms(10));
+    assert_eq!(harness.received(other), ack(id(2)));
     assert_eq!(
         (
-            play.reactor.connections(),
-            play.reactor.counters().internal_errors
+            harness.reactor.connections(),
+            harness.reactor.counters().internal_errors
         ),
         (2, 0)
     );

@@ -15,7 +15,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use process::{Process, client, example};
-use util::{Client, PATIENCE, ack, id, request, submit, wait_until};
+use util::{Client, TIMEOUT, ack, id, request, submit, wait_until};
 
 /// What a peer says, and the end that it shall come to.
 struct Case<'a> {
@@ -40,7 +40,7 @@ fn ends_in_time(case: &Case<'_>, flag: &str) {
     let begun = Instant::now();
     let mut peer = Client::connect(addr);
     peer.send(case.says);
-    peer.expect_gone(); // in much less than `--drain-timeout`
+    peer.expect_closed(); // in much less than `--drain-timeout`
     assert!(
         begun.elapsed() >= Duration::from_millis(400),
         "{flag}: {:?}",
@@ -121,14 +121,14 @@ fn write_timeout_ends_a_peer_that_takes_no_replies_and_off_does_not() {
         let mut peer = Client::connect(addr);
         peer.stream
             .set_write_timeout(Some(if ends {
-                PATIENCE
+                TIMEOUT
             } else {
                 Duration::from_millis(1500)
             }))
             .unwrap();
         let error = loop {
             match peer.stream.write_all(&requests) {
-                Ok(()) => assert!(begun.elapsed() < PATIENCE),
+                Ok(()) => assert!(begun.elapsed() < TIMEOUT),
                 Err(error) => break error,
             }
         };
@@ -300,7 +300,7 @@ fn fewer_connections_than_loops_are_served_one_after_the_other() {
     }
     for client in &mut clients {
         client.expect(&ack(id(1)));
-        client.expect_end();
+        client.expect_eof();
     }
 }
 
@@ -319,7 +319,7 @@ fn on_unix(path: &Path, args: &[&str]) -> Process {
 /// Asks at a Unix socket.
 fn ask_unix(path: &Path) {
     let mut stream = UnixStream::connect(path).unwrap();
-    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    stream.set_read_timeout(Some(TIMEOUT)).unwrap();
     stream.write_all(&submit(id(1), b"by path")).unwrap();
     let mut answer = [0; 14];
     stream.read_exact(&mut answer).unwrap();
@@ -659,7 +659,7 @@ fn ack_timeout_is_for_each_ack_and_not_for_all_together() {
 #[test]
 #[cfg(target_os = "linux")]
 fn connect_timeout_ends_a_client_that_nobody_lets_in() {
-    let silent = util::Silent::listen().unwrap();
+    let silent = util::FullListener::listen().unwrap();
     let addr = silent.addr;
     let begun = Instant::now();
     let output = client(&[

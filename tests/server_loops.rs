@@ -132,8 +132,8 @@ fn loop_that_fails_or_panics_makes_the_others_drain() {
             let total = thread::spawn(|| loops.wait());
             breaks[broken].store(true, Ordering::Relaxed);
             lost.send(&submit(id(2), b"")); // an event, so that the loop polls again
-            lost.expect_gone();
-            kept.expect_end(); // and not a reset
+            lost.expect_closed();
+            kept.expect_eof(); // and not a reset
             drop(kept);
             assert_eq!(total.join().unwrap().failed, 1, "loop {broken} {end:?}");
         }

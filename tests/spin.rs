@@ -1,7 +1,7 @@
 //! Waiting awake: it pays where events come soon, and delays nothing.
 
-#[path = "util/played.rs"]
-mod played;
+#[path = "util/scripted.rs"]
+mod scripted;
 
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -13,7 +13,7 @@ use glassloop::sim::{Faults, Path, Peer, Sim};
 use glassloop::{
     Config, Context, Counters, Handler, LoopContext, Origin, Reactor, TimerId, Turn, Verdict,
 };
-use played::{Play, Stage};
+use scripted::{Harness, NetState};
 
 /// The longest that may be configured: whatever it delays shows.
 const LONGEST: Duration = Duration::from_millis(10);
@@ -168,23 +168,26 @@ fn a_letter_that_comes_while_the_loop_spins_ends_the_spin() {
         idle_timeout: None,
         ..Config::default()
     };
-    let mut play = Play::on(Stage::default(), Echo::default(), config);
-    let (handle, (answer, answered)) = (play.reactor.handle(), std::sync::mpsc::channel());
+    let mut harness = Harness::on(NetState::default(), Echo::default(), config);
+    let (handle, (answer, answered)) = (harness.reactor.handle(), std::sync::mpsc::channel());
     let mut spun = 0;
     while spun == 0 {
         // The third poll of a turn is one of a spin. The clock stands still: only the letter can
         // end it so soon.
         let (handle, answer) = (handle.clone(), answer.clone());
         let mut polls = 0;
-        play.stage.borrow_mut().on_poll = Some(Box::new(move || {
+        harness.net.borrow_mut().on_poll = Some(Box::new(move || {
             polls += 1;
             if polls == 3 {
                 handle.post(answer.clone()).unwrap();
             }
         }));
-        let before = play.reactor.counters();
-        let _ = play.reactor.turn(Some(Duration::from_millis(5))).unwrap();
-        let after = play.reactor.counters();
+        let before = harness.reactor.counters();
+        let _ = harness
+            .reactor
+            .turn(Some(Duration::from_millis(5)))
+            .unwrap();
+        let after = harness.reactor.counters();
         spun = after.spins - before.spins;
         assert!(
             spun == 0 || (after.polls - before.polls, after.spin_hits) == (3, 1),
@@ -192,17 +195,17 @@ fn a_letter_that_comes_while_the_loop_spins_ends_the_spin() {
         );
         assert!(after.turns < 100, "it never spins");
     }
-    play.turn();
+    harness.turn();
     assert_eq!(
-        (play.reactor.counters().posts, answered.try_recv()),
+        (harness.reactor.counters().posts, answered.try_recv()),
         (1, Ok(()))
     );
 }
 
 #[test]
 fn a_loop_that_another_one_drives_polls_once_and_goes_back() {
-    let mut play = Play::on(
-        Stage::default(),
+    let mut harness = Harness::on(
+        NetState::default(),
         Echo::default(),
         Config {
             spin: LONGEST,
@@ -210,19 +213,19 @@ fn a_loop_that_another_one_drives_polls_once_and_goes_back() {
         },
     );
     for turns in 1..500 {
-        play.turn(); // of no time
+        harness.turn(); // of no time
         assert_eq!(
-            play.stage.borrow().timeouts,
+            harness.net.borrow().timeouts,
             vec![Some(Duration::ZERO); turns]
         );
     }
-    assert_eq!(play.reactor.counters().spins, 0);
+    assert_eq!(harness.reactor.counters().spins, 0);
 }
 
 #[test]
 fn a_clock_that_stands_still_does_not_keep_it_awake() {
-    let mut play = Play::on(
-        Stage::default(),
+    let mut harness = Harness::on(
+        NetState::default(),
         Echo::default(),
         Config {
             spin: Duration::from_micros(8),
@@ -230,9 +233,12 @@ fn a_clock_that_stands_still_does_not_keep_it_awake() {
         },
     );
     for _ in 0..200 {
-        let _ = play.reactor.turn(Some(Duration::from_millis(5))).unwrap();
+        let _ = harness
+            .reactor
+            .turn(Some(Duration::from_millis(5)))
+            .unwrap();
     }
-    let counters = play.reactor.counters();
+    let counters = harness.reactor.counters();
     assert_eq!(
         (counters.turns, counters.spins, counters.spin_misses),
         (200, 2, 2)

@@ -18,7 +18,7 @@ use glassloop::{Config, Context, Handler, Origin, Reactor, Stop, Turn, Verdict};
 use process::Process;
 use socket2::{Domain, Socket, Type};
 use util::{
-    Client, PATIENCE, Server, ack, addr_of, id, reactor, service, submit, turn_until, wait_until,
+    Client, Server, TIMEOUT, ack, addr_of, id, reactor, service, submit, turn_until, wait_until,
 };
 
 /// What the clients saw, all together.
@@ -78,7 +78,7 @@ fn come_and_go(addr: SocketAddr) -> Seen {
     let mut seen = Seen::default();
     let begun = Instant::now();
     loop {
-        assert!(begun.elapsed() < PATIENCE, "the listener is never closed");
+        assert!(begun.elapsed() < TIMEOUT, "the listener is never closed");
         let mut stream = match TcpStream::connect(addr) {
             Ok(stream) => stream,
             Err(error) if error.kind() == ErrorKind::ConnectionRefused => return seen,
@@ -89,7 +89,7 @@ fn come_and_go(addr: SocketAddr) -> Seen {
             Err(error) => panic!("{error}"),
         };
         seen.newcomers += 1;
-        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        stream.set_read_timeout(Some(TIMEOUT)).unwrap();
         let _ = stream.write_all(&submit(id(1), b"new here"));
         let mut answer = [0; 14];
         match stream.read_exact(&mut answer) {
@@ -216,7 +216,7 @@ fn those_who_wait_in_the_backlog_when_the_stop_comes_are_answered_too() {
     let reading = thread::spawn(move || {
         for client in &mut clients {
             client.expect(&ack(id(1)).repeat(3));
-            client.expect_end();
+            client.expect_eof();
         }
     });
     turn_until(&mut reactor, |reactor| reactor.counters().closed == 200);
@@ -254,7 +254,7 @@ fn of_two_loops_on_one_port_the_one_that_stops_answers_who_waits_at_it() {
         for client in &mut clients {
             client.expect(&ack(id(1)));
             client.shut_write();
-            client.expect_end();
+            client.expect_eof();
         }
     });
     turn_until(&mut stays, |_| {
@@ -348,10 +348,10 @@ fn a_shorter_wish_to_stop_overrules_a_longer_one_and_never_the_other_way() {
         for grace in graces {
             server.handle.shutdown(Duration::from_secs(*grace));
         }
-        silent.expect_gone();
+        silent.expect_closed();
         let begun = Instant::now();
         assert_eq!(server.stop().closed, 1);
-        assert!(begun.elapsed() < PATIENCE);
+        assert!(begun.elapsed() < TIMEOUT);
     }
 }
 
@@ -365,7 +365,7 @@ fn a_shutdown_that_comes_before_run_lets_in_who_waits_answers_and_ends() {
     client.send(&submit(id(1), b"just in time"));
     let waiting = thread::spawn(move || {
         client.expect(&ack(id(1)));
-        client.expect_end();
+        client.expect_eof();
     });
     reactor.run().unwrap();
     waiting.join().unwrap();
@@ -423,9 +423,9 @@ fn a_stop_from_within_a_callback_answers_the_rest_of_the_batch_and_everybody_els
         client.send(&(0..20).flat_map(|n| submit(id(n), b"")).collect::<Vec<_>>());
         let waiting = thread::spawn(move || {
             client.expect(&(0..20).flat_map(|n| ack(id(n))).collect::<Vec<_>>());
-            client.expect_end();
+            client.expect_eof();
             other.expect(&ack(id(1)));
-            other.expect_end();
+            other.expect_eof();
         });
         reactor.run().unwrap();
         waiting.join().unwrap();

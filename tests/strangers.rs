@@ -1,7 +1,7 @@
 //! Peers that mean no good: they drip, they never read, they flood, they fill the memory. The honest ones beside them are served.
 
-#[path = "util/played.rs"]
-mod played;
+#[path = "util/scripted.rs"]
+mod scripted;
 mod util;
 
 use std::collections::BTreeMap;
@@ -16,9 +16,9 @@ use glassloop::codec::Line;
 use glassloop::{
     CloseReason, Config, ConnectionId, Context, Handler, Origin, Reactor, Step, TimerId, Verdict,
 };
-use played::{Play, Stage, ms};
+use scripted::{Harness, NetState, ms};
 use util::{
-    Client, PATIENCE, Server, Service, ack, addr_of, id, reactor, service, submit, turn_until,
+    Client, Server, Service, TIMEOUT, ack, addr_of, id, reactor, service, submit, turn_until,
 };
 
 const MAX_FRAME: usize = 65_536;
@@ -127,7 +127,7 @@ fn two_thousand_dripping_peers_are_gone_at_the_frame_deadline_and_the_honest_do_
     let (mut shortest, mut rounds, begun) = (Duration::MAX, 0, Instant::now());
     while !drippers.peers.is_empty() {
         assert!(
-            begun.elapsed() < PATIENCE,
+            begun.elapsed() < TIMEOUT,
             "{} still drip",
             drippers.peers.len()
         );
@@ -214,30 +214,30 @@ fn a_peer_that_falls_silent_is_gone_at_its_deadline_and_not_a_drain_time_later()
             other => panic!("{other:?}"),
         }
         drop(client);
-        assert_eq!(server.next_end(), reason);
+        assert_eq!(server.next_close_reason(), reason);
     }
-    assert!(late.is_empty(), "not gone after {PATIENCE:?}: {late:?}");
+    assert!(late.is_empty(), "not gone after {TIMEOUT:?}: {late:?}");
 }
 
 #[test]
 fn a_peer_that_finishes_its_frames_in_time_may_drip_for_as_long_as_it_likes() {
-    let mut play = Play::on(
-        Stage::with_doors(1),
+    let mut harness = Harness::on(
+        NetState::with_listeners(1),
         service(),
         Config {
             frame_timeout: Some(ms(1000)),
             ..Config::default()
         },
     );
-    let peer = play.admit(1);
+    let peer = harness.accept(1);
     // The last byte of a request comes together with the first of the next: there is always an unfinished one.
     let stream: Vec<u8> = (0..13).flat_map(|n| submit(id(n), b"")).collect();
-    play.say(peer, &stream[..1]);
+    harness.peer_sends(peer, &stream[..1]);
     for (n, chunk) in stream[1..].chunks(13).enumerate() {
-        play.pass(ms(990));
-        play.say(peer, chunk);
-        play.turn();
-        assert_eq!(play.got(peer), ack(id(n as u64)));
+        harness.run_for(ms(990));
+        harness.peer_sends(peer, chunk);
+        harness.turn();
+        assert_eq!(harness.received(peer), ack(id(n as u64)));
     }
 }
 
@@ -260,7 +260,7 @@ fn peers_that_never_read_are_gone_at_the_write_deadline_and_not_before() {
                 let begun = Instant::now();
                 // Until the sockets are full, and then until the server has gone.
                 while client.stream.write_all(&requests).is_ok() {
-                    assert!(begun.elapsed() < PATIENCE);
+                    assert!(begun.elapsed() < TIMEOUT);
                 }
                 begun.elapsed()
             })
@@ -278,7 +278,7 @@ fn peers_that_never_read_are_gone_at_the_write_deadline_and_not_before() {
     for flooder in flooding {
         let lasted = flooder.join().unwrap();
         assert!(lasted >= write_timeout, "gone after {lasted:?}");
-        let end = server.next_end();
+        let end = server.next_close_reason();
         assert!(
             end.starts_with("write deadline passed: the peer took none of ")
                 && end.ends_with(" bytes in 600ms"),
@@ -394,7 +394,7 @@ fn when_unread_replies_fill_the_memory_those_who_do_not_read_are_closed_and_the_
     }
     let (mut peak, begun, mut sent) = (0, Instant::now(), BTreeMap::new());
     while ends.lock().unwrap().is_empty() {
-        assert!(begun.elapsed() < PATIENCE, "{peak} bytes held at most");
+        assert!(begun.elapsed() < TIMEOUT, "{peak} bytes held at most");
         for (n, client) in deaf.iter_mut().enumerate() {
             let so_far: &mut usize = sent.entry(n).or_default();
             if let Ok(n) = client.stream.write(&requests[*so_far % 13..]) {
@@ -493,10 +493,7 @@ fn flood(addr: SocketAddr, peers: usize, over: Arc<AtomicBool>) -> thread::JoinH
         }
         let (mut acks, begun) = (vec![0; 64 * 1024], Instant::now());
         while !over.load(Ordering::Relaxed) {
-            assert!(
-                begun.elapsed() < 5 * PATIENCE,
-                "nobody says that it is over"
-            );
+            assert!(begun.elapsed() < 5 * TIMEOUT, "nobody says that it is over");
             for (client, sent) in &mut flooders {
                 if let Ok(n) = client.stream.write(&requests[*sent % 313..]) {
                     *sent += n;
@@ -530,7 +527,7 @@ fn with_as_many_flooders_as_quiet_peers_each_quiet_request_is_answered_within_tw
     let (mut round, begun) = (0, Instant::now());
     // How much comes beside them is up to the other thread.
     while round < 150 || reactor.counters().bytes_read - before <= 1_000_000 {
-        assert!(begun.elapsed() < PATIENCE, "no peer floods");
+        assert!(begun.elapsed() < TIMEOUT, "no peer floods");
         quiet.ask(round);
         for _ in 0..2 {
             let _ = reactor.turn(Some(Duration::from_millis(100))).unwrap();

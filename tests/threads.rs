@@ -14,7 +14,7 @@ use glassloop::{
     CloseReason, Config, ConnectionId, Context, Handle, Handler, LoopContext, Origin, PostError,
     Reactor, Stop, TimerId, Turn, Verdict,
 };
-use util::{Client, PATIENCE, Server, turn_until};
+use util::{Client, Server, TIMEOUT, turn_until};
 
 /// Mail that says itself what is to be done with it.
 struct Job(Box<Work>);
@@ -108,7 +108,7 @@ fn turn(reactor: &mut Reactor<Desk>) -> Turn {
 
 /// Posts it, however full the mailbox is.
 fn post_patiently(handle: &Handle<Job>, mut mail: Job) {
-    let end = Instant::now() + PATIENCE;
+    let end = Instant::now() + TIMEOUT;
     while let Err(error) = handle.post(mail) {
         assert!(
             matches!(error, PostError::Full(_)) && Instant::now() < end,
@@ -137,7 +137,7 @@ fn eight_threads(work: impl Fn(usize) + Sync) {
 
 #[track_caller]
 fn next<T>(from: &Receiver<T>) -> T {
-    from.recv_timeout(PATIENCE).expect("something was to come")
+    from.recv_timeout(TIMEOUT).expect("something was to come")
 }
 
 #[test]
@@ -178,7 +178,7 @@ fn frames_of_eight_threads_never_mix_and_each_thread_s_order_holds() {
         for n in 0..EACH {
             let mut frame = vec![b'a' + u8::try_from(number).unwrap(); 1 + number + 17 * n];
             frame.push(b'\n');
-            let (mut frame, end) = (bytes::Bytes::from(frame), Instant::now() + PATIENCE);
+            let (mut frame, end) = (bytes::Bytes::from(frame), Instant::now() + TIMEOUT);
             while let Err(error) = server.handle.send(id, frame) {
                 assert!(
                     matches!(error, PostError::Full(_)) && Instant::now() < end,
@@ -258,7 +258,7 @@ fn a_loop_does_not_sleep_over_a_bell_that_rang_while_it_read_the_rest_of_its_mai
         3,
         "the bell was heard, but the rest came first"
     );
-    let (begun, patience) = (Instant::now(), PATIENCE);
+    let (begun, patience) = (Instant::now(), TIMEOUT);
     let _ = reactor.turn(Some(patience)).unwrap();
     assert!(
         begun.elapsed() < patience,
@@ -274,7 +274,7 @@ fn a_loop_that_is_busy_is_woken_once_for_many_letters() {
     let (tell_busy, is_busy) = mpsc::channel();
     let busy = job(move |_| {
         tell_busy.send(()).unwrap();
-        let _ = gate.recv_timeout(PATIENCE);
+        let _ = gate.recv_timeout(TIMEOUT);
     });
     server.handle.post(busy).ok().unwrap();
     next(&is_busy);
@@ -321,7 +321,7 @@ fn what_one_thread_asks_is_done_in_its_order_the_stop_included() {
         for n in 0..100 {
             client.expect(format!("{n}\n").as_bytes());
         }
-        client.expect_end();
+        client.expect_eof();
     });
     turn_until(&mut reactor, |reactor| turn(reactor) == Turn::Stopped);
     assert_eq!(reactor.counters().stale, 0);
@@ -336,7 +336,7 @@ fn all_the_mail_that_was_posted_before_a_stop_is_read_before_it() {
     });
     let handle = reactor.handle();
     (0..100).for_each(|_| handle.post(job(|_| ())).unwrap());
-    handle.shutdown(PATIENCE);
+    handle.shutdown(TIMEOUT);
     reactor.run().unwrap();
     assert_eq!(reactor.counters().posts, 100);
 }
@@ -349,9 +349,9 @@ fn a_close_lets_out_what_was_sent_before_it() {
     server.handle.send(id, &b"one\ntwo\n"[..]).unwrap();
     server.handle.close(id).unwrap();
     client.expect(b"one\ntwo\n");
-    client.expect_end();
+    client.expect_eof();
     drop(client);
-    assert_eq!(server.next_end(), "closed by the handler");
+    assert_eq!(server.next_close_reason(), "closed by the handler");
     assert_eq!(server.handle.close(id), Err(PostError::Gone(id)));
 }
 
@@ -361,7 +361,7 @@ fn a_letter_for_one_that_is_gone_comes_back_and_never_reaches_the_next_in_its_sl
     let client = server.connect();
     let gone = next(&comes);
     drop(client);
-    assert_eq!(server.next_end(), "closed by the peer");
+    assert_eq!(server.next_close_reason(), "closed by the peer");
     let mut newcomer = server.connect();
     let here = next(&comes);
     assert_eq!((here.slot(), here == gone), (gone.slot(), false));
@@ -437,7 +437,7 @@ fn a_full_mailbox_gives_the_letter_back_queues_nothing_and_works_again_after_a_t
     handle.stop(Stop::Gracefully);
     let _ = turn(&mut reactor);
     client.expect(&huge);
-    client.expect_end();
+    client.expect_eof();
 }
 
 #[test]
@@ -455,7 +455,7 @@ fn a_stopped_loop_says_so_and_gives_everything_back() {
         handle.shutdown(Duration::ZERO);
         handle.stop(Stop::AtOnce);
     };
-    for how in [Stop::Gracefully, Stop::Within(PATIENCE), Stop::AtOnce] {
+    for how in [Stop::Gracefully, Stop::Within(TIMEOUT), Stop::AtOnce] {
         let (mut reactor, client, id) = by_hand(Config::default());
         let handle = reactor.handle();
         handle.stop(how);
@@ -569,7 +569,11 @@ fn a_short_grace_ends_a_loop_whose_peers_never_read() {
         .send(next(&comes), vec![b'\n'; 32 << 20])
         .unwrap();
     server.handle.shutdown(Duration::from_millis(50));
-    assert!(server.next_end().starts_with("drain deadline passed"));
+    assert!(
+        server
+            .next_close_reason()
+            .starts_with("drain deadline passed")
+    );
     drop(client);
 }
 
@@ -584,15 +588,15 @@ fn a_long_grace_overrules_a_short_configured_time() {
     let (server, comes) = office(config);
     let mut client = server.connect();
     server.handle.send(next(&comes), frame.clone()).unwrap();
-    server.handle.shutdown(PATIENCE);
+    server.handle.shutdown(TIMEOUT);
     let begun = Instant::now();
     for chunk in frame.chunks(128 << 10) {
         thread::sleep(Duration::from_millis(4)); // that is what makes it slow
         client.expect(chunk);
     }
-    client.expect_end();
+    client.expect_eof();
     drop(client);
-    assert_eq!(server.next_end(), "shut down");
+    assert_eq!(server.next_close_reason(), "shut down");
     assert!(
         begun.elapsed() > Duration::from_millis(500),
         "the test was meant to take several drain times"
@@ -610,12 +614,12 @@ fn a_long_grace_lets_a_peer_pause_for_longer_than_the_configured_time() {
     let (server, comes) = office(config);
     let mut client = server.connect();
     server.handle.send(next(&comes), frame.clone()).unwrap();
-    server.handle.shutdown(PATIENCE);
+    server.handle.shutdown(TIMEOUT);
     thread::sleep(pause); // that is what makes it slow
     client.expect(&frame);
-    client.expect_end();
+    client.expect_eof();
     drop(client);
-    assert_eq!(server.next_end(), "shut down");
+    assert_eq!(server.next_close_reason(), "shut down");
 }
 
 #[test]
@@ -666,9 +670,9 @@ fn a_panic_over_mail_or_a_loop_timer_is_counted_and_nobody_s_end() {
     });
     server.handle.post(harsh).unwrap();
     assert_eq!(next(&told), (true, false, true));
-    victim.expect_end();
+    victim.expect_eof();
     drop(victim);
-    assert_eq!(server.next_end(), "the handler panicked");
+    assert_eq!(server.next_close_reason(), "the handler panicked");
     client.expect(b"alive\n");
     client.send(b"and well\n");
     client.expect(b"and well\n");
@@ -693,9 +697,9 @@ fn message_to_many_reaches_open_connections_and_keeps_its_place() {
     assert_eq!(next(&told), 2);
     one.expect(b"before\nto all\nafter\n");
     other.expect(b"to all\n");
-    closing.expect_end();
+    closing.expect_eof();
     drop(closing);
-    assert_eq!(server.next_end(), "closed by the handler");
+    assert_eq!(server.next_close_reason(), "closed by the handler");
     // A message that the codec refuses ends the one whose codec that is.
     let (tell, told) = mpsc::channel();
     let refused = job(move |cx| {
@@ -704,7 +708,7 @@ fn message_to_many_reaches_open_connections_and_keeps_its_place() {
     });
     server.handle.post(refused).unwrap();
     assert_eq!(next(&told), 0);
-    other.expect_end();
+    other.expect_eof();
     one.send(b"still there\n");
     one.expect(b"still there\n");
 }
@@ -732,7 +736,7 @@ fn a_handle_can_be_used_inside_the_callbacks_of_its_own_loop() {
     handle.post(busybody).unwrap();
     turn_until(&mut reactor, |reactor| reactor.counters().posts == 6);
     client.expect(b"one\ntwo\n");
-    client.expect_end();
+    client.expect_eof();
     drop(client);
     turn_until(&mut reactor, |reactor| reactor.connections() == 0);
     let frame = bytes::Bytes::from_static(b"too late\n");

@@ -97,9 +97,9 @@ fn payloads_of_every_size_are_taken_up_to_the_largest_frame() {
     client.expect(&ack(id(1)));
     largest[..4].copy_from_slice(&65_537_u32.to_be_bytes());
     client.send(&largest);
-    client.expect_end();
+    client.expect_eof();
     assert_eq!(
-        server.next_end(),
+        server.next_close_reason(),
         "protocol error by the peer: frame of 65537 bytes, at most 65536 allowed"
     );
 }
@@ -170,10 +170,10 @@ fn hostile_input_is_refused_after_the_good_requests_before_it_and_nobody_else_no
         .concat();
         client.send(&stream);
         client.expect(&[ack(id(1)), ack(id(2))].concat());
-        client.expect_end();
+        client.expect_eof();
         drop(client);
         assert_eq!(
-            server.next_end(),
+            server.next_close_reason(),
             format!("protocol error by the peer: {reason}")
         );
 
@@ -237,7 +237,7 @@ fn a_server_that_requires_conn_refuses_a_submit_before_it() {
     let mut rude = server.connect();
     rude.send(&[submit(id(1), b""), request(0x01, id(2), b"")].concat());
     rude.expect(&request(0x82, id(1), &[1]));
-    rude.expect_end();
+    rude.expect_eof();
     drop(rude);
-    assert_eq!(server.next_end(), "closed by the handler");
+    assert_eq!(server.next_close_reason(), "closed by the handler");
 }

@@ -1,4 +1,4 @@
-//! A handler that writes down what it is called for; on a real net or on the played one.
+//! A handler that records its callbacks, on a real or a scripted network.
 
 #![allow(dead_code, unreachable_pub)] // each test file uses its own part
 
@@ -10,25 +10,25 @@ use glassloop::{
     Verdict,
 };
 
-use super::played::{self, Stage};
+use super::scripted::{self, NetState};
 
-/// A scribe's loop over the played net.
-pub type Play = played::Play<Scribe>;
+/// A loop on a scripted network with a [`Recorder`] as its handler.
+pub type Harness = scripted::Harness<Recorder>;
 
-impl Play {
-    /// With one listener, and descriptors in plenty.
+impl Harness {
+    /// Returns a loop with one listener and enough descriptors.
     pub fn new(config: Config) -> Self {
         Self::on(
-            Stage {
+            NetState {
                 descriptors: Some(100_000),
-                ..Stage::with_doors(1)
+                ..NetState::with_listeners(1)
             },
-            Scribe::default(),
+            Recorder::default(),
             config,
         )
     }
 
-    /// What the handler has written down since it was last asked, each with its millisecond.
+    /// Returns the callbacks since the last call, each with its time in milliseconds.
     pub fn log(&mut self) -> Vec<(u64, Call)> {
         let begun = self.at(0);
         let log = std::mem::take(&mut self.reactor.handler().log);
@@ -42,19 +42,19 @@ impl Play {
             .collect()
     }
 
-    /// The same without the times.
+    /// Returns the callbacks since the last call, without the times.
     pub fn calls(&mut self) -> Vec<Call> {
         self.log().into_iter().map(|(_, call)| call).collect()
     }
 
-    /// The name of the connection that was made last.
+    /// Returns the id of the newest connection.
     pub fn last(&mut self) -> ConnectionId {
         self.reactor.handler().last.unwrap()
     }
 
-    /// Runs `callback` on the connection that was made last.
+    /// Runs `callback` on the newest connection.
     #[track_caller]
-    pub fn with_last(&mut self, callback: impl FnOnce(&mut Context<'_, Scribe>) -> Verdict) {
+    pub fn with_last(&mut self, callback: impl FnOnce(&mut Context<'_, Recorder>) -> Verdict) {
         let id = self.last();
         assert!(
             self.reactor.with(id, |_, cx| callback(cx)),
@@ -63,7 +63,7 @@ impl Play {
     }
 }
 
-/// Something that a [`Scribe`] was called for.
+/// A callback that a [`Recorder`] received.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Call {
     Open,
@@ -82,22 +82,22 @@ pub fn closed(reason: &str) -> Call {
     Call::Close(reason.into())
 }
 
-/// Writes down what it is called for, and does what it was given to do.
-pub struct Scribe {
+/// A handler that records each callback and then runs the function set for it.
+pub struct Recorder {
     pub log: Vec<(Instant, Call)>,
     pub last: Option<ConnectionId>,
-    pub on_open: fn(&mut Context<'_, Scribe>) -> Verdict,
-    pub on_frame: fn(&[u8], &mut Context<'_, Scribe>) -> Verdict,
-    pub on_deadline: fn(Direction, &mut Context<'_, Scribe>) -> Verdict,
-    pub on_timer: fn(TimerId, &mut Context<'_, Scribe>) -> Verdict,
-    pub on_loop_timer: fn(TimerId, &mut LoopContext<'_, Scribe>),
+    pub on_open: fn(&mut Context<'_, Recorder>) -> Verdict,
+    pub on_frame: fn(&[u8], &mut Context<'_, Recorder>) -> Verdict,
+    pub on_deadline: fn(Direction, &mut Context<'_, Recorder>) -> Verdict,
+    pub on_timer: fn(TimerId, &mut Context<'_, Recorder>) -> Verdict,
+    pub on_loop_timer: fn(TimerId, &mut LoopContext<'_, Recorder>),
 }
 
-/// What a thread may have a [`Scribe`] do.
-pub type Task = Box<dyn FnOnce(&mut Scribe, &mut LoopContext<'_, Scribe>) + Send>;
+/// A function that another thread posts to a [`Recorder`].
+pub type Task = Box<dyn FnOnce(&mut Recorder, &mut LoopContext<'_, Recorder>) + Send>;
 
-impl Default for Scribe {
-    /// Echoes, and goes on whatever happens.
+impl Default for Recorder {
+    /// Echoes each line, and keeps the connection open in all callbacks.
     fn default() -> Self {
         Self {
             log: Vec::new(),
@@ -114,7 +114,7 @@ impl Default for Scribe {
     }
 }
 
-impl Handler for Scribe {
+impl Handler for Recorder {
     type Codec = Line;
     type State = ();
     type Mail = Task;
