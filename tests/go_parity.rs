@@ -151,7 +151,7 @@ const TABLE: &[(&str, Parity)] = &[
         "TestDialerPartialDeadline",
         Here(
             "src/reactor/dial.rs",
-            "addresses_share_the_time_and_none_gets_too_little_to_be_of_use",
+            "addresses_share_the_timeout_with_a_minimum_of_two_seconds",
         ),
     ),
     (

@@ -53,7 +53,7 @@
 //! ```
 //!
 //! Every figure in these pages was measured, on the machine that is named with it. Yours will
-//! differ; most experiments print yours. Names such as `closing::a_stop_at_once_drops_everything`
+//! differ; most experiments print yours. Names such as `closing::immediate_stop_drops_everything`
 //! are tests: that one is in `tests/closing.rs`. `tests/guide.rs` checks that each number, test and
 //! file in these pages exists.
 
