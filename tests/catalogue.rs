@@ -29,7 +29,7 @@ fn catalogue() -> String {
 }
 
 #[test]
-fn the_rows_are_counted_without_a_gap_and_each_says_what_goes_wrong() {
+fn rows_are_numbered_without_gaps_and_describe_the_fault() {
     let text = catalogue();
     let rows = rows(&text);
     let numbers: Vec<&str> = rows.iter().map(|[number, ..]| *number).collect();
@@ -46,7 +46,7 @@ fn the_rows_are_counted_without_a_gap_and_each_says_what_goes_wrong() {
 }
 
 #[test]
-fn each_row_names_tests_that_are_there_or_says_why_there_are_none() {
+fn rows_name_existing_tests_or_a_reason_for_having_none() {
     let text = catalogue();
     let mut wrong = Vec::new();
     for [number, _, held] in rows(&text) {

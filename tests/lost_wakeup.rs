@@ -141,7 +141,7 @@ fn assert_in_order(read: &[(usize, usize)], count: usize, letters: usize) {
 }
 
 #[test]
-fn every_letter_of_every_sender_is_taken_whatever_the_order() {
+fn every_message_is_taken_whatever_the_thread_order() {
     for (interruptions, count, letters) in [(3, 2, 2), (1, 3, 1)] {
         orders(interruptions, move || {
             let shared: Shared<Post> = Arc::new((Mailbox::new(100), Poller::default()));
@@ -156,7 +156,7 @@ fn every_letter_of_every_sender_is_taken_whatever_the_order() {
 }
 
 #[test]
-fn a_loop_that_reads_one_letter_a_turn_sleeps_over_none() {
+fn loop_that_reads_one_message_a_turn_never_sleeps_over_one() {
     every_order(|| {
         let shared: Shared<Post> = Arc::new((Mailbox::new(100), Poller::default()));
         senders(&shared, 1, 3);
@@ -165,7 +165,7 @@ fn a_loop_that_reads_one_letter_a_turn_sleeps_over_none() {
 }
 
 #[test]
-fn a_stop_is_seen_and_so_is_what_was_written_beside_it() {
+fn stop_and_messages_sent_at_the_same_time_all_arrive() {
     every_order(|| {
         let shared: Shared<Post> = Arc::new((Mailbox::new(100), Poller::default()));
         senders(&shared, 1, 2);
@@ -180,7 +180,7 @@ fn a_stop_is_seen_and_so_is_what_was_written_beside_it() {
 }
 
 #[test]
-fn a_full_mailbox_refuses_and_loses_nothing_it_took() {
+fn full_mailbox_refuses_and_keeps_accepted_messages() {
     every_order(|| {
         let shared: Shared<Post> = Arc::new((Mailbox::new(1), Poller::default()));
         let sender = {
@@ -247,7 +247,7 @@ impl ByHand {
 }
 
 #[test]
-fn a_bell_that_is_silenced_before_the_letters_are_taken_loses_no_wake_up() {
+fn flag_cleared_before_messages_are_taken_loses_no_wake_up() {
     nothing_is_left_without_a_wake_up(ByHand::put, |mailbox| {
         mailbox.silence();
         mailbox.take()
@@ -256,7 +256,7 @@ fn a_bell_that_is_silenced_before_the_letters_are_taken_loses_no_wake_up() {
 
 #[test]
 #[should_panic(expected = "nobody will wake the loop")]
-fn a_bell_that_is_silenced_after_the_letters_were_taken_loses_one() {
+fn flag_cleared_after_messages_are_taken_loses_a_wake_up() {
     nothing_is_left_without_a_wake_up(ByHand::put, |mailbox| {
         let read = mailbox.take();
         mailbox.silence();
@@ -285,7 +285,7 @@ fn accept(limit: &ConnectionLimit, waiting: usize) {
 }
 
 #[test]
-fn freed_place_wakes_a_loop_that_waits_for_one() {
+fn released_permit_wakes_a_loop_that_waits_for_one() {
     every_order(|| {
         let limit = ConnectionLimit::new(1);
         let other = {
@@ -299,7 +299,7 @@ fn freed_place_wakes_a_loop_that_waits_for_one() {
 }
 
 #[test]
-fn loop_that_needs_no_place_any_more_passes_it_on() {
+fn loop_that_needs_no_permit_any_more_passes_it_on() {
     every_order(|| {
         let limit = ConnectionLimit::new(1);
         let (mut holder, _) = member(&limit);
@@ -321,7 +321,7 @@ fn loop_that_needs_no_place_any_more_passes_it_on() {
 }
 
 #[test]
-fn loop_that_is_dropped_gives_its_place_to_the_next() {
+fn dropped_loop_passes_its_permit_to_the_next() {
     every_order(|| {
         let limit = ConnectionLimit::new(1);
         let (mut dropped, _) = member(&limit);

@@ -84,7 +84,7 @@ fn bound<H: Handler>(reactor: &Reactor<H>) -> usize {
 }
 
 #[test]
-fn shared_memory_is_given_back_after_one_large_reply() {
+fn shared_memory_shrinks_after_a_large_reply() {
     const REPLY: usize = 64 * MIB;
     let config = Config {
         write_cap: 1 << 30,
@@ -180,7 +180,7 @@ fn broadcast(way: &str, ask: impl FnOnce(&mut Reactor<Sender>, &mut Client)) {
 }
 
 #[test]
-fn message_for_many_is_held_once_and_freed_when_delivered() {
+fn broadcast_message_is_held_once_and_freed_after_delivery() {
     broadcast("Context::send_to for each", |_, client| {
         client.send(b"each\n");
     });
@@ -191,7 +191,7 @@ fn message_for_many_is_held_once_and_freed_when_delivered() {
 }
 
 #[test]
-fn letters_are_counted_while_they_wait_and_their_queue_is_given_back() {
+fn queued_posts_are_counted_and_their_queue_shrinks_afterwards() {
     let config = Config {
         retained_capacity: 1024,
         mailbox_cap: 8 * MIB,

@@ -268,7 +268,7 @@ const TURNS: (&str, Case) = ("clients take turns", |addr, patience| {
 });
 
 #[test]
-fn all_nine_pass_the_same_suite_but_for_what_they_cannot_do_by_design() {
+fn models_pass_the_same_suite_except_for_listed_design_limits() {
     rlimit::increase_nofile_limit(u64::MAX).unwrap();
     let suites: Vec<_> = MODELS
         .map(|model| (model, thread::spawn(move || failures_of(model))))
@@ -312,7 +312,7 @@ fn failures_of(model: &str) -> Vec<String> {
 }
 
 #[test]
-fn what_is_excused_is_a_case_of_a_model() {
+fn design_limits_name_existing_models_and_cases() {
     for (model, case, _) in BY_DESIGN {
         assert!(MODELS.contains(&model), "{model}");
         assert!(
@@ -323,7 +323,7 @@ fn what_is_excused_is_a_case_of_a_model() {
 }
 
 #[test]
-fn the_calls_that_a_server_counts_are_those_that_strace_sees() {
+fn server_call_counts_match_strace() {
     if !Command::new("strace")
         .arg("true")
         .output()
@@ -373,7 +373,7 @@ fn the_calls_that_a_server_counts_are_those_that_strace_sees() {
 }
 
 #[test]
-fn the_table_is_complete_and_shows_what_each_model_pays_for() {
+fn table_is_complete_and_shows_the_cost_of_each_model() {
     let plots = std::env::temp_dir().join(format!("glassloop-plots-{}", std::process::id()));
     let run = Command::new(example("models"))
         .args(["--json", "--idle", "100,5000", "--svg"])
@@ -465,7 +465,7 @@ fn shell(line: &str) -> std::process::Output {
 }
 
 #[test]
-fn with_too_few_descriptors_and_no_place_for_plots_the_table_is_printed_all_the_same() {
+fn table_is_printed_despite_few_descriptors_and_no_plot_directory() {
     let run = shell(
         "ulimit -n 64; exec \"$0\" --models iterative,poll --idle 3,100 --svg /dev/null/plots --json",
     );
@@ -489,14 +489,14 @@ fn with_too_few_descriptors_and_no_place_for_plots_the_table_is_printed_all_the_
 }
 
 #[test]
-fn an_odd_number_of_idle_connections_is_idle() {
+fn odd_number_of_idle_connections_is_measured() {
     let run = shell("exec \"$0\" --models iterative --idle 3 --svg /dev/null/plots --json");
     let table: Value = serde_json::from_slice(&run.stdout).unwrap();
     assert!(table["wait_ns"]["poll"]["3"].is_number(), "{table}");
 }
 
 #[test]
-fn who_cannot_be_written_to_is_no_reason_to_panic() {
+fn unwritable_stdout_does_not_panic() {
     let full = shell("exec \"$0\" --models iterative --idle 2 --svg /dev/null/plots >/dev/full");
     assert_eq!(full.status.code(), Some(1), "{full:?}");
     let closed =

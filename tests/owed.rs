@@ -99,7 +99,7 @@ fn run_to_the_end<H: Handler>(reactor: &mut Reactor<H>) {
 }
 
 #[test]
-fn a_graceful_stop_waits_for_an_answer_that_is_still_being_made() {
+fn graceful_stop_waits_for_a_reply_still_in_progress() {
     let (later, asked) = mpsc::channel();
     let server = Server::start(
         Clerk {
@@ -124,7 +124,7 @@ fn a_graceful_stop_waits_for_an_answer_that_is_still_being_made() {
 }
 
 #[test]
-fn what_the_last_frames_say_to_others_is_sent_before_the_end() {
+fn messages_to_other_connections_are_sent_before_a_graceful_end() {
     let (mut reactor, mut clients) = office(Config::default(), 2);
     clients[1].send(b"tell the first\ntell the first\n");
     reactor.stop(Stop::Gracefully);
@@ -140,7 +140,7 @@ fn what_the_last_frames_say_to_others_is_sent_before_the_end() {
 }
 
 #[test]
-fn a_pause_does_not_let_a_connection_go_on_above_the_high_mark() {
+fn resume_after_pause_respects_the_write_high_mark() {
     let config = Config {
         write_high: 10_000,
         write_low: 5000,
@@ -170,7 +170,7 @@ fn a_pause_does_not_let_a_connection_go_on_above_the_high_mark() {
 }
 
 #[test]
-fn a_peer_that_reads_as_fast_as_it_is_written_to_does_not_keep_the_turn() {
+fn fast_reader_does_not_exceed_the_turn_budget() {
     let (mut reactor, mut clients) = office(Config::default(), 1);
     let mut reader = clients[0].stream.try_clone().unwrap();
     let reading = std::thread::spawn(move || {
@@ -201,7 +201,7 @@ fn a_peer_that_reads_as_fast_as_it_is_written_to_does_not_keep_the_turn() {
 }
 
 #[test]
-fn memory_that_was_sent_in_part_is_counted_until_it_is_given_back() {
+fn partly_sent_buffer_is_counted_until_it_is_freed() {
     // What is accepted inherits the listener's small buffers: most of the reply stays with the loop.
     let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
     socket.set_send_buffer_size(4096).unwrap();
@@ -254,7 +254,7 @@ fn memory_that_was_sent_in_part_is_counted_until_it_is_given_back() {
 
 #[test]
 #[cfg(target_os = "linux")]
-fn urgent_data_does_not_hide_the_requests_behind_it() {
+fn requests_behind_urgent_data_are_read() {
     let (mut reactor, addr) = reactor(service(), Config::default());
     for round in 0..20 {
         let mut client = Client::connect(addr);
@@ -275,7 +275,7 @@ fn urgent_data_does_not_hide_the_requests_behind_it() {
 }
 
 #[test]
-fn those_who_wait_at_the_limit_of_connections_are_let_in_by_a_graceful_stop() {
+fn graceful_stop_accepts_the_backlog_above_the_connection_limit() {
     let (mut reactor, addr) = reactor(
         service(),
         Config {
@@ -300,7 +300,7 @@ fn those_who_wait_at_the_limit_of_connections_are_let_in_by_a_graceful_stop() {
 }
 
 #[test]
-fn letters_that_came_before_the_loop_stops_itself_are_read() {
+fn posts_sent_before_a_stop_of_the_loop_are_delivered() {
     let (mut reactor, _clients) = office(Config::default(), 0);
     (0..5000).for_each(|_| reactor.handle().post(()).unwrap());
     reactor.stop(Stop::Gracefully);
@@ -309,7 +309,7 @@ fn letters_that_came_before_the_loop_stops_itself_are_read() {
 }
 
 #[test]
-fn a_timer_that_is_set_after_a_long_absence_is_not_late_by_that() {
+fn timer_set_after_a_long_gap_between_turns_is_not_late() {
     let (mut reactor, _clients) = office(Config::default(), 0);
     std::thread::sleep(Duration::from_millis(300)); // that is the absence
     reactor.set_timer(Instant::now() + Duration::from_millis(5));
@@ -326,7 +326,7 @@ fn a_timer_that_is_set_after_a_long_absence_is_not_late_by_that() {
 
 #[test]
 #[cfg(unix)]
-fn a_paused_unix_peer_that_closes_has_its_frames_handled() {
+fn frames_of_a_paused_unix_peer_that_closes_are_handled() {
     let path = std::env::temp_dir().join(format!("glassloop-owed-{}", std::process::id()));
     let _ = std::fs::remove_file(&path);
     let mut reactor = Reactor::new(Clerk::default(), Config::default()).unwrap();
@@ -352,7 +352,7 @@ fn a_paused_unix_peer_that_closes_has_its_frames_handled() {
 }
 
 #[test]
-fn a_deadline_set_for_the_past_while_another_passes_comes_before_the_next_frame_too() {
+fn past_deadline_set_in_a_deadline_callback_fires_before_next_frame() {
     let (mut reactor, mut clients) = office(Config::default(), 1);
     clients[0].send(b"one\n");
     let id = reactor.handler().ids[0];
@@ -372,7 +372,7 @@ fn a_deadline_set_for_the_past_while_another_passes_comes_before_the_next_frame_
 }
 
 #[test]
-fn settings_that_would_spin_or_overflow_are_refused() {
+fn config_that_would_spin_or_overflow_is_refused() {
     let refused = |config: Config| assert!(config.check().is_err(), "{config:?}");
     refused(Config {
         accept_backoff: Duration::ZERO,

@@ -179,7 +179,7 @@ fn ask<H: Handler>(reactor: &mut Reactor<H>, client: &mut Client, question: &[u8
 }
 
 #[test]
-fn submit_and_lines_are_served_side_by_side() {
+fn pair_serves_submit_and_lines_side_by_side() {
     let (mut reactor, [mut submits, mut lines]) =
         with_clients(Pair::new(service(), Scribe::default(), first_is_left));
     for n in 0..50 {
@@ -210,7 +210,7 @@ fn submit_and_lines_are_served_side_by_side() {
 }
 
 #[test]
-fn a_handshake_is_waited_for_through_a_pair() {
+fn handshake_timeout_applies_through_a_pair() {
     let strict = Service {
         require_conn: true,
         ..service()
@@ -229,7 +229,7 @@ fn a_handshake_is_waited_for_through_a_pair() {
 }
 
 #[test]
-fn every_callback_comes_to_the_one_whose_connection_it_is() {
+fn callbacks_reach_only_the_handler_of_their_connection() {
     for side in [0, 1] {
         let (mut reactor, mut clients) = scribes();
         let client = &mut clients[side];
@@ -271,7 +271,7 @@ fn every_callback_comes_to_the_one_whose_connection_it_is() {
 }
 
 #[test]
-fn what_was_dialed_goes_where_the_pair_says() {
+fn dialed_connection_goes_to_the_selected_side() {
     let (mut reactor, clients) = scribes();
     let addr = reactor.local_addrs()[0].tcp().unwrap();
     let dialed = reactor.connect(addr, PATIENCE).unwrap();
@@ -283,7 +283,7 @@ fn what_was_dialed_goes_where_the_pair_says() {
 }
 
 #[test]
-fn mail_comes_to_its_addressee_who_reaches_his_own_connections_only() {
+fn mail_reaches_its_side_which_accesses_only_its_own_connections() {
     let (mut reactor, [mut left, mut right]) = scribes();
     let (handle, ids) = (
         reactor.handle(),
@@ -332,7 +332,7 @@ fn mail_comes_to_its_addressee_who_reaches_his_own_connections_only() {
 }
 
 #[test]
-fn of_a_loop_timer_both_are_told_and_each_knows_his_own() {
+fn loop_timer_reaches_both_sides_and_each_knows_its_own() {
     let (mut reactor, [mut left, mut right]) = scribes();
     let timers = [(); 2].map(|()| reactor.set_timer(Instant::now()));
     reactor.handler().left.timer = Some(timers[0]);
@@ -351,7 +351,7 @@ fn of_a_loop_timer_both_are_told_and_each_knows_his_own() {
 }
 
 #[test]
-fn a_panic_in_one_s_callback_is_nothing_to_the_other() {
+fn panic_in_a_callback_of_one_side_leaves_the_other_unaffected() {
     for side in [0, 1] {
         let (mut reactor, [left, right]) = scribes();
         let (mut victim, mut bystander) = if side == 0 {
@@ -377,7 +377,7 @@ fn a_panic_in_one_s_callback_is_nothing_to_the_other() {
 }
 
 #[test]
-fn a_panic_inside_of_with_ends_that_connection_and_the_mail_goes_on() {
+fn panic_in_with_closes_that_connection_and_mail_continues() {
     let (mut reactor, [mut left, mut right]) = scribes();
     let ids = [
         reactor.handler().left.ids[0],
@@ -427,7 +427,7 @@ impl Handler for Nervous {
 }
 
 #[test]
-fn a_panic_of_one_over_a_loop_timer_does_not_keep_it_from_the_other() {
+fn loop_timer_reaches_the_other_side_after_a_panic() {
     fn told<L: Handler, R: Handler>(pair: Pair<L, R>, notes: fn(&mut Pair<L, R>) -> Vec<String>) {
         let mut reactor = Reactor::new(pair, Config::default()).unwrap();
         reactor.set_timer(Instant::now());
@@ -446,7 +446,7 @@ fn a_panic_of_one_over_a_loop_timer_does_not_keep_it_from_the_other() {
 }
 
 #[test]
-fn a_pair_of_a_pair_keeps_three_apart() {
+fn nested_pair_separates_three_handlers() {
     let second_is_left = |origin: &Origin| match origin {
         Origin::Accepted { listener: 1, .. } => Either::Left(()),
         _ => Either::Right(()),
@@ -515,7 +515,7 @@ fn error_after<E: std::error::Error + Copy + 'static>(side: usize, bytes: &[u8])
 }
 
 #[test]
-fn a_codec_s_error_is_found_as_its_own() {
+fn decode_error_keeps_the_type_of_its_codec() {
     assert_eq!(
         error_after(0, &request(0x33, id(1), b"")),
         Some(submit::Error::UnknownCommand { command: 0x33 })
@@ -535,7 +535,7 @@ fn a_codec_s_error_is_found_as_its_own() {
 }
 
 #[test]
-fn so_is_the_error_of_a_message_that_could_not_be_encoded() {
+fn encode_error_keeps_the_type_of_its_codec() {
     assert_eq!(
         error_after(1, b"garble\n"),
         Some(LineError::DelimiterInside { at: 3 })

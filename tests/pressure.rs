@@ -40,7 +40,7 @@ fn flood<H: glassloop::Handler>(
 }
 
 #[test]
-fn a_peer_that_sends_for_ever_and_never_reads_costs_bounded_memory_and_loses_nothing() {
+fn peer_that_never_reads_uses_bounded_memory_and_loses_no_reply() {
     let mut reactor = Reactor::bind("127.0.0.1:0", service()).unwrap();
     let mut client = Client::connect(addr_of(&reactor));
     let requests: Vec<u8> = (0..10_000).flat_map(|n| submit(id(n), b"")).collect();
@@ -74,7 +74,7 @@ fn a_peer_that_sends_for_ever_and_never_reads_costs_bounded_memory_and_loses_not
 }
 
 #[test]
-fn above_the_high_mark_nothing_is_read_until_the_queue_is_down_to_the_low_mark() {
+fn reading_stops_at_the_high_mark_until_the_low_mark_is_reached() {
     let mut reactor = Reactor::bind("127.0.0.1:0", service()).unwrap();
     let mut client = Client::connect(addr_of(&reactor));
     flood(&mut reactor, &mut client, &submit(id(1), b"").repeat(1000));
@@ -94,7 +94,7 @@ fn above_the_high_mark_nothing_is_read_until_the_queue_is_down_to_the_low_mark()
 }
 
 #[test]
-fn a_flooder_does_not_starve_a_quiet_peer() {
+fn flooding_peer_does_not_starve_a_quiet_peer() {
     let mut reactor = Reactor::bind("127.0.0.1:0", service()).unwrap();
     let addr = addr_of(&reactor);
     let (mut flooder, mut quiet) = (Client::connect(addr), Client::connect(addr));
@@ -121,7 +121,7 @@ fn a_flooder_does_not_starve_a_quiet_peer() {
 }
 
 #[test]
-fn at_the_limit_of_connections_newcomers_wait_until_one_leaves() {
+fn connections_above_the_limit_wait_until_one_closes() {
     let mut reactor = Reactor::new(
         service(),
         Config {
@@ -152,7 +152,7 @@ fn at_the_limit_of_connections_newcomers_wait_until_one_leaves() {
 }
 
 #[test]
-fn a_full_turn_of_accepts_leaves_the_rest_for_the_next() {
+fn accepts_above_the_turn_limit_wait_for_the_next_turn() {
     let mut reactor = Reactor::new(
         service(),
         Config {
@@ -170,7 +170,7 @@ fn a_full_turn_of_accepts_leaves_the_rest_for_the_next() {
 }
 
 #[test]
-fn ten_thousand_peers_who_claim_much_and_send_little_cost_little() {
+fn memory_follows_bytes_received_and_not_the_announced_length() {
     const PEERS: usize = 10_000;
     let mut play = Play::on(
         Stage::with_doors(1),
@@ -222,7 +222,7 @@ impl Handler for Chatter {
 }
 
 #[test]
-fn a_million_messages_of_one_byte_take_the_memory_of_their_bytes() {
+fn million_one_byte_messages_use_memory_of_their_bytes() {
     const MANY: usize = 1_000_000;
     let config = Config {
         write_high: 4 << 20,

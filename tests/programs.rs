@@ -16,7 +16,7 @@ use process::{Process, client, example};
 use util::{Client, PATIENCE, ack, bound, id, request, submit, wait_until};
 
 #[test]
-fn the_server_names_its_real_addresses_and_serves_on_all_of_them() {
+fn server_announces_its_actual_addresses_and_serves_on_all() {
     let mut server = Process::server(&[
         "--listen",
         "127.0.0.1:0",
@@ -36,7 +36,7 @@ fn the_server_names_its_real_addresses_and_serves_on_all_of_them() {
 }
 
 #[test]
-fn a_first_signal_stops_gracefully_and_the_exit_code_is_0() {
+fn first_signal_stops_gracefully_with_exit_code_0() {
     for signal in ["INT", "TERM"] {
         let (server, addr) = Process::listening(&[]);
         let mut client = Client::connect(addr);
@@ -57,7 +57,7 @@ fn a_first_signal_stops_gracefully_and_the_exit_code_is_0() {
 }
 
 #[test]
-fn a_signal_right_after_the_greeting_stops_gracefully_too() {
+fn signal_directly_after_the_announcement_stops_gracefully() {
     for _ in 0..20 {
         let (server, _) = Process::listening(&[]);
         server.signal("TERM");
@@ -66,7 +66,7 @@ fn a_signal_right_after_the_greeting_stops_gracefully_too() {
 }
 
 #[test]
-fn nothing_is_announced_before_all_listeners_are_there() {
+fn no_address_is_announced_if_one_listener_fails() {
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let server = Process::server(&[
         "--listen",
@@ -79,7 +79,7 @@ fn nothing_is_announced_before_all_listeners_are_there() {
 }
 
 #[test]
-fn a_second_signal_stops_at_once() {
+fn second_signal_stops_at_once() {
     let (mut server, addr) = Process::listening(&["--drain-timeout", "1h"]);
     // A peer that asks for more than it reads: draining would take the hour.
     let mut client = Client::connect(addr);
@@ -102,7 +102,7 @@ fn a_second_signal_stops_at_once() {
 }
 
 #[test]
-fn hangup_is_logged_and_stops_nothing() {
+fn sighup_is_logged_and_stops_nothing() {
     let (server, addr) = Process::listening(&[]);
     let mut client = Client::connect(addr);
     for n in 0..3 {
@@ -126,7 +126,7 @@ fn hangup_is_logged_and_stops_nothing() {
 }
 
 #[test]
-fn signals_that_were_blocked_at_the_start_are_heard() {
+fn signals_blocked_at_the_start_are_handled() {
     use nix::sys::signal::{SigSet, Signal};
 
     let start = || {
@@ -147,7 +147,7 @@ fn signals_that_were_blocked_at_the_start_are_heard() {
 }
 
 #[test]
-fn hangup_that_is_pending_at_the_start_is_logged_only() {
+fn sighup_pending_at_the_start_is_only_logged() {
     const LAUNCHER: &str = "import os, signal, sys\n\
         signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGHUP])\n\
         os.kill(os.getpid(), signal.SIGHUP)\n\
@@ -172,7 +172,7 @@ fn hangup_that_is_pending_at_the_start_is_logged_only() {
 }
 
 #[test]
-fn an_address_in_use_is_named_with_what_to_do() {
+fn address_in_use_is_reported_with_a_remedy() {
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let addr = taken.local_addr().unwrap().to_string();
     let (code, stderr) = Process::server(&["--listen", &addr]).end();
@@ -209,7 +209,7 @@ fn wrong_flags_are_refused_with_a_hint() {
 }
 
 #[test]
-fn the_knobs_change_how_it_works_and_not_what_it_answers() {
+fn tuning_flags_do_not_change_replies() {
     for args in [
         &["--scratch", "1"][..],
         &["--events", "1"],
@@ -229,7 +229,7 @@ fn the_knobs_change_how_it_works_and_not_what_it_answers() {
 }
 
 #[test]
-fn a_connection_s_end_is_logged_at_debug_and_requests_are_not() {
+fn closed_connections_are_logged_at_debug_and_requests_are_not() {
     let (server, addr) = Process::listening(&["--log", "debug", "--require-conn"]);
     let mut client = Client::connect(addr);
     client.send(&[request(0x01, id(1), b""), submit(id(2), b"secret")].concat());
@@ -263,7 +263,7 @@ fn a_connection_s_end_is_logged_at_debug_and_requests_are_not() {
 }
 
 #[test]
-fn strangers_do_not_fill_the_log() {
+fn peers_of_other_protocols_do_not_fill_the_log() {
     let (server, addr) = Process::listening(&[]);
     server.wait_for_log("room for ");
     server.wait_for_log("\n");
@@ -302,7 +302,7 @@ fn strangers_do_not_fill_the_log() {
 
 #[test]
 #[cfg(target_os = "linux")]
-fn a_storm_of_signals_neither_ends_the_server_nor_moves_a_deadline() {
+fn repeated_signals_do_not_stop_the_server_or_move_a_deadline() {
     let (server, addr) = Process::listening(&["--idle-timeout", "1s"]);
     let mut silent = Client::connect(addr);
     let begun = Instant::now();
@@ -391,7 +391,7 @@ fn traced(options: &[&str], visit: impl FnOnce(&mut Client)) -> Option<Traced> {
 
 #[test]
 #[cfg(target_os = "linux")]
-fn a_server_whose_poller_breaks_says_so_and_exits_with_1() {
+fn broken_poller_is_reported_with_exit_code_1() {
     let broken = traced(
         &[
             "-e",
@@ -435,7 +435,7 @@ fn a_server_whose_poller_breaks_says_so_and_exits_with_1() {
 
 #[test]
 #[cfg(target_os = "linux")]
-fn no_write_can_raise_a_signal() {
+fn writes_never_raise_sigpipe() {
     // A host that is no Rust program, or has asked for it, dies of SIGPIPE unless each write says that it wants none.
     let writes = traced(&["-e", "trace=sendto,sendmsg,write,writev"], |client| {
         for n in 0..20 {
@@ -458,7 +458,7 @@ fn no_write_can_raise_a_signal() {
 }
 
 #[test]
-fn the_client_prints_every_ack_and_exits_with_0() {
+fn client_prints_every_ack_and_exits_with_0() {
     for (server_args, client_args) in [
         (&[][..], &["--conns", "5", "--count", "10"][..]),
         (
@@ -496,7 +496,7 @@ fn the_client_prints_every_ack_and_exits_with_0() {
 }
 
 #[test]
-fn the_client_exits_with_1_if_an_ack_is_missing_or_wrong() {
+fn client_exits_with_1_if_an_ack_is_missing_or_wrong() {
     let twice = ack(id(2)).repeat(2);
     let answers = [
         Vec::new(),
@@ -543,7 +543,7 @@ fn the_client_exits_with_1_if_an_ack_is_missing_or_wrong() {
 }
 
 #[test]
-fn strace_counts_what_the_loop_counts() {
+fn syscalls_per_request_match_strace() {
     let counted = traced(
         &[
             "-e",

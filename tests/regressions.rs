@@ -94,7 +94,7 @@ fn settle<H: Handler>(reactor: &mut Reactor<H>, connections: usize) {
 }
 
 #[test]
-fn what_was_asked_for_between_turns_does_not_wait_for_an_event() {
+fn verdict_given_between_turns_takes_effect_without_an_event() {
     for verdict in [Verdict::Abort, Verdict::Close] {
         let (mut reactor, mut client, id) = one(Config::default());
         assert!(reactor.with(id, |_, _| verdict));
@@ -104,7 +104,7 @@ fn what_was_asked_for_between_turns_does_not_wait_for_an_event() {
 }
 
 #[test]
-fn a_linger_that_begins_between_turns_has_its_whole_time() {
+fn linger_that_begins_between_turns_has_its_full_time() {
     let linger_timeout = Duration::from_millis(200);
     let (mut reactor, _client, id) = one(Config {
         linger_timeout,
@@ -122,7 +122,7 @@ fn a_linger_that_begins_between_turns_has_its_whole_time() {
 }
 
 #[test]
-fn a_connection_that_asks_for_much_of_others_does_not_keep_the_next_one_waiting() {
+fn connection_with_many_commands_does_not_delay_the_next() {
     let (mut reactor, mut loud, _) = one(Config {
         command_high: 1000,
         ..Config::default()
@@ -142,7 +142,7 @@ fn a_connection_that_asks_for_much_of_others_does_not_keep_the_next_one_waiting(
 }
 
 #[test]
-fn what_many_ends_ask_of_others_is_bounded_too() {
+fn commands_from_many_close_callbacks_use_bounded_memory() {
     const PEERS: usize = 300;
     let config = Config {
         command_high: 10_000,
@@ -167,7 +167,7 @@ fn what_many_ends_ask_of_others_is_bounded_too() {
 }
 
 #[test]
-fn a_verdict_is_not_lost_with_a_message_that_could_not_be_sent() {
+fn verdict_holds_after_a_message_that_cannot_be_encoded() {
     let (mut reactor, mut client, _) = one(Config::default());
     client.send(b"stop\n");
     client.shut_write();
@@ -182,7 +182,7 @@ fn a_verdict_is_not_lost_with_a_message_that_could_not_be_sent() {
 }
 
 #[test]
-fn destructors_that_panic_are_contained() {
+fn panics_in_destructors_are_contained() {
     for line in [&b"arm\n"[..], b"throw\n"] {
         let (mut reactor, mut client, _) = one(Config::default());
         client.send(line);
@@ -193,7 +193,7 @@ fn destructors_that_panic_are_contained() {
 }
 
 #[test]
-fn a_codec_that_takes_back_what_is_not_its_own_is_contained() {
+fn codec_that_clears_earlier_output_is_contained() {
     struct Clearing;
     impl Codec for Clearing {
         type Frame<'a> = &'a [u8];
@@ -242,7 +242,7 @@ fn a_codec_that_takes_back_what_is_not_its_own_is_contained() {
 }
 
 #[test]
-fn a_timeout_may_be_for_ever() {
+fn timeout_may_be_unlimited() {
     let config = Config {
         drain_timeout: Duration::MAX,
         linger_timeout: Duration::MAX,
@@ -261,7 +261,7 @@ fn a_timeout_may_be_for_ever() {
 }
 
 #[test]
-fn a_connection_the_handler_panicked_over_is_not_counted_as_accepted() {
+fn connection_is_not_counted_as_accepted_if_the_handler_panics() {
     struct Refuses;
     impl Handler for Refuses {
         type Codec = Line;
@@ -286,7 +286,7 @@ fn a_connection_the_handler_panicked_over_is_not_counted_as_accepted() {
 }
 
 #[test]
-fn an_end_does_not_cost_the_others_their_warm_buffer() {
+fn closed_connection_leaves_the_shared_write_buffer_in_use() {
     let (mut reactor, addr) = reactor(service(), Config::default());
     let requests = submit(id(1), b"").repeat(500);
     let acks = ack(id(1)).repeat(500);
@@ -313,7 +313,7 @@ fn an_end_does_not_cost_the_others_their_warm_buffer() {
 }
 
 #[test]
-fn at_the_limit_each_listener_gets_its_turn() {
+fn listeners_take_turns_at_the_connection_limit() {
     let mut reactor = Reactor::new(
         service(),
         Config {

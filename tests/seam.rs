@@ -35,7 +35,7 @@ fn turn(play: &mut Play) -> Turn {
 }
 
 #[test]
-fn an_event_for_an_earlier_connection_in_the_same_slot_is_ignored_and_counted() {
+fn event_for_an_earlier_connection_in_a_slot_is_counted_as_stale() {
     let mut play = by_hand(Config::default());
     let gone = play.admit(1);
     play.stage.borrow_mut().peers[gone].then = Err(ErrorKind::ConnectionReset);
@@ -106,7 +106,7 @@ impl Handler for Rivals {
 }
 
 #[test]
-fn an_event_for_one_who_was_closed_earlier_in_the_same_batch_finds_nobody_else() {
+fn slot_of_a_closed_connection_is_not_reused_within_the_batch() {
     // He is closed after the batch; or at once, where so much was asked of others already.
     let (after, at_once) = (Config::default().command_high, 1);
     for (command_high, of_the_other) in [
@@ -159,7 +159,7 @@ fn an_event_for_one_who_was_closed_earlier_in_the_same_batch_finds_nobody_else()
 }
 
 #[test]
-fn an_accept_that_fails_for_want_of_room_rests_and_is_asked_again_by_the_clock() {
+fn accept_without_descriptors_backs_off_and_retries_by_timer() {
     const EMFILE: i32 = 24;
     let no_room = || Err(io::Error::from_raw_os_error(EMFILE));
     let mut play = by_hand(Config::default());
@@ -181,7 +181,7 @@ fn an_accept_that_fails_for_want_of_room_rests_and_is_asked_again_by_the_clock()
 }
 
 #[test]
-fn a_connection_that_is_gone_before_it_is_accepted_does_not_keep_the_next_one_out() {
+fn connection_aborted_before_accept_does_not_block_the_next() {
     let mut play = by_hand(Config::default());
     play.knock(
         0,
@@ -202,7 +202,7 @@ fn a_connection_that_is_gone_before_it_is_accepted_does_not_keep_the_next_one_ou
 }
 
 #[test]
-fn writes_of_one_byte_and_signals_lose_nothing() {
+fn partial_and_interrupted_writes_lose_no_byte() {
     let mut play = by_hand(Config::default());
     let peer = play.admit(1);
     let script = [
@@ -228,7 +228,7 @@ fn writes_of_one_byte_and_signals_lose_nothing() {
 }
 
 #[test]
-fn spurious_events_cost_a_read_and_nothing_else() {
+fn spurious_events_cost_one_read_each() {
     let mut play = by_hand(Config {
         idle_timeout: None,
         ..Config::default()
@@ -257,7 +257,7 @@ fn spurious_events_cost_a_read_and_nothing_else() {
 }
 
 #[test]
-fn urgent_data_with_nothing_behind_it_costs_a_read_and_nothing_else() {
+fn urgent_data_with_nothing_behind_it_costs_one_read() {
     let mut play = by_hand(Config {
         idle_timeout: None,
         ..Config::default()
@@ -289,7 +289,7 @@ fn urgent_data_with_nothing_behind_it_costs_a_read_and_nothing_else() {
 }
 
 #[test]
-fn a_broken_poller_ends_the_loop_with_its_error_and_nothing_stays_open() {
+fn broken_poller_ends_the_loop_and_leaves_no_socket_open() {
     const EBADF: i32 = 9;
     let mut play = by_hand(Config::default());
     play.admit(3);
@@ -322,7 +322,7 @@ fn a_broken_poller_ends_the_loop_with_its_error_and_nothing_stays_open() {
 }
 
 #[test]
-fn whom_the_poller_does_not_take_is_dropped_alone_be_he_accepted_or_dialed() {
+fn socket_that_cannot_be_registered_is_dropped_alone() {
     const ENOMEM: i32 = 12;
     const ENOSPC: i32 = 28;
     let mut play = by_hand(Config::default());
@@ -381,7 +381,7 @@ fn whom_the_poller_does_not_take_is_dropped_alone_be_he_accepted_or_dialed() {
 }
 
 #[test]
-fn a_stopping_loop_ignores_its_old_listener_and_begins_nothing_new() {
+fn stopping_loop_refuses_connects_and_listeners() {
     let mut play = by_hand(Config::default());
     let peer = play.admit(1);
     play.reactor.stop(Stop::Gracefully);
@@ -410,7 +410,7 @@ fn a_stopping_loop_ignores_its_old_listener_and_begins_nothing_new() {
 }
 
 #[test]
-fn without_a_number_there_are_as_many_connections_as_descriptors_less_a_reserve() {
+fn default_connection_limit_is_descriptors_minus_a_reserve() {
     assert_eq!(by_hand(Config::default()).reactor.max_connections(), 75);
     assert_eq!(
         by_hand(Config {
@@ -424,7 +424,7 @@ fn without_a_number_there_are_as_many_connections_as_descriptors_less_a_reserve(
 }
 
 #[test]
-fn at_the_drain_deadline_the_last_replies_are_tried_once_more() {
+fn drain_deadline_tries_the_last_replies_once_more() {
     let mut play = by_hand(Config::default());
     let peer = play.admit(1);
     play.stage.borrow_mut().peers[peer]
@@ -452,7 +452,7 @@ fn at_the_drain_deadline_the_last_replies_are_tried_once_more() {
 }
 
 #[test]
-fn longest_frame_behind_unanswered_requests_is_held_and_others_are_served() {
+fn longest_frame_behind_blocked_replies_leaves_others_served() {
     let config = Config {
         frame_timeout: None,
         buffered_high: usize::MAX,

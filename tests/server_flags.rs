@@ -60,7 +60,7 @@ fn ends_in_time(case: &Case<'_>, flag: &str) {
 }
 
 #[test]
-fn idle_timeout_ends_a_silent_peer_in_time_and_off_does_not() {
+fn idle_timeout_closes_a_silent_peer_unless_off() {
     ends_in_time(
         &Case {
             flags: &[],
@@ -72,7 +72,7 @@ fn idle_timeout_ends_a_silent_peer_in_time_and_off_does_not() {
 }
 
 #[test]
-fn frame_timeout_ends_an_unfinished_request_in_time_and_off_does_not() {
+fn frame_timeout_closes_on_an_unfinished_request_unless_off() {
     let reason =
         "ended: frame deadline passed: 7 bytes of an unfinished frame came from the peer in 400ms";
     ends_in_time(
@@ -86,7 +86,7 @@ fn frame_timeout_ends_an_unfinished_request_in_time_and_off_does_not() {
 }
 
 #[test]
-fn handshake_timeout_ends_a_peer_without_a_conn_in_time_and_off_does_not() {
+fn handshake_timeout_closes_a_peer_without_conn_unless_off() {
     let reason = "ended: handshake deadline passed: no first frame from the peer in 400ms";
     ends_in_time(
         &Case {
@@ -99,7 +99,7 @@ fn handshake_timeout_ends_a_peer_without_a_conn_in_time_and_off_does_not() {
 }
 
 #[test]
-fn handshake_timeout_is_for_servers_that_require_a_conn_and_for_peers_that_have_sent_none() {
+fn handshake_timeout_applies_only_while_a_required_conn_is_missing() {
     let (_lax, lax) = Process::listening(&["--handshake-timeout", "1s"]);
     let (_strict, strict) = Process::listening(&["--handshake-timeout", "1s", "--require-conn"]);
     let (mut free, mut known) = (Client::connect(lax), Client::connect(strict));
@@ -113,7 +113,7 @@ fn handshake_timeout_is_for_servers_that_require_a_conn_and_for_peers_that_have_
 }
 
 #[test]
-fn write_timeout_ends_a_peer_that_takes_no_replies_and_off_does_not() {
+fn write_timeout_closes_a_peer_that_reads_nothing_unless_off() {
     let requests = submit(id(1), b"").repeat(5000);
     for (time, ends) in [("400ms", true), ("off", false)] {
         let (server, addr) = Process::listening(&["--write-timeout", time, "--log", "debug"]);
@@ -153,7 +153,7 @@ fn write_timeout_ends_a_peer_that_takes_no_replies_and_off_does_not() {
 }
 
 #[test]
-fn times_of_no_sense_are_refused_with_a_hint() {
+fn invalid_times_are_refused_with_a_hint() {
     for flag in [
         "--idle-timeout",
         "--frame-timeout",
@@ -192,7 +192,7 @@ fn times_of_no_sense_are_refused_with_a_hint() {
 }
 
 #[test]
-fn absurdly_long_and_absurdly_short_times_are_taken_at_their_word() {
+fn extreme_times_are_accepted() {
     let years = [
         "--idle-timeout",
         "500years",
@@ -214,7 +214,7 @@ fn absurdly_long_and_absurdly_short_times_are_taken_at_their_word() {
 }
 
 #[test]
-fn four_threads_serve_one_port_with_one_greeting_and_several_loops() {
+fn four_threads_share_one_port_and_announce_it_once() {
     let (server, addr) = Process::listening(&["--threads", "4", "--log", "trace"]);
     let mut clients: Vec<Client> = (0..64).map(|_| Client::connect(addr)).collect();
     for (n, client) in clients.iter_mut().enumerate() {
@@ -291,7 +291,7 @@ fn loops_share_one_limit_of_connections() {
 }
 
 #[test]
-fn fewer_connections_than_loops_are_served_one_after_the_other() {
+fn limit_below_the_number_of_loops_still_serves_all() {
     let (_server, addr) = Process::listening(&["--threads", "4", "--max-connections", "1"]);
     let mut clients: Vec<Client> = (0..12).map(|_| Client::connect(addr)).collect();
     for client in &mut clients {
@@ -327,7 +327,7 @@ fn ask_unix(path: &Path) {
 }
 
 #[test]
-fn a_unix_socket_is_greeted_served_and_removed_at_the_end() {
+fn unix_socket_is_announced_served_and_removed_at_exit() {
     for threads in ["1", "4"] {
         let path = socket_path(&format!("served-{threads}"));
         let mut server = on_unix(&path, &["--threads", threads, "--listen", "127.0.0.1:0"]);
@@ -348,7 +348,7 @@ fn a_unix_socket_is_greeted_served_and_removed_at_the_end() {
 }
 
 #[test]
-fn a_stale_socket_file_is_taken_over_and_a_live_one_is_not() {
+fn stale_socket_file_is_replaced_and_a_live_one_is_not() {
     let path = socket_path("stale");
     drop(UnixListener::bind(&path).unwrap());
     assert!(path.exists());
@@ -377,7 +377,7 @@ fn a_stale_socket_file_is_taken_over_and_a_live_one_is_not() {
 }
 
 #[test]
-fn a_file_that_is_no_socket_is_left_as_it_is() {
+fn file_that_is_not_a_socket_is_left_unchanged() {
     let path = socket_path("precious");
     std::fs::write(&path, "do not lose this").unwrap();
     let server = on_unix(&path, &[]);
@@ -397,7 +397,7 @@ fn a_file_that_is_no_socket_is_left_as_it_is() {
 }
 
 #[test]
-fn a_socket_file_that_is_another_one_s_by_now_is_left_to_it() {
+fn socket_file_of_another_server_is_not_removed() {
     let path = socket_path("heir");
     let mut first = on_unix(&path, &[]);
     first.line();
@@ -416,7 +416,7 @@ fn a_socket_file_that_is_another_one_s_by_now_is_left_to_it() {
 }
 
 #[test]
-fn a_socket_that_cannot_be_made_is_named_with_the_reason() {
+fn unusable_unix_path_is_reported_with_the_reason() {
     let missing = std::env::temp_dir().join("glassloop-no-such-directory/socket");
     let long = std::env::temp_dir().join("x".repeat(200));
     for (path, hint) in [
@@ -473,7 +473,7 @@ fn handed_over(kinds: &str, args: &[&str]) -> Option<Process> {
 }
 
 #[test]
-fn sockets_that_are_handed_over_are_greeted_and_served_and_the_default_address_is_not() {
+fn inherited_sockets_are_served_instead_of_the_default_address() {
     for threads in ["1", "3"] {
         let path = socket_path(&format!("handed-{threads}"));
         let Some(mut server) = handed_over(
@@ -509,7 +509,7 @@ fn sockets_that_are_handed_over_are_greeted_and_served_and_the_default_address_i
 
 #[test]
 #[cfg(target_os = "linux")]
-fn abstract_socket_that_is_handed_over_is_announced_by_its_name() {
+fn inherited_abstract_socket_is_announced_by_name() {
     let name = format!("@glassloop-handed-{}", std::process::id());
     let Some(mut server) = handed_over(&name, &[]) else {
         return;
@@ -518,7 +518,7 @@ fn abstract_socket_that_is_handed_over_is_announced_by_its_name() {
 }
 
 #[test]
-fn sockets_that_are_handed_over_stand_beside_those_of_listen() {
+fn inherited_sockets_are_served_beside_listen_flags() {
     let Some(mut server) = handed_over("tcp", &["--listen", "127.0.0.1:0"]) else {
         return;
     };
@@ -530,7 +530,7 @@ fn sockets_that_are_handed_over_stand_beside_those_of_listen() {
 }
 
 #[test]
-fn a_socket_of_no_use_that_is_handed_over_is_named() {
+fn unusable_inherited_socket_is_reported() {
     let Some(server) = handed_over("tcp,udp", &[]) else {
         return;
     };
@@ -543,7 +543,7 @@ fn a_socket_of_no_use_that_is_handed_over_is_named() {
 }
 
 #[test]
-fn sockets_that_were_handed_to_another_process_are_none_of_the_server_s_business() {
+fn sockets_passed_to_another_process_are_ignored() {
     let mut command = Command::new(example("server"));
     command
         .args(["--listen", "127.0.0.1:0"])
@@ -557,7 +557,7 @@ fn sockets_that_were_handed_to_another_process_are_none_of_the_server_s_business
 }
 
 #[test]
-fn systemd_s_own_launcher_hands_over_too() {
+fn systemd_socket_activate_passes_sockets() {
     if Command::new("systemd-socket-activate")
         .arg("--version")
         .output()
@@ -604,7 +604,7 @@ fn systemd_s_own_launcher_hands_over_too() {
 }
 
 #[test]
-fn ack_timeout_ends_a_client_whom_nobody_answers() {
+fn ack_timeout_ends_a_client_without_answers() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let addr = listener.local_addr().unwrap().to_string();
     let begun = Instant::now();
@@ -624,7 +624,7 @@ fn ack_timeout_ends_a_client_whom_nobody_answers() {
 }
 
 #[test]
-fn ack_timeout_is_for_each_ack_and_not_for_all_together() {
+fn ack_timeout_applies_to_each_ack_separately() {
     let (_server, addr) = Process::listening(&[]);
     let addr = addr.to_string();
     let output = client(&[
@@ -658,7 +658,7 @@ fn ack_timeout_is_for_each_ack_and_not_for_all_together() {
 
 #[test]
 #[cfg(target_os = "linux")]
-fn connect_timeout_ends_a_client_that_nobody_lets_in() {
+fn connect_timeout_ends_a_client_that_is_not_accepted() {
     let silent = util::Silent::listen().unwrap();
     let addr = silent.addr;
     let begun = Instant::now();
@@ -680,7 +680,7 @@ fn connect_timeout_ends_a_client_that_nobody_lets_in() {
 }
 
 #[test]
-fn the_client_s_times_of_no_sense_are_refused_with_a_hint() {
+fn client_refuses_invalid_times_with_a_hint() {
     for flag in ["--connect-timeout", "--ack-timeout"] {
         for (time, hint) in [
             ("never", "a time such as 400ms or 10s is wanted, or `off`"),

@@ -53,7 +53,7 @@ fn with_free_port(test: impl Fn(u16) -> bool) {
 }
 
 #[test]
-fn name_with_several_addresses_is_served_at_each_of_them() {
+fn name_with_several_addresses_is_served_at_each() {
     let mut addrs: Vec<SocketAddr> = Vec::new();
     for addr in "localhost:0".to_socket_addrs().unwrap() {
         if !addrs.contains(&addr) && TcpListener::bind(addr).is_ok() {
@@ -175,7 +175,7 @@ fn ipv6_wildcard_alone_takes_ipv4_connections_too() {
 }
 
 #[test]
-fn address_that_is_named_twice_is_served_once() {
+fn address_given_twice_is_served_once() {
     for threads in ["1", "2"] {
         with_free_port(|port| {
             let addr = format!("127.0.0.1:{port}");
@@ -195,7 +195,7 @@ fn address_that_is_named_twice_is_served_once() {
 }
 
 #[test]
-fn second_server_on_a_port_is_refused_whatever_the_threads() {
+fn second_server_on_a_port_is_refused_with_any_number_of_threads() {
     for threads in [["1", "1"], ["1", "2"], ["2", "1"], ["2", "2"]] {
         let (_first, addr) = Process::listening(&["--threads", threads[0]]);
         let (code, log) =
@@ -212,7 +212,7 @@ fn second_server_on_a_port_is_refused_whatever_the_threads() {
 }
 
 #[test]
-fn servers_that_ask_for_it_share_a_port() {
+fn servers_share_a_port_only_with_reuse_port() {
     for threads in ["1", "3"] {
         let (first, addr) = Process::listening(&["--reuse-port", "--threads", threads]);
         let mut second = Process::server(&[
@@ -248,7 +248,7 @@ fn servers_that_ask_for_it_share_a_port() {
 
 #[test]
 #[cfg(target_os = "linux")]
-fn scope_may_have_its_name() {
+fn ipv6_scope_may_be_an_interface_name() {
     if !has_ipv6() {
         return;
     }
@@ -276,7 +276,7 @@ fn lock_of(path: &Path) -> PathBuf {
 }
 
 #[test]
-fn of_many_starts_over_one_stale_socket_file_one_listens() {
+fn one_of_many_starts_on_a_stale_socket_file_listens() {
     const STARTS: usize = 8;
     let path = socket_path("race");
     for _ in 0..3 {
@@ -320,7 +320,7 @@ fn of_many_starts_over_one_stale_socket_file_one_listens() {
 
 #[test]
 #[cfg(target_os = "linux")]
-fn start_waits_for_another_one_over_the_same_socket_file() {
+fn start_waits_for_the_lock_of_another_start() {
     use nix::fcntl::{Flock, FlockArg};
 
     let path = socket_path("locked");
@@ -405,7 +405,7 @@ fn timer(local: SocketAddr, peer: SocketAddr) -> Option<(u8, u64)> {
 
 #[test]
 #[cfg(target_os = "linux")]
-fn keepalive_is_on_by_default_and_follows_its_flag() {
+fn keepalive_defaults_to_on_and_follows_its_flag() {
     const KEEPALIVE: u8 = 2;
     for threads in ["1", "2"] {
         for (flags, most) in [

@@ -99,7 +99,7 @@ fn code_with_stderr(args: &[&str], stderr: impl Into<Stdio>) -> Option<i32> {
 }
 
 #[test]
-fn stderr_that_nothing_reads_holds_up_no_connection_and_no_exit() {
+fn unread_stderr_blocks_neither_connections_nor_exit() {
     let mut server = Unread::start("exit");
     server.visit(2_000); // some 200 KB of lines; a pipe takes 64 KiB
     server.signal("TERM");
@@ -107,7 +107,7 @@ fn stderr_that_nothing_reads_holds_up_no_connection_and_no_exit() {
 }
 
 #[test]
-fn lines_that_stderr_did_not_take_are_counted_and_reported() {
+fn dropped_log_lines_are_counted_and_reported() {
     const VISITS: usize = 12_000; // more than the pipe and the queue take
     let mut server = Unread::start("dropped");
     server.visit(VISITS);
@@ -155,7 +155,7 @@ fn lines_that_stderr_did_not_take_are_counted_and_reported() {
 }
 
 #[test]
-fn stderr_that_takes_nothing_does_not_change_the_exit_code() {
+fn unwritable_stderr_does_not_change_the_exit_code() {
     let refused = ["--listen", "nonsense"];
     if let Ok(full) = File::options().write(true).open("/dev/full") {
         assert_eq!(code_with_stderr(&refused, full), Some(1));
@@ -166,7 +166,7 @@ fn stderr_that_takes_nothing_does_not_change_the_exit_code() {
 }
 
 #[test]
-fn wrong_address_is_reported_on_stderr_before_the_exit() {
+fn invalid_address_is_reported_on_stderr_before_exit() {
     let (code, stderr) = Process::server(&["--listen", "nonsense"]).end();
     assert_eq!(code, Some(1));
     assert!(
@@ -176,7 +176,7 @@ fn wrong_address_is_reported_on_stderr_before_the_exit() {
 }
 
 #[test]
-fn client_exits_with_1_when_neither_stdout_nor_stderr_takes_a_line() {
+fn client_exits_with_1_if_stdout_and_stderr_are_unwritable() {
     let Ok(full) = File::options().write(true).open("/dev/full") else {
         return;
     };

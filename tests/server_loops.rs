@@ -110,7 +110,7 @@ fn make(
 }
 
 #[test]
-fn loop_that_fails_or_panics_makes_the_others_drain() {
+fn failed_or_panicked_loop_makes_the_others_drain() {
     for broken in [0, 1] {
         for end in [End::Fails, End::Panics] {
             let breaks = [0, 1].map(|_| Arc::new(AtomicBool::new(false)));
@@ -141,7 +141,7 @@ fn loop_that_fails_or_panics_makes_the_others_drain() {
 }
 
 #[test]
-fn loop_that_does_not_start_stops_those_that_did() {
+fn loop_that_fails_to_start_stops_the_others() {
     type Start = Box<dyn FnOnce() -> Result<Reactor<Service, Breakable>, Error> + Send>;
 
     let (served, addr) = listener();
@@ -176,7 +176,7 @@ fn loop_that_does_not_start_stops_those_that_did() {
 
 #[test]
 #[cfg(target_os = "linux")]
-fn server_whose_loop_fails_says_so_and_drains_the_others() {
+fn server_reports_a_failed_loop_and_drains_the_others() {
     use process::Process;
     use std::process::Command;
 

@@ -85,7 +85,7 @@ fn a_thousand_lines(spin: Duration, latency: Duration) -> Counters {
 }
 
 #[test]
-fn it_waits_awake_for_a_client_that_asks_at_once_and_sleeps_for_one_that_takes_its_time() {
+fn loop_spins_for_fast_clients_and_sleeps_for_slow_ones() {
     let quick = a_thousand_lines(Duration::from_micros(8), Duration::from_nanos(700));
     assert!(quick.spin_hits > 700, "{quick:?}");
     assert!(quick.spin_misses < 20, "{quick:?}");
@@ -99,7 +99,7 @@ fn it_waits_awake_for_a_client_that_asks_at_once_and_sleeps_for_one_that_takes_i
 }
 
 #[test]
-fn a_deadline_comes_no_later_than_without_it_and_never_early() {
+fn deadline_while_spinning_is_never_early_and_no_later() {
     let came = |spin| {
         let mut sim = world(spin, Duration::from_micros(2));
         let addr = sim.listen();
@@ -138,7 +138,7 @@ fn a_deadline_comes_no_later_than_without_it_and_never_early() {
 }
 
 #[test]
-fn letters_of_other_threads_are_read_at_once() {
+fn posts_from_other_threads_are_delivered_while_spinning() {
     let mut reactor = Reactor::new(
         Echo::default(),
         Config {
@@ -162,7 +162,7 @@ fn letters_of_other_threads_are_read_at_once() {
 }
 
 #[test]
-fn a_letter_that_comes_while_the_loop_spins_ends_the_spin() {
+fn post_during_a_spin_ends_the_spin() {
     let config = Config {
         spin: LONGEST,
         idle_timeout: None,
@@ -200,7 +200,7 @@ fn a_letter_that_comes_while_the_loop_spins_ends_the_spin() {
 }
 
 #[test]
-fn a_loop_that_another_one_drives_polls_once_and_goes_back() {
+fn turn_with_zero_timeout_polls_once() {
     let mut play = Play::on(
         Stage::default(),
         Echo::default(),
@@ -220,7 +220,7 @@ fn a_loop_that_another_one_drives_polls_once_and_goes_back() {
 }
 
 #[test]
-fn a_clock_that_stands_still_does_not_keep_it_awake() {
+fn spin_ends_even_if_the_clock_does_not_advance() {
     let mut play = Play::on(
         Stage::default(),
         Echo::default(),

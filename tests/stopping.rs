@@ -179,21 +179,21 @@ fn stop_a_process(round: &str, args: &[&str], connections: usize) {
 }
 
 #[test]
-fn three_processes_under_load_stop_with_every_request_acked_and_exit_with_0() {
+fn process_under_load_stops_with_all_acked_and_exit_code_0() {
     for (n, connections) in [30, 40, 50].into_iter().enumerate() {
         stop_a_process(&format!("process {n}"), &[], connections);
     }
 }
 
 #[test]
-fn three_processes_of_four_loops_under_load_stop_with_every_request_acked_and_exit_with_0() {
+fn process_of_four_loops_stops_with_all_acked_and_exit_code_0() {
     for n in 0..3 {
         stop_a_process(&format!("four loops, {n}"), &["--threads", "4"], 40);
     }
 }
 
 #[test]
-fn seven_loops_under_load_stop_with_every_request_acked() {
+fn loop_under_load_stops_with_every_request_acked() {
     for n in 0..7 {
         let server = Server::submit();
         let crowd = Crowd::gather(server.addr, 30 + 3 * n);
@@ -205,7 +205,7 @@ fn seven_loops_under_load_stop_with_every_request_acked() {
 }
 
 #[test]
-fn those_who_wait_in_the_backlog_when_the_stop_comes_are_answered_too() {
+fn connections_in_the_backlog_at_a_stop_are_answered() {
     // More than a turn lets in, and with what they have to say already sent.
     let (mut reactor, addr) = reactor(service(), Config::default());
     let mut clients: Vec<Client> = (0..200).map(|_| Client::connect(addr)).collect();
@@ -228,7 +228,7 @@ fn those_who_wait_in_the_backlog_when_the_stop_comes_are_answered_too() {
 }
 
 #[test]
-fn of_two_loops_on_one_port_the_one_that_stops_answers_who_waits_at_it() {
+fn stopping_loop_answers_its_backlog_on_a_shared_port() {
     const CLIENTS: u64 = 100;
     let on_port = |port| {
         let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
@@ -291,7 +291,7 @@ fn stubborn(addr: SocketAddr) -> Vec<Client> {
 }
 
 #[test]
-fn peers_that_never_leave_or_never_read_cannot_hold_the_stop_beyond_the_drain_time() {
+fn stop_ends_at_the_drain_timeout_despite_unresponsive_peers() {
     let drain_timeout = Duration::from_millis(500);
     let config = Config {
         drain_timeout,
@@ -312,7 +312,7 @@ fn peers_that_never_leave_or_never_read_cannot_hold_the_stop_beyond_the_drain_ti
 }
 
 #[test]
-fn a_process_with_such_peers_exits_with_0_and_says_what_was_dropped() {
+fn process_with_unresponsive_peers_exits_with_0_and_reports_drops() {
     for args in [
         &["--drain-timeout", "400ms"][..],
         &["--drain-timeout", "400ms", "--threads", "4"],
@@ -334,7 +334,7 @@ fn a_process_with_such_peers_exits_with_0_and_says_what_was_dropped() {
 }
 
 #[test]
-fn a_shorter_wish_to_stop_overrules_a_longer_one_and_never_the_other_way() {
+fn shorter_stop_grace_overrides_a_longer_one() {
     for graces in [&[3600, 0][..], &[0, 3600], &[3600, 3600, 0, 3600]] {
         let config = Config {
             linger_timeout: Duration::from_secs(3600),
@@ -356,7 +356,7 @@ fn a_shorter_wish_to_stop_overrules_a_longer_one_and_never_the_other_way() {
 }
 
 #[test]
-fn a_shutdown_that_comes_before_run_lets_in_who_waits_answers_and_ends() {
+fn shutdown_before_run_still_serves_the_backlog() {
     let (mut reactor, addr) = reactor(service(), Config::default());
     let handle = reactor.handle();
     handle.shutdown(Duration::from_secs(10));
@@ -404,7 +404,7 @@ impl Handler for Seventh {
 }
 
 #[test]
-fn a_stop_from_within_a_callback_answers_the_rest_of_the_batch_and_everybody_else() {
+fn stop_from_a_callback_answers_the_batch_and_all_others() {
     for by_hand in [false, true] {
         let mut reactor = Reactor::bind(
             "127.0.0.1:0",
@@ -434,7 +434,7 @@ fn a_stop_from_within_a_callback_answers_the_rest_of_the_batch_and_everybody_els
 }
 
 #[test]
-fn a_listener_whose_duplicate_lives_on_does_not_wake_the_loop() {
+fn closed_listener_with_a_duplicate_does_not_wake_the_loop() {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let duplicate = listener.try_clone().unwrap();
     let long = Duration::from_secs(3600);

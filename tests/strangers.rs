@@ -104,7 +104,7 @@ fn many() -> usize {
 }
 
 #[test]
-fn two_thousand_dripping_peers_are_gone_at_the_frame_deadline_and_the_honest_do_not_feel_them() {
+fn slow_senders_close_at_the_frame_deadline_and_delay_no_others() {
     let frame_timeout = Duration::from_secs(1);
     let count = many();
     let (mut reactor, addr) = reactor(
@@ -162,7 +162,7 @@ fn two_thousand_dripping_peers_are_gone_at_the_frame_deadline_and_the_honest_do_
 }
 
 #[test]
-fn a_peer_that_falls_silent_is_gone_at_its_deadline_and_not_a_drain_time_later() {
+fn silent_peer_is_closed_at_its_deadline_without_a_drain_timeout() {
     let time = Some(Duration::from_millis(300));
     let eternal = || Config {
         drain_timeout: Duration::from_secs(3600),
@@ -220,7 +220,7 @@ fn a_peer_that_falls_silent_is_gone_at_its_deadline_and_not_a_drain_time_later()
 }
 
 #[test]
-fn a_peer_that_finishes_its_frames_in_time_may_drip_for_as_long_as_it_likes() {
+fn slow_sender_that_completes_frames_in_time_stays_open() {
     let mut play = Play::on(
         Stage::with_doors(1),
         service(),
@@ -242,7 +242,7 @@ fn a_peer_that_finishes_its_frames_in_time_may_drip_for_as_long_as_it_likes() {
 }
 
 #[test]
-fn peers_that_never_read_are_gone_at_the_write_deadline_and_not_before() {
+fn peers_that_never_read_close_at_the_write_deadline_not_before() {
     let write_timeout = Duration::from_millis(600);
     let server = Server::start(
         service(),
@@ -323,8 +323,7 @@ fn ask<H: Handler>(reactor: &mut Reactor<H>, client: &mut Client, peak: &mut usi
 }
 
 #[test]
-fn when_unfinished_frames_fill_the_memory_those_who_hold_most_are_closed_and_the_others_are_served()
-{
+fn unfinished_frames_over_the_memory_limit_close_the_largest() {
     let (high, low) = (4 << 20, 3 << 20);
     let config = Config {
         buffered_high: high,
@@ -375,8 +374,7 @@ fn held_open(addr: SocketAddr, bytes: &[u8]) -> Client {
 }
 
 #[test]
-fn when_unread_replies_fill_the_memory_those_who_do_not_read_are_closed_and_the_others_are_served()
-{
+fn unread_replies_over_the_memory_limit_close_slow_readers() {
     let high = 1 << 20;
     let config = Config {
         buffered_high: high,
@@ -448,7 +446,7 @@ impl Handler for Alarm {
 }
 
 #[test]
-fn what_timers_make_all_connections_send_at_once_is_held_to_the_cap_too() {
+fn replies_sent_from_timers_respect_the_memory_limit() {
     const HIGH: usize = 2 << 20;
     let config = Config {
         buffered_high: HIGH,
@@ -517,7 +515,7 @@ fn flood(addr: SocketAddr, peers: usize, over: Arc<AtomicBool>) -> thread::JoinH
 }
 
 #[test]
-fn with_as_many_flooders_as_quiet_peers_each_quiet_request_is_answered_within_two_turns() {
+fn quiet_peers_are_answered_within_two_turns_beside_flooding_peers() {
     let mut reactor = Reactor::bind("127.0.0.1:0", service()).unwrap();
     let addr = addr_of(&reactor);
     let mut quiet = Honest::connect(addr, 20);

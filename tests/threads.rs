@@ -141,14 +141,14 @@ fn next<T>(from: &Receiver<T>) -> T {
 }
 
 #[test]
-fn a_handle_can_be_cloned_and_shared_by_all_threads_even_if_its_mail_cannot() {
+fn handle_is_clone_send_and_sync_even_if_its_mail_is_not() {
     fn shared<T: Clone + Send + Sync + 'static>() {}
     shared::<Handle<()>>();
     shared::<Handle<Cell<u8>>>();
 }
 
 #[test]
-fn frames_of_eight_threads_never_mix_and_each_thread_s_order_holds() {
+fn frames_from_eight_threads_never_mix_and_keep_order() {
     const EACH: usize = 100;
     let (server, comes) = office(Config {
         write_cap: 64 << 20,
@@ -215,12 +215,12 @@ fn exchange(config: Config, each: usize) {
 }
 
 #[test]
-fn mail_of_eight_threads_arrives_exactly_once_and_in_each_thread_s_order() {
+fn mail_from_eight_threads_arrives_once_and_in_order() {
     exchange(Config::default(), 5000);
 }
 
 #[test]
-fn a_mailbox_that_is_always_full_loses_nothing_either() {
+fn full_mailbox_loses_no_mail() {
     exchange(
         Config {
             mailbox_cap: 500,
@@ -231,7 +231,7 @@ fn a_mailbox_that_is_always_full_loses_nothing_either() {
 }
 
 #[test]
-fn mail_that_comes_while_earlier_mail_is_still_read_wakes_the_loop_too() {
+fn mail_sent_while_earlier_mail_is_read_wakes_the_loop() {
     exchange(
         Config {
             calls_per_turn: 1,
@@ -242,7 +242,7 @@ fn mail_that_comes_while_earlier_mail_is_still_read_wakes_the_loop_too() {
 }
 
 #[test]
-fn a_loop_does_not_sleep_over_a_bell_that_rang_while_it_read_the_rest_of_its_mail() {
+fn wake_up_during_leftover_mail_is_not_lost() {
     let (mut reactor, _, _) = empty(Config {
         calls_per_turn: 2,
         ..Config::default()
@@ -268,7 +268,7 @@ fn a_loop_does_not_sleep_over_a_bell_that_rang_while_it_read_the_rest_of_its_mai
 }
 
 #[test]
-fn a_loop_that_is_busy_is_woken_once_for_many_letters() {
+fn busy_loop_is_woken_once_for_many_messages() {
     let (server, _) = office(Config::default());
     let ((open, gate), (tell, told)) = (mpsc::channel::<()>(), mpsc::channel());
     let (tell_busy, is_busy) = mpsc::channel();
@@ -296,7 +296,7 @@ fn a_loop_that_is_busy_is_woken_once_for_many_letters() {
 }
 
 #[test]
-fn mail_that_was_posted_before_the_loop_ran_is_read() {
+fn mail_posted_before_run_is_delivered() {
     let (mut reactor, _, _) = empty(Config::default());
     reactor
         .handle()
@@ -307,7 +307,7 @@ fn mail_that_was_posted_before_the_loop_ran_is_read() {
 }
 
 #[test]
-fn what_one_thread_asks_is_done_in_its_order_the_stop_included() {
+fn commands_of_one_thread_keep_their_order_including_stop() {
     let (mut reactor, mut client, id) = by_hand(Config {
         calls_per_turn: 10,
         ..Config::default()
@@ -329,7 +329,7 @@ fn what_one_thread_asks_is_done_in_its_order_the_stop_included() {
 }
 
 #[test]
-fn all_the_mail_that_was_posted_before_a_stop_is_read_before_it() {
+fn mail_posted_before_a_stop_is_delivered_before_it() {
     let (mut reactor, _, _) = empty(Config {
         calls_per_turn: 10,
         ..Config::default()
@@ -342,7 +342,7 @@ fn all_the_mail_that_was_posted_before_a_stop_is_read_before_it() {
 }
 
 #[test]
-fn a_close_lets_out_what_was_sent_before_it() {
+fn close_flushes_frames_sent_before_it() {
     let (server, comes) = office(Config::default());
     let mut client = server.connect();
     let id = next(&comes);
@@ -356,7 +356,7 @@ fn a_close_lets_out_what_was_sent_before_it() {
 }
 
 #[test]
-fn a_letter_for_one_that_is_gone_comes_back_and_never_reaches_the_next_in_its_slot() {
+fn send_to_a_closed_connection_is_returned_and_never_misdelivered() {
     let (server, comes) = office(Config::default());
     let client = server.connect();
     let gone = next(&comes);
@@ -386,7 +386,7 @@ fn a_letter_for_one_that_is_gone_comes_back_and_never_reaches_the_next_in_its_sl
 }
 
 #[test]
-fn a_letter_whose_connection_goes_before_it_is_read_is_counted_as_stale() {
+fn message_for_a_connection_closed_meanwhile_is_counted_as_stale() {
     let (mut reactor, client, id) = by_hand(Config::default());
     let handle = reactor.handle();
     handle.close(id).unwrap();
@@ -399,7 +399,7 @@ fn a_letter_whose_connection_goes_before_it_is_read_is_counted_as_stale() {
 }
 
 #[test]
-fn a_full_mailbox_gives_the_letter_back_queues_nothing_and_works_again_after_a_turn() {
+fn full_mailbox_returns_the_message_and_works_again_after_a_turn() {
     let (mut reactor, mut client, id) = by_hand(Config {
         mailbox_cap: 5000,
         ..Config::default()
@@ -441,7 +441,7 @@ fn a_full_mailbox_gives_the_letter_back_queues_nothing_and_works_again_after_a_t
 }
 
 #[test]
-fn a_stopped_loop_says_so_and_gives_everything_back() {
+fn stopped_loop_refuses_and_returns_every_message() {
     let refused = |handle: &Handle<Job>, id: ConnectionId| {
         assert_eq!(
             handle.send(id, &b"x\n"[..]),
@@ -478,7 +478,7 @@ fn a_stopped_loop_says_so_and_gives_everything_back() {
 }
 
 #[test]
-fn mail_that_will_never_be_read_is_dropped_with_the_loop() {
+fn unread_mail_is_dropped_with_the_loop() {
     for stopped in [false, true] {
         let (mut reactor, _, _) = empty(Config::default());
         let handle = reactor.handle();
@@ -512,7 +512,7 @@ fn left(reactor: &Reactor<Desk>) -> Duration {
 }
 
 #[test]
-fn the_shortest_grace_counts_whatever_came_first_and_whatever_the_config_says() {
+fn shortest_grace_wins_over_earlier_ones_and_the_config() {
     let secs = Duration::from_secs;
     // All other times are longer than these.
     let config = Config {
@@ -553,7 +553,7 @@ fn the_shortest_grace_counts_whatever_came_first_and_whatever_the_config_says() 
 }
 
 #[test]
-fn a_short_grace_ends_a_loop_whose_peers_never_read() {
+fn short_grace_ends_a_loop_with_peers_that_never_read() {
     let hour = Duration::from_secs(3600);
     let config = Config {
         drain_timeout: hour,
@@ -574,7 +574,7 @@ fn a_short_grace_ends_a_loop_whose_peers_never_read() {
 }
 
 #[test]
-fn a_long_grace_overrules_a_short_configured_time() {
+fn long_grace_overrides_a_short_drain_timeout() {
     let frame = vec![b'\n'; 20 << 20];
     let config = Config {
         drain_timeout: Duration::from_millis(250),
@@ -600,7 +600,7 @@ fn a_long_grace_overrules_a_short_configured_time() {
 }
 
 #[test]
-fn a_long_grace_lets_a_peer_pause_for_longer_than_the_configured_time() {
+fn long_grace_allows_pauses_longer_than_the_drain_timeout() {
     let (pause, frame) = (Duration::from_millis(400), vec![b'\n'; 20 << 20]);
     let config = Config {
         drain_timeout: pause / 10,
@@ -619,7 +619,7 @@ fn a_long_grace_lets_a_peer_pause_for_longer_than_the_configured_time() {
 }
 
 #[test]
-fn a_flood_of_mail_leaves_the_sockets_their_part() {
+fn flood_of_mail_does_not_starve_sockets() {
     const FLOOD: u64 = 10_000;
     let (mut reactor, mut client, _) = by_hand(Config {
         calls_per_turn: 10,
@@ -641,7 +641,7 @@ fn a_flood_of_mail_leaves_the_sockets_their_part() {
 }
 
 #[test]
-fn a_panic_over_mail_or_a_loop_timer_is_counted_and_nobody_s_end() {
+fn panic_in_mail_or_loop_timer_is_counted_and_closes_nothing() {
     let (server, comes) = office(Config::default());
     let mut client = server.connect();
     let id = next(&comes);
@@ -677,7 +677,7 @@ fn a_panic_over_mail_or_a_loop_timer_is_counted_and_nobody_s_end() {
 }
 
 #[test]
-fn message_to_many_reaches_open_connections_and_keeps_its_place() {
+fn message_to_many_reaches_open_connections_in_order() {
     let (server, comes) = office(Config::default());
     let (mut one, mut closing, mut other) = (server.connect(), server.connect(), server.connect());
     let ids = [next(&comes), next(&comes), next(&comes)];
@@ -710,7 +710,7 @@ fn message_to_many_reaches_open_connections_and_keeps_its_place() {
 }
 
 #[test]
-fn a_handle_can_be_used_inside_the_callbacks_of_its_own_loop() {
+fn handle_works_inside_callbacks_of_its_own_loop() {
     let (mut reactor, mut client, id) = by_hand(Config::default());
     let handle = reactor.handle();
     reactor.handler().handle = Some(handle.clone());

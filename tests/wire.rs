@@ -14,7 +14,7 @@ fn deliver(reactor: &mut Reactor<util::Service>, client: &mut Client, bytes: &[u
 }
 
 #[test]
-fn a_stream_of_two_frames_is_served_wherever_it_is_cut() {
+fn two_frames_are_served_wherever_the_stream_is_cut() {
     let (mut reactor, addr) = reactor(service(), Config::default());
     let stream = [submit(id(1), b"hello"), submit(id(2), b"")].concat();
     let mut client = Client::connect(addr);
@@ -37,7 +37,7 @@ fn a_stream_of_two_frames_is_served_wherever_it_is_cut() {
 }
 
 #[test]
-fn one_byte_at_a_time_is_enough() {
+fn frames_sent_one_byte_at_a_time_are_served() {
     let (mut reactor, addr) = reactor(service(), Config::default());
     let mut client = Client::connect(addr);
     for n in 0..10 {
@@ -50,7 +50,7 @@ fn one_byte_at_a_time_is_enough() {
 }
 
 #[test]
-fn five_thousand_pipelined_requests_are_answered_in_order() {
+fn pipelined_requests_are_answered_in_order() {
     let server = Server::submit();
     let mut client = server.connect();
     let requests: Vec<u8> = (0..5000)
@@ -62,7 +62,7 @@ fn five_thousand_pipelined_requests_are_answered_in_order() {
 }
 
 #[test]
-fn any_eight_bytes_are_an_id() {
+fn any_eight_bytes_are_a_valid_id() {
     let server = Server::submit();
     let mut client = server.connect();
     let odd = [
@@ -80,7 +80,7 @@ fn any_eight_bytes_are_an_id() {
 }
 
 #[test]
-fn payloads_of_every_size_are_taken_up_to_the_largest_frame() {
+fn payloads_up_to_the_largest_frame_are_accepted() {
     let server = Server::submit();
     let mut client = server.connect();
     let sizes = (0..70).chain([
@@ -105,7 +105,7 @@ fn payloads_of_every_size_are_taken_up_to_the_largest_frame() {
 }
 
 #[test]
-fn large_frames_in_small_pieces_arrive_whole() {
+fn large_frames_in_small_pieces_are_reassembled() {
     let server = Server::submit();
     let mut client = server.connect();
     let frames: Vec<u8> = (0..4)
@@ -118,7 +118,7 @@ fn large_frames_in_small_pieces_arrive_whole() {
 }
 
 #[test]
-fn hostile_input_is_refused_after_the_good_requests_before_it_and_nobody_else_notices() {
+fn hostile_input_is_refused_after_valid_requests_before_it() {
     let server = Server::submit();
     let mut bystander = server.connect();
     let lengths = [
@@ -184,7 +184,7 @@ fn hostile_input_is_refused_after_the_good_requests_before_it_and_nobody_else_no
 }
 
 #[test]
-fn conn_is_answered_and_optional() {
+fn conn_is_optional_and_answered() {
     let server = Server::submit();
     let mut client = server.connect();
     client.send(
@@ -208,7 +208,7 @@ fn conn_is_answered_and_optional() {
 }
 
 #[test]
-fn the_source_dialect_counts_its_acks_from_0x80() {
+fn source_dialect_numbers_its_acks_from_0x80() {
     let server = Server::start(
         util::Service {
             dialect: Dialect::Source,
@@ -222,7 +222,7 @@ fn the_source_dialect_counts_its_acks_from_0x80() {
 }
 
 #[test]
-fn a_server_that_requires_conn_refuses_a_submit_before_it() {
+fn submit_before_a_required_conn_is_refused() {
     let server = Server::start(
         util::Service {
             require_conn: true,
