@@ -1,4 +1,4 @@
-//! Every limit of the loop: its name, its default and the reason for it.
+//! Every limit of a reactor, with its default and the reason for it.
 
 use std::time::Duration;
 
@@ -9,7 +9,8 @@ const KIB: usize = 1024;
 
 /// The limits of one reactor.
 ///
-/// A time of 24 days or more counts as for ever.
+/// All sizes are in bytes. A time of 24 days or more counts as unlimited.
+/// [`Reactor::new`](crate::Reactor::new) calls [`check`](Self::check).
 ///
 /// ```
 /// use glassloop::Config;
@@ -19,113 +20,169 @@ const KIB: usize = 1024;
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
-    /// How long a listener rests after an error that only time can mend (no descriptor, no memory). Default 50 ms.
+    /// How long a listener stops accepting after an error that only time can fix (no descriptor, no
+    /// memory). Default 50 ms. At least 1 ms, at most 60 s.
     ///
-    /// Edge-triggered polling owes no new event for a connection that already waits, so the loop
-    /// asks again by the clock; 50 ms is at most 20 attempts a second, over all listeners of the loop. At least 1 ms, at most a minute.
+    /// Edge-triggered polling sends no new event for a connection that is already in the backlog,
+    /// so the loop retries by the clock. 50 ms means at most 20 attempts a second, over all
+    /// listeners of the loop.
     pub accept_backoff: Duration,
     /// Connections accepted per listener in one turn. Default 16.
     ///
-    /// More would let a storm of newcomers starve those who are served already.
+    /// With more, a burst of new connections would starve the established ones.
     pub accepts_per_turn: usize,
-    /// Bytes of memory that the buffers of all connections may hold together; beyond it those that hold most are closed. Default 256 MiB.
+    /// Bytes of memory that the buffers of all connections may hold together. Default 256 MiB.
     ///
-    /// No honest crowd gets there: what is read is handled at once, so only unfinished frames and unread replies are held. Ten
-    /// thousand peers who each send all but the last byte of a frame do, and then it is they who are closed, with [`CloseReason::Overload`](crate::CloseReason::Overload).
+    /// Above it, the connections that hold most are closed with
+    /// [`CloseReason::Overload`](crate::CloseReason::Overload), until
+    /// [`buffered_low`](Self::buffered_low) is reached.
+    ///
+    /// Normal traffic stays far below it. Frames are handled as soon as they are read, so buffers
+    /// hold only unfinished frames and replies that peers have not read. Ten thousand peers that
+    /// each send all but the last byte of a frame do reach it, and then those connections are
+    /// closed.
     pub buffered_high: usize,
-    /// Bytes down to which connections are closed once there were too many. Default 192 MiB.
+    /// Bytes at which closing connections for [`buffered_high`](Self::buffered_high) stops. Default
+    /// 192 MiB.
     ///
-    /// Well below the other mark, so that the search for those who hold most is rare.
+    /// It is well below the high mark, so that the search for the largest connections is rare.
     pub buffered_low: usize,
-    /// Alarms (timers, and looks at connections whose deadline may have passed), and letters from other threads, that are handled in one turn, each; the
-    /// rest come with the next, in order. Default 1,024.
+    /// Alarms handled in one turn, and messages from other threads handled in one turn. Default
+    /// 1,024 of each.
     ///
-    /// A hundred thousand timers in one tick, or a thread that posts without pause, so leave the sockets their part of the time.
+    /// An alarm is a timer, or a check of a connection whose deadline may have expired. The rest is
+    /// handled in the next turns, in order. So neither 100,000 timers in one tick nor a thread that
+    /// posts without pause can starve the sockets.
     pub calls_per_turn: usize,
-    /// Bytes that handlers may queue for *other* connections before they are delivered at once, and the batch at hand yields. Default 1 MiB.
+    /// Bytes that handlers may queue for *other* connections before the loop delivers them. Default
+    /// 1 MiB.
     ///
-    /// A mark, not a cap: the callback that crosses it is finished. With it, a fan-out to many holds at
-    /// most this plus what one callback asks for.
+    /// At this mark the current batch yields, and what is queued is delivered at once. It is a
+    /// mark, not a cap: the callback that crosses it runs to its end. So a fan-out to many
+    /// connections holds at most this plus what one callback queues.
     pub command_high: usize,
-    /// How long a closing connection waits for its peer to take *some* of its last replies. Default 10 s; `Duration::MAX` is for ever.
+    /// How long a closing connection waits for its peer to take *some* of its last replies. Default
+    /// 10 s; `Duration::MAX` means no limit.
     ///
-    /// As long as some leave it waits on, but for one thing: when the whole loop stops, this is the time it has in all.
+    /// Each byte that the peer takes restarts the time. When the whole loop stops, it is the total
+    /// time instead.
     pub drain_timeout: Duration,
-    /// Events taken from the poller in one turn; the rest come with the next. Default 1,024.
+    /// Events taken from the poller in one turn. Default 1,024. The rest is taken in the next
+    /// turns.
     pub events_per_turn: usize,
-    /// How long a frame may take, from its first byte to its last; `None`: as long as it likes. Default 10 s.
+    /// How long a frame may take from its first byte to its last. Default 10 s; `None` means no
+    /// limit.
     ///
-    /// A peer that drips a byte now and then is never idle, so no idle time would end it. Counted while the connection
-    /// is read: not while it is paused or held back. Then the connection closes with [`CloseReason::FrameTimeout`](crate::CloseReason::FrameTimeout).
+    /// A peer that sends one byte now and then is never idle, so
+    /// [`idle_timeout`](Self::idle_timeout) would not close it. The time counts only while the
+    /// connection is read: not while it is paused or blocked on write. When it expires, the
+    /// connection closes with [`CloseReason::FrameTimeout`](crate::CloseReason::FrameTimeout).
     pub frame_timeout: Option<Duration>,
-    /// How long a peer has for its first frame, whether or not it is read meanwhile, where the handler waits for one ([`Context::expect_handshake`](crate::Context::expect_handshake)); `None`: as long as it likes. Default 5 s.
+    /// How long a peer has to send its first frame. Default 5 s; `None` means no limit.
+    ///
+    /// It applies only if the handler calls
+    /// [`Context::expect_handshake`](crate::Context::expect_handshake). It counts whether or not
+    /// the connection is read meanwhile.
     pub handshake_timeout: Option<Duration>,
-    /// How long a connection may be silent in both directions; `None`: as long as it likes. Default 60 s.
+    /// How long a connection may transfer no byte in either direction. Default 60 s; `None` means
+    /// no limit.
     ///
-    /// Whatever its state: a handler that pauses a connection for longer needs a longer one, or none.
+    /// It also applies while a connection is paused or blocked on write. A handler that pauses a
+    /// connection for longer needs a longer timeout, or none.
     ///
-    /// **Trap:** with `None`, a connection whose peer vanished without a word stays for ever,
-    /// unless the system probes for it (keepalive). See
+    /// **Trap:** with `None`, a connection whose peer vanished without a FIN or a reset stays
+    /// forever, unless the system probes it (TCP keepalive). See
     /// [`Reactor::listen_on`](crate::Reactor::listen_on).
     pub idle_timeout: Option<Duration>,
-    /// How long a closed connection is kept, its sending side shut, after the peer was last heard. Default 2 s; no longer than `drain_timeout` in all.
+    /// How long a closed connection is kept, its sending side shut, after the last byte from the
+    /// peer. Default 2 s. The total is at most [`drain_timeout`](Self::drain_timeout).
     ///
-    /// Whoever closes a socket while bytes are still coming in makes the kernel answer with a reset,
-    /// which may destroy the last replies on their way (RFC 1122, 4.2.2.13). What arrives in that time is read and dropped.
+    /// A socket that is closed while bytes still arrive makes the kernel answer with a reset. The
+    /// reset may destroy the last replies on their way (RFC 1122, 4.2.2.13). So bytes that arrive
+    /// in this time are read and dropped (a lingering close).
     pub linger_timeout: Duration,
-    /// How many loops of this process share its descriptors; the default for `max_connections` is divided by it. Default 1.
+    /// How many loops of this process share its descriptors. Default 1. The default of
+    /// [`max_connections`](Self::max_connections) is divided by it.
     pub loops: usize,
-    /// Bytes that letters from other threads ([`Handle`](crate::Handle)) may take while they wait for the loop. Default 4 MiB.
+    /// Bytes that messages from other threads ([`Handle`](crate::Handle)) may take while they wait
+    /// for the loop. Default 4 MiB.
     ///
-    /// A frame counts with its length; mail with its own size, and not with what it points to: see [`Handle::post_weighing`](crate::Handle::post_weighing).
-    /// Beyond it the sender is told, and has his letter back. As many again may have been taken in by the loop and not be read yet.
+    /// A frame counts with its length. Mail counts with its own size, without what it points to;
+    /// see [`Handle::post_weighing`](crate::Handle::post_weighing). Above the cap the sender gets
+    /// its message back in an error. The loop may hold as many bytes again that it has taken from
+    /// the mailbox and not handled yet.
     pub mailbox_cap: usize,
-    /// Connections open at once, outgoing and closing ones included; beyond it nothing is accepted until one leaves, and no dial begun. Default `None`: the process's
-    /// limit of descriptors less a reserve for listeners, logs and the program's own files: 64, or a quarter if that is less, and 4 for each further loop.
+    /// Connections open at once, outgoing and closing ones included. Default `None`.
+    ///
+    /// At the limit no connection is accepted and no dial begins until one closes. With `None` the
+    /// limit is the process's limit of descriptors less a reserve for listeners, logs and the
+    /// program's own files. The reserve is 64, or a quarter of the limit if that is less, and 4 for
+    /// each further loop.
     pub max_connections: Option<usize>,
-    /// Whether small replies leave at once (`TCP_NODELAY`). Default yes: the loop batches by itself.
+    /// Whether small replies are sent at once (`TCP_NODELAY`). Default `true`: the loop batches by
+    /// itself.
     pub nodelay: bool,
-    /// Bytes of memory that each buffer and list which all connections share may keep once it is
+    /// Bytes of memory that each buffer and list shared by all connections may keep when it is
     /// empty. Default 256 KiB.
     ///
-    /// They grow with a burst: one reply of 300 MiB, one message to a thousand connections. When it
-    /// is over they are given back down to this, so that it costs no memory for good;
+    /// These buffers grow with a burst: one reply of 300 MiB, or one message to a thousand
+    /// connections. After the burst they shrink to this size, so the memory is freed.
     /// [`Reactor::shared_memory`](crate::Reactor::shared_memory) counts them. The default has room
-    /// for replies up to four times `write_high`. **Trap:** a loop whose connections are often sent
-    /// more than this at once allocates anew each time: raise it together with `write_high`.
+    /// for replies up to four times [`write_high`](Self::write_high).
+    ///
+    /// **Trap:** a loop that often sends a connection more than this at once allocates anew each
+    /// time. Raise it together with `write_high`.
     pub retained_capacity: usize,
-    /// Size of the read buffer that all connections share, and the bytes one connection may read in a turn. Default 260 KiB.
+    /// Size of the read buffer that all connections share, and the bytes that one connection may
+    /// read in a turn. Default 260 KiB.
     ///
-    /// Large enough that big payloads come in few calls, small enough to stay in a processor's cache. It is a power of two plus 4 KiB: payloads tend to be powers
-    /// of two and to have headers, and sixteen of 16 KiB that end just behind the buffer cost a second read, and a copy of the last one's front.
-    /// **Trap:** it is what a flooder may take of a turn, and a part of what a connection may hold: a larger one is less fair, and the bound on memory grows with it.
+    /// It is large enough to read big payloads in few calls, and small enough to stay in a
+    /// processor's cache. The default is a power of two plus 4 KiB, because payloads are often
+    /// powers of two and have headers. Without the 4 KiB, sixteen payloads of 16 KiB would end just
+    /// behind the buffer. That costs a second read, and a copy of the start of the last payload.
+    ///
+    /// **Trap:** it is also the part of a turn that a flooding peer can take, and a part of what a
+    /// connection may hold. A larger buffer is less fair, and raises the bound on memory.
     pub scratch: usize,
-    /// How long the loop polls without sleeping, at most, before it sleeps; zero: never. Default 8 µs, no more than 10 ms.
+    /// How long the loop busy-polls at most before it blocks in the poller. Default 8 µs, at most
+    /// 10 ms; zero turns it off.
     ///
-    /// Falling asleep and being woken costs the processor as much as some twenty polls, about 5 µs, and whoever waits for an answer waits for that too. Where the next event
-    /// comes sooner, as with a client on the same machine that waits for each answer, it is cheaper to wait awake. The loop keeps an account of what that has saved and cost
-    /// lately, and waits awake only while it pays; so a longer time costs processor time only where events come that late. It delays nothing: what is due, and
-    /// letters from other threads, end this waiting as they end a sleep. `turn(Some(Duration::ZERO))`, which another loop calls, never waits at all.
+    /// Blocking in the poller and waking up again costs about 5 µs of CPU (20 empty polls) and adds
+    /// the same to the reply's latency. Where the next event comes sooner, busy-polling is cheaper.
+    /// A client on the same machine that waits for each reply is such a case.
+    ///
+    /// The loop measures what spinning has saved and cost lately, and spins only while it pays. So
+    /// a longer time costs CPU only where events come that late. Spinning delays nothing: deadlines
+    /// and messages from other threads end it as they end a blocking poll.
+    /// `turn(Some(Duration::ZERO))`, for a reactor inside another loop, never spins.
     pub spin: Duration,
-    /// Bytes of replies a connection may have queued at all; beyond it the connection closes. Default 1 MiB.
+    /// Bytes of replies that a connection may have queued at all. Default 1 MiB. Above it the
+    /// connection closes with [`CloseReason::OutboxFull`](crate::CloseReason::OutboxFull).
     ///
-    /// The marks stop well-behaved streams long before it; what reaches the cap is one frame that
-    /// asks for a huge answer, or messages sent to a peer that does not read.
+    /// Back-pressure stops normal traffic long before it. Two cases reach it: one frame that asks
+    /// for a huge reply, and messages sent to a peer that does not read.
     pub write_cap: usize,
-    /// Queued bytes from which on the connection is neither read nor handled (back-pressure). Default 64 KiB.
+    /// Queued bytes at which the connection is neither read nor handled (back-pressure). Default 64
+    /// KiB.
     ///
-    /// It is what a connection's own frames cause that holds it back: a handler that sends of its own accord is told of
-    /// the low mark ([`Handler::drained`](crate::Handler::drained)), and goes on reading meanwhile; so two who flood each other do not both wait for ever.
+    /// Only replies to the connection's own frames block it. A handler that sends unasked is notified
+    /// at the low mark ([`Handler::drained`](crate::Handler::drained)), and its connection is read
+    /// meanwhile. So two peers that flood each other do not both wait forever.
     ///
-    /// **Trap:** where both sides send requests *and* answer the other's, without a bound on those that are not answered yet, no buffer is large enough: bound them.
+    /// **Trap:** if both sides send requests *and* answer those of the other side, without a limit
+    /// on unanswered requests, no buffer is large enough. Limit them.
     pub write_high: usize,
-    /// Queued bytes down to which replies must have drained before reading goes on. Default 32 KiB.
+    /// Queued bytes at which a connection that was blocked by [`write_high`](Self::write_high) is
+    /// read again. Default 32 KiB.
     ///
-    /// Half of the high mark, so that a connection at the mark does not switch with every byte.
+    /// It is half of the high mark, so that a connection at the mark does not switch with every
+    /// byte.
     pub write_low: usize,
-    /// How long a peer may take none of the bytes that are queued for it; `None`: as long as it likes. Default 30 s.
+    /// How long a peer may take none of the bytes that are queued for it. Default 30 s; `None`
+    /// means no limit.
     ///
-    /// Counted from the last byte that it took. Then the connection closes with [`CloseReason::WriteTimeout`](crate::CloseReason::WriteTimeout).
+    /// The time counts from the last byte that the peer took. When it expires, the connection
+    /// closes with [`CloseReason::WriteTimeout`](crate::CloseReason::WriteTimeout).
     pub write_timeout: Option<Duration>,
 }
 
@@ -160,10 +217,12 @@ impl Default for Config {
 }
 
 impl Config {
-    /// Checks how the limits stand to each other.
+    /// Checks each limit, and the limits against each other.
     ///
     /// # Errors
-    /// [`Error::Config`] with both numbers, if one is zero that may not be, or two are in the wrong order.
+    ///
+    /// [`Error::Config`], with both numbers, if a limit is zero that may not be, is too large, or
+    /// two limits are in the wrong order.
     pub fn check(&self) -> Result<(), Error> {
         let at_least_one = [
             (
@@ -207,13 +266,13 @@ impl Config {
                     .as_millis()
                     .try_into()
                     .unwrap_or(usize::MAX),
-                "patience with newcomers",
+                "one backoff",
                 60_000,
             ),
             (
                 "max_connections",
                 self.max_connections.unwrap_or(0),
-                "the most that can be told apart",
+                "a poller token",
                 Token::MAX_SLOTS,
             ),
             ("loops", self.loops, "a process", 65_536),
@@ -227,7 +286,7 @@ impl Config {
             (
                 "spin, in µs,",
                 self.spin.as_micros().try_into().unwrap_or(usize::MAX),
-                "waiting awake",
+                "busy-polling",
                 10_000,
             ),
         ];
@@ -247,14 +306,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_defaults_agree_with_each_other() {
-        Config::default()
-            .check()
-            .expect("the defaults are a configuration");
+    fn defaults_pass_the_check() {
+        Config::default().check().expect("the defaults are valid");
     }
 
     #[test]
-    fn limits_in_the_wrong_order_are_named_with_their_numbers() {
+    fn bad_limits_are_reported_with_their_numbers() {
         let config = Config {
             write_low: 9,
             write_high: 9,

@@ -1,20 +1,26 @@
-//! Who a connection is, and how that fits into the one word the poller hands back.
+//! Connection ids, and the poller tokens that carry them.
 
 use std::fmt;
 use std::num::NonZeroU32;
 
-/// Half of a poller token: the slot's part and the generation's part are equally wide.
+/// Bits of a token that hold the slot, and bits that hold the generation: half of the word each.
 const HALF: u32 = usize::BITS / 2;
+/// The low half of a token.
 const MASK: usize = (1 << HALF) - 1;
 
-/// Names one connection for its whole life, and never another one.
+/// Identifies one connection of one loop.
 ///
-/// A slot of the slab is used again as soon as its connection is gone; the generation tells the
-/// two apart. An event, a command or a deadline that carries an old generation is ignored and counted.
+/// An id is a slot and a generation. A slot of the slab is reused as soon as its connection is
+/// gone; the generation differs then. An event, a command or a deadline with an old generation is
+/// ignored and counted ([`Counters::stale`](crate::Counters::stale)).
 ///
-/// **Trap:** generations are 32 bits wide. An id that is kept while four thousand million other
-/// connections come and go may name a newer one. Where a pointer has 32 bits, the poller's token
-/// holds 16 bits of each, so a *stale event* is told apart over 65,536 connections only.
+/// It prints as `slot#generation`, `3#9` for example.
+///
+/// **Trap:** ids of different loops may be equal.
+///
+/// **Trap:** generations have 32 bits. An id that is kept while 2^32 other connections are opened
+/// may name a newer one. On 32-bit targets a poller token holds 16 bits of each part, so a *stale
+/// event* is detected within 65,536 connections only.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ConnectionId {
     slot: u32,
@@ -22,17 +28,18 @@ pub struct ConnectionId {
 }
 
 impl ConnectionId {
-    /// Names the connection in `slot`, the `generation`-th to be opened by its loop.
+    /// Makes the id of the connection in `slot`, the `generation`-th to be opened by its loop.
     pub fn new(slot: u32, generation: NonZeroU32) -> Self {
         Self { slot, generation }
     }
 
-    /// The slot in the slab, used again by later connections.
+    /// Returns the slot in the slab. Later connections reuse it.
     pub fn slot(self) -> usize {
         self.slot as usize
     }
 
-    /// Which connection of this loop it is, counted from 1 and wrapping past `u32::MAX` to 1.
+    /// Returns the number of the connection in its loop. It counts from 1, and wraps from
+    /// `u32::MAX` to 1.
     pub fn generation(self) -> u32 {
         self.generation.get()
     }
@@ -50,47 +57,49 @@ impl fmt::Debug for ConnectionId {
     }
 }
 
-/// What an event of the poller is about.
+/// What a poller event belongs to.
 ///
-/// Generation 0 belongs to no connection: with it, the slot's part numbers a listener, and its largest value is the waker.
+/// Generation 0 belongs to no connection: with it, the slot's part is a listener's number, and the
+/// largest slot is the waker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Token {
-    /// A connection: its slot, and as many low bits of its generation as a token holds.
+    /// A connection.
     Connection {
         /// The slot in the slab.
         slot: usize,
-        /// The low bits of the generation; see [`Token::names`].
+        /// As many low bits of the generation as a token holds; see [`Token::names`].
         generation: usize,
     },
-    /// The listener with this number, in the order in which they were added.
+    /// The listener with this number. Listeners are numbered in the order in which they were added.
     Listener(usize),
-    /// A [`Handle`](crate::Handle) asked the loop to look at its mailbox.
+    /// The loop's waker: a [`Handle`](crate::Handle) has put a message into the mailbox.
     Waker,
 }
 
 impl Token {
-    /// The most connections (and listeners) that tokens can number.
+    /// The largest number of connections, and of listeners, that tokens can address.
     pub const MAX_SLOTS: usize = MASK;
 
-    /// The token under which `id` is registered.
+    /// Returns the token under which the connection `id` is registered.
     pub fn of(id: ConnectionId) -> Self {
         let generation = id.generation() as usize & MASK;
-        // A generation whose low bits are all zero would read as a listener where tokens are narrow.
+        // On narrow tokens, a generation whose low bits are all zero would read as a listener.
         Token::Connection {
             slot: id.slot(),
             generation: generation.max(1),
         }
     }
 
-    /// Whether this token was made of `id`.
+    /// Returns true if this token was made from `id`.
     pub fn names(self, id: ConnectionId) -> bool {
         self == Self::of(id)
     }
 
-    /// Packs the token into the word that the poller keeps.
+    /// Packs the token into the word that the poller stores.
     ///
     /// # Panics
-    /// If the slot or the listener's number is above [`Token::MAX_SLOTS`].
+    ///
+    /// If the slot or the listener's number is not below [`Token::MAX_SLOTS`].
     pub fn pack(self) -> usize {
         let (slot, generation) = match self {
             Token::Connection { slot, generation } => (slot, generation),
@@ -104,7 +113,7 @@ impl Token {
         slot << HALF | generation
     }
 
-    /// Reads the word that the poller handed back.
+    /// Reads the token from the word that the poller returned.
     pub fn unpack(word: usize) -> Self {
         match (word >> HALF, word & MASK) {
             (MASK, 0) => Token::Waker,
@@ -126,7 +135,7 @@ mod tests {
     }
 
     #[test]
-    fn tokens_survive_the_round_trip_through_the_poller() {
+    fn packed_tokens_unpack_to_the_same_token() {
         for token in [
             Token::of(id(0, 1)),
             Token::of(id(65_000, u32::MAX)),
@@ -139,7 +148,7 @@ mod tests {
     }
 
     #[test]
-    fn a_token_names_one_generation_of_a_slot_only() {
+    fn token_matches_one_generation_of_its_slot() {
         let token = Token::of(id(3, 9));
         assert!(token.names(id(3, 9)));
         assert!(!token.names(id(3, 10)));

@@ -117,8 +117,6 @@
 pub mod codec;
 pub mod guide;
 #[cfg(feature = "sim")]
-pub mod internals;
-#[cfg(feature = "sim")]
 pub mod sim;
 
 mod buffer;
@@ -144,6 +142,8 @@ pub use crate::id::ConnectionId;
 pub use crate::net::{Address, Fill, Flush};
 pub use crate::observe::{Counters, Observer, Step};
 pub use crate::reactor::{Reactor, Turn};
+#[cfg(feature = "sim")]
+pub use crate::sim::internals;
 pub use crate::state::{Direction, Stop, Verdict};
 pub use crate::threads::{ConnectionLimit, Handle, PostError};
 pub use crate::time::{Expiry, TimerId};

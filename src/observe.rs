@@ -1,4 +1,4 @@
-//! Seeing through the loop: every step goes past one hook, and is counted.
+//! Observability: every step of the loop passes one hook, and is counted.
 
 use std::fmt;
 use std::io;
@@ -12,171 +12,177 @@ use crate::state::Verdict;
 use crate::time::{Expiry, TimerId};
 
 /// One step of the loop, as it happens.
+///
+/// An [`Observer`] gets each step; [`Counters`] counts them.
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum Step<'a> {
-    /// The poller returned: a turn begins.
+    /// The poller returned, and a turn begins.
     Turn {
-        /// When it woke; the turn's only look at the clock.
+        /// The time at which the poller returned. It is the time of the whole turn.
         now: Instant,
-        /// Events it brought.
+        /// The number of events that the poller returned.
         events: usize,
     },
-    /// The loop waited awake, polling without sleep; see [`Config::spin`](crate::Config::spin).
+    /// The loop busy-polled before it would block; see [`Config::spin`](crate::Config::spin).
     Spun {
-        /// Calls of the poller that took.
+        /// The number of poller calls that this took.
         polls: u32,
-        /// Whether there was something to do in the end, so that no sleep followed.
+        /// True if there was work in the end, so that the loop did not block.
         hit: bool,
     },
-    /// The poller reported a connection ready.
+    /// The poller reported that a connection may be ready.
     Event {
-        /// Whose.
+        /// The connection.
         id: ConnectionId,
-        /// For reading.
+        /// True if a read may find something.
         readable: bool,
-        /// For writing.
+        /// True if a write may find room.
         writable: bool,
     },
-    /// An event, a command or a deadline came for a connection that is gone, and was ignored.
+    /// An event, a command or a deadline came for a connection that is gone. It was ignored.
     Stale,
-    /// A connection came in and was registered.
+    /// A connection was accepted and registered.
     Accepted {
-        /// Its name from here on.
+        /// The id of the new connection.
         id: ConnectionId,
-        /// Where it comes from.
+        /// The peer's address.
         peer: &'a Address,
-        /// The number of the listener it came through.
+        /// The number of the listener that accepted it.
         listener: usize,
     },
-    /// A connection could not be accepted, or not be registered.
+    /// An accept failed, or the accepted connection could not be registered.
     AcceptFailed {
         /// The number of the listener.
         listener: usize,
-        /// What the system said.
+        /// The system's error.
         error: &'a io::Error,
     },
-    /// A socket began to connect and was registered; with several addresses there may be several, one after the other.
+    /// A socket began to connect, and was registered. An outgoing connection with several addresses
+    /// may take this step several times, once for each address tried.
     Dialed {
-        /// Whose.
+        /// The connection.
         id: ConnectionId,
-        /// Where it goes.
+        /// The address that the socket connects to.
         peer: &'a Address,
     },
-    /// An attempt to connect has failed, and its socket is closed.
+    /// An attempt to connect failed, and its socket is closed.
     DialFailed {
-        /// Whose.
+        /// The connection.
         id: ConnectionId,
-        /// Where it went.
+        /// The address that was tried.
         peer: &'a Address,
-        /// What became of it.
+        /// Why it failed.
         failure: &'a ConnectFailure,
     },
-    /// One read call.
+    /// A socket was read once.
     Read {
-        /// On whose socket.
+        /// The connection.
         id: ConnectionId,
-        /// What came of it.
+        /// The result of the read.
         fill: &'a Fill,
     },
-    /// A whole frame was cut out of what was read.
+    /// The codec decoded a whole frame.
     Frame {
-        /// Whose.
+        /// The connection.
         id: ConnectionId,
-        /// Its length on the wire.
+        /// The length of the frame on the wire, in bytes.
         bytes: usize,
     },
-    /// The handler answered a callback with something else than [`Verdict::Continue`].
+    /// A callback returned a verdict other than [`Verdict::Continue`].
     Verdict {
-        /// For which connection.
+        /// The connection.
         id: ConnectionId,
-        /// What it wants.
+        /// The verdict.
         verdict: Verdict,
     },
     /// A message was encoded into a connection's write buffer.
     Queued {
-        /// Whose.
+        /// The connection.
         id: ConnectionId,
-        /// Its length on the wire.
+        /// The length of the message on the wire, in bytes.
         bytes: usize,
     },
-    /// One write call.
+    /// A socket was written to once.
     Write {
-        /// On whose socket.
+        /// The connection.
         id: ConnectionId,
-        /// What came of it.
+        /// The result of the write.
         flush: &'a Flush,
     },
-    /// A connection went from one state to another.
+    /// A connection changed its state.
     State {
-        /// Which.
+        /// The connection.
         id: ConnectionId,
-        /// The state it left, by the name that [`guide::states`](crate::guide::states) gives it.
+        /// The old state, by its name in [`guide::states`](crate::guide::states).
         from: &'static str,
-        /// Where it stands now.
+        /// The new state.
         to: &'static str,
     },
-    /// Bytes that a peer had sent were dropped unhandled, since the connection was ending.
+    /// Bytes from a peer were dropped unhandled, because the connection was closing.
     Discarded {
-        /// Whose.
+        /// The connection.
         id: ConnectionId,
-        /// How many.
+        /// The number of bytes.
         bytes: usize,
     },
-    /// Replies were dropped, since their connection is over.
+    /// Replies were dropped, because their connection was closed.
     Dropped {
-        /// Whose.
+        /// The connection.
         id: ConnectionId,
-        /// How many bytes of them.
+        /// The number of bytes.
         bytes: usize,
     },
-    /// A budget ran out: the connection goes on in the next turn.
+    /// A connection spent its budget for this turn. It goes on in the next turn.
     Deferred {
-        /// Which.
+        /// The connection.
         id: ConnectionId,
     },
-    /// A connection's time for something is over.
+    /// A deadline of a connection expired.
     Deadline {
-        /// Whose.
+        /// The connection.
         id: ConnectionId,
-        /// For what.
+        /// Which deadline it was.
         expiry: Expiry,
     },
-    /// A timer has come.
+    /// A timer fired.
     Timer {
-        /// Which.
+        /// The timer.
         timer: TimerId,
     },
-    /// A letter from another thread was read.
+    /// A message from another thread was taken from the mailbox.
     Post,
-    /// User code panicked; the connection closes, the loop goes on.
+    /// User code panicked. The connection closes, and the loop goes on.
     Panicked {
-        /// In a callback for which connection; `None` if it was for none.
+        /// The connection whose callback panicked; `None` for a callback of the loop.
         id: Option<ConnectionId>,
     },
-    /// Code of this crate itself panicked in the work for a connection: a bug in glassloop. The
-    /// connection closes with [`CloseReason::Internal`], the loop goes on.
+    /// Code of this crate panicked while it handled a connection: a bug in glassloop. The
+    /// connection closes with [`CloseReason::Internal`], and the loop goes on.
     InternalError {
-        /// Which connection.
+        /// The connection.
         id: ConnectionId,
-        /// The panic's message. The panic hook knows the place as well.
+        /// The message of the panic. The panic hook gets the source location too.
         message: &'a str,
     },
-    /// A connection's slot was freed.
+    /// A connection was closed, and its slot was freed.
     Closed {
-        /// Its name until here.
+        /// The id that the connection had.
         id: ConnectionId,
-        /// Why it ended.
+        /// Why the connection closed.
         reason: &'a CloseReason,
     },
 }
 
-/// Sees every step of the loop, in order.
+/// Receives every step of the loop, in order.
 ///
-/// It runs inside the loop: what it does costs every connection time. If it panics it is taken
-/// off, and the loop goes on without it.
+/// Closures of the form `FnMut(&Step<'_>)` are observers.
+/// [`Reactor::set_observer`](crate::Reactor::set_observer) installs one.
+///
+/// **Trap:** an observer runs inside the loop. The time that it takes delays every connection. If
+/// it panics it is removed, and the loop goes on without it.
 pub trait Observer {
-    /// Is told of one step.
+    /// Called with each step, when the step has been taken.
     fn step(&mut self, step: &Step<'_>);
 }
 
@@ -187,71 +193,76 @@ impl<F: FnMut(&Step<'_>)> Observer for F {
 }
 
 /// How often each step was taken since the loop was made.
+///
+/// Every counter only grows. All of them start at 0.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Counters {
-    /// Turns.
+    /// Turns of the loop.
     pub turns: u64,
-    /// Calls of the poller: one in each turn, and those that found nothing while the loop waited awake.
+    /// Calls of the poller: one in each turn, and the calls that found nothing while the loop was
+    /// spinning.
     pub polls: u64,
-    /// Times the loop waited awake before it slept ([`Config::spin`](crate::Config::spin)).
+    /// Times the loop busy-polled before it would block ([`Config::spin`](crate::Config::spin)).
     pub spins: u64,
-    /// How often there was something to do before it slept.
+    /// Spins that found work, so that the loop did not block.
     pub spin_hits: u64,
-    /// How often it slept all the same.
+    /// Spins that found no work, so that the loop blocked.
     pub spin_misses: u64,
-    /// Events for living connections.
+    /// Events for connections that exist.
     pub events: u64,
-    /// Events, commands and deadlines for connections that were gone.
+    /// Events, commands and deadlines for connections that are gone.
     pub stale: u64,
     /// Connections accepted.
     pub accepted: u64,
     /// Failed accepts.
     pub accept_errors: u64,
-    /// Attempts to connect begun.
+    /// Attempts to connect that began.
     pub dialed: u64,
-    /// Attempts to connect that failed once they were begun.
+    /// Attempts to connect that began and failed.
     pub dial_errors: u64,
-    /// Connections closed, and their slots freed.
+    /// Connections that were closed, and whose slots were freed.
     pub closed: u64,
-    /// Read calls, whatever came of them.
+    /// Read calls, whatever their result.
     pub reads: u64,
-    /// Read calls that found nothing.
+    /// Read calls that found nothing to read.
     pub reads_blocked: u64,
     /// Bytes read.
     pub bytes_read: u64,
-    /// Bytes read and dropped, since their connection was ending.
+    /// Bytes read and dropped unhandled, because their connection was closing.
     pub bytes_discarded: u64,
-    /// Frames handed to the handler.
+    /// Frames decoded and given to the handler.
     pub frames: u64,
     /// Messages encoded.
     pub queued: u64,
-    /// Write calls, whatever came of them.
+    /// Write calls, whatever their result.
     pub writes: u64,
-    /// Write calls that found no room.
+    /// Write calls that found no room in the socket.
     pub writes_blocked: u64,
     /// Bytes written.
     pub bytes_written: u64,
-    /// Bytes of replies that no socket took before their connection was over.
+    /// Bytes of replies that were still queued when their connection closed.
     pub bytes_dropped: u64,
-    /// Times a connection's budget for a turn ran out.
+    /// Times a connection spent its budget for a turn.
     pub deferred: u64,
-    /// Deadlines that passed.
+    /// Deadlines that expired.
     pub deadlines: u64,
-    /// Timers that came.
+    /// Timers that fired.
     pub timers: u64,
-    /// Letters read that other threads had written.
+    /// Messages from other threads that were taken from the mailbox.
     pub posts: u64,
     /// Panics in callbacks.
     pub panics: u64,
-    /// Panics in this crate's own code, each of which ended one connection. Anything but 0 is a bug
-    /// in glassloop.
+    /// Panics in this crate's own code, each of which closed one connection. Any value but 0 is a
+    /// bug in glassloop.
     pub internal_errors: u64,
-    /// Registrations of connections' sockets with the poller made or ended, which is calls of `epoll_ctl` on Linux; for a dial that fails it counts one more.
+    /// Registrations and deregistrations of connections' sockets with the poller (`epoll_ctl` calls
+    /// on Linux). A dial that fails counts one more.
     pub registrations: u64,
 }
 
 impl Counters {
+    /// Adds one step to the counters.
     #[inline(always)]
     fn count(&mut self, step: &Step<'_>) {
         match step {
@@ -263,7 +274,7 @@ impl Counters {
                 self.spins += 1;
                 self.spin_hits += u64::from(*hit);
                 self.spin_misses += u64::from(!*hit);
-                self.polls += u64::from(*polls) - u64::from(*hit); // the last one that hits is the turn's
+                self.polls += u64::from(*polls) - u64::from(*hit); // a hit is the turn's poll
             }
             Step::Event { .. } => self.events += 1,
             Step::Stale => self.stale += 1,
@@ -315,7 +326,7 @@ impl Counters {
     }
 }
 
-/// The one place that all steps go past: the counters, and the observer if there is one.
+/// The place that all steps pass: the counters, and the observer if there is one.
 #[derive(Default)]
 pub struct Observe {
     counters: Counters,
@@ -323,9 +334,11 @@ pub struct Observe {
 }
 
 impl Observe {
-    /// Counts a step and shows it. Without an observer, all but the counting is one predicted branch.
-    // Inlined always: the step is known at each place, so what is left of `count` is an addition. It
-    // is made anew to be shown; made once, it would be stored for that even where nobody watches.
+    /// Counts a step and shows it to the observer. Without an observer, this costs the counting and
+    /// one predicted branch.
+    // Always inlined: each caller's step is known at compile time, so `count` becomes one addition.
+    // `step` is called again for the observer. A step that is made once would be stored in memory
+    // even without an observer.
     #[inline(always)]
     pub(crate) fn note<'a>(&mut self, step: impl Fn() -> Step<'a>) {
         self.counters.count(&step());
@@ -341,18 +354,18 @@ impl Observe {
             return;
         };
         if catch_panic(|| observer.step(&step())).is_none() {
-            log::error!("the observer panicked and is taken off");
+            log::error!("the observer panicked and was removed");
             let observer = self.observer.take();
             catch_panic(|| drop(observer));
         }
     }
 
-    /// Lets `observer` see every step from here on, instead of the one before.
+    /// Shows every step from now on to `observer`, which replaces the one before.
     pub fn set_observer(&mut self, observer: impl Observer + 'static) {
         self.observer = Some(Box::new(observer));
     }
 
-    /// The counts so far.
+    /// Returns the counts so far.
     pub fn counters(&self) -> Counters {
         self.counters
     }

@@ -46,12 +46,15 @@ fn served(peers: &mut [Client], at_least: usize) -> usize {
     wait_until("the first to be let in", || count(peers) >= at_least);
     std::thread::sleep(Duration::from_millis(300)); // time for one too many to be let in
     // However slow the machine is: while one who is in is served a few times over, all the others who are in are served too.
-    let asked = submit(id(0), b"me again");
+    // With several loops the first peer may be one that waits: its loop may have found no permit.
+    let first = peers.iter().position(is_answered).unwrap();
+    let first_id = id(first as u64);
+    let asked = submit(first_id, b"me again");
     for _ in 0..10 {
-        peers[0].expect(&ack(id(0)));
-        peers[0].send(&asked);
+        peers[first].expect(&ack(first_id));
+        peers[first].send(&asked);
     }
-    wait_until("the last answer", || is_answered(&peers[0]));
+    wait_until("the last answer", || is_answered(&peers[first]));
     count(peers)
 }
 
@@ -129,9 +132,7 @@ fn out_of_descriptors_the_server_rests_serves_on_and_lets_in_those_who_wait_when
         "{attempts} attempts in {took:?}"
     );
     assert!(
-        server
-            .log()
-            .contains("; nobody is accepted for now, and is asked again every 50ms"),
+        server.log().contains("; all listeners pause for 50ms"),
         "{}",
         server.log()
     );

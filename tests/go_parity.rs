@@ -22,6 +22,8 @@ use glassloop::{
     Config, ConnectFailure, ConnectionId, Context, Direction, LoopContext, PostError, Reactor,
     SendError, Stop, Turn, Verdict,
 };
+use socket2::{Domain, Socket, Type};
+
 use played::{loopback, ms};
 use scribe::{Call, Play, Scribe, Task, closed, frame};
 use util::{Client, PATIENCE, Server, Silent, addr_of, own_host, turn_until, wait_until};
@@ -1095,7 +1097,14 @@ fn test_dialer_dual_stack_fd_leak() {
 #[test]
 fn test_tcp_spurious_conn_setup_completion() {
     const DIALS: u64 = 500;
-    let listener = TcpListener::bind((own_host(), 0)).unwrap();
+    // With room for all of them: where the queue is full, Linux lets a client believe that it is
+    // connected, and drops it without a word when the listener closes.
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+    socket
+        .bind(&SocketAddr::from((own_host(), 0)).into())
+        .unwrap();
+    socket.listen(2 * DIALS as i32).unwrap();
+    let listener = TcpListener::from(socket);
     let addr = listener.local_addr().unwrap();
     let closing = thread::spawn(move || {
         for _ in 0..DIALS / 2 {

@@ -540,7 +540,7 @@ fn an_outgoing_connection_reports_how_it_went() {
     assert!(
         calls.len() == 1
             && calls[0].starts_with("close: cannot connect to ")
-            && calls[0].ends_with("connection refused: nobody listens there"),
+            && calls[0].ends_with("connection refused: nothing listens there"),
         "{calls:?}"
     );
 }

@@ -115,7 +115,12 @@ fn dial_that_fails_on_any_way_leaves_no_place_taken() {
     one.turn();
     assert_eq!(limit.open(), 0);
     let (begun, open) = dial(&mut one, vec![loopback(1)]);
-    assert!(begun.unwrap_err().contains("the handler panicked over it") && open == 0);
+    assert!(
+        begun
+            .unwrap_err()
+            .contains("the handler panicked in `connection`")
+            && open == 0
+    );
     assert_eq!(dial(&mut one, vec![loopback(1)]).1, 1);
     let refused =
         "cannot connect to 127.0.0.1:1: 1 connections are open, no more are allowed".to_string();

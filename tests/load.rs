@@ -356,7 +356,7 @@ fn a_server_that_goes_is_missed() {
     let (_bound, nobody) = bound();
     expect_failure(
         &load(nobody, &[]),
-        "connection refused: nobody listens there",
+        "connection refused: nothing listens there",
     );
 }
 

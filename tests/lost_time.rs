@@ -81,6 +81,36 @@ fn request_that_waits_after_an_interrupted_poll_is_answered() {
 }
 
 #[test]
+fn request_that_arrives_between_poll_and_clock_is_answered() {
+    let mut play = Play::on(Stage::with_doors(1), Echo, idle(ms(1000)));
+    let peer = play.admit(1);
+    play.say(peer, b"in time\n");
+    let arrived = std::mem::take(&mut play.stage.borrow_mut().events);
+    // Back soon after the deadline: so little delay counts as watched time.
+    play.stage.borrow_mut().stopped_after_poll = Some((ms(1050), arrived));
+    play.turn();
+    assert!(play.is_open(peer), "closed before its socket was looked at");
+    play.turn();
+    assert_eq!(play.got(peer), b"in time\n");
+}
+
+#[test]
+fn slow_frame_is_closed_on_time_where_each_turn_reads_little() {
+    let config = Config {
+        frame_timeout: Some(ms(1000)),
+        scratch: 64,
+        ..unguarded()
+    };
+    let mut play = Play::on(Stage::with_doors(1), Echo, config);
+    let peer = play.admit(1);
+    for _ in 0..3 {
+        play.say(peer, &[b'x'; 130]); // more than a turn reads, so each time it is put off
+        play.pass(ms(400));
+    }
+    assert!(!play.is_open(peer), "the frame has had more than its time");
+}
+
+#[test]
 fn silent_connection_is_closed_by_the_first_complete_poll() {
     let mut play = Play::on(Stage::with_doors(1), Echo, idle(ms(1000)));
     let peer = play.admit(1);

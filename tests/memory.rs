@@ -12,7 +12,7 @@ use glassloop::codec::Line;
 use glassloop::{
     CloseReason, Config, ConnectionId, Context, Handler, LoopContext, Origin, Reactor, Verdict,
 };
-use util::{Client, reactor, turn_until};
+use util::{Client, PATIENCE, reactor, turn_until};
 
 const MIB: usize = 1 << 20;
 
@@ -51,6 +51,7 @@ impl Handler for Sender {
         match line {
             b"text" => cx.send(&*self.text),
             b"each" => self.all.iter().for_each(|id| cx.send_to(*id, &*self.text)),
+            b"dials" => (0..100_000).for_each(|_| cx.connect(Vec::new(), PATIENCE, 0)),
             b"many" => cx.send_to_many(self.all.iter().copied(), &*self.text),
             _ => cx.send(line),
         }
@@ -80,7 +81,7 @@ fn bound<H: Handler>(reactor: &Reactor<H>) -> usize {
         retained_capacity,
         ..
     } = *reactor.config();
-    scratch + 16 * events_per_turn + 8 * retained_capacity + 16 * 1024
+    scratch + 16 * events_per_turn + 9 * retained_capacity + 16 * 1024
 }
 
 #[test]
@@ -188,6 +189,22 @@ fn broadcast_message_is_held_once_and_freed_after_delivery() {
     broadcast("LoopContext::send_to_many", |reactor, _| {
         reactor.handle().post(()).unwrap();
     });
+}
+
+#[test]
+fn connect_queue_shrinks_after_a_burst() {
+    let (mut reactor, addr) = reactor(Sender::new(1), Config::default());
+    let mut client = Client::connect(addr);
+    client.send(b"dials\nand then\n");
+    turn_until(&mut reactor, |reactor| {
+        reactor.counters().bytes_written == 9
+    });
+    client.expect(b"and then\n");
+    assert!(
+        reactor.shared_memory() <= bound(&reactor),
+        "{}",
+        reactor.shared_memory()
+    );
 }
 
 #[test]

@@ -248,7 +248,7 @@ fn closed_connections_are_logged_at_debug_and_requests_are_not() {
     assert_eq!(code, Some(0));
     assert!(
         stderr.contains(
-            "ended: protocol error by the peer: frame of 1195725856 bytes, at most 65536 allowed"
+            "closed: protocol error by the peer: frame of 1195725856 bytes, at most 65536 allowed"
         ),
         "{stderr}"
     );
@@ -537,7 +537,7 @@ fn client_exits_with_1_if_an_ack_is_missing_or_wrong() {
     assert_eq!(output.status.code(), Some(1));
     assert!(
         String::from_utf8_lossy(&output.stderr)
-            .contains("connection refused: nobody listens there"),
+            .contains("connection refused: nothing listens there"),
         "{output:?}"
     );
 }

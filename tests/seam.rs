@@ -440,15 +440,15 @@ fn drain_deadline_tries_the_last_replies_once_more() {
         play.stage.borrow().timeouts.last(),
         Some(&Some(Duration::from_secs(10) + tick))
     );
+    let _ = turn(&mut play); // a guard waits for one poll that began after it has expired
     assert_eq!(play.got(peer), ack(id(1)));
     let _ = turn(&mut play);
     assert_eq!(
-        (
-            play.stage.borrow().timeouts.last(),
-            play.reactor.connections()
-        ),
-        (Some(&Some(Duration::from_secs(2) + tick)), 0)
+        play.stage.borrow().timeouts.last(),
+        Some(&Some(Duration::from_secs(2) + tick))
     );
+    let _ = turn(&mut play);
+    assert_eq!(play.reactor.connections(), 0);
 }
 
 #[test]

@@ -65,7 +65,7 @@ fn idle_timeout_closes_a_silent_peer_unless_off() {
         &Case {
             flags: &[],
             says: b"",
-            reason: "ended: idle for 400ms",
+            reason: "closed: idle for 400ms",
         },
         "--idle-timeout",
     );
@@ -74,7 +74,7 @@ fn idle_timeout_closes_a_silent_peer_unless_off() {
 #[test]
 fn frame_timeout_closes_on_an_unfinished_request_unless_off() {
     let reason =
-        "ended: frame deadline passed: 7 bytes of an unfinished frame came from the peer in 400ms";
+        "closed: frame deadline passed: 7 bytes of an unfinished frame came from the peer in 400ms";
     ends_in_time(
         &Case {
             flags: &[],
@@ -87,7 +87,7 @@ fn frame_timeout_closes_on_an_unfinished_request_unless_off() {
 
 #[test]
 fn handshake_timeout_closes_a_peer_without_conn_unless_off() {
-    let reason = "ended: handshake deadline passed: no first frame from the peer in 400ms";
+    let reason = "closed: handshake deadline passed: no first frame from the peer in 400ms";
     ends_in_time(
         &Case {
             flags: &["--require-conn"],
@@ -141,7 +141,7 @@ fn write_timeout_closes_a_peer_that_reads_nothing_unless_off() {
                 "{error}"
             );
             assert!(begun.elapsed() >= Duration::from_millis(400));
-            server.wait_for_log("ended: write deadline passed: the peer took none of ");
+            server.wait_for_log("closed: write deadline passed: the peer took none of ");
         } else {
             assert_eq!(
                 error.kind(),

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 /// Which module stands on which floor; see the crate's front page. Imports point down, or sideways without a circle.
-const FLOORS: [(&str, u8); 16] = [
+const FLOORS: [(&str, u8); 15] = [
     ("guide", 0), // documentation only
     ("id", 0),
     ("net", 0),
@@ -20,7 +20,6 @@ const FLOORS: [(&str, u8); 16] = [
     ("connection", 6),
     ("reactor", 7),
     ("sim", 8),
-    ("internals", 8),
 ];
 
 /// Words that may stand in these places only, and why.
@@ -253,27 +252,170 @@ fn the_library_depends_on_its_four_crates_only() {
     assert_eq!(names, ["bytes", "log", "mio", "slab"]);
 }
 
+/// Limits that the guide's page for operators names, each with its default.
 #[test]
-fn the_readme_names_every_limit_with_its_default() {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let readme = std::fs::read_to_string(root.join("README.md")).unwrap();
-    let config = std::fs::read_to_string(root.join("src/config.rs")).unwrap();
-    let fields = config
-        .split("pub struct Config {")
-        .nth(1)
-        .unwrap()
-        .split("\n}")
-        .next()
-        .unwrap();
+fn the_guide_names_every_limit() {
+    let guide = read("src/guide/operating.md");
+    let config = read("src/config.rs");
+    let fields = config.split("pub struct Config {").nth(1).unwrap();
+    let fields = fields.split("\n}").next().unwrap().lines();
     let names: Vec<&str> = fields
-        .lines()
         .filter_map(|line| line.trim().strip_prefix("pub ")?.split(':').next())
         .collect();
     assert!(names.len() > 10);
     for name in names {
         assert!(
-            readme.contains(&format!("`{name}`")),
-            "README's table of limits lacks `{name}`"
+            guide.contains(&format!("`{name}`")),
+            "src/guide/operating.md lacks `{name}`"
         );
     }
+}
+
+#[test]
+fn the_root_of_src_has_few_entries() {
+    let entries = std::fs::read_dir(root().join("src")).unwrap().count();
+    assert!(
+        entries <= 16,
+        "{entries} entries in src: which two are one?"
+    );
+}
+
+#[test]
+fn the_readme_stays_short() {
+    let lines = read("README.md").lines().count();
+    assert!(lines <= 180, "README.md has {lines} lines");
+}
+
+/// What an embedder can name without the feature `sim`, modules included.
+#[test]
+fn the_public_surface_stays_small() {
+    let face = read("src/lib.rs");
+    let mut count = 0;
+    for line in face.split(';') {
+        let line = line.trim_start_matches(|c: char| c.is_whitespace());
+        if line.contains("feature = \"sim\"") {
+            continue;
+        }
+        if let Some((_, names)) = line.split_once("pub use ") {
+            count += names
+                .split(',')
+                .filter(|name| !name.trim().is_empty())
+                .count();
+        } else if line.contains("pub mod ") {
+            count += 1;
+        }
+    }
+    for source in sources().iter().filter(|source| source.module == "codec") {
+        let is_item = |line: &&(usize, String)| {
+            let kinds = ["struct ", "enum ", "trait ", "const ", "fn ", "type "];
+            let item = line.1.strip_prefix("pub ");
+            item.is_some_and(|item| kinds.iter().any(|kind| item.starts_with(kind)))
+        };
+        count += source.code.iter().filter(is_item).count();
+    }
+    count -= 1; // `Codec`, which stands in both
+    assert!(
+        (30..=50).contains(&count),
+        "{count} public items and modules"
+    );
+}
+
+/// Words for people. A connection, a peer or a thread is *it*, and has a name.
+const FOR_PEOPLE: [&str; 9] = [
+    "who",
+    "whoever",
+    "whom",
+    "somebody",
+    "nobody",
+    "everybody",
+    "anybody",
+    "he",
+    "him",
+];
+
+/// Lines that may have them: where it is a quotation, or about people.
+const ABOUT_PEOPLE: [&str; 1] = ["who_"];
+
+#[test]
+fn no_connection_is_spoken_of_as_a_person() {
+    let mut wrong = Vec::new();
+    for file in text_files() {
+        for (n, line) in read(&file).lines().enumerate() {
+            let mut words = line.split(|c: char| !c.is_alphanumeric() && c != '_');
+            let is_wrong = words.any(|word| FOR_PEOPLE.contains(&word.to_lowercase().as_str()));
+            if is_wrong && !ABOUT_PEOPLE.iter().any(|allowed| line.contains(allowed)) {
+                wrong.push(format!("{file}:{}: {}", n + 1, line.trim()));
+            }
+        }
+    }
+    assert!(
+        wrong.is_empty(),
+        "{} lines:\n{}",
+        wrong.len(),
+        wrong.join("\n")
+    );
+}
+
+#[test]
+fn no_line_is_wider_than_100_columns() {
+    let mut wrong = Vec::new();
+    for file in rust_files() {
+        for (n, line) in read(&file).lines().enumerate() {
+            // A string without a space cannot be cut.
+            let words = line.split(' ').map(|word| word.chars().count());
+            let widest = line.len() - line.trim_start().len() + words.max().unwrap_or(0);
+            if line.chars().count() > 100 && widest <= 90 {
+                wrong.push(format!("{file}:{}", n + 1));
+            }
+        }
+    }
+    assert!(
+        wrong.is_empty(),
+        "{} lines:\n{}",
+        wrong.len(),
+        wrong.join("\n")
+    );
+}
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+fn read(file: &str) -> String {
+    std::fs::read_to_string(root().join(file)).unwrap()
+}
+
+/// The files below a directory that have one of these extensions, by their paths in the project.
+fn files_below(dir: &str, extensions: &[&str]) -> Vec<String> {
+    let mut found = Vec::new();
+    let mut dirs = vec![root().join(dir)];
+    while let Some(dir) = dirs.pop() {
+        for entry in std::fs::read_dir(dir).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                dirs.push(path);
+            } else if path
+                .extension()
+                .is_some_and(|extension| extensions.iter().any(|wanted| extension == *wanted))
+            {
+                let path = path.strip_prefix(root()).unwrap().to_str().unwrap();
+                found.push(path.replace('\\', "/"));
+            }
+        }
+    }
+    found
+}
+
+fn rust_files() -> Vec<String> {
+    ["src", "tests", "examples"]
+        .iter()
+        .flat_map(|dir| files_below(dir, &["rs"]))
+        .collect()
+}
+
+/// What a reader of the library reads: its source, its guide and its front page.
+fn text_files() -> Vec<String> {
+    let mut files = files_below("src", &["rs", "md"]);
+    files.push("README.md".into());
+    files
 }

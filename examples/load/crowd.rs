@@ -121,7 +121,7 @@ impl Crowd {
 
     fn cannot_dial(&self, number: u32, error: &io::Error) -> String {
         let what = match error.kind() {
-            ErrorKind::ConnectionRefused => "connection refused: nobody listens there".to_string(),
+            ErrorKind::ConnectionRefused => "connection refused: nothing listens there".to_string(),
             ErrorKind::TimedOut => format!(
                 "not accepted within {}",
                 humantime::format_duration(self.patience)

@@ -56,7 +56,6 @@ impl Listener {
     fn try_clone(&self) -> io::Result<Self> {
         match self {
             Listener::Tcp(listener) => listener.try_clone().map(Listener::Tcp),
-            #[cfg(unix)]
             Listener::Unix(listener) => listener.try_clone().map(Listener::Unix),
         }
     }
@@ -141,7 +140,7 @@ impl Listeners {
                 Err(error) if tcp::is_missing(&error) => {
                     missing = Some(tcp::explain(addr, &error, self.options));
                 }
-                Err(error) => return Err(tcp::explain(addr, &error, self.options)),
+                Err(error) => return Err(self.explain(addr, &error)),
             }
         }
         match missing {
@@ -150,6 +149,18 @@ impl Listeners {
             None => {}
         }
         Ok(())
+    }
+
+    /// Says why `addr` cannot be opened: another process has the port, or this server itself.
+    fn explain(&self, addr: SocketAddr, error: &io::Error) -> String {
+        let own = self.addrs.iter().find(|own| own.port() == addr.port());
+        match own {
+            Some(own) if error.kind() == io::ErrorKind::AddrInUse => format!(
+                "cannot listen on {addr}: this server listens on {own} already, which takes the \
+                 port of both; name one of them"
+            ),
+            _ => tcp::explain(addr, error, self.options),
+        }
     }
 
     fn open_tcp(&mut self, mut addr: SocketAddr, all: &[SocketAddr]) -> io::Result<()> {

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use anstream::{AutoStream, ColorChoice};
 use env_logger::{Target, WriteStyle};
+use log::LevelFilter;
 use tracing_appender::non_blocking::{ErrorCounter, NonBlocking, NonBlockingBuilder, WorkerGuard};
 
 /// Lines that may wait for stderr. Further ones are dropped and counted.
@@ -81,7 +82,12 @@ impl Log {
             _ => WriteStyle::Always,
         };
         let target = Target::Pipe(Box::new(queue.clone()));
-        env_logger::Builder::new()
+        let mut logger = env_logger::Builder::new();
+        if filter.split(',').all(|part| part.contains('=')) {
+            // It names modules only. The server's own lines say why it fails.
+            logger.filter_module("server", LevelFilter::Info);
+        }
+        logger
             .parse_filters(filter)
             .write_style(style)
             .target(target)
@@ -158,8 +164,7 @@ impl<W: Write> Reporter<W> {
         self.since = 0;
         let dropped = self.counts.dropped() + self.failed;
         let lines = dropped - self.reported;
-        let report =
-            format!("server: {lines} log lines were dropped: stderr did not take them in time\n");
+        let report = format!("server: {lines} log lines were dropped: stderr did not take them\n");
         if lines > 0 && self.put(report.as_bytes()).is_ok() {
             self.reported = dropped;
         }

@@ -15,6 +15,7 @@ use std::process::ExitCode;
 use std::str::FromStr;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, OnceLock};
+use std::thread;
 use std::time::Duration;
 
 use clap::{ArgAction, Parser, ValueEnum};
@@ -26,7 +27,6 @@ use listeners::{Listener, Listeners, Options};
 use logging::Log;
 use loops::Loops;
 use session::Service;
-use signals::Signals;
 use timeout::Timeout;
 
 /// Serves the submit/ack protocol: every request is answered with one ack, in order.
@@ -52,9 +52,9 @@ struct Args {
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=1024))]
     threads: u16,
 
-    /// Share the TCP ports with other processes of the same user that ask for it too
-    /// (`SO_REUSEPORT`), as a rolling restart wants it; without it, a port that another process has
-    /// is refused
+    /// Share the TCP ports with other processes of the same user (`SO_REUSEPORT`), as a rolling
+    /// restart wants it. The other process must have asked for it too; a server with several
+    /// threads always has. Without this flag a port that another process has is refused
     #[arg(long)]
     reuse_port: bool,
 
@@ -213,10 +213,8 @@ fn log_filter(text: &str) -> Result<String, String> {
 
 fn main() -> ExitCode {
     let args = Args::parse();
-    // Before there is a second thread. From here on a signal is kept until there are loops to stop.
-    let signals = signals::watch();
     let mut log = Log::start(&args.log);
-    let code = serve(&args, signals).unwrap_or_else(|error| {
+    let code = serve(&args).unwrap_or_else(|error| {
         log.line(format_args!("server: {error}"));
         ExitCode::FAILURE
     });
@@ -224,15 +222,16 @@ fn main() -> ExitCode {
     code
 }
 
-fn serve(args: &Args, signals: io::Result<Signals>) -> Result<ExitCode, Box<dyn Error>> {
+fn serve(args: &Args) -> Result<ExitCode, Box<dyn Error>> {
     raise_descriptor_limit();
-    let signals = signals.map_err(|error| format!("cannot watch for signals: {error}"))?;
     let options = Options {
         loops: args.threads.into(),
         reuse_port: args.reuse_port,
         keepalive: args.keepalive.0,
     };
     let mut listeners = Listeners::open(&args.listen, options)?;
+    // Not before: until here a signal ends the process at once, also while a name is looked up.
+    let signals = signals::watch().map_err(|error| format!("cannot watch for signals: {error}"))?;
     let limit = Arc::new(OnceLock::new());
     let starts = listeners
         .of_loops
@@ -249,9 +248,7 @@ fn serve(args: &Args, signals: io::Result<Signals>) -> Result<ExitCode, Box<dyn 
         });
     let loops = Loops::start(starts)?;
     let forced = signals::stop_on(signals, loops.handles().to_vec())?;
-    for name in &listeners.names {
-        announce(name);
-    }
+    announce(listeners.names.clone());
     if let Admin::At(addr) = args.admin {
         log::warn!("--admin {addr}: this version serves nothing there yet");
     }
@@ -339,11 +336,22 @@ fn make_loop(
     Ok(reactor)
 }
 
-/// Says where it listens, on stdout, at once: whoever started it with port 0 waits for this line.
-fn announce(addr: &str) {
-    let mut stdout = io::stdout();
-    if let Err(error) = writeln!(stdout, "listening on {addr}").and_then(|()| stdout.flush()) {
-        log::warn!("listening on {addr}, but stdout takes no line: {error}");
+/// Prints where the server listens, on stdout: a program that started it with port 0 waits for
+/// these lines. In a thread of its own, since a stdout that is not read must not keep the server
+/// from stopping.
+fn announce(addrs: Vec<String>) {
+    let print = move || {
+        let mut stdout = io::stdout();
+        for addr in addrs {
+            if let Err(error) =
+                writeln!(stdout, "listening on {addr}").and_then(|()| stdout.flush())
+            {
+                log::warn!("listening on {addr}, but stdout takes no line: {error}");
+            }
+        }
+    };
+    if let Err(error) = thread::Builder::new().name("stdout".into()).spawn(print) {
+        log::warn!("cannot start the thread that prints the addresses: {error}");
     }
 }
 

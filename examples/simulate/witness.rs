@@ -39,6 +39,8 @@ pub(crate) struct Seen {
     read_at: Duration,
     /// When a read was last told that nothing is there.
     blocked_at: Duration,
+    /// When the loop put it off to its next turn, with bytes in its socket.
+    deferred_at: Option<Duration>,
     /// When the frame at the front can have begun.
     begun_at: Duration,
     /// When something was last written, or first queued.
@@ -223,6 +225,9 @@ impl Seen {
         config: &Config,
         drain_time: Duration,
     ) -> Option<String> {
+        if let Some(at) = self.deferred_at.take_if(|at| *at < now) {
+            self.begun_at += now.saturating_sub(at);
+        }
         match step {
             Step::Accepted { peer, .. } => {
                 self.accepted = Some((*peer).clone());
@@ -253,7 +258,7 @@ impl Seen {
                 return self.take(*bytes);
             }
             // More waits in its socket than a turn reads: that is the loop's time.
-            Step::Deferred { .. } => self.begun_at = now,
+            Step::Deferred { .. } => self.deferred_at = Some(now),
             Step::Discarded { bytes, .. } => return self.take(*bytes),
             Step::Queued { bytes, .. } => {
                 if self.unsent == 0 {

@@ -1,40 +1,43 @@
-//! Bytes that were read and not handled yet: a buffer that takes one word while it holds none.
+//! The read buffer of a connection: bytes that were read and not handled yet.
 
 use std::mem;
 
 use crate::codec::Need;
 use crate::time::Timestamp;
 
-/// Below this many missing bytes, copying them out of the scratch is cheaper than a vectored read.
+/// Below this many missing bytes, copying from the scratch buffer is cheaper than a vectored read.
 const MIN_DIRECT_READ: usize = 4096;
-/// Memory of up to this many bytes is kept for the next inbox: a stream that is cut anywhere needs one for each read.
+/// Memory of up to this many bytes is kept for the next inbox. A stream needs an inbox for each
+/// read that ends inside a frame.
 const MAX_SPARE: usize = 2048;
 
-/// The bytes at the front of a connection's stream that no frame could be made of so far.
+/// The received bytes of a connection that no frame could be decoded from so far.
 ///
-/// It holds memory only while it holds bytes. It grows with what has arrived, not with what a
-/// peer claims: never to more than double that, or by 4 KiB. No byte is zeroed twice, and none copied again for
-/// each segment that arrives; only growing moves them.
+/// It holds memory only while it holds bytes. It grows with the bytes that have arrived, not with
+/// the length that a peer announces: never to more than double that, or by 4 KiB. No byte is zeroed
+/// twice, and only growing moves bytes: a segment that arrives does not copy those before it.
 #[derive(Debug, Default)]
 pub(crate) struct Inbox(Option<Box<PendingFrame>>);
 
 #[derive(Debug)]
 struct PendingFrame {
-    /// What stands between `start` and `end` was received and not handled; what is behind is room for more, zeroed once.
+    /// The bytes from `start` to `end` were received and not handled. Those after `end` are zeroed
+    /// once, as space for more.
     ///
-    /// What is before `start` was handled and is no longer than the rest was then. With a frame of
-    /// 4 GiB behind it, `end` has more than 32 bits.
+    /// Those before `start` were handled, and are at most as many as the rest at that time. With a
+    /// frame of 4 GiB behind them, `end` needs more than 32 bits.
     bytes: Vec<u8>,
     start: usize,
     end: usize,
-    /// What the codec said of the held bytes.
+    /// What the codec needs beyond the held bytes.
     need: Need,
-    /// When the unfinished frame began, or was first waited for again.
+    /// When the partial frame began, or when its timer was last restarted.
     started_at: Timestamp,
 }
 
 impl Inbox {
-    /// An inbox with just these bytes, of which the codec said `need`. It takes the memory of `spare`, if that has some.
+    /// Makes an inbox with just these bytes; `need` is the codec's answer to them. It reuses the
+    /// memory of `spare`, if that has any.
     pub(crate) fn holding(
         bytes: &[u8],
         need: Need,
@@ -56,7 +59,8 @@ impl Inbox {
         Self(Some(held))
     }
 
-    /// Its bytes are handled: the memory goes to `spare`, if that has none, as far as it is not much.
+    /// Drops the bytes, which are handled, and gives the memory to `spare` if that has none. Memory
+    /// beyond `MAX_SPARE` is freed.
     pub(crate) fn recycle(mut self, spare: &mut Inbox) {
         if let Some(held) = self
             .0
@@ -75,42 +79,45 @@ impl Inbox {
         self.0.is_none()
     }
 
+    /// Returns the held bytes.
     pub(crate) fn held(&self) -> &[u8] {
         self.0
             .as_ref()
             .map_or(&[], |held| &held.bytes[held.start..held.end])
     }
 
+    /// Returns the bytes of heap that it holds.
     pub(crate) fn heap(&self) -> usize {
         self.0
             .as_ref()
             .map_or(0, |held| size_of::<PendingFrame>() + held.bytes.capacity())
     }
 
-    /// When its frame began, or was first waited for again.
+    /// Returns when its frame began, or when its timer was last restarted.
     pub(crate) fn started_at(&self) -> Timestamp {
         self.0.as_ref().map_or(0, |held| held.started_at)
     }
 
-    /// Its frame has all of its time before it.
+    /// Restarts the timer of its frame.
     pub(crate) fn restart_timer(&mut self, now: Timestamp) {
         if let Some(held) = &mut self.0 {
             held.started_at = now;
         }
     }
 
-    /// Whether a frame may be whole.
+    /// True if a frame may be complete: the codec should be called.
     #[inline]
     pub(crate) fn has_frame(&self) -> bool {
         self.0.as_ref().is_some_and(|held| held.has_frame())
     }
 
-    /// How many bytes it is worth to append before the next look.
+    /// Returns how many bytes to append before the codec is called again.
     pub(crate) fn missing(&self) -> usize {
         self.0.as_ref().map_or(0, |held| held.missing())
     }
 
-    /// The same without its first `n` bytes; of the rest, at least one byte, the codec said `need`.
+    /// Returns the inbox without its first `n` bytes. At least one byte must remain; `need` is the
+    /// codec's answer to the rest.
     pub(crate) fn advanced_by(
         self,
         n: usize,
@@ -119,11 +126,12 @@ impl Inbox {
         spare: &mut Inbox,
     ) -> Self {
         let len = self.held().len();
-        assert!(n < len, "{n} bytes taken of {len}, and some left");
+        assert!(n < len, "{n} of {len} bytes taken, but some must remain");
         let mut held = self.0.expect("it has bytes");
         held.start += n;
         (held.need, held.started_at) = (need, started_at);
-        // Whoever takes them one by one does not copy the rest each time, but no more is kept than twice what is held.
+        // The rest is moved only when more than half of the bytes are taken. So taking frames one
+        // by one does not copy the rest each time, and the memory is at most twice what is held.
         if held.start <= held.len() {
             return Self(Some(held));
         }
@@ -132,7 +140,7 @@ impl Inbox {
         rest
     }
 
-    /// Takes in further bytes, to those that it holds.
+    /// Appends bytes to those that it holds.
     pub(crate) fn append(&mut self, fresh: &[u8]) {
         let Some(held) = self.0.as_mut().filter(|_| !fresh.is_empty()) else {
             return;
@@ -143,7 +151,7 @@ impl Inbox {
         }
     }
 
-    /// Room for the rest of the frame, if it is known to be long.
+    /// Returns space for the rest of a frame that is known to be long; empty otherwise.
     #[inline]
     pub(crate) fn frame_space(&mut self) -> &mut [u8] {
         match &mut self.0 {
@@ -156,13 +164,13 @@ impl Inbox {
         }
     }
 
-    /// Takes note that `n` bytes of the place were received.
+    /// Records that `n` bytes were read into [`frame_space`](Self::frame_space).
     pub(crate) fn filled(&mut self, n: usize) {
         let room = self
             .0
             .as_ref()
             .map_or(0, |held| held.bytes.len() - held.end);
-        assert!(n <= room, "{n} bytes placed where there is room for {room}");
+        assert!(n <= room, "{n} bytes filled, but there is space for {room}");
         if let Some(held) = &mut self.0 {
             held.end += n;
         }
@@ -185,7 +193,8 @@ impl PendingFrame {
     fn missing(&self) -> usize {
         match self.need {
             Need::Now => 0,
-            // Nobody knows where the frame ends: as many again, so that all the looks together stay linear.
+            // The frame's end is unknown. Wait for as many bytes again, so that all calls of the
+            // codec together stay linear in the frame's length.
             Need::More => self.len().max(64),
             Need::Total(total) => (total as usize).saturating_sub(self.len()),
         }
@@ -217,7 +226,7 @@ mod tests {
 
     use super::*;
 
-    /// Zeroed memory of more than 4 GiB, of which only those pages are real that are written to;
+    /// Zeroed memory of more than 4 GiB, of which only the pages that are written to are real;
     /// `None` if there is no address space for it.
     fn beyond_32_bits(room: usize) -> Option<Vec<u8>> {
         let len = usize::try_from(u64::from(u32::MAX) + 1)
@@ -227,7 +236,7 @@ mod tests {
         Some(vec![0; len])
     }
 
-    /// An inbox whose bytes end just before 4 GiB, with as much before them that was handled.
+    /// An inbox that ends just before 4 GiB; the bytes before its own are handled.
     fn near_4_gib(need: Need) -> Option<Inbox> {
         let bytes = beyond_32_bits(4096)?;
         let end = u32::MAX as usize - 2;
@@ -241,19 +250,19 @@ mod tests {
     }
 
     #[test]
-    fn bytes_appended_across_4_gib_are_held() {
+    fn bytes_appended_across_4_gib_are_kept() {
         let Some(mut inbox) = near_4_gib(Need::More) else {
             return;
         };
         inbox.append(b"0123456789");
         assert_eq!(inbox.held(), b"\0\0\0\0\0\0\0\x000123456789");
         let inbox = inbox.advanced_by(10, Need::More, 0, &mut Inbox::default());
-        assert_eq!(inbox.held(), b"23456789", "the spent front is given back");
+        assert_eq!(inbox.held(), b"23456789", "the handled bytes are freed");
         assert!(inbox.heap() < 1024);
     }
 
     #[test]
-    fn bytes_placed_across_4_gib_are_held() {
+    fn bytes_filled_across_4_gib_are_kept() {
         let Some(mut inbox) = near_4_gib(Need::Total(8 + 5000)) else {
             return;
         };
@@ -269,7 +278,7 @@ mod tests {
 
     #[test]
     #[cfg(target_pointer_width = "64")]
-    fn longest_frame_behind_a_spent_front_is_whole_with_its_last_byte() {
+    fn longest_frame_after_handled_bytes_completes_with_its_last_byte() {
         for (len, missing) in [(u32::MAX - 1, 1), (u32::MAX, 0)] {
             let held = PendingFrame {
                 bytes: Vec::new(),
@@ -282,44 +291,50 @@ mod tests {
         }
     }
 
-    /// What is done to an inbox.
+    /// An operation on an inbox.
     #[derive(Clone, Debug)]
-    enum Deed {
+    enum Op {
         Append(usize),
         Place(usize),
-        /// Takes off so much of what is held, in 256ths.
+        /// Takes this part of the held bytes, in 256ths.
         Take(u8, Option<u32>),
     }
 
-    fn deeds() -> impl Strategy<Value = Vec<Deed>> {
+    fn ops() -> impl Strategy<Value = Vec<Op>> {
         let need = prop_oneof![
             Just(None),
             Just(Some(u32::MAX)),
             Just(Some(u32::MAX - 1)),
             (1..20_000_u32).prop_map(Some)
         ];
-        let deed = prop_oneof![
-            (0..6000_usize).prop_map(Deed::Append),
-            (0..6000_usize).prop_map(Deed::Place),
-            (any::<u8>(), need).prop_map(|(part, need)| Deed::Take(part, need)),
+        let op = prop_oneof![
+            (0..6000_usize).prop_map(Op::Append),
+            (0..6000_usize).prop_map(Op::Place),
+            (any::<u8>(), need).prop_map(|(part, need)| Op::Take(part, need)),
         ];
-        prop::collection::vec(deed, 1..60)
+        prop::collection::vec(op, 1..60)
     }
 
     proptest! {
         #[test]
-        fn inbox_holds_what_was_put_in_and_not_taken(deeds in deeds()) {
+        fn inbox_holds_the_bytes_put_in_and_not_taken(ops in ops()) {
             let (mut model, mut next, mut spare) = (vec![7_u8], 0_u8, Inbox::default());
             let mut inbox = Inbox::holding(&model, Need::More, 0, &mut spare);
-            let mut fresh = |n: usize| -> Vec<u8> { (0..n).map(|_| { next = next.wrapping_mul(5).wrapping_add(1); next }).collect() };
-            for deed in deeds {
-                match deed {
-                    Deed::Append(n) => {
+            let mut fresh = |n: usize| -> Vec<u8> {
+                let byte = |_| {
+                    next = next.wrapping_mul(5).wrapping_add(1);
+                    next
+                };
+                (0..n).map(byte).collect()
+            };
+            for op in ops {
+                match op {
+                    Op::Append(n) => {
                         let bytes = fresh(n);
                         inbox.append(&bytes);
                         model.extend(bytes);
                     }
-                    Deed::Place(most) => {
+                    Op::Place(most) => {
                         let frame_space = inbox.frame_space();
                         let n = frame_space.len().min(most);
                         let bytes = fresh(n);
@@ -327,7 +342,7 @@ mod tests {
                         inbox.filled(n);
                         model.extend(bytes);
                     }
-                    Deed::Take(part, need) => {
+                    Op::Take(part, need) => {
                         let n = (model.len() - 1) * usize::from(part) / 256;
                         let need = need.map_or(Need::More, Need::Total);
                         inbox = inbox.advanced_by(n, need, 0, &mut spare);
@@ -335,7 +350,8 @@ mod tests {
                     }
                 }
                 prop_assert_eq!(inbox.held(), &model[..]);
-                prop_assert!(inbox.heap() <= 5 * model.len() + 4096, "{} bytes of memory for {}", inbox.heap(), model.len());
+                let (heap, held) = (inbox.heap(), model.len());
+                prop_assert!(heap <= 5 * held + 4096, "{heap} bytes of memory for {held}");
             }
         }
     }

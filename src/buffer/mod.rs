@@ -1,5 +1,5 @@
-//! The two buffers of a connection: bytes read and not handled yet, and bytes encoded and not sent
-//! yet. Both take one word while they hold nothing.
+//! The two buffers of a connection: bytes that were read and not handled yet ([`Inbox`]), and bytes
+//! that were encoded and not sent yet ([`Queue`]). An empty buffer takes one word.
 
 mod inbox;
 mod queue;

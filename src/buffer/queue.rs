@@ -1,27 +1,27 @@
-//! Bytes that wait for a socket: a buffer that takes one word while it holds none.
+//! The write buffer of a connection: bytes that were encoded and not sent yet.
 
 use std::mem;
 
 use bytes::{Buf, BytesMut};
 
-/// What was encoded and not taken by the socket yet.
+/// Encoded bytes that the socket has not taken yet.
 #[derive(Debug, Default)]
 pub(crate) struct Queue(Option<Box<Unsent>>);
 
 #[derive(Debug, Default)]
 struct Unsent {
     bytes: BytesMut,
-    /// Bytes of memory before those that wait: sent already, and not given back.
+    /// Bytes of memory before the unsent ones: sent already, and not freed.
     consumed: usize,
 }
 
 impl Queue {
-    /// A queue to be lent: it is empty, and ready to be written to.
+    /// Makes an empty queue with memory, for connections to borrow.
     pub(crate) fn spare() -> Self {
         Self(Some(Box::default()))
     }
 
-    /// A queue of just these bytes, in memory of just that size.
+    /// Makes a queue of just these bytes, in memory of exactly their size.
     fn holding(bytes: &[u8]) -> Self {
         Self(Some(Box::new(Unsent {
             bytes: BytesMut::from(bytes),
@@ -29,38 +29,38 @@ impl Queue {
         })))
     }
 
-    /// How many bytes wait.
+    /// Returns the number of unsent bytes.
     #[inline]
     pub(crate) fn len(&self) -> usize {
         self.bytes().len()
     }
 
-    /// Whether none does.
+    /// True if no bytes are unsent.
     #[inline]
     pub(crate) fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// The bytes that wait.
+    /// Returns the unsent bytes.
     #[inline]
     pub(crate) fn bytes(&self) -> &[u8] {
         self.0.as_ref().map_or(&[], |unsent| &unsent.bytes)
     }
 
-    /// The buffer itself, to write behind what waits.
+    /// Returns the buffer itself, to append to.
     #[inline]
     pub(crate) fn buffer(&mut self) -> &mut BytesMut {
         &mut self.0.get_or_insert_default().bytes
     }
 
-    /// Takes off the first `n` bytes.
+    /// Removes the first `n` bytes.
     ///
     /// # Panics
     /// If there are fewer.
     #[inline]
     pub(crate) fn advance(&mut self, n: usize) {
         let Some(unsent) = &mut self.0 else {
-            return assert_eq!(n, 0, "{n} bytes sent of none");
+            return assert_eq!(n, 0, "{n} bytes sent of an empty queue");
         };
         if n == unsent.bytes.len() {
             unsent.bytes.clear();
@@ -70,7 +70,7 @@ impl Queue {
         }
     }
 
-    /// Drops what waits, and keeps the memory.
+    /// Drops the unsent bytes, and keeps the memory.
     #[inline]
     pub(crate) fn clear(&mut self) {
         if let Some(unsent) = &mut self.0 {
@@ -78,11 +78,11 @@ impl Queue {
         }
     }
 
-    /// Ends a loan: the memory goes back to `spare`, which lent it. What still waits moves into
-    /// memory of its own, of just its size.
+    /// Returns borrowed memory to `spare`. Bytes that are still unsent move into memory of their
+    /// own, of exactly their size.
     ///
-    /// Memory of more than `retained` bytes does not go back. It stays with what waits if that
-    /// fills half of it, and is freed otherwise.
+    /// Memory of more than `retained` bytes is not returned. It stays with the unsent bytes if they
+    /// fill half of it, and is freed otherwise.
     #[inline]
     pub(crate) fn return_to(&mut self, spare: &mut Queue, retained: usize) {
         let is_small = |unsent: &Unsent| {
@@ -116,28 +116,29 @@ impl Queue {
         if held > retained {
             unsent.bytes = BytesMut::new();
         } else if unsent.consumed > 0 {
-            // What was sent in parts has left the memory before it behind.
+            // Partial writes have left unused memory in front. Reclaim it.
             let _ = unsent.bytes.try_reclaim(unsent.bytes.capacity() + 1);
         }
         unsent.consumed = 0;
     }
 
-    /// Whether it holds memory. One that nobody is writing to does only while bytes wait.
+    /// True if it holds memory. Outside of a batch, it does only while bytes are unsent.
     #[inline]
     pub(crate) fn has_memory(&self) -> bool {
         self.0.is_some()
     }
 
-    /// Bytes of heap that it holds.
+    /// Returns the bytes of heap that it holds.
     pub(crate) fn heap(&self) -> usize {
         self.0.as_ref().map_or(0, |unsent| {
             size_of::<Unsent>() + unsent.bytes.capacity() + unsent.consumed
         })
     }
 
-    /// Lets go of memory that is mostly empty: of all, of what was sent already, or of what a larger queue has left behind.
+    /// Frees memory that is mostly unused: all of it, that of sent bytes, or what a larger queue
+    /// has left.
     pub(crate) fn shrink(&mut self) {
-        /// Less free room than this is not worth moving what waits.
+        /// Less free memory than this is not worth moving the unsent bytes.
         const MIN_RECLAIM: usize = 4096;
 
         let Some(unsent) = &mut self.0 else { return };
@@ -157,8 +158,8 @@ impl Queue {
 mod tests {
     use super::*;
 
-    /// A lent queue with `len` bytes, of which `sent` have left, after its loan has ended; and the
-    /// spare one.
+    /// Returns a borrowed queue with `len` bytes, of which `sent` were sent, after it was returned;
+    /// and the spare one.
     fn returned(len: usize, sent: usize) -> (Queue, Queue) {
         let (mut queue, mut spare) = (Queue::spare(), Queue::default());
         queue.buffer().extend_from_slice(&vec![b'x'; len]);
@@ -168,7 +169,7 @@ mod tests {
     }
 
     #[test]
-    fn small_memory_goes_back_whole_and_what_waits_gets_its_own() {
+    fn small_memory_is_returned_and_unsent_bytes_are_copied() {
         let (queue, spare) = returned(800, 800);
         assert!(!queue.has_memory() && spare.is_empty() && spare.heap() >= 800);
         let (queue, spare) = returned(800, 700);
@@ -178,12 +179,12 @@ mod tests {
         );
         assert!(
             spare.is_empty() && spare.heap() >= 800,
-            "the memory before what waits counts again"
+            "the memory of sent bytes is reclaimed"
         );
     }
 
     #[test]
-    fn large_memory_stays_with_what_fills_half_of_it() {
+    fn large_memory_stays_with_unsent_bytes_that_fill_half() {
         let (queue, spare) = returned(10_000, 3_000);
         assert!(
             queue.len() == 7_000 && queue.heap() >= 10_000,
@@ -193,7 +194,7 @@ mod tests {
     }
 
     #[test]
-    fn large_memory_is_freed_if_little_waits_in_it() {
+    fn large_memory_is_freed_if_few_bytes_are_unsent() {
         for sent in [10_000, 8_000] {
             let (queue, spare) = returned(10_000, sent);
             assert_eq!(

@@ -1,4 +1,4 @@
-//! Frames that carry their length in front.
+//! Frames with a length field in front.
 
 use std::fmt;
 
@@ -6,16 +6,16 @@ use bytes::{BufMut, BytesMut};
 
 use super::{Codec, Input};
 
-/// Frames by a big-endian length field.
+/// A codec for frames with a big-endian length field.
 ///
 /// ```text
 ///  |<---- offset ---->|<- width ->|<------ the rest ------>|
 ///  |       head       |  length   |          body          |
 /// ```
 ///
-/// The length counts either the whole frame ([`LengthField::whole`]) or what comes behind the
-/// field ([`LengthField::rest`]). A declared length is checked against both limits before a
-/// single further byte is kept.
+/// The length counts either the whole frame ([`LengthField::whole`]) or what follows the field
+/// ([`LengthField::rest`]). A declared length is checked against both limits as soon as the field
+/// has arrived, before any byte of the body is kept.
 ///
 /// ```
 /// use glassloop::codec::{Codec, Input, LengthField};
@@ -36,23 +36,26 @@ pub struct LengthField {
     max: u32,
 }
 
+/// What the length counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Counts {
+    /// The whole frame.
     Whole,
+    /// The bytes after the field.
     Rest,
 }
 
-/// A frame in its parts; the length field between them is left out.
+/// A frame in its parts, without the length field between them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Framed<'a> {
-    /// What stands before the length field: exactly `offset` bytes.
+    /// The bytes before the length field: exactly `offset` bytes.
     pub head: &'a [u8],
-    /// What stands behind it.
+    /// The bytes after the length field.
     pub body: &'a [u8],
 }
 
 impl<'a> From<&'a [u8]> for Framed<'a> {
-    /// A message without a head, for fields at offset 0.
+    /// Makes a message without a head, for codecs with offset 0.
     fn from(body: &'a [u8]) -> Self {
         Self { head: &[], body }
     }
@@ -62,7 +65,7 @@ impl<'a> From<&'a [u8]> for Framed<'a> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum LengthFieldError {
-    /// A message's head is not as long as the field's offset.
+    /// The head of a message is not as long as the offset of the field.
     HeadLength {
         /// Bytes of head in the message.
         given: usize,
@@ -71,16 +74,16 @@ pub enum LengthFieldError {
     },
     /// The frame is longer than allowed.
     TooLong {
-        /// Its length in bytes, headers included.
+        /// The length of the frame in bytes, headers included.
         length: u64,
-        /// The most allowed.
+        /// The largest length allowed.
         max: usize,
     },
     /// The frame is shorter than its own header, or than allowed.
     TooShort {
-        /// Its length in bytes, headers included.
+        /// The length of the frame in bytes, headers included.
         length: u64,
-        /// The least allowed.
+        /// The smallest length allowed.
         min: usize,
     },
 }
@@ -104,22 +107,25 @@ impl fmt::Display for LengthFieldError {
 impl std::error::Error for LengthFieldError {}
 
 impl LengthField {
-    /// The longest frame that this crate's codecs take by default: 65,536 bytes, headers included.
+    /// The default limit of this crate's codecs: 65,536 bytes a frame, headers included.
     ///
     /// It bounds what one peer can make its connection hold before a frame is handled.
     pub const DEFAULT_MAX: u32 = 65_536;
 
-    /// A field of `width` bytes whose value counts the whole frame, itself and the head included.
+    /// Makes a codec with a field of `width` bytes that counts the whole frame, including the field
+    /// and the head.
     ///
     /// # Panics
+    ///
     /// If `width` is not 1 to 8.
     pub const fn whole(width: u8) -> Self {
         Self::new(width, Counts::Whole)
     }
 
-    /// A field of `width` bytes whose value counts only what comes behind it.
+    /// Makes a codec with a field of `width` bytes that counts only the bytes after it.
     ///
     /// # Panics
+    ///
     /// If `width` is not 1 to 8.
     pub const fn rest(width: u8) -> Self {
         Self::new(width, Counts::Rest)
@@ -139,7 +145,8 @@ impl LengthField {
     /// Puts `offset` bytes before the field. Default 0.
     ///
     /// # Panics
-    /// If a frame's most length leaves no room for them.
+    ///
+    /// If no frame fits into the largest length then.
     #[must_use]
     pub const fn at(mut self, offset: u8) -> Self {
         self.offset = offset;
@@ -147,10 +154,12 @@ impl LengthField {
         self.min(min)
     }
 
-    /// Refuses frames shorter than `min` bytes, headers included. Default: the headers alone.
+    /// Rejects frames shorter than `min` bytes, headers included. Default: the length of the
+    /// headers.
     ///
     /// # Panics
-    /// If that is more than a frame's most length: set that one first.
+    ///
+    /// If `min` is more than the largest length. Set [`max`](Self::max) first.
     #[must_use]
     pub const fn min(mut self, min: u32) -> Self {
         self.min = if min < self.header() as u32 {
@@ -160,30 +169,33 @@ impl LengthField {
         };
         assert!(
             self.min <= self.max,
-            "no frame fits between the least and the most length"
+            "no frame fits: the smallest length exceeds the largest"
         );
         self
     }
 
-    /// Refuses frames longer than `max` bytes, headers included. Default [`DEFAULT_MAX`](Self::DEFAULT_MAX).
+    /// Rejects frames longer than `max` bytes, headers included. Default
+    /// [`DEFAULT_MAX`](Self::DEFAULT_MAX).
     ///
     /// # Panics
-    /// If that is less than a frame's least length.
+    ///
+    /// If `max` is less than the smallest length.
     #[must_use]
     pub const fn max(mut self, max: u32) -> Self {
         assert!(
             self.min <= max,
-            "no frame fits between the least and the most length"
+            "no frame fits: the smallest length exceeds the largest"
         );
         self.max = max;
         self
     }
 
+    /// Returns the bytes before the body: head and field.
     const fn header(&self) -> usize {
         self.offset as usize + self.width as usize
     }
 
-    /// Checks a frame's whole length.
+    /// Checks the length of a whole frame.
     #[inline(always)]
     fn check(&self, length: u64) -> Result<usize, LengthFieldError> {
         if length < u64::from(self.min) {
@@ -207,7 +219,7 @@ impl Codec for LengthField {
     type Message<'a> = Framed<'a>;
     type Error = LengthFieldError;
 
-    #[inline(always)] // see `submit`: a codec whose shape is a constant folds into a few instructions
+    #[inline(always)] // a codec with a constant shape compiles to a few instructions; see `submit`
     fn decode<'a>(
         &mut self,
         input: &mut Input<'a>,
@@ -283,7 +295,7 @@ mod tests {
     }
 
     #[test]
-    fn every_shape_of_field_reads_what_it_wrote() {
+    fn encoded_frames_decode_for_every_width_and_offset() {
         for width in 1..=8 {
             for offset in [0, 1, 5] {
                 for codec in [LengthField::whole(width), LengthField::rest(width)] {
@@ -316,7 +328,7 @@ mod tests {
     }
 
     #[test]
-    fn the_lesson_s_own_vector_is_met() {
+    fn hello_frame_has_length_nine() {
         let mut out = BytesMut::new();
         LengthField::whole(4)
             .encode((&b"hello"[..]).into(), &mut out)
@@ -325,7 +337,7 @@ mod tests {
     }
 
     #[test]
-    fn lengths_outside_the_limits_are_refused_on_the_header_alone() {
+    fn bad_length_is_rejected_before_the_body_arrives() {
         let mut codec = LengthField::whole(4).min(13).max(100);
         for length in [0_u32, 1, 4, 12] {
             let error = LengthFieldError::TooShort {
@@ -349,7 +361,7 @@ mod tests {
     }
 
     #[test]
-    fn a_body_that_its_own_field_cannot_count_is_not_encoded() {
+    fn body_too_long_for_the_field_is_not_encoded() {
         let mut out = BytesMut::new();
         assert!(
             LengthField::rest(1)

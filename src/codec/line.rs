@@ -1,4 +1,4 @@
-//! Frames that end with a mark.
+//! Frames that end with a delimiter.
 
 use std::fmt;
 use std::io::BufRead;
@@ -7,10 +7,11 @@ use bytes::{BufMut, BytesMut};
 
 use super::{Codec, Input, LengthField};
 
-/// Frames by a delimiter: lines, unless told otherwise.
+/// A codec for frames that end with a delimiter byte; `\n` by default.
 ///
-/// The delimiter is not part of the frame; with the default one, `\n`, neither is a `\r` before it.
-/// Messages are sent with the delimiter alone. A message that contains it is refused, since it would arrive as two.
+/// The delimiter is not part of the frame. With `\n`, a `\r` before it is not part of the frame
+/// either. Messages are sent with the delimiter alone. A message that contains the delimiter cannot
+/// be encoded, because it would arrive as two.
 ///
 /// ```
 /// use glassloop::codec::{Codec, Input, Line};
@@ -26,7 +27,7 @@ use super::{Codec, Input, LengthField};
 pub struct Line {
     delimiter: u8,
     max: u32,
-    /// How many bytes at the front are known to hold no delimiter.
+    /// The number of bytes at the front that are known to hold no delimiter.
     scanned: u32,
 }
 
@@ -42,14 +43,14 @@ impl Default for Line {
 pub enum LineError {
     /// A message contains the delimiter.
     DelimiterInside {
-        /// Where, in bytes from the message's start.
+        /// The position of the delimiter, in bytes from the start of the message.
         at: usize,
     },
     /// The line is longer than allowed.
     TooLong {
-        /// Bytes that were there, the delimiter included if it was found.
+        /// The bytes that were there, including the delimiter if it was found.
         length: usize,
-        /// The most allowed, the delimiter included.
+        /// The largest length allowed, including the delimiter.
         max: usize,
     },
 }
@@ -68,7 +69,7 @@ impl fmt::Display for LineError {
 impl std::error::Error for LineError {}
 
 impl Line {
-    /// Frames that end with `delimiter`.
+    /// Makes a codec for frames that end with `delimiter`.
     pub const fn ending_with(delimiter: u8) -> Self {
         Self {
             delimiter,
@@ -77,10 +78,12 @@ impl Line {
         }
     }
 
-    /// Refuses lines longer than `max` bytes, the delimiter included. Default [`LengthField::DEFAULT_MAX`].
+    /// Rejects lines longer than `max` bytes, including the delimiter. Default
+    /// [`LengthField::DEFAULT_MAX`].
     ///
     /// # Panics
-    /// If `max` is 0: not even an empty line has no byte.
+    ///
+    /// If `max` is 0. The shortest line is the delimiter, which is one byte.
     #[must_use]
     pub const fn max(mut self, max: u32) -> Self {
         assert!(max > 0, "an empty line has one byte");
@@ -102,12 +105,12 @@ impl Codec for Line {
     type Error = LineError;
 
     fn decode<'a>(&mut self, input: &mut Input<'a>) -> Result<Option<&'a [u8]>, LineError> {
-        // No line that is allowed ends beyond `max`: what lies there is not looked at.
+        // No allowed line ends beyond `max`, so bytes beyond it are not scanned.
         let max = self.max as usize;
         let bytes = input.bytes();
         let window = &bytes[..bytes.len().min(max)];
         let mut unseen = &window[self.scanned as usize..];
-        // std keeps its fast memchr behind this door.
+        // `skip_until` is the public function of std that uses its fast `memchr`.
         let skipped = unseen
             .skip_until(self.delimiter)
             .expect("reading from memory cannot fail");
@@ -151,7 +154,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_line_in_pieces_is_scanned_once() {
+    fn line_in_pieces_is_scanned_once() {
         let mut codec = Line::default();
         let text = b"a long line\n";
         for end in 1..text.len() {
@@ -166,7 +169,7 @@ mod tests {
     }
 
     #[test]
-    fn the_longest_line_is_taken_and_one_byte_more_is_refused() {
+    fn line_over_the_limit_is_rejected() {
         let mut codec = Line::default().max(4);
         assert_eq!(
             codec.decode(&mut Input::new(b"abc\n")),
@@ -185,7 +188,7 @@ mod tests {
     }
 
     #[test]
-    fn a_carriage_return_belongs_to_the_newline_only() {
+    fn carriage_return_is_stripped_before_newline_only() {
         assert_eq!(
             Line::default().decode(&mut Input::new(b"a\r\n")),
             Ok(Some(&b"a"[..]))
@@ -194,14 +197,14 @@ mod tests {
             Line::ending_with(0).decode(&mut Input::new(b"a\r\0")),
             Ok(Some(&b"a\r"[..]))
         );
-        // Cut between the two.
+        // Cut between `\r` and `\n`.
         let mut codec = Line::default();
         assert_eq!(codec.decode(&mut Input::new(b"a\r")), Ok(None));
         assert_eq!(codec.decode(&mut Input::new(b"a\r\n")), Ok(Some(&b"a"[..])));
     }
 
     #[test]
-    fn a_message_that_would_arrive_as_two_is_refused() {
+    fn message_with_delimiter_is_not_encoded() {
         let mut out = BytesMut::new();
         assert_eq!(
             Line::default().encode(b"a\nb", &mut out),
@@ -213,7 +216,7 @@ mod tests {
         );
         Line::default()
             .encode(b"ab", &mut out)
-            .expect("a short line without an end in it");
+            .expect("a short line without a delimiter");
         assert_eq!(&out[..], b"ab\n");
     }
 }

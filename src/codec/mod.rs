@@ -1,7 +1,8 @@
-//! Bytes to frames and messages to bytes: the [`Codec`] trait and the two shipped ones.
+//! Codecs: bytes to frames and messages to bytes. The [`Codec`] trait and the codecs of this crate.
 //!
-//! A TCP stream has no boundaries. There are two ways to draw them: write a frame's length in
-//! front of it ([`LengthField`]), or a mark behind it ([`Line`]).
+//! A TCP stream has no message boundaries. A codec adds them in one of two ways. It writes a
+//! frame's length before the frame ([`LengthField`]), or a delimiter after it ([`Line`]).
+//! [`submit`] is a complete protocol with a length field.
 
 mod length_field;
 mod line;
@@ -14,49 +15,63 @@ use bytes::BytesMut;
 pub use self::length_field::{Framed, LengthField, LengthFieldError};
 pub use self::line::{Line, LineError};
 
-/// Cuts frames out of a stream of bytes, and writes messages into one.
+/// Cuts frames out of a byte stream, and writes messages into one.
 ///
-/// Each connection has a codec of its own, so a codec may keep state: a scan cursor, a mode.
-/// It never sees a socket, and is never asked to wait: "not enough bytes yet" is an answer, `Ok(None)`.
+/// Each connection has a codec of its own, so a codec may keep state: a scan position, or a mode. A
+/// codec never sees a socket and never waits. If more bytes are needed, it returns `Ok(None)`.
 pub trait Codec {
-    /// What comes in, borrowed from the bytes that were read.
+    /// What arrives, borrowed from the bytes that were read.
     type Frame<'a>;
-    /// What goes out, borrowed from whoever sends it.
+    /// What is sent, borrowed from the sender.
     type Message<'a>;
-    /// What is wrong with a frame or a message; it ends the connection.
+    /// What can be wrong with a frame or a message. An error closes the connection.
     type Error: Error + Send + Sync + 'static;
 
-    /// Takes the next frame off the front of `input`, if it is there whole.
+    /// Takes the next frame off the front of `input`, if it is complete.
     ///
-    /// On `Ok(None)` nothing may have been taken. The next call then starts with the same bytes, and as a rule
-    /// has more of them; so a codec can remember how far it looked, and need not look there again.
-    /// If it knows how long the frame will be it says so with [`Input::need`], and is spared the calls before that.
+    /// On `Ok(None)` it must take no bytes. The next call starts with the same bytes, and usually
+    /// has more of them. So a codec can remember how far it has scanned. A codec that knows the
+    /// length of the frame reports it with [`Input::need`], and is not called again before that
+    /// many bytes are there.
     ///
     /// # Errors
-    /// The codec's own, if no number of further bytes can make a frame of these. The connection closes.
+    ///
+    /// The codec's error, if the bytes cannot become a frame, whatever follows. The connection
+    /// closes with [`CloseReason::Protocol`](crate::CloseReason::Protocol).
+    ///
+    /// **Trap:** a codec that returns a frame must take at least one byte. The loop panics
+    /// otherwise.
     fn decode<'a>(&mut self, input: &mut Input<'a>)
     -> Result<Option<Self::Frame<'a>>, Self::Error>;
 
-    /// Appends `message` to `out`, whole.
+    /// Appends the whole `message` to `out`.
     ///
     /// # Errors
-    /// The codec's own, if `message` cannot be expressed. What was appended until then is taken
-    /// back, and the connection closes: a handler that sends such a thing has a bug.
     ///
-    /// **Trap:** what stands in `out` already belongs to earlier messages. A codec that takes it away panics.
+    /// The codec's error, if `message` cannot be encoded. What was appended until then is removed,
+    /// and the connection closes with
+    /// [`CloseReason::Unencodable`](crate::CloseReason::Unencodable). A handler that sends such a
+    /// message has a bug.
+    ///
+    /// **Trap:** the bytes that are in `out` belong to earlier messages. The loop panics if a codec
+    /// removes them.
     fn encode(&mut self, message: Self::Message<'_>, out: &mut BytesMut)
     -> Result<(), Self::Error>;
 
-    /// Puts an error into the box in which it ends the connection ([`CloseReason::protocol`](crate::CloseReason::protocol) finds it there).
+    /// Boxes an error for the close reason; [`CloseReason::protocol`](crate::CloseReason::protocol)
+    /// finds it there.
     ///
-    /// A codec made of others hands out theirs, so that who looks for one need not know what it was a part of.
+    /// A codec that is made of other codecs returns their errors, so that a caller can look for the
+    /// inner error type.
     fn boxed(error: Self::Error) -> Box<dyn Error + Send + Sync> {
         Box::new(error)
     }
 
-    /// The most bytes that an unfinished frame can have, headers included.
+    /// Returns the largest number of bytes that an unfinished frame can have, headers included.
     ///
-    /// A connection never holds more of one: a codec that asks for more bytes than this has broken its own word, which panics.
+    /// A connection holds at most this much of a frame.
+    ///
+    /// **Trap:** a codec that needs more bytes than this breaks its contract. The loop panics then.
     fn max_frame(&self) -> usize;
 }
 
@@ -68,19 +83,19 @@ pub struct Input<'a> {
     need: Need,
 }
 
-/// From when on another look at the input is worth it.
+/// When it is worth decoding again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Need {
-    /// At once: whole frames may be there.
+    /// At once: there may be whole frames.
     Now,
-    /// With any further byte.
+    /// When there is any further byte.
     More,
     /// When this many bytes of the frame are there.
     Total(u32),
 }
 
 impl<'a> Input<'a> {
-    /// All of `bytes`, none taken.
+    /// Makes an input of all `bytes`, with none taken.
     pub fn new(bytes: &'a [u8]) -> Self {
         Self {
             bytes,
@@ -89,7 +104,7 @@ impl<'a> Input<'a> {
         }
     }
 
-    /// The bytes not taken yet.
+    /// Returns the bytes that are not taken yet.
     #[inline]
     pub fn bytes(&self) -> &'a [u8] {
         &self.bytes[self.taken..]
@@ -98,7 +113,8 @@ impl<'a> Input<'a> {
     /// Takes the first `n` bytes.
     ///
     /// # Panics
-    /// If there are fewer.
+    ///
+    /// If there are fewer than `n`.
     #[inline]
     pub fn take(&mut self, n: usize) -> &'a [u8] {
         let (bytes, _) = self.bytes().split_at(n);
@@ -106,22 +122,26 @@ impl<'a> Input<'a> {
         bytes
     }
 
-    /// Says that the frame at the front is `total` bytes long, those already there included.
+    /// Reports that the frame at the front is `total` bytes long, including the bytes that are
+    /// already there.
     ///
-    /// It is a promise: more than are there, and no more than [`Codec::max_frame`], else the codec has broken its word, which panics. The
-    /// loop waits until so many are there, and reads a long frame straight into place.
+    /// The loop then waits until that many bytes are there, and reads a long frame straight into
+    /// place.
+    ///
+    /// **Trap:** `total` must be more than the bytes that are there, and at most
+    /// [`Codec::max_frame`]. The loop panics otherwise.
     #[inline]
     pub fn need(&mut self, total: usize) {
         self.need = u32::try_from(total).map_or(Need::More, Need::Total);
     }
 
-    /// How many bytes were taken in all.
+    /// Returns the number of bytes taken so far.
     #[inline]
     pub fn taken(&self) -> usize {
         self.taken
     }
 
-    /// What the codec said before it gave up on these bytes.
+    /// Returns what the codec has reported about the bytes that are left.
     pub(crate) fn hint(&self) -> Need {
         self.need
     }

@@ -1,204 +1,50 @@
-//! The submit/ack protocol: four packets over a length-prefixed stream, in two dialects.
+//! The submit protocol: requests and acks over a length-prefixed stream, in two dialects.
 //!
 //! ```text
-//!  request  | totalLength u32 | commandID u8 | ID 8 bytes | payload 0..        |   13 bytes + payload
-//!  ack      | totalLength u32 | commandID u8 | ID 8 bytes | result u8: 0 or 1  |   14 bytes
+//!  request  | totalLength u32 | commandID u8 | ID 8 bytes | payload 0..
+//!  ack      | totalLength u32 | commandID u8 | ID 8 bytes | result u8: 0 or 1
 //! ```
 //!
-//! All numbers are big-endian, and `totalLength` counts itself. A client sends `conn` (0x01) or `submit` (0x02); the server
-//! answers each with one ack, in order, and with the ID as it came, whatever its bytes are.
+//! A request has 13 bytes and its payload; an ack has 14 bytes. All numbers are big-endian, and
+//! `totalLength` counts itself. A client sends `conn` (0x01) or `submit` (0x02). The server answers
+//! each request with one ack, in order, with the ID as it came, whatever its bytes are.
 //!
-//! A server reads requests and writes acks ([`ServerCodec`]), a client the other way round
-//! ([`ClientCodec`]): a packet on the wrong side of the wire has no type here, and is an unknown command.
+//! A server reads requests and writes acks ([`ServerCodec`]). A client reads acks and writes
+//! requests ([`ClientCodec`]). A packet in the wrong direction is an unknown command.
 //!
-//! There is **no authentication** in this protocol. Listen where you trust the peers, or put something in front.
+//! **Trap:** this protocol has no authentication. Listen only where you trust the peers, or put a
+//! proxy with authentication in front.
 
-use std::fmt;
+mod packet;
 
 use bytes::{BufMut, BytesMut};
 
+pub use self::packet::{Ack, Dialect, Error, Id, Kind, Outcome, Request};
 use crate::codec::{Codec, Input, LengthField, LengthFieldError};
 
-/// Which bytes stand for the two acks.
-///
-/// The course that the protocol comes from says 0x81 and 0x82 in its text, but the constants in its
-/// published program count from 0x80, so that is what its clients and servers really speak.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Dialect {
-    /// As the text says: connack 0x81, submitack 0x82.
-    #[default]
-    Text,
-    /// As the published source does: connack 0x80, submitack 0x81.
-    Source,
-}
-
-impl Dialect {
-    const fn ack(self, kind: Kind) -> u8 {
-        let connack = match self {
-            Dialect::Text => 0x81,
-            Dialect::Source => 0x80,
-        };
-        connack + kind as u8 // the submitack follows
-    }
-}
-
-/// What a request asks for, and what an ack answers.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
-    /// Opens a session. Optional, unless the server demands it.
-    Conn,
-    /// Hands over a payload.
-    Submit,
-}
-
-/// The eight bytes by which a client knows its request again.
-///
-/// Clients count per connection in decimal digits, from `00000001`, and go on with `00000000`
-/// after `99999999`; a server takes any eight bytes.
-#[derive(Clone, Copy, PartialEq, Eq, Hash)]
-pub struct Id(pub [u8; 8]);
-
-impl Id {
-    /// The `n`-th ID of a connection, as eight digits; it wraps after 99,999,999.
-    pub fn nth(n: u64) -> Self {
-        let mut digits = [b'0'; 8];
-        let mut rest = n;
-        for digit in digits.iter_mut().rev() {
-            *digit += (rest % 10) as u8; // a digit
-            rest /= 10;
-        }
-        Self(digits)
-    }
-}
-
-impl fmt::Display for Id {
-    /// Escaped, so that a peer's bytes can be logged.
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}", self.0.escape_ascii())
-    }
-}
-
-impl fmt::Debug for Id {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Id({self})")
-    }
-}
-
-/// A packet from client to server.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Request<'a> {
-    /// Which of the two it is.
-    pub kind: Kind,
-    /// The client's ID for it.
-    pub id: Id,
-    /// Whatever the client has to say.
-    pub payload: &'a [u8],
-}
-
-/// A packet from server to client.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Ack {
-    /// What it answers.
-    pub kind: Kind,
-    /// The request's ID.
-    pub id: Id,
-    /// How it went.
-    pub outcome: Outcome,
-}
-
-/// The result in an ack.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Outcome {
-    /// Result 0: done.
-    Done,
-    /// Result 1: refused, or failed for any other reason.
-    Failed,
-}
-
-impl Request<'_> {
-    /// Bytes in front of the payload: length, command and ID.
-    pub const HEADER: usize = 13;
-
-    /// The ack that answers this request.
-    pub fn ack(&self, outcome: Outcome) -> Ack {
-        Ack {
-            kind: self.kind,
-            id: self.id,
-            outcome,
-        }
-    }
-}
-
-impl Ack {
-    /// Bytes of an ack.
-    pub const LEN: usize = Request::HEADER + 1;
-}
-
-/// What is wrong with a packet.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Error {
-    /// `totalLength` is outside the limits; for an ack that is anything but 14.
-    Length(LengthFieldError),
-    /// No packet has this command, or not in this direction.
-    UnknownCommand {
-        /// The byte in its place.
-        command: u8,
-    },
-    /// An ack's result is neither 0 nor 1.
-    UnknownResult {
-        /// The byte in its place.
-        result: u8,
-    },
-}
-
-impl fmt::Display for Error {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Length(error) => error.fmt(f),
-            Self::UnknownCommand { command } => write!(f, "unknown command 0x{command:02x}"),
-            Self::UnknownResult { result } => write!(f, "unknown result {result}, it is 0 or 1"),
-        }
-    }
-}
-
-impl std::error::Error for Error {
-    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        match self {
-            Self::Length(error) => Some(error),
-            _ => None,
-        }
-    }
-}
-
-impl From<LengthFieldError> for Error {
-    fn from(error: LengthFieldError) -> Self {
-        Self::Length(error)
-    }
-}
-
-/// The server's side: requests in, acks out.
+/// The codec of a server: reads requests, writes acks.
 #[derive(Clone, Debug)]
 pub struct ServerCodec {
     dialect: Dialect,
     max_request: u32,
 }
 
-/// The client's side: acks in, requests out.
+/// The codec of a client: reads acks, writes requests.
 #[derive(Clone, Debug)]
 pub struct ClientCodec {
     dialect: Dialect,
 }
 
-/// What all four packets begin with, and the rest.
+/// The common front of all four packets, and the rest.
 struct Packet<'a> {
     command: u8,
     id: Id,
     rest: &'a [u8],
 }
 
-/// The next frame, taken apart.
-// Inlined always: only then is all but the limits known when it is compiled, and the general codec folds into a few instructions.
+/// Decodes the next packet.
+// Always inlined: only then everything but the limits is a constant, and the general codec compiles
+// to a few instructions.
 #[inline(always)]
 fn decode<'a>(input: &mut Input<'a>, min: usize, max: u32) -> Result<Option<Packet<'a>>, Error> {
     let Some(frame) = LengthField::whole(4)
@@ -208,7 +54,7 @@ fn decode<'a>(input: &mut Input<'a>, min: usize, max: u32) -> Result<Option<Pack
     else {
         return Ok(None);
     };
-    let (front, rest) = frame.body.split_at(Request::HEADER - 4); // at least that much is there, by `min`
+    let (front, rest) = frame.body.split_at(Request::HEADER - 4); // there by `min`
     let (command, id) = (front[0], front[1..].try_into().expect("eight bytes"));
     Ok(Some(Packet {
         command,
@@ -218,15 +64,16 @@ fn decode<'a>(input: &mut Input<'a>, min: usize, max: u32) -> Result<Option<Pack
 }
 
 impl ServerCodec {
-    /// A server's codec for one connection, with frames of at most 65,536 bytes.
+    /// Makes a codec for one connection, for requests of at most 65,536 bytes.
     pub fn new(dialect: Dialect) -> Self {
         Self::with_max_frame(dialect, LengthField::DEFAULT_MAX)
     }
 
-    /// The same, with requests of at most `max_frame` bytes (`totalLength`).
+    /// Makes a codec for requests of at most `max_frame` bytes (`totalLength`).
     ///
     /// # Panics
-    /// If that is less than 13: not even an empty request would fit.
+    ///
+    /// If `max_frame` is less than 13, the length of an empty request.
     pub fn with_max_frame(dialect: Dialect, max_frame: u32) -> Self {
         assert!(
             max_frame as usize >= Request::HEADER,
@@ -260,7 +107,7 @@ impl Codec for ServerCodec {
         else {
             return Ok(None);
         };
-        // By a table: so no jump has to tell the two apart.
+        // A table lookup, so that no branch has to tell the two apart.
         let kind = [Kind::Conn, Kind::Submit].get(usize::from(command.wrapping_sub(0x01)));
         Ok(Some(Request {
             kind: *kind.ok_or(Error::UnknownCommand { command })?,
@@ -289,7 +136,7 @@ impl Codec for ServerCodec {
 }
 
 impl ClientCodec {
-    /// A client's codec for one connection. It sends requests of at most 65,536 bytes.
+    /// Makes a codec for one connection. It sends requests of at most 65,536 bytes.
     pub fn new(dialect: Dialect) -> Self {
         Self { dialect }
     }
@@ -365,7 +212,7 @@ mod tests {
     const ANY_ID: Id = Id(*b"\0\xff\r\n\x1b \"9");
 
     #[test]
-    fn requests_and_acks_cross_the_wire_in_both_dialects() {
+    fn requests_and_acks_round_trip_in_both_dialects() {
         for (dialect, connack, submitack) in DIALECTS {
             let (mut server, mut client) = (ServerCodec::new(dialect), ClientCodec::new(dialect));
             for (kind, command, ack_command) in
@@ -396,7 +243,7 @@ mod tests {
     }
 
     #[test]
-    fn every_other_command_is_refused_on_both_sides() {
+    fn unknown_commands_are_rejected_on_both_sides() {
         for (dialect, connack, submitack) in DIALECTS {
             for command in 0..=u8::MAX {
                 let mut wire = vec![0, 0, 0, 14, command];
@@ -430,7 +277,7 @@ mod tests {
     }
 
     #[test]
-    fn a_packet_cut_anywhere_asks_for_more() {
+    fn incomplete_packet_needs_more_bytes() {
         let mut wire = BytesMut::new();
         ClientCodec::default()
             .encode(
@@ -451,7 +298,7 @@ mod tests {
     }
 
     #[test]
-    fn an_ack_of_another_length_or_result_is_refused() {
+    fn ack_with_bad_length_or_result_is_rejected() {
         let mut client = ClientCodec::default();
         for length in [0, 13, 15, 255] {
             assert!(
@@ -470,7 +317,7 @@ mod tests {
     }
 
     #[test]
-    fn ids_are_eight_digits_and_wrap() {
+    fn ids_have_eight_digits_and_wrap() {
         assert_eq!(Id::nth(1).0, *b"00000001");
         assert_eq!(Id::nth(99_999_999).0, *b"99999999");
         assert_eq!(Id::nth(100_000_000).0, *b"00000000");
@@ -478,7 +325,7 @@ mod tests {
     }
 
     #[test]
-    fn a_request_above_the_limit_is_not_encoded() {
+    fn request_over_the_limit_is_not_encoded() {
         let mut wire = BytesMut::new();
         let payload = vec![0; LengthField::DEFAULT_MAX as usize];
         let fits = Request {

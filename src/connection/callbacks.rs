@@ -1,4 +1,5 @@
-//! Running user code: one callback, or a whole batch of frames; and keeping what goes wrong in it to this connection.
+//! Calls into user code: one callback, or a batch of frames. A panic in user code closes only this
+//! connection.
 
 use crate::codec::{Codec, Input, Need};
 use crate::connection::Connection;
@@ -9,7 +10,7 @@ use crate::observe::Step;
 use crate::state::{Trigger, Verdict};
 
 impl<C: Codec, S> Connection<C, S> {
-    /// Runs one callback; returns what its verdict means.
+    /// Runs one callback. Returns the state change that its verdict asks for.
     pub(super) fn run_callback<H>(
         &mut self,
         shared: &mut Shared,
@@ -24,14 +25,23 @@ impl<C: Codec, S> Connection<C, S> {
             let verdict = callback(&mut cx);
             cx.trigger_for(verdict)
         });
-        self.owes_drained |= self.out.len() >= shared.config.write_high;
+        self.drained_pending |= self.out.len() >= shared.config.write_high;
         if borrowed {
             self.return_write_buffer(shared);
         }
         cause
     }
 
-    /// Handles the frames at the front of `bytes`. Returns how many bytes they had, and what the codec said of the rest.
+    /// Handles the frames at the front of `bytes`: the batch. Returns the number of bytes in those
+    /// frames, and what the codec needs beyond the rest.
+    ///
+    /// The batch ends when no complete frame is left, or earlier:
+    ///
+    /// - on a verdict other than [`Verdict::Continue`], a codec error, or a panic;
+    /// - on back-pressure: the replies to these frames have taken the write buffer to
+    ///   [`Config::write_high`](crate::Config::write_high);
+    /// - if the loop has work first (a yield): a deadline has passed, or the queue of commands is
+    ///   full.
     #[inline]
     pub(super) fn handle_frames<H: Handler<Codec = C, State = S>>(
         &mut self,
@@ -63,8 +73,8 @@ impl<C: Codec, S> Connection<C, S> {
                         return Some(Trigger::Close(CloseReason::Protocol(C::boxed(error))));
                     }
                 };
-                assert!(input.taken() > 0, "the codec made a frame of nothing");
-                taken += input.taken(); // before the handler is called, since it may panic
+                assert!(input.taken() > 0, "the codec returned a frame of no bytes");
+                taken += input.taken(); // before the call, which may panic
                 if is_watched {
                     cx.deadlines.handshake_done();
                 }
@@ -77,8 +87,9 @@ impl<C: Codec, S> Connection<C, S> {
                 if verdict == Verdict::Continue && cx.needs_no_checks() {
                     continue;
                 }
-                // Only what the frames themselves have caused holds them back. If a peer were not read because of what we
-                // send of our own accord, and we not by him for the same reason, both would wait for ever.
+                // Only replies to these frames cause back-pressure. Suppose that unrequested
+                // messages did, on both sides: neither side would read the other's, and both would
+                // wait for ever.
                 write_blocked =
                     cx.out.len() >= cx.shared.config.write_high && cx.out.len() > before;
                 if let Some(cause) = cx
@@ -91,7 +102,7 @@ impl<C: Codec, S> Connection<C, S> {
             need = Need::More;
             None
         });
-        self.owes_drained |= self.out.len() >= shared.config.write_high;
+        self.drained_pending |= self.out.len() >= shared.config.write_high;
         self.write_blocked |= write_blocked;
         if borrowed {
             self.return_write_buffer(shared);
@@ -102,7 +113,7 @@ impl<C: Codec, S> Connection<C, S> {
         (taken, need)
     }
 
-    /// Runs user code. A panic in it is contained here, and ends this connection.
+    /// Runs user code. A panic in it is caught here, logged, and closes this connection.
     #[inline]
     pub(super) fn catching_panic(
         &mut self,
@@ -159,17 +170,18 @@ impl<C: Codec, S> Connection<C, S> {
     }
 }
 
-/// Holds a codec to what it says of an unfinished frame of which `held` bytes are there: else it could make its connection spin, or grow without end.
+/// Checks what a codec says about a partial frame with `held` bytes. A wrong answer could make the
+/// connection spin, or grow without limit.
 fn check_need(need: Need, held: usize, max: usize) {
     assert!(
         held <= max,
-        "the codec holds {held} bytes of a frame, and said at most {max}"
+        "the codec holds {held} bytes of a frame, but its max_frame is {max}"
     );
     if let Need::Total(total) = need {
         let total = total as usize;
         assert!(
             held < total && total <= max,
-            "the codec needs {total} bytes, has {held}, and said at most {max}"
+            "the codec needs {total} bytes, has {held}, and its max_frame is {max}"
         );
     }
 }

@@ -1,4 +1,4 @@
-//! Whose time is up, and for what: one table of all deadlines that a connection has.
+//! All deadlines of a connection: when they expire, and what follows.
 
 use std::time::Duration;
 
@@ -11,13 +11,14 @@ use crate::state::{Direction, Reading, State, Trigger};
 use crate::time::{Expiry, Timestamp};
 
 impl<C: Codec, S> Connection<C, S> {
-    /// The tick at which the first of its deadlines expires, and which one that is.
+    /// Returns the tick at which its first deadline expires, and which one that is.
     #[inline]
     pub(crate) fn next_expiry(&self, shared: &Shared) -> Option<(u64, Expiry)> {
         self.first_expiry(shared, |_, _| true)
     }
 
-    /// The first of its deadlines that is to be carried out now. Where its `guards` have to wait, only those that the handler has set.
+    /// Returns the first of its deadlines that must be carried out now. With `guards` false, only
+    /// those that the handler has set.
     pub(crate) fn due_expiry(&self, guards: bool, shared: &Shared) -> Option<Expiry> {
         let (tick, seen) = (
             shared.clock.tick(),
@@ -30,7 +31,7 @@ impl<C: Codec, S> Connection<C, S> {
         due.map(|(_, expiry)| expiry)
     }
 
-    /// The first of its deadlines of those that `counts` picks.
+    /// Returns the first of its deadlines among those that `counts` accepts.
     fn first_expiry(
         &self,
         shared: &Shared,
@@ -68,13 +69,9 @@ impl<C: Codec, S> Connection<C, S> {
                         .and_then(|since| guard(since, config.handshake_timeout)),
                     Expiry::Handshake,
                 );
-                let started_at = self.inbox.started_at();
-                let started_at = self
-                    .deadlines
-                    .resumed_at()
-                    .map_or(started_at, |resumed_at| clock.later(started_at, resumed_at));
+                let frame_start = self.frame_timer_start(shared);
                 consider(
-                    guard(started_at, config.frame_timeout).filter(|_| unfinished),
+                    guard(frame_start, config.frame_timeout).filter(|_| unfinished),
                     Expiry::Frame,
                 );
                 consider(
@@ -103,7 +100,19 @@ impl<C: Codec, S> Connection<C, S> {
         first
     }
 
-    /// Carries out the first of its deadlines that has expired. Returns whether one had.
+    /// Returns when the timer of the partial frame began: with the frame, or when reading resumed
+    /// after a read deadline.
+    #[inline]
+    fn frame_timer_start(&self, shared: &Shared) -> Timestamp {
+        let started_at = self.inbox.started_at();
+        self.deadlines
+            .resumed_at()
+            .map_or(started_at, |resumed_at| {
+                shared.clock.later(started_at, resumed_at)
+            })
+    }
+
+    /// Carries out the first of its deadlines that has expired. Returns true if there was one.
     #[cfg(feature = "sim")]
     pub fn expire<H: Handler<Codec = C, State = S>>(
         &mut self,
@@ -112,13 +121,14 @@ impl<C: Codec, S> Connection<C, S> {
     ) -> bool {
         let due = self.due_expiry(true, shared);
         if let Some(expiry) = due {
-            self.carry_out_expiry(expiry, handler, shared);
+            self.handle_expiry(expiry, handler, shared);
         }
         due.is_some()
     }
 
-    /// What follows from a deadline that has expired.
-    pub(crate) fn carry_out_expiry<H: Handler<Codec = C, State = S>>(
+    /// Carries out a deadline that has expired: calls [`Handler::deadline`], or closes the
+    /// connection.
+    pub(crate) fn handle_expiry<H: Handler<Codec = C, State = S>>(
         &mut self,
         expiry: Expiry,
         handler: &mut H,
@@ -144,7 +154,7 @@ impl<C: Codec, S> Connection<C, S> {
             Expiry::Idle => Trigger::Close(CloseReason::IdleTimeout {
                 after: time(shared.config.idle_timeout),
             }),
-            // Nothing to drain: that it takes nothing is what it ends for.
+            // No draining: the peer takes nothing, which is the reason to close.
             Expiry::Write => Trigger::Fail(CloseReason::WriteTimeout {
                 unsent,
                 after: time(shared.config.write_timeout),
@@ -156,14 +166,14 @@ impl<C: Codec, S> Connection<C, S> {
         self.apply(cause, shared);
     }
 
-    /// The loop has not read all that is there of an unfinished frame: that is the loop's time, and the frame has all of its own from here on.
-    ///
-    /// A peer gains nothing by it: each time costs it a whole read buffer, and the frame is no longer than the codec allows.
-    pub(crate) fn restart_frame_time(&mut self, shared: &Shared) {
-        self.inbox.restart_timer(shared.clock.timestamp());
+    /// Gives a partial frame the time since `queued_at` back: its bytes could have been read, and the
+    /// loop did not come to it. That delay is the loop's, not the peer's.
+    pub(crate) fn extend_frame_time(&mut self, queued_at: Timestamp, shared: &Shared) {
+        let started_at = shared.clock.without(queued_at, self.inbox.started_at());
+        self.inbox.restart_timer(started_at);
     }
 
-    /// Tells the handler of those of its own deadlines that have passed.
+    /// Calls [`Handler::deadline`] for each of the handler's own deadlines that has passed.
     #[inline]
     pub fn notify_deadlines<H: Handler<Codec = C, State = S>>(
         &mut self,
@@ -181,7 +191,7 @@ impl<C: Codec, S> Connection<C, S> {
         handler: &mut H,
         shared: &mut Shared,
     ) {
-        // Each once: a handler that sets one anew in the past is told of it with the next tick.
+        // Each once: a new deadline in the past is reported in the next tick.
         for direction in [Direction::Read, Direction::Write] {
             if !matches!(self.state, State::Open(_))
                 || !self.deadlines.take_expired(direction, &shared.clock)
@@ -207,7 +217,7 @@ impl<C: Codec, S> Connection<C, S> {
         }
     }
 
-    /// A state begins: so do its times.
+    /// Restarts the timers that a new state measures.
     pub(super) fn reset_timers(&mut self, shared: &Shared) {
         let now = shared.clock.timestamp();
         match self.state {

@@ -1,4 +1,4 @@
-//! One connection's machine: buffers and a state, no socket and no clock.
+//! One connection: its state, its buffers and its codec, without socket or clock.
 //!
 //! ```text
 //!            receive                                    unsent, sent
@@ -6,9 +6,15 @@
 //!                        └────────── repeated: a batch ──┘
 //! ```
 //!
-//! The reactor lends it the bytes that it has read, and takes the bytes that it has to write.
-//! Whoever has bytes from elsewhere can drive it as well, a test or a fuzzer for instance. Only what
-//! the handler asks of *other* connections or of the loop needs a reactor to carry it out.
+//! The reactor passes in the bytes that it has read, and takes the bytes that it has to write. A
+//! test or a fuzzer can drive a connection in the same way, with bytes from anywhere. Only commands
+//! that the handler queues for *other* connections, or for the loop, need a reactor to carry them
+//! out.
+//!
+//! - `input.rs`: bytes that arrive, and the frames in them.
+//! - `callbacks.rs`: the batch, and every call into user code.
+//! - `write.rs`: output and back-pressure. **Start here for a peer that stops reading.**
+//! - `deadlines.rs`: all deadlines of a connection.
 //!
 //! ```
 //! use glassloop::internals::{Connection, Shared};
@@ -41,12 +47,13 @@
 
 mod callbacks;
 mod deadlines;
+mod input;
 mod write;
 
 use std::mem;
 
 use crate::buffer::{Inbox, Queue};
-use crate::codec::{Codec, Need};
+use crate::codec::Codec;
 use crate::error::panics::catch_panic;
 use crate::error::{CloseReason, StoredReason};
 use crate::handler::{Context, Handler, Origin, SendState, Shared};
@@ -56,35 +63,41 @@ use crate::observe::Step;
 use crate::state::{Direction, Reading, State, Trigger, Verdict};
 use crate::time::{Deadlines, Timestamp};
 
-/// One connection, as a machine that takes bytes and gives bytes.
+/// One connection, as a machine that takes bytes and returns bytes.
 ///
-/// Generic over the codec and the handler's per-connection state only. Its methods are of three kinds: what happened
-/// (`established`, `receive`, `end_of_input`, `sent`), what it has to say (`unsent`), and what it waits for (`is_reading`, `has_backlog`).
+/// It is generic over the codec and the handler's per-connection state only. Its methods are of
+/// three kinds: what has happened (`established`, `receive`, `end_of_input`, `sent`), what to write
+/// (`unsent`), and what it is ready for (`is_reading`, `has_backlog`).
 #[derive(Debug)]
 pub struct Connection<C, S> {
     id: ConnectionId,
     peer: PackedAddress,
     state: State,
-    /// What was read and not handled yet: an unfinished frame, or more if the batch was cut.
+    /// Bytes that were read and not handled yet: a partial frame, or more if the batch was cut.
     inbox: Inbox,
-    /// Encoded, and not yet taken by the socket.
+    /// The write buffer: encoded bytes that the socket has not taken yet.
     out: Queue,
-    /// Whether `out` was at the high mark since the handler was last told that it has drained.
-    owes_drained: bool,
-    /// Whether it was the frames' own replies that took `out` to the high mark; until the low mark no frame is handled.
+    /// True if `out` has reached [`Config::write_high`](crate::Config::write_high) since the last
+    /// call of [`Handler::drained`].
+    drained_pending: bool,
+    /// Back-pressure: true if replies to its own frames took `out` to the high mark. No frame is
+    /// handled until `out` is down to [`Config::write_low`](crate::Config::write_low).
     write_blocked: bool,
     codec: C,
     user: S,
-    /// Those that the handler has set or asked for.
+    /// Deadlines that the handler has set or requested.
     deadlines: Deadlines,
-    /// When bytes last moved, in whichever direction. For a closing connection: when the peer was last heard.
+    /// When bytes last moved, in either direction. For a closing connection: when bytes last
+    /// arrived.
     last_activity: Timestamp,
-    /// When the peer last took some of `out`, or it was empty. For a closing connection: or when the closing began.
+    /// When the peer last took some of `out`, or `out` was empty. For a closing connection: that,
+    /// or when the closing began.
     last_progress: Timestamp,
 }
 
 impl<C: Codec, S> Connection<C, S> {
-    /// A connection with what `handler` wants for one that comes from `origin`: open if it was accepted, else connecting.
+    /// Makes a connection with the codec and state that `handler` returns for `origin`: open if it
+    /// was accepted, else connecting.
     ///
     /// # Panics
     /// If [`Handler::connection`] does.
@@ -104,7 +117,7 @@ impl<C: Codec, S> Connection<C, S> {
             state,
             inbox: Inbox::default(),
             out: Queue::default(),
-            owes_drained: false,
+            drained_pending: false,
             write_blocked: false,
             codec,
             user,
@@ -114,7 +127,7 @@ impl<C: Codec, S> Connection<C, S> {
         }
     }
 
-    /// An open connection with an id and an address of no meaning, to be driven by hand.
+    /// Makes an open connection with a dummy id and address, to be driven without a reactor.
     #[cfg(feature = "sim")]
     pub fn unconnected<H: Handler<Codec = C, State = S>>(handler: &mut H) -> Self {
         let peer = Address::Tcp((core::net::Ipv4Addr::LOCALHOST, 0).into());
@@ -122,33 +135,35 @@ impl<C: Codec, S> Connection<C, S> {
         Self::new(id, &Origin::Accepted { peer, listener: 0 }, handler)
     }
 
-    /// Its name.
+    /// Returns the id.
     pub fn id(&self) -> ConnectionId {
         self.id
     }
 
-    /// The other side's address.
+    /// Returns the peer's address.
     #[cfg(feature = "sim")]
     pub fn peer_addr(&self) -> Address {
         self.peer.unpack()
     }
 
-    /// Takes note that it is this one of several addresses that answers.
+    /// Sets the peer's address: the one of several that has answered.
     pub(crate) fn set_peer_addr(&mut self, peer: &Address) {
         self.peer = peer.into();
     }
 
-    /// Where it stands.
+    /// Returns the state.
     pub fn state(&self) -> &State {
         &self.state
     }
 
-    /// Bytes of heap that its two buffers hold: none while nothing is unfinished or unsent.
+    /// Returns the bytes of heap that its two buffers hold: none if no frame is partial and no byte
+    /// unsent.
     pub fn heap(&self) -> usize {
         self.inbox.heap() + self.out.heap()
     }
 
-    /// Whether bytes from the socket are wanted now.
+    /// True if the socket should be read: the connection is flowing, and its read deadline has not
+    /// passed; or it is lingering, and input is read and dropped.
     #[inline]
     pub fn is_reading(&self) -> bool {
         match self.state {
@@ -158,33 +173,36 @@ impl<C: Codec, S> Connection<C, S> {
         }
     }
 
-    /// Whether whole frames may be waiting inside, left from a batch that was cut: [`proceed`](Self::proceed) before reading more.
+    /// True if a batch was cut and complete frames may be left: call [`proceed`](Self::proceed)
+    /// before reading more.
     #[inline]
     pub fn has_backlog(&self) -> bool {
         self.inbox.has_frame() && matches!(self.state, State::Open(_)) && self.is_reading()
     }
 
-    /// Whether all whole frames that were received are handled, or will not be. What is held beyond them is the start of one.
+    /// True if all complete frames that were received are handled, or will not be. Bytes held
+    /// beyond them are the start of a frame.
     pub fn is_caught_up(&self) -> bool {
         !self.inbox.has_frame() || self.deadlines.has_passed(Direction::Read)
     }
 
-    /// Whether it is open and read, with nothing begun, nothing queued, no deadline of its own and no [`Handler::drained`] owed: the common case, told by a few loads.
+    /// True if it is open and flowing, with no partial frame, no unsent byte, no deadline of its
+    /// own and no [`Handler::drained`] due. This is the common case, decided by a few loads.
     #[inline]
     pub(crate) fn is_idle(&self) -> bool {
         self.has_nothing_to_write()
             && self.inbox.is_empty()
-            && !self.owes_drained
+            && !self.drained_pending
             && self.deadlines.is_empty()
     }
 
-    /// Moves to the next state, and lets go of what that state has no use for.
+    /// Moves to the next state, and drops what that state does not use.
     ///
     /// # Panics
     /// If the state's table has no such transition; see [`State::next`].
     pub(crate) fn apply(&mut self, cause: Trigger, shared: &mut Shared) {
         let from = self.state.name();
-        // Whatever panics in between, a connection without a state must not go on.
+        // If `next` panics, the connection is left closed, not without a state.
         let state = mem::replace(&mut self.state, State::Closed(StoredReason::ABORTED));
         self.state = state.next(cause);
         shared.observe.note(|| Step::State {
@@ -198,20 +216,20 @@ impl<C: Codec, S> Connection<C, S> {
         self.drop_unwanted(shared);
     }
 
-    /// Drops what the state has no use for.
+    /// Drops what the state does not use: input unless open, output once closed.
     fn drop_unwanted(&mut self, shared: &mut Shared) {
         if !matches!(self.state, State::Open(_) | State::Connecting) {
             let dropped = mem::take(&mut self.inbox).held().len();
             self.count_discarded(dropped, shared);
         }
         if let (State::Closed(_), bytes @ 1..) = (&self.state, self.out.len()) {
-            self.out.clear(); // and not more: it may be the borrowed one
+            self.out.clear(); // keep the memory: it may be borrowed
             shared.observe.note(|| Step::Dropped { id: self.id, bytes });
         }
     }
 
-    /// Closes the connection whatever its state, after a panic of the crate's own code: what it
-    /// holds is dropped.
+    /// Closes the connection in any state, after a panic of the crate's own code, and drops what it
+    /// holds.
     pub(crate) fn fail_internally(&mut self, shared: &mut Shared) {
         let from = self.state.name();
         self.state = State::Closed(CloseReason::Internal.into());
@@ -223,7 +241,8 @@ impl<C: Codec, S> Connection<C, S> {
         self.drop_unwanted(shared);
     }
 
-    /// Ends a pause, if there is one. Replies that had reached the high mark before it still hold the frames back.
+    /// Ends a pause, if there is one. If its replies had reached the high mark before,
+    /// back-pressure continues.
     pub fn resume(&mut self, shared: &mut Shared) {
         self.apply(Trigger::Resume, shared);
         if let (true, State::Open(Reading::Flowing)) = (self.write_blocked, &self.state) {
@@ -231,7 +250,7 @@ impl<C: Codec, S> Connection<C, S> {
         }
     }
 
-    /// Tells the handler that the connection is open.
+    /// Marks the connection as established, and calls [`Handler::open`].
     pub fn established<H: Handler<Codec = C, State = S>>(
         &mut self,
         handler: &mut H,
@@ -245,7 +264,8 @@ impl<C: Codec, S> Connection<C, S> {
         self.call(handler, shared, H::open);
     }
 
-    /// Runs one callback of the handler on this connection, and carries out its verdict. A panic in it closes the connection.
+    /// Runs one callback of the handler on this connection, and applies its verdict. A panic in it
+    /// closes the connection.
     pub fn call<H, F>(&mut self, handler: &mut H, shared: &mut Shared, callback: F)
     where
         H: Handler<Codec = C, State = S>,
@@ -254,7 +274,7 @@ impl<C: Codec, S> Connection<C, S> {
         self.run(shared, |cx| callback(handler, cx));
     }
 
-    /// The same for a callback that has the handler already.
+    /// The same for a callback that has captured the handler.
     pub(crate) fn run<H>(
         &mut self,
         shared: &mut Shared,
@@ -267,148 +287,10 @@ impl<C: Codec, S> Connection<C, S> {
         }
     }
 
-    /// Takes in bytes that were read, and handles every frame that they complete.
-    ///
-    /// Replies are in [`unsent`](Self::unsent) afterwards. If the batch had to be cut (see [`Reading`]), the rest is kept inside;
-    /// if the connection is ending, it is dropped and counted.
-    #[inline]
-    pub fn receive<H: Handler<Codec = C, State = S>>(
-        &mut self,
-        bytes: &[u8],
-        handler: &mut H,
-        shared: &mut Shared,
-    ) {
-        self.last_activity = shared.clock.timestamp();
-        self.take_in(bytes, handler, shared);
-    }
-
-    /// Goes on with frames that an earlier batch left inside; also if it has yielded ([`Reading::Yielded`]).
-    pub fn proceed<H: Handler<Codec = C, State = S>>(
-        &mut self,
-        handler: &mut H,
-        shared: &mut Shared,
-    ) {
-        if let State::Open(Reading::Yielded) = self.state {
-            self.apply(Trigger::Proceed, shared);
-        }
-        self.take_in(&[], handler, shared);
-    }
-
-    #[inline]
-    fn take_in<H: Handler<Codec = C, State = S>>(
-        &mut self,
-        bytes: &[u8],
-        handler: &mut H,
-        shared: &mut Shared,
-    ) {
-        let State::Open(_) = self.state else {
-            return self.count_discarded(bytes.len(), shared);
-        };
-        let mut fresh = bytes;
-        // First what was there before: an unfinished frame, completed with as little copying as can be.
-        while let (State::Open(Reading::Flowing), false) = (&self.state, self.inbox.is_empty()) {
-            let held = self.inbox.held().len();
-            let copied = self.inbox.missing().min(fresh.len());
-            self.inbox.append(&fresh[..copied]);
-            if !self.inbox.has_frame() {
-                return; // and all of `fresh` is inside
-            }
-            let inbox = mem::take(&mut self.inbox);
-            let (taken, need) = self.handle_frames(inbox.held(), handler, shared);
-            let started_at = if taken > 0 {
-                shared.clock.timestamp()
-            } else {
-                inbox.started_at()
-            };
-            if taken >= held {
-                // What was there before is used up. Of the copied bytes, those not taken still stand in `fresh`.
-                fresh = &fresh[taken - held..];
-                inbox.recycle(&mut shared.spare_inbox);
-            } else {
-                fresh = &fresh[copied..];
-                self.keep_inbox(
-                    inbox.advanced_by(taken, need, started_at, &mut shared.spare_inbox),
-                    shared,
-                );
-            }
-        }
-        let mut need = Need::Now;
-        if let State::Open(Reading::Flowing) = self.state {
-            let taken;
-            (taken, need) = self.handle_frames(fresh, handler, shared);
-            fresh = &fresh[taken..];
-        }
-        if !self.inbox.is_empty() {
-            self.inbox.append(fresh);
-        } else if !fresh.is_empty() {
-            self.keep_inbox(
-                Inbox::holding(
-                    fresh,
-                    need,
-                    shared.clock.timestamp(),
-                    &mut shared.spare_inbox,
-                ),
-                shared,
-            );
-        }
-    }
-
-    /// Takes note that the peer has closed its sending side, after all that was received.
+    /// Calls [`Handler::close`] with the reason, then drops the connection.
     ///
     /// # Panics
-    /// If it is not [`is_reading`](Self::is_reading): nobody can have read the end then.
-    pub fn end_of_input<H: Handler<Codec = C, State = S>>(
-        &mut self,
-        handler: &mut H,
-        shared: &mut Shared,
-    ) {
-        assert!(
-            self.is_reading(),
-            "the end of input came to {}, which is {}",
-            self.id,
-            self.state.name()
-        );
-        self.apply(Trigger::InputEnded, shared);
-        if let State::Closed(_) = self.state {
-            return; // that was the end of the lingering
-        }
-        let held = self.inbox.held().len();
-        if held > 0 {
-            return self.apply(Trigger::Close(CloseReason::Truncated { held }), shared);
-        }
-        let cause = match self.run_callback(shared, |cx| handler.eof(cx)) {
-            Some(Trigger::Close(CloseReason::Handler)) => {
-                Some(Trigger::Close(CloseReason::PeerClosed))
-            }
-            other => other,
-        };
-        if let Some(cause) = cause {
-            self.apply(cause, shared);
-        }
-    }
-
-    /// Room for the missing bytes of a large frame, to be read straight into place; empty if copying them is cheaper.
-    #[inline]
-    pub fn frame_space(&mut self) -> &mut [u8] {
-        if let State::Open(_) = self.state {
-            self.inbox.frame_space()
-        } else {
-            &mut []
-        }
-    }
-
-    /// Takes note that the first `n` bytes of [`frame_space`](Self::frame_space) were read. Follow with [`receive`](Self::receive).
-    ///
-    /// # Panics
-    /// If there was no room for so many.
-    pub fn filled(&mut self, n: usize) {
-        self.inbox.filled(n);
-    }
-
-    /// Tells the handler that the connection is over, and why; then drops what belonged to it.
-    ///
-    /// # Panics
-    /// If it is not over.
+    /// If it is not closed.
     pub fn finish_close<H: Handler<Codec = C, State = S>>(
         mut self,
         handler: &mut H,
@@ -418,13 +300,13 @@ impl<C: Codec, S> Connection<C, S> {
         let State::Closed(reason) =
             mem::replace(&mut self.state, State::Closed(StoredReason::ABORTED))
         else {
-            panic!("farewell to {id}, which is not closed");
+            panic!("finish_close for {id}, which is not closed");
         };
         let reason = reason.into_inner();
-        // The codec's error prints itself: that is user code too.
+        // Printing the codec's error is user code too.
         catch_panic(|| {
             log::debug!(
-                "connection {id} from {} ended: {reason}",
+                "connection {id} from {} closed: {reason}",
                 self.peer.unpack()
             );
         });
@@ -445,21 +327,5 @@ impl<C: Codec, S> Connection<C, S> {
         }
         shared.timers.cancel_all(id);
         reason
-    }
-
-    /// Keeps what is left of the inbox, unless the connection is ending.
-    fn keep_inbox(&mut self, inbox: Inbox, shared: &mut Shared) {
-        match self.state {
-            State::Open(_) => self.inbox = inbox,
-            _ => self.count_discarded(inbox.held().len(), shared),
-        }
-    }
-
-    fn count_discarded(&self, bytes: usize, shared: &mut Shared) {
-        if bytes > 0 {
-            shared
-                .observe
-                .note(|| Step::Discarded { id: self.id, bytes });
-        }
     }
 }

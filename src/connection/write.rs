@@ -1,4 +1,33 @@
-//! What was encoded and not taken by the socket yet: queued, lent, sent, and what follows from that.
+//! Output: the write buffer, back-pressure, and what happens when the peer stops reading.
+//!
+//! # A peer that stops reading
+//!
+//! 1. The kernel's send buffer fills. `Slot::flush` in `reactor/serve.rs` writes until the socket
+//!    would block, which clears the slot's writable bit. The unsent bytes stay in the connection's
+//!    write buffer (`out`), and the loop continues with the next connection.
+//! 2. Requests of this peer are still read and handled, and replies are appended. When they take
+//!    `out` to [`Config::write_high`](crate::Config::write_high), the batch stops (`handle_frames`
+//!    in `callbacks.rs`) and the state becomes [`Reading::WriteBlocked`]. Frames that are left stay
+//!    in the inbox.
+//! 3. In that state [`is_reading`](Connection::is_reading) is false: the socket is not read. The
+//!    kernel's receive buffer fills and TCP's window closes, so the peer cannot send more either.
+//! 4. If the peer reads again, the poller reports the socket writable, and `serve` flushes. When
+//!    `out` is down to [`Config::write_low`](crate::Config::write_low), `after_flush` ends the
+//!    state, and [`Handler::drained`] is called. Frames in the inbox are handled first, then the
+//!    socket is read. If the budget is spent before that is done, the connection goes on the resume
+//!    queue, because no event will report that work.
+//! 5. If the peer takes no byte for [`Config::write_timeout`](crate::Config::write_timeout), the
+//!    connection closes at once with [`CloseReason::WriteTimeout`] (`deadlines.rs`).
+//!
+//! If the connection closes for another reason meanwhile, it drains first: it still tries to send
+//! `out`, and gives up when the peer takes no byte for
+//! [`Config::drain_timeout`](crate::Config::drain_timeout).
+//!
+//! Memory stays bounded. A single reply, or messages from other connections, can exceed the high
+//! mark; beyond [`Config::write_cap`](crate::Config::write_cap) the connection closes with
+//! [`CloseReason::OutboxFull`]. If the buffers of all connections together exceed
+//! [`Config::buffered_high`](crate::Config::buffered_high), those that hold most close at once with
+//! [`CloseReason::Overload`] (`reactor/memory.rs`).
 
 use std::mem;
 
@@ -10,15 +39,18 @@ use crate::observe::Step;
 use crate::state::{Direction, Reading, State, Trigger};
 
 impl<C: Codec, S> Connection<C, S> {
-    /// Whether bytes are queued that may be written now. Those of a closing connection may, whatever the handler's deadline: they have the drain time.
+    /// True if queued bytes may be written now. On an open connection, not after the handler's
+    /// write deadline has passed. A closing connection ignores that deadline: it has the drain
+    /// timeout.
     #[inline]
     pub fn is_writing(&self) -> bool {
-        let write_blocked =
+        let is_past_deadline =
             self.deadlines.has_passed(Direction::Write) && matches!(self.state, State::Open(_));
-        !self.out.is_empty() && !write_blocked
+        !self.out.is_empty() && !is_past_deadline
     }
 
-    /// Whether there is nothing to be written, and nothing waits for that: the common case, told by a few loads.
+    /// True if nothing is queued and no back-pressure waits for a flush. This is the common case,
+    /// decided by a few loads.
     #[inline]
     pub(crate) fn has_nothing_to_write(&self) -> bool {
         self.out.is_empty()
@@ -26,13 +58,13 @@ impl<C: Codec, S> Connection<C, S> {
             && matches!(self.state, State::Open(Reading::Flowing))
     }
 
-    /// The bytes to be written.
+    /// Returns the bytes to write.
     #[inline]
     pub fn unsent(&self) -> &[u8] {
         self.out.bytes()
     }
 
-    /// Takes note that the first `n` bytes of [`unsent`](Self::unsent) were written.
+    /// Records that the first `n` bytes of [`unsent`](Self::unsent) were written.
     ///
     /// # Panics
     /// If there are fewer.
@@ -43,7 +75,11 @@ impl<C: Codec, S> Connection<C, S> {
         self.out.advance(n);
     }
 
-    /// Queues bytes that were encoded elsewhere, on behalf of another connection. They are one or more whole messages.
+    /// Queues bytes that another connection or another thread has encoded: one or more whole
+    /// messages.
+    ///
+    /// The connection closes if its write deadline has passed, or if its write buffer would exceed
+    /// [`Config::write_cap`](crate::Config::write_cap).
     pub fn queue(&mut self, bytes: &[u8], shared: &mut Shared) {
         if self.deadlines.is_over(Direction::Write, &shared.clock) {
             return self.apply(
@@ -64,14 +100,15 @@ impl<C: Codec, S> Connection<C, S> {
             self.last_progress = shared.clock.timestamp();
         }
         self.out.buffer().extend_from_slice(bytes);
-        self.owes_drained |= self.out.len() >= shared.config.write_high;
+        self.drained_pending |= self.out.len() >= shared.config.write_high;
         shared.observe.note(|| Step::Queued {
             id: self.id,
             bytes: bytes.len(),
         });
     }
 
-    /// Draws the consequences of what was written: back-pressure lifted, or all said that was to be said.
+    /// Updates the state after a flush: ends back-pressure at the low mark, or ends the draining
+    /// when all is sent.
     #[inline]
     pub fn after_flush(&mut self, shared: &mut Shared) {
         self.write_blocked &= self.out.len() > shared.config.write_low;
@@ -84,26 +121,28 @@ impl<C: Codec, S> Connection<C, S> {
         }
     }
 
-    /// Whether the handler is to be told that there is room again.
+    /// True if [`Handler::drained`] is due: the write buffer was at the high mark and is down to
+    /// the low mark.
     #[inline]
     pub fn is_drained(&self, shared: &Shared) -> bool {
-        self.owes_drained
+        self.drained_pending
             && self.out.len() <= shared.config.write_low
             && matches!(self.state, State::Open(_))
             && !self.deadlines.has_passed(Direction::Write)
     }
 
-    /// Tells it. What it queues then leaves with the next turn.
+    /// Calls [`Handler::drained`]. What the handler queues there is sent in the next turn.
     pub fn drained<H: Handler<Codec = C, State = S>>(
         &mut self,
         handler: &mut H,
         shared: &mut Shared,
     ) {
-        self.owes_drained = false;
+        self.drained_pending = false;
         self.call(handler, shared, H::drained);
     }
 
-    /// Lends the connection the loop's warm queue, if it has none of its own: so replies that leave at once need no memory. Returns whether it did.
+    /// Gives the connection the loop's shared write buffer, if it has none of its own. Replies that
+    /// are sent at once then need no allocation. Returns true if it was given.
     #[inline]
     pub fn borrow_write_buffer(&mut self, shared: &mut Shared) -> bool {
         let borrowed = !self.out.has_memory();
@@ -113,8 +152,8 @@ impl<C: Codec, S> Connection<C, S> {
         borrowed
     }
 
-    /// Takes the lent queue back. What is still unsent moves into one of the connection's own, or,
-    /// if it is much, keeps the memory that it is in.
+    /// Returns the shared write buffer to the loop. Unsent bytes move into a buffer of the
+    /// connection's own; if they are many, they keep the memory that they are in.
     ///
     /// The loop keeps no more than [`Config::retained_capacity`](crate::Config::retained_capacity).
     #[inline]
@@ -123,7 +162,7 @@ impl<C: Codec, S> Connection<C, S> {
             .return_to(&mut shared.spare_queue, shared.config.retained_capacity);
     }
 
-    /// Lets go of memory of the connection's own that is mostly empty.
+    /// Frees memory of the connection's own write buffer that is mostly unused.
     pub fn shrink(&mut self) {
         self.out.shrink();
     }

@@ -1,4 +1,4 @@
-//! Why a connection ended: one flat enum, fit for a log line and for a metric's label.
+//! Why a connection closed: one flat enum, for a log line and for a metric's label.
 
 use std::error::Error;
 use std::ops::Deref;
@@ -7,66 +7,81 @@ use std::{fmt, io};
 
 use crate::error::ConnectError;
 
-/// Why a connection ended, and who is to blame.
+/// Why a connection closed.
 ///
-/// It is fatal to one connection only: no peer's mistake ever travels up to the loop.
+/// A handler gets it in [`Handler::close`](crate::Handler::close). It prints as a phrase for a log
+/// line; [`name`](Self::name) is a label for a metric. It ends one connection only: no fault of a
+/// peer ends the loop.
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum CloseReason {
-    /// The handler or its owner asked for an end without a flush ([`Verdict::Abort`](crate::Verdict::Abort)); what was queued is dropped.
+    /// The handler or the program that owns the loop aborted the connection
+    /// ([`Verdict::Abort`](crate::Verdict::Abort)). Queued bytes were dropped.
     Aborted,
-    /// An outgoing connection was never established. Blame the address, the network or the other side.
+    /// An outgoing connection was never established. The cause is the address, the network or the
+    /// other side.
     ConnectFailed(Box<ConnectError>),
-    /// The drain deadline passed with replies still unsent: the peer does not read.
+    /// The drain deadline expired with replies still unsent: the peer does not read
+    /// ([`Config::drain_timeout`](crate::Config::drain_timeout)).
     DrainTimeout {
         /// Bytes of replies that were dropped.
         unsent: usize,
     },
-    /// A frame was begun and not finished in time ([`Config::frame_timeout`](crate::Config::frame_timeout)). Blame the peer, or a very slow network.
+    /// A frame began and did not end in time
+    /// ([`Config::frame_timeout`](crate::Config::frame_timeout)). The cause is the peer, or a very
+    /// slow network.
     FrameTimeout {
-        /// Bytes of it that had arrived.
+        /// Bytes of the frame that had arrived.
         held: usize,
-        /// The time it had.
+        /// The time that the frame had.
         after: Duration,
     },
-    /// The handler asked for the end ([`Verdict::Close`](crate::Verdict::Close)), and all that was queued was sent.
+    /// The handler closed the connection ([`Verdict::Close`](crate::Verdict::Close)), and all
+    /// queued bytes were sent.
     Handler,
-    /// User code panicked in a callback of this connection. Blame the handler.
+    /// User code panicked in a callback of this connection. The cause is the handler.
     HandlerPanicked,
-    /// The peer did not say who it is in time ([`Config::handshake_timeout`](crate::Config::handshake_timeout)).
+    /// The peer sent no first frame in time
+    /// ([`Config::handshake_timeout`](crate::Config::handshake_timeout)).
     HandshakeTimeout {
-        /// The time it had.
+        /// The time that the peer had.
         after: Duration,
     },
-    /// Code of this crate itself panicked in the work for this connection. Blame glassloop: it is a
-    /// bug, and the error that is logged says what to report.
+    /// Code of this crate panicked while it handled this connection: a bug in glassloop. The error
+    /// that is logged says what to report.
     Internal,
-    /// No byte went in either direction for too long ([`Config::idle_timeout`](crate::Config::idle_timeout)).
+    /// No byte was transferred in either direction for too long
+    /// ([`Config::idle_timeout`](crate::Config::idle_timeout)).
     IdleTimeout {
-        /// How long that is.
+        /// The timeout.
         after: Duration,
     },
-    /// The system refused a read or a write for another reason than the peer's reset.
+    /// A read or a write failed with an error other than a reset by the peer.
     Io(io::Error),
-    /// The handler queued more than the hard cap of the write buffer holds: the peer reads too slowly for what it is sent.
+    /// The handler queued more than the write queue may hold: the peer reads too slowly for what it
+    /// is sent.
     OutboxFull {
-        /// Bytes that would have been queued with the message that was one too many.
+        /// Bytes that would be queued with the message that was one too many.
         queued: usize,
         /// The cap, [`Config::write_cap`](crate::Config::write_cap).
         cap: usize,
     },
-    /// All connections together held too much memory ([`Config::buffered_high`](crate::Config::buffered_high)), and this one was among those with the most.
+    /// All connections together held too much memory
+    /// ([`Config::buffered_high`](crate::Config::buffered_high)), and this one was among those with
+    /// the most.
     Overload {
-        /// Bytes that this one held.
+        /// Bytes that this connection held.
         held: usize,
-        /// Bytes that all held.
+        /// Bytes that all connections held.
         total: usize,
     },
-    /// The peer closed its sending side between two frames, and all its frames were answered: the ordinary end.
+    /// The peer closed its sending side between two frames, and all its frames were answered: the
+    /// normal end.
     PeerClosed,
-    /// The codec refused what the peer sent. Blame the peer (or somebody who speaks another protocol).
+    /// The codec rejected what the peer sent. The cause is the peer, or a client of another
+    /// protocol.
     Protocol(Box<dyn Error + Send + Sync>),
-    /// The read deadline that the handler had set passed.
+    /// The read deadline that the handler had set expired.
     ReadDeadline,
     /// The peer reset the connection, or is gone without having read what it was sent.
     Reset,
@@ -77,24 +92,25 @@ pub enum CloseReason {
         /// Bytes of the unfinished frame that had arrived.
         held: usize,
     },
-    /// The codec refused to encode what the handler sent. Blame the handler.
+    /// The codec could not encode what the handler sent. The cause is the handler.
     Unencodable(Box<dyn Error + Send + Sync>),
-    /// The write deadline that the handler had set passed.
+    /// The write deadline that the handler had set expired.
     WriteDeadline {
-        /// Bytes that were queued, and are dropped.
+        /// Queued bytes that were dropped.
         unsent: usize,
     },
-    /// The peer took none of what was queued for it for too long ([`Config::write_timeout`](crate::Config::write_timeout)): it does not read.
+    /// The peer took none of the queued bytes for too long
+    /// ([`Config::write_timeout`](crate::Config::write_timeout)): it does not read.
     WriteTimeout {
-        /// Bytes that were queued, and are dropped.
+        /// Queued bytes that were dropped.
         unsent: usize,
-        /// How long it took none.
+        /// The time in which it took none.
         after: Duration,
     },
 }
 
 impl CloseReason {
-    /// A short constant name, for a metric's label.
+    /// Returns a short constant name, for a metric's label.
     pub fn name(&self) -> &'static str {
         match self {
             CloseReason::Aborted => "aborted",
@@ -121,9 +137,10 @@ impl CloseReason {
         }
     }
 
-    /// Whether a peer that ends so is still to be given time to leave by itself, lest a reset destroys what it was sent last.
+    /// Returns true if the connection lingers after its last reply, so that a reset does not
+    /// destroy the reply.
     ///
-    /// Not if it was too slow: it has had its time, and its slot is wanted.
+    /// False if the peer was too slow: it has had its time, and its slot is needed.
     pub(crate) fn lingers(&self) -> bool {
         !matches!(
             self,
@@ -134,13 +151,14 @@ impl CloseReason {
         )
     }
 
-    /// The codec's own error, if that ended the connection and is of type `E`.
+    /// Returns the codec's own error, if that closed the connection and is of type `E`.
     ///
     /// ```
     /// use glassloop::{CloseReason, submit};
     ///
-    /// let reason = CloseReason::Protocol(Box::new(submit::Error::UnknownCommand { command: 0x33 }));
-    /// assert!(matches!(reason.protocol(), Some(submit::Error::UnknownCommand { command: 0x33 })));
+    /// let error = submit::Error::UnknownCommand { command: 0x33 };
+    /// let reason = CloseReason::Protocol(Box::new(error));
+    /// assert_eq!(reason.protocol(), Some(&error));
     /// ```
     pub fn protocol<E: Error + 'static>(&self) -> Option<&E> {
         match self {
@@ -149,7 +167,7 @@ impl CloseReason {
         }
     }
 
-    /// Sorts a read's or write's error: a peer that is gone, or something else.
+    /// Converts the error of a read or a write: a reset by the peer, or another error.
     pub(crate) fn from_io(error: io::Error) -> Self {
         match error.kind() {
             io::ErrorKind::ConnectionReset
@@ -160,14 +178,15 @@ impl CloseReason {
     }
 }
 
-/// A reason as a connection keeps it: in one word, since those that are open do not pay for an end that has not come.
+/// A close reason as a connection stores it: in one word, so that open connections do not pay for
+/// it.
 pub struct StoredReason(Option<Box<CloseReason>>);
 
 impl StoredReason {
     /// [`CloseReason::Aborted`], which needs no memory.
     pub(crate) const ABORTED: Self = Self(None);
 
-    /// The reason itself.
+    /// Returns the reason itself.
     pub fn into_inner(self) -> CloseReason {
         self.0.map_or(CloseReason::Aborted, |reason| *reason)
     }
@@ -208,7 +227,8 @@ impl fmt::Display for CloseReason {
             CloseReason::FrameTimeout { held, after } => {
                 write!(
                     f,
-                    "frame deadline passed: {held} bytes of an unfinished frame came from the peer in {after:?}"
+                    "frame deadline passed: {held} bytes of an unfinished frame came from the peer \
+                     in {after:?}"
                 )
             }
             CloseReason::Handler => write!(f, "closed by the handler"),

@@ -1,4 +1,4 @@
-//! Why an outgoing connection was not established: the outcomes that a program may want to tell apart.
+//! Why an outgoing connection was not established.
 
 use std::error::Error;
 use std::time::Duration;
@@ -6,58 +6,63 @@ use std::{fmt, io};
 
 use crate::net::Address;
 
-/// Why an outgoing connection was not established, and to where.
+/// Why an outgoing connection was not established, and to which address.
 ///
-/// Of several addresses that were tried in turn it is the first one's failure, as with Go's `net.Dial`; each is logged at debug level.
+/// If several addresses were tried in turn, it is the failure of the first one, as with Go's
+/// `net.Dial`. Each failure is logged at debug level.
 #[derive(Debug)]
 pub struct ConnectError {
     /// The address; `None` if there was none to try.
     pub addr: Option<Address>,
-    /// What became of it.
+    /// Why the attempt failed.
     pub failure: ConnectFailure,
-    /// How many addresses were tried.
+    /// The number of addresses that were tried.
     pub tried: usize,
 }
 
-/// What can become of an attempt to connect.
+/// Why an attempt to connect failed.
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum ConnectFailure {
-    /// This machine has no local address and port for it (EADDRNOTAVAIL). The system has one error
-    /// for two causes, both on this side.
+    /// This machine has no local address and port for the connection (EADDRNOTAVAIL). The system
+    /// has one error for two causes, both on this side.
     ///
-    /// Either all ports for that address are in use: wait before trying again. Or the machine has
-    /// no address from which it could be reached, `::1` where IPv6 is off for instance: then it
-    /// fails every time.
+    /// - All local ports for that address are in use. Wait before trying again.
+    /// - The machine has no address from which it could be reached, for instance `::1` where IPv6
+    ///   is off. Then it fails every time.
     AddressNotAvailable,
-    /// The other side's queue is full, and the system does not wait for it. Unix domain sockets only; try again later.
+    /// The listener's backlog is full, and the system does not wait for room. Unix domain sockets
+    /// only. Try again later.
     Busy,
     /// There was no address to try.
     NoAddress,
-    /// As many connections are open as may be. Blame this side's load.
+    /// The limit on open connections is reached
+    /// ([`Config::max_connections`](crate::Config::max_connections), or a shared
+    /// [`ConnectionLimit`](crate::ConnectionLimit)).
     NoRoom {
-        /// How many there are.
+        /// The number of open connections.
         open: usize,
     },
-    /// Anything else that the system says.
+    /// Any other error of the system.
     Other(io::Error),
-    /// The machine is there and nobody listens on the port.
+    /// The machine answered, and no program listens on the port.
     Refused,
-    /// The port was free, and by chance this side's own: the socket is connected with itself (RFC 9293, 3.5). Nobody else listens there.
+    /// The socket connected to itself (RFC 9293, 3.5). No program listens on the port, and the
+    /// system happened to choose it as the local port.
     SelfConnect,
     /// The loop is stopping.
     Stopping,
-    /// Nobody answered in time.
+    /// There was no answer in time.
     TimedOut {
         /// The time that this address had.
         after: Duration,
     },
-    /// There is no way to that address, or the way is closed.
+    /// There is no route to the address, or the route is closed.
     Unreachable(io::Error),
 }
 
 impl ConnectFailure {
-    /// Sorts what the system says of an attempt.
+    /// Converts the system's error of an attempt.
     pub(crate) fn from_io(error: io::Error) -> Self {
         match error.kind() {
             io::ErrorKind::ConnectionRefused => ConnectFailure::Refused,
@@ -70,7 +75,7 @@ impl ConnectFailure {
         }
     }
 
-    /// The nearest kind that std has.
+    /// Returns the nearest kind of std.
     pub fn kind(&self) -> io::ErrorKind {
         match self {
             ConnectFailure::AddressNotAvailable => io::ErrorKind::AddrNotAvailable,
@@ -92,10 +97,11 @@ impl fmt::Display for ConnectFailure {
             ConnectFailure::AddressNotAvailable => {
                 write!(
                     f,
-                    "no local port is left for that address, or this machine has no address to reach it from"
+                    "no local port is left for that address, or this machine has no address to \
+                     reach it from"
                 )
             }
-            ConnectFailure::Busy => write!(f, "its queue is full"),
+            ConnectFailure::Busy => write!(f, "the listener's backlog is full"),
             ConnectFailure::NoAddress => write!(f, "no address to connect to"),
             ConnectFailure::NoRoom { open } => {
                 write!(f, "{open} connections are open, no more are allowed")
@@ -103,8 +109,10 @@ impl fmt::Display for ConnectFailure {
             ConnectFailure::Other(error) | ConnectFailure::Unreachable(error) => {
                 write!(f, "{error}")
             }
-            ConnectFailure::Refused => write!(f, "connection refused: nobody listens there"),
-            ConnectFailure::SelfConnect => write!(f, "connected with itself: nobody listens there"),
+            ConnectFailure::Refused => write!(f, "connection refused: nothing listens there"),
+            ConnectFailure::SelfConnect => {
+                write!(f, "connected with itself: nothing listens there")
+            }
             ConnectFailure::Stopping => write!(f, "the loop is stopping"),
             ConnectFailure::TimedOut { after } => write!(f, "no answer within {after:?}"),
         }
@@ -119,7 +127,7 @@ impl fmt::Display for ConnectError {
         }
         match self.tried {
             0 | 1 => Ok(()),
-            n => write!(f, " (nor to any of {} other addresses)", n - 1),
+            n => write!(f, " (other addresses tried: {})", n - 1),
         }
     }
 }

@@ -1,4 +1,4 @@
-//! What can keep a reactor from starting, or end it: never a single peer.
+//! Errors: what can keep a reactor from starting, or end it. A single peer never can.
 
 mod close_reason;
 mod connect;
@@ -10,26 +10,28 @@ pub use self::close_reason::{CloseReason, StoredReason};
 pub use self::connect::{ConnectError, ConnectFailure};
 
 /// Why a reactor could not be set up, or could not go on.
+///
+/// It converts to [`io::Error`] with the nearest kind.
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum Error {
-    /// A setting contradicts another one; see [`Config`](crate::Config).
+    /// A limit is invalid, or contradicts another one; see [`Config::check`](crate::Config::check).
     Config {
         /// What is wrong, with both numbers.
         problem: String,
     },
-    /// An outgoing connection could not even be begun.
+    /// An outgoing connection could not begin.
     Connect(ConnectError),
-    /// An address could not be listened on, or turned out not to be one.
+    /// An address could not be listened on, or is not a valid address.
     Listen {
-        /// The address as it was asked for.
+        /// The address, as the caller gave it.
         addr: String,
-        /// What the system said.
+        /// The system's error.
         source: io::Error,
     },
-    /// The poller failed: the loop cannot go on.
+    /// The poller failed, so the loop cannot go on.
     Poll(io::Error),
-    /// The poller could not be made.
+    /// The poller could not be created.
     Setup(io::Error),
 }
 
@@ -40,7 +42,7 @@ impl fmt::Display for Error {
             Error::Connect(source) => write!(f, "{source}"),
             Error::Listen { addr, source } => write!(f, "cannot listen on {addr}: {source}"),
             Error::Poll(source) => write!(f, "polling failed: {source}"),
-            Error::Setup(source) => write!(f, "cannot make a poller: {source}"),
+            Error::Setup(source) => write!(f, "cannot create a poller: {source}"),
         }
     }
 }

@@ -1,34 +1,34 @@
-//! Where panics end: those of user code where it is called, and those of the crate itself where a
-//! turn is.
+//! Where panics are caught: panics of user code at the call, panics of this crate at the turn.
 
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-/// What a panic carries.
+/// The payload of a panic.
 pub(crate) type Payload = Box<dyn Any + Send>;
 
-/// Runs user code; `None` if it panicked. The panic hook has printed its message by then.
+/// Runs user code. Returns `None` if it panicked; the panic hook has printed the message by then.
 ///
-/// What the code may have left half done is its owner's business: see the trap in [`Handler`](crate::Handler).
+/// State that the code has left half changed is the user's concern; see the traps of
+/// [`Handler`](crate::Handler).
 #[inline]
 pub(crate) fn catch_panic<R>(run: impl FnOnce() -> R) -> Option<R> {
     catch(run).map_err(drop_payload).ok()
 }
 
-/// Runs code of the crate itself. What that leaves half done is the caller's business.
+/// Runs code of this crate. The caller must handle state that a panic leaves half changed.
 #[inline]
 pub(crate) fn catch<R>(run: impl FnOnce() -> R) -> Result<R, Payload> {
     catch_unwind(AssertUnwindSafe(run))
 }
 
-/// Drops what a panic carried. That is user code too: its destructor may panic as well.
+/// Drops the payload of a panic. Its destructor is user code too, and may panic as well.
 pub(crate) fn drop_payload(payload: Payload) {
     if let Err(another) = catch(|| drop(payload)) {
         std::mem::forget(another);
     }
 }
 
-/// The message of a panic, if it is text, as those of `panic!` and `assert!` are.
+/// Returns the message of a panic if it is text, as with `panic!` and `assert!`.
 pub(crate) fn message_of(payload: &Payload) -> &str {
     let text = payload.downcast_ref::<String>().map(String::as_str);
     text.or_else(|| payload.downcast_ref::<&str>().copied())

@@ -1,7 +1,7 @@
-//! What user code asks of other connections or of the loop: a value, carried out after the batch.
+//! Commands: what user code asks of other connections or of the loop, as values.
 //!
-//! A callback never re-enters the loop. What it wants beyond its own connection is queued here
-//! and carried out when no callback runs.
+//! A callback never re-enters the loop. What it asks beyond its own connection is queued here. The
+//! loop carries it out when no callback runs.
 
 use std::collections::VecDeque;
 use std::mem;
@@ -13,14 +13,14 @@ use crate::id::ConnectionId;
 use crate::net::Address;
 use crate::state::Stop;
 
-/// One thing to be done to one connection.
+/// One operation on one connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Command {
-    /// Queue a message for it.
+    /// Queue a message for the connection. The message is in [`Commands::messages`].
     Send(ConnectionId),
-    /// Close it after a flush.
+    /// Close the connection when its queued replies are sent.
     Close(ConnectionId),
-    /// End its pause.
+    /// End the pause of the connection.
     Resume(ConnectionId),
 }
 
@@ -28,56 +28,58 @@ pub(crate) enum Command {
 #[derive(Debug, Default)]
 pub(crate) struct Commands {
     queue: VecDeque<Command>,
-    /// What the queued sends are to send, in their order: each message once, for all its
+    /// The messages of the queued sends, in order. Each message is held once for all its
     /// recipients.
     messages: VecDeque<Message>,
     /// Bytes of memory that `messages` hold.
     held: usize,
-    /// Where the next message is encoded. Short ones share it: no allocation for each.
+    /// Where the next message is encoded. Short messages share it, so they need no allocation each.
     chunk: BytesMut,
-    /// Connections to be made.
+    /// Outgoing connections to begin.
     dials: VecDeque<Dial>,
+    /// The stop of the loop that was requested, if any.
     stop: Option<Stop>,
 }
 
-/// An encoded message. Its memory is freed as soon as the last recipient has it.
+/// An encoded message. Its memory is freed when the last recipient has it.
 #[derive(Debug)]
 struct Message {
     bytes: Bytes,
-    /// Queued sends that are to send it.
+    /// The number of queued sends of this message.
     recipients: usize,
-    /// Bytes of memory that are its own.
+    /// Bytes of memory that belong to this message only.
     held: usize,
 }
 
-/// Bytes that short messages are encoded into, one behind the other. A longer one has memory of its
-/// own.
+/// Size of the chunk into which short messages are encoded, one after the other. A longer message
+/// has memory of its own.
 const CHUNK: usize = 4096;
 
-/// A connection to be made.
+/// An outgoing connection to begin.
 #[derive(Debug)]
 pub(crate) struct Dial {
-    /// Where to, in the order in which to try.
+    /// The addresses to try, in this order.
     pub(crate) addrs: Vec<Address>,
-    /// How long it may take, over all addresses.
+    /// The time limit over all addresses.
     pub(crate) timeout: Duration,
-    /// The handler's own word for it.
+    /// A number that the handler chose. It comes back in [`Origin::Dialed`](crate::Origin::Dialed).
     pub(crate) key: u64,
 }
 
 impl Commands {
+    /// Queues one command.
     pub(crate) fn push(&mut self, command: Command) {
         self.queue.push_back(command);
     }
 
-    /// Queues what `encode` appends, to be sent to each of `to`.
+    /// Queues the message that `encode` appends, to be sent to each of `to`.
     pub(crate) fn push_send<E>(
         &mut self,
         to: impl IntoIterator<Item = ConnectionId>,
         encode: impl FnOnce(&mut BytesMut) -> Result<(), E>,
     ) -> Result<(), E> {
-        // Taken out meanwhile, so that an error or a panic leaves none of its memory behind. It is
-        // empty: a codec that takes bytes back reaches its own only.
+        // Taken out while `encode` runs, so that an error or a panic leaves none of its memory
+        // behind. The chunk is empty, so a codec that removes bytes can only remove its own.
         let mut chunk = mem::take(&mut self.chunk);
         if chunk.capacity() == 0 {
             chunk.reserve(CHUNK);
@@ -93,7 +95,7 @@ impl Commands {
             recipients: 0,
             held,
         });
-        // Counted one by one: the caller's iterator may be empty, or panic.
+        // Counted one by one, because the caller's iterator may be empty, or panic.
         for id in to {
             if let Some(message) = message.take() {
                 self.held += held;
@@ -108,29 +110,32 @@ impl Commands {
         Ok(())
     }
 
+    /// Requests a stop of the loop. The fastest stop requested counts.
     pub(crate) fn stop(&mut self, how: Stop) {
         self.stop = Stop::firmer(self.stop, Some(how));
     }
 
+    /// Queues an outgoing connection.
     pub(crate) fn dial(&mut self, dial: Dial) {
         self.dials.push_back(dial);
     }
 
-    /// How many connections are to be made.
+    /// Returns the number of outgoing connections to begin.
     pub(crate) fn dials(&self) -> usize {
         self.dials.len()
     }
 
-    /// The next connection to be made.
+    /// Removes the next outgoing connection to begin.
     pub(crate) fn pop_dial(&mut self) -> Option<Dial> {
         self.dials.pop_front()
     }
 
+    /// Removes the stop that was requested.
     pub(crate) fn take_stop(&mut self) -> Option<Stop> {
         self.stop.take()
     }
 
-    /// The next command, and what it is to send.
+    /// Removes the next command. The bytes are its message, if it is a send.
     pub(crate) fn pop(&mut self) -> Option<(Command, Bytes)> {
         let command = self.queue.pop_front()?;
         let bytes = if let Command::Send(_) = command {
@@ -141,7 +146,7 @@ impl Commands {
         Some((command, bytes))
     }
 
-    /// What the send that was popped just now is to send.
+    /// Returns the message of the send that was popped just now.
     fn next_message(&mut self) -> Bytes {
         let message = self.messages.front_mut().expect("a message for each send");
         message.recipients -= 1;
@@ -152,19 +157,20 @@ impl Commands {
         self.messages.pop_front().expect("just seen").bytes
     }
 
-    /// Whether what waits takes `high` bytes or more.
+    /// Returns true if the queued commands and messages take `high` bytes or more.
     pub(crate) fn is_full(&self, high: usize) -> bool {
         !self.queue.is_empty() && self.held + self.queue.len() * size_of::<Command>() >= high
     }
 
-    /// Gives back what the lists hold beyond `retained` bytes each, as far as they are empty.
-    /// Messages are freed one by one.
+    /// Shrinks each list to at most `retained` bytes of unused memory. Messages are freed one by
+    /// one.
     pub(crate) fn shrink(&mut self, retained: usize) {
         self.queue.shrink_to(retained / size_of::<Command>());
         self.messages.shrink_to(retained / size_of::<Message>());
+        self.dials.shrink_to(retained / size_of::<Dial>());
     }
 
-    /// Bytes of heap that it holds.
+    /// Returns the bytes of heap memory held.
     pub(crate) fn heap(&self) -> usize {
         let chunk = if self.chunk.capacity() > 0 {
             2 * CHUNK
@@ -184,15 +190,18 @@ impl Commands {
             + chunk
     }
 
+    /// Returns true if there is nothing to carry out.
     pub(crate) fn is_empty(&self) -> bool {
         self.queue.is_empty() && self.dials.is_empty() && self.stop.is_none()
     }
 }
 
-/// Appends what `encode` writes, or nothing: neither an error nor a panic leaves half a message behind.
+/// Appends what `encode` writes, or nothing. After an error or a panic no part of the message is
+/// left. Returns the number of bytes appended.
 ///
 /// # Panics
-/// If `encode` takes away what was there before.
+///
+/// If `encode` removes bytes that were in `out` before.
 pub(crate) fn append_whole<E>(
     out: &mut BytesMut,
     encode: impl FnOnce(&mut BytesMut) -> Result<(), E>,
@@ -213,10 +222,10 @@ pub(crate) fn append_whole<E>(
     let after = undo.out.len();
     assert!(
         after >= before,
-        "the codec took {} bytes away that were not its own",
+        "the codec removed {} bytes that were not its own",
         before - after
     );
-    mem::forget(undo); // nothing is to be taken back
+    mem::forget(undo); // keep what was appended
     Ok(after - before)
 }
 
@@ -238,14 +247,14 @@ mod tests {
             out.put_slice(message);
             Ok(())
         });
-        encoded.expect("this encoder refuses nothing");
+        encoded.expect("this encoder never fails");
     }
 
     #[test]
-    fn each_message_goes_to_its_recipients_in_order_and_is_freed_after_the_last() {
+    fn messages_reach_recipients_in_order_and_are_then_freed() {
         let (mut commands, long) = (Commands::default(), vec![b'x'; 3 * CHUNK]);
         send(&mut commands, [id(1), id(2)], b"short");
-        send(&mut commands, [], b"for no connection");
+        send(&mut commands, [], b"no recipient");
         send(&mut commands, [id(1), id(3)], &long);
         commands.push(Command::Close(id(1)));
         send(&mut commands, [id(2)], b"last");
@@ -257,11 +266,7 @@ mod tests {
                 Some((Command::Send(id(to)), Bytes::copy_from_slice(message)))
             );
         }
-        assert_eq!(
-            commands.held,
-            b"last".len(),
-            "the long one is not held any more"
-        );
+        assert_eq!(commands.held, b"last".len(), "the long message is freed");
         assert_eq!(commands.pop(), Some((Command::Close(id(1)), Bytes::new())));
         assert_eq!(
             commands.pop(),
@@ -271,7 +276,7 @@ mod tests {
     }
 
     #[test]
-    fn an_error_a_panic_and_a_burst_leave_no_memory_behind() {
+    fn errors_panics_and_bursts_leave_no_memory() {
         let mut commands = Commands::default();
         let failed: Result<(), &str> = commands.push_send([id(1)], |out| {
             out.put_bytes(b'x', 1 << 20);
@@ -304,7 +309,7 @@ mod tests {
     }
 
     #[test]
-    fn half_a_message_is_never_left_behind() {
+    fn failed_encode_leaves_no_partial_message() {
         let mut out = BytesMut::from(&b"before"[..]);
         let failed: Result<usize, &str> = append_whole(&mut out, |out| {
             out.put_slice(b"half");

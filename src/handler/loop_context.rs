@@ -1,4 +1,4 @@
-//! A callback's view of the loop, where no single connection is concerned.
+//! A callback's view of the loop, for callbacks that belong to no connection.
 
 use std::fmt;
 use std::time::{Duration, Instant};
@@ -10,15 +10,17 @@ use crate::net::Address;
 use crate::state::{Stop, Verdict};
 use crate::time::TimerId;
 
-/// What a callback that belongs to no connection may do: to any of them, and to the loop.
+/// A callback's access to the loop and to all its connections.
+///
+/// A handler gets it in [`Handler::mail`] and [`Handler::loop_timer`].
 pub struct LoopContext<'c, H: Handler> {
     pub(crate) shared: &'c mut Shared,
     pub(crate) connections: &'c mut (dyn ConnectionAccess<H> + 'c),
 }
 
-/// The way to a connection by its name.
+/// Access to a connection by its id.
 pub(crate) trait ConnectionAccess<H: Handler> {
-    /// Runs `callback` on an open connection; whether it was there.
+    /// Runs `callback` on an open connection. Returns whether the connection exists and is open.
     fn call(
         &mut self,
         id: ConnectionId,
@@ -27,16 +29,19 @@ pub(crate) trait ConnectionAccess<H: Handler> {
     ) -> bool;
 }
 
-/// What is done to a connection.
+/// A function that runs on one connection.
 pub(crate) type Callback<'c, H> = dyn FnMut(&mut Context<'_, H>) -> Verdict + 'c;
 
 impl<H: Handler> LoopContext<'_, H> {
-    /// The time: when this turn of the loop began.
+    /// Returns the time at which this turn of the loop began.
     pub fn now(&self) -> Instant {
         self.shared.now()
     }
 
-    /// Runs `callback` on an open connection, as if it were one of the handler's own; whether the connection was there and open.
+    /// Runs `callback` on an open connection, as if it were one of the handler's own callbacks.
+    /// Returns false if the connection is gone or not open; then `callback` is not run.
+    ///
+    /// The verdict that `callback` returns applies to that connection.
     pub fn with(
         &mut self,
         id: ConnectionId,
@@ -50,7 +55,8 @@ impl<H: Handler> LoopContext<'_, H> {
         })
     }
 
-    /// Sends `message` to a connection, as [`Context::send`] does; whether it was there and open.
+    /// Sends `message` to a connection, as [`Context::send`] does. Returns false if the connection
+    /// is gone or not open.
     pub fn send_to<'m>(&mut self, id: ConnectionId, message: impl Into<MessageOf<'m, H>>) -> bool {
         self.with(id, |cx| {
             cx.send(message);
@@ -58,13 +64,14 @@ impl<H: Handler> LoopContext<'_, H> {
         })
     }
 
-    /// Sends one message to many connections: it is encoded once, and each that is open queues a
-    /// copy. Returns how many those are.
+    /// Sends one message to many connections. Returns the number of connections that were open.
     ///
-    /// The codec of the first open one encodes it; if that refuses, that connection ends with
-    /// [`CloseReason::Unencodable`](crate::CloseReason::Unencodable), and none is sent anything.
-    /// What holds for [`Context::send`] holds for each of them. **Trap:** all of them must speak
-    /// what that codec writes.
+    /// The message is encoded once, by the codec of the first open connection, and each open
+    /// connection queues a copy. If that codec cannot encode it, that connection closes with
+    /// [`CloseReason::Unencodable`](crate::CloseReason::Unencodable), and no connection is sent
+    /// anything. Other failures are handled for each connection as by [`Context::send`].
+    ///
+    /// **Trap:** all of them must speak the protocol that this codec writes.
     pub fn send_to_many<'m>(
         &mut self,
         to: impl IntoIterator<Item = ConnectionId>,
@@ -82,24 +89,27 @@ impl<H: Handler> LoopContext<'_, H> {
                 Verdict::Continue
             });
             if message.is_none() && encoded.is_none() {
-                break; // the codec has refused it
+                break; // the codec could not encode it
             }
             sent += usize::from(is_open);
         }
         sent
     }
 
-    /// Closes a connection once the letters of this turn are read, and all that is queued for it is sent; one that is not established yet is given up.
+    /// Closes a connection when its queued replies are sent. An outgoing connection that is not
+    /// established yet is given up.
+    ///
+    /// The loop carries this out after the messages of this turn.
     pub fn close(&mut self, id: ConnectionId) {
         self.shared.commands.push(Command::Close(id));
     }
 
-    /// Ends the pause of a connection, once the letters of this turn are read; see [`Context::resume`].
+    /// Ends the pause of a connection, after the messages of this turn; see [`Context::resume`].
     pub fn resume(&mut self, id: ConnectionId) {
         self.shared.commands.push(Command::Resume(id));
     }
 
-    /// Begins a connection; see [`Context::connect`].
+    /// Begins an outgoing connection; see [`Context::connect`].
     pub fn connect(&mut self, addrs: Vec<Address>, timeout: Duration, key: u64) {
         self.shared.commands.dial(Dial {
             addrs,
@@ -108,17 +118,19 @@ impl<H: Handler> LoopContext<'_, H> {
         });
     }
 
-    /// Lets [`Handler::loop_timer`] be called at `at`: as [`Context::set_timer`] does for a connection.
+    /// Sets a timer of the loop: [`Handler::loop_timer`] is called at `at`.
+    ///
+    /// It fires no earlier and no later than described at [`Context::set_timer`].
     pub fn set_timer(&mut self, at: Instant) -> TimerId {
         self.shared.timers.set(at, None, &self.shared.clock)
     }
 
-    /// Takes a timer back, the loop's or a connection's; whether it was still to come.
+    /// Cancels a timer, of the loop or of a connection. Returns true if it had not fired yet.
     pub fn cancel_timer(&mut self, timer: TimerId) -> bool {
         self.shared.timers.cancel(timer)
     }
 
-    /// Stops the loop, as a [`Handle`](crate::Handle) does from elsewhere.
+    /// Stops the loop, as a [`Handle`](crate::Handle) does from another thread.
     pub fn stop(&mut self, how: Stop) {
         self.shared.commands.stop(how);
     }

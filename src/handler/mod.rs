@@ -1,16 +1,19 @@
-//! What a user of the loop writes: a [`Handler`], and what it is handed: a [`Context`] or a [`LoopContext`].
+//! What a user writes, a [`Handler`], and what its callbacks are given: a [`Context`] or a
+//! [`LoopContext`].
 
 mod commands;
 mod context;
 mod loop_context;
 mod pair;
+mod send;
 
 pub(crate) use self::commands::{Command, Commands, Dial, append_whole};
-pub(crate) use self::context::SendState;
-pub use self::context::{Context, SendError};
+pub use self::context::Context;
 pub use self::loop_context::LoopContext;
 pub(crate) use self::loop_context::{Callback, ConnectionAccess};
 pub use self::pair::{Either, Pair};
+pub use self::send::SendError;
+pub(crate) use self::send::SendState;
 
 use std::time::{Duration, Instant};
 
@@ -23,89 +26,146 @@ use crate::observe::Observe;
 use crate::state::{Direction, Verdict};
 use crate::time::{Clock, LogThrottle, TimerId, Timers};
 
-/// The frames that handler `H` is given.
+/// The frames that handler `H` receives.
 pub type FrameOf<'a, H> = <<H as Handler>::Codec as Codec>::Frame<'a>;
 /// The messages that handler `H` sends.
 pub type MessageOf<'a, H> = <<H as Handler>::Codec as Codec>::Message<'a>;
 
-/// The user's code: one object that serves all connections of a loop.
+/// User code: one object that serves all connections of a loop.
 ///
-/// It is called by one thread, with `&mut self`, and never from within itself, so it needs no
-/// lock and no `RefCell`; what belongs to one connection lives in `State`. For each connection
-/// the calls are, in this order: [`connection`](Self::connection), [`open`](Self::open), any number of [`frame`](Self::frame), at
-/// most one [`eof`](Self::eof), and exactly one [`close`](Self::close), which also comes if `open` never did, because
-/// an outgoing connection failed. While it is open come besides, whenever there is a reason: [`drained`](Self::drained), [`timer`](Self::timer) and
-/// [`deadline`](Self::deadline). What concerns no single connection comes with a [`LoopContext`]: [`mail`](Self::mail) and [`loop_timer`](Self::loop_timer).
+/// One thread calls it, with `&mut self`, and a callback is never called from within another one.
+/// So it needs no lock and no `RefCell`. What belongs to one connection is kept in
+/// [`State`](Self::State).
 ///
-/// A loop that is dropped closes its sockets and calls nobody: stop it first.
+/// ```
+/// use glassloop::codec::Line;
+/// use glassloop::{Context, Handler, Origin, Verdict};
 ///
-/// **Trap:** the loop stands still while a callback runs. One that takes 100 ms delays every connection by 100 ms.
+/// /// Answers each line with the number of lines on its connection.
+/// struct LineCounter;
 ///
-/// **Trap:** a panic in a callback closes the connection that it was called for, and the loop goes on with the *same* handler: keep
-/// `self` consistent where code can panic. Built with `panic = "abort"`, the process ends instead.
+/// impl Handler for LineCounter {
+///     type Codec = Line;
+///     type State = u64;
+///     type Mail = ();
 ///
-/// A connection for which this crate itself has panicked closes with [`CloseReason::Internal`]. If
-/// closing it panics as well, [`close`](Self::close) is not called for it.
+///     fn connection(&mut self, _: &Origin) -> (Line, u64) {
+///         (Line::default(), 0)
+///     }
+///
+///     fn frame(&mut self, _: &[u8], cx: &mut Context<'_, Self>) -> Verdict {
+///         *cx.state() += 1;
+///         let reply = cx.state().to_string();
+///         cx.send(reply.as_bytes());
+///         Verdict::Continue
+///     }
+/// }
+/// ```
+///
+/// # Order of the callbacks
+///
+/// For each connection the calls are, in this order:
+///
+/// 1. [`connection`](Self::connection), once.
+/// 2. [`open`](Self::open), once, when the connection is established. It is not called for an
+///    outgoing connection that fails.
+/// 3. [`frame`](Self::frame), once for each frame.
+/// 4. [`eof`](Self::eof), at most once.
+/// 5. [`close`](Self::close), exactly once.
+///
+/// Between `open` and `close`, [`drained`](Self::drained), [`timer`](Self::timer) and
+/// [`deadline`](Self::deadline) are called as they apply. [`mail`](Self::mail) and
+/// [`loop_timer`](Self::loop_timer) belong to no connection and get a [`LoopContext`].
+///
+/// # Traps
+///
+/// **Trap:** the loop waits while a callback runs. A callback that takes 100 ms delays every
+/// connection by 100 ms.
+///
+/// **Trap:** a reactor that is dropped closes its sockets without calling `close`. Stop it first.
+///
+/// **Trap:** a panic in a callback closes its connection, and the loop goes on with the *same*
+/// handler. Keep `self` consistent where code can panic. A program built with `panic = "abort"`
+/// ends instead.
+///
+/// If this crate itself panics while it handles a connection, the connection closes with
+/// [`CloseReason::Internal`]. If closing it panics too, `close` is not called for it.
 pub trait Handler: Sized {
-    /// How bytes become frames, and messages bytes.
+    /// Converts bytes to frames, and messages to bytes.
     type Codec: Codec;
-    /// What is remembered for each connection.
+    /// What the handler keeps for each connection.
     type State;
-    /// What other threads may post ([`Handle::post`](crate::Handle::post)); `()` if nothing.
+    /// What other threads may post with [`Handle::post`](crate::Handle::post). `()` if nothing.
     type Mail;
 
-    /// Makes the codec and the state of a new connection, which has no name yet. If this panics it is dropped, and nothing else is called for it.
+    /// Makes the codec and the state of a new connection, which has no id yet.
+    ///
+    /// If this panics, the connection is dropped, and no other callback is called for it.
     fn connection(&mut self, origin: &Origin) -> (Self::Codec, Self::State);
 
-    /// The connection is established: the place for a greeting.
+    /// Called when the connection is established. Send a greeting here, if the protocol has one.
     fn open(&mut self, _cx: &mut Context<'_, Self>) -> Verdict {
         Verdict::Continue
     }
 
-    /// A frame came in. It is borrowed from the read buffer, and gone after the call.
+    /// Called with each frame. The frame is borrowed from the read buffer, and valid during the
+    /// call only.
     fn frame(&mut self, frame: FrameOf<'_, Self>, cx: &mut Context<'_, Self>) -> Verdict;
 
-    /// The peer has closed its sending side, after its last whole frame; it may still read.
+    /// Called when the peer has closed its sending side, after its last whole frame. The peer may
+    /// still read.
     ///
-    /// By default the connection closes once all replies are sent. [`Verdict::Continue`] keeps it open for more; then it
-    /// is the handler's to close it: by a verdict of [`timer`](Self::timer) or [`drained`](Self::drained), or by [`Context::close`].
+    /// By default the connection closes when all replies are sent. [`Verdict::Continue`] keeps it
+    /// open for more replies. Then the handler must close it: by a verdict of
+    /// [`timer`](Self::timer) or [`drained`](Self::drained), or by [`Context::close`].
     fn eof(&mut self, _cx: &mut Context<'_, Self>) -> Verdict {
         Verdict::Close
     }
 
-    /// So much of what was queued has left that there is room for more: the place to go on with a long stream.
+    /// Called when the write queue has room again. Continue a long stream here.
     ///
-    /// Called once after the queue was at [`Config::write_high`] or above, when it is down at [`Config::write_low`].
+    /// It is called once after the queue was at [`Config::write_high`] or above, when it has
+    /// drained to [`Config::write_low`].
     ///
-    /// **Trap:** a stopping loop closes who has no frame to be answered: what a stream has not queued by then is not sent. A stream that a
-    /// frame has asked for is still owed if that frame was answered with [`Verdict::Pause`].
+    /// **Trap:** a stopping loop closes connections that have no frame to answer. What a stream has
+    /// not queued by then is not sent. A stream that a frame requested still counts as owed if that
+    /// frame was answered with [`Verdict::Pause`].
     fn drained(&mut self, _cx: &mut Context<'_, Self>) -> Verdict {
         Verdict::Continue
     }
 
-    /// A deadline of this connection has passed, one that [`Context::set_read_deadline`] or its like had set.
+    /// Called when a deadline of this connection has expired, set by
+    /// [`Context::set_read_deadline`], [`Context::set_write_deadline`] or
+    /// [`Context::set_deadline`].
     ///
-    /// By default the connection closes, with [`CloseReason::ReadDeadline`] once what is queued is sent, or with [`CloseReason::WriteDeadline`] at once. A handler that wants to go on
-    /// sets the deadline anew or clears it, and returns [`Verdict::Continue`]. Without the first, that direction stands still: nothing is read, or nothing
-    /// is written and [`Context::try_send`] refuses.
+    /// By default the connection closes. After a read deadline it closes with
+    /// [`CloseReason::ReadDeadline`] when all queued bytes are sent. After a write deadline it
+    /// closes with [`CloseReason::WriteDeadline`] at once.
+    ///
+    /// To go on, set the deadline again or clear it, and return [`Verdict::Continue`].
+    ///
+    /// **Trap:** `Continue` alone leaves the deadline expired. Then nothing is read, or nothing is
+    /// written and [`Context::try_send`] fails.
     fn deadline(&mut self, _which: Direction, _cx: &mut Context<'_, Self>) -> Verdict {
         Verdict::Close
     }
 
-    /// A timer that [`Context::set_timer`] set has come.
+    /// Called when a timer that [`Context::set_timer`] set has fired.
     fn timer(&mut self, _timer: TimerId, _cx: &mut Context<'_, Self>) -> Verdict {
         Verdict::Continue
     }
 
-    /// A timer of the loop has come ([`LoopContext::set_timer`], [`Reactor::set_timer`](crate::Reactor::set_timer)).
+    /// Called when a timer of the loop has fired ([`Context::set_loop_timer`],
+    /// [`LoopContext::set_timer`], [`Reactor::set_timer`](crate::Reactor::set_timer)).
     ///
-    /// A panic here, or in [`mail`](Self::mail), is logged and counted; no connection ends for it.
+    /// A panic here or in [`mail`](Self::mail) is logged and counted, and closes no connection.
     fn loop_timer(&mut self, _timer: TimerId, _cx: &mut LoopContext<'_, Self>) {}
 
-    /// Another thread has posted something. By default it is dropped.
+    /// Called with what another thread has posted. By default the mail is dropped.
     fn mail(&mut self, _mail: Self::Mail, _cx: &mut LoopContext<'_, Self>) {}
 
-    /// The connection is over, and its socket about to be closed. What is sent to it from here is dropped.
+    /// Called when the connection is closed, before its socket is closed. What is sent to it from
+    /// here is dropped.
     fn close(&mut self, _cx: &mut Context<'_, Self>, _reason: &CloseReason) {}
 }
 
@@ -113,24 +173,26 @@ pub trait Handler: Sized {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Origin {
-    /// It came in.
+    /// A listener accepted it.
     Accepted {
-        /// The other side.
+        /// The peer's address.
         peer: Address,
-        /// The number of the listener, counted from 0 in the order in which they were added.
+        /// The number of the listener. Listeners are numbered from 0, in the order in which they
+        /// were added.
         listener: usize,
     },
-    /// We went out.
+    /// This side connected to the peer.
     Dialed {
-        /// The other side: the first address to be tried.
+        /// The first address to be tried.
         peer: Address,
-        /// The word by which whoever dialed knows it again; 0 if there was none.
+        /// The key that was given to [`Context::connect`]; 0 if
+        /// [`Reactor::connect`](crate::Reactor::connect) began it.
         key: u64,
     },
 }
 
 impl Origin {
-    /// The other side's address.
+    /// Returns the peer's address.
     pub fn peer(&self) -> &Address {
         match self {
             Origin::Accepted { peer, .. } | Origin::Dialed { peer, .. } => peer,
@@ -138,31 +200,32 @@ impl Origin {
     }
 }
 
-/// What every callback may touch besides its own connection.
+/// What all callbacks of a loop share, beside their own connection.
 #[derive(Debug)]
 pub struct Shared {
     /// The limits.
     pub config: Config,
-    /// What is asked of others.
+    /// The commands that callbacks have queued.
     pub(crate) commands: Commands,
-    /// Who watches.
+    /// The counters and the observer.
     pub observe: Observe,
-    /// How long a closing connection may take: [`Config::drain_timeout`], or longer if a stopping loop was given longer.
+    /// How long a closing connection may take: [`Config::drain_timeout`], or longer if the loop
+    /// stops with a longer time.
     pub(crate) drain_time: Duration,
-    /// The time, as of this turn.
+    /// The time of this turn.
     pub(crate) clock: Clock,
-    /// Who wants to be called when.
+    /// The timers and deadline checks.
     pub(crate) timers: Timers,
-    /// What was logged lately.
+    /// Limits how often a kind of log line is written.
     pub(crate) log_throttle: LogThrottle,
-    /// Memory of an inbox that nobody uses, for the next one who needs one.
+    /// Memory of an unused inbox, for the next connection that needs one.
     pub(crate) spare_inbox: Inbox,
     /// The write queue that connections borrow for a batch.
     pub(crate) spare_queue: Queue,
 }
 
 impl Shared {
-    /// Without an observer, and with nothing asked for yet. The time is whatever the caller says it is.
+    /// Makes the shared state, without an observer and without commands. The time starts at `now`.
     pub fn new(config: Config, now: Instant) -> Self {
         Self {
             drain_time: config.drain_timeout,
@@ -177,12 +240,15 @@ impl Shared {
         }
     }
 
-    /// The time, as of this turn.
+    /// Returns the time of this turn.
     pub fn now(&self) -> Instant {
         self.clock.now()
     }
 
-    /// Advances the time to `now`; it never goes back. Whoever drives connections by hand has looked at all of them by then.
+    /// Advances the time to `now`. It never goes back.
+    ///
+    /// For tests that drive connections by hand. Everything that sockets had to report until then
+    /// must have been read.
     #[cfg(feature = "sim")]
     pub fn advance(&mut self, now: Instant) {
         self.clock.advance(now, None);

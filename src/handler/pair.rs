@@ -1,4 +1,4 @@
-//! Two protocols on one loop: a handler made of two, each with its own codec and its own state.
+//! Two protocols on one loop: a handler made of two, each with its own codec and state.
 
 use std::error::Error;
 use std::fmt;
@@ -15,12 +15,14 @@ use crate::id::ConnectionId;
 use crate::state::{Direction, Verdict};
 use crate::time::TimerId;
 
-/// One of two.
+/// A value of one of two types.
+///
+/// A [`Pair`] uses it for codecs, states, mail, frames and messages of its two handlers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Either<L, R> {
-    /// The first one's.
+    /// A value of the first handler.
     Left(L),
-    /// The second one's.
+    /// A value of the second handler.
     Right(R),
 }
 
@@ -42,17 +44,21 @@ impl<L: Error, R: Error> Error for Either<L, R> {
     }
 }
 
-/// Two handlers on one loop: each connection belongs to one of them, from its first moment on.
+/// Two handlers on one loop. Each connection belongs to one of them, from its beginning.
 ///
-/// Which one, a function of the connection's [`Origin`] says, as a rule by the number of its listener. Each handler sees
-/// connections of its own only, and nothing of the other. No boxes, no `dyn`: what it costs is a branch a call. Pairs can be made of pairs.
+/// A function of the connection's [`Origin`] chooses the handler, usually by the number of the
+/// listener. Each handler sees only its own connections. There are no boxes and no `dyn`: the cost
+/// is one branch a call. Pairs can be made of pairs.
 ///
-/// A codec's error reaches [`Handler::close`] as that codec's own, and not as an [`Either`]. Mail goes to the one it is addressed to. Of a loop timer both are told; each knows its own by the [`TimerId`].
+/// - A codec's error reaches [`Handler::close`] as that codec's own type, not as an [`Either`].
+/// - Mail goes to the handler that it is addressed to.
+/// - A timer of the loop is passed to both handlers. Each recognizes its own by the [`TimerId`].
 ///
-/// **Trap:** a dial carries a key only ([`Origin::Dialed`]): the two must choose theirs from ranges that the function can tell apart.
+/// **Trap:** a dial carries only a key ([`Origin::Dialed`]). The two handlers must use key ranges
+/// that the function can tell apart.
 ///
-/// **Trap:** [`Context::send_to`] and [`Context::send_to_many`] encode with the sender's codec.
-/// Sent to a connection of the other handler, that is another protocol's frame.
+/// **Trap:** [`Context::send_to`] and [`Context::send_to_many`] encode with the sender's codec. A
+/// connection of the other handler would receive a frame of the wrong protocol.
 ///
 /// ```
 /// # use glassloop::{Codec, Context, Handler, Origin, Verdict, codec::Line};
@@ -62,7 +68,10 @@ impl<L: Error, R: Error> Error for Either<L, R> {
 /// #     type State = ();
 /// #     type Mail = ();
 /// #     fn connection(&mut self, _: &Origin) -> (Line, ()) { (Line::default(), ()) }
-/// #     fn frame(&mut self, line: &[u8], cx: &mut Context<'_, Self>) -> Verdict { cx.send(line); Verdict::Continue }
+/// #     fn frame(&mut self, line: &[u8], cx: &mut Context<'_, Self>) -> Verdict {
+/// #         cx.send(line);
+/// #         Verdict::Continue
+/// #     }
 /// # }
 /// use glassloop::{Config, Either, Pair, Reactor};
 ///
@@ -71,21 +80,22 @@ impl<L: Error, R: Error> Error for Either<L, R> {
 ///     _ => Either::Right(()),
 /// });
 /// let mut reactor = Reactor::new(both, Config::default())?;
-/// reactor.listen("127.0.0.1:0")?; // number 0: the first one's
-/// reactor.listen("127.0.0.1:0")?; // number 1: the second one's
+/// reactor.listen("127.0.0.1:0")?; // listener 0: the left handler
+/// reactor.listen("127.0.0.1:0")?; // listener 1: the right handler
 /// # Ok::<(), glassloop::Error>(())
 /// ```
 #[derive(Debug)]
 pub struct Pair<L, R> {
     /// The first handler.
     pub left: L,
-    /// The second one.
+    /// The second handler.
     pub right: R,
+    /// Chooses the handler of a new connection.
     route: fn(&Origin) -> Either<(), ()>,
 }
 
 impl<L: Handler, R: Handler> Pair<L, R> {
-    /// Puts two handlers together; `route` says whose a new connection is.
+    /// Combines two handlers. `route` returns which handler a new connection belongs to.
     pub fn new(left: L, right: R, route: fn(&Origin) -> Either<(), ()>) -> Self {
         Self { left, right, route }
     }
@@ -127,7 +137,7 @@ impl<L: Codec, R: Codec> Codec for Either<L, R> {
             (Either::Right(codec), Either::Right(message)) => {
                 codec.encode(message, out).map_err(Either::Right)
             }
-            _ => panic!("a message of one protocol for a connection of the other"),
+            _ => panic!("message of one protocol sent to a connection of the other"),
         }
     }
 
@@ -146,16 +156,19 @@ impl<L: Codec, R: Codec> Codec for Either<L, R> {
     }
 }
 
-/// A context of the pair, as one of the two sees it.
-macro_rules! seen_by {
+/// Calls `$call` with the context that one of the two handlers sees, made from the pair's context.
+macro_rules! with_side {
     ($side:ident, $handler:ty, $cx:expr, $call:expr) => {{
         let cx = $cx;
         let (Either::$side(codec), Either::$side(state)) = (&mut *cx.codec, &mut *cx.state) else {
-            panic!("connection {} is not the one's it was said to be", cx.id)
+            panic!(
+                "connection {} belongs to the other handler of the pair",
+                cx.id
+            )
         };
         let send_state = std::mem::replace(&mut cx.send_state, crate::handler::SendState::Closed);
         let (out, deadlines, check_from) = (&mut *cx.out, &mut *cx.deadlines, cx.check_from);
-        let mut seen: Context<'_, $handler> = Context {
+        let mut view: Context<'_, $handler> = Context {
             id: cx.id,
             peer: cx.peer,
             codec,
@@ -166,23 +179,23 @@ macro_rules! seen_by {
             check_from,
             deadlines,
         };
-        let answer = $call(&mut seen);
-        cx.send_state = seen.send_state;
-        answer
+        let result = $call(&mut view);
+        cx.send_state = view.send_state;
+        result
     }};
 }
 
-/// Hands a callback to whose connection it is.
-macro_rules! whose {
-    ($pair:expr, $cx:expr, $handler:ident, $seen:ident => $call:expr) => {
+/// Passes a callback to the handler that owns the connection.
+macro_rules! dispatch {
+    ($pair:expr, $cx:expr, $handler:ident, $view:ident => $call:expr) => {
         match $cx.state() {
             Either::Left(_) => {
                 let $handler = &mut $pair.left;
-                seen_by!(Left, L, $cx, |$seen: &mut Context<'_, L>| $call)
+                with_side!(Left, L, $cx, |$view: &mut Context<'_, L>| $call)
             }
             Either::Right(_) => {
                 let $handler = &mut $pair.right;
-                seen_by!(Right, R, $cx, |$seen: &mut Context<'_, R>| $call)
+                with_side!(Right, R, $cx, |$view: &mut Context<'_, R>| $call)
             }
         }
     };
@@ -207,35 +220,35 @@ impl<L: Handler, R: Handler> Handler for Pair<L, R> {
     }
 
     fn open(&mut self, cx: &mut Context<'_, Self>) -> Verdict {
-        whose!(self, cx, handler, seen => handler.open(seen))
+        dispatch!(self, cx, handler, view => handler.open(view))
     }
 
     #[inline]
     fn frame(&mut self, frame: FrameOf<'_, Self>, cx: &mut Context<'_, Self>) -> Verdict {
         match frame {
-            Either::Left(frame) => seen_by!(Left, L, cx, |seen: &mut Context<'_, L>| self
+            Either::Left(frame) => with_side!(Left, L, cx, |view: &mut Context<'_, L>| self
                 .left
-                .frame(frame, seen)),
-            Either::Right(frame) => seen_by!(Right, R, cx, |seen: &mut Context<'_, R>| self
+                .frame(frame, view)),
+            Either::Right(frame) => with_side!(Right, R, cx, |view: &mut Context<'_, R>| self
                 .right
-                .frame(frame, seen)),
+                .frame(frame, view)),
         }
     }
 
     fn eof(&mut self, cx: &mut Context<'_, Self>) -> Verdict {
-        whose!(self, cx, handler, seen => handler.eof(seen))
+        dispatch!(self, cx, handler, view => handler.eof(view))
     }
 
     fn drained(&mut self, cx: &mut Context<'_, Self>) -> Verdict {
-        whose!(self, cx, handler, seen => handler.drained(seen))
+        dispatch!(self, cx, handler, view => handler.drained(view))
     }
 
     fn deadline(&mut self, which: Direction, cx: &mut Context<'_, Self>) -> Verdict {
-        whose!(self, cx, handler, seen => handler.deadline(which, seen))
+        dispatch!(self, cx, handler, view => handler.deadline(which, view))
     }
 
     fn timer(&mut self, timer: TimerId, cx: &mut Context<'_, Self>) -> Verdict {
-        whose!(self, cx, handler, seen => handler.timer(timer, seen))
+        dispatch!(self, cx, handler, view => handler.timer(timer, view))
     }
 
     fn loop_timer(&mut self, timer: TimerId, cx: &mut LoopContext<'_, Self>) {
@@ -243,8 +256,8 @@ impl<L: Handler, R: Handler> Handler for Pair<L, R> {
             shared,
             connections,
         } = cx;
-        // A panic of the one is no reason not to tell the other.
-        let told = catch_panic(|| {
+        // A panic of the left handler must not keep the timer from the right one.
+        let left_returned = catch_panic(|| {
             self.left.loop_timer(
                 timer,
                 &mut LoopContext {
@@ -261,8 +274,8 @@ impl<L: Handler, R: Handler> Handler for Pair<L, R> {
             },
         );
         assert!(
-            told.is_some(),
-            "the first of the two handlers panicked over a timer of the loop"
+            left_returned.is_some(),
+            "the left handler of the pair panicked in `loop_timer`"
         );
     }
 
@@ -296,11 +309,11 @@ impl<L: Handler, R: Handler> Handler for Pair<L, R> {
     }
 
     fn close(&mut self, cx: &mut Context<'_, Self>, reason: &CloseReason) {
-        whose!(self, cx, handler, seen => handler.close(seen, reason));
+        dispatch!(self, cx, handler, view => handler.close(view, reason));
     }
 }
 
-/// Those connections of a pair that are its first handler's.
+/// The connections of a pair that belong to its left handler.
 struct LeftOf<'c, L: Handler, R: Handler>(&'c mut (dyn ConnectionAccess<Pair<L, R>> + 'c));
 
 impl<L: Handler, R: Handler> ConnectionAccess<L> for LeftOf<'_, L, R> {
@@ -310,19 +323,19 @@ impl<L: Handler, R: Handler> ConnectionAccess<L> for LeftOf<'_, L, R> {
         shared: &mut Shared,
         callback: &mut Callback<'_, L>,
     ) -> bool {
-        let mut its_own = false;
+        let mut is_own = false;
         self.0.call(id, shared, &mut |cx| match cx.state() {
             Either::Left(_) => {
-                its_own = true;
-                seen_by!(Left, L, cx, &mut *callback)
+                is_own = true;
+                with_side!(Left, L, cx, &mut *callback)
             }
             Either::Right(_) => Verdict::Continue,
         });
-        its_own
+        is_own
     }
 }
 
-/// Those that are its second one's.
+/// The connections of a pair that belong to its right handler.
 struct RightOf<'c, L: Handler, R: Handler>(&'c mut (dyn ConnectionAccess<Pair<L, R>> + 'c));
 
 impl<L: Handler, R: Handler> ConnectionAccess<R> for RightOf<'_, L, R> {
@@ -332,14 +345,14 @@ impl<L: Handler, R: Handler> ConnectionAccess<R> for RightOf<'_, L, R> {
         shared: &mut Shared,
         callback: &mut Callback<'_, R>,
     ) -> bool {
-        let mut its_own = false;
+        let mut is_own = false;
         self.0.call(id, shared, &mut |cx| match cx.state() {
             Either::Right(_) => {
-                its_own = true;
-                seen_by!(Right, R, cx, &mut *callback)
+                is_own = true;
+                with_side!(Right, R, cx, &mut *callback)
             }
             Either::Left(_) => Verdict::Continue,
         });
-        its_own
+        is_own
     }
 }

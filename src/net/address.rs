@@ -1,4 +1,4 @@
-//! Where a socket is: on the network, or in the file system.
+//! Socket addresses: on the network, or in the file system.
 
 use core::net::{SocketAddr, SocketAddrV4};
 use std::fmt;
@@ -7,27 +7,27 @@ use std::sync::Arc;
 
 /// The address of a listener or of a peer.
 ///
-/// It prints as `127.0.0.1:8888`, as `unix:` and a path, or as `unix:@` and a name. What a peer
-/// could have chosen is escaped.
+/// It prints as `127.0.0.1:8888`, as `unix:` and a path, or as `unix:@` and an abstract name.
+/// Characters that a peer may have chosen are escaped.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[non_exhaustive]
 pub enum Address {
     /// TCP, over IPv4 or IPv6.
     Tcp(SocketAddr),
-    /// A Unix domain socket, with its path if it has one: a client's as a rule has none.
+    /// A Unix domain socket, with its path if it has one. A client's socket usually has none.
     Unix(Option<Arc<Path>>),
-    /// A Unix domain socket in Linux's abstract namespace, with its name, which is no path and any
-    /// bytes.
+    /// A Unix domain socket in Linux's abstract namespace, with its name. The name is no path, and
+    /// may be any bytes.
     Abstract(Arc<[u8]>),
 }
 
 impl Address {
-    /// A Unix domain socket at this path.
+    /// Makes the address of a Unix domain socket at this path.
     pub fn unix(path: impl Into<PathBuf>) -> Self {
         Address::Unix(Some(path.into().into()))
     }
 
-    /// The TCP address, if it is one.
+    /// Returns the TCP address; `None` for a Unix domain socket.
     pub fn tcp(&self) -> Option<SocketAddr> {
         match self {
             Address::Tcp(addr) => Some(*addr),
@@ -42,7 +42,8 @@ impl From<SocketAddr> for Address {
     }
 }
 
-/// An address as a connection keeps it: the common kind in two words, the others behind a pointer.
+/// An address as a connection stores it. An IPv4 address takes two words; other addresses are
+/// behind a pointer.
 #[derive(Debug)]
 pub(crate) enum PackedAddress {
     V4(SocketAddrV4),
@@ -50,6 +51,7 @@ pub(crate) enum PackedAddress {
 }
 
 impl PackedAddress {
+    /// Returns the address in its public form.
     pub(crate) fn unpack(&self) -> Address {
         match self {
             Self::V4(addr) => Address::Tcp(SocketAddr::V4(*addr)),
@@ -87,13 +89,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_address_takes_no_more_room_than_a_tcp_one() {
+    fn address_is_as_small_as_a_tcp_address() {
         assert_eq!(size_of::<Address>(), size_of::<SocketAddr>());
         assert_eq!(size_of::<PackedAddress>(), 16);
     }
 
     #[test]
-    fn a_packed_address_is_the_same_one() {
+    fn packed_address_unpacks_to_the_same_address() {
         let tcp = ["127.0.0.1:1", "[::1]:2"]
             .map(|addr| Address::from(addr.parse::<SocketAddr>().expect("an address")));
         for addr in tcp.into_iter().chain([
@@ -106,7 +108,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_peer_chose_cannot_break_a_log_line() {
+    fn control_characters_in_addresses_are_escaped() {
         assert_eq!(
             Address::unix("/tmp/a\nb\x1b").to_string(),
             "unix:/tmp/a\\nb\\u{1b}"

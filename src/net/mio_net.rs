@@ -1,4 +1,4 @@
-//! The real outside world: mio's poller and sockets, std's clock.
+//! The real network: mio's poller and sockets, and std's clock.
 
 use std::io;
 use std::net::TcpListener;
@@ -12,7 +12,7 @@ use mio::{Events, Interest, Poll, Token, Waker, net};
 use super::{Event, Listener, Net, Socket, Wake};
 use crate::net::Address;
 
-/// Sockets of the system, polled by mio.
+/// The system's sockets, polled by mio.
 #[derive(Debug)]
 pub struct MioNet {
     poll: Poll,
@@ -22,11 +22,14 @@ pub struct MioNet {
 }
 
 impl MioNet {
-    /// Makes a poller that hands out at most `events` events at a time, and whose waker is registered under `waker`; all its
-    /// sockets get `TCP_NODELAY` or do not, as `nodelay` says.
+    /// Makes a poller that returns at most `events` events at a time.
+    ///
+    /// Its waker is registered under the token `waker`. All its sockets have `TCP_NODELAY` set or
+    /// not, as `nodelay` says.
     ///
     /// # Errors
-    /// What the system says, out of descriptors for instance.
+    ///
+    /// The system's error, for instance if no descriptor is left.
     pub fn new(events: usize, waker: usize, nodelay: bool) -> io::Result<Self> {
         let poll = Poll::new()?;
         let waker = Arc::new(Waker::new(poll.registry(), Token(waker))?);
@@ -38,10 +41,12 @@ impl MioNet {
         })
     }
 
-    /// Makes a listener of the std kind ready for the loop: non-blocking, and with `TCP_NODELAY` as the accepted sockets shall have it.
+    /// Prepares a std listener for the loop. It becomes non-blocking, and gets the `TCP_NODELAY`
+    /// setting that accepted sockets inherit.
     ///
     /// # Errors
-    /// What the system says.
+    ///
+    /// The system's error.
     pub fn adopt(&self, listener: TcpListener) -> io::Result<Listener> {
         listener.set_nonblocking(true)?;
         let (listener, inherited) = set_inherited_nodelay(listener, self.nodelay);
@@ -51,10 +56,11 @@ impl MioNet {
         })
     }
 
-    /// The same for a Unix domain socket.
+    /// Prepares a std listener for Unix domain sockets: it becomes non-blocking.
     ///
     /// # Errors
-    /// What the system says.
+    ///
+    /// The system's error.
     #[cfg(unix)]
     pub fn adopt_unix(listener: std::os::unix::net::UnixListener) -> io::Result<Listener> {
         listener.set_nonblocking(true)?;
@@ -62,7 +68,7 @@ impl MioNet {
     }
 }
 
-/// The descriptor of the poller: readable while a turn would find events.
+/// The descriptor of the poller. It is readable while a turn would find events.
 #[cfg(unix)]
 impl AsFd for MioNet {
     fn as_fd(&self) -> BorrowedFd<'_> {
@@ -70,9 +76,10 @@ impl AsFd for MioNet {
     }
 }
 
-/// On Linux an accepted socket has its listener's `TCP_NODELAY`: one call for all instead of one each.
+/// Sets `TCP_NODELAY` on a listener. Returns true if accepted sockets inherit it.
 ///
-/// std offers that option on streams only; it is the same socket option, so the descriptor passes through that type and back.
+/// On Linux they do, so one call replaces one for each socket. std offers the option on streams
+/// only. It is the same socket option, so the descriptor is converted to a stream and back.
 #[cfg(target_os = "linux")]
 fn set_inherited_nodelay(listener: TcpListener, nodelay: bool) -> (TcpListener, bool) {
     use std::os::fd::OwnedFd;
@@ -150,7 +157,7 @@ impl Net for MioNet {
             Listener::Tcp { socket, nodelay } => {
                 let (stream, peer) = socket.accept()?;
                 if *nodelay {
-                    // Fails if the peer is gone already; the first read will tell.
+                    // Fails if the peer is gone already; then the first read reports it.
                     let _ = stream.set_nodelay(true);
                 }
                 Ok((Socket::Tcp(stream), peer.into()))
@@ -168,7 +175,8 @@ impl Net for MioNet {
             Address::Tcp(addr) => {
                 let stream = net::TcpStream::connect(*addr)?;
                 if self.nodelay {
-                    // Works before the connection is established, but for Windows; there it stays as the system has it.
+                    // On Windows this fails before the connection is established, and the system's
+                    // default stays.
                     let _ = stream.set_nodelay(true);
                 }
                 Ok(Socket::Tcp(stream))
@@ -209,7 +217,7 @@ impl Net for MioNet {
         self.waker.clone()
     }
 
-    /// Linux only: std has no getrlimit, but the limit stands in `/proc/self/limits` (proc(5)).
+    /// Linux only: std has no `getrlimit`, but `/proc/self/limits` has the number (proc(5)).
     fn descriptor_limit(&self) -> Option<usize> {
         let limits = std::fs::read_to_string("/proc/self/limits").ok()?;
         let line = limits
@@ -221,7 +229,8 @@ impl Net for MioNet {
 
 impl Wake for Waker {
     fn wake(&self) {
-        // It fails only when the loop is gone, or so full of wake-ups that it is awake anyway.
+        // It fails only if the loop is gone, or if so many wake-ups are pending that the poller
+        // returns anyway.
         let _ = Waker::wake(self);
     }
 }

@@ -1,7 +1,7 @@
-//! The one seam to the operating system: sockets, readiness and the clock.
+//! The interface to the operating system: sockets, readiness and the clock.
 //!
-//! The reactor is generic over [`Net`], so that it can run unchanged over a simulated one. Users
-//! never see the parameter: it defaults to [`MioNet`].
+//! The reactor is generic over [`Net`], so that it runs unchanged on a simulated network. Users do
+//! not see the parameter: it defaults to [`MioNet`].
 
 mod address;
 mod mio_net;
@@ -17,133 +17,158 @@ pub use self::mio_net::MioNet;
 pub use self::socket::{Listener, Socket};
 pub use self::transport::{Fill, Flush, Readiness, fill, flush};
 
-/// One report of the poller: what a source may be ready for.
+/// One event of the poller: what a source may be ready for.
 ///
-/// Readiness is a hint; only the system call's own result is the truth.
+/// Readiness is a hint. Only the result of the system call is certain.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Event {
-    /// The word under which the source was registered; see [`Token`](crate::id::Token).
+    /// The token under which the source was registered; see [`Token`](crate::id::Token).
     pub token: usize,
-    /// A read may find something: bytes, the end, an error, or a connection to accept.
+    /// A read may find something: bytes, the end of the stream, an error, or a connection to
+    /// accept.
     pub readable: bool,
-    /// A write may find room, or a connection under way may be decided.
+    /// A write may find room, or an outgoing connection may be established or have failed.
     pub writable: bool,
-    /// The peer has closed its sending side; bytes may still be waiting before that end. Never wrong when set, not always set.
+    /// The peer has closed its sending side. Bytes before that end may still be unread. Never wrong
+    /// when set, but not always set.
     pub read_closed: bool,
-    /// Nothing that is written can arrive any more. Never wrong when set, not always set.
+    /// Nothing that is written can reach the peer any more. Never wrong when set, but not always
+    /// set.
     pub write_closed: bool,
-    /// Urgent data has come: a read stops short at its mark, so that a short one proves nothing any more. Reported on Linux only.
+    /// Urgent data has arrived. A read stops short at its mark, so a short read no longer proves
+    /// that the socket is empty. Reported on Linux only.
     pub urgent: bool,
-    /// The connection is broken, by a reset for instance. Never wrong when set, not always set.
+    /// The connection is broken, for instance by a reset. Never wrong when set, but not always set.
     pub broken: bool,
 }
 
-/// What the loop asks of a connected socket besides reading and writing.
+/// What the loop needs from a connected socket besides reading and writing.
 ///
-/// `read` and `write` must not block, and say so with [`WouldBlock`](io::ErrorKind::WouldBlock).
+/// `read` and `write` must not block. They return [`WouldBlock`](io::ErrorKind::WouldBlock)
+/// instead.
 pub trait Stream: Read + Write {
-    /// How an outgoing connection stands.
+    /// Returns whether an outgoing connection is established.
     ///
     /// # Errors
-    /// What kept it from being established.
+    ///
+    /// Why the connection failed.
     fn established(&mut self) -> io::Result<Established>;
 
-    /// Shuts the sending side: the peer reads all that was written, then the end.
+    /// Shuts the sending side. The peer reads all that was written, then the end of the stream.
     ///
     /// # Errors
-    /// What the system says; `NotConnected` if the peer is gone.
+    ///
+    /// The system's error; `NotConnected` if the peer is gone.
     fn shut_write(&mut self) -> io::Result<()>;
 }
 
-/// How an outgoing connection stands, as far as nothing has gone wrong.
+/// The progress of an outgoing connection that has not failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Established {
-    /// Not decided. An event will tell.
+    /// Not established yet. An event follows.
     NotYet,
-    /// It is there.
+    /// Established.
     Yes,
-    /// It is there, and its other end is its own: the port was free, and the system happened to choose it for this side.
+    /// Established with itself. The port had no listener, and the system happened to choose it as
+    /// the local port.
     WithItself,
 }
 
-/// Something that makes a sleeping [`Net::poll`] return. Cheap, and safe from any thread.
+/// Makes a blocking [`Net::poll`] return. Cheap, and safe from any thread.
 pub trait Wake: Send + Sync {
-    /// Makes the current or the next poll return. Several wake-ups may come out as one.
+    /// Makes the current or the next poll return. Several wake-ups may be merged into one.
     fn wake(&self);
 }
 
-/// Sockets, readiness and the clock, as the loop sees them.
+/// Sockets, readiness and the clock, as the loop uses them.
 ///
-/// Readiness is edge-triggered: an event is owed only for what happened after an operation
-/// said `WouldBlock`. A source is registered once, for both directions, and never again.
+/// Readiness is edge-triggered: an event is only certain to follow after an operation has returned
+/// `WouldBlock`. A source is registered once, for both directions, and never again.
 pub trait Net {
-    /// A socket that accepts.
+    /// A listening socket.
     type Listener;
-    /// A socket that is connected, or about to be.
+    /// A socket that is connected or connecting.
     type Stream: Stream;
 
-    /// Whether a read of fewer bytes than asked for proves that the socket is empty.
+    /// True if a read of fewer bytes than requested proves that the socket is empty.
     ///
-    /// So it is with epoll and kqueue, as long as the peer's end has not been announced (that end
-    /// would never be announced again). It saves one read call in two; mio does not promise it in general.
-    /// A read also stops short at TCP's urgent mark (RFC 6093); where the poller tells of that ([`Event::urgent`]) it is taken into account,
-    /// elsewhere a peer that sends urgent data may wait for its own next bytes.
+    /// This holds with epoll and kqueue, unless the end of the peer's stream was announced already
+    /// (no event would announce it again). It saves one read call in two. mio does not guarantee it
+    /// in general.
+    ///
+    /// A read also stops short at TCP's urgent mark (RFC 6093). If the poller reports it
+    /// ([`Event::urgent`]), the loop takes it into account. On other systems, bytes after the mark
+    /// may stay unread until the peer sends more.
     const SHORT_READ_IS_EMPTY: bool;
 
-    /// Waits for events, at most for `timeout` (`None`: for ever), and puts them into `events`, which is empty.
+    /// Waits for events, at most for `timeout` (`None`: without limit), and puts them into
+    /// `events`, which is empty.
     ///
-    /// Returns the time at which it woke: clock and readiness come from one call. It may return early and with nothing.
+    /// Returns the time at which it woke up, so that clock and readiness come from one call. It may
+    /// return early, and without events.
     ///
-    /// Fewer events than it may bring mean that there were no more. Sources are reported in the order in which they became
-    /// ready: the loop relies on both before it closes a connection for having been silent.
+    /// Two guarantees are required, because the loop relies on both before it closes a connection
+    /// as idle. Fewer events than the maximum mean that there were no more. Sources are reported in
+    /// the order in which they became ready.
     ///
     /// # Errors
-    /// [`Interrupted`](io::ErrorKind::Interrupted), without any event, if a signal ended the wait: the loop polls again. Any other
-    /// error means that the poller is broken.
+    ///
+    /// [`Interrupted`](io::ErrorKind::Interrupted), without any event, if a signal ended the wait.
+    /// The loop polls again. Any other error means that the poller is broken.
     fn poll(&mut self, events: &mut Vec<Event>, timeout: Option<Duration>) -> io::Result<Instant>;
 
-    /// Takes the next connection that waits, with its peer's address; it is not registered yet.
+    /// Accepts the next connection of the backlog. Returns it with its peer's address. It is not
+    /// registered yet.
     ///
     /// # Errors
-    /// `WouldBlock` when none waits; else what the system says.
+    ///
+    /// `WouldBlock` if the backlog is empty; otherwise the system's error.
     fn accept(&mut self, listener: &mut Self::Listener) -> io::Result<(Self::Stream, Address)>;
 
-    /// Begins a connection to `addr`. It is decided when a writable event comes; see [`Stream::established`].
+    /// Begins a connection to `addr`. A writable event follows when it is established or has
+    /// failed; see [`Stream::established`].
     ///
     /// # Errors
-    /// What the system says at once.
+    ///
+    /// The system's error, if the attempt fails at once.
     fn connect(&mut self, addr: &Address) -> io::Result<Self::Stream>;
 
     /// Registers a stream for both directions under `token`.
     ///
     /// # Errors
-    /// What the system says, out of memory or of watches for instance.
+    ///
+    /// The system's error, for instance if memory or watches are exhausted.
     fn register(&mut self, stream: &mut Self::Stream, token: usize) -> io::Result<()>;
 
-    /// Ends a stream's registration. Events already taken may still name it.
+    /// Ends the registration of a stream. Events that were returned already may still name it.
     ///
     /// # Errors
-    /// What the system says.
+    ///
+    /// The system's error.
     fn deregister(&mut self, stream: &mut Self::Stream) -> io::Result<()>;
 
     /// Registers a listener under `token`.
     ///
     /// # Errors
-    /// What the system says.
+    ///
+    /// The system's error.
     fn listen(&mut self, listener: &mut Self::Listener, token: usize) -> io::Result<()>;
 
-    /// Ends a listener's registration and closes it: newcomers are refused from here on.
+    /// Ends the registration of a listener and closes it. New connections are refused from then on.
     ///
     /// # Errors
-    /// What the system says; the listener is closed all the same.
+    ///
+    /// The system's error. The listener is closed even then.
     fn unlisten(&mut self, listener: Self::Listener) -> io::Result<()>;
 
-    /// The time, for what is asked of the loop between its turns. In a turn it is what [`poll`](Self::poll) says.
+    /// Returns the time, for work between turns. During a turn the time is what
+    /// [`poll`](Self::poll) returned.
     fn now(&self) -> Instant;
 
-    /// A waker for this poller. All of them are the same one.
+    /// Returns a waker for this poller. All calls return the same waker.
     fn waker(&self) -> std::sync::Arc<dyn Wake>;
 
-    /// How many descriptors the process may have, as far as the system tells.
+    /// Returns the largest number of descriptors that the process may have, if the system reports
+    /// it.
     fn descriptor_limit(&self) -> Option<usize>;
 }

@@ -1,4 +1,4 @@
-//! The system's sockets, of both kinds: on the network and in the file system.
+//! The system's sockets: TCP and Unix domain.
 
 use std::io::{self, IoSliceMut, Read, Write};
 use std::net::Shutdown;
@@ -10,27 +10,27 @@ use super::{Established, Stream};
 #[cfg(unix)]
 use crate::net::Address;
 
-/// A listener.
+/// A listening socket.
 #[derive(Debug)]
 pub enum Listener {
-    /// On the network.
+    /// A TCP listener.
     Tcp {
         /// The socket.
         socket: net::TcpListener,
-        /// Whether what it accepts still wants `TCP_NODELAY`.
+        /// True if `TCP_NODELAY` must still be set on each accepted socket.
         nodelay: bool,
     },
-    /// In the file system.
+    /// A Unix domain listener.
     #[cfg(unix)]
     Unix(net::UnixListener),
 }
 
-/// A connected socket, or one about to be.
+/// A socket that is connected or connecting.
 #[derive(Debug)]
 pub enum Socket {
-    /// On the network.
+    /// A TCP socket.
     Tcp(net::TcpStream),
-    /// In the file system.
+    /// A Unix domain socket.
     #[cfg(unix)]
     Unix(net::UnixStream),
 }
@@ -55,7 +55,7 @@ impl Listener {
     }
 }
 
-/// The address of a Unix domain socket, as std has it.
+/// Converts std's address of a Unix domain socket.
 #[cfg(unix)]
 impl From<std::os::unix::net::SocketAddr> for Address {
     fn from(addr: std::os::unix::net::SocketAddr) -> Self {

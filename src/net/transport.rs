@@ -1,16 +1,20 @@
-//! The two ends of the pipe: [`fill`] and [`flush`], the only places that read(2) and write(2).
+//! [`fill`] and [`flush`]: the only places that call read(2) and write(2).
 //!
-//! A system call can say five things: some bytes, the end, "not now", "a signal came", an error.
-//! Here they become one small enum each, and the remembered readiness is kept true.
+//! A system call has five outcomes: some bytes, the end, "not now", "interrupted by a signal", an
+//! error. Here they become one small enum each, and the stored readiness is updated.
 
 use std::io::{self, ErrorKind, IoSliceMut, Read, Write};
 
 use crate::net::Event;
 
-/// What is remembered of a socket between two events: a bit for each kind of [`Event`].
+/// The readiness of a socket, stored between events: one bit for each kind of [`Event`].
 ///
-/// Polling is edge-triggered: a bit is set by an event. [`READABLE`](Self::READABLE) and [`WRITABLE`](Self::WRITABLE) stay set until an
-/// operation has shown that they are used up, the others for ever. Whoever stops reading while the bit is set must come back by himself.
+/// Polling is edge-triggered: an event sets a bit. [`READABLE`](Self::READABLE) and
+/// [`WRITABLE`](Self::WRITABLE) stay set until an operation has shown that the readiness is used
+/// up. The other bits stay set forever.
+///
+/// **Trap:** code that stops reading while the bit is set must schedule the rest itself, because no
+/// new event follows.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Readiness(u8);
 
@@ -19,16 +23,17 @@ impl Readiness {
     pub const READABLE: Self = Self(1);
     /// A write may find room.
     pub const WRITABLE: Self = Self(1 << 1);
-    /// The peer's end was announced: from here on only `Ok(0)`, an error or `WouldBlock` ends the reading.
+    /// The end of the peer's stream was announced. From now on only `Ok(0)`, an error or
+    /// `WouldBlock` ends the reading.
     pub const READ_CLOSED: Self = Self(1 << 2);
-    /// Nothing that is written can arrive any more.
+    /// Nothing that is written can reach the peer any more.
     pub const WRITE_CLOSED: Self = Self(1 << 3);
-    /// Urgent data has come: from here on a short read proves nothing.
+    /// Urgent data has arrived. From now on a short read proves nothing.
     pub const URGENT: Self = Self(1 << 4);
-    /// The connection is broken, by a reset for instance.
+    /// The connection is broken, for instance by a reset.
     pub const BROKEN: Self = Self(1 << 5);
 
-    /// Adds what an event reports.
+    /// Sets the bits that an event reports.
     #[inline]
     pub fn merge(&mut self, event: &Event) {
         let bit = |bit: Self, is_set: bool| if is_set { bit.0 } else { 0 };
@@ -40,7 +45,7 @@ impl Readiness {
             | bit(Self::BROKEN, event.broken);
     }
 
-    /// Whether one of these bits is set.
+    /// Returns true if any of these bits is set.
     #[inline]
     pub fn has(self, bits: Self) -> bool {
         self.0 & bits.0 != 0
@@ -52,45 +57,45 @@ impl Readiness {
         self.0 |= bits.0;
     }
 
-    /// Takes these bits back.
+    /// Clears these bits.
     #[inline]
     pub fn clear(&mut self, bits: Self) {
         self.0 &= !bits.0;
     }
 }
 
-/// What came of one read.
+/// The result of one read.
 #[derive(Debug)]
 pub enum Fill {
-    /// This many bytes, at least one.
+    /// This many bytes were read, at least one.
     Bytes(usize),
     /// The peer has closed its sending side, and all its bytes were read.
     End,
-    /// Nothing now; an event will tell.
+    /// There is nothing to read now. An event follows when there is.
     Blocked,
     /// The connection is broken.
     Failed(io::Error),
 }
 
-/// What came of one write.
+/// The result of one write.
 #[derive(Debug)]
 pub enum Flush {
-    /// This many bytes were taken, at least one.
+    /// This many bytes were written, at least one.
     Bytes(usize),
-    /// No room now; an event will tell.
+    /// The socket has no room now. An event follows when it has.
     Blocked,
     /// The connection is broken.
     Failed(io::Error),
 }
 
-/// With one of these bits set, fewer bytes than there was room for do not prove the socket empty.
+/// With one of these bits set, a short read does not prove that the socket is empty.
 const MORE_MAY_COME: Readiness = Readiness(Readiness::READ_CLOSED.0 | Readiness::URGENT.0);
 
-/// Reads once: into `space` first, as far as it has room, then into `scratch`.
+/// Reads once, into `space` first, then into `scratch`.
 ///
-/// `short_read_is_empty` says whether fewer bytes than there was room for prove the socket empty
-/// ([`Net::SHORT_READ_IS_EMPTY`](crate::net::Net::SHORT_READ_IS_EMPTY)); they never do once the peer's end was announced,
-/// since no further event would tell of it.
+/// `short_read_is_empty` says whether a short read proves that the socket is empty
+/// ([`Net::SHORT_READ_IS_EMPTY`](crate::net::Net::SHORT_READ_IS_EMPTY)). It never does once the end
+/// of the peer's stream was announced, because no further event would announce it.
 pub fn fill(
     stream: &mut impl Read,
     space: &mut [u8],
@@ -99,9 +104,12 @@ pub fn fill(
     short_read_is_empty: bool,
 ) -> Fill {
     let room = space.len() + scratch.len();
-    debug_assert!(room > 0, "a read into nothing looks like the end");
+    debug_assert!(
+        room > 0,
+        "a read into an empty buffer looks like the end of the stream"
+    );
     loop {
-        // recv(2) is a little cheaper than readv(2), so the common case does not go through the list.
+        // recv(2) is a little cheaper than readv(2), so the common case uses one buffer.
         let outcome = if space.is_empty() {
             stream.read(scratch)
         } else {
@@ -130,8 +138,8 @@ pub fn fill(
 
 /// Writes once.
 ///
-/// A short write is not taken as proof of a full socket: the caller tries again until `Blocked`,
-/// which costs one call where the peer is slow already, and holds on every platform.
+/// A short write is not taken as proof that the socket is full. The caller tries again until
+/// `Blocked`. That costs one call where the peer is slow already, and holds on every platform.
 pub fn flush(stream: &mut impl Write, bytes: &[u8], readiness: &mut Readiness) -> Flush {
     loop {
         return match stream.write(bytes) {
@@ -153,7 +161,7 @@ mod tests {
 
     use super::*;
 
-    /// A stream that answers from a script.
+    /// A stream with a script of results.
     struct Script(VecDeque<io::Result<usize>>);
 
     impl Script {
@@ -194,7 +202,7 @@ mod tests {
     }
 
     #[test]
-    fn a_full_read_leaves_the_socket_readable_and_a_short_one_does_not() {
+    fn short_read_clears_readiness_and_full_read_keeps_it() {
         let mut readiness = READY;
         assert!(matches!(read([Ok(8)], &mut readiness), Fill::Bytes(8)));
         assert!(readiness.has(Readiness::READABLE));
@@ -203,7 +211,7 @@ mod tests {
     }
 
     #[test]
-    fn a_short_read_proves_nothing_once_the_end_was_announced() {
+    fn short_read_keeps_readiness_after_end_was_announced() {
         let mut readiness = Readiness(READY.0 | Readiness::READ_CLOSED.0);
         assert!(matches!(read([Ok(7)], &mut readiness), Fill::Bytes(7)));
         assert!(readiness.has(Readiness::READABLE));
@@ -212,7 +220,7 @@ mod tests {
     }
 
     #[test]
-    fn a_short_read_proves_nothing_where_the_poller_does_not_say_so() {
+    fn short_read_keeps_readiness_where_it_proves_nothing() {
         let mut readiness = READY;
         assert!(matches!(
             fill(
@@ -228,7 +236,7 @@ mod tests {
     }
 
     #[test]
-    fn signals_are_retried_and_blocking_is_remembered() {
+    fn interrupted_calls_retry_and_would_block_clears_readiness() {
         let mut readiness = READY;
         let answers = || {
             [
@@ -246,7 +254,7 @@ mod tests {
     }
 
     #[test]
-    fn a_write_of_nothing_is_a_failure_and_not_a_reason_to_spin() {
+    fn write_of_zero_bytes_fails_the_connection() {
         assert!(matches!(
             flush(&mut Script::new([Ok(0)]), b"x", &mut READY.clone()),
             Flush::Failed(_)

@@ -1,4 +1,5 @@
-//! Letting connections in: never so many that others starve, and whatever fails, the loop goes on.
+//! Accepting connections: a bounded number each turn, so that open connections are not starved. No
+//! accept error ends the loop.
 
 use std::io::{self, ErrorKind};
 use std::time::Instant;
@@ -13,28 +14,27 @@ use crate::observe::Step;
 use crate::reactor::Reactor;
 use crate::reactor::slots::Slot;
 use crate::reactor::stop::Phase;
-use crate::threads::{ConnectionLimit, Permits};
 
-/// A socket that accepts, and whether it is worth asking.
+/// A listening socket, and what is known of its backlog.
 pub(super) struct Listener<N: Net> {
     socket: N::Listener,
     addr: Address,
     backlog: Backlog,
 }
 
-/// Whether connections wait at a listener.
+/// Whether a listener's backlog may hold connections.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Backlog {
-    /// Nobody; an event will tell.
+    /// It is empty; an event reports the next connection.
     Empty,
-    /// Somebody may. Edge-triggered polling says so once, so it is remembered.
+    /// It may hold some. Edge-triggered polling reports that only once, so it is remembered.
     Ready,
-    /// Somebody may, but this listener fails. Worth asking again then.
+    /// It may hold some, but accepting from this listener failed. Try again at this time.
     RetryAt(Instant),
 }
 
 impl<N: Net> Listener<N> {
-    /// An event has come: connections wait.
+    /// Records an event: the backlog holds connections.
     pub(super) fn on_event(&mut self) {
         if self.backlog == Backlog::Empty {
             self.backlog = Backlog::Ready;
@@ -42,26 +42,28 @@ impl<N: Net> Listener<N> {
     }
 }
 
-/// As many as a listener's queue holds where nobody has asked the system for more (`net.core.somaxconn` on Linux).
+/// The longest backlog that a listener has by default (`net.core.somaxconn` on Linux).
 const LONGEST_BACKLOG: usize = 4096;
 
-/// What to do about a failed accept.
+/// What a failed accept means.
 enum AcceptFailure {
-    /// That one connection is gone; ask for the next.
+    /// Only that connection has failed. Accept the next one.
     Retry,
-    /// The system has no room, whichever listener asks. Only time can mend that.
+    /// The system is out of descriptors or memory, for every listener. Retry after a pause.
     NoResources,
-    /// It is this listener that fails. Perhaps time mends it.
+    /// This listener fails. Retry after a pause.
     ThisListener,
 }
 
-/// EMFILE, ENFILE and ENOBUFS, which have no [`ErrorKind`]: their numbers on Unix (the last one on Linux and on BSD) and on Windows.
+/// EMFILE, ENFILE and ENOBUFS, which have no [`ErrorKind`]: their numbers on Unix (the last one on
+/// Linux and on BSD) and on Windows.
 const OUT_OF_RESOURCES: [i32; 6] = [24, 23, 105, 55, 10024, 10055];
 
-/// ENONET, EPROTO, ENOPROTOOPT and EHOSTDOWN on Linux, where accept(2) passes on what happened to the new connection before it was accepted.
+/// ENONET, EPROTO, ENOPROTOOPT and EHOSTDOWN on Linux, where accept(2) also returns pending network
+/// errors of the new connection.
 const PEER_GONE: [i32; 4] = [64, 71, 92, 112];
 
-/// Sorts accept(2)'s errors.
+/// Classifies an error of accept(2).
 fn classify(error: &io::Error) -> AcceptFailure {
     let is_one_of = |numbers: &[i32]| {
         error
@@ -79,13 +81,13 @@ fn classify(error: &io::Error) -> AcceptFailure {
         _ if cfg!(target_os = "linux") && is_one_of(&PEER_GONE) => AcceptFailure::Retry,
         ErrorKind::OutOfMemory => AcceptFailure::NoResources,
         _ if is_one_of(&OUT_OF_RESOURCES) => AcceptFailure::NoResources,
-        // Whatever nobody thought of: not again at once, but it need not be everybody's.
+        // An unknown error: pause, but only this listener.
         _ => AcceptFailure::ThisListener,
     }
 }
 
 impl<H: Handler, N: Net> Reactor<H, N> {
-    /// Accepts from a listener of the net's own kind, which is bound to `addr`.
+    /// Adds a listener of the [`Net`]'s own type, bound to `addr`.
     ///
     /// # Errors
     /// [`Error::Listen`] if it cannot be registered, or if the loop is stopping.
@@ -112,24 +114,8 @@ impl<H: Handler, N: Net> Reactor<H, N> {
         Ok(())
     }
 
-    /// Counts this loop's connections towards `limit`, which other loops share. Call it before the
-    /// loop listens or dials.
-    ///
-    /// From then on the loop accepts and dials only while all loops of the limit together have
-    /// fewer connections than [`ConnectionLimit::max`], and
-    /// [`Config::max_connections`](crate::Config::max_connections) does not count any more.
-    /// Connections that the loop has already count too, even beyond the limit. If the loop is
-    /// dropped, or its thread panics, its places are free again.
-    ///
-    /// **Trap:** a place that comes free is handed to the loop that has waited longest. If the
-    /// handler of that loop blocks, no other loop can use the place until it goes on.
-    pub fn share_limit(&mut self, limit: &ConnectionLimit) {
-        self.permits = Some(Permits::new(limit, self.net.waker(), self.slots.len()));
-        self.max_connections = limit.max();
-        self.reserve();
-    }
-
-    /// The addresses it listens on, in the order in which they were added. Empty once it is stopping.
+    /// Returns the addresses of the listeners, in the order in which they were added. Empty once
+    /// the loop is stopping.
     pub fn local_addrs(&self) -> Vec<Address> {
         self.listeners
             .iter()
@@ -137,7 +123,8 @@ impl<H: Handler, N: Net> Reactor<H, N> {
             .collect()
     }
 
-    /// Lets in those who wait, as many from each listener as a turn allows.
+    /// Accepts pending connections, from each listener at most
+    /// [`Config::accepts_per_turn`](crate::Config::accepts_per_turn).
     #[inline]
     pub(super) fn accept(&mut self) {
         if self.accept_pending {
@@ -156,7 +143,8 @@ impl<H: Handler, N: Net> Reactor<H, N> {
         }
         let listeners = self.listeners.len();
         for n in 0..listeners {
-            // Each turn begins with another one: near the limit of connections the first takes all the room there is.
+            // Each turn begins with another listener. Near the connection limit, the first one
+            // takes all the room that is left.
             let number =
                 (n + self.shared.observe.counters().turns as usize % listeners) % listeners;
             if let Backlog::RetryAt(at) = self.listeners[number].backlog {
@@ -176,12 +164,13 @@ impl<H: Handler, N: Net> Reactor<H, N> {
         }
     }
 
-    /// Lets in all who wait already, and closes the listeners: whoever is in a listener's queue when it closes is reset.
+    /// Accepts all connections that are in the backlogs already, and closes the listeners. Closing
+    /// a listener resets the connections in its backlog.
     pub(super) fn accept_backlog(&mut self) {
         while let Some(last) = self.listeners.last_mut() {
             last.backlog = Backlog::Ready;
             let number = self.listeners.len() - 1;
-            // The limit of connections does not count here: they leave soon.
+            // The connection limit does not apply here: these connections close soon.
             let most = self
                 .max_connections
                 .saturating_add(LONGEST_BACKLOG)
@@ -195,12 +184,12 @@ impl<H: Handler, N: Net> Reactor<H, N> {
                 }
                 self.accept_one(number);
             }
-            // Nothing in between: that is the time in which newcomers are lost.
+            // No work in between: connections that arrive before the close are lost.
             self.unlisten_last();
         }
     }
 
-    /// Accepts a connection, for which a place is taken.
+    /// Accepts one connection. The caller has acquired its permit.
     fn accept_one(&mut self, number: usize) {
         self.slots.clear_last_lookup();
         let listener = &mut self.listeners[number];
@@ -223,24 +212,24 @@ impl<H: Handler, N: Net> Reactor<H, N> {
         });
     }
 
-    /// Decides what a failed accept means.
+    /// Decides when to accept again after an error.
     fn handle_accept_error(&mut self, number: usize, error: &io::Error) {
         let listener = &mut self.listeners[number];
         let (now, pause) = (self.shared.now(), self.shared.config.accept_backoff);
         let what_now = match classify(error) {
             AcceptFailure::Retry => {
                 return log::debug!(
-                    "a connection was gone before {} accepted it: {error}",
+                    "connection lost before {} accepted it: {error}",
                     listener.addr
                 );
             }
             AcceptFailure::NoResources => {
                 self.accept_paused_until = Some(now + pause);
-                "nobody is accepted for now"
+                "all listeners pause"
             }
             AcceptFailure::ThisListener => {
                 listener.backlog = Backlog::RetryAt(now + pause);
-                "this listener rests"
+                "this listener pauses"
             }
         };
         if let Some(suppressed) = self
@@ -249,13 +238,14 @@ impl<H: Handler, N: Net> Reactor<H, N> {
             .allow(("accept", error.raw_os_error()), now)
         {
             log::warn!(
-                "cannot accept on {}: {error}; {what_now}, and is asked again every {pause:?}{suppressed}",
+                "cannot accept on {}: {error}; {what_now} for {pause:?}{suppressed}",
                 listener.addr
             );
         }
     }
 
-    /// Gives a new socket a slot, registers it once and for both directions, and tells the handler.
+    /// Registers a new socket, once and for both directions, makes its connection, puts that in a
+    /// slot and calls [`Handler::open`].
     fn add_accepted(
         &mut self,
         mut stream: N::Stream,
@@ -272,7 +262,7 @@ impl<H: Handler, N: Net> Reactor<H, N> {
                 connection.ok_or_else(|| {
                     self.shared.observe.note(|| Step::Panicked { id: Some(id) });
                     let _ = self.net.deregister(&mut stream);
-                    io::Error::other("the handler panicked over it")
+                    io::Error::other("the handler panicked in `connection`")
                 })
             });
         let peer = origin.peer();
@@ -282,14 +272,14 @@ impl<H: Handler, N: Net> Reactor<H, N> {
                 .log_throttle
                 .allow(("admit", error.raw_os_error()), self.shared.clock.now())
             {
-                log::warn!("a connection from {peer} is dropped: {error}{suppressed}");
+                log::warn!("dropped a new connection from {peer}: {error}{suppressed}");
             }
         })?;
         self.shared
             .observe
             .note(|| Step::Accepted { id, peer, listener });
         self.insert_slot(Slot::new(connection, Some(stream)));
-        let slot = self.slots.get(id).expect("just entered");
+        let slot = self.slots.get(id).expect("just inserted");
         slot.connection
             .established(&mut self.handler, &mut self.shared);
         self.reschedule(id);
@@ -297,20 +287,20 @@ impl<H: Handler, N: Net> Reactor<H, N> {
         Ok(())
     }
 
-    /// Gives a connection its slot.
+    /// Puts a connection in its slot, and makes it known to the mailbox.
     pub(super) fn insert_slot(&mut self, slot: Slot<H, N>) {
         let id = slot.connection.id();
         self.slots.insert(slot);
         self.mailbox.with(|state| state.connection_opened(id));
     }
 
-    /// Whether a listener could be asked at once.
+    /// True if a connection can be accepted now.
     pub(super) fn can_accept(&self) -> bool {
         self.accept_pending && self.has_pending_accept() && self.has_room()
     }
 
-    /// Whether a listener may have connections, and can be asked now.
-    fn has_pending_accept(&self) -> bool {
+    /// True if a listener may have connections and no pause is in force.
+    pub(super) fn has_pending_accept(&self) -> bool {
         self.accept_paused_until.is_none()
             && self
                 .listeners
@@ -318,7 +308,7 @@ impl<H: Handler, N: Net> Reactor<H, N> {
                 .any(|listener| listener.backlog == Backlog::Ready)
     }
 
-    /// When a listener that rests is worth asking again.
+    /// Returns when to accept again after a pause.
     #[inline]
     pub(super) fn next_accept(&self) -> Option<Instant> {
         if self.accept_pending {
@@ -337,7 +327,8 @@ impl<H: Handler, N: Net> Reactor<H, N> {
                 Backlog::Ready => self.accept_paused_until,
                 Backlog::Empty => None,
             });
-        // A shared limit may have room by then; only asking it wakes this loop when it has.
+        // With a shared limit, try then: a permit may be free, and only an attempt makes the limit
+        // wake this loop when one is.
         times.min().filter(|_| {
             if self.permits.is_some() {
                 matches!(self.phase, Phase::Running)
@@ -347,45 +338,7 @@ impl<H: Handler, N: Net> Reactor<H, N> {
         })
     }
 
-    /// Whether one more connection may be accepted. With a shared limit that has no room, the loop
-    /// is woken when it has.
-    fn has_room(&self) -> bool {
-        matches!(self.phase, Phase::Running)
-            && match &self.permits {
-                None => self.slots.len() < self.max_connections,
-                Some(permits) => permits.can_acquire(self.slots.len()),
-            }
-    }
-
-    /// Takes a place for one more connection, if there is one. The turn's end gives it back if no
-    /// connection comes of it.
-    pub(super) fn acquire_permit(&mut self) -> bool {
-        match &mut self.permits {
-            None => self.slots.len() < self.max_connections,
-            Some(permits) => permits.try_acquire(self.slots.len()),
-        }
-    }
-
-    /// Gives back the places of connections that are gone or never came.
-    #[inline]
-    pub(super) fn release_unused_permits(&mut self) {
-        if self.permits.is_some() {
-            let (used, wants) = (self.slots.len(), self.has_pending_accept());
-            self.permits
-                .iter_mut()
-                .for_each(|permits| permits.release_unused(used, wants));
-        }
-    }
-
-    /// The connections that count towards the limit: this loop's, or those of all loops that share
-    /// one.
-    pub(super) fn open_connections(&self) -> usize {
-        self.permits
-            .as_ref()
-            .map_or(self.slots.len(), Permits::open)
-    }
-
-    /// Closes all listeners: newcomers are refused from here on.
+    /// Closes all listeners. New connections are refused from then on.
     pub(super) fn unlisten(&mut self) {
         while !self.listeners.is_empty() {
             self.unlisten_last();

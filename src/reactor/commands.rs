@@ -1,4 +1,7 @@
-//! Whom no socket calls: those of whom others asked something, those who got mail, and those whose time has come.
+//! Commands from callbacks, and messages from other threads (posts).
+//!
+//! A callback cannot change another connection while it runs. It queues a command, which the loop
+//! carries out afterwards. Output that results is written when the turn flushes.
 
 use crate::error::CloseReason;
 use crate::error::panics::catch_panic;
@@ -14,7 +17,7 @@ use crate::state::{State, Stop, Trigger, Verdict};
 use crate::threads::Post;
 
 impl<H: Handler, N: Net> Reactor<H, N> {
-    /// Carries out what was asked for: by callbacks, of other connections; by other threads; by anyone, of the loop.
+    /// Handles posts, then commands, then new outgoing connections, then a requested stop.
     pub(super) fn deliver(&mut self) {
         let mailbox = &self.mailbox;
         if mailbox.is_notified() {
@@ -36,18 +39,19 @@ impl<H: Handler, N: Net> Reactor<H, N> {
             self.run_commands();
             self.start_dials();
         }
-        // What a thread wrote before it asked for the end comes before the end.
+        // Messages that a thread sent before its stop request are handled before the stop.
         self.requested_stop = Stop::firmer(self.requested_stop, self.shared.commands.take_stop());
         if let Some(how) = self
             .requested_stop
             .filter(|how| *how == Stop::AtOnce || self.posts.is_empty())
         {
             self.begin_stop(how);
-            self.requested_stop = None; // not before: a panic must not make the loop forget it
+            self.requested_stop = None; // last: a panic must not lose the request
         }
     }
 
-    /// Begins those connections that callbacks have asked for by now. What the handler asks for when one fails comes with the next turn.
+    /// Starts the outgoing connections that callbacks have requested so far. What the handler
+    /// requests when one fails is started in the next turn.
     pub(super) fn start_dials(&mut self) {
         for _ in 0..self.shared.commands.dials() {
             let Some(dial) = self.shared.commands.pop_dial() else {
@@ -56,10 +60,12 @@ impl<H: Handler, N: Net> Reactor<H, N> {
             self.slots.clear_last_lookup();
             self.start_dial(dial);
         }
+        let retained = self.shared.config.retained_capacity;
+        self.shared.commands.shrink(retained);
     }
 
-    /// Carries out what callbacks asked of other connections.
-    #[inline(never)] // not into `serve`
+    /// Carries out the commands that callbacks queued for other connections.
+    #[inline(never)] // keep it out of `serve`
     pub(super) fn run_commands(&mut self) {
         let commands = std::mem::take(&mut self.shared.commands);
         let mut running = RunningCommands {
@@ -74,8 +80,8 @@ impl<H: Handler, N: Net> Reactor<H, N> {
             .shrink(running.reactor.shared.config.retained_capacity);
     }
 
-    /// Reads letters from other threads, as many as a turn may.
-    #[inline(never)] // so that a turn without letters costs no more than the question
+    /// Handles posts, at most [`Config::calls_per_turn`](crate::Config::calls_per_turn).
+    #[inline(never)] // a turn without posts pays only for the check
     fn run_posts(&mut self) {
         for _ in 0..self.shared.config.calls_per_turn {
             let Some(post) = self.posts.pop_front() else {
@@ -86,7 +92,7 @@ impl<H: Handler, N: Net> Reactor<H, N> {
         self.shrink_posts();
     }
 
-    /// Does what one letter from another thread asks.
+    /// Handles one post.
     fn run_post(&mut self, post: Post<H::Mail>) {
         self.slots.clear_last_lookup();
         self.shared.observe.note(|| Step::Post);
@@ -98,7 +104,8 @@ impl<H: Handler, N: Net> Reactor<H, N> {
         self.run_commands_if_full();
     }
 
-    /// Changes an open connection; what follows from that comes when its replies are written. One that is connecting can be closed.
+    /// Applies a command to its connection, and schedules a flush for it. Open connections take all
+    /// commands; one that is connecting can only be closed.
     fn run_command(&mut self, command: Command, bytes: &[u8]) {
         let (Command::Send(id) | Command::Close(id) | Command::Resume(id)) = command;
         let slot = self
@@ -118,26 +125,27 @@ impl<H: Handler, N: Net> Reactor<H, N> {
             Command::Close(_) => connection.apply(Trigger::Close(CloseReason::Handler), shared),
             Command::Resume(_) => connection.resume(shared),
         }
-        self.touch(id);
+        self.schedule_flush(id);
     }
 
-    /// Takes note that a connection was changed outside of its own batch: what follows comes when the turn flushes.
-    pub(super) fn touch(&mut self, id: ConnectionId) {
+    /// Puts a connection on the pending-flush list, after a change outside of its own batch. The
+    /// turn's flush writes its output and reschedules it.
+    pub(super) fn schedule_flush(&mut self, id: ConnectionId) {
         let Self {
             slots,
-            touched,
+            pending_flush,
             buffered,
             ..
         } = self;
         OpenConnections {
             slots,
-            touched,
+            pending_flush,
             buffered,
         }
-        .touch(id);
+        .schedule_flush(id);
     }
 
-    /// Runs a callback on an open connection; whether it was there.
+    /// Runs a callback on an open connection. Returns whether the connection exists and is open.
     pub(super) fn call(
         &mut self,
         id: ConnectionId,
@@ -147,13 +155,13 @@ impl<H: Handler, N: Net> Reactor<H, N> {
             handler,
             shared,
             slots,
-            touched,
+            pending_flush,
             buffered,
             ..
         } = self;
         let was_there = OpenConnections {
             slots,
-            touched,
+            pending_flush,
             buffered,
         }
         .run(id, shared, |cx| callback(handler, cx));
@@ -170,13 +178,13 @@ impl<H: Handler, N: Net> Reactor<H, N> {
             handler,
             shared,
             slots,
-            touched,
+            pending_flush,
             buffered,
             ..
         } = self;
         let mut connections = OpenConnections {
             slots,
-            touched,
+            pending_flush,
             buffered,
         };
         let called = catch_panic(|| {
@@ -200,9 +208,11 @@ impl<H: Handler, N: Net> Reactor<H, N> {
     }
 }
 
-/// Commands that are being carried out. No callback runs meanwhile, so there are no others; what
-/// remains goes back afterwards: the memory as a rule, and after a panic those that are not carried
-/// out yet.
+/// The commands that are being carried out, taken out of `Shared` meanwhile. No callback runs, so
+/// no command is added.
+///
+/// When dropped, it puts the queue back: normally empty, for its memory; after a panic, with the
+/// commands that are not carried out yet.
 struct RunningCommands<'r, H: Handler, N: Net> {
     reactor: &'r mut Reactor<H, N>,
     commands: Commands,
@@ -214,10 +224,10 @@ impl<H: Handler, N: Net> Drop for RunningCommands<'_, H, N> {
     }
 }
 
-/// The way to an open connection outside of its own batch.
+/// Access to any open connection, outside of its own batch.
 struct OpenConnections<'r, H: Handler, N: Net> {
     slots: &'r mut Slots<H, N>,
-    touched: &'r mut Vec<ConnectionId>,
+    pending_flush: &'r mut Vec<ConnectionId>,
     buffered: &'r mut usize,
 }
 
@@ -232,18 +242,18 @@ impl<H: Handler, N: Net> OpenConnections<'_, H, N> {
             return false;
         };
         slot.connection.run(shared, callback);
-        self.touch(id);
+        self.schedule_flush(id);
         true
     }
 
-    fn touch(&mut self, id: ConnectionId) {
+    fn schedule_flush(&mut self, id: ConnectionId) {
         let Some(slot) = self.slots.get(id) else {
             return;
         };
         slot.count_memory(self.buffered);
-        if !slot.touched {
-            slot.touched = true;
-            self.touched.push(id);
+        if !slot.in_pending_flush {
+            slot.in_pending_flush = true;
+            self.pending_flush.push(id);
         }
     }
 }

@@ -1,4 +1,8 @@
 //! Deadlines and timers that are due.
+//!
+//! Each connection has one entry in the timer index, the tick of its next check. A check compares
+//! all its deadlines with the clock. Activity does not move the entry: the check finds that the
+//! deadline has moved, and schedules the next one.
 
 use crate::handler::Handler;
 use crate::net::Net;
@@ -8,7 +12,8 @@ use crate::state::State;
 use crate::time::{Alarm, Expiry, TimerId};
 
 impl<H: Handler, N: Net> Reactor<H, N> {
-    /// Calls those whose time has come, and looks at the connections whose may have.
+    /// Fires due timers, and checks the connections that are due for a deadline check. Both
+    /// together are at most [`Config::calls_per_turn`](crate::Config::calls_per_turn) in a turn.
     pub(super) fn expire(&mut self) {
         self.slots.clear_last_lookup();
         for _ in 0..self.shared.config.calls_per_turn {
@@ -23,7 +28,8 @@ impl<H: Handler, N: Net> Reactor<H, N> {
         self.enforce_drain_deadline();
     }
 
-    /// Looks whether one of a connection's deadlines has passed. As a rule it has moved on meanwhile.
+    /// Checks whether one of a connection's deadlines has expired, and carries it out. Usually the
+    /// deadline has moved meanwhile.
     fn check_deadlines(&mut self, slot: usize) {
         let Some(slot) = self.slots.get_by_slot(slot) else {
             return self.shared.observe.note(|| Step::Stale);
@@ -34,27 +40,30 @@ impl<H: Handler, N: Net> Reactor<H, N> {
             self.expire_attempt(id);
             return self.reschedule(id);
         }
-        // An open connection on the resume queue waits for the loop, and not the loop for its peer.
-        let is_ours = slot.queued && matches!(slot.connection.state(), State::Open(_));
+        // A guard deadline measures the peer. An open connection on the resume queue waits for the
+        // loop, so its guards do not expire.
+        let waits_for_loop =
+            slot.in_resume_queue && matches!(slot.connection.state(), State::Open(_));
         if let Some(Expiry::Write | Expiry::Drain) =
-            slot.connection.due_expiry(!is_ours, &self.shared)
+            slot.connection.due_expiry(!waits_for_loop, &self.shared)
         {
-            // A peer that reads, however slowly, is not given up: if some of it leaves now there is another period.
+            // A slow peer is not closed: if the socket takes some bytes now, another period begins.
             slot.final_flush(&mut self.shared);
         }
-        if let Some(expiry) = slot.connection.due_expiry(!is_ours, &self.shared) {
+        if let Some(expiry) = slot.connection.due_expiry(!waits_for_loop, &self.shared) {
             slot.connection
-                .carry_out_expiry(expiry, &mut self.handler, &mut self.shared);
+                .handle_expiry(expiry, &mut self.handler, &mut self.shared);
         }
-        self.touch(id);
+        self.schedule_flush(id);
     }
 
+    /// Calls [`Handler::timer`] or [`Handler::loop_timer`].
     fn fire_timer(&mut self, timer: TimerId) {
         let Some(id) = timer.owner() else {
             self.shared.observe.note(|| Step::Timer { timer });
             return self.call_loop_handler(|handler, cx| handler.loop_timer(timer, cx));
         };
-        // It may be closing: then nothing is called any more, but its close.
+        // A closing connection gets no callback but `close`.
         if self.slots.get_open(id).is_none() {
             return self.shared.observe.note(|| Step::Stale);
         }

@@ -1,4 +1,5 @@
-//! Going out: several addresses in turn, one socket at a time, and a deadline over all.
+//! Outgoing connections: the addresses are tried in order, one socket at a time, under one
+//! deadline.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -16,39 +17,44 @@ use crate::reactor::stop::Phase;
 use crate::state::{State, Trigger};
 use crate::time::Expiry;
 
-/// The least time that an address gets, as long as there is as much: Go's number.
+/// The least time for one address, if that much is left. Go uses the same number.
 const MIN_TIME_PER_ADDRESS: Duration = Duration::from_secs(2);
-/// How often an address is tried again whose socket was connected with itself: Go's number too.
+/// How often an address is retried after a self-connect (TCP simultaneous open to its own port). Go
+/// uses the same number.
 const MAX_SELF_CONNECTS: u8 = 2;
 
-/// A connection that is being made.
+/// An outgoing connection that is not established yet.
 #[derive(Debug)]
 pub(super) struct Attempt {
-    /// The address that is tried now.
+    /// The address that is being tried.
     addr: Address,
-    /// Those to be tried next.
+    /// The addresses to try after it.
     rest: VecDeque<Address>,
-    /// Watched time at which this address has had its time.
-    pub(super) until: u64,
-    /// The time that it has.
-    time: Duration,
-    /// Watched time at which all together have had theirs.
-    end: u64,
-    /// What went wrong first.
+    /// Watched time (see `Clock`) at which the attempt on this address times out.
+    pub(super) addr_deadline: u64,
+    /// The timeout of this address.
+    addr_timeout: Duration,
+    /// Watched time at which the whole attempt times out.
+    deadline: u64,
+    /// The first failure.
     failure: Option<(Address, ConnectFailure)>,
     tried: usize,
     self_connects: u8,
 }
 
 impl<H: Handler, N: Net> Reactor<H, N> {
-    /// Begins a connection to the first of `addrs` that answers, each tried in turn; `timeout` is for all together.
+    /// Starts a connection to the first of `addrs` that answers. The addresses are tried in order;
+    /// `timeout` is for all of them together.
     ///
-    /// Each gets an equal part of what is left of that, and at least two seconds if there are as many. The handler is told
-    /// how it went, in one of the next turns: by [`Handler::open`], or by [`Handler::close`] with [`CloseReason::ConnectFailed`]. A connection that
-    /// is established too late is closed, and nobody hears of it. `Duration::MAX` waits as long as the system does.
+    /// Each address gets an equal share of the time that is left, but at least two seconds while
+    /// there are as many. The outcome is reported in one of the next turns: by [`Handler::open`],
+    /// or by [`Handler::close`] with [`CloseReason::ConnectFailed`]. A connection that is
+    /// established too late is closed without a callback. `Duration::MAX` waits as long as the
+    /// system does.
     ///
     /// # Errors
-    /// [`Error::Connect`] if nothing could be begun: no address, no room for one more connection, a loop that is stopping, or a handler that panicked.
+    /// [`Error::Connect`] if nothing could be started: no address, no room for one more connection,
+    /// a loop that is stopping, or a handler that panicked.
     pub fn connect_to(
         &mut self,
         addrs: Vec<Address>,
@@ -60,12 +66,13 @@ impl<H: Handler, N: Net> Reactor<H, N> {
             timeout,
             key: 0,
         });
-        self.release_unused_permits(); // between turns, so no turn's end does it
+        self.release_unused_permits(); // between turns, no turn's end does it
         self.slots.clear_last_lookup();
         begun.map_err(|(_, error)| Error::Connect(error))
     }
 
-    /// Begins one that a callback has asked for. If that fails the handler is told as if it had failed later.
+    /// Starts a connection that a callback has requested. If that fails, [`Handler::close`] is
+    /// called, as for a later failure.
     pub(super) fn start_dial(&mut self, dial: Dial) {
         let Err((origin, error)) = self.begin_dial(dial) else {
             return;
@@ -83,7 +90,7 @@ impl<H: Handler, N: Net> Reactor<H, N> {
         catch_panic(|| drop(reason));
     }
 
-    /// Gives a connection its slot and tries its first address; or says why there is none.
+    /// Puts a connection in a slot and tries its first address, or returns why it cannot.
     fn begin_dial(&mut self, dial: Dial) -> Result<ConnectionId, (Origin, ConnectError)> {
         let Dial {
             addrs,
@@ -122,17 +129,18 @@ impl<H: Handler, N: Net> Reactor<H, N> {
         else {
             self.shared.observe.note(|| Step::Panicked { id: Some(id) });
             return Err(failed(ConnectFailure::Other(std::io::Error::other(
-                "the handler panicked over it",
+                "the handler panicked in `connection`",
             ))));
         };
         self.insert_slot(Slot::new(connection, None));
-        let end = self.shared.clock.watched_after(timeout).saturating_add(1); // so as not to be early
+        // One tick more, since the clock is rounded down.
+        let deadline = self.shared.clock.watched_after(timeout).saturating_add(1);
         let attempt = Attempt {
             addr,
             rest,
-            until: end,
-            time: timeout,
-            end,
+            addr_deadline: deadline,
+            addr_timeout: timeout,
+            deadline,
             failure: None,
             tried: 1,
             self_connects: 0,
@@ -142,10 +150,10 @@ impl<H: Handler, N: Net> Reactor<H, N> {
         Ok(id)
     }
 
-    /// Tries the addresses, from the present one on, until one does not fail at once.
+    /// Tries the current address, and the next ones, until one does not fail at once.
     fn connect_next(&mut self, id: ConnectionId) {
         while let Some(attempt) = self.dials.get_mut(&id) {
-            attempt.set_time(self.shared.clock.watched());
+            attempt.set_addr_deadline(self.shared.clock.watched());
             let begun = self.net.connect(&attempt.addr).and_then(|mut stream| {
                 self.net.register(&mut stream, Token::of(id).pack())?;
                 Ok(stream)
@@ -156,7 +164,10 @@ impl<H: Handler, N: Net> Reactor<H, N> {
                         id,
                         peer: &attempt.addr,
                     });
-                    self.slots.get(id).expect("who dials has a slot").stream = Some(stream);
+                    self.slots
+                        .get(id)
+                        .expect("a connecting id has a slot")
+                        .stream = Some(stream);
                     break;
                 }
                 Err(error) => self.record_failure(id, ConnectFailure::from_io(error)),
@@ -165,7 +176,7 @@ impl<H: Handler, N: Net> Reactor<H, N> {
         self.reschedule(id);
     }
 
-    /// An address has failed: the next one is tried, or the connection is over.
+    /// Handles the failure of an address: tries the next one, or closes the connection.
     fn fail_address(&mut self, id: ConnectionId, failure: ConnectFailure) {
         let Some(slot) = self.slots.get(id) else {
             return;
@@ -173,7 +184,7 @@ impl<H: Handler, N: Net> Reactor<H, N> {
         let stream = slot.stream.take();
         slot.readiness = Readiness::default();
         if let (Some(mut stream), Some(attempt)) = (stream, self.dials.get(&id)) {
-            // A success that comes from here on finds nobody: the socket is closed with this.
+            // This closes the socket, so a late success has no effect.
             if let Err(error) = self.net.deregister(&mut stream) {
                 log::warn!("cannot deregister connection {id}: {error}");
             }
@@ -187,7 +198,8 @@ impl<H: Handler, N: Net> Reactor<H, N> {
         self.connect_next(id);
     }
 
-    /// Remembers what the first failure was, and goes on to the next address; without one the connection is over.
+    /// Records a failure and moves on to the next address. Without one, the connection closes with
+    /// the first failure.
     fn record_failure(&mut self, id: ConnectionId, failure: ConnectFailure) {
         let Some(attempt) = self.dials.get_mut(&id) else {
             return;
@@ -198,7 +210,7 @@ impl<H: Handler, N: Net> Reactor<H, N> {
                 attempt.self_connects += 1;
                 return;
             }
-            _ if attempt.end <= self.shared.clock.watched() => None,
+            _ if attempt.deadline <= self.shared.clock.watched() => None,
             _ => {
                 attempt.self_connects = 0;
                 attempt.rest.pop_front()
@@ -215,7 +227,7 @@ impl<H: Handler, N: Net> Reactor<H, N> {
                 failure,
                 tried: attempt.tried,
             };
-            let slot = self.slots.get(id).expect("who dials has a slot");
+            let slot = self.slots.get(id).expect("a connecting id has a slot");
             slot.connection.apply(
                 Trigger::Fail(CloseReason::ConnectFailed(Box::new(error))),
                 &mut self.shared,
@@ -223,7 +235,7 @@ impl<H: Handler, N: Net> Reactor<H, N> {
         }
     }
 
-    /// An event has come for a socket that is connecting: finds out what became of it.
+    /// Handles an event for a connecting socket: checks whether it is established.
     pub(super) fn check_connected(&mut self, id: ConnectionId) {
         let Some(slot) = self.slots.get(id) else {
             return;
@@ -241,7 +253,8 @@ impl<H: Handler, N: Net> Reactor<H, N> {
                 if let Some(attempt) = self.dials.remove(&id) {
                     slot.connection.set_peer_addr(&attempt.addr);
                 }
-                slot.schedule_check(None, &mut self.shared); // that was for the attempt; an open connection has deadlines of its own
+                // The check was for the attempt. An open connection has other deadlines.
+                slot.schedule_check(None, &mut self.shared);
                 slot.connection
                     .established(&mut self.handler, &mut self.shared);
             }
@@ -250,16 +263,16 @@ impl<H: Handler, N: Net> Reactor<H, N> {
         }
     }
 
-    /// An address has had its time.
+    /// Handles the timeout of an address, if it has expired.
     pub(super) fn expire_attempt(&mut self, id: ConnectionId) {
         let Some(attempt) = self
             .dials
             .get(&id)
-            .filter(|attempt| attempt.until <= self.shared.clock.seen())
+            .filter(|attempt| attempt.addr_deadline <= self.shared.clock.seen())
         else {
             return;
         };
-        let after = attempt.time;
+        let after = attempt.addr_timeout;
         self.shared.observe.note(|| Step::Deadline {
             id,
             expiry: Expiry::Connect,
@@ -269,17 +282,18 @@ impl<H: Handler, N: Net> Reactor<H, N> {
 }
 
 impl Attempt {
-    /// Gives the present address its part of the time that is left.
-    fn set_time(&mut self, now: u64) {
-        let left = Duration::from_millis(self.end.saturating_sub(now + 1)); // the last tick is there so as not to be early
+    /// Gives the current address its share of the time that is left.
+    fn set_addr_deadline(&mut self, now: u64) {
+        // The deadline has one tick more than the timeout.
+        let left = Duration::from_millis(self.deadline.saturating_sub(now + 1));
         let addresses =
             u32::try_from(self.rest.len()).map_or(u32::MAX, |rest| rest.saturating_add(1));
-        self.time = (left / addresses).max(MIN_TIME_PER_ADDRESS).min(left);
-        let ticks = u64::try_from(self.time.as_millis()).unwrap_or(u64::MAX);
-        self.until = now
+        self.addr_timeout = (left / addresses).max(MIN_TIME_PER_ADDRESS).min(left);
+        let ticks = u64::try_from(self.addr_timeout.as_millis()).unwrap_or(u64::MAX);
+        self.addr_deadline = now
             .saturating_add(ticks)
             .saturating_add(1)
-            .min(self.end)
+            .min(self.deadline)
             .max(now + 1);
     }
 }
@@ -290,25 +304,26 @@ mod tests {
 
     use super::*;
 
-    fn attempt(addresses: u16, end: u64) -> Attempt {
+    fn attempt(addresses: u16, deadline: u64) -> Attempt {
         let addr = |port| Address::from(SocketAddr::from(([127, 0, 0, 1], port)));
         let rest = (1..addresses).map(addr).collect();
         Attempt {
             addr: addr(0),
             rest,
-            until: 0,
-            time: Duration::ZERO,
-            end,
+            addr_deadline: 0,
+            addr_timeout: Duration::ZERO,
+            deadline,
             failure: None,
             tried: 0,
             self_connects: 0,
         }
     }
 
-    /// Go's `TestDialerPartialDeadline`: an equal part for each address, but at least two seconds, but never more than there is.
+    /// As Go's `TestDialerPartialDeadline`: an equal share for each address, but at least two
+    /// seconds, and never more than is left.
     #[test]
-    fn addresses_share_the_time_and_none_gets_too_little_to_be_of_use() {
-        for (addresses, end, until) in [
+    fn addresses_share_the_timeout_with_a_minimum_of_two_seconds() {
+        for (addresses, deadline, expected) in [
             (1, 60_001, 60_001),
             (3, 60_001, 20_001),
             (3, 5_001, 2_001),
@@ -316,9 +331,12 @@ mod tests {
             (1, 1, 1),
             (1, u64::MAX, u64::MAX),
         ] {
-            let mut attempt = attempt(addresses, end);
-            attempt.set_time(0);
-            assert_eq!(attempt.until, until, "{addresses} addresses in {end} ms");
+            let mut attempt = attempt(addresses, deadline);
+            attempt.set_addr_deadline(0);
+            assert_eq!(
+                attempt.addr_deadline, expected,
+                "{addresses} addresses in {deadline} ms"
+            );
         }
     }
 }

@@ -1,9 +1,26 @@
-//! The loop. [`Reactor::turn`] is one round of it, and the whole of it in ten lines.
+//! The event loop. [`Reactor::turn`] is one iteration of it, and [`Reactor::run`] repeats turns
+//! until a stop is requested.
+//!
+//! ```text
+//!   poll ─► events ─► resume queue ─► commands, posts
+//!        ─► deadlines, timers ─► flush ─► reap
+//! ```
+//!
+//! A turn collects the connections that need work in three lists:
+//!
+//! - `resume`: connections with work that no socket event reports, served in the next turn.
+//! - `pending_flush`: connections that got output, or were closed, outside of their own batch.
+//! - `closed`: connections to remove in `reap`. A slot is never freed inside a batch.
+//!
+//! A *batch* is all frames that one read has completed, handled in one go
+//! (`connection/callbacks.rs`).
 
 mod accept;
 mod commands;
 mod deadlines;
 mod dial;
+mod embed;
+mod limit;
 mod memory;
 mod panics;
 mod poll;
@@ -20,28 +37,23 @@ use std::time::{Duration, Instant};
 
 use self::accept::Listener;
 use self::dial::Attempt;
-use self::poll::FullPolls;
+use self::poll::PartialPolls;
 use self::scratch::Scratch;
+use self::serve::Resumable;
 use self::slots::Slots;
 use self::spin::Spin;
 use self::stop::Phase;
 use crate::config::Config;
 use crate::error::Error;
-use crate::error::panics::catch;
-use crate::handler::{Context, Handler, Shared};
+use crate::handler::{Handler, Shared};
 use crate::id::{ConnectionId, Token};
 use crate::net::{Event, MioNet, Net};
-use crate::observe::{Counters, Observer, Step};
-use crate::state::{Stop, Verdict};
-use crate::threads::{Handle, MailboxReceiver, Permits, Post};
-use crate::time::TimerId;
+use crate::observe::Step;
+use crate::state::Stop;
+use crate::threads::{MailboxReceiver, Permits, Post};
 
-/// Descriptors that are not for connections: listeners, logs, the program's own files.
-const RESERVED_DESCRIPTORS: usize = 64;
-/// What each further loop takes for itself: a poller, a waker, a listener or two.
-const DESCRIPTORS_PER_LOOP: usize = 4;
-
-/// Connections that the tables have room for from the beginning, at most: some megabytes of addresses, and of memory only where somebody sits.
+/// Most connections that the tables reserve memory for at the start. It is some megabytes of
+/// address space; the system provides real memory only where a connection is stored.
 const MAX_RESERVED: usize = 65_536;
 
 /// An event loop: one thread, one poller, all connections, one handler.
@@ -54,7 +66,10 @@ const MAX_RESERVED: usize = 65_536;
 /// #     type State = ();
 /// #     type Mail = ();
 /// #     fn connection(&mut self, _: &Origin) -> (Line, ()) { (Line::default(), ()) }
-/// #     fn frame(&mut self, line: &[u8], cx: &mut Context<'_, Self>) -> Verdict { cx.send(line); Verdict::Continue }
+/// #     fn frame(&mut self, line: &[u8], cx: &mut Context<'_, Self>) -> Verdict {
+/// #         cx.send(line);
+/// #         Verdict::Continue
+/// #     }
 /// # }
 /// let mut reactor = Reactor::bind("127.0.0.1:7000", Echo)?;
 /// println!("listening on {}", reactor.local_addrs()[0]);
@@ -62,24 +77,26 @@ const MAX_RESERVED: usize = 65_536;
 /// # Ok::<(), glassloop::Error>(())
 /// ```
 ///
-/// Write `Reactor<MyHandler>`; the second parameter is the way to the operating system, and only tests name another one than the real one.
+/// Write `Reactor<MyHandler>`. The second parameter is the operating system's interface; only tests
+/// use another one than the default.
 pub struct Reactor<H: Handler, N: Net = MioNet> {
     net: N,
     handler: H,
     listeners: Vec<Listener<N>>,
-    /// Whether somebody may wait at a listener, or one rests: else none need be looked at.
+    /// True if a listener may have connections to accept, or is backing off after an error.
     accept_pending: bool,
-    /// Until then no listener is asked: the system has no room.
+    /// If set, no listener accepts before this time: the system was out of descriptors or memory.
     accept_paused_until: Option<Instant>,
     slots: Slots<H, N>,
     /// Outgoing connections that are not established yet.
     dials: BTreeMap<ConnectionId, Attempt>,
     shared: Shared,
-    /// Connections that have something to do without an event: a budget ran out, a pause ended.
-    resume: VecDeque<ConnectionId>,
-    /// Connections that were given something to write, or were closed, outside of their own batch.
-    touched: Vec<ConnectionId>,
-    /// Connections that are over; their slots are freed when the turn ends, and never inside a batch.
+    /// The resume queue: connections with work that no event will report, because a budget was
+    /// spent or back-pressure ended.
+    resume: VecDeque<Resumable>,
+    /// Connections that got output, or were closed, outside of their own batch.
+    pending_flush: Vec<ConnectionId>,
+    /// Closed connections. Their slots are freed when the turn ends, never inside a batch.
     closed: VecDeque<ConnectionId>,
     events: Vec<Event>,
     scratch: Scratch,
@@ -87,40 +104,41 @@ pub struct Reactor<H: Handler, N: Net = MioNet> {
     buffered: usize,
     spin: Spin,
     max_connections: usize,
-    /// This loop's part of a limit that several loops share.
+    /// This loop's share of a connection limit that several loops share.
     permits: Option<Permits>,
     mailbox: MailboxReceiver<H::Mail>,
-    /// Those taken out of the mailbox and not read yet.
+    /// Messages taken out of the mailbox and not handled yet.
     posts: VecDeque<Post<H::Mail>>,
-    /// What all of them took when they were taken out, by their senders' account.
+    /// Weight of `posts` when they were taken out, as counted by their senders.
     posts_weight: usize,
-    /// The end that another thread has asked for, and that waits for the letters before it.
+    /// A stop that was requested and that waits until the messages sent before it are handled.
     requested_stop: Option<Stop>,
-    /// Whether the last poll brought as many events as it may: there may be more, and no new edge will tell.
+    /// True if the last poll filled the event list: there may be more, and edge-triggered polling
+    /// does not report them again by itself.
     poll_again: bool,
-    /// A row of such polls, while there is one.
-    full_polls: Option<FullPolls>,
+    /// Set while polls are incomplete: how much they have reported so far.
+    partial_polls: Option<PartialPolls>,
     phase: Phase,
 }
 
-/// What a turn leaves behind.
+/// The result of a turn.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use]
 pub enum Turn {
-    /// There may be more to do.
+    /// The loop is running.
     Running,
-    /// The loop has stopped, as it was asked to: nothing is open any more.
+    /// The loop has stopped on request, and every connection is closed.
     Stopped,
 }
 
 impl<H: Handler, N: Net> Reactor<H, N> {
-    /// A loop over any [`Net`].
+    /// Makes a loop over any [`Net`].
     ///
     /// # Errors
     /// [`Error::Config`] if the limits contradict each other.
     pub fn with_net(net: N, handler: H, config: Config) -> Result<Self, Error> {
         config.check()?;
-        let max_connections = max_connections(&config, net.descriptor_limit());
+        let max_connections = limit::max_connections(&config, net.descriptor_limit());
         let now = net.now();
         let mut reactor = Self {
             mailbox: MailboxReceiver::new(net.waker(), config.mailbox_cap),
@@ -135,7 +153,7 @@ impl<H: Handler, N: Net> Reactor<H, N> {
             slots: Slots::default(),
             dials: BTreeMap::new(),
             resume: VecDeque::new(),
-            touched: Vec::new(),
+            pending_flush: Vec::new(),
             closed: VecDeque::new(),
             events: Vec::with_capacity(config.events_per_turn),
             scratch: Scratch::new(config.scratch),
@@ -144,7 +162,7 @@ impl<H: Handler, N: Net> Reactor<H, N> {
             max_connections,
             permits: None,
             poll_again: false,
-            full_polls: None,
+            partial_polls: None,
             phase: Phase::Running,
             shared: Shared::new(config, now),
         };
@@ -152,8 +170,8 @@ impl<H: Handler, N: Net> Reactor<H, N> {
         Ok(reactor)
     }
 
-    /// Makes the tables large enough for all connections, so that no new one waits until the tables
-    /// have been moved.
+    /// Reserves table space for all connections, so that accepting one never waits for a table to
+    /// be moved.
     fn reserve(&mut self) {
         let room = self.max_connections.min(MAX_RESERVED);
         self.slots.reserve(room);
@@ -161,10 +179,10 @@ impl<H: Handler, N: Net> Reactor<H, N> {
         self.mailbox.with(|state| state.reserve(room));
     }
 
-    /// Turns until it is told to stop.
+    /// Runs turns until a stop is requested.
     ///
     /// # Errors
-    /// [`Error::Poll`] if the poller is broken. Nothing that a peer does ends the loop.
+    /// [`Error::Poll`] if the poller fails. Nothing that a peer does ends the loop.
     ///
     /// # Panics
     /// As [`turn`](Self::turn).
@@ -176,58 +194,53 @@ impl<H: Handler, N: Net> Reactor<H, N> {
         self.catching_panics(turns).map(|_| ())
     }
 
-    /// One round of the loop: waits for events, at most for `timeout` (`None`: as long as it takes), and does all there is to do.
+    /// Runs one iteration of the loop: waits for events, then does all work that is due.
     ///
+    /// It waits at most `timeout`; with `None`, until an event or a deadline.
     /// `Some(Duration::ZERO)` does not wait. It may return early, with nothing done. The clock is
-    /// read when the poller returns, and is the time for the whole turn.
+    /// read when the poller returns, and that time is used for the whole turn.
     ///
-    /// **Trap:** the wait is bounded by the nearest deadline as seen from the *last* turn's time. A
-    /// program that does something else for long between turns does well to begin with a turn of zero.
+    /// **Trap:** the wait is bounded by the nearest deadline as seen from the *last* turn's time.
+    /// If the program does something else for long between turns, begin with a turn of
+    /// `Duration::ZERO`.
     ///
     /// # Errors
-    /// [`Error::Poll`] if the poller is broken.
+    /// [`Error::Poll`] if the poller fails.
     ///
     /// # Panics
-    /// If this crate has a bug that no single connection can be blamed for. One that can be ends
-    /// that connection, with [`CloseReason::Internal`](crate::CloseReason::Internal).
+    /// If this crate has a bug that cannot be attributed to one connection. Otherwise only that
+    /// connection closes, with [`CloseReason::Internal`](crate::CloseReason::Internal).
     pub fn turn(&mut self, timeout: Option<Duration>) -> Result<Turn, Error> {
         self.catching_panics(|reactor| reactor.take_turn(timeout))
     }
 
+    /// The steps of a turn, in order. A panic in one of them is caught around it.
     fn take_turn(&mut self, timeout: Option<Duration>) -> Result<Turn, Error> {
         if let (Phase::Stopped, true) = (self.phase, self.closed.is_empty()) {
             return Ok(Turn::Stopped);
         }
         let resumable = self.resume.len();
-        // Events that are still there are those of a turn that has panicked.
+        // Events are left only by a turn that has panicked; they are dispatched first.
         if self.events.is_empty() {
-            self.wait(timeout).map_err(Error::Poll)?; // poll
+            self.wait(timeout).map_err(Error::Poll)?; // poll: sleep until an event or a deadline
         }
         self.shared.observe.note(|| Step::Turn {
             now: self.shared.clock.now(),
             events: self.events.len(),
         });
 
-        self.dispatch(); //        events: accept, and serve who is ready
-        self.resume(resumable); // who was not finished in the last turn
-        self.deliver(); //         commands and letters: what was asked of other connections and of the loop
+        self.dispatch(); //        events: accept new connections, serve ready ones
+        self.resume(resumable); // resume queue: connections with work left from the last turn
+        self.deliver(); //         commands from callbacks, posts from other threads
         self.expire(); //          deadlines and timers
-        self.flush(); //           replies that were queued outside of a batch
-        self.reap(); //            who is over
+        self.flush(); //           output that was queued outside of a batch
+        self.reap(); //            remove closed connections
         self.note_work_time();
         Ok(self.status_after_turn())
     }
 
-    /// When the next turn is due even if no event comes: now, if something was left undone; `None` if it can sleep for ever.
-    ///
-    /// For a program that has a loop of its own: it waits until then, or until the poller's descriptor
-    /// (`AsFd`, on Unix) is readable, and then takes a turn of zero.
-    pub fn next_deadline(&self) -> Option<Instant> {
-        let due = self.due()?;
-        self.shared.now().checked_add(self.shared.clock.left(due))
-    }
-
-    /// The tick at which the next turn has something to do, as seen from this one; `None`: an event has to come first.
+    /// Returns the tick at which the next turn has work, as seen from this turn; `None` if only an
+    /// event can bring work.
     fn due(&self) -> Option<u64> {
         let clock = &self.shared.clock;
         if self.has_work() || self.poll_again || self.can_accept() {
@@ -238,23 +251,17 @@ impl<H: Handler, N: Net> Reactor<H, N> {
         sooner(self.shared.timers.next(), sooner(end, accept))
     }
 
-    /// Reads the clock between two turns, for what is asked of the loop there.
-    fn update_clock(&mut self) {
-        let due = self.due();
-        self.shared.clock.advance(self.net.now(), due);
-    }
-
-    /// Whether something was left undone that no event will tell of.
+    /// True if there is work left that no event will report.
     fn has_work(&self) -> bool {
         !(self.resume.is_empty()
-            && self.touched.is_empty()
+            && self.pending_flush.is_empty()
             && self.closed.is_empty()
             && self.posts.is_empty()
             && !self.mailbox.is_notified()
             && self.shared.commands.is_empty())
     }
 
-    /// Hands each event to whom it is for.
+    /// Dispatches each event to its listener or connection, then accepts.
     fn dispatch(&mut self) {
         for number in 0..self.events.len() {
             let event = self.events[number];
@@ -266,7 +273,7 @@ impl<H: Handler, N: Net> Reactor<H, N> {
                     }
                     None => self.shared.observe.note(|| Step::Stale),
                 },
-                Token::Waker => {} // the mailbox is looked into in every turn
+                Token::Waker => {} // every turn checks the mailbox
                 token @ Token::Connection { .. } => self.on_event(token, &event),
             }
         }
@@ -274,133 +281,26 @@ impl<H: Handler, N: Net> Reactor<H, N> {
         self.accept();
     }
 
-    /// Goes on with those who were on the queue when the turn began, so that nobody is served twice in one turn.
+    /// Serves the connections that were queued before this turn began. Connections queued during
+    /// the turn wait for the next one, so none is served twice in a turn.
     fn resume(&mut self, resumable: usize) {
         if resumable == 0 {
             return;
         }
         for _ in 0..resumable {
-            let id = self
-                .resume
-                .pop_front()
-                .expect("only this function shortens the queue");
-            self.resume_connection(id);
+            let next = self.resume.pop_front();
+            self.resume_connection(next.expect("only this function shortens the queue"));
         }
         self.shrink_resume();
     }
-
-    /// Runs `callback` on an open connection, as if it were one of the handler's own: the next turn sends its replies and
-    /// carries out its verdict, and a panic in it closes the connection. Returns whether the connection was there and open.
-    ///
-    /// For use between turns, by the program that owns the loop. The clock is read anew for it.
-    pub fn with(
-        &mut self,
-        id: ConnectionId,
-        callback: impl FnOnce(&mut H, &mut Context<'_, H>) -> Verdict,
-    ) -> bool {
-        self.update_clock();
-        let was_there = catch(|| self.call(id, callback)).unwrap_or_else(|payload| {
-            self.close_culprit(payload);
-            true
-        });
-        self.slots.clear_last_lookup();
-        if !was_there {
-            self.shared.observe.note(|| Step::Stale);
-        }
-        was_there
-    }
-
-    /// Stops the loop, as a [`Handle`] does from elsewhere: the next turns carry it out.
-    pub fn stop(&mut self, how: Stop) {
-        self.shared.commands.stop(how);
-    }
-
-    /// Lets [`Handler::loop_timer`] be called at `at`; see [`LoopContext::set_timer`](crate::LoopContext::set_timer).
-    pub fn set_timer(&mut self, at: Instant) -> TimerId {
-        self.update_clock();
-        self.shared.timers.set(at, None, &self.shared.clock)
-    }
-
-    /// Takes a timer back, the loop's or a connection's; whether it was still to come.
-    pub fn cancel_timer(&mut self, timer: TimerId) -> bool {
-        self.shared.timers.cancel(timer)
-    }
-
-    /// A hand on this loop for other threads.
-    pub fn handle(&self) -> Handle<H::Mail> {
-        self.mailbox.handle()
-    }
-
-    /// The handler.
-    pub fn handler(&mut self) -> &mut H {
-        &mut self.handler
-    }
-
-    /// Takes the reactor apart and gives the handler back. Open connections are closed as they are.
-    pub fn into_handler(self) -> H {
-        self.handler
-    }
-
-    /// Lets `observer` see every step from here on, instead of the one before.
-    pub fn set_observer(&mut self, observer: impl Observer + 'static) {
-        self.shared.observe.set_observer(observer);
-    }
-
-    /// How often each step was taken so far.
-    pub fn counters(&self) -> Counters {
-        self.shared.observe.counters()
-    }
-
-    /// The limits it was made with.
-    pub fn config(&self) -> &Config {
-        &self.shared.config
-    }
-
-    /// How many connections are there, those that are closing included.
-    pub fn connections(&self) -> usize {
-        self.slots.len()
-    }
-
-    /// The most there may be: [`Config::max_connections`], or what was derived in its stead; with a
-    /// [shared limit](Self::share_limit), the most that all its loops may have open together.
-    pub fn max_connections(&self) -> usize {
-        self.max_connections
-    }
 }
 
-/// The sooner of two times, where `None` is never.
+/// Returns the earlier of two times, where `None` is never.
 #[inline]
 fn sooner<T: Ord + Copy>(one: Option<T>, other: Option<T>) -> Option<T> {
     match (one, other) {
         (Some(one), Some(other)) => Some(one.min(other)),
         _ => one.or(other),
-    }
-}
-
-/// As many connections as configured, or else as many as there are descriptors for.
-fn max_connections(config: &Config, descriptors: Option<usize>) -> usize {
-    let reserve = |limit: usize| {
-        RESERVED_DESCRIPTORS.min(limit / 4) + DESCRIPTORS_PER_LOOP * (config.loops - 1)
-    };
-    let possible = descriptors.map(|limit| limit.saturating_sub(reserve(limit)) / config.loops);
-    match (config.max_connections, possible) {
-        (Some(wanted), Some(possible)) if wanted > possible => {
-            log::warn!(
-                "{wanted} connections are allowed, but the system's limit of descriptors leaves room for {possible}"
-            );
-            wanted
-        }
-        (Some(wanted), _) => wanted,
-        (None, Some(possible)) => {
-            let possible = possible.clamp(1, Token::MAX_SLOTS);
-            if possible < RESERVED_DESCRIPTORS / config.loops {
-                log::warn!(
-                    "the system's limit of descriptors leaves room for {possible} connections only"
-                );
-            }
-            possible
-        }
-        (None, None) => ((1024 - RESERVED_DESCRIPTORS) / config.loops).max(1),
     }
 }
 

@@ -1,19 +1,18 @@
-//! The last resort: a panic in the crate's own code ends the connection that it happened for, and
-//! not the loop.
+//! Panics of the crate's own code: they close the connection that was being served, and the loop
+//! continues.
 //!
-//! User code is contained where it is called ([`guard::catch_panic`](crate::error::panics::catch_panic)).
-//! Everything else that can panic is a bug of this crate: an assertion, an index, an overflow. It
-//! is caught where a turn is ([`Reactor::run`] does it once for all turns, so that it costs nothing
-//! in any of them), blamed on the connection that was looked up last, and another turn does the
-//! rest:
+//! Panics of user code are caught where it is called ([`catch_panic`]). Any other panic is a bug of
+//! this crate: an assertion, an index, an overflow. It is caught around the turn, and attributed to
+//! the connection that was looked up last. ([`Reactor::run`] catches once for all turns, so no turn
+//! pays for it.) Another turn then finishes the work:
 //!
 //! - The connection closes with [`CloseReason::Internal`], whatever state the panic has left it in.
-//!   If that panics too it is removed, and the handler is not told.
-//! - What a turn iterates over is taken off one by one, or stays until all of it is done: commands
-//!   and dials, events, touched connections, a wish to stop. Readiness is a hint, so an event that
-//!   is handled twice costs a read that finds nothing.
-//! - A panic that no connection can be blamed for (in the poller, in an accept) is passed on:
-//!   what it has left behind is not known.
+//!   If closing it panics too, it is removed without a callback.
+//! - Work lists survive a panic: commands, dials and closed connections are removed one by one;
+//!   events, the pending-flush list and a stop request stay until all of it is done. Readiness is a
+//!   hint, so an event that is handled twice costs one read that would block.
+//! - A panic that belongs to no connection (in the poller, in an accept) is passed on, since the
+//!   state that it leaves is unknown.
 
 use std::panic::resume_unwind;
 
@@ -27,10 +26,10 @@ use crate::reactor::{Reactor, Turn};
 use crate::state::State;
 
 impl<H: Handler, N: Net> Reactor<H, N> {
-    /// Runs one turn or many. A panic ends one connection, and another turn does what was left
-    /// undone, without a wait.
+    /// Runs one turn or many. After a panic one connection is closed, and another turn finishes the
+    /// work without waiting.
     ///
-    /// This ends: each panic closes a connection, removes one that was closed already, or is passed on.
+    /// This terminates: each panic closes a connection, removes a closed one, or is passed on.
     #[inline]
     pub(super) fn catching_panics(
         &mut self,
@@ -39,26 +38,26 @@ impl<H: Handler, N: Net> Reactor<H, N> {
         loop {
             match catch(|| run(self)) {
                 Ok(outcome) => return outcome,
-                Err(payload) => self.close_culprit(payload),
+                Err(payload) => self.close_after_panic(payload),
             }
-            self.poll_again = true; // the next turn is due at once, whatever was left undone
+            self.poll_again = true; // the next turn does not wait: work may be left
         }
     }
 
-    /// Closes the connection that a panic is blamed on, counts it, and logs it as a bug.
+    /// Closes the connection that a panic is attributed to, counts the panic, and logs it as a bug.
     ///
     /// # Panics
-    /// With the same panic, if no connection can be blamed.
+    /// With the same payload, if the panic belongs to no connection.
     #[cold]
-    pub(super) fn close_culprit(&mut self, payload: Payload) {
+    pub(super) fn close_after_panic(&mut self, payload: Payload) {
         let Some(id) = self.slots.last_lookup() else {
             resume_unwind(payload)
         };
         let message = message_of(&payload);
         catch_panic(|| {
             log::error!(
-                "bug in glassloop: panic in the work for connection {id}, which is closed: {message}; \
-                 please report this line, and the panic's location from stderr"
+                "bug in glassloop: closing connection {id} after a panic: {message}; \
+                 please report this line and the panic's location from stderr"
             );
         });
         self.shared
@@ -72,11 +71,12 @@ impl<H: Handler, N: Net> Reactor<H, N> {
         self.slots.clear_last_lookup();
     }
 
-    /// Closes a connection whose own data may be wrong; `reap` tells the handler. One that is closed already is removed.
+    /// Closes a connection after its own data may have become inconsistent; `reap` calls
+    /// [`Handler::close`]. A closed one is removed.
     fn close_broken(&mut self, id: ConnectionId) {
         let Some(slot) = self.slots.get(id) else {
-            return self.forget(id);
-        }; // it was being removed
+            return self.forget(id); // the panic came while it was being removed
+        };
         if let State::Closed(_) = slot.connection.state() {
             return self.remove_broken(id);
         }
@@ -84,15 +84,15 @@ impl<H: Handler, N: Net> Reactor<H, N> {
         self.reschedule(id);
     }
 
-    /// Removes a connection that could not even be closed.
+    /// Removes a connection that could not be closed.
     fn remove_broken(&mut self, id: ConnectionId) {
         if let Some(mut slot) = self.slots.remove(id) {
-            self.buffered = self.buffered.saturating_sub(slot.counted as usize);
+            self.buffered = self.buffered.saturating_sub(slot.counted_bytes as usize);
             if let Some(stream) = &mut slot.stream {
                 catch_panic(|| self.net.deregister(stream));
             }
             catch_panic(|| drop(slot));
-            // Where its deadlines stand in the order of all may be what is wrong.
+            // The timer index itself may be inconsistent, so it is rebuilt.
             let checks = self
                 .slots
                 .iter()
@@ -102,7 +102,7 @@ impl<H: Handler, N: Net> Reactor<H, N> {
         self.forget(id);
     }
 
-    /// Drops what is kept of a connection outside of its slot, which is free by now.
+    /// Drops what is stored for a connection outside of its slot, which is free already.
     fn forget(&mut self, id: ConnectionId) {
         self.dials.remove(&id);
         self.mailbox.with(|state| state.connection_closed(id));
@@ -124,7 +124,7 @@ mod tests {
     use crate::codec::Line;
     use crate::{CloseReason, Context, Handler, Origin, Reactor, Stop, Turn, Verdict};
 
-    /// Echoes, and counts the ends that it is told of.
+    /// Echoes lines, and counts the calls of `close`.
     #[derive(Default)]
     struct Echo(u32);
 
@@ -147,12 +147,12 @@ mod tests {
         }
     }
 
-    /// A client, which makes it so many connections.
+    /// Connects a client, and waits until the loop has `number` connections.
     fn connect(addr: &str, reactor: &mut Reactor<Echo>, number: usize) -> TcpStream {
         let client = TcpStream::connect(addr).expect("the loop listens");
         client
             .set_read_timeout(Some(Duration::from_secs(10)))
-            .expect("a time to wait");
+            .expect("a valid timeout");
         turn_until(reactor, |reactor| reactor.connections() == number);
         client
     }
@@ -170,15 +170,15 @@ mod tests {
     }
 
     #[test]
-    fn connection_whose_closing_panics_too_is_removed_in_silence() {
+    fn connection_is_removed_without_callback_if_closing_panics() {
         let mut reactor = Reactor::bind("127.0.0.1:0", Echo::default()).expect("a port is free");
         let addr = reactor.local_addrs()[0].to_string();
         let mut clients: Vec<TcpStream> = (1..=3)
             .map(|number| connect(&addr, &mut reactor, number))
             .collect();
-        // The order of all deadlines and this connection do not agree: all that moves its deadline
-        // finds out, its closing included.
-        let broken = reactor.slots.ids()[2]; // the first of those with its deadline
+        // Its slot and the timer index disagree. Whatever moves its deadline finds that out and
+        // panics, closing it included.
+        let broken = reactor.slots.ids()[2]; // the first in its deadline's list
         reactor
             .slots
             .get(broken)
@@ -205,7 +205,7 @@ mod tests {
             "its socket is closed"
         );
 
-        // The next one takes its slot, and everything goes on.
+        // The next connection takes its slot, and the loop continues.
         clients[2] = connect(&addr, &mut reactor, 3);
         assert!(
             reactor
@@ -214,12 +214,12 @@ mod tests {
                 .iter()
                 .any(|id| id.slot() == broken.slot() && *id != broken)
         );
-        let requested_stop = reactor.counters().bytes_written;
+        let written = reactor.counters().bytes_written;
         for client in &mut clients {
             client.write_all(b"alive\n").expect("the loop lives");
         }
         turn_until(&mut reactor, |reactor| {
-            reactor.counters().bytes_written == requested_stop + 18
+            reactor.counters().bytes_written == written + 18
         });
         drop(clients);
         turn_until(&mut reactor, |reactor| reactor.connections() == 0);
@@ -233,21 +233,25 @@ mod tests {
         );
     }
 
-    /// A sum that goes below zero stands in for any bug in what a command does.
+    /// An underflow of the memory sum stands for any bug in the code of a command.
     #[test]
     #[cfg(debug_assertions)]
-    fn panic_over_a_command_leaves_the_commands_behind_it() {
+    fn commands_after_a_panic_are_still_carried_out() {
         let mut reactor = Reactor::bind("127.0.0.1:0", Echo::default()).expect("a port is free");
         let addr = reactor.local_addrs()[0].to_string();
         let mut clients: Vec<TcpStream> = (1..=3)
             .map(|number| connect(&addr, &mut reactor, number))
             .collect();
         let ids = reactor.slots.ids();
-        reactor.slots.get(ids[1]).expect("it is there").counted = 5;
+        reactor
+            .slots
+            .get(ids[1])
+            .expect("it is there")
+            .counted_bytes = 5;
         reactor.with(ids[0], |_, cx| {
             cx.send_to(ids[1], &b"lost"[..]);
             cx.send_to(ids[2], &b"told"[..]);
-            cx.connect(Vec::new(), Duration::from_secs(1), 0); // fails at once, which is told
+            cx.connect(Vec::new(), Duration::from_secs(1), 0); // fails at once: `close` is called
             Verdict::Continue
         });
         turn_until(&mut reactor, |reactor| reactor.connections() == 2);
@@ -265,14 +269,14 @@ mod tests {
 
     #[test]
     #[cfg(debug_assertions)]
-    fn panic_while_all_are_dropped_leaves_nobody_behind() {
+    fn panic_in_immediate_stop_still_closes_all_connections() {
         let mut reactor = Reactor::bind("127.0.0.1:0", Echo::default()).expect("a port is free");
         let addr = reactor.local_addrs()[0].to_string();
         let _clients: Vec<TcpStream> = (1..=3)
             .map(|number| connect(&addr, &mut reactor, number))
             .collect();
         let first = reactor.slots.ids()[0];
-        reactor.slots.get(first).expect("it is there").counted = 5;
+        reactor.slots.get(first).expect("it is there").counted_bytes = 5;
         reactor.stop(Stop::AtOnce);
         assert_eq!(reactor.turn(None).expect("the poller works"), Turn::Stopped);
         assert_eq!(

@@ -1,4 +1,10 @@
-//! Moving one connection on: the picture `fill ─► decode ─► handle ─► encode ─► flush`, for one socket.
+//! Serving one connection: `fill ─► decode ─► handle ─► encode ─► flush`.
+//!
+//! `serve` does as much work as the connection's budget allows. `reschedule` then decides what
+//! continues it: the next event, a place on the resume queue, a deadline, or its removal.
+//!
+//! A connection is served when an event reports it, or when its turn on the resume queue comes. If
+//! its peer stops reading, `connection/write.rs` describes what follows.
 
 use std::mem;
 use std::num::NonZeroU64;
@@ -11,9 +17,16 @@ use crate::observe::Step;
 use crate::reactor::Reactor;
 use crate::reactor::slots::Slot;
 use crate::state::{Reading, State, Trigger};
+use crate::time::Timestamp;
+
+/// A connection on the resume queue.
+pub(super) struct Resumable {
+    id: ConnectionId,
+    queued_at: Timestamp,
+}
 
 impl<H: Handler, N: Net> Reactor<H, N> {
-    /// An event has come for a connection.
+    /// Handles an event for a connection: remembers the readiness, then serves the connection.
     #[inline]
     pub(super) fn on_event(&mut self, token: Token, event: &Event) {
         let Some(slot) = self.slots.get_by_token(token) else {
@@ -30,26 +43,31 @@ impl<H: Handler, N: Net> Reactor<H, N> {
             self.check_connected(id);
             return self.serve(id);
         }
-        // Who is on the queue already has his turn there.
-        if !slot.queued {
+        // A connection on the resume queue is served there, later in this turn or in the next one.
+        if !slot.in_resume_queue {
             self.serve(id);
         }
     }
 
-    /// A connection's place on the resume queue has come.
-    pub(super) fn resume_connection(&mut self, id: ConnectionId) {
+    /// Serves a connection from the resume queue.
+    pub(super) fn resume_connection(&mut self, Resumable { id, queued_at }: Resumable) {
         let Some(slot) = self.slots.get(id) else {
             return self.shared.observe.note(|| Step::Stale);
         };
-        slot.queued = false;
+        slot.in_resume_queue = false;
+        if slot.readiness.has(Readiness::READABLE) && slot.connection.is_reading() {
+            slot.connection.extend_frame_time(queued_at, &self.shared);
+        }
         if let State::Open(Reading::Yielded) = slot.connection.state() {
             slot.connection.apply(Trigger::Proceed, &mut self.shared);
         }
         self.serve(id);
     }
 
-    /// Moves a connection on as far as it goes, within its budget. The caller has just looked it
-    /// up.
+    /// Writes, reads and handles frames until nothing is ready or the budget is spent. The budget
+    /// is [`Config::scratch`](crate::Config::scratch) bytes for reading, and as many for writing.
+    ///
+    /// The caller has just looked the connection up.
     #[inline]
     pub(super) fn serve(&mut self, id: ConnectionId) {
         let Self {
@@ -63,7 +81,7 @@ impl<H: Handler, N: Net> Reactor<H, N> {
         let Some(slot) = slots.get_untracked(id) else {
             return;
         };
-        // Before anything is read: a deadline that has passed comes before bytes that are there already.
+        // First of all: a deadline that has passed takes precedence over bytes that have arrived.
         slot.connection.notify_deadlines(handler, shared);
         let mut budget = shared.config.scratch;
         let mut written = 0;
@@ -71,12 +89,12 @@ impl<H: Handler, N: Net> Reactor<H, N> {
         loop {
             written += slot.flush(shared);
             if written > shared.config.scratch {
-                break; // a peer that reads as fast as we write has had its turn
+                break; // the write budget is spent: the peer reads as fast as we write
             }
             if slot.connection.has_backlog() {
                 slot.connection.proceed(handler, shared);
             } else if phase.is_draining() && slot.can_close() {
-                break; // it ends, and is read no more
+                break; // it closes, and is not read again
             } else if slot.connection.is_reading()
                 && slot.readiness.has(Readiness::READABLE)
                 && budget > 0
@@ -99,36 +117,39 @@ impl<H: Handler, N: Net> Reactor<H, N> {
         self.run_commands_if_full();
     }
 
-    /// Writes what was queued for connections outside of their own batch.
+    /// Writes output that was queued outside of a connection's own batch, and reschedules each
+    /// connection on the list.
     pub(super) fn flush(&mut self) {
-        if self.touched.is_empty() {
+        if self.pending_flush.is_empty() {
             return;
         }
-        // No connection is touched meanwhile. The list is cleared at the end only: after a panic it
-        // is gone through again.
-        for number in 0..self.touched.len() {
-            let id = self.touched[number];
+        // Nothing is added to the list meanwhile. It is cleared at the end only, so that after a
+        // panic the next turn goes through it again.
+        for number in 0..self.pending_flush.len() {
+            let id = self.pending_flush[number];
             let Some(slot) = self.slots.get(id) else {
                 continue;
             };
-            slot.touched = false;
+            slot.in_pending_flush = false;
             if !matches!(slot.connection.state(), State::Connecting) {
                 slot.flush(&mut self.shared);
                 slot.connection.shrink();
             }
             self.reschedule(id);
         }
-        self.touched.clear();
+        self.pending_flush.clear();
         let retained = self.retained_ids();
-        self.touched.shrink_to(retained);
+        self.pending_flush.shrink_to(retained);
         self.enforce_memory_limit();
         self.slots.clear_last_lookup();
     }
 
-    /// Carries out commands before the turn comes to them, if one connection has asked for as much as all may.
+    /// Carries out queued commands early, if they have reached the limit for all connections
+    /// ([`Config::command_high`](crate::Config::command_high)).
     ///
-    /// Without it the next connection would find the queue full and yield as well, and so on for ever. No callback runs here but
-    /// [`Handler::drained`]; what that asks of others is for the next look.
+    /// Otherwise the next connection would find the queue full and yield too, and so on for ever.
+    /// The only callback that runs here is [`Handler::drained`]; commands that it queues wait for
+    /// the next check.
     pub(super) fn run_commands_if_full(&mut self) {
         if self
             .shared
@@ -141,52 +162,9 @@ impl<H: Handler, N: Net> Reactor<H, N> {
         self.enforce_memory_limit();
     }
 
-    /// Closes those who hold most, if all together hold more than they may.
-    #[inline]
-    pub(super) fn enforce_memory_limit(&mut self) {
-        if self.buffered > self.shared.config.buffered_high {
-            self.close_largest();
-        }
-    }
-
-    #[cold]
-    fn close_largest(&mut self) {
-        let total = self.buffered;
-        let mut holders: Vec<(u32, ConnectionId)> = self
-            .slots
-            .iter()
-            .map(|slot| (slot.counted, slot.connection.id()))
-            .collect();
-        holders.sort_unstable_by(|one, another| another.cmp(one));
-        let mut closed = 0;
-        for (held, id) in holders {
-            if self.buffered <= self.shared.config.buffered_low {
-                break;
-            }
-            let slot = self.slots.get(id).expect("just listed");
-            slot.connection.apply(
-                Trigger::Fail(CloseReason::Overload {
-                    held: held as usize,
-                    total,
-                }),
-                &mut self.shared,
-            );
-            slot.connection.shrink();
-            self.reschedule(id);
-            closed += 1;
-        }
-        if let Some(suppressed) = self
-            .shared
-            .log_throttle
-            .allow(("overload", None), self.shared.now())
-        {
-            log::warn!(
-                "all connections together held {total} bytes: the {closed} that held most are closed{suppressed}"
-            );
-        }
-    }
-
-    /// Sees to it that whatever a connection waits for will come: an event, its place on the queue, a deadline, or the end.
+    /// Schedules what the connection needs next: a place on the resume queue, a deadline check, or
+    /// its removal. It also calls [`Handler::drained`] if that is due, and shuts the sending side
+    /// of a lingering connection.
     pub(super) fn reschedule(&mut self, id: ConnectionId) {
         let Self {
             slots,
@@ -208,49 +186,51 @@ impl<H: Handler, N: Net> Reactor<H, N> {
             slot.connection.after_flush(shared);
         }
         match slot.connection.state() {
-            State::Lingering(_) if !slot.shut => {
-                slot.shut = true;
-                // Fails if the peer is gone; then the next read says so.
+            State::Lingering(_) if !slot.write_shut => {
+                slot.write_shut = true;
+                // Fails if the peer is gone, and then the next read reports that.
                 let _ = slot.parts().1.shut_write();
             }
             State::Closed(_) => self.closed.push_back(id),
             _ => {}
         }
         slot.count_memory(&mut self.buffered);
-        // Its deadlines.
+        // Schedule the check of its deadlines.
         let tick = match slot.connection.state() {
             State::Connecting => self
                 .dials
                 .get(&id)
-                .map(|attempt| shared.clock.tick_of(attempt.until)),
+                .map(|attempt| shared.clock.tick_of(attempt.addr_deadline)),
             _ => slot.connection.next_expiry(shared).map(|(tick, _)| tick),
         };
         slot.schedule_check(tick, shared);
-        // What no event will come for.
-        if slot.has_more_work() && !slot.queued {
-            slot.queued = true;
-            if slot.readiness.has(Readiness::READABLE) && slot.connection.is_reading() {
-                slot.connection.restart_frame_time(shared);
-            }
-            self.resume.push_back(id);
+        // Queue it if it has work that no event will report.
+        if slot.has_more_work() && !slot.in_resume_queue {
+            slot.in_resume_queue = true;
+            self.resume.push_back(Resumable {
+                id,
+                queued_at: shared.clock.timestamp(),
+            });
             shared.observe.note(|| Step::Deferred { id });
         }
     }
 }
 
 impl<H: Handler, N: Net> Slot<H, N> {
-    /// Whether there is nothing to settle: it waits for its peer's next frame and for nothing else, as most do most of the time. All its deadlines
-    /// can have done is to move on with the bytes, and the look that is due finds out.
+    /// True if the connection only waits for its peer's next frame, as most do most of the time:
+    /// there is nothing to reschedule. Its deadlines can only have moved later, and the check that
+    /// is already scheduled will find that.
     #[inline]
     fn is_idle(&self, shared: &Shared) -> bool {
         let has = |bit| self.readiness.has(bit);
         self.connection.is_idle()
             && !(has(Readiness::READABLE) || has(Readiness::WRITE_CLOSED) || has(Readiness::BROKEN))
-            && self.counted == 0 // it holds no memory now; so neither did it when that was last counted
+            && self.counted_bytes == 0 // it holds no memory now, and none was counted for it
             && self.deadline_check.is_some() == shared.config.idle_timeout.is_some()
     }
 
-    /// Writes until all is sent or the socket takes no more. Returns how many bytes it took.
+    /// Writes queued bytes until all are sent or the socket would block. Returns the number
+    /// written.
     #[inline]
     fn flush(&mut self, shared: &mut Shared) -> usize {
         if self.connection.has_nothing_to_write() {
@@ -260,10 +240,11 @@ impl<H: Handler, N: Net> Slot<H, N> {
         }
     }
 
-    #[inline(never)] // so that asking costs no more than the question
+    #[inline(never)] // with nothing to write, only the check is paid for
     fn write_out(&mut self, shared: &mut Shared) -> usize {
         let id = self.connection.id();
-        // After a reset the frames before it can still be read; a write that fails would end the connection first.
+        // After a reset, frames that arrived before it can still be read. A failing write would
+        // close the connection before that.
         if self.readiness.has(Readiness::WRITE_CLOSED)
             && self.readiness.has(Readiness::READABLE)
             && self.connection.is_reading()
@@ -290,7 +271,7 @@ impl<H: Handler, N: Net> Slot<H, N> {
         written
     }
 
-    /// Reads once and handles what came. Returns how many bytes that were.
+    /// Reads once and handles the frames. Returns the number of bytes read.
     #[inline]
     fn fill(&mut self, scratch: &mut [u8], handler: &mut H, shared: &mut Shared) -> usize {
         let id = self.connection.id();
@@ -321,7 +302,8 @@ impl<H: Handler, N: Net> Slot<H, N> {
         0
     }
 
-    /// Tries once more to send what is queued, whether or not the poller has spoken of room: it does so only when much is free.
+    /// Tries once more to write what is queued, even if the poller has not reported the socket
+    /// writable: it reports that only when much of the send buffer is free.
     pub(super) fn final_flush(&mut self, shared: &mut Shared) {
         if let State::Draining { .. } | State::Open(_) = self.connection.state() {
             self.readiness.set(Readiness::WRITABLE);
@@ -329,19 +311,11 @@ impl<H: Handler, N: Net> Slot<H, N> {
         }
     }
 
-    /// Keeps the sum of all buffers true.
-    #[inline]
-    pub(super) fn count_memory(&mut self, sum: &mut usize) {
-        let heap = u32::try_from(self.connection.heap()).unwrap_or(u32::MAX);
-        if heap != self.counted {
-            *sum = *sum - self.counted as usize + heap as usize;
-            self.counted = heap;
-        }
-    }
-
-    /// Sees to it that its deadlines are looked at by `tick`. A look that comes earlier does no harm, and moving it would cost more.
+    /// Schedules a check of its deadlines at `tick`, unless one is scheduled earlier. An early
+    /// check is harmless, and moving it would cost more.
     pub(super) fn schedule_check(&mut self, tick: Option<u64>, shared: &mut Shared) {
-        // With the next tick at the earliest: what is set anew for the past in a callback must not hold up the turn.
+        // The next tick at the earliest: a deadline that a callback sets in the past must not
+        // prolong this turn.
         let tick = tick.and_then(|tick| NonZeroU64::new(tick.max(shared.clock.tick() + 1)));
         let is_in_time =
             matches!((self.deadline_check, tick), (Some(before), Some(tick)) if before <= tick);
@@ -355,7 +329,7 @@ impl<H: Handler, N: Net> Slot<H, N> {
         }
     }
 
-    /// Whether there is more to do than its budget allowed.
+    /// True if there is work that the budget did not allow.
     fn has_more_work(&self) -> bool {
         let connection = &self.connection;
         match connection.state() {
@@ -369,14 +343,16 @@ impl<H: Handler, N: Net> Slot<H, N> {
         }
     }
 
-    /// Nothing that is written can arrive any more. Who reads or writes will find out; who does neither is told here.
+    /// Closes a connection that neither reads nor writes if its peer is gone. Otherwise its next
+    /// read or write reports the same.
     #[inline]
     fn check_hang_up(&mut self, shared: &mut Shared) {
         let connection = &mut self.connection;
         let State::Open(reading) = connection.state() else {
             return;
         };
-        // Who has closed in good order, as a Unix domain socket is at once in both directions, may have left frames behind.
+        // When the peer of a Unix domain socket closes, both directions are reported closed at
+        // once, and there may still be frames to read.
         let gone = self.readiness.has(Readiness::BROKEN)
             || (self.readiness.has(Readiness::WRITE_CLOSED) && *reading == Reading::Ended);
         if gone
@@ -388,7 +364,8 @@ impl<H: Handler, N: Net> Slot<H, N> {
         }
     }
 
-    /// Whether a stopping loop has nothing more to handle for this connection. A pause is an answer that is still owed.
+    /// True if a stopping loop may close the connection: no frame is left to handle. A paused
+    /// connection still owes a reply.
     pub(super) fn can_close(&self) -> bool {
         match self.connection.state() {
             State::Open(Reading::Paused) => false,

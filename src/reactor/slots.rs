@@ -1,4 +1,5 @@
-//! The slab of connections: who sits where, and whether it is still the same one.
+//! The slab of connections. A connection's id is its slot and a generation, so the id of a closed
+//! connection never finds the next one in its slot.
 
 use std::fmt;
 use std::num::{NonZeroU32, NonZeroU64};
@@ -16,17 +17,17 @@ pub(super) struct Slot<H: Handler, N: Net> {
     pub(super) connection: Connection<H::Codec, H::State>,
     /// `None` only while it is connecting, between two attempts.
     pub(super) stream: Option<N::Stream>,
-    /// The tick at which its deadlines are looked at.
+    /// The tick at which its deadlines are checked next.
     pub(super) deadline_check: Option<NonZeroU64>,
-    /// Bytes of its buffers that the loop's sum of them holds.
-    pub(super) counted: u32,
+    /// Bytes of its buffers that are included in `Reactor::buffered`.
+    pub(super) counted_bytes: u32,
     pub(super) readiness: Readiness,
     /// True exactly while its id is on the resume queue.
-    pub(super) queued: bool,
-    /// True exactly while its id is on the list of those that were touched outside of their own batch.
-    pub(super) touched: bool,
-    /// Whether our sending side is shut.
-    pub(super) shut: bool,
+    pub(super) in_resume_queue: bool,
+    /// True exactly while its id is on the pending-flush list.
+    pub(super) in_pending_flush: bool,
+    /// True if our sending side is shut.
+    pub(super) write_shut: bool,
 }
 
 impl<H: Handler, N: Net> Slot<H, N> {
@@ -38,15 +39,15 @@ impl<H: Handler, N: Net> Slot<H, N> {
             connection,
             stream,
             deadline_check: None,
-            counted: 0,
+            counted_bytes: 0,
             readiness: Readiness::default(),
-            queued: false,
-            touched: false,
-            shut: false,
+            in_resume_queue: false,
+            in_pending_flush: false,
+            write_shut: false,
         }
     }
 
-    /// The socket of a connection that is past connecting.
+    /// Returns the connection, its socket and its readiness, once it is established.
     #[inline]
     pub(super) fn parts(
         &mut self,
@@ -59,7 +60,7 @@ impl<H: Handler, N: Net> Slot<H, N> {
             &mut self.connection,
             self.stream
                 .as_mut()
-                .expect("who is past connecting has a socket"),
+                .expect("an established connection has a socket"),
             &mut self.readiness,
         )
     }
@@ -70,7 +71,7 @@ pub(super) struct Slots<H: Handler, N: Net> {
     slab: Slab<Slot<H, N>>,
     /// The generation of the connection that was added last.
     generation: u32,
-    /// The connection that was looked up last: a panic is blamed on the work for it.
+    /// The connection that was looked up last. A panic is attributed to it.
     last_lookup: Option<ConnectionId>,
 }
 
@@ -85,11 +86,12 @@ impl<H: Handler, N: Net> Default for Slots<H, N> {
 }
 
 impl<H: Handler, N: Net> Slots<H, N> {
-    /// Bytes a slot takes; the slab adds a word to tell that it is taken, where the slot's type has no room for that.
+    /// Bytes that a slot takes. The slab adds a word to mark occupied entries, where the slot's
+    /// type has no spare bit pattern for that.
     pub(super) const FOOTPRINT: usize = size_of::<Slot<H, N>>();
 
-    /// Sees to it that so many connections find room without one of them having to wait until all others have moved. Memory that nobody
-    /// has written to costs an address only.
+    /// Reserves memory for this many connections, so that the slab is never moved while it grows.
+    /// Memory that is never written to costs address space only.
     pub(super) fn reserve(&mut self, connections: usize) {
         self.slab.reserve(connections);
     }
@@ -98,11 +100,11 @@ impl<H: Handler, N: Net> Slots<H, N> {
         self.slab.len()
     }
 
-    /// The name that the next connection to be added will have.
+    /// Returns the id that the next inserted connection will have.
     pub(super) fn next_id(&mut self) -> ConnectionId {
         self.generation = self.generation.wrapping_add(1);
         let generation = NonZeroU32::new(self.generation).unwrap_or_else(|| {
-            self.generation = 1; // 0 belongs to no connection
+            self.generation = 1; // 0 is never used
             NonZeroU32::MIN
         });
         let slot = u32::try_from(self.slab.vacant_key())
@@ -110,15 +112,15 @@ impl<H: Handler, N: Net> Slots<H, N> {
         ConnectionId::new(slot, generation)
     }
 
-    /// Adds a connection that was named by [`next_id`](Self::next_id).
+    /// Inserts a connection that has the id from [`next_id`](Self::next_id).
     pub(super) fn insert(&mut self, slot: Slot<H, N>) {
         let id = slot.connection.id();
         let key = self.slab.insert(slot);
-        assert_eq!(key, id.slot(), "a connection must sit where its name says");
+        assert_eq!(key, id.slot(), "a connection must be in the slot of its id");
         self.last_lookup = Some(id);
     }
 
-    /// The connection with this very name.
+    /// Returns the connection with exactly this id, and makes it the last lookup.
     #[inline]
     pub(super) fn get(&mut self, id: ConnectionId) -> Option<&mut Slot<H, N>> {
         let slot = self
@@ -129,7 +131,7 @@ impl<H: Handler, N: Net> Slots<H, N> {
         Some(slot)
     }
 
-    /// The same for one that was looked up last already.
+    /// The same for a connection that is the last lookup already.
     #[inline]
     pub(super) fn get_untracked(&mut self, id: ConnectionId) -> Option<&mut Slot<H, N>> {
         self.slab
@@ -137,20 +139,20 @@ impl<H: Handler, N: Net> Slots<H, N> {
             .filter(|slot| slot.connection.id() == id)
     }
 
-    /// The connection that sits there, whoever it is.
+    /// Returns the connection in this slot, whatever its generation.
     pub(super) fn get_by_slot(&mut self, slot: usize) -> Option<&mut Slot<H, N>> {
         let slot = self.slab.get_mut(slot)?;
         self.last_lookup = Some(slot.connection.id());
         Some(slot)
     }
 
-    /// The connection with this very name, if it is open.
+    /// Returns the connection with exactly this id, if it is open.
     pub(super) fn get_open(&mut self, id: ConnectionId) -> Option<&mut Slot<H, N>> {
         self.get(id)
             .filter(|slot| matches!(slot.connection.state(), State::Open(_)))
     }
 
-    /// The connection that an event is about, if that one is still there.
+    /// Returns the connection that an event is for, if it still exists.
     #[inline]
     pub(super) fn get_by_token(&mut self, token: Token) -> Option<&mut Slot<H, N>> {
         let Token::Connection { slot, .. } = token else {
@@ -164,17 +166,19 @@ impl<H: Handler, N: Net> Slots<H, N> {
         Some(slot)
     }
 
-    /// The connection that was looked up last, unless other work has begun since.
+    /// Returns the connection that was looked up last, unless other work has begun since.
     pub(super) fn last_lookup(&self) -> Option<ConnectionId> {
         self.last_lookup
     }
 
-    /// Other work begins, for no connection or for one that has no slot yet.
+    /// Clears the last lookup: the work that begins is for no connection, or for one without a
+    /// slot.
     #[inline]
     pub(super) fn clear_last_lookup(&mut self) {
         self.last_lookup = None;
     }
 
+    /// Removes a connection, and frees its slot.
     pub(super) fn remove(&mut self, id: ConnectionId) -> Option<Slot<H, N>> {
         self.get(id)?;
         Some(self.slab.remove(id.slot()))
@@ -209,9 +213,9 @@ mod tests {
     use crate::net::MioNet;
     use crate::state::Verdict;
 
-    struct Nobody;
+    struct NoOp;
 
-    impl Handler for Nobody {
+    impl Handler for NoOp {
         type Codec = Line;
         type State = ();
         type Mail = ();
@@ -226,12 +230,12 @@ mod tests {
     }
 
     #[test]
-    fn generations_wrap_past_zero_and_an_old_name_finds_nobody() {
-        let mut slots = Slots::<Nobody, MioNet> {
+    fn generations_skip_zero_and_a_stale_id_finds_nothing() {
+        let mut slots = Slots::<NoOp, MioNet> {
             generation: u32::MAX - 2,
             ..Slots::default()
         };
-        let mut gone: Vec<ConnectionId> = Vec::new();
+        let mut removed: Vec<ConnectionId> = Vec::new();
         for generation in [u32::MAX - 1, u32::MAX, 1, 2] {
             let id = slots.next_id();
             assert_eq!((id.slot(), id.generation()), (0, generation));
@@ -239,14 +243,14 @@ mod tests {
                 peer: Address::Unix(None),
                 key: 0,
             };
-            slots.insert(Slot::new(Connection::new(id, &origin, &mut Nobody), None));
+            slots.insert(Slot::new(Connection::new(id, &origin, &mut NoOp), None));
             assert!(slots.get(id).is_some() && slots.get_by_token(Token::of(id)).is_some());
             assert!(
-                gone.iter().all(|old| slots.get(*old).is_none()
+                removed.iter().all(|old| slots.get(*old).is_none()
                     && slots.get_by_token(Token::of(*old)).is_none())
             );
-            gone.extend(slots.remove(id).map(|slot| slot.connection.id()));
+            removed.extend(slots.remove(id).map(|slot| slot.connection.id()));
         }
-        assert!(gone.len() == 4 && gone.iter().all(|old| slots.remove(*old).is_none()));
+        assert!(removed.len() == 4 && removed.iter().all(|old| slots.remove(*old).is_none()));
     }
 }

@@ -1,4 +1,5 @@
-//! A loop over the real outside world: sockets by their addresses, and the poller as somebody else's source.
+//! The loop on real sockets: listening and connecting by address, and the poller's descriptor for
+//! use in another loop.
 
 use core::net::SocketAddr;
 use std::fmt;
@@ -17,20 +18,22 @@ use crate::net::{Address, MioNet};
 use crate::reactor::Reactor;
 
 impl<H: Handler> Reactor<H> {
-    /// A loop with the default limits that listens on `addr`.
+    /// Makes a loop with the default limits that listens on `addr`.
     ///
     /// # Errors
-    /// [`Error::Listen`] if the address is taken or is none, [`Error::Setup`] if there is no poller to be had.
+    /// [`Error::Listen`] if the address is in use or invalid, [`Error::Setup`] if no poller can be
+    /// made.
     pub fn bind(addr: impl ToSocketAddrs + fmt::Debug, handler: H) -> Result<Self, Error> {
         let mut reactor = Self::new(handler, Config::default())?;
         reactor.listen(addr)?;
         Ok(reactor)
     }
 
-    /// A loop that listens nowhere yet.
+    /// Makes a loop that does not listen yet.
     ///
     /// # Errors
-    /// [`Error::Config`] if the limits contradict each other, [`Error::Setup`] if there is no poller to be had.
+    /// [`Error::Config`] if the limits contradict each other, [`Error::Setup`] if no poller can be
+    /// made.
     pub fn new(handler: H, config: Config) -> Result<Self, Error> {
         config.check()?;
         let net = MioNet::new(config.events_per_turn, Token::Waker.pack(), config.nodelay)
@@ -38,19 +41,21 @@ impl<H: Handler> Reactor<H> {
         Self::with_net(net, handler, config)
     }
 
-    /// Listens on `addr` too; port 0 lets the system choose. Returns the real address.
+    /// Adds a listener on `addr`; with port 0 the system chooses a port. Returns the actual
+    /// address.
     ///
-    /// Of a name with several addresses, the first that can be bound is used, and no other.
+    /// If a name has several addresses, only the first one that can be bound is used.
     ///
-    /// The backlog (connections that wait to be accepted) is std's and mio's: 128 on most systems.
+    /// The backlog (connections that wait to be accepted) is the default of std and mio: 128 on
+    /// most systems.
     ///
-    /// **Trap:** if more connections than that arrive at once, Linux drops the rest, and their
-    /// systems try again after one second, then after two more, and so on. A server that expects
-    /// bursts makes its own listener, with a longer backlog, and gives it to
-    /// [`listen_on`](Self::listen_on), which has an example.
+    /// **Trap:** if more connections than that arrive at once, Linux drops the rest. Their systems
+    /// retry after one second, then after two more, and so on. A server that expects bursts makes
+    /// its own listener with a longer backlog, and passes it to [`listen_on`](Self::listen_on),
+    /// which has an example.
     ///
     /// # Errors
-    /// [`Error::Listen`] if the address is taken, or is none.
+    /// [`Error::Listen`] if the address is in use or invalid.
     pub fn listen(&mut self, addr: impl ToSocketAddrs + fmt::Debug) -> Result<SocketAddr, Error> {
         let text = format!("{addr:?}").trim_matches('"').to_string();
         let listener =
@@ -58,25 +63,30 @@ impl<H: Handler> Reactor<H> {
         self.listen_on(listener)
     }
 
-    /// Accepts from a listener that was made elsewhere: by another crate, by another process. Returns its address.
+    /// Adds a listener that was made elsewhere: by another crate or by another process. Returns its
+    /// address.
     ///
-    /// It is made non-blocking, and gets [`Config::nodelay`]. Its other options stay as they are.
+    /// It is made non-blocking, and its connections get [`Config::nodelay`]. Its other options
+    /// stay.
     ///
-    /// On Linux, accepted sockets inherit the listener's keepalive: the system then probes a peer
-    /// that is silent, and the connection of one that has vanished ends with an error. Without it,
-    /// and with [`Config::idle_timeout`] off, such a connection stays for ever. With
+    /// On Linux, accepted sockets inherit the listener's keepalive: the system then probes a silent
+    /// peer, and closes the connection with an error if the peer has vanished. Without keepalive,
+    /// and with [`Config::idle_timeout`] off, such a connection stays open for ever. With
     /// [socket2](https://docs.rs/socket2):
     ///
     /// ```no_run
     /// # use std::time::Duration;
-    /// # fn listen<H: glassloop::Handler>(reactor: &mut glassloop::Reactor<H>) -> Result<(), Box<dyn std::error::Error>> {
+    /// # use glassloop::{Handler, Reactor};
+    /// # type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
+    /// # fn listen<H: Handler>(reactor: &mut Reactor<H>) -> Result<()> {
     /// use socket2::{Domain, Socket, TcpKeepalive, Type};
     ///
     /// let addr: std::net::SocketAddr = "127.0.0.1:7000".parse()?;
     /// let socket = Socket::new(Domain::for_address(addr), Type::STREAM, None)?;
     /// #[cfg(unix)] // on Windows it would let another process take the port
     /// socket.set_reuse_address(true)?;
-    /// socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(Duration::from_secs(60)))?;
+    /// let keepalive = TcpKeepalive::new().with_time(Duration::from_secs(60));
+    /// socket.set_tcp_keepalive(&keepalive)?;
     /// socket.bind(&addr.into())?;
     /// socket.listen(4096)?; // Linux reduces it to `net.core.somaxconn`
     /// reactor.listen_on(socket.into())?;
@@ -85,7 +95,7 @@ impl<H: Handler> Reactor<H> {
     /// ```
     ///
     /// # Errors
-    /// [`Error::Listen`] with what the system says.
+    /// [`Error::Listen`] with the system's error.
     pub fn listen_on(&mut self, listener: TcpListener) -> Result<SocketAddr, Error> {
         let addr = listener.local_addr().map_err(|source| Error::Listen {
             addr: "a given socket".into(),
@@ -100,10 +110,10 @@ impl<H: Handler> Reactor<H> {
         Ok(addr)
     }
 
-    /// The same for a Unix domain socket. Its file is the caller's to remove.
+    /// Adds a Unix domain socket as a listener. Removing its file is the caller's task.
     ///
     /// # Errors
-    /// [`Error::Listen`] with what the system says.
+    /// [`Error::Listen`] with the system's error.
     #[cfg(unix)]
     pub fn listen_on_unix(&mut self, listener: UnixListener) -> Result<Address, Error> {
         let addr = listener
@@ -118,12 +128,14 @@ impl<H: Handler> Reactor<H> {
         Ok(addr)
     }
 
-    /// Begins a connection to `addr`, to the first that answers if there are several; see [`connect_to`](Self::connect_to) for the particulars.
+    /// Starts a connection to `addr`, or to the first of its addresses that answers; see
+    /// [`connect_to`](Self::connect_to).
     ///
-    /// **Trap:** a host's name is looked up here and now, and the loop stands still meanwhile. Look it up elsewhere, and give addresses.
+    /// **Trap:** a host name is resolved here, which blocks the loop. Resolve it in another thread,
+    /// and pass addresses.
     ///
     /// # Errors
-    /// [`Error::Connect`] if nothing could be begun.
+    /// [`Error::Connect`] if nothing could be started.
     pub fn connect(
         &mut self,
         addr: impl ToSocketAddrs,
@@ -140,10 +152,13 @@ impl<H: Handler> Reactor<H> {
     }
 }
 
-/// The poller's own descriptor: readable when a turn would find events. So this loop can be one source of another one.
+/// The poller's own descriptor, which is readable when a turn would find events. With it, this loop
+/// can be one source of another loop.
 ///
-/// Wait for it together with [`Reactor::next_deadline`]. **Trap:** it says nothing of work left undone, which
-/// `next_deadline` does; and a loop that waits for edges must take turns until that is no longer due.
+/// Wait for it together with [`Reactor::next_deadline`].
+///
+/// **Trap:** it does not report work left from the last turn; `next_deadline` does. An outer loop
+/// that is edge-triggered must take turns until `next_deadline` is no longer due.
 #[cfg(unix)]
 impl<H: Handler> AsFd for Reactor<H> {
     fn as_fd(&self) -> BorrowedFd<'_> {
@@ -151,7 +166,7 @@ impl<H: Handler> AsFd for Reactor<H> {
     }
 }
 
-/// The same as a number, for who cannot take it otherwise.
+/// The same descriptor as a number, for APIs that need one.
 #[cfg(unix)]
 impl<H: Handler> AsRawFd for Reactor<H> {
     fn as_raw_fd(&self) -> RawFd {

@@ -1,14 +1,19 @@
-//! When it is right to wait awake.
+//! Busy-polling: when to poll without sleeping.
 //!
 //! ```text
-//!   asleep   poll ──── falls asleep ········ event ──── wakes up ────► turn       costs SLEEP, however long the wait
-//!   awake    poll poll poll poll poll poll ► event ► turn                         costs as long as the wait is
+//!   sleep   poll ── blocks ········ event ── wakes up ─► turn     costs SLEEP_COST
+//!   spin    poll poll poll poll poll poll ► event ► turn          costs the time waited
 //! ```
 //!
-//! Falling asleep and being woken takes the processor a few microseconds, and whoever waits for an answer waits for that too. If the
-//! next event comes sooner than that, polling until it is there is the cheaper way. Nobody knows beforehand, so the
-//! loop keeps an account: a wait that found its event awake has earned what the sleep would have cost, less what it took; one that found
-//! none has spent what it took. It waits awake only while there is credit, and now and then to try whether it would pay again.
+//! Blocking in the poller and waking up costs a few microseconds of CPU, and adds the same to the
+//! reply's latency. If the next event comes sooner than that, it is cheaper to poll until it is
+//! there. When it comes is not known beforehand, so the loop keeps a balance:
+//!
+//! - A spin that found an event earns the cost of the sleep that it saved, less its own polls.
+//! - A spin that found none spends its polls.
+//!
+//! The loop spins only while it has credit. Without credit it spins once in a while, to find out
+//! whether spinning would pay again.
 
 use std::io;
 use std::time::Duration;
@@ -18,30 +23,33 @@ use crate::net::Net;
 use crate::observe::Step;
 use crate::reactor::{Reactor, sooner};
 
-/// What falling asleep and being woken cost, in polls that find nothing.
+/// Cost of blocking and waking up, in polls that find nothing.
 ///
-/// Counted in polls, and not in time, since a machine that is slow is slow at both. Measured: 16 to 18.
+/// It is counted in polls and not in time, because a slow machine is slow at both. Measured: 16 to
+/// 18.
 const SLEEP_COST: u32 = 20;
-/// No more is saved up than pays for so many waits in vain.
+/// The credit is capped at the cost of this many misses.
 const MAX_MISSES: u32 = 8;
-/// Without credit, one wait in so many is a try; after a try in vain one in twice as many, up to the last number.
-const TRY_INTERVALS: (u32, u32) = (64, 4096);
+/// Without credit, one wait in this many is a trial spin. Each miss doubles the interval, up to the
+/// second number.
+const TRIAL_INTERVALS: (u32, u32) = (64, 4096);
 
-/// No poll takes less time than this, in nanoseconds: so a clock that stands still does not keep the loop awake.
+/// The least time of a poll, in nanoseconds. It bounds the number of polls, so that a clock that
+/// stands still cannot make the loop spin for ever.
 const MIN_POLL_NANOS: u128 = 100;
 
-/// The account.
+/// The balance of spinning.
 #[derive(Debug)]
 pub(super) struct Spin {
-    /// How long to wait awake at most; not at all, if this is zero.
+    /// The longest spin; zero: never spin.
     max_time: Duration,
-    /// How many polls that can be at most.
+    /// The number of polls that `max_time` can hold.
     polls: u32,
-    /// Polls that waiting awake has saved lately.
+    /// Polls that recent spins have saved.
     credit: u32,
-    /// Waits until the next try.
-    until_try: u32,
-    /// From one try to the next.
+    /// Waits until the next trial.
+    until_trial: u32,
+    /// Waits from one trial to the next.
     interval: u32,
 }
 
@@ -52,36 +60,37 @@ impl Spin {
             max_time,
             polls,
             credit: 0,
-            until_try: TRY_INTERVALS.0,
-            interval: TRY_INTERVALS.0,
+            until_trial: TRIAL_INTERVALS.0,
+            interval: TRIAL_INTERVALS.0,
         }
     }
 
-    /// Whether the next wait begins awake.
+    /// True if the next wait begins with a spin.
     #[inline]
     fn should_spin(&mut self) -> bool {
-        self.polls > 0 && (self.credit > 0 || self.should_try())
+        self.polls > 0 && (self.credit > 0 || self.is_trial_due())
     }
 
-    fn should_try(&mut self) -> bool {
-        self.until_try -= 1;
-        let is_due = self.until_try == 0;
+    /// Counts a wait without credit. True if it is the next trial.
+    fn is_trial_due(&mut self) -> bool {
+        self.until_trial -= 1;
+        let is_due = self.until_trial == 0;
         if is_due {
-            self.until_try = self.interval;
+            self.until_trial = self.interval;
         }
         is_due
     }
 
-    /// A wait that began awake took so many polls, and has found its event, or has not.
+    /// Records a spin: its number of polls, and whether it found an event.
     fn record(&mut self, polls: u32, hit: bool) {
         if hit {
             self.credit = (self.credit + SLEEP_COST)
                 .saturating_sub(polls)
                 .min(MAX_MISSES * self.polls.min(100));
-            self.interval = TRY_INTERVALS.0;
+            self.interval = TRIAL_INTERVALS.0;
         } else {
             if self.credit == 0 {
-                self.interval = (2 * self.interval).min(TRY_INTERVALS.1);
+                self.interval = (2 * self.interval).min(TRIAL_INTERVALS.1);
             }
             self.credit = self.credit.saturating_sub(polls);
         }
@@ -89,7 +98,8 @@ impl Spin {
 }
 
 impl<H: Handler, N: Net> Reactor<H, N> {
-    /// Waits for events, and lets the clock go on: awake for a short while, if that has paid lately; then asleep, until something is due.
+    /// Waits for events or a deadline, and advances the clock. It spins first if that has paid
+    /// lately.
     pub(super) fn wait(&mut self, timeout: Option<Duration>) -> io::Result<()> {
         let due = self.due();
         let timeout = sooner(timeout, due.map(|due| self.shared.clock.left(due)));
@@ -100,7 +110,7 @@ impl<H: Handler, N: Net> Reactor<H, N> {
         }
     }
 
-    /// The same, beginning awake. What is due ends this waiting as it would a sleep.
+    /// Spins, then sleeps if no event came. A deadline ends the spin as it would end a sleep.
     #[inline(never)]
     fn busy_poll(&mut self, timeout: Option<Duration>) -> io::Result<()> {
         let mut begun = None;
@@ -109,12 +119,12 @@ impl<H: Handler, N: Net> Reactor<H, N> {
             let due = self.due();
             self.poll(Some(Duration::ZERO), due)?;
             if polls == 0 && !self.events.is_empty() {
-                return Ok(()); // the loop would not have slept
+                return Ok(()); // a sleep would not have blocked
             }
             polls += 1;
             let now = self.shared.now();
             let took = now.saturating_duration_since(*begun.get_or_insert(now));
-            let due = self.due(); // it may be sooner by now: another thread has sent something
+            let due = self.due(); // again: another thread may have sent a message
             let left = sooner(
                 timeout.map(|timeout| timeout.saturating_sub(took)),
                 due.map(|due| self.shared.clock.left(due)),
@@ -133,63 +143,66 @@ impl<H: Handler, N: Net> Reactor<H, N> {
 mod tests {
     use super::*;
 
-    const LONGEST: Duration = Duration::from_micros(8);
-    /// Polls that find nothing in that time.
-    const IN_VAIN: u32 = 30;
+    const MAX_TIME: Duration = Duration::from_micros(8);
+    /// Polls that find nothing, in that time.
+    const MISS_POLLS: u32 = 30;
 
-    /// How many of so many waits begin awake, if each that does comes out like this.
-    fn awake(spin: &mut Spin, waits: u32, polls: u32, hit: bool) -> u32 {
-        let mut awake = 0;
+    /// Returns how many of `waits` waits spin, if each spin has this result.
+    fn count_spins(spin: &mut Spin, waits: u32, polls: u32, hit: bool) -> u32 {
+        let mut spins = 0;
         for _ in 0..waits {
             if spin.should_spin() {
                 spin.record(polls, hit);
-                awake += 1;
+                spins += 1;
             }
         }
-        awake
+        spins
     }
 
     #[test]
-    fn what_pays_is_done_each_time_and_what_does_not_is_tried_ever_more_rarely() {
-        let spin = &mut Spin::new(LONGEST);
+    fn spin_is_kept_after_hits_and_tried_more_rarely_after_misses() {
+        let spin = &mut Spin::new(MAX_TIME);
         assert_eq!(
-            awake(spin, 1_000, 12, true),
+            count_spins(spin, 1_000, 12, true),
             1_000 - 63,
-            "all but those before the first try"
+            "all but those before the first trial"
         );
-        let in_vain = awake(spin, 100_000, IN_VAIN, false);
-        assert!((30..60).contains(&in_vain), "{in_vain}");
+        let misses = count_spins(spin, 100_000, MISS_POLLS, false);
+        assert!((30..60).contains(&misses), "{misses}");
         assert_eq!(
-            awake(spin, 1_000_000, IN_VAIN, false),
-            1_000_000 / TRY_INTERVALS.1
+            count_spins(spin, 1_000_000, MISS_POLLS, false),
+            1_000_000 / TRIAL_INTERVALS.1
         );
     }
 
     #[test]
-    fn an_event_that_comes_later_than_a_sleep_costs_earns_nothing() {
-        let spin = &mut Spin::new(LONGEST);
+    fn hit_that_costs_more_than_a_sleep_earns_no_credit() {
+        let spin = &mut Spin::new(MAX_TIME);
         assert_eq!(
-            awake(spin, 64_000, SLEEP_COST + 5, true),
+            count_spins(spin, 64_000, SLEEP_COST + 5, true),
             1_000,
-            "tries only"
+            "trials only"
         );
     }
 
     #[test]
-    fn half_of_the_waits_in_vain_is_too_many() {
-        let spin = &mut Spin::new(LONGEST);
-        let mut awake = 0;
+    fn spin_is_rare_if_half_of_the_spins_miss() {
+        let spin = &mut Spin::new(MAX_TIME);
+        let mut spins = 0;
         for n in 0..100_000 {
             if spin.should_spin() {
-                awake += 1;
-                spin.record(if n % 2 == 0 { 5 } else { IN_VAIN }, n % 2 == 0);
+                spins += 1;
+                spin.record(if n % 2 == 0 { 5 } else { MISS_POLLS }, n % 2 == 0);
             }
         }
-        assert!(awake < 20_000, "{awake}");
+        assert!(spins < 20_000, "{spins}");
     }
 
     #[test]
-    fn no_time_at_all_is_never_awake() {
-        assert_eq!(awake(&mut Spin::new(Duration::ZERO), 100_000, 1, true), 0);
+    fn zero_max_time_never_spins() {
+        assert_eq!(
+            count_spins(&mut Spin::new(Duration::ZERO), 100_000, 1, true),
+            0
+        );
     }
 }

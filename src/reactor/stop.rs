@@ -1,4 +1,4 @@
-//! What ends: connections, and the loop itself.
+//! Removing closed connections, and stopping the loop.
 
 use std::io;
 use std::time::Duration;
@@ -13,14 +13,15 @@ use crate::reactor::{Reactor, Turn};
 use crate::state::{Stop, Trigger};
 use crate::time::{Clock, Expiry};
 
-/// The life of a loop.
+/// The phases of a loop's life.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Phase {
-    /// It accepts and serves.
+    /// It accepts and serves connections.
     Running,
-    /// It accepts nothing more; what was read is answered and sent, until this watched time. `None`: as long as it takes.
+    /// It accepts nothing more. It handles what was read and sends the replies, until this watched
+    /// time (see `Clock`); with `None`, as long as that takes.
     Draining(Option<u64>),
-    /// Nothing is open any more.
+    /// All connections are closed.
     Stopped,
 }
 
@@ -29,7 +30,7 @@ impl Phase {
         matches!(self, Phase::Draining(_))
     }
 
-    /// Whether anything new may begin.
+    /// Returns an error unless new listeners and connections may be added.
     pub(super) fn running(self) -> io::Result<()> {
         match self {
             Phase::Running => Ok(()),
@@ -46,7 +47,7 @@ impl Phase {
 }
 
 impl<H: Handler, N: Net> Reactor<H, N> {
-    /// Begins to stop, or makes the end come sooner.
+    /// Begins to stop, or moves the deadline of a stop that has begun to an earlier time.
     pub(super) fn begin_stop(&mut self, how: Stop) {
         let grace = match how {
             Stop::AtOnce => None,
@@ -64,7 +65,7 @@ impl<H: Handler, N: Net> Reactor<H, N> {
         }
     }
 
-    /// Closes whoever is still there when the time to stop is over.
+    /// Closes the remaining connections when the deadline of the stop has expired.
     pub(super) fn enforce_drain_deadline(&mut self) {
         if self
             .phase
@@ -85,7 +86,7 @@ impl<H: Handler, N: Net> Reactor<H, N> {
         }
     }
 
-    /// Closes a connection whose time is up, whatever it still has to send.
+    /// Closes a connection at once, even if it has unsent bytes.
     fn close_now(&mut self, id: ConnectionId) {
         let Some(slot) = self.slots.get(id) else {
             return;
@@ -98,7 +99,8 @@ impl<H: Handler, N: Net> Reactor<H, N> {
         self.reschedule(id);
     }
 
-    /// Frees the slots of those who are over, and tells the handler.
+    /// Removes closed connections and calls [`Handler::close`] for each, then releases unused
+    /// permits.
     pub(super) fn reap(&mut self) {
         if !self.closed.is_empty() {
             self.reap_closed();
@@ -106,17 +108,18 @@ impl<H: Handler, N: Net> Reactor<H, N> {
         self.release_unused_permits();
     }
 
-    #[inline(never)] // so that asking costs no more than the question
+    #[inline(never)] // most turns only pay for the check
     fn reap_closed(&mut self) {
         while let Some(id) = self.closed.pop_front() {
-            // It may be listed twice.
+            // A connection may be listed twice.
             let Some(mut slot) = self.slots.remove(id) else {
                 continue;
             };
-            self.buffered -= slot.counted as usize;
+            self.buffered -= slot.counted_bytes as usize;
             self.dials.remove(&id);
             self.mailbox.with(|state| state.connection_closed(id));
-            // Closing the socket is not enough: a duplicate of its descriptor, in a child process say, would keep the events coming.
+            // Closing the socket is not enough: a duplicate of its descriptor, in a child process
+            // for instance, would keep its events coming.
             if let Some(Err(error)) = slot
                 .stream
                 .as_mut()
@@ -138,14 +141,15 @@ impl<H: Handler, N: Net> Reactor<H, N> {
         self.closed.shrink_to(self.retained_ids());
     }
 
-    /// What the turn leaves behind.
+    /// Returns the result of the turn. When a stopping loop has no connection left, it becomes
+    /// stopped: the mailbox closes, and messages that were not handled are dropped.
     pub(super) fn status_after_turn(&mut self) -> Turn {
         match self.phase {
             Phase::Running => Turn::Running,
             Phase::Draining(_) if self.slots.len() > 0 => Turn::Running,
             Phase::Draining(_) | Phase::Stopped => {
                 self.phase = Phase::Stopped;
-                self.start_dials(); // which fails: so the handler hears of each of them
+                self.start_dials(); // each fails, and so is reported to the handler
                 self.mailbox.close();
                 let posts = std::mem::take(&mut self.posts);
                 self.posts_weight = 0;
@@ -155,12 +159,13 @@ impl<H: Handler, N: Net> Reactor<H, N> {
         }
     }
 
-    /// Watched time at which `grace` is over; `None` is never.
+    /// Returns the watched time at which `grace` ends; `None` is never.
     fn drain_deadline(&self, grace: Duration) -> Option<u64> {
         (grace < Clock::FOREVER).then(|| self.shared.clock.watched_after(grace))
     }
 
-    /// Begins to stop: nobody new, and everybody ends when what was read from him is answered and sent.
+    /// Begins a graceful stop: accepts the backlog, closes the listeners, serves what has arrived,
+    /// and lets each connection close once its replies are sent.
     fn drain(&mut self, grace: Duration) {
         let until = self.drain_deadline(grace);
         log::debug!(
@@ -170,22 +175,22 @@ impl<H: Handler, N: Net> Reactor<H, N> {
         self.accept_backlog();
         for id in self.slots.ids() {
             if let Some(slot) = self.slots.get_open(id) {
-                // What has arrived by now is answered too, the poller's word for it or not.
+                // What has arrived by now is answered too, even if the poller has not reported it.
                 slot.readiness.set(Readiness::READABLE);
                 self.serve(id);
             }
         }
-        self.run_commands(); // what those frames had to say to others comes before their end
-        // Each connection has as long as the loop.
+        self.run_commands(); // messages that those frames caused are sent before the close
+        // Each connection gets as long as the loop.
         self.shared.drain_time = self.shared.drain_time.max(grace);
         for id in self.slots.ids() {
-            self.touch(id); // who is caught up ends with that
+            self.schedule_flush(id); // closes it, if no frame is left to handle
         }
-        self.phase = Phase::Draining(until); // not before: after a panic this is begun again
-        self.flush(); // before the deadlines, however short they are
+        self.phase = Phase::Draining(until); // after the above: a panic restarts the stop
+        self.flush(); // before any deadline can expire
     }
 
-    /// Stops as it is.
+    /// Stops at once: closes the listeners and all connections without a flush.
     fn close_all_now(&mut self) {
         self.unlisten();
         for id in self.slots.ids() {
@@ -194,6 +199,6 @@ impl<H: Handler, N: Net> Reactor<H, N> {
                 .apply(Trigger::Fail(CloseReason::Shutdown), &mut self.shared);
             self.reschedule(id);
         }
-        self.phase = Phase::Stopped; // not before: after a panic this is begun again
+        self.phase = Phase::Stopped; // after the above: a panic restarts the stop
     }
 }

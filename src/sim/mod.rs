@@ -52,6 +52,7 @@
 mod calls;
 mod dice;
 mod fault;
+pub mod internals;
 mod kernel;
 mod link;
 mod net;

@@ -1,102 +1,106 @@
-//! The life of a connection: one enum, and every transition of it in one place.
+//! The states of a connection in one enum, and all transitions in one function, [`State::next`].
 //!
 //! ```text
-//!                       ┌──────────────── Open ────────────────┐
-//!  Connecting ────────► │ Flowing ◄─► Choked, Yielded, Paused  │
-//!      │                │    └──────► Ended (the peer's FIN)   │
-//!      │                └───────┬──────────────────────────────┘
+//!                       ┌──────────────── Open ──────────────────────┐
+//!  Connecting ────────► │ Flowing ◄─► WriteBlocked, Yielded, Paused  │
+//!      │                │    └──────► Ended (the peer's FIN)         │
+//!      │                └───────┬────────────────────────────────────┘
 //!      │                  close │ reason
-//!      │                        ▼            all sent
-//!      │                    Draining ─────────────────────────► Lingering ──┐
-//!      │                        │  all sent, and the peer's end was read    │ the peer's end,
-//!      ▼                        ▼                                           ▼ or the deadline
-//!    Closed ◄───────────────────┴───────────────────────────────────────────┘
+//!      │                        ▼           all sent
+//!      │                    Draining ────────────────────► Lingering ──┐
+//!      │                        │  all sent, and the peer's            │ FIN or
+//!      ▼                        ▼  FIN was read                        ▼ deadline
+//!    Closed ◄───────────────────┴──────────────────────────────────────┘
 //! ```
 //!
-//! A failed read or write, and [`Verdict::Abort`], lead from anywhere straight to `Closed`.
+//! A failed read or write, and [`Verdict::Abort`], lead from every state to `Closed`.
 
 mod verdict;
 
 pub use self::verdict::{Direction, Stop, Verdict};
 use crate::error::{CloseReason, StoredReason};
 
-/// Where a connection stands.
+/// The state of a connection.
 #[derive(Debug)]
 pub enum State {
-    /// An outgoing connection that is not decided yet.
+    /// An outgoing connection that is not established yet.
     Connecting,
-    /// Established; what comes in is handled, as far as [`Reading`] says.
+    /// Established. [`Reading`] says whether input is read and handled.
     Open(Reading),
-    /// Nothing more is handled; what is queued goes out first.
+    /// Closing: no more frames are handled, and queued replies are sent first.
     Draining {
-        /// Why it ends.
+        /// Why the connection closes.
         reason: StoredReason,
-        /// Whether the peer may still send, so that it must be given time to read the last replies.
+        /// True if the peer may still send. Then it gets time to read the last replies.
         linger: bool,
     },
-    /// All was sent and our sending side is shut; what still comes in is read and dropped until the peer's end.
+    /// All replies are sent, and this side's sending direction is shut. Bytes that still arrive are
+    /// read and dropped until the peer's FIN.
     Lingering(StoredReason),
-    /// Over. The slot is freed when the turn ends.
+    /// Closed. The slot is freed at the end of the turn.
     Closed(StoredReason),
 }
 
-/// Whether an open connection takes in more, and if not, why.
+/// Whether an open connection reads its input, and if not, why.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reading {
-    /// Bytes are read and frames handled as they come.
+    /// Bytes are read, and frames are handled as they arrive.
     Flowing,
-    /// Back-pressure: more replies wait than the high mark allows. Goes on by itself below the low mark.
+    /// Back-pressure: the queued replies have reached the high mark. Reading goes on when they
+    /// drain to the low mark.
     WriteBlocked,
-    /// The batch was cut so that the loop can carry out what it asked for. Goes on with the next turn.
+    /// The batch was cut so that the loop can carry out queued commands. Reading goes on in the
+    /// next turn.
     Yielded,
-    /// The handler asked for a pause, and must ask for the end of it.
+    /// The handler asked for a pause, and must end it with a resume.
     Paused,
-    /// The peer has closed its sending side; the handler may still write.
+    /// The peer has closed its sending side. The handler may still send.
     Ended,
 }
 
-/// What can move a connection from one state to the next.
+/// What moves a connection from one state to the next.
 #[derive(Debug)]
 pub enum Trigger {
     /// The outgoing connection is established.
     Established,
-    /// The queue of replies has reached the high mark.
+    /// The queued replies have reached the high mark.
     WriteBlocked,
-    /// The queue of replies has drained to the low mark.
+    /// The queued replies have drained to the low mark.
     WriteUnblocked,
-    /// The batch has queued as much for others as it may.
+    /// The batch has queued its limit of commands for other connections.
     Yield,
-    /// The turn after the batch was cut.
+    /// The turn after a cut batch has begun.
     Proceed,
     /// The handler wants no more frames for now. Ignored if there will be none.
     Pause,
-    /// The handler wants frames again. Ignored if it had not paused.
+    /// The handler wants frames again. Ignored if the connection is not paused.
     Resume,
-    /// The peer's end was read.
+    /// The peer's FIN was read.
     InputEnded,
-    /// The connection is to end when all is sent. Ignored if it is ending already.
+    /// The connection is to close when all is sent. Ignored if it is closing already.
     Close(CloseReason),
-    /// All that was queued is sent.
+    /// All queued replies are sent.
     Flushed,
-    /// The time to drain or to linger is over.
+    /// The time to drain or to linger has expired.
     Expired {
-        /// Bytes of replies not sent yet.
+        /// Bytes of replies that are not sent yet.
         unsent: usize,
     },
-    /// The connection is broken or abandoned: there is nothing to wait for.
+    /// The connection is broken or aborted. There is nothing to wait for.
     Fail(CloseReason),
 }
 
 impl State {
-    /// Where `cause` leads from here.
+    /// Returns the state that `trigger` leads to.
     ///
     /// # Panics
-    /// If the cause cannot arise in this state: that is a bug in the loop.
+    ///
+    /// If `trigger` cannot occur in this state. That is a bug in the loop.
     #[must_use]
-    pub fn next(self, cause: Trigger) -> State {
+    pub fn next(self, trigger: Trigger) -> State {
         use Reading::{Ended, Flowing, Paused, WriteBlocked, Yielded};
         use State::{Closed, Connecting, Draining, Lingering, Open};
-        match (self, cause) {
+        match (self, trigger) {
             (Connecting, Trigger::Established) => Open(Flowing),
             (Connecting, Trigger::Close(reason)) => Closed(reason.into()),
 
@@ -132,7 +136,7 @@ impl State {
             (Draining { .. }, Trigger::Expired { unsent }) => {
                 Closed(CloseReason::DrainTimeout { unsent }.into())
             }
-            // By now all was handed over; however the peer leaves, the reason for the end stays.
+            // All replies were passed to the socket. Whatever happens next, the close reason stays.
             (
                 Lingering(reason),
                 Trigger::InputEnded | Trigger::Expired { .. } | Trigger::Fail(_),
@@ -148,11 +152,13 @@ impl State {
                 Closed(reason.into())
             }
 
-            (state, cause) => panic!("{cause:?} cannot happen to a connection that is {state:?}"),
+            (state, trigger) => {
+                panic!("{trigger:?} cannot happen to a connection that is {state:?}")
+            }
         }
     }
 
-    /// A short constant name, for a trace.
+    /// Returns a short constant name, for traces.
     pub fn name(&self) -> &'static str {
         match self {
             State::Connecting => "connecting",
@@ -172,43 +178,45 @@ impl State {
 mod tests {
     use super::*;
 
+    fn shown(state: &State) -> String {
+        format!("{state:?}")
+    }
+
     #[test]
-    fn an_end_that_was_read_needs_no_lingering() {
+    fn close_after_peer_fin_does_not_linger() {
         let draining = State::Open(Reading::Flowing)
             .next(Trigger::InputEnded)
             .next(Trigger::Close(CloseReason::PeerClosed));
-        assert!(
-            matches!(draining.next(Trigger::Flushed), State::Closed(reason) if matches!(*reason, CloseReason::PeerClosed))
+        assert_eq!(
+            shown(&draining.next(Trigger::Flushed)),
+            "Closed(PeerClosed)"
         );
         let draining =
             State::Open(Reading::WriteBlocked).next(Trigger::Close(CloseReason::Handler));
-        assert!(
-            matches!(draining.next(Trigger::Flushed), State::Lingering(reason) if matches!(*reason, CloseReason::Handler))
+        assert_eq!(
+            shown(&draining.next(Trigger::Flushed)),
+            "Lingering(Handler)"
         );
     }
 
     #[test]
-    fn the_first_reason_stays_once_all_was_sent() {
+    fn lingering_connection_keeps_its_close_reason() {
         let lingering = || State::Lingering(CloseReason::Handler.into());
-        for cause in [Trigger::Close(CloseReason::Shutdown), Trigger::Resume] {
-            assert!(
-                matches!(lingering().next(cause), State::Lingering(reason) if matches!(*reason, CloseReason::Handler))
-            );
+        for trigger in [Trigger::Close(CloseReason::Shutdown), Trigger::Resume] {
+            assert_eq!(shown(&lingering().next(trigger)), "Lingering(Handler)");
         }
-        for cause in [
+        for trigger in [
             Trigger::Fail(CloseReason::Reset),
             Trigger::InputEnded,
             Trigger::Expired { unsent: 0 },
         ] {
-            assert!(
-                matches!(lingering().next(cause), State::Closed(reason) if matches!(*reason, CloseReason::Handler))
-            );
+            assert_eq!(shown(&lingering().next(trigger)), "Closed(Handler)");
         }
     }
 
     #[test]
     #[should_panic(expected = "Established cannot happen to a connection that is Closed(Aborted)")]
-    fn an_impossible_transition_is_a_bug() {
+    fn impossible_transition_panics() {
         let _ = State::Closed(StoredReason::ABORTED).next(Trigger::Established);
     }
 }

@@ -1,43 +1,55 @@
-//! What user code decides, as values: the loop carries them out, and is never called back into.
+//! What user code decides, as values. The loop carries them out after the callback.
 
 use std::time::Duration;
 
-/// What the loop shall do with a connection after a callback.
+/// What the loop does with a connection after a callback.
+///
+/// Every callback of a [`Handler`](crate::Handler) that belongs to a connection returns one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use]
 pub enum Verdict {
-    /// Go on.
+    /// Goes on with the connection.
     Continue,
-    /// Hand over no more frames until [`Context::resume`](crate::Context::resume), and read no more meanwhile. What is queued goes out. At the peer's end it means `Continue`.
+    /// Stops reading and handling frames until [`Context::resume`](crate::Context::resume). Queued
+    /// replies are still sent. From [`Handler::eof`](crate::Handler::eof) it means `Continue`.
     ///
-    /// A graceful stop takes it for an answer that is still owed, and waits for the resume as long as [`Config::drain_timeout`](crate::Config::drain_timeout) lets it.
+    /// A graceful stop takes a paused connection for one that still owes a reply. It waits for the
+    /// resume, for at most [`Config::drain_timeout`](crate::Config::drain_timeout).
     ///
-    /// **Trap:** a peer that closes its side meanwhile is noticed only after the resume, since that
-    /// is read like bytes are; a reset is noticed at once. With
+    /// **Trap:** a pause hides the peer's close. A FIN is noticed only after the resume, because it
+    /// is read as bytes are. A reset is noticed at once. With
     /// [`Config::idle_timeout`](crate::Config::idle_timeout) off, a connection that is never
     /// resumed stays until its peer resets it.
     Pause,
-    /// Handle no further frame, send all that is queued, then close.
+    /// Handles no further frame, sends all queued replies, then closes the connection
+    /// ([`CloseReason::Handler`](crate::CloseReason::Handler)).
     Close,
-    /// Close now, and drop what is queued. The peer may see a reset.
+    /// Closes the connection now, and drops its queued replies
+    /// ([`CloseReason::Aborted`](crate::CloseReason::Aborted)). The peer may see a reset.
     Abort,
-    /// Stop the loop, gracefully: as [`Stop::Gracefully`] does.
+    /// Stops the whole loop gracefully, as [`Stop::Gracefully`] does.
     Stop,
 }
 
-/// How a loop comes to its end.
+/// How a loop stops.
+///
+/// Used by [`Context::stop`](crate::Context::stop), [`Handle::stop`](crate::Handle::stop) and
+/// [`Reactor::stop`](crate::Reactor::stop). If several stops are requested, the fastest one counts:
+/// a given time overrules the default, and a shorter time a longer one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stop {
-    /// Accept nothing more, answer what was read, flush, close; at most for [`Config::drain_timeout`](crate::Config::drain_timeout).
+    /// Accepts no more, answers what was read, sends all queued replies, then closes. It takes at
+    /// most [`Config::drain_timeout`](crate::Config::drain_timeout).
     Gracefully,
-    /// The same, but at most for so long.
+    /// The same as `Gracefully`, but takes at most this time.
     Within(Duration),
-    /// Drop everything as it is.
+    /// Drops all connections as they are.
     AtOnce,
 }
 
 impl Stop {
-    /// Of two wishes the firmer one: a number overrules the default, and a smaller number a larger one.
+    /// Returns the faster of two stops. A given time overrules the default, and a shorter time a
+    /// longer one.
     pub(crate) fn firmer(one: Option<Self>, other: Option<Self>) -> Option<Self> {
         let (Some(one), Some(other)) = (one, other) else {
             return one.or(other);
@@ -53,11 +65,11 @@ impl Stop {
     }
 }
 
-/// One of the two ways that bytes go on a connection.
+/// One of the two directions of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Direction {
-    /// From the peer to us.
+    /// From the peer to this side.
     Read,
-    /// From us to the peer.
+    /// From this side to the peer.
     Write,
 }

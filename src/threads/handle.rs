@@ -1,4 +1,4 @@
-//! The loop's hand to other threads.
+//! Handles: how other threads send to a loop.
 
 use std::collections::VecDeque;
 use std::error::Error;
@@ -15,13 +15,43 @@ use crate::net::Wake;
 use crate::state::Stop;
 use crate::threads::mailbox::{Mailbox, PutOutcome};
 
-/// A hand on a loop for other threads: what they ask is put into its mailbox, and the loop is woken.
+/// A handle to a loop, for use from other threads.
 ///
-/// `M` is what the handler takes as [`Handler::Mail`](crate::Handler::Mail). Clones reach the same loop; a handle may
-/// outlive it, and then says so. What one thread asks is carried out in the order in which it was asked.
+/// Each operation puts a message into the loop's mailbox, and wakes the loop. `M` is the handler's
+/// [`Handler::Mail`](crate::Handler::Mail). Clones reach the same loop. A handle may outlive its
+/// loop; then its operations fail with [`PostError::Stopped`]. Messages of one thread are handled
+/// in the order in which they were sent.
 ///
-/// The mailbox is bounded ([`Config::mailbox_cap`](crate::Config::mailbox_cap)). Where it is full nothing waits and nothing
-/// is dropped: the letter comes back in the error, and it is the sender's to try again, to slow down, or to give up.
+/// The mailbox is bounded ([`Config::mailbox_cap`](crate::Config::mailbox_cap)). When it is full,
+/// no operation blocks and no message is dropped. The error returns the message, and the caller
+/// decides: retry, slow down, or give up.
+///
+/// ```no_run
+/// # use glassloop::{Context, Handler, Origin, Verdict, codec::Line};
+/// # struct Echo;
+/// # impl Handler for Echo {
+/// #     type Codec = Line;
+/// #     type State = ();
+/// #     type Mail = ();
+/// #     fn connection(&mut self, _: &Origin) -> (Line, ()) { (Line::default(), ()) }
+/// #     fn frame(&mut self, line: &[u8], cx: &mut Context<'_, Self>) -> Verdict {
+/// #         cx.send(line);
+/// #         Verdict::Continue
+/// #     }
+/// # }
+/// use std::time::Duration;
+///
+/// use glassloop::Reactor;
+///
+/// let mut reactor = Reactor::bind("127.0.0.1:7000", Echo)?;
+/// let handle = reactor.handle();
+/// std::thread::spawn(move || {
+///     std::thread::sleep(Duration::from_secs(60));
+///     handle.shutdown(Duration::from_secs(5));
+/// });
+/// reactor.run()?;
+/// # Ok::<(), glassloop::Error>(())
+/// ```
 pub struct Handle<M> {
     mailbox: Arc<LoopMailbox<M>>,
     waker: Arc<dyn Wake>,
@@ -30,35 +60,35 @@ pub struct Handle<M> {
 /// The mailbox of a loop.
 pub(crate) type LoopMailbox<M> = Mailbox<Post<M>, MailboxState>;
 
-/// One letter.
+/// One message from another thread.
 #[derive(Debug)]
 pub(crate) enum Post<M> {
-    /// Send this, which is one or more whole frames.
+    /// Send these bytes, one or more whole frames, to this connection.
     Send(ConnectionId, Bytes),
-    /// Close this one after a flush.
+    /// Close this connection when its queued replies are sent.
     Close(ConnectionId),
-    /// For the handler.
+    /// Mail for the handler.
     Mail(M),
 }
 
-/// What loop and handles agree on.
+/// State that the loop and its handles share.
 #[derive(Debug, Default)]
 pub(crate) struct MailboxState {
-    /// Who sits in each slot: the generation, or 0 for nobody.
+    /// The generation of the connection in each slot; 0 for an empty slot.
     generations: Vec<u32>,
-    /// What was asked for and not seen by the loop yet.
+    /// The stop that was requested, and not yet seen by the loop.
     pub(crate) stop: Option<Stop>,
-    /// No letter will be read any more.
+    /// True if no more messages are read.
     pub(crate) closed: bool,
 }
 
 impl MailboxState {
-    /// Makes room for so many connections.
+    /// Reserves memory for this many connections.
     pub(crate) fn reserve(&mut self, connections: usize) {
         self.generations.reserve(connections);
     }
 
-    /// A connection was made.
+    /// Records a new connection.
     pub(crate) fn connection_opened(&mut self, id: ConnectionId) {
         if self.generations.len() <= id.slot() {
             self.generations.resize(id.slot() + 1, 0);
@@ -66,7 +96,7 @@ impl MailboxState {
         self.generations[id.slot()] = id.generation();
     }
 
-    /// A connection is gone.
+    /// Records that a connection is gone.
     pub(crate) fn connection_closed(&mut self, id: ConnectionId) {
         if let Some(generation) = self
             .generations
@@ -77,6 +107,7 @@ impl MailboxState {
         }
     }
 
+    /// Checks that the loop runs and the connection exists.
     fn check_open(&self, id: ConnectionId) -> Result<(), Refusal> {
         self.check_running()?;
         if self.generations.get(id.slot()) == Some(&id.generation()) {
@@ -86,6 +117,7 @@ impl MailboxState {
         }
     }
 
+    /// Checks that the loop runs.
     fn check_running(&self) -> Result<(), Refusal> {
         if self.closed {
             Err(Refusal::Stopped)
@@ -95,28 +127,30 @@ impl MailboxState {
     }
 }
 
+/// Why the mailbox does not accept a message, other than being full.
 enum Refusal {
     Gone,
     Stopped,
 }
 
-/// Why a letter was not taken. It comes back with the error.
+/// Why a message was not put into the mailbox. The error contains the message.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum PostError<T> {
-    /// The mailbox is full: the loop is behind. Try again later, or give up; nothing was queued.
+    /// The mailbox is full, because the loop is behind. Nothing was queued. Try again later, or
+    /// give up.
     Full(T),
-    /// The connection is over, and its id will never name another one.
+    /// The connection is closed. Its id never names another connection.
     Gone(T),
     /// The loop has stopped.
     Stopped(T),
 }
 
 impl<T> PostError<T> {
-    /// What was to be posted.
+    /// Returns the message that was not sent.
     pub fn into_inner(self) -> T {
         match self {
-            PostError::Full(letter) | PostError::Gone(letter) | PostError::Stopped(letter) => {
-                letter
+            PostError::Full(content) | PostError::Gone(content) | PostError::Stopped(content) => {
+                content
             }
         }
     }
@@ -136,7 +170,7 @@ impl<T> fmt::Display for PostError<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             PostError::Full(_) => "the loop's mailbox is full",
-            PostError::Gone(_) => "the connection is gone",
+            PostError::Gone(_) => "the connection is closed",
             PostError::Stopped(_) => "the loop has stopped",
         })
     }
@@ -145,14 +179,19 @@ impl<T> fmt::Display for PostError<T> {
 impl<T> Error for PostError<T> {}
 
 impl<M> Handle<M> {
-    /// Sends `frame` to a connection. It is encoded already: one whole frame, or several, and never mixed with another thread's.
+    /// Sends encoded bytes to a connection: one or more whole frames. They are never mixed with
+    /// frames of other threads.
     ///
-    /// Taken is not delivered: if the connection is not established when the loop comes to it, or is closing, the frame is counted as stale and
-    /// dropped; if its queue has no room ([`Config::write_cap`](crate::Config::write_cap)), it closes with [`CloseReason::OutboxFull`](crate::CloseReason::OutboxFull).
+    /// `Ok` means that the loop will handle the message, not that the peer gets it. If the
+    /// connection is not established or is closing by then, the frame is counted as stale and
+    /// dropped. If its write queue has no room ([`Config::write_cap`](crate::Config::write_cap)),
+    /// it closes with [`CloseReason::OutboxFull`](crate::CloseReason::OutboxFull).
     ///
-    /// **Trap:** what is not a whole frame garbles the stream: encode it with the connection's own [`Codec`](crate::Codec).
+    /// **Trap:** bytes that are not whole frames break the stream. Encode them with the
+    /// connection's own [`Codec`](crate::Codec).
     ///
     /// # Errors
+    ///
     /// [`PostError`], with the frame in it.
     pub fn send(&self, id: ConnectionId, frame: impl Into<Bytes>) -> Result<(), PostError<Bytes>> {
         let frame = frame.into();
@@ -165,60 +204,74 @@ impl<M> Handle<M> {
         )
     }
 
-    /// Hands `mail` to the handler: [`Handler::mail`](crate::Handler::mail) is called with it, in the loop's thread.
+    /// Sends `mail` to the handler. [`Handler::mail`](crate::Handler::mail) is called with it, in
+    /// the loop's thread.
     ///
-    /// Taken is not read: what was posted before the wish to stop, through a handle, is read before the end; what was posted later, or
-    /// waits when the loop ends at once, may be dropped with it.
+    /// Mail that was posted before a stop was requested through a handle is handled before the loop
+    /// ends. Mail that is posted later may be dropped. So may mail that still waits when the loop
+    /// stops at once.
     ///
     /// # Errors
-    /// [`PostError`], with the mail in it: `Full` or `Stopped`.
+    ///
+    /// [`PostError::Full`] or [`PostError::Stopped`], with the mail in it.
     pub fn post(&self, mail: M) -> Result<(), PostError<M>> {
         self.post_weighing(mail, 0)
     }
 
-    /// The same for mail that holds `bytes` of memory besides its own size: a `Vec` of a megabyte would count as a few dozen bytes else.
+    /// Sends mail that holds `bytes` of memory besides its own size.
+    ///
+    /// Use it for mail that owns heap memory. [`post`](Self::post) counts a `Vec` of a megabyte as
+    /// a few dozen bytes of [`Config::mailbox_cap`](crate::Config::mailbox_cap).
     ///
     /// # Errors
+    ///
     /// As [`post`](Self::post).
     pub fn post_weighing(&self, mail: M, bytes: usize) -> Result<(), PostError<M>> {
         self.put(mail, Post::Mail, bytes, MailboxState::check_running)
     }
 
-    /// Closes a connection once all that is queued for it is sent; one that is not established yet is given up.
+    /// Closes a connection when all that is queued for it is sent. An outgoing connection that is
+    /// not established yet is given up.
     ///
     /// # Errors
-    /// [`PostError`].
+    ///
+    /// [`PostError`], with the id in it.
     pub fn close(&self, id: ConnectionId) -> Result<(), PostError<ConnectionId>> {
         self.put(id, Post::Close, 0, |state| state.check_open(id))
     }
 
-    /// Asks the loop to stop gracefully, within `grace` instead of [`Config::drain_timeout`](crate::Config::drain_timeout).
+    /// Stops the loop gracefully, within `grace` instead of
+    /// [`Config::drain_timeout`](crate::Config::drain_timeout).
     ///
-    /// What was posted before is read before, but for [`Stop::AtOnce`], which nothing holds up.
-    /// Of several such wishes the shortest counts. It never fails, however full the mailbox is; a loop that has stopped has done so already.
+    /// It is `stop(Stop::Within(grace))`; see [`stop`](Self::stop).
     pub fn shutdown(&self, grace: Duration) {
         self.stop(Stop::Within(grace));
     }
 
-    /// Asks the loop to stop. Asking again can make it end sooner, and never later.
+    /// Stops the loop.
+    ///
+    /// Messages that were posted before are handled first, except for [`Stop::AtOnce`], which does
+    /// not wait for anything. Of several requests, the one that ends the loop soonest counts. It
+    /// never fails, even if the mailbox is full, and does nothing if the loop has stopped.
     pub fn stop(&self, how: Stop) {
         self.mailbox
             .with(|state| state.stop = Stop::firmer(state.stop, Some(how)));
         self.mailbox.notify(|| self.waker.wake());
     }
 
-    /// Puts in the letter that `write` makes of `content`, unless something is against it; then the content comes back.
+    /// Puts the message that `wrap` makes of `content` into the mailbox. If that fails, the error
+    /// contains `content`.
     fn put<T>(
         &self,
         content: T,
-        write: impl FnOnce(T) -> Post<M>,
+        wrap: impl FnOnce(T) -> Post<M>,
         weight: usize,
         admit: impl FnOnce(&MailboxState) -> Result<(), Refusal>,
     ) -> Result<(), PostError<T>> {
         let weight = weight.saturating_add(size_of::<Post<M>>());
         match self
             .mailbox
-            .put(content, write, weight, admit, || self.waker.wake())
+            .put(content, wrap, weight, admit, || self.waker.wake())
         {
             PutOutcome::Done => Ok(()),
             PutOutcome::Full(content) => Err(PostError::Full(content)),
@@ -245,7 +298,7 @@ impl<M> fmt::Debug for Handle<M> {
     }
 }
 
-/// The loop's own end of the mailbox: when it goes, the handles know.
+/// The loop's end of the mailbox. When it is dropped, the handles fail with [`PostError::Stopped`].
 #[derive(Debug)]
 pub(crate) struct MailboxReceiver<M>(Handle<M>);
 
@@ -265,18 +318,18 @@ impl<M> MailboxReceiver<M> {
         })
     }
 
-    /// A hand for another thread.
+    /// Returns a handle for another thread.
     pub(crate) fn handle(&self) -> Handle<M> {
         self.0.clone()
     }
 
-    /// Takes no more letters, and drops those that wait: nobody will read them.
+    /// Accepts no more messages, and drops those that wait.
     pub(crate) fn close(&self) {
         let mut posts = VecDeque::new();
         self.0
             .mailbox
             .take(&mut posts, |_, state| state.closed = true);
-        catch_panic(|| drop(posts)); // what they hold is the user's, and may have something to say about it
+        catch_panic(|| drop(posts)); // mail is the user's: dropping it may panic
     }
 }
 

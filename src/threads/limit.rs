@@ -1,20 +1,20 @@
 //! A limit on open connections that several loops share.
 //!
-//! Each connection holds one of the limit's places. A loop that has connections to accept and finds
-//! no place joins a queue. A place that is given back goes straight to the first loop in the queue,
-//! which is woken; only with an empty queue does it become free. So a loop that waits gets its
-//! place in its turn, however busy another one is.
+//! Each connection holds one permit of the limit. A loop that has connections to accept and finds
+//! no permit joins a queue. A permit that is released goes straight to the first loop in the queue,
+//! which is woken. It becomes free only if the queue is empty. So a waiting loop gets its permit in
+//! its turn, however busy another loop is.
 //!
 //! **No wake-up is lost**, because of one rule that holds whenever the lock is free: while a loop
-//! is in the queue, no place is free. A loop joins the queue only when no place is free, and no
-//! place becomes free while a loop is in the queue. `tests/lost_wakeup.rs` runs this file under a
+//! is in the queue, no permit is free. A loop joins the queue only when no permit is free, and no
+//! permit becomes free while a loop is in the queue. `tests/lost_wakeup.rs` runs this file under a
 //! model checker: two or three loops, in every order in which no thread is interrupted more than
 //! three times.
 //!
-//! **No place is lost, and none is counted twice**, because a loop never counts by itself:
-//! [`Permits::release_unused`] is told at the end of each turn how many connections there are, and gives back
-//! every place beyond that. So it does not matter on which way a place was left over: an accept
-//! that failed, a handler that panicked, a dial that could not begin.
+//! **No permit is lost, and none is counted twice**, because a loop never counts by itself. At the
+//! end of each turn it tells [`Permits::release_unused`] how many connections there are. That
+//! releases every permit beyond that number. So it does not matter why a permit was left over: an
+//! accept that failed, a handler that panicked, a dial that could not begin.
 
 use std::cell::Cell;
 use std::collections::VecDeque;
@@ -25,13 +25,12 @@ use super::sync::{AtomicBool, Mutex, Ordering};
 use crate::id::Token;
 use crate::net::Wake;
 
-/// A limit on the connections that several loops have open together: one number for all, however
-/// they are spread.
+/// A limit on the connections that several loops have open together.
 ///
-/// Clones share the same limit. Give it to each loop with
-/// [`Reactor::share_limit`](crate::Reactor::share_limit). While all places are taken no loop
-/// accepts, and connections wait in the backlog. A place that any loop gives back wakes a loop that
-/// has connections to accept, in the order in which the loops began to wait.
+/// Clones share the same limit. Pass it to each loop with
+/// [`Reactor::share_limit`](crate::Reactor::share_limit). While the limit is reached no loop
+/// accepts, and connections wait in the backlog. When any loop closes a connection, the loop that
+/// has waited longest is woken and may accept one.
 ///
 /// ```no_run
 /// # use glassloop::{Context, Handler, Origin, Reactor, Verdict, codec::Line};
@@ -41,7 +40,10 @@ use crate::net::Wake;
 /// #     type State = ();
 /// #     type Mail = ();
 /// #     fn connection(&mut self, _: &Origin) -> (Line, ()) { (Line::default(), ()) }
-/// #     fn frame(&mut self, line: &[u8], cx: &mut Context<'_, Self>) -> Verdict { cx.send(line); Verdict::Continue }
+/// #     fn frame(&mut self, line: &[u8], cx: &mut Context<'_, Self>) -> Verdict {
+/// #         cx.send(line);
+/// #         Verdict::Continue
+/// #     }
 /// # }
 /// use glassloop::{Config, ConnectionLimit};
 ///
@@ -49,7 +51,8 @@ use crate::net::Wake;
 /// for port in [7000, 7001] {
 ///     let limit = limit.clone();
 ///     std::thread::spawn(move || {
-///         let mut reactor = Reactor::new(Echo, Config { loops: 2, ..Config::default() })?;
+///         let config = Config { loops: 2, ..Config::default() };
+///         let mut reactor = Reactor::new(Echo, config)?;
 ///         reactor.share_limit(&limit);
 ///         reactor.listen(("127.0.0.1", port))?;
 ///         reactor.run()
@@ -58,63 +61,65 @@ use crate::net::Wake;
 /// ```
 #[derive(Clone)]
 pub struct ConnectionLimit {
-    inside: Arc<Inside>,
+    inner: Arc<Inner>,
 }
 
-struct Inside {
+struct Inner {
     max: usize,
     state: Mutex<State>,
 }
 
 #[derive(Default)]
 struct State {
-    /// Places that are taken. A loop that stops accepts its backlog beyond the limit, so it may be
-    /// more than `max`.
+    /// Permits that are taken. It may be more than `max`, because a stopping loop accepts its
+    /// backlog beyond the limit.
     open: usize,
-    /// Loops that wait for a place, in the order in which they began to. While there are any, no
-    /// place is free.
+    /// Loops that wait for a permit, in the order in which they joined. While there are any, no
+    /// permit is free.
     queue: VecDeque<Arc<Waiter>>,
 }
 
-/// A loop, as the queue sees it.
+/// A loop in the queue.
 struct Waiter {
     waker: Arc<dyn Wake>,
-    /// Whether a place was handed over that the loop has not taken yet. Changed under the lock
-    /// only.
+    /// True if a permit was granted that the loop has not taken yet. Changed only under the lock.
     granted: AtomicBool,
 }
 
 impl ConnectionLimit {
-    /// Makes a limit of `max` connections, at most [`Token::MAX_SLOTS`]. With 0 nothing is accepted
-    /// or dialed.
+    /// Makes a limit of `max` connections. With 0, no connection is accepted or dialed.
+    ///
+    /// The largest limit is 4,294,967,295, or 65,535 on 32-bit targets. A larger `max` counts as
+    /// that.
     pub fn new(max: usize) -> Self {
-        let inside = Inside {
+        let inner = Inner {
             max: max.min(Token::MAX_SLOTS),
             state: Mutex::new(State::default()),
         };
         Self {
-            inside: Arc::new(inside),
+            inner: Arc::new(inner),
         }
     }
 
-    /// The connections that all loops together have open now, closing and outgoing ones included.
+    /// Returns the number of connections that all loops have open, closing and outgoing ones
+    /// included.
     ///
-    /// A place that was handed to a waiting loop counts from then on. The number may be above
-    /// [`max`](Self::max) while a loop stops: it accepts its backlog first, so that no connection
-    /// is reset.
+    /// A permit that was granted to a waiting loop counts at once. The number may be above
+    /// [`max`](Self::max) while a loop stops. A stopping loop accepts its backlog first, so that no
+    /// connection is reset.
     pub fn open(&self) -> usize {
         self.with(|state| state.open)
     }
 
-    /// The most connections that may be open.
+    /// Returns the largest number of connections that may be open.
     pub fn max(&self) -> usize {
-        self.inside.max
+        self.inner.max
     }
 
-    /// Gives a place back, or hands it to the first loop in the queue.
+    /// Releases a permit, or grants it to the first loop in the queue.
     fn release(&self) {
         let next = self.with(|state| {
-            let next = if state.open <= self.inside.max {
+            let next = if state.open <= self.inner.max {
                 state.queue.pop_front()
             } else {
                 None
@@ -134,7 +139,7 @@ impl ConnectionLimit {
         // No code panics while holding this lock, so a poisoned lock still holds valid data.
         change(
             &mut self
-                .inside
+                .inner
                 .state
                 .lock()
                 .unwrap_or_else(std::sync::PoisonError::into_inner),
@@ -153,14 +158,14 @@ impl fmt::Debug for ConnectionLimit {
     }
 }
 
-/// One loop's part of a limit: the places that it holds, and its position in the queue. Dropped, it
-/// gives both back.
+/// One loop's part of a limit: the permits that it holds, and its position in the queue. Dropping
+/// it releases both.
 pub(crate) struct Permits {
     limit: ConnectionLimit,
     waiter: Arc<Waiter>,
-    /// Places that this loop holds, without one that is granted and not taken yet.
+    /// Permits that this loop holds, without one that is granted and not taken yet.
     held: usize,
-    /// Whether the loop is in the queue, or was granted a place there.
+    /// True if the loop is in the queue, or was granted a permit there.
     waiting: Cell<bool>,
 }
 
@@ -180,15 +185,15 @@ impl Permits {
         }
     }
 
-    /// The connections that all loops have open.
+    /// Returns the number of connections that all loops have open.
     pub(crate) fn open(&self) -> usize {
         self.limit.open()
     }
 
-    /// Whether a loop with `used` connections may have one more. If not, it joins the queue, and is
-    /// woken when it may.
+    /// Returns true if a loop with `used` connections may open one more. If not, the loop joins the
+    /// queue, and is woken when it may.
     ///
-    /// A loop that has connections to accept asks before it sleeps.
+    /// A loop that has connections to accept calls this before it blocks in the poller.
     pub(crate) fn can_acquire(&self, used: usize) -> bool {
         self.held > used
             || self.limit.with(|state| {
@@ -200,12 +205,13 @@ impl Permits {
             })
     }
 
-    /// Takes a place for one connection more than `used`, if it may.
+    /// Takes a permit for one connection more than `used`, if one is available. Returns whether it
+    /// was.
     pub(crate) fn try_acquire(&mut self, used: usize) -> bool {
         self.acquire_if(used, Self::may_acquire)
     }
 
-    /// Takes a place for one connection more than `used`, whether or not one is free.
+    /// Takes a permit for one connection more than `used`, even beyond the limit.
     pub(crate) fn acquire_beyond_limit(&mut self, used: usize) {
         self.acquire_if(used, |_, _| true);
     }
@@ -217,7 +223,7 @@ impl Permits {
         let taken = self.limit.with(|state| {
             let may = may(self, state);
             if may && self.waiter.granted.swap(false, Ordering::AcqRel) {
-                self.waiting.set(false); // that place counts already
+                self.waiting.set(false); // the granted permit is in `open` already
             } else if may {
                 state.open += 1;
             }
@@ -231,22 +237,22 @@ impl Permits {
         self.waiter.granted.load(Ordering::Acquire) || state.open < self.limit.max()
     }
 
-    /// Gives back all places but those of `used` connections, and leaves the queue unless the loop
-    /// `wants` to accept.
+    /// Releases all permits but those of `used` connections. Leaves the queue unless `keep_waiting`,
+    /// which is true while the loop has connections to accept.
     #[inline]
-    pub(crate) fn release_unused(&mut self, used: usize, wants: bool) {
-        debug_assert!(self.held >= used, "a connection has no place");
-        if self.held > used || (!wants && self.waiting.get()) {
-            self.release_all_but(used, wants);
+    pub(crate) fn release_unused(&mut self, used: usize, keep_waiting: bool) {
+        debug_assert!(self.held >= used, "a connection has no permit");
+        if self.held > used || (!keep_waiting && self.waiting.get()) {
+            self.release_all_but(used, keep_waiting);
         }
     }
 
-    fn release_all_but(&mut self, used: usize, wants: bool) {
+    fn release_all_but(&mut self, used: usize, keep_waiting: bool) {
         while self.held > used {
             self.held -= 1;
             self.limit.release();
         }
-        if !wants && self.waiting.replace(false) {
+        if !keep_waiting && self.waiting.replace(false) {
             let granted = self.limit.with(|state| {
                 state
                     .queue

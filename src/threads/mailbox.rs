@@ -1,131 +1,134 @@
-//! Letters from other threads: a bounded queue, and a bell that wakes the loop.
+//! The mailbox: a bounded queue of messages from other threads, and a flag that the loop was woken.
 //!
-//! First the letter, then the bell; the loop first silences the bell, then takes the letters. So a
-//! letter is either taken, or its bell is still to be heard; and however many are written while the
-//! loop is busy, the bell rings once. `tests/lost_wakeup.rs` has a model checker try every
-//! order in which the threads can do that.
+//! A sender first queues its message and then wakes the loop. The loop first clears the flag and
+//! then takes the messages. So a message is either taken, or its wake-up is still pending. However
+//! many messages are queued while the loop is busy, the loop is woken once. `tests/lost_wakeup.rs`
+//! has a model checker try every order in which the threads can run.
 
 use std::collections::VecDeque;
 use std::mem;
 
 use super::sync::{AtomicBool, Mutex, Ordering};
 
-/// The queue. `L` are the letters, `S` what sender and receiver have to agree on besides.
+/// The queue. `P` is the type of the messages; `S` is state that senders and receiver share.
 #[derive(Debug)]
-pub(crate) struct Mailbox<L, S> {
-    inside: Mutex<Inside<L, S>>,
-    /// Set from the moment when the bell is rung until the loop comes to look.
+pub(crate) struct Mailbox<P, S> {
+    inner: Mutex<Inner<P, S>>,
+    /// Set when the loop is woken, until the loop takes the messages.
     notified: AtomicBool,
     cap: usize,
 }
 
 #[derive(Debug)]
-pub(crate) struct Inside<L, S> {
-    posts: VecDeque<L>,
-    /// What the waiting letters take, by their senders' account.
+pub(crate) struct Inner<P, S> {
+    posts: VecDeque<P>,
+    /// Bytes that the queued messages take, as their senders declared.
     weight: usize,
     pub(crate) shared: S,
 }
 
-impl<L, S: Default> Mailbox<L, S> {
-    /// A mailbox whose letters may weigh `cap` in all.
+impl<P, S: Default> Mailbox<P, S> {
+    /// Makes a mailbox for messages of at most `cap` bytes together.
     pub(crate) fn new(cap: usize) -> Self {
-        let inside = Inside {
+        let inner = Inner {
             posts: VecDeque::new(),
             weight: 0,
             shared: S::default(),
         };
         Self {
-            inside: Mutex::new(inside),
+            inner: Mutex::new(inner),
             notified: AtomicBool::new(false),
             cap,
         }
     }
 
-    /// Looks at, or changes, what is agreed on.
-    pub(crate) fn with<R>(&self, look: impl FnOnce(&mut S) -> R) -> R {
-        look(&mut self.lock().shared)
+    /// Reads or changes the shared state.
+    pub(crate) fn with<R>(&self, inspect: impl FnOnce(&mut S) -> R) -> R {
+        inspect(&mut self.lock().shared)
     }
 
-    /// Puts in the letter that `write` makes of `content`, if there is room for its weight and `admit` finds nothing against it, and rings if nobody has yet.
+    /// Queues the message that `wrap` makes of `content`, and wakes the loop unless that was done
+    /// already.
     ///
-    /// A letter that is heavier than all may be is taken if it is the only one: else it could never be sent.
+    /// It fails if `admit` fails, or if there is no room for `weight` more bytes. A message that is
+    /// larger than the cap is accepted if the queue is empty. Otherwise it could never be sent.
     pub(crate) fn put<T, E>(
         &self,
         content: T,
-        write: impl FnOnce(T) -> L,
+        wrap: impl FnOnce(T) -> P,
         weight: usize,
         admit: impl FnOnce(&S) -> Result<(), E>,
         notify: impl FnOnce(),
     ) -> PutOutcome<T, E> {
-        let mut inside = self.lock();
-        if let Err(error) = admit(&inside.shared) {
+        let mut inner = self.lock();
+        if let Err(error) = admit(&inner.shared) {
             return PutOutcome::Refused(content, error);
         }
-        if inside.weight > 0 && inside.weight.saturating_add(weight) > self.cap {
+        if inner.weight > 0 && inner.weight.saturating_add(weight) > self.cap {
             return PutOutcome::Full(content);
         }
-        inside.posts.push_back(write(content));
-        inside.weight = inside.weight.saturating_add(weight);
-        drop(inside);
+        inner.posts.push_back(wrap(content));
+        inner.weight = inner.weight.saturating_add(weight);
+        drop(inner);
         self.notify(notify);
         PutOutcome::Done
     }
 
-    /// Wakes the loop, if nobody has since it last looked.
+    /// Wakes the loop, unless it was woken since it last took messages.
     pub(crate) fn notify(&self, notify: impl FnOnce()) {
         if !self.notified.swap(true, Ordering::AcqRel) {
             notify();
         }
     }
 
-    /// Whether there may be something to take. The look that costs least.
+    /// Returns true if there may be messages to take. Costs one atomic load.
     pub(crate) fn is_notified(&self) -> bool {
         self.notified.load(Ordering::Acquire)
     }
 
-    /// Takes all letters out, into an empty queue, and lets `look` see their weight and the rest.
+    /// Moves all messages into an empty queue, and runs `inspect` with their weight and the shared
+    /// state.
     pub(crate) fn take<R>(
         &self,
-        into: &mut VecDeque<L>,
-        look: impl FnOnce(usize, &mut S) -> R,
+        into: &mut VecDeque<P>,
+        inspect: impl FnOnce(usize, &mut S) -> R,
     ) -> R {
-        // First the bell: who writes from here on rings again.
+        // First the flag: a sender that queues a message from here on wakes the loop again.
         self.notified.swap(false, Ordering::AcqRel);
-        let mut inside = self.lock();
-        mem::swap(&mut inside.posts, into);
-        let weight = mem::take(&mut inside.weight);
-        look(weight, &mut inside.shared)
+        let mut inner = self.lock();
+        mem::swap(&mut inner.posts, into);
+        let weight = mem::take(&mut inner.weight);
+        inspect(weight, &mut inner.shared)
     }
 
-    /// Bytes of memory that the waiting letters take: what their queue has room for, and their
-    /// weight.
+    /// Returns the bytes of memory that the queued messages take: the capacity of the queue, and
+    /// their weight.
     pub(crate) fn heap(&self) -> usize {
-        let inside = self.lock();
-        heap_of(&inside.posts, inside.weight)
+        let inner = self.lock();
+        heap_of(&inner.posts, inner.weight)
     }
 
-    fn lock(&self) -> impl std::ops::DerefMut<Target = Inside<L, S>> + '_ {
-        // Nobody panics while it is held; if somebody did, what is in it would still be whole.
-        self.inside
+    fn lock(&self) -> impl std::ops::DerefMut<Target = Inner<P, S>> + '_ {
+        // No code panics while holding this lock, so a poisoned lock still holds valid data.
+        self.inner
             .lock()
             .unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 }
 
-/// Bytes of memory that letters of this weight take, and the queue that they are in. Their own size
-/// is a part of both.
-pub(crate) fn heap_of<L>(posts: &VecDeque<L>, weight: usize) -> usize {
-    posts.capacity() * size_of::<L>() + weight.saturating_sub(posts.len() * size_of::<L>())
+/// Returns the bytes of memory that messages of this weight and their queue take. Both include the
+/// messages' own size, which is counted once.
+pub(crate) fn heap_of<P>(posts: &VecDeque<P>, weight: usize) -> usize {
+    posts.capacity() * size_of::<P>() + weight.saturating_sub(posts.len() * size_of::<P>())
 }
 
-/// What became of a letter.
+/// The result of [`Mailbox::put`].
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum PutOutcome<T, E> {
-    /// It waits for the loop.
+    /// The message waits for the loop.
     Done,
     /// There is no room for it now.
     Full(T),
-    /// There is something against it.
+    /// `admit` failed.
     Refused(T, E),
 }

@@ -1,4 +1,4 @@
-//! What other threads do with a loop: handles that send to it, and a limit that loops share.
+//! What other threads use: handles that send to a loop, and a limit that loops share.
 
 mod handle;
 mod limit;

@@ -1,52 +1,54 @@
-//! The loop's time: that of its turn, counted in ticks.
+//! The clock of a loop: the time of a turn, counted in ticks.
 
 use std::time::{Duration, Instant};
 
-/// The time of a turn, as the instant that users see and as the number of milliseconds that deadlines are kept in.
+/// The time of a turn, as an [`Instant`] for users and as a number of ticks for deadlines.
 ///
-/// A tick is one millisecond: pollers count in no smaller unit. Rounding is always to the late
-/// side, so no deadline expires early.
+/// A tick is one millisecond: pollers have no finer timeout. Rounding is always up, so no deadline
+/// expires early.
 ///
 /// # Watched time
 ///
-/// Deadlines that a handler sets are absolute. Guards ([`Config::idle_timeout`](crate::Config::idle_timeout) and its like) measure
-/// a peer, so they count *watched* time: time in which the loop was there to see what the peer does. A process that was stopped and
-/// continued, or a callback that blocked, is not. Two rules follow, both kept here:
+/// Deadlines that a handler sets are absolute. Guard deadlines
+/// ([`Config::idle_timeout`](crate::Config::idle_timeout) and others) judge a peer, so they count
+/// *watched* time only: time in which the loop could see what the peer does. Time in which the
+/// process was stopped, or a callback blocked, is not watched. Two rules follow, and both are kept
+/// here:
 ///
-/// - Between two turns that are further apart than they have to be, watched time advances by [`Clock::MAX_LATE`] at most.
-/// - A guard is carried out only if it had expired before the poller last reported everything ([`Clock::seen`]): what has arrived in
-///   time is then read already.
+/// - If the loop begins a turn late, watched time advances by at most [`Clock::MAX_LATE`].
+/// - A guard deadline is carried out only if it had expired before the poller last reported
+///   everything ([`Clock::seen`]). Then all bytes that arrived in time are read already.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Clock {
     epoch: Instant,
     now: Instant,
-    /// From `epoch` to `now`.
+    /// The time from `epoch` to `now`.
     since: Duration,
-    /// The same in whole ticks.
+    /// `since` in whole ticks.
     tick: u64,
     /// Watched time, in ticks. Never more than `tick`.
     watched: u64,
     /// The tick up to which `watched` was counted.
     counted: u64,
-    /// Watched time up to which all that sockets had to report is known.
+    /// Watched time up to which all socket events are known.
     seen: u64,
 }
 
-/// The lower half of watched time: enough to remember when something last happened, in half the room.
+/// The low half of watched time. It stores when something last happened, in half the memory.
 ///
-/// Only differences to the present are taken, and those of up to [`Clock::FOREVER`] are right.
+/// Only differences to the present are computed. They are right up to [`Clock::FOREVER`].
 pub(crate) type Timestamp = u32;
 
 impl Clock {
-    /// What takes longer than this (about 24 days) counts as for ever, where stamps are compared.
+    /// Times longer than this (about 24 days) count as unlimited where timestamps are compared.
     pub(crate) const FOREVER: Duration = Duration::from_millis(1 << 31);
 
-    /// Ticks by which a turn may begin late, or work, before the rest is the loop's own time: 100.
+    /// Ticks by which a turn may begin late, or work, before the rest is not watched: 100.
     ///
-    /// Scheduling on a busy machine takes tens of milliseconds; a peer has no reason to profit from that.
+    /// Scheduling on a busy machine takes tens of milliseconds. A peer must not profit from that.
     pub(crate) const MAX_LATE: u64 = 100;
 
-    /// A clock that begins at `now`.
+    /// Makes a clock that starts at `now`.
     pub(crate) fn new(now: Instant) -> Self {
         Self {
             epoch: now,
@@ -59,9 +61,11 @@ impl Clock {
         }
     }
 
-    /// Advances to `now`, and never back; the loop was to be there at the tick `due` (`None`: whenever it likes). Returns whether it is late.
+    /// Advances to `now`, and never goes back.
+    ///
+    /// `due` is the tick at which the loop had to begin this turn; `None` means at any time.
     #[inline]
-    pub(crate) fn advance(&mut self, now: Instant, due: Option<u64>) -> bool {
+    pub(crate) fn advance(&mut self, now: Instant, due: Option<u64>) {
         if now > self.now {
             self.now = now;
             self.since = now.duration_since(self.epoch);
@@ -75,10 +79,10 @@ impl Clock {
             passed
         };
         self.counted = self.counted.max(self.tick);
-        is_late
     }
 
-    /// A turn has worked until `now`. What exceeds [`MAX_LATE`](Self::MAX_LATE) is not watched time.
+    /// Records that a turn has worked until `now`. Work beyond [`MAX_LATE`](Self::MAX_LATE) is not
+    /// watched time.
     pub(crate) fn worked_until(&mut self, now: Instant) {
         let worked = millis_rounded_down(now.saturating_duration_since(self.epoch))
             .saturating_sub(self.tick);
@@ -87,73 +91,78 @@ impl Clock {
             .max(self.tick + worked.saturating_sub(Self::MAX_LATE));
     }
 
-    /// The time.
+    /// Returns the time of the turn.
     pub(crate) fn now(&self) -> Instant {
         self.now
     }
 
-    /// The last tick that has passed.
+    /// Returns the last tick that has passed.
     pub(crate) fn tick(&self) -> u64 {
         self.tick
     }
 
-    /// Watched time, in ticks.
+    /// Returns watched time, in ticks.
     #[inline]
     pub(crate) fn watched(&self) -> u64 {
         self.watched
     }
 
-    /// Takes note that what sockets had to report up to this watched time is known.
+    /// Records that all socket events up to this watched time are known.
     #[inline]
     pub(crate) fn set_seen(&mut self, watched: u64) {
         self.seen = watched;
     }
 
-    /// Watched time up to which all that sockets had to report is known: guards that expired until then are carried out.
+    /// Returns the watched time up to which all socket events are known. Guard deadlines that
+    /// expired until then are carried out.
     #[inline]
     pub(crate) fn seen(&self) -> u64 {
         self.seen
     }
 
-    /// The tick at which watched time comes to `watched`, if no more of it is lost.
+    /// Returns the tick at which watched time reaches `watched`, if no more of it is lost.
     pub(crate) fn tick_of(&self, watched: u64) -> u64 {
         watched.saturating_add(self.tick - self.watched)
     }
 
-    /// Watched time at which `time` has passed from now on, or less than a tick before that: the present is rounded down.
+    /// Returns the watched time at which `time` has passed from now on. It may be less than one
+    /// tick early, because the present is rounded down.
     pub(crate) fn watched_after(&self, time: Duration) -> u64 {
         self.watched.saturating_add(millis_rounded_up(time))
     }
 
-    /// The present, as a stamp.
+    /// Returns the present as a timestamp.
     #[inline]
     pub(crate) fn timestamp(&self) -> Timestamp {
         self.watched as Timestamp
     }
 
-    /// The first tick at which `at` is over. What lies before the beginning was over then.
+    /// Returns the first tick at which `at` has passed. A time before the clock's start counts as
+    /// tick 0.
     pub(crate) fn tick_at(&self, at: Instant) -> u64 {
         millis_rounded_up(at.saturating_duration_since(self.epoch))
     }
 
-    /// The first tick at which `time` has passed since `timestamp` was taken, if no more watched time is lost; `None` if that is for ever.
+    /// Returns the first tick at which `time` has passed since `timestamp`, if no more watched time
+    /// is lost. `None` if `time` is unlimited.
     pub(crate) fn after(&self, timestamp: Timestamp, time: Duration) -> Option<u64> {
         if time >= Self::FOREVER {
             return None;
         }
         let age = u64::from(self.age(timestamp));
-        // A stamp is rounded down: one tick more, so as not to be early.
+        // A timestamp is rounded down: one more tick, so that the result is not early.
         Some((self.tick - age.min(self.tick)) + millis_rounded_up(time) + 1)
     }
 
-    /// The same to about a 64th of the time, on the late side: for many that need not be told apart, so that one wake-up does for all.
+    /// The same as [`after`](Self::after), rounded up to about a 64th of `time`. Many deadlines
+    /// then share a tick, so that one wake-up serves them all.
     pub(crate) fn after_rounded(&self, timestamp: Timestamp, time: Duration) -> Option<u64> {
         let tick = self.after(timestamp, time)?;
         let grain = 1 << (millis_rounded_up(time) / 64).max(1).ilog2();
         Some(tick.next_multiple_of(grain))
     }
 
-    /// The later of two stamps.
+    /// Returns the later of two timestamps.
     pub(crate) fn later(&self, one: Timestamp, other: Timestamp) -> Timestamp {
         if self.age(one) < self.age(other) {
             one
@@ -162,23 +171,31 @@ impl Clock {
         }
     }
 
+    /// Moves `timestamp` forward by the time since `from`, but not beyond now.
+    pub(crate) fn without(&self, from: Timestamp, timestamp: Timestamp) -> Timestamp {
+        let age = self.age(timestamp).saturating_sub(self.age(from));
+        self.timestamp().wrapping_sub(age)
+    }
+
+    /// Returns the ticks of watched time since `timestamp`.
     fn age(&self, timestamp: Timestamp) -> u32 {
         self.timestamp().wrapping_sub(timestamp)
     }
 
-    /// How long it is until a tick comes.
+    /// Returns the time that is left until a tick.
     pub(crate) fn left(&self, tick: u64) -> Duration {
         Duration::from_millis(tick).saturating_sub(self.since)
     }
 }
 
+/// Converts to whole milliseconds, rounded down.
 fn millis_rounded_down(time: Duration) -> u64 {
     time.as_secs()
         .saturating_mul(1000)
         .saturating_add(time.subsec_millis().into())
 }
 
-/// Rounded up.
+/// Converts to whole milliseconds, rounded up.
 fn millis_rounded_up(time: Duration) -> u64 {
     millis_rounded_down(time).saturating_add(u64::from(time.subsec_nanos() % 1_000_000 != 0))
 }
@@ -188,7 +205,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn nothing_is_over_before_its_time_and_all_is_at_most_a_tick_later() {
+    fn deadlines_are_never_early_and_at_most_a_tick_late() {
         let epoch = Instant::now();
         let mut clock = Clock::new(epoch);
         for micros in [0, 1, 999, 1000, 1001, 60_000_000] {
@@ -208,13 +225,13 @@ mod tests {
         let timestamp = clock.timestamp();
         let tick = clock
             .after(timestamp, Duration::from_millis(5))
-            .expect("5 ms are not for ever");
+            .expect("5 ms is not unlimited");
         assert!(epoch + Duration::from_millis(tick) >= clock.now() + Duration::from_millis(5));
         assert!(clock.left(tick) >= Duration::from_millis(5) && clock.left(0) == Duration::ZERO);
     }
 
     #[test]
-    fn many_times_that_are_near_each_other_come_together() {
+    fn rounded_deadlines_share_ticks() {
         let epoch = Instant::now();
         let mut clock = Clock::new(epoch);
         let (second, minute) = (Duration::from_secs(1), Duration::from_secs(60));
@@ -223,7 +240,7 @@ mod tests {
             clock.advance(epoch + Duration::from_millis(ms), None);
             let tick = clock
                 .after_rounded(clock.timestamp(), minute)
-                .expect("a minute is not for ever");
+                .expect("a minute is not unlimited");
             assert!(tick > ms + 60_000 && tick < ms + 61_000);
             ticks.insert(tick);
         }
@@ -235,7 +252,7 @@ mod tests {
     }
 
     #[test]
-    fn stamps_live_through_the_wrap_of_their_counter() {
+    fn timestamps_work_when_the_counter_wraps() {
         let epoch = Instant::now();
         let mut clock = Clock::new(epoch);
         clock.advance(
@@ -255,7 +272,7 @@ mod tests {
     }
 
     #[test]
-    fn time_never_goes_back() {
+    fn clock_never_goes_back() {
         let epoch = Instant::now();
         let mut clock = Clock::new(epoch);
         clock.advance(epoch + Duration::from_secs(1), None);

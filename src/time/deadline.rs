@@ -1,64 +1,78 @@
-//! What a connection's time can be up for; and Go's deadlines, which a handler sets: one for reading, one for writing, absolute, and sticky once they have passed.
+//! The deadlines of a connection.
+//!
+//! A handler sets two of them, one for each direction, as in Go: absolute, and expired until they
+//! are set again.
 
 use std::time::Instant;
 
 use crate::state::Direction;
 use crate::time::{Clock, Timestamp};
 
-/// What a connection's time can be up for.
+/// Which deadline of a connection expired.
+///
+/// [`Step::Deadline`](crate::Step::Deadline) carries it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Expiry {
-    /// An attempt to connect.
+    /// The time limit of an attempt to connect.
     Connect,
-    /// A deadline that the handler had set.
+    /// A deadline that the handler has set, for this direction.
     Deadline(Direction),
-    /// The sending of the last replies ([`Config::drain_timeout`](crate::Config::drain_timeout)).
+    /// The time to send the last replies ([`Config::drain_timeout`](crate::Config::drain_timeout)).
     Drain,
-    /// A frame ([`Config::frame_timeout`](crate::Config::frame_timeout)).
+    /// The time for a frame ([`Config::frame_timeout`](crate::Config::frame_timeout)).
     Frame,
-    /// The peer's first frame ([`Config::handshake_timeout`](crate::Config::handshake_timeout)).
+    /// The time for the peer's first frame
+    /// ([`Config::handshake_timeout`](crate::Config::handshake_timeout)).
     Handshake,
-    /// Silence ([`Config::idle_timeout`](crate::Config::idle_timeout)).
+    /// The time without a byte in either direction
+    /// ([`Config::idle_timeout`](crate::Config::idle_timeout)).
     Idle,
-    /// Waiting for the peer's end ([`Config::linger_timeout`](crate::Config::linger_timeout)).
+    /// The time to wait for the peer's FIN
+    /// ([`Config::linger_timeout`](crate::Config::linger_timeout)).
     Linger,
-    /// A peer that does not read ([`Config::write_timeout`](crate::Config::write_timeout)).
+    /// The time in which the peer takes no byte
+    /// ([`Config::write_timeout`](crate::Config::write_timeout)).
     Write,
 }
 
-/// A connection's deadlines: the two that its handler sets, and the one for the peer's first frame. Who has none pays a word for them.
+/// The deadlines of a connection: the two that its handler sets, and the one for the peer's first
+/// frame. A connection without any of them pays one word.
 #[derive(Debug, Default)]
-pub(crate) struct Deadlines(Option<Box<Set>>);
+pub(crate) struct Deadlines(Option<Box<DeadlineSet>>);
 
+/// The deadlines, if there is at least one.
 #[derive(Debug, Default)]
-struct Set {
-    /// By direction.
+struct DeadlineSet {
+    /// The handler's deadlines, by direction.
     deadlines: [Deadline; 2],
-    /// When reading last stood still because its deadline had passed, and when it went on.
+    /// When reading last stopped because its deadline had expired.
     stopped_at: Option<Timestamp>,
+    /// When reading last went on after such a stop.
     resumed_at: Option<Timestamp>,
-    /// Since when the handler waits for the peer's first frame.
+    /// When the handler began to wait for the peer's first frame.
     handshake: Option<Timestamp>,
 }
 
-/// One direction's deadline.
+/// The deadline of one direction.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 enum Deadline {
+    /// Not set.
     #[default]
     Never,
-    /// It passes with this tick.
+    /// It expires at this tick.
     At(u64),
-    /// It has passed, and the handler was told; until it is set anew nothing goes in this direction.
+    /// It has expired, and the handler was notified. Nothing is transferred in this direction until
+    /// it is set again.
     Passed,
 }
 
 impl Deadlines {
-    /// Sets one direction's deadline, or clears it; in both cases what had passed is forgotten.
+    /// Sets or clears the deadline of one direction. An earlier expiry is forgotten in both cases.
     pub(crate) fn set(&mut self, direction: Direction, at: Option<Instant>, clock: &Clock) {
         let deadline = match at {
             None => Deadline::Never,
-            // Not rounded up to the next tick: what is over is over at once.
+            // Not rounded up to the next tick: a deadline in the past has expired now.
             Some(at) if at <= clock.now() => Deadline::At(clock.tick()),
             Some(at) => Deadline::At(clock.tick_at(at)),
         };
@@ -68,7 +82,7 @@ impl Deadlines {
         let set = self.0.get_or_insert_default();
         set.deadlines[direction as usize] = deadline;
         if direction == Direction::Read {
-            // Told and set anew in the same tick it never stood still.
+            // If the handler was notified and sets it again in this tick, reading never stopped.
             if set
                 .stopped_at
                 .take()
@@ -79,12 +93,12 @@ impl Deadlines {
         }
     }
 
-    /// From now on the peer's first frame is waited for.
+    /// Starts the wait for the peer's first frame.
     pub(crate) fn expect_handshake(&mut self, clock: &Clock) {
         self.0.get_or_insert_default().handshake = Some(clock.timestamp());
     }
 
-    /// It has come. Costs nothing where nobody waits for it.
+    /// Ends the wait for the peer's first frame. Costs one load if there is no wait.
     #[inline]
     pub(crate) fn handshake_done(&mut self) {
         if self.0.is_some() {
@@ -104,18 +118,19 @@ impl Deadlines {
         }
     }
 
-    /// Since when the peer's first frame is waited for.
+    /// Returns when the wait for the peer's first frame began.
     pub(crate) fn handshake(&self) -> Option<Timestamp> {
         self.0.as_ref()?.handshake
     }
 
-    /// Whether there is none.
+    /// Returns true if there is no deadline.
     #[inline]
     pub(crate) fn is_empty(&self) -> bool {
         self.0.is_none()
     }
 
-    /// Whether one direction's deadline is over, be it that the handler was told or not.
+    /// Returns true if the deadline of one direction has expired, whether or not the handler was
+    /// notified.
     #[inline]
     pub(crate) fn is_over(&self, direction: Direction, clock: &Clock) -> bool {
         self.0.is_some()
@@ -126,13 +141,14 @@ impl Deadlines {
             }
     }
 
-    /// Whether one direction's deadline is over, and the handler was told.
+    /// Returns true if the deadline of one direction has expired and the handler was notified.
     #[inline]
     pub(crate) fn has_passed(&self, direction: Direction) -> bool {
         self.0.is_some() && self.get(direction) == Deadline::Passed
     }
 
-    /// Whether the handler is to be told that this deadline has passed; it counts as told from here on.
+    /// Returns true if the handler must be notified that this deadline has expired. Returns true
+    /// once only.
     pub(crate) fn take_expired(&mut self, direction: Direction, clock: &Clock) -> bool {
         let Some(set) = &mut self.0 else { return false };
         let deadline = &mut set.deadlines[direction as usize];
@@ -146,12 +162,12 @@ impl Deadlines {
         passes
     }
 
-    /// When reading last went on after it had stood still.
+    /// Returns when reading last went on after its deadline had stopped it.
     pub(crate) fn resumed_at(&self) -> Option<Timestamp> {
         self.0.as_ref()?.resumed_at
     }
 
-    /// The tick at which one direction's deadline passes.
+    /// Returns the tick at which the deadline of one direction expires.
     pub(crate) fn tick(&self, direction: Direction) -> Option<u64> {
         match self.get(direction) {
             Deadline::At(tick) => Some(tick),
@@ -174,12 +190,12 @@ mod tests {
     use Direction::{Read, Write};
 
     #[test]
-    fn a_deadline_is_told_once_and_stays_over_until_it_is_set_anew() {
-        let begun = Instant::now();
-        let (mut clock, mut deadlines) = (Clock::new(begun), Deadlines::default());
-        deadlines.set(Read, Some(begun + Duration::from_millis(5)), &clock);
+    fn deadline_is_reported_once_and_stays_expired_until_reset() {
+        let start = Instant::now();
+        let (mut clock, mut deadlines) = (Clock::new(start), Deadlines::default());
+        deadlines.set(Read, Some(start + Duration::from_millis(5)), &clock);
         assert!(!deadlines.is_over(Read, &clock) && !deadlines.take_expired(Read, &clock));
-        clock.advance(begun + Duration::from_millis(5), None);
+        clock.advance(start + Duration::from_millis(5), None);
         assert!(deadlines.is_over(Read, &clock) && !deadlines.is_over(Write, &clock));
         assert_eq!(
             [Read, Read, Write].map(|direction| deadlines.take_expired(direction, &clock)),
@@ -191,22 +207,25 @@ mod tests {
                 && deadlines.tick(Read).is_none()
         );
         deadlines.set(Write, None, &clock);
-        assert!(deadlines.has_passed(Read), "clearing one leaves the other");
+        assert!(
+            deadlines.has_passed(Read),
+            "clearing one deadline keeps the other"
+        );
         deadlines.set(Read, None, &clock);
         assert!(!deadlines.is_over(Read, &clock));
     }
 
     #[test]
-    fn what_is_over_when_it_is_set_is_over_at_once_unless_it_is_cleared_first() {
-        let begun = Instant::now();
-        let (mut clock, mut deadlines) = (Clock::new(begun), Deadlines::default());
-        clock.advance(begun + Duration::from_micros(1500), None);
+    fn deadline_in_the_past_expires_at_once_unless_cleared() {
+        let start = Instant::now();
+        let (mut clock, mut deadlines) = (Clock::new(start), Deadlines::default());
+        clock.advance(start + Duration::from_micros(1500), None);
         deadlines.set(Write, Some(clock.now()), &clock);
         assert!(deadlines.is_over(Write, &clock));
         deadlines.set(Write, None, &clock);
         assert!(!deadlines.take_expired(Write, &clock));
-        deadlines.set(Read, begun.checked_sub(Duration::from_secs(1)), &clock);
-        deadlines.set(Write, Some(begun), &clock);
+        deadlines.set(Read, start.checked_sub(Duration::from_secs(1)), &clock);
+        deadlines.set(Write, Some(start), &clock);
         assert_eq!(
             [Read, Write, Read].map(|direction| deadlines.take_expired(direction, &clock)),
             [true, true, false]

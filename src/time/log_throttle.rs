@@ -1,28 +1,33 @@
-//! Log lines that strangers can cause: one of a kind a second, with the number of those left out.
+//! A limit on log lines that peers can cause: one line of a kind each second, with the number of
+//! lines left out.
 
 use std::collections::BTreeMap;
 use std::fmt;
 use std::time::{Duration, Instant};
 
-/// How often a line of one kind may be logged.
+/// The least time between two lines of one kind.
 const PERIOD: Duration = Duration::from_secs(1);
 
-/// Remembers what was logged lately.
+/// Stores when each kind of line was last logged.
 #[derive(Debug, Default)]
 pub(crate) struct LogThrottle {
     kinds: BTreeMap<Kind, Recent>,
 }
 
-/// What a line says, and the system's number for it if it has one.
+/// The kind of a line: its text, and the system's error number if it has one.
 pub(crate) type Kind = (&'static str, Option<i32>);
 
+/// The last line of one kind.
 #[derive(Debug)]
 struct Recent {
+    /// No line of this kind is logged before this time.
     quiet_until: Instant,
+    /// The number of lines left out since the last one.
     suppressed: u64,
 }
 
-/// How many lines of this kind were left out since the last one; as text it is the end of a line.
+/// The number of lines of a kind that were left out since the last one. It prints as the end of a
+/// log line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Suppressed(u64);
 
@@ -36,7 +41,7 @@ impl fmt::Display for Suppressed {
 }
 
 impl LogThrottle {
-    /// Whether a line of this kind is to be logged now.
+    /// Returns `Some` if a line of this kind is to be logged now.
     pub(crate) fn allow(&mut self, kind: Kind, now: Instant) -> Option<Suppressed> {
         let recent = self.kinds.entry(kind).or_insert(Recent {
             quiet_until: now,
@@ -56,18 +61,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_storm_is_one_line_a_second_and_a_number() {
-        let begun = Instant::now();
+    fn burst_logs_one_line_a_second_with_a_count() {
+        let start = Instant::now();
         let mut log_throttle = LogThrottle::default();
         let mut lines = Vec::new();
         for ms in (0..3000).step_by(10) {
             lines.extend(
-                log_throttle.allow(("accept", Some(24)), begun + Duration::from_millis(ms)),
+                log_throttle.allow(("accept", Some(24)), start + Duration::from_millis(ms)),
             );
         }
         assert_eq!(lines, [Suppressed(0), Suppressed(99), Suppressed(99)]);
         assert!(
-            log_throttle.allow(("accept", Some(23)), begun).is_some(),
+            log_throttle.allow(("accept", Some(23)), start).is_some(),
             "another kind is another line"
         );
         assert_eq!(

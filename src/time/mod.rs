@@ -1,4 +1,4 @@
-//! The loop's time: its clock, and everything that happens at a certain time.
+//! Time: the clock, deadlines, timers, and the limit on log lines.
 
 mod clock;
 mod deadline;

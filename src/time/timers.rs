@@ -1,10 +1,11 @@
-//! Who wants to be called, and when.
+//! The alarms of a loop: timers of handlers, and deadline checks of connections.
 //!
-//! Two things have a time: the next look at a connection's own deadlines, and the timers of
-//! handlers. Both are kept in order and exactly, so a connection or a timer that is gone leaves
-//! nothing behind that would wake the loop. What makes it cheap is that deadlines which move with
-//! every byte are not in it: a connection has one look, at or before the first of its deadlines,
-//! and only when that comes does it find out where they have moved to. Moving them is a store.
+//! Both are kept in exact order. A connection or a timer that is gone leaves nothing behind that
+//! would wake the loop.
+//!
+//! Deadlines that move with every byte are not in it. A connection has one check, at or before the
+//! first of its deadlines. When the check is due, the loop reads where the deadlines are now. So
+//! moving a deadline costs one store.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;
@@ -12,26 +13,30 @@ use std::time::Instant;
 use crate::id::ConnectionId;
 use crate::time::Clock;
 
-/// Names one timer of one loop, for its whole life and never another one of it.
+/// Identifies one timer of one loop. An id is never used again.
+///
+/// Returned by [`Context::set_timer`](crate::Context::set_timer) and the other functions that set
+/// timers. Ids are ordered by the time at which the timers fire; timers of the same tick are
+/// ordered as they were set.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct TimerId {
-    /// First, so that timers are in the order in which they come; those of one tick in the order in which they were set.
+    /// First field, so that the derived order is the order in which timers fire.
     tick: u64,
     serial: u64,
     owner: Option<ConnectionId>,
 }
 
 impl TimerId {
-    /// The connection it belongs to; `None` for a timer of the loop.
+    /// Returns the connection that the timer belongs to; `None` for a timer of the loop.
     pub fn owner(self) -> Option<ConnectionId> {
         self.owner
     }
 }
 
-/// What is to be done when a time has come.
+/// What is to be done when an alarm is due.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Alarm {
-    /// Look at the deadlines of the connection in this slot.
+    /// Check the deadlines of the connection in this slot.
     DeadlineCheck(usize),
     /// Call the handler.
     Timer(TimerId),
@@ -42,15 +47,16 @@ pub(crate) enum Alarm {
 pub(crate) struct Timers {
     deadlines: DeadlineIndex,
     ordered: BTreeSet<TimerId>,
-    /// The timers that belong to connections: they go when it goes.
+    /// The timers of connections. They are removed with their connection.
     owned: BTreeSet<(ConnectionId, TimerId)>,
     serial: u64,
-    /// The tick of the first of all, so that each turn need not look for it.
+    /// The tick of the first alarm, stored so that a turn need not search for it.
     first: Option<u64>,
 }
 
 impl Timers {
-    /// Sets a timer for `at`, or for the next tick if that is over: so a timer that sets itself anew cannot hold up its turn.
+    /// Sets a timer for `at`. A time in the past counts as the next tick, so that a timer that sets
+    /// itself again cannot block its turn.
     pub(crate) fn set(
         &mut self,
         at: Instant,
@@ -69,7 +75,7 @@ impl Timers {
         timer
     }
 
-    /// Takes a timer back; whether it was still to come.
+    /// Cancels a timer. Returns true if it had not fired yet.
     pub(crate) fn cancel(&mut self, timer: TimerId) -> bool {
         if let Some(owner) = timer.owner {
             self.owned.remove(&(owner, timer));
@@ -79,7 +85,7 @@ impl Timers {
         was
     }
 
-    /// Takes back all timers of a connection.
+    /// Cancels all timers of a connection.
     pub(crate) fn cancel_all(&mut self, owner: ConnectionId) {
         while let Some((_, timer)) = self
             .owned
@@ -102,7 +108,7 @@ impl Timers {
         }
     }
 
-    /// Moves the look at a connection's deadlines from one tick to another; `None` is never.
+    /// Moves the deadline check of a connection from one tick to another. `None` is no check.
     pub(crate) fn move_deadline_check(
         &mut self,
         id: ConnectionId,
@@ -118,12 +124,12 @@ impl Timers {
         self.update_first();
     }
 
-    /// Makes room for the looks at so many connections.
+    /// Reserves memory for the checks of this many connections.
     pub(crate) fn reserve(&mut self, connections: usize) {
         self.deadlines.links.reserve(connections);
     }
 
-    /// Forgets all looks, and takes these instead, each with its slot and tick.
+    /// Replaces all deadline checks with these, each a slot and a tick.
     pub(crate) fn reset_deadline_checks(&mut self, checks: impl Iterator<Item = (usize, u64)>) {
         self.deadlines.lists.clear();
         for (slot, tick) in checks {
@@ -133,20 +139,20 @@ impl Timers {
     }
 
     fn update_first(&mut self) {
-        let look = self.deadlines.first().map(|(tick, _)| tick);
-        self.first = look
+        let check = self.deadlines.first().map(|(tick, _)| tick);
+        self.first = check
             .into_iter()
             .chain(self.ordered.first().map(|timer| timer.tick))
             .min();
     }
 
-    /// The tick of the first alarm.
+    /// Returns the tick of the first alarm.
     #[inline]
     pub(crate) fn next(&self) -> Option<u64> {
         self.first
     }
 
-    /// Takes out the first alarm whose tick has passed.
+    /// Removes the first alarm that is due.
     #[inline]
     pub(crate) fn pop(&mut self, clock: &Clock) -> Option<Alarm> {
         let tick = self.first.filter(|tick| *tick <= clock.tick())?;
@@ -168,28 +174,30 @@ impl Timers {
     }
 }
 
-/// Who is to be looked at, and when: a list for each tick, chained through a table of all slots.
+/// The deadline checks by tick: a list of slots for each tick, linked through a table of all slots.
 ///
-/// Such times are about right only, so many have the same one. A set of names for each would take four times the room.
+/// Checks need not be exact, so many share a tick. A set of ids for each tick would take four times
+/// the memory.
 #[derive(Debug, Default)]
 struct DeadlineIndex {
-    /// The first in each tick's list.
+    /// The first slot in the list of each tick.
     lists: BTreeMap<u64, u32>,
-    /// The neighbours of each slot in the list that it is in.
+    /// The neighbours of each slot in its list.
     links: Vec<Links>,
 }
 
+/// The neighbours of a slot in its list.
 #[derive(Clone, Copy, Debug)]
 struct Links {
     before: u32,
     after: u32,
 }
 
-/// Where a list ends. No slot has this number: a token could not name it.
+/// The end of a list. No slot has this number, because a token could not hold it.
 const END: u32 = u32::MAX;
 
 impl DeadlineIndex {
-    /// The tick of the first list, and who is the first in it.
+    /// Returns the tick of the first list, and the first slot in it.
     fn first(&self) -> Option<(u64, usize)> {
         self.lists
             .first_key_value()
@@ -222,7 +230,7 @@ impl DeadlineIndex {
             last.after = after;
             return;
         }
-        // It is the first of its list.
+        // The slot is the first of its list.
         let first = if after == END {
             self.lists.remove(&tick)
         } else {
@@ -231,7 +239,7 @@ impl DeadlineIndex {
         assert_eq!(
             first,
             Some(slot as u32),
-            "slot {slot} was to be looked at with tick {tick}, and nobody knew"
+            "slot {slot} is not listed for a check at tick {tick}"
         );
     }
 }
@@ -248,10 +256,10 @@ mod tests {
     }
 
     #[test]
-    fn alarms_come_in_order_and_never_early() {
-        let begun = Instant::now();
-        let at = |ms| begun + Duration::from_millis(ms);
-        let (mut clock, mut timers) = (Clock::new(begun), Timers::default());
+    fn alarms_fire_in_order_and_never_early() {
+        let start = Instant::now();
+        let at = |ms| start + Duration::from_millis(ms);
+        let (mut clock, mut timers) = (Clock::new(start), Timers::default());
         let late = timers.set(at(20), Some(id(1)), &clock);
         let first = timers.set(at(10), None, &clock);
         let second = timers.set(at(10), Some(id(2)), &clock);
@@ -272,15 +280,15 @@ mod tests {
     }
 
     #[test]
-    fn what_is_taken_back_never_comes_and_leaves_nothing() {
-        let begun = Instant::now();
-        let (clock, mut timers) = (Clock::new(begun), Timers::default());
-        let timer = timers.set(begun, Some(id(1)), &clock);
+    fn cancelled_timer_never_fires_and_leaves_nothing() {
+        let start = Instant::now();
+        let (clock, mut timers) = (Clock::new(start), Timers::default());
+        let timer = timers.set(start, Some(id(1)), &clock);
         assert!(timers.cancel(timer));
         assert!(!timers.cancel(timer));
         for _ in 0..10 {
-            timers.set(begun + Duration::from_secs(1), Some(id(1)), &clock);
-            timers.set(begun, Some(id(2)), &clock);
+            timers.set(start + Duration::from_secs(1), Some(id(1)), &clock);
+            timers.set(start, Some(id(2)), &clock);
         }
         timers.move_deadline_check(id(1), None, Some(7));
         timers.cancel_all(id(1));
@@ -305,13 +313,14 @@ mod tests {
     }
 
     #[test]
-    fn looks_move_between_lists_from_any_place_in_them() {
+    fn deadline_checks_move_between_lists_from_any_position() {
         let (mut clock, mut timers) = (Clock::new(Instant::now()), Timers::default());
         for slot in 0..5 {
             timers.move_deadline_check(id(slot), None, Some(7));
         }
         for slot in [2, 4, 0] {
-            timers.move_deadline_check(id(slot), Some(7), Some(9)); // from the midst, the front and the end
+            // From the middle, the front and the end.
+            timers.move_deadline_check(id(slot), Some(7), Some(9));
         }
         timers.move_deadline_check(id(3), Some(7), None);
         clock.advance(clock.now() + Duration::from_millis(8), None);
@@ -332,11 +341,11 @@ mod tests {
     }
 
     #[test]
-    fn a_timer_set_for_the_past_comes_with_the_next_tick_and_not_in_this_one() {
-        let begun = Instant::now();
-        let (mut clock, mut timers) = (Clock::new(begun), Timers::default());
-        clock.advance(begun + Duration::from_millis(5), None);
-        timers.set(begun, None, &clock);
+    fn timer_in_the_past_fires_at_the_next_tick() {
+        let start = Instant::now();
+        let (mut clock, mut timers) = (Clock::new(start), Timers::default());
+        clock.advance(start + Duration::from_millis(5), None);
+        timers.set(start, None, &clock);
         assert_eq!((timers.pop(&clock), timers.next()), (None, Some(6)));
     }
 }

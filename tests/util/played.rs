@@ -95,6 +95,9 @@ pub struct Stage {
     pub descriptors: Option<usize>,
     /// What happens elsewhere while the loop polls: called in each poll.
     pub on_poll: Option<Box<dyn FnMut()>>,
+    /// The process is stopped once between the poller's answer and the look at the clock: for how
+    /// long, and what arrives meanwhile.
+    pub stopped_after_poll: Option<(Duration, Vec<Event>)>,
     /// What the loop asked of the poller, one for each turn.
     pub timeouts: Vec<Option<Duration>>,
     /// Where it dialed, in order.
@@ -245,7 +248,10 @@ impl Net for Played {
             return Err(io::Error::from_raw_os_error(error));
         }
         events.append(&mut stage.events);
-        if events.is_empty() {
+        if let Some((time, arrived)) = stage.stopped_after_poll.take() {
+            stage.elapsed += time;
+            stage.events = arrived;
+        } else if events.is_empty() {
             stage.elapsed += timeout.unwrap_or_default();
         }
         Ok(self.begun + stage.elapsed)

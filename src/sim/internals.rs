@@ -1,6 +1,6 @@
 //! The parts of the loop, for tests and lessons that drive them without a reactor.
 //!
-//! **Trap:** no promise of stability holds for this module. It exists with the feature `sim` only.
+//! **Trap:** nothing in this module is stable. It exists only with the feature `sim`.
 
 pub use crate::connection::Connection;
 pub use crate::error::StoredReason;
