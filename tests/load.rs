@@ -119,7 +119,7 @@ fn the_server_has_taken_as_many_requests_as_the_load_has_acks_and_the_report_is_
     server.signal("TERM");
     let (_, log) = server.end();
     let taken = format!(
-        "45 connections were accepted, {} requests taken",
+        "45 connections accepted, {} requests handled",
         report["acked_total"]
     );
     assert!(

@@ -1,4 +1,5 @@
-//! The loop over a net that is played by hand: what the system does seldom, done on purpose, and by a clock of its own.
+//! The loop on a scripted network with its own clock: rare results of system calls, produced on
+//! purpose.
 
 #[path = "util/played.rs"]
 mod played;
@@ -18,7 +19,7 @@ use util::{Service, ack, id, service, submit};
 type Play = played::Play<Service>;
 
 /// A loop with one listener.
-fn by_hand(config: Config) -> Play {
+fn scripted(config: Config) -> Play {
     Play::on(
         Stage {
             descriptors: Some(100),
@@ -29,25 +30,25 @@ fn by_hand(config: Config) -> Play {
     )
 }
 
-/// One turn, which lasts as long as the loop likes.
+/// Takes one turn without a limit on its sleep.
 fn turn(play: &mut Play) -> Turn {
     play.reactor.turn(None).unwrap()
 }
 
 #[test]
 fn event_for_an_earlier_connection_in_a_slot_is_counted_as_stale() {
-    let mut play = by_hand(Config::default());
-    let gone = play.admit(1);
-    play.stage.borrow_mut().peers[gone].then = Err(ErrorKind::ConnectionReset);
-    play.tell(gone, |event| event.readable = true);
+    let mut play = scripted(Config::default());
+    let closed = play.admit(1);
+    play.stage.borrow_mut().peers[closed].then = Err(ErrorKind::ConnectionReset);
+    play.tell(closed, |event| event.readable = true);
     let _ = turn(&mut play);
     assert_eq!(
         (play.reactor.connections(), play.stage.borrow().deregistered),
         (0, 1)
     );
 
-    let heir = play.admit(1);
-    let [first, second] = [gone, heir].map(|peer| play.stage.borrow().peers[peer].token);
+    let next = play.admit(1);
+    let [first, second] = [closed, next].map(|peer| play.stage.borrow().peers[peer].token);
     assert_ne!(first, second);
     let before = play.reactor.counters();
     for token in [first, first + 0x55, usize::MAX] {
@@ -66,14 +67,15 @@ fn event_for_an_earlier_connection_in_a_slot_is_counted_as_stale() {
     assert_eq!(play.reactor.connections(), 1);
 }
 
-/// Has all others closed whenever somebody says `out`. What was said, and who was closed, is kept.
+/// Closes all other connections on the line `close others`. Keeps the lines and close reasons of
+/// each connection.
 #[derive(Default)]
-struct Rivals {
+struct ClosesOthers {
     all: Vec<ConnectionId>,
     log: Vec<(ConnectionId, String)>,
 }
 
-impl Handler for Rivals {
+impl Handler for ClosesOthers {
     type Codec = Line;
     type State = ();
     type Mail = ();
@@ -90,7 +92,7 @@ impl Handler for Rivals {
     fn frame(&mut self, line: &[u8], cx: &mut Context<'_, Self>) -> Verdict {
         self.log
             .push((cx.id(), String::from_utf8_lossy(line).into()));
-        if line == b"out" {
+        if line == b"close others" {
             let this = cx.id();
             self.all
                 .iter()
@@ -107,9 +109,9 @@ impl Handler for Rivals {
 
 #[test]
 fn slot_of_a_closed_connection_is_not_reused_within_the_batch() {
-    // He is closed after the batch; or at once, where so much was asked of others already.
+    // The other connection is closed after the batch; or at once, if `command_high` is reached.
     let (after, at_once) = (Config::default().command_high, 1);
-    for (command_high, of_the_other) in [
+    for (command_high, log_of_other) in [
         (after, &["wait", "reset by the peer"][..]),
         (at_once, &["closed by the handler"]),
     ] {
@@ -117,10 +119,11 @@ fn slot_of_a_closed_connection_is_not_reused_within_the_batch() {
             command_high,
             ..Config::default()
         };
-        let mut play = played::Play::on(Stage::with_doors(1), Rivals::default(), config);
+        let mut play = played::Play::on(Stage::with_doors(1), ClosesOthers::default(), config);
         let (one, other) = (play.admit(1), play.admit(1));
-        // One batch: he is closed, speaks, is reset, and is told of once more; and somebody new comes, who could have his place.
-        play.say(one, b"out\n");
+        // One batch: the other connection is closed, its peer sends and resets, it gets one more
+        // event, and a new connection arrives that could take its slot.
+        play.say(one, b"close others\n");
         play.say(other, b"wait\n");
         play.reset(other);
         play.tell(other, |event| {
@@ -128,22 +131,22 @@ fn slot_of_a_closed_connection_is_not_reused_within_the_batch() {
         });
         play.knock(0, [Ok(())]);
         play.turn();
-        let Rivals { all, log } = play.reactor.handler();
-        let [first, second, newcomer] = all[..] else {
-            panic!("three in all: {all:?}")
+        let ClosesOthers { all, log } = play.reactor.handler();
+        let [first, second, third] = all[..] else {
+            panic!("three connections expected: {all:?}")
         };
         let log: Vec<(ConnectionId, &str)> =
             log.iter().map(|(id, what)| (*id, what.as_str())).collect();
-        let of_the_other = of_the_other.iter().map(|what| (second, *what));
+        let log_of_other = log_of_other.iter().map(|what| (second, *what));
         assert_eq!(
             log,
-            [(first, "out")]
+            [(first, "close others")]
                 .into_iter()
-                .chain(of_the_other)
+                .chain(log_of_other)
                 .collect::<Vec<_>>(),
             "with command_high {command_high}"
         );
-        assert!(newcomer.slot() != first.slot() && newcomer.slot() != second.slot());
+        assert!(third.slot() != first.slot() && third.slot() != second.slot());
         assert_eq!(
             (
                 play.reactor.connections(),
@@ -152,7 +155,7 @@ fn slot_of_a_closed_connection_is_not_reused_within_the_batch() {
             ),
             (2, true, false)
         );
-        // Only after the batch is his place free.
+        // Its slot is free only after the batch.
         play.admit(1);
         assert_eq!(play.reactor.handler().all[3].slot(), second.slot());
     }
@@ -161,18 +164,18 @@ fn slot_of_a_closed_connection_is_not_reused_within_the_batch() {
 #[test]
 fn accept_without_descriptors_backs_off_and_retries_by_timer() {
     const EMFILE: i32 = 24;
-    let no_room = || Err(io::Error::from_raw_os_error(EMFILE));
-    let mut play = by_hand(Config::default());
-    // One event for all: the system says so once.
-    play.knock(0, (0..5).map(|_| no_room()).chain([Ok(())]));
+    let out_of_descriptors = || Err(io::Error::from_raw_os_error(EMFILE));
+    let mut play = scripted(Config::default());
+    // One event for all: the poller reports the listener once.
+    play.knock(0, (0..5).map(|_| out_of_descriptors()).chain([Ok(())]));
     while play.reactor.connections() == 0 {
         let _ = turn(&mut play);
         assert!(play.reactor.counters().turns < 20, "{:?}", play.reactor);
     }
     assert_eq!(play.stage.borrow().timeouts[1..6], [Some(ms(50)); 5]);
     assert_eq!(play.reactor.counters().accept_errors, 5);
-    // While it rests, other events do not make it ask.
-    play.knock(0, [no_room()]);
+    // During the backoff, another event does not cause an accept.
+    play.knock(0, [out_of_descriptors()]);
     let _ = turn(&mut play);
     let calls = play.stage.borrow().doors[0].calls;
     play.knock(0, []);
@@ -182,7 +185,7 @@ fn accept_without_descriptors_backs_off_and_retries_by_timer() {
 
 #[test]
 fn connection_aborted_before_accept_does_not_block_the_next() {
-    let mut play = by_hand(Config::default());
+    let mut play = scripted(Config::default());
     play.knock(
         0,
         [
@@ -203,7 +206,7 @@ fn connection_aborted_before_accept_does_not_block_the_next() {
 
 #[test]
 fn partial_and_interrupted_writes_lose_no_byte() {
-    let mut play = by_hand(Config::default());
+    let mut play = scripted(Config::default());
     let peer = play.admit(1);
     let script = [
         Ok(1),
@@ -229,7 +232,7 @@ fn partial_and_interrupted_writes_lose_no_byte() {
 
 #[test]
 fn spurious_events_cost_one_read_each() {
-    let mut play = by_hand(Config {
+    let mut play = scripted(Config {
         idle_timeout: None,
         ..Config::default()
     });
@@ -252,13 +255,13 @@ fn spurious_events_cost_one_read_each() {
     assert_eq!(
         play.stage.borrow().timeouts.last(),
         Some(&None),
-        "and then it sleeps"
+        "the loop sleeps without a limit afterwards"
     );
 }
 
 #[test]
 fn urgent_data_with_nothing_behind_it_costs_one_read() {
-    let mut play = by_hand(Config {
+    let mut play = scripted(Config {
         idle_timeout: None,
         ..Config::default()
     });
@@ -271,7 +274,8 @@ fn urgent_data_with_nothing_behind_it_costs_one_read() {
     let _ = turn(&mut play);
     assert_eq!(play.got(peer), ack(id(1)));
     let counters = play.reactor.counters();
-    // From now on a short read proves nothing; so the request costs one more.
+    // After urgent data a short read does not prove that the socket is empty, so the request costs
+    // one more read.
     assert_eq!(
         (
             counters.reads_blocked,
@@ -284,36 +288,36 @@ fn urgent_data_with_nothing_behind_it_costs_one_read() {
     assert_eq!(
         play.stage.borrow().timeouts.last(),
         Some(&None),
-        "and then it sleeps"
+        "the loop sleeps without a limit afterwards"
     );
 }
 
 #[test]
 fn broken_poller_ends_the_loop_and_leaves_no_socket_open() {
     const EBADF: i32 = 9;
-    let mut play = by_hand(Config::default());
+    let mut play = scripted(Config::default());
     play.admit(3);
     play.say(0, &submit(id(1), b"never finished")[..20]);
     play.turn();
     play.stage.borrow_mut().poll_fails = Some(EBADF);
     let polls = play.stage.borrow().timeouts.len();
     for _ in 0..3 {
-        let told = play.reactor.turn(None);
+        let result = play.reactor.turn(None);
         assert!(
-            matches!(&told, Err(Error::Poll(error)) if error.raw_os_error() == Some(EBADF)),
-            "{told:?}"
+            matches!(&result, Err(Error::Poll(error)) if error.raw_os_error() == Some(EBADF)),
+            "{result:?}"
         );
     }
     assert_eq!(
         play.stage.borrow().timeouts.len(),
         polls + 3,
-        "it is for the caller to try again"
+        "each turn polls once; the caller decides whether to try again"
     );
     assert_eq!(
         play.reactor.run().unwrap_err().to_string(),
         "polling failed: Bad file descriptor (os error 9)"
     );
-    assert_eq!(play.open(), 3, "nobody was at fault");
+    assert_eq!(play.open(), 3, "a poll error closes no connection");
     let handle = play.reactor.handle();
     let stage = play.stage.clone();
     drop(play);
@@ -325,7 +329,7 @@ fn broken_poller_ends_the_loop_and_leaves_no_socket_open() {
 fn socket_that_cannot_be_registered_is_dropped_alone() {
     const ENOMEM: i32 = 12;
     const ENOSPC: i32 = 28;
-    let mut play = by_hand(Config::default());
+    let mut play = scripted(Config::default());
     play.admit(1);
     play.stage.borrow_mut().refusals.extend([ENOSPC, ENOMEM]);
     play.knock(0, [Ok(()), Ok(()), Ok(())]);
@@ -343,7 +347,7 @@ fn socket_that_cannot_be_registered_is_dropped_alone() {
         (2, 2, 2)
     );
 
-    // A dial goes on to the next address, as after any other failure.
+    // A dial continues with the next address, as after any other failure.
     play.stage.borrow_mut().refusals.push_back(ENOSPC);
     play.reactor
         .connect_to(vec![loopback(1), loopback(2)], Duration::MAX)
@@ -371,7 +375,7 @@ fn socket_that_cannot_be_registered_is_dropped_alone() {
         (false, 3, 0)
     );
 
-    // Nobody else has noticed.
+    // The other connections are not affected.
     for peer in [0, 3] {
         play.say(peer, &submit(id(7), b"still here"));
         play.tell(peer, |event| event.writable = true);
@@ -382,13 +386,13 @@ fn socket_that_cannot_be_registered_is_dropped_alone() {
 
 #[test]
 fn stopping_loop_refuses_connects_and_listeners() {
-    let mut play = by_hand(Config::default());
+    let mut play = scripted(Config::default());
     let peer = play.admit(1);
     play.reactor.stop(Stop::Gracefully);
     assert_eq!(
         turn(&mut play),
         Turn::Running,
-        "the peer has still to leave"
+        "the peer has not closed yet"
     );
     let refused = play
         .reactor
@@ -411,9 +415,9 @@ fn stopping_loop_refuses_connects_and_listeners() {
 
 #[test]
 fn default_connection_limit_is_descriptors_minus_a_reserve() {
-    assert_eq!(by_hand(Config::default()).reactor.max_connections(), 75);
+    assert_eq!(scripted(Config::default()).reactor.max_connections(), 75);
     assert_eq!(
-        by_hand(Config {
+        scripted(Config {
             max_connections: Some(7),
             ..Config::default()
         })
@@ -425,7 +429,7 @@ fn default_connection_limit_is_descriptors_minus_a_reserve() {
 
 #[test]
 fn drain_deadline_tries_the_last_replies_once_more() {
-    let mut play = by_hand(Config::default());
+    let mut play = scripted(Config::default());
     let peer = play.admit(1);
     play.stage.borrow_mut().peers[peer]
         .writes
@@ -433,7 +437,7 @@ fn drain_deadline_tries_the_last_replies_once_more() {
     play.say(peer, &[submit(id(1), b"x"), vec![0; 4]].concat());
     let _ = turn(&mut play);
     assert_eq!(play.stage.borrow().peers[peer].got, b"");
-    // The poller says nothing of room: it waits until much is free.
+    // The poller does not report the socket writable: it waits until much of the buffer is free.
     let _ = turn(&mut play);
     let tick = ms(1);
     assert_eq!(
@@ -472,7 +476,7 @@ fn longest_frame_behind_blocked_replies_leaves_others_served() {
     );
     let flooder = play.admit(1);
     let other = play.admit(1);
-    // So many requests that their acks are held back; then a frame of 2^32 - 1 bytes begins.
+    // So many requests that their acks block on write; then a frame of 2^32 - 1 bytes begins.
     play.set_room(flooder, 0);
     let (asked, payload) = (20_000, vec![2; 100_000]);
     play.say(flooder, &submit(id(1), b"").repeat(asked));
@@ -484,7 +488,7 @@ fn longest_frame_behind_blocked_replies_leaves_others_served() {
     assert_eq!(
         play.got(flooder).len(),
         asked * ack(id(1)).len(),
-        "all that were asked are answered"
+        "all requests must be answered"
     );
     for _ in 0..10 {
         play.say(flooder, &payload);
@@ -493,7 +497,7 @@ fn longest_frame_behind_blocked_replies_leaves_others_served() {
     let held = 1_100_004;
     assert!(
         (held..5 * held).contains(&play.reactor.buffered()),
-        "{} bytes of memory for {held}",
+        "{} bytes of memory for {held} bytes received",
         play.reactor.buffered()
     );
     play.say(other, &submit(id(2), b"alive"));
