@@ -81,12 +81,10 @@ impl Beside {
     /// Adds what it said to what was measured, or to the note why it said nothing. To be called last: a later note would replace that.
     pub(crate) fn show(self, outcome: Outcome) -> Outcome {
         match self.said {
-            Ok(said) => said
-                .lines
-                .into_iter()
-                .fold(outcome, |outcome, (what, value)| {
-                    outcome.with(format!("Go, {what}"), value)
-                }),
+            Ok(said) => {
+                let lines = said.lines.into_iter();
+                outcome.with_all(lines.map(|(what, value)| (format!("Go, {what}"), value)))
+            }
             Err(why) => {
                 let note = format!("{} Go could not be heard beside it: {why}.", outcome.note);
                 outcome.note(note.trim())

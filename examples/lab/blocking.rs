@@ -1,25 +1,19 @@
 //! One call, one connection: who waits in it, who does not, and what asking again and again costs. C8 to C13.
 
-use std::io::{self, Read, Write};
+use super::prelude::*;
 use std::os::fd::AsFd;
 use std::sync::mpsc;
-use std::thread;
-use std::time::Duration;
 
 use rustix::fs::{OFlags, fcntl_getfl};
 use rustix::net::RecvFlags;
 use socket2::{Domain, Socket, Type};
 
 use super::beside;
-use super::claim::{Lab, Outcome, Verdict};
 use super::client::Client;
 use super::servers::Model;
 use super::servers::child::Server;
 use super::servers::sys::Call;
 use super::source::lines_of;
-use super::tools::{
-    self, PATIENCE, listen, pair, pair_with_buffers, queues_of, thousands, timed, wait_for,
-};
 use super::whereabouts;
 
 pub(crate) fn c8(_: Lab) -> io::Result<Outcome> {
@@ -44,22 +38,9 @@ pub(crate) fn c8(_: Lab) -> io::Result<Outcome> {
     let verdict = match some {
         10 => Verdict::Reproduced,
         _ => Verdict::WrongAsWritten
-            .only_if(some == 2 && waits && all == 10 && tools::result(&none) == "-1 EAGAIN"),
+            .only_if(some == 2 && waits && all == 10 && result(&none) == "-1 EAGAIN"),
     };
-    Ok(Outcome::new(verdict)
-        .with("blocking, 2 bytes of the 10 wanted are there: read", some)
-        .with(
-            "the same with MSG_WAITALL",
-            format!(
-                "{}, then, with 8 more, {all}",
-                if waits {
-                    "it sleeps"
-                } else {
-                    "it does not sleep"
-                }
-            ),
-        )
-        .with("non-blocking, nothing is there: read", tools::result(&none)))
+    verdict.measured(values![some, waits, all, none])
 }
 
 pub(crate) fn c9(_: Lab) -> io::Result<Outcome> {
@@ -88,16 +69,14 @@ pub(crate) fn c9(_: Lab) -> io::Result<Outcome> {
         .map_or("this kernel does not tell".into(), |call| {
             format!("{} (number {call})", whereabouts::name_of_call(call))
         });
-    Ok(Outcome::new(Verdict::reproduced_if(holds))
-        .with("state of the thread, 50 ms later", after.state)
-        .with("the system call that it is in", call)
-        .with("the kernel's function that it waits in", after.place)
-        .with(
-            "processor time in these 50 ms",
-            format!("{} µs", ran.as_micros()),
-        )
-        .with("when 5 bytes come: read", bytes.len())
-        .with("bytes left in the kernel then", left))
+    Verdict::reproduced_if(holds).measured(values![
+        after_state = after.state,
+        call,
+        after_place = after.place,
+        ran,
+        bytes = bytes.len(),
+        left
+    ])
 }
 
 pub(crate) fn c10(_: Lab) -> io::Result<Outcome> {
@@ -121,15 +100,13 @@ pub(crate) fn c10(_: Lab) -> io::Result<Outcome> {
     let others = [Model::Threads, Model::Poll, Model::Reactor].map(answered);
     let mut holds = iterative == [false, true];
     let word = |answered| if answered { "answered" } else { "not answered" };
-    let mut outcome = Outcome::new(Verdict::Reproduced)
-        .with(
-            "one thread, blocking: B beside a silent A",
-            format!("{} in 200 ms", word(iterative[0])),
-        )
-        .with(
-            "one thread, blocking: B after A has left",
-            word(iterative[1]),
-        );
+    let mut outcome = Outcome::new(
+        Verdict::Reproduced,
+        values![
+            iterative = word(iterative[0]),
+            iterative_2 = word(iterative[1])
+        ],
+    );
     for (other, name) in others.into_iter().zip([
         "a thread each",
         "one thread, poll",
@@ -189,30 +166,25 @@ pub(crate) fn c11(_: Lab) -> io::Result<Outcome> {
         .all(|&other| lines[..2].iter().all(|&blocking| blocking < other));
     let holds = by_default == [false; 4] && in_mio == [true; 3] && shortest && go.agrees();
     let [socket, listener, dialed, accepted] = by_default;
-    let outcome = Outcome::new(Verdict::reproduced_if(holds))
-        .with("socket(2) O_NONBLOCK", socket)
-        .with(
-            "Rust's std O_NONBLOCK",
-            format!("listener {listener}, dialed {dialed}, accepted {accepted}"),
-        )
-        .with(
-            "mio O_NONBLOCK",
-            format!(
-                "listener {}, dialed {}, accepted {}",
-                in_mio[0], in_mio[1], in_mio[2]
-            ),
-        )
-        .with(
-            "lines of a blocking server",
-            format!("{} (one client), {} (a thread each)", lines[0], lines[1]),
-        )
-        .with(
-            "lines of one that does not block",
-            format!(
-                "{} (busy), {} (select), {} (poll), {} and {} (epoll)",
-                lines[2], lines[3], lines[4], lines[5], lines[6]
-            ),
-        );
+    let outcome = Outcome::new(
+        Verdict::reproduced_if(holds),
+        values![
+            socket,
+            listener,
+            dialed,
+            accepted,
+            in_mio = in_mio[0],
+            in_mio_2 = in_mio[1],
+            in_mio_3 = in_mio[2],
+            lines = lines[0],
+            lines_2 = lines[1],
+            lines_3 = lines[2],
+            lines_4 = lines[3],
+            lines_5 = lines[4],
+            lines_6 = lines[5],
+            lines_7 = lines[6]
+        ],
+    );
     Ok(go.show(outcome))
 }
 
@@ -233,9 +205,9 @@ pub(crate) fn c12(_: Lab) -> io::Result<Outcome> {
     let mut times = Vec::new();
     let mut refused = 0;
     for _ in 0..1_000 {
-        let (time, result) = timed(|| server.read(&mut [0; 10]));
+        let (time, read) = timed(|| server.read(&mut [0; 10]));
         times.push(time);
-        refused += usize::from(tools::result(&result) == "-1 EAGAIN");
+        refused += usize::from(result(&read) == "-1 EAGAIN");
     }
     times.sort_unstable();
     let median = times[times.len() / 2];
@@ -243,27 +215,14 @@ pub(crate) fn c12(_: Lab) -> io::Result<Outcome> {
         ("accept, nobody waits", listener.accept().map(|_| 0)),
         ("write, the buffers are full", full),
     ];
-    let others = others.map(|(what, result)| (what, tools::result(&result)));
+    let others = others.map(|(what, came)| (what, result(&came)));
     let at_once = median * 100 < blocking;
     let holds =
         refused == 1_000 && at_once && others.iter().all(|(_, result)| result == "-1 EAGAIN");
-    let outcome = Outcome::new(Verdict::reproduced_if(holds))
-        .with(
-            "1,000 reads, nothing is there",
-            format!(
-                "{} times -1 EAGAIN (number {}, also called EWOULDBLOCK)",
-                thousands(refused),
-                libc::EAGAIN
-            ),
-        )
-        .with(
-            "one of them takes (median)",
-            format!("{} ns", thousands(median.as_nanos() as usize)),
-        )
-        .with(
-            "a blocking one with a time-out of 20 ms takes",
-            format!("{:.1} ms", blocking.as_secs_f64() * 1e3),
-        );
+    let outcome = Outcome::new(
+        Verdict::reproduced_if(holds),
+        values![refused, libc_eagain = libc::EAGAIN, median, blocking],
+    );
     Ok(others.into_iter().fold(outcome, |outcome, (what, result)| {
         outcome.with(what, result)
     }))
@@ -295,17 +254,12 @@ pub(crate) fn c13(_: Lab) -> io::Result<Outcome> {
             time.as_secs_f64() / SILENCE.as_secs_f64() * 100.0
         )
     };
-    Ok(Outcome::new(Verdict::reproduced_if(holds))
-        .with("silence", format!("{} ms, one client", SILENCE.as_millis()))
-        .with(
-            "asking all the time: reads with EAGAIN",
-            thousands(busy_reads as usize),
-        )
-        .with(
-            "asking all the time: all calls",
-            thousands(busy_calls as usize),
-        )
-        .with("asking all the time: processor time", time(busy))
-        .with("epoll: all calls", thousands(epoll_calls as usize))
-        .with("epoll: processor time", time(epoll)))
+    Verdict::reproduced_if(holds).measured(values![
+        SILENCE,
+        busy_reads,
+        busy_calls,
+        busy = time(busy),
+        epoll_calls,
+        epoll = time(epoll)
+    ])
 }

@@ -1,50 +1,13 @@
 //! Both directions of a connection, and the buffers between its ends: C39 and C40.
 
-use std::io::{self, Read, Write};
-use std::net::{Ipv4Addr, SocketAddr, TcpStream};
-use std::thread;
-use std::time::{Duration, Instant};
+use super::prelude::*;
+use std::net::Ipv4Addr;
 
 use glassloop::codec::Line;
-use glassloop::{Config, Context, Handler, Origin, Reactor, Verdict};
+use glassloop::{Config, Context, Handler, Origin, Reactor, Verdict as Next};
 use socket2::{Domain, Socket, Type};
 
-use super::claim::{Claim, Lab, Outcome, State, Verdict as Finding};
-use super::tools::{PATIENCE, Queues, fill, pair, queues_of, thousands, wait_for};
-
-pub(crate) const CLAIMS: &[Claim] = &[
-    Claim {
-        id: "C39",
-        says: "“通信双方通过各自获得的Socket，可以在向对方发送数据包的同时，接收来自对方的数据包” Both sides send and receive at the same \
-              time",
-        asks: "A client sends 4 MiB to an echo server and reads only afterwards; the server never holds more than 64 KiB of replies. Does \
-              it finish?",
-        why: "The two directions of a TCP connection are two streams that share nothing but the port numbers, so one socket may be \
-              written by one thread while another reads it, and an event loop does both in one turn. They are coupled by programs: an \
-              echo server that does not read while it cannot write, and a client that does not read while it writes, wait for each other \
-              as soon as all buffers between them are full. A larger buffer only moves that point. What ends it is a client that reads \
-              meanwhile, in a goroutine of its own say; a server ends it with a write deadline.",
-        look: "strace -f -s 4 -e trace=recvfrom,sendto,/epoll_wait target/release/examples/lab run C39 2>&1 | head -40",
-        exercise: "Write an echo server with a blocking read and write_all, and a client that writes 16 MiB, then reads. See both wait in \
-              write. Then let the client read in a second thread.",
-        state: State::Runs(c39),
-    },
-    Claim {
-        id: "C40",
-        says: "“任何一方的操作系统，都会为已建立的连接分配一个发送缓冲区和一个接收缓冲区” Each side has a send buffer and a receive \
-              buffer, and what is sent passes through both",
-        asks: "Neither side reads. Where are the bytes that write has accepted?",
-        why: "write(2) copies into the sender's send buffer; the kernel sends from there as far as the other side's receive window lets \
-              it, and a byte leaves the send buffer only when the other kernel has acknowledged it. So at rest each byte is in one of two \
-              places, and the two add up to what was accepted, exactly; a read takes bytes from the receive buffer and from nowhere else. \
-              SIOCOUTQ and SIOCINQ (tcp(7)) say how many there are, as ss -t does in Send-Q and Recv-Q. Go's Write and Rust's write know \
-              nothing of it: they return when the copy is made.",
-        look: "strace -s 4 -e trace=sendto,recvfrom,openat target/release/examples/lab run C40 2>&1 | grep -B3 -A3 net/tcp",
-        exercise: "Fill a connection in both directions, sleep, and look at it with `ss -tn`. Read 10,000 bytes at one end: which of the \
-              four numbers change?",
-        state: State::Runs(c40),
-    },
-];
+pub(crate) const RUNS: &[(&str, Run)] = &[("C39", c39), ("C40", c40)];
 
 /// A line of the floods and of the echo: close to the longest that the codec takes.
 const LINE: usize = 60_000;
@@ -58,12 +21,12 @@ struct Service {
 }
 
 impl Service {
-    fn flood(&mut self, cx: &mut Context<'_, Self>) -> Verdict {
+    fn flood(&mut self, cx: &mut Context<'_, Self>) -> Next {
         let line = vec![b'x'; LINE - 1];
         while self.floods && cx.has_room() {
             cx.send(&line[..]);
         }
-        Verdict::Continue
+        Next::Continue
     }
 }
 
@@ -76,19 +39,19 @@ impl Handler for Service {
         (Line::default(), ())
     }
 
-    fn open(&mut self, cx: &mut Context<'_, Self>) -> Verdict {
+    fn open(&mut self, cx: &mut Context<'_, Self>) -> Next {
         self.flood(cx)
     }
 
-    fn drained(&mut self, cx: &mut Context<'_, Self>) -> Verdict {
+    fn drained(&mut self, cx: &mut Context<'_, Self>) -> Next {
         self.flood(cx)
     }
 
-    fn frame(&mut self, line: &[u8], cx: &mut Context<'_, Self>) -> Verdict {
+    fn frame(&mut self, line: &[u8], cx: &mut Context<'_, Self>) -> Next {
         if self.echoes {
             cx.send(line);
         }
-        Verdict::Continue
+        Next::Continue
     }
 }
 
@@ -269,32 +232,17 @@ fn c39(_: Lab) -> io::Result<Outcome> {
         let [written, total, read, held] = [written, total, read, held].map(thousands);
         format!("client wrote {written} of {total} bytes, got {read} back; the loop held {held}")
     };
-    Ok(Outcome::new(Finding::reproduced_if(holds))
-        .with(
-            "both sides flood",
-            format!(
-                "{} of {} turns of the loop read and wrote",
-                together.both, together.turns
-            ),
-        )
-        .with(
-            "to the client",
-            format!(
-                "{}; alone {}",
-                together.rate(together.down),
-                down.rate(down.down)
-            ),
-        )
-        .with(
-            "to the server",
-            format!("{}; alone {}", together.rate(together.up), up.rate(up.up)),
-        )
-        .with(
-            "echo, server stops reading at 64 KiB of replies",
-            tell(stuck),
-        )
-        .with("echo, server never stops reading", tell(unbounded))
-        .with("echo, server stops, client reads meanwhile", tell(duplex)))
+    Verdict::reproduced_if(holds).measured(values![
+        together_both = together.both,
+        together_turns = together.turns,
+        together_rate = together.rate(together.down),
+        down_rate = down.rate(down.down),
+        together_rate_2 = together.rate(together.up),
+        up_rate = up.rate(up.up),
+        stuck = tell(stuck),
+        unbounded = tell(unbounded),
+        duplex = tell(duplex)
+    ])
 }
 
 fn c40(_: Lab) -> io::Result<Outcome> {
@@ -338,23 +286,13 @@ fn c40(_: Lab) -> io::Result<Outcome> {
             thousands(other)
         )
     };
-    Ok(Outcome::new(Finding::reproduced_if(
-        exact && exact_after && count == 10_000,
-    ))
-    .with("client's send buffer", bar(at_client.sending))
-    .with("server's receive buffer", bar(at_server.received))
-    .with(
-        "the client's writes took",
-        sum(sent, at_client.sending + at_server.received),
-    )
-    .with("server's send buffer", bar(at_server.sending))
-    .with("client's receive buffer", bar(at_client.received))
-    .with(
-        "the server's writes took",
-        sum(answered, at_server.sending + at_client.received),
-    )
-    .with(
-        "the same once the server has read 10,000",
-        sum(sent - count, after[0].sending + after[1].received),
-    ))
+    Verdict::reproduced_if(exact && exact_after && count == 10_000).measured(values![
+        at_client_sending = bar(at_client.sending),
+        at_server_received = bar(at_server.received),
+        sent_at_client = sum(sent, at_client.sending + at_server.received),
+        at_server_sending = bar(at_server.sending),
+        at_client_received = bar(at_client.received),
+        answered_at_server = sum(answered, at_server.sending + at_client.received),
+        sent_after = sum(sent - count, after[0].sending + after[1].received)
+    ])
 }

@@ -22,6 +22,7 @@ mod packets;
 mod packets_bytes;
 mod packets_server;
 mod parts;
+mod prelude;
 mod protocol;
 mod read;
 mod read_deadlines;
@@ -35,7 +36,9 @@ mod share;
 mod source;
 mod speed;
 mod speed_calls;
+mod text;
 mod tools;
+mod value;
 #[path = "../models/wait_cost.rs"]
 mod wait_cost;
 mod whereabouts;
@@ -52,7 +55,8 @@ use std::time::{Duration, Instant};
 use clap::{Parser, Subcommand};
 use serde_json::Value;
 
-use claim::{Claim, Lab, Outcome, State, Verdict};
+use claim::{Claim, Lab, Outcome};
+use report::Report;
 
 /// Replays the claims of the lessons on TCP servers, and says what came of each here.
 #[derive(Parser)]
@@ -160,12 +164,7 @@ fn list(json: bool) {
     if json {
         report::say(format!(
             "{}\n",
-            Value::Array(
-                register::claims()
-                    .into_iter()
-                    .map(report::state_json)
-                    .collect()
-            )
+            Value::Array(register::claims().iter().map(report::state_json).collect())
         ));
     } else {
         for claim in register::claims() {
@@ -174,7 +173,7 @@ fn list(json: bool) {
     }
 }
 
-/// Runs them one after the other; two at once would be in each other's way.
+/// Runs the claims one after the other: two at once would disturb each other.
 fn run(
     claims: &[&'static Claim],
     predict: bool,
@@ -186,26 +185,21 @@ fn run(
     for (number, claim) in claims.iter().enumerate() {
         let over = budget.is_some_and(|budget| begun.elapsed() > budget);
         if json && claims.len() > 1 {
-            eprintln!("{} of {}: {}", number + 1, claims.len(), claim.id);
+            eprintln!("{} of {}: {}", number + 1, claims.len(), claim.text.id);
         }
-        let guess =
-            (predict && !over && !matches!(claim.state, State::NotHere(_))).then(|| ask(claim));
+        let guess = (predict && !over && claim.run.is_some()).then(|| ask(claim));
         let started = Instant::now();
         let outcome = if over {
-            Err(io::Error::other("the time for all of them was over"))
+            Err(io::Error::other("the time budget is used up"))
         } else {
             carry_out(claim, lab)
         };
-        failed += usize::from(outcome.is_err());
+        let report = Report::of(claim, outcome);
+        failed += usize::from(!report.has_verdict());
         if json {
-            results.push(report::outcome_json(claim, &outcome));
+            results.push(report.json());
         } else {
-            report::say(report::outcome(
-                claim,
-                &outcome,
-                guess.as_deref(),
-                started.elapsed(),
-            ));
+            report::say(report.text(guess.as_deref(), started.elapsed()));
         }
     }
     if json {
@@ -217,29 +211,25 @@ fn run(
             begun.elapsed().as_secs_f64()
         ));
     }
-    if failed > 0 {
-        ExitCode::FAILURE
-    } else {
-        ExitCode::SUCCESS
-    }
+    ExitCode::from(u8::from(failed > 0))
 }
 
 fn carry_out(claim: &Claim, lab: Lab) -> io::Result<Outcome> {
-    let outcome = match claim.state {
-        State::Runs(run) => run(lab),
-        State::Substitute(run, instead) => run(lab).map(|outcome| {
-            let note = format!("{instead} {}", outcome.note);
+    let (_, reason) = claim.state();
+    let outcome = match claim.run {
+        Some(run) => run(lab).map(|outcome| {
+            let note = format!("{reason} {}", outcome.note);
             outcome.note(note)
         }),
-        State::NotHere(reason) => Ok(Outcome::new(Verdict::NotHere).note(reason)),
+        None => Ok(Outcome::not_here(reason)),
     };
     match outcome {
-        Err(error) if lacks_descriptors(&error) => Ok(Outcome::new(Verdict::NotHere).note(TOO_FEW)),
+        Err(error) if lacks_descriptors(&error) => Ok(Outcome::not_here(TOO_FEW)),
         outcome => outcome,
     }
 }
 
-const TOO_FEW: &str = "There are too few descriptors for it (ulimit -n).";
+const TOO_FEW: &str = "This process may open too few descriptors (ulimit -n).";
 
 /// Whether it is EMFILE or ENFILE, or stands for one.
 fn lacks_descriptors(error: &io::Error) -> bool {
@@ -258,7 +248,10 @@ fn lacks_descriptors(error: &io::Error) -> bool {
 /// The learner's guess. What the lesson says comes with the result: it often is the answer.
 fn ask(claim: &Claim) -> String {
     const NO_GUESS: &str = "(no guess)";
-    report::say(format!("{}  {}\n    your guess: ", claim.id, claim.asks));
+    report::say(format!(
+        "{}  {}\n    your guess: ",
+        claim.text.id, claim.text.asks
+    ));
     let mut guess = Vec::new();
     if !io::stdin()
         .lock()

@@ -2,79 +2,17 @@
 
 mod exhausted;
 
-use std::io::{self, ErrorKind, Read};
-use std::net::{TcpListener, TcpStream};
+use super::prelude::*;
 use std::os::fd::{AsFd, AsRawFd};
 use std::process::Command;
 use std::sync::mpsc;
-use std::thread;
-use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec};
 use socket2::{Domain, SockRef, Socket, Type};
 
-use super::claim::{Claim, Lab, Outcome, State, Verdict};
 use super::parts::{Part, Player};
-use super::tools::{PATIENCE, listen, name_of, queues, thousands, timed, wait_for};
 
-pub(crate) const CLAIMS: &[Claim] = &[
-    Claim {
-        id: "C26",
-        says: "“for { c, err := l.Accept(); if err != nil { …; break }; go handleConn(c) }” Listen, then accept for ever, and a goroutine \
-              for each connection",
-        asks: "The process has no descriptor left and accept fails with EMFILE: what becomes of those who are served already?",
-        why: "The sample works until accept(2) fails once, for whatever reason: it breaks out of its loop, main returns, and with the \
-              process all its connections go. But EMFILE, ENFILE and ECONNABORTED pass (accept(2)); they are no reason to end. Going on \
-              at once is no better: who failed to be accepted still waits, so a level-triggered poller says so again at once, and the \
-              loop spins. So one rests a little and asks again (Go's net/http sleeps 5 ms, then twice as long each time). The reactor \
-              rests 50 ms, serves the others meanwhile, and by default takes no more connections than it has descriptors for, so that it \
-              does not come to that.",
-        look: "strace -f -e trace=accept4 target/release/examples/lab run C26 2>&1 | uniq -c -f 2 | grep '= -1 EMFILE'",
-        exercise: "Write the three loops: one that breaks, one that goes on, one that rests 50 ms. Start each under `ulimit -n 32`, \
-              connect 48 clients, and count the failed accepts of a second.",
-        state: State::Runs(c26),
-    },
-    Claim {
-        id: "C27",
-        says: "“在没有新连接的时候，这个服务会阻塞在Accept调用上” Accept waits for a client, and returns the connection to it",
-        asks: "Three clients have come and nobody has accepted yet: how often does a non-blocking accept return one before it says \
-              EAGAIN?",
-        why: "accept(2) takes one connection out of the listener's queue, and sleeps while that is empty. A non-blocking listener says \
-              EAGAIN instead; poll(2) and epoll(7) call it readable as long as somebody is in the queue. One such event stands for any \
-              number of clients: so an edge-triggered reactor accepts until EAGAIN, and Go's Accept is just that with the goroutine \
-              parked at EAGAIN.",
-        look: "strace -f -e trace=accept4,ppoll target/release/examples/lab run C27",
-        exercise: "Accept in a thread, look at /proc/PID/task/TID/wchan, and connect. Then set_nonblocking(true), three clients, and \
-              accept until WouldBlock.",
-        state: State::Runs(c27),
-    },
-    Claim {
-        id: "C28",
-        says: "“net.Listen函数很少报错，除非是监听的端口已经被占用” Listen rarely fails, unless with `bind: address already in use`",
-        asks: "The server closed its connections itself, ended, and starts again at once on the same port: does bind succeed without \
-              SO_REUSEADDR?",
-        why: "A port has one listener: bind(2) says EADDRINUSE to the second. Without SO_REUSEADDR it says so, too, while an old \
-              connection of that port is in TIME_WAIT: for a minute, at the end that closed first. Go's net.Listen and Rust's \
-              TcpListener::bind set SO_REUSEADDR on Unix, so a restart works; it still admits no second listener. SO_REUSEPORT on both \
-              sockets does, and the kernel then shares the clients out.",
-        look: "strace -f -e trace=setsockopt,bind,listen target/release/examples/lab run C28",
-        exercise: "Bind one port twice. Then bind it with socket2, without set_reuse_address, right after a server that closed first.",
-        state: State::Runs(c28),
-    },
-    Claim {
-        id: "C29",
-        says: "“通过netstat命令，查看端口的监听情况：tcp46 0 0 *.8888 *.* LISTEN” netstat shows that the port is listened on",
-        asks: "listen(fd, 4), and 5 clients connect; nobody accepts. What are Recv-Q and Send-Q of the listener?",
-        why: "Linux has no tcp46: a Go listener on \":8888\" is an IPv6 socket that takes IPv4 too, and shows as tcp6. Its two queue \
-              columns, which are 0 in the lesson, are worth a look: for a listener Recv-Q is how many wait to be accepted, and Send-Q how \
-              many may (and one more). ss(8) has both; /proc/net/tcp and netstat have the first only; TCP_INFO (tcp(7)) has them as \
-              tcpi_unacked and tcpi_sacked, with no tool at all. A Recv-Q that stays near Send-Q is a server that accepts too slowly.",
-        look: "strace -f -e trace=listen,getsockopt target/release/examples/lab run C29",
-        exercise: "Listen with a backlog of 4, connect five times, and find the listener in `ss -ltn` and in /proc/net/tcp. Then accept \
-              once and look again.",
-        state: State::Runs(c29),
-    },
-];
+pub(crate) const RUNS: &[(&str, Run)] = &[("C26", c26), ("C27", c27), ("C28", c28), ("C29", c29)];
 
 pub(crate) const PARTS: &[(&str, Part)] = exhausted::PARTS;
 
@@ -104,33 +42,24 @@ fn c26(_: Lab) -> io::Result<Outcome> {
 
     let ends = ended && last_words.ends_with(" EMFILE") && left == 0;
     let rests = spun > 20 * rested.max(1);
-    Ok(
-        Outcome::new(Verdict::Refined.only_if(ends && rests && recovers))
-            .with(
-                "each server",
-                format!("{} descriptors, {CROWD} clients", exhausted::DESCRIPTORS),
-            )
-            .with(
-                "the lesson's loop",
-                format!("{last_words}; it ended, and {left} of its connections are left"),
-            )
-            .with(
-                "a loop that goes on",
-                format!("{} failed accepts in {LOOK:?}", thousands(spun)),
-            )
-            .with(
-                "the reactor",
-                format!("{rested} failed accepts in {LOOK:?}, {served} clients inside"),
-            )
-            .with(
-                format!("when {LEAVING} of them leave"),
-                if recovers {
-                    format!("{LEAVING} who waited are let in within {took:.0?}")
-                } else {
-                    "those who waited still wait".into()
-                },
-            ),
-    )
+    Verdict::Refined
+        .only_if(ends && rests && recovers)
+        .measured(values![
+            exhausted_descriptors = exhausted::DESCRIPTORS,
+            CROWD,
+            last_words,
+            left,
+            spun,
+            look = format!("{:?}", LOOK),
+            rested,
+            served,
+            LEAVING,
+            recovers = if recovers {
+                format!("{LEAVING} who waited are let in within {took:.0?}")
+            } else {
+                "those who waited still wait".into()
+            }
+        ])
 }
 
 /// How long failed accepts are counted.
@@ -226,24 +155,15 @@ fn c27(_: Lab) -> io::Result<Outcome> {
 
     let waits = sleeps && waited >= PAUSE && returned >= came && peer == client.local_addr()?;
     let holds = waits && empty == Err("EAGAIN".into()) && readable == 1 && taken == clients.len();
-    Ok(Outcome::new(Verdict::reproduced_if(holds))
-        .with(
-            "accept waited",
-            format!("{waited:.0?}, for a client who came after {PAUSE:?}"),
-        )
-        .with("meanwhile the thread sleeps in", asleep_in)
-        .with(
-            "the connection is to",
-            format!("{peer}, which is the client's own address"),
-        )
-        .with(
-            "non-blocking, nobody there",
-            format!("-1 {}", empty.err().unwrap_or_default()),
-        )
-        .with(
-            "three have come",
-            format!("{readable} event, {taken} accepts, then EAGAIN"),
-        ))
+    Verdict::reproduced_if(holds).measured(values![
+        waited,
+        pause = format!("{:?}", PAUSE),
+        asleep_in,
+        peer,
+        empty_err = empty.err().unwrap_or_default(),
+        readable,
+        taken
+    ])
 }
 
 fn c28(_: Lab) -> io::Result<Outcome> {
@@ -290,11 +210,12 @@ fn c28(_: Lab) -> io::Result<Outcome> {
     let told = |result: io::Result<()>| {
         result.map_or_else(|error| format!("-1 {}", name_of(&error)), |()| "0".into())
     };
-    Ok(Outcome::new(Verdict::reproduced_if(holds))
-        .with("bind where somebody listens", told(second))
-        .with("bind behind one who closed first", told(without))
-        .with("the same with SO_REUSEADDR", told(with))
-        .with("two listeners, both with SO_REUSEPORT", told(both)))
+    Verdict::reproduced_if(holds).measured(values![
+        second = told(second),
+        without = told(without),
+        with = told(with),
+        both = told(both)
+    ])
 }
 
 fn c29(_: Lab) -> io::Result<Outcome> {
@@ -338,23 +259,14 @@ fn c29(_: Lab) -> io::Result<Outcome> {
     let agrees = ss
         .as_ref()
         .is_none_or(|ss| ss.starts_with(&["LISTEN", &five, &four]));
-    Ok(Outcome::new(Verdict::Refined.only_if(found && agrees))
-        .with(
-            "listen",
-            format!(
-                "backlog {BACKLOG}; {} clients have connected",
-                clients.len()
-            ),
-        )
-        .with("/proc/net/tcp", line.join(" "))
-        .with(
-            "TCP_INFO",
-            format!("{five} wait (unacked), {four} may (sacked)"),
-        )
-        .with(
-            "ss -ltn",
-            ss.map_or("NOT HERE: it is not installed".into(), |ss| ss.join(" ")),
-        ))
+    Verdict::Refined.only_if(found && agrees).measured(values![
+        BACKLOG,
+        clients = clients.len(),
+        line = line.join(" "),
+        five,
+        four,
+        ss_ss = ss.map_or("NOT HERE: it is not installed".into(), |ss| ss.join(" "))
+    ])
 }
 
 /// What the kernel tells of a socket. For a listener `tcpi_unacked` is how many wait to be accepted, and `tcpi_sacked` how many may.

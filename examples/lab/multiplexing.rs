@@ -1,23 +1,18 @@
 //! One call, many connections: select, poll and epoll, and what they ask of who uses them. C14 to C18.
 
-use std::io::{self, Read, Write};
-use std::net::TcpStream;
+use super::prelude::*;
 use std::os::fd::AsRawFd;
 use std::sync::{Barrier, mpsc};
-use std::thread;
-use std::time::Duration;
 
 use rustix::event::{
     FdSetElement, FdSetIter, PollFd, PollFlags, fd_set_insert, fd_set_num_elements,
 };
 
-use super::claim::{Lab, Outcome, Verdict};
 use super::client::{calls_per_request, crowd};
 use super::servers::Model;
 use super::servers::child::Server;
 use super::servers::sys;
 use super::source::lines_of;
-use super::tools::{self, pair, timed, wait_for};
 use super::wait_cost::{self, CALLS};
 use super::whereabouts;
 
@@ -35,7 +30,7 @@ pub(crate) fn c14(_: Lab) -> io::Result<Outcome> {
         let members: Vec<_> = FdSetIter::new(&set).collect();
         let read = sys::read(&server, &mut [0; 10])?;
         let again = sys::read(&server, &mut [0; 10]);
-        Ok::<_, io::Error>((ready, members, read, tools::result(&again)))
+        Ok::<_, io::Error>((ready, members, read, result(&again)))
     });
     let number = hear.recv().map_err(io::Error::other)?;
     let sleeps = wait_for(|| whereabouts::sleeps_in(number, "select"));
@@ -49,29 +44,16 @@ pub(crate) fn c14(_: Lab) -> io::Result<Outcome> {
     let two_more = (blocking - 2.0).abs() < 0.1 && (select - 3.0).abs() < 0.1;
     let holds =
         sleeps && ready == 1 && members == [fd] && read == 5 && again == "-1 EAGAIN" && two_more;
-    Ok(Outcome::new(Verdict::reproduced_if(holds))
-        .with("1. the set that select gets", format!("{{{fd}}}"))
-        .with(
-            "2. nothing is there",
-            if sleeps {
-                "the thread sleeps in select"
-            } else {
-                "the thread was not seen asleep in select"
-            },
-        )
-        .with(
-            "3. 5 bytes come: select returns",
-            format!("{ready}, and the set {members:?}"),
-        )
-        .with("4. read", format!("{read}, and a second one {again}"))
-        .with(
-            "calls for a request, a server that blocks",
-            format!("{blocking:.1} (read, write)"),
-        )
-        .with(
-            "calls for a request, the server with select",
-            format!("{select:.1} (select, read, write)"),
-        ))
+    Verdict::reproduced_if(holds).measured(values![
+        fd,
+        sleeps,
+        ready,
+        members = format!("{:?}", members),
+        read,
+        again,
+        blocking,
+        select
+    ])
 }
 
 fn is_readable(stream: &TcpStream) -> io::Result<bool> {
@@ -92,7 +74,7 @@ pub(crate) fn c15(_: Lab) -> io::Result<Outcome> {
                 both_know.wait();
                 (
                     ready.unwrap_or(false),
-                    tools::result(&sys::read(server, &mut [0; 10])),
+                    result(&sys::read(server, &mut [0; 10])),
                 )
             })
         });
@@ -122,22 +104,14 @@ pub(crate) fn c15(_: Lab) -> io::Result<Outcome> {
         && said_so
         && late.is_err()
         && stood >= Duration::from_millis(40);
-    Ok(
-        Outcome::new(Verdict::Refined.only_if(hint && parts == [10, 5]))
-            .with("threads that poll tells of 1 byte", told)
-            .with(
-                "what their reads come to, non-blocking",
-                reads.join(" and "),
-            )
-            .with(
-                "too late on a blocking socket: read stands still",
-                format!("{} ms, until its time-out", stood.as_millis()),
-            )
-            .with(
-                "15 bytes, ready; read of 10, ready; read of 10",
-                format!("{parts:?}"),
-            ),
-    )
+    Verdict::Refined
+        .only_if(hint && parts == [10, 5])
+        .measured(values![
+            told,
+            reads = reads.join(" and "),
+            stood,
+            parts = format!("{:?}", parts)
+        ])
 }
 
 pub(crate) fn c16(_: Lab) -> io::Result<Outcome> {
@@ -162,18 +136,14 @@ pub(crate) fn c16(_: Lab) -> io::Result<Outcome> {
     let threads = other.usage()?.threads;
     let silent = calls_then.iter().sum::<u64>() - calls.iter().sum::<u64>();
     let holds = answered == count && after.threads == 1 && silent < 10 && threads > 100;
-    Ok(Outcome::new(Verdict::reproduced_if(holds))
-        .with("the reactor: clients at the same time", count)
-        .with("the reactor: threads", after.threads)
-        .with(
-            "the reactor, 100 ms of silence: calls, processor time",
-            format!(
-                "{silent}, {} µs",
-                (after.cpu.saturating_sub(before.cpu)).as_micros()
-            ),
-        )
-        .with("the reactor: answered after it", answered)
-        .with("a thread each, 100 clients: threads", threads))
+    Verdict::reproduced_if(holds).measured(values![
+        count,
+        after_threads = after.threads,
+        silent,
+        after_cpu = (after.cpu.saturating_sub(before.cpu)),
+        answered,
+        threads
+    ])
 }
 
 pub(crate) fn c17(_: Lab) -> io::Result<Outcome> {
@@ -182,7 +152,7 @@ pub(crate) fn c17(_: Lab) -> io::Result<Outcome> {
     let idle = [0, 10, 100, most];
     let costs = wait_cost::measure(&idle);
     let nanos = |call: usize, row: usize| costs[row].nanos[call].clone();
-    let mut outcome = Outcome::new(Verdict::Refined);
+    let mut outcome = Outcome::new(Verdict::Refined, values![]);
     for (call, name) in CALLS.iter().enumerate() {
         let cells = (0..idle.len()).map(|row| match nanos(call, row) {
             Ok(nanos) => format!("{:.2} µs beside {}", nanos / 1e3, costs[row].idle),
@@ -194,8 +164,9 @@ pub(crate) fn c17(_: Lab) -> io::Result<Outcome> {
         );
     }
     if let Some(missing) = (0..idle.len()).find_map(|row| nanos(1, row).and(nanos(2, row)).err()) {
-        return Ok(Outcome::new(Verdict::NotHere)
-            .note(format!("A wait could not be measured: {missing}.")));
+        return Ok(Outcome::not_here(format!(
+            "A wait could not be measured: {missing}."
+        )));
     }
     let [poll, epoll] = [1, 2].map(|call| {
         (0..idle.len())
@@ -256,7 +227,7 @@ pub(crate) fn c18(_: Lab) -> io::Result<Outcome> {
         .iter()
         .all(|lines| Some(lines) > longest_blocking);
     let outcome = WHAT.iter().zip(lines).fold(
-        Outcome::new(Verdict::reproduced_if(holds)),
+        Outcome::new(Verdict::reproduced_if(holds), values![]),
         |outcome, ((model, what), lines)| {
             outcome.with(
                 format!("{}: lines of code", model.name()),

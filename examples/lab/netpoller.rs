@@ -1,25 +1,21 @@
 //! Below a read that seems to wait: parked tasks, and the thread that is not stopped. C21 to C23.
 
-use std::io::{self, BufRead, BufReader, Write};
-use std::net::{SocketAddr, TcpStream};
+use super::prelude::*;
+use std::io::{BufRead, BufReader};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{self, Sender};
-use std::thread;
-use std::time::{Duration, Instant};
 
 use glassloop::codec::Line;
 use glassloop::{Config, Context, Handler, Origin, Reactor, Turn, Verdict as Next};
 use rustix::fs::{OFlags, fcntl_getfl};
 
 use super::beside::{self, Said};
-use super::claim::{Lab, Outcome, Verdict};
 use super::client::{Client, crowd};
 use super::illusion;
 use super::servers::Model;
 use super::servers::child::Server;
 use super::servers::sys::Call;
-use super::tools::{PATIENCE, pair, wait_for};
 use super::whereabouts;
 
 pub(crate) fn c21(_: Lab) -> io::Result<Outcome> {
@@ -37,23 +33,10 @@ pub(crate) fn c21(_: Lab) -> io::Result<Outcome> {
     let ((tasks, served), (blocked, _)) = (tasks?, blocked?);
     let (computed, late) = beside_one_who_computes()?;
     let holds = tasks == 1 && served == 101 && blocked >= 101 && go.agrees();
-    let outcome = Outcome::new(Verdict::reproduced_if(holds))
-        .with(
-            "101 clients, their tasks parked on the reactor: threads",
-            tasks,
-        )
-        .with(
-            "101 clients, each with a thread in read(2): threads",
-            blocked,
-        )
-        .with(
-            "what parking does not help: a task that computes",
-            format!("{} ms", computed.as_millis()),
-        )
-        .with(
-            "another one's answer then came after",
-            format!("{} ms", late.as_millis()),
-        );
+    let outcome = Outcome::new(
+        Verdict::reproduced_if(holds),
+        values![tasks, blocked, computed, late],
+    );
     Ok(go.show(outcome))
 }
 
@@ -172,13 +155,9 @@ pub(crate) fn c22(_: Lab) -> io::Result<Outcome> {
         "epoll_wait, A is woken",
         "A: read, 5",
     ];
-    let outcome = Outcome::new(Verdict::reproduced_if(
-        steps == known && nonblocking && go.agrees(),
-    ))
-    .with("O_NONBLOCK", nonblocking)
-    .with(
-        "two tasks, one thread",
-        "each says read(…).await, and seems to wait there",
+    let outcome = Outcome::new(
+        Verdict::reproduced_if(steps == known && nonblocking && go.agrees()),
+        values![nonblocking],
     );
     let outcome = steps
         .into_iter()
@@ -286,12 +265,9 @@ pub(crate) fn c23(_: Lab) -> io::Result<Outcome> {
         count(Call::Read, settled, then),
     );
     let holds = at_birth == CLIENTS && later == 0 && reads >= 9 * CLIENTS && go.agrees();
-    let outcome = Outcome::new(Verdict::Refined.only_if(holds))
-        .with(
-            "tasks on the reactor: epoll_ctl for 20 connections that come",
-            at_birth,
-        )
-        .with("reads in the 9 requests of each that follow", reads)
-        .with("epoll_ctl meanwhile", later);
+    let outcome = Outcome::new(
+        Verdict::Refined.only_if(holds),
+        values![at_birth, reads, later],
+    );
     Ok(go.show(outcome))
 }

@@ -1,11 +1,10 @@
 //! Frames and packets without a server: D1 to D9, and D11.
 
+use super::prelude::*;
 use std::collections::VecDeque;
 use std::fs;
-use std::io::{self, Cursor, ErrorKind, Read, Write};
+use std::io::Cursor;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::thread;
-use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
 use glassloop::codec::{Input, LengthField};
@@ -15,10 +14,8 @@ use glassloop::submit::{
 };
 use glassloop::{Codec, Config, Context, Fill, Flush, Handler, Origin};
 
-use super::claim::{Lab, Outcome, Verdict};
 use super::demos::{decode_frame, decode_packet, encode_frame, handle_packet};
 use super::service::{Client, Loop, Service, hex, quietly, request, service, submit};
-use super::tools::{name_of, pair, thousands, timed};
 
 pub(super) fn d1(_: Lab) -> io::Result<Outcome> {
     let mut ours = BytesMut::new();
@@ -35,16 +32,13 @@ pub(super) fn d1(_: Lab) -> io::Result<Outcome> {
         .map_err(io::Error::other)?;
     let body = frame.map_or(&[][..], |frame| frame.body);
     let turned = u32::from_le_bytes([theirs[0], theirs[1], theirs[2], theirs[3]]);
-    Ok(Outcome::new(Verdict::reproduced_if(
-        ours[..] == theirs && theirs == *b"\0\0\0\x09hello" && body == b"hello",
-    ))
-    .with("frame.Encode's twin sends", hex(&theirs))
-    .with("this crate's LengthField", hex(&ours))
-    .with("decoded", body.escape_ascii())
-    .with(
-        "the same length, read as little-endian",
-        thousands(turned as usize),
-    ))
+    Verdict::reproduced_if(ours[..] == theirs && theirs == *b"\0\0\0\x09hello" && body == b"hello")
+        .measured(values![
+            theirs = hex(&theirs),
+            ours = hex(&ours),
+            body_escape_ascii = body.escape_ascii(),
+            turned
+        ])
 }
 
 pub(super) fn d2(_: Lab) -> io::Result<Outcome> {
@@ -94,24 +88,16 @@ pub(super) fn d2(_: Lab) -> io::Result<Outcome> {
         && source == [0x80, 0x81]
         && (requests, acks) == (2, 2)
         && mixed == ["a connack", "unknown"];
-    Ok(Outcome::new(Verdict::Refined.only_if(holds))
-        .with(
-            "as the text says",
-            format!("connack {:#04x}, submitack {:#04x}", text[0], text[1]),
-        )
-        .with(
-            "as the published program does",
-            format!("connack {:#04x}, submitack {:#04x}", source[0], source[1]),
-        )
-        .with(
-            "the program's submitack, to a client that goes by the text",
-            mixed[0],
-        )
-        .with("the text's submitack, to the program's client", mixed[1])
-        .with(
-            "commands that a server knows, and a client",
-            format!("{requests} and {acks} of 256; all others are refused"),
-        ))
+    Verdict::Refined.only_if(holds).measured(values![
+        text = text[0],
+        text_2 = text[1],
+        source = source[0],
+        source_2 = source[1],
+        mixed = mixed[0],
+        mixed_2 = mixed[1],
+        requests,
+        acks
+    ])
 }
 
 pub(super) fn d3(_: Lab) -> io::Result<Outcome> {
@@ -128,17 +114,13 @@ pub(super) fn d3(_: Lab) -> io::Result<Outcome> {
         .collect();
     let wraps = sent[3..].iter().map(Id::to_string).collect::<Vec<_>>();
     let holds = same == 7 && wraps == ["99999999", "00000000", "00000001"];
-    Ok(Outcome::new(Verdict::reproduced_if(holds))
-        .with(
-            "IDs sent",
-            format!("{}, {odd}", sent.map(|id| id.to_string()).join(", ")),
-        )
-        .with("acks that carry the same", format!("{same} of 7"))
-        .with("around the end, here", wraps.join(", "))
-        .with(
-            "around the end, in the program: Sprintf(\"%08d\", n)[:8]",
-            by_printf.join(", "),
-        ))
+    Verdict::reproduced_if(holds).measured(values![
+        sent_id = sent.map(|id| id.to_string()),
+        odd,
+        same,
+        wraps,
+        by_printf
+    ])
 }
 
 /// Refuses an empty payload.
@@ -175,12 +157,8 @@ pub(super) fn d4(_: Lab) -> io::Result<Outcome> {
     }
     drop(client);
     let end = server.next_end()?;
-    Ok(Outcome::new(Verdict::reproduced_if(
-        results == [0, 1, 0] && end == "closed by the peer",
-    ))
-    .with("payloads on one connection", "hello, none, hello")
-    .with("results", format!("{results:?}"))
-    .with("the connection ended", end))
+    Verdict::reproduced_if(results == [0, 1, 0] && end == "closed by the peer")
+        .measured(values![results = format!("{:?}", results), end])
 }
 
 pub(super) fn d5(_: Lab) -> io::Result<Outcome> {
@@ -201,24 +179,17 @@ pub(super) fn d5(_: Lab) -> io::Result<Outcome> {
     connection.receive(&stream, handler, shared);
     let ours = connection.unsent();
     let opened = descriptors()?.saturating_sub(before);
-    Ok(Outcome::new(Verdict::reproduced_if(
-        ours == theirs && ours.len() == 14 && opened == 0,
-    ))
-    .with("stream in", hex(&stream))
-    .with("frame, its length taken off", hex(&packet))
-    .with(
-        "packet",
-        format!(
-            "command {}, ID {}, payload {}",
-            packet[0],
-            packet[1..9].escape_ascii(),
-            packet[9..].escape_ascii()
-        ),
-    )
-    .with("ack as a packet", hex(&ack))
-    .with("stream out, by frame and packet", hex(&theirs))
-    .with("stream out, by this crate's connection", hex(ours))
-    .with("sockets opened for all this", opened))
+    Verdict::reproduced_if(ours == theirs && ours.len() == 14 && opened == 0).measured(values![
+        stream = hex(&stream),
+        packet = hex(&packet),
+        packet_2 = packet[0],
+        packet_escape_ascii = packet[1..9].escape_ascii(),
+        packet_escape_ascii_2 = packet[9..].escape_ascii(),
+        ack = hex(&ack),
+        theirs = hex(&theirs),
+        ours = hex(ours),
+        opened
+    ])
 }
 
 pub(super) fn d6(_: Lab) -> io::Result<Outcome> {
@@ -254,28 +225,14 @@ pub(super) fn d6(_: Lab) -> io::Result<Outcome> {
         same += usize::from(connection.unsent() == &b"\0\0\0\x0e\x8200000001\0"[..]);
     }
     let length = u32::from_be_bytes(length) as usize;
-    Ok(
-        Outcome::new(Verdict::Refined.only_if(gave_up && lost && (untaken, same) == (26, 26)))
-            .with(
-                "10 of 27 bytes have come: a decoder that reads",
-                format!(
-                    "waits; its deadline of 100 ms ends that with {}",
-                    frame.map_or_else(|error| name_of(&error), |_| "a frame".into())
-                ),
-            )
-            .with(
-                "when the rest has come, it takes for a length",
-                format!("{} (in truth 27)", thousands(length)),
-            )
-            .with(
-                "a decoder that is handed bytes, cut at each place",
-                format!("{untaken} of 26 times it needs more, and takes none"),
-            )
-            .with(
-                "when the rest has come",
-                format!("{same} of 26 times the same ack"),
-            ),
-    )
+    Verdict::Refined
+        .only_if(gave_up && lost && (untaken, same) == (26, 26))
+        .measured(values![
+            frame_name_of = frame.map_or_else(|error| name_of(&error), |_| "a frame".into()),
+            length,
+            untaken,
+            same
+        ])
 }
 
 pub(super) fn d7(_: Lab) -> io::Result<Outcome> {
@@ -312,29 +269,22 @@ pub(super) fn d7(_: Lab) -> io::Result<Outcome> {
     })?;
     let other_lives = other.ask(&submit(1, b"hello"))?.outcome == Answer::Done;
     let dropped = end.starts_with("frame deadline passed") && took >= FRAME_TIME;
-    Ok(Outcome::new(Verdict::Refined.only_if(
-        (at_once, later) == (2, stream.len() - 2) && errors[4] == "EOF" && dropped && other_lives,
-    ))
-    .with(
-        "a stream that ends, at each of 1,013 places in a frame",
-        format!(
-            "{at_once} times EOF, {} times unexpected EOF",
-            thousands(later)
-        ),
-    )
-    .with(
-        "of these a short read without an error",
-        errors.len() - at_once - later,
-    )
-    .with("EOF right behind the length, too", errors[4] == "EOF")
-    .with(
-        "one who sends a byte each 5 ms",
-        format!("closed after {:.0} ms: {end}", took.as_secs_f64() * 1e3),
-    )
-    .with(
-        "another client meanwhile",
-        if other_lives { "served" } else { "not served" },
-    ))
+    Verdict::Refined
+        .only_if(
+            (at_once, later) == (2, stream.len() - 2)
+                && errors[4] == "EOF"
+                && dropped
+                && other_lives,
+        )
+        .measured(values![
+            at_once,
+            later,
+            errors_at_once = errors.len() - at_once - later,
+            errors = errors[4] == "EOF",
+            took,
+            end,
+            other_lives
+        ])
 }
 
 /// Answers from a list.
@@ -446,21 +396,13 @@ pub(super) fn d8(_: Lab) -> io::Result<Outcome> {
         ),
     ];
     let met = arms.iter().filter(|(_, met)| *met).count();
-    Ok(Outcome::new(Verdict::reproduced_if(
-        [decoded, encoded] == [[true, true, false]; 2] && met == arms.len(),
-    ))
-    .with(
-        "frame.Decode's twin: 1st call fails, 2nd, none",
-        format!("returns an error: {decoded:?}"),
-    )
-    .with(
-        "frame.Encode's twin: 1st call fails, 2nd, none",
-        format!("returns an error: {encoded:?}"),
-    )
-    .with(
-        "what a call can come to, in this crate's fill and flush",
-        format!("{met} of {} met", arms.len()),
-    ))
+    Verdict::reproduced_if([decoded, encoded] == [[true, true, false]; 2] && met == arms.len())
+        .measured(values![
+            decoded = format!("{:?}", decoded),
+            encoded = format!("{:?}", encoded),
+            met,
+            arms = arms.len()
+        ])
 }
 
 #[allow(clippy::unnecessary_wraps)] // it is a `Run`
@@ -493,22 +435,13 @@ pub(super) fn d9(_: Lab) -> io::Result<Outcome> {
     let holds = deadly == (0..8).collect::<Vec<_>>()
         && panicked == 0
         && seen.iter().all(|count| *count > 100);
-    Ok(Outcome::new(Verdict::Refined.only_if(holds))
-        .with(
-            "slicing [:8] panics with a body of so many bytes",
-            format!("{deadly:?}"),
-        )
-        .with(
-            "20,000 inputs at random, to this crate's codecs",
-            format!("{panicked} panics"),
-        )
-        .with(
-            "of these for the server",
-            format!(
-                "{} a request, {} need more, {} refused",
-                seen[0], seen[1], seen[2]
-            ),
-        ))
+    Verdict::Refined.only_if(holds).measured(values![
+        deadly = format!("{:?}", deadly),
+        panicked,
+        seen = seen[0],
+        seen_2 = seen[1],
+        seen_3 = seen[2]
+    ])
 }
 
 pub(super) fn d11(_: Lab) -> io::Result<Outcome> {
@@ -547,13 +480,5 @@ pub(super) fn d11(_: Lab) -> io::Result<Outcome> {
             }
         }
     }
-    Ok(
-        Outcome::new(Verdict::reproduced_if(wrong == 0 && packets == 48))
-            .with("packets: four kinds, two dialects, both results", packets)
-            .with(
-                "each cut at every length: so many more cases",
-                thousands(cuts),
-            )
-            .with("cases that came out wrong", wrong),
-    )
+    Verdict::reproduced_if(wrong == 0 && packets == 48).measured(values![packets, cuts, wrong])
 }

@@ -1,22 +1,17 @@
 //! The packets on the wire, served: D10, and D12 to D18.
 
-use std::io::{self, Read};
-use std::net::Shutdown;
+use super::prelude::*;
 use std::panic::catch_unwind;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::thread;
-use std::time::{Duration, Instant};
 
 use glassloop::internals::{Connection, Shared};
 use glassloop::submit::{Ack, Id, Kind, Outcome as Answer, Request, ServerCodec};
 use glassloop::{Config, Context, Handler, Origin, Stop};
 
-use super::claim::{Lab, Outcome, Verdict};
 use super::demos::{Demo, Served, decode_frame, decode_packet};
 use super::servers::Model;
 use super::servers::child::Server;
 use super::service::{Client, Loop, Service, hex, quietly, request, service, submit};
-use super::tools::{name_of, pair, thousands, timed, wait_for};
 
 pub(super) fn d10(_: Lab) -> io::Result<Outcome> {
     let demanding = Service {
@@ -83,7 +78,7 @@ pub(super) fn d10(_: Lab) -> io::Result<Outcome> {
         && lenient
         && end.starts_with("handshake deadline passed")
         && waited >= Duration::from_millis(100);
-    let mut outcome = Outcome::new(Verdict::reproduced_if(holds));
+    let mut outcome = Outcome::new(Verdict::reproduced_if(holds), values![]);
     for (order, (results, end), ..) in orders {
         outcome = outcome.with(order, format!("results {results:?}, then {end}"));
     }
@@ -134,19 +129,14 @@ pub(super) fn d12(_: Lab) -> io::Result<Outcome> {
         .filter(|(one, other)| one == other)
         .count();
     let whole = by_reactor.iter().all(|acks| acks.len() == 20 * Ack::LEN);
-    Ok(Outcome::new(Verdict::reproduced_if(
-        same == CLIENTS && whole && threads == CLIENTS as u64 + 1 && one == 1,
-    ))
-    .with("clients, each with 20 submits in 9 pieces", CLIENTS)
-    .with(
-        "a thread for each (the lesson: a goroutine)",
-        format!("{threads} threads"),
-    )
-    .with("the reactor", format!("{one} thread"))
-    .with(
-        "clients that got the same bytes from both",
-        format!("{same} of {CLIENTS}, {} bytes each", by_reactor[0].len()),
-    ))
+    Verdict::reproduced_if(same == CLIENTS && whole && threads == CLIENTS as u64 + 1 && one == 1)
+        .measured(values![
+            CLIENTS,
+            threads,
+            one,
+            same,
+            by_reactor = by_reactor[0].len()
+        ])
 }
 
 fn millis(time: Duration) -> f64 {
@@ -225,38 +215,16 @@ pub(super) fn d13(_: Lab) -> io::Result<Outcome> {
         && counters.bytes_dropped == 0
         && orderly == 4
         && newcomer == "ECONNREFUSED";
-    Ok(Outcome::new(Verdict::reproduced_if(
-        holds && took < Config::default().drain_timeout,
-    ))
-    .with(
-        "4 clients under full load have sent",
-        format!("{} requests", thousands(sent)),
-    )
-    .with(
-        "the stopping server has taken",
-        format!("{} requests", thousands(taken)),
-    )
-    .with(
-        "acks that came",
-        format!(
-            "{}, and {} bytes of acks were dropped",
-            thousands(acks),
-            counters.bytes_dropped
-        ),
-    )
-    .with(
-        "requests that came too late, and were read and dropped",
-        format!("{} bytes", thousands(counters.bytes_discarded as usize)),
-    )
-    .with(
-        "clients that saw an orderly end, and no reset",
-        format!("{orderly} of 4"),
-    )
-    .with("who comes afterwards", newcomer)
-    .with(
-        "from the wish to the end",
-        format!("{:.1} ms", millis(took)),
-    ))
+    Verdict::reproduced_if(holds && took < Config::default().drain_timeout).measured(values![
+        sent,
+        taken,
+        acks,
+        counters_bytes_dropped = counters.bytes_dropped,
+        counters_bytes_discarded = counters.bytes_discarded,
+        orderly,
+        newcomer,
+        took
+    ])
 }
 
 /// Has a bug.
@@ -298,24 +266,14 @@ pub(super) fn d14(_: Lab) -> io::Result<Outcome> {
             && still_served
             && newcomer_served
             && other_thread.is_err();
-        Ok(Outcome::new(Verdict::reproduced_if(holds))
-            .with("panics in the handler", panics)
-            .with(
-                "the connection that it was called for",
-                format!("{acked_before} ack of the request before, then: {end}"),
-            )
-            .with(
-                "a client that was there, and a new one",
-                format!("served: {still_served}, {newcomer_served}"),
-            )
-            .with(
-                "a panic in a thread of Rust",
-                if other_thread.is_err() {
-                    "ended that thread only"
-                } else {
-                    "did nothing"
-                },
-            ))
+        Verdict::reproduced_if(holds).measured(values![
+            panics,
+            acked_before,
+            end,
+            still_served,
+            newcomer_served,
+            other_thread_is_err = other_thread.is_err()
+        ])
     })
 }
 
@@ -363,16 +321,18 @@ pub(super) fn d15(_: Lab) -> io::Result<Outcome> {
     let (stopped, counters) = timed(|| server.stop(Stop::AtOnce));
     drop(silent);
     let by_waker = counters?.deadlines;
-    Ok(Outcome::new(Verdict::Refined.only_if(complete == 5 && by_deadline >= 1 && (by_shutdown, by_waker) == (0, 0)))
-        .with("connections whose acks were 00000001 to 00000010", format!("{complete} of 5"))
-        .with("acks", ids.iter().map(Vec::len).sum::<usize>())
-        .with("deadlines that pass before a reader hears of the end", by_deadline)
-        .with("the same, if it is woken by shutdown(2)", by_shutdown)
-        .with("the same, of a reactor, which is woken by its eventfd", by_waker)
-        .with(
-            "it hears of it",
-            format!("after {heard_late:.0} ms of a deadline of 200 ms; after {heard_soon:.1} ms; after {:.1} ms", millis(stopped)),
-        ))
+    Verdict::Refined
+        .only_if(complete == 5 && by_deadline >= 1 && (by_shutdown, by_waker) == (0, 0))
+        .measured(values![
+            complete,
+            ids = ids.iter().map(Vec::len).sum::<usize>(),
+            by_deadline,
+            by_shutdown,
+            by_waker,
+            heard_late,
+            heard_soon,
+            stopped
+        ])
 }
 
 /// How many deadlines pass, and milliseconds, until a reader with nothing to read has heard that it is to end.
@@ -442,26 +402,17 @@ pub(super) fn d16(_: Lab) -> io::Result<Outcome> {
     let torn_line = torn.last().cloned().unwrap_or_default();
     let told_apart =
         torn_line.ends_with("unexpected EOF") && torn_here.contains("bytes into a frame");
-    Ok(
-        Outcome::new(
-            Verdict::Refined.only_if((received, ends, closed) == (10, 5, 5) && told_apart),
-        )
-        .with(
-            "a line of the log",
-            lines.first().cloned().unwrap_or_default(),
-        )
-        .with(
-            "lines “recv submit”",
-            format!("{received}, of 5 clients with 2 submits each"),
-        )
-        .with("lines “frame decode error: EOF”", ends)
-        .with(
-            "the same clients at the reactor",
-            format!("{closed} times: {}", clean[0]),
-        )
-        .with("one who leaves within a frame, the lesson's log", torn_line)
-        .with("one who leaves within a frame, the reactor", torn_here),
-    )
+    Verdict::Refined
+        .only_if((received, ends, closed) == (10, 5, 5) && told_apart)
+        .measured(values![
+            lines = lines.first().cloned().unwrap_or_default(),
+            received,
+            ends,
+            closed,
+            clean = clean[0],
+            torn_line,
+            torn_here
+        ])
 }
 
 fn count(lines: &[String], beginning: &str) -> usize {
@@ -497,15 +448,8 @@ pub(super) fn d17(_: Lab) -> io::Result<Outcome> {
     drop(client);
     let at_once = batch.stop(Stop::Gracefully)?.writes as usize;
     let holds = writes == 2 * REQUESTS && one_by_one == REQUESTS && at_once < REQUESTS / 10;
-    Ok(Outcome::new(Verdict::reproduced_if(holds))
-        .with("requests, each after the ack before", REQUESTS)
-        .with("writes by the lesson's server", writes)
-        .with(
-            "acks that came in two pieces",
-            format!("{in_pieces} of {REQUESTS}"),
-        )
-        .with("writes by the reactor", one_by_one)
-        .with("the same, all requests sent at once", at_once))
+    Verdict::reproduced_if(holds)
+        .measured(values![REQUESTS, writes, in_pieces, one_by_one, at_once])
 }
 
 pub(super) fn d18(_: Lab) -> io::Result<Outcome> {
@@ -561,7 +505,7 @@ pub(super) fn d18(_: Lab) -> io::Result<Outcome> {
     let held = connection.heap();
     let holds = (deadly, refused, others) == (4, 6, 6) && held <= 64;
     let outcome = rows.into_iter().fold(
-        Outcome::new(Verdict::reproduced_if(holds)),
+        Outcome::new(Verdict::reproduced_if(holds), values![]),
         |outcome, (what, value)| outcome.with(what, value),
     );
     Ok(outcome

@@ -1,15 +1,10 @@
 //! Read deadlines: Go's, as the loop keeps them, beside the time-out of a blocking socket. C45 to C48, whose texts are in `read.rs`.
 
-use std::io::{self, Read, Write};
-use std::thread;
-use std::time::{Duration, Instant};
-
+use super::prelude::*;
 use glassloop::Verdict as Next;
 
 use super::beside;
-use super::claim::{Lab, Outcome, Verdict};
 use super::lone::Lone;
-use super::tools::{PATIENCE, has_come, name_of, pair, queues, result, timed};
 
 /// How far ahead the deadlines are. The lesson's are a second.
 const AHEAD: Duration = Duration::from_millis(50);
@@ -61,24 +56,18 @@ pub(crate) fn c45(_: Lab) -> io::Result<Outcome> {
         in_time && usable && timed_out(&read) && next.as_ref().is_ok_and(|count| *count == 3);
     let go = beside::sticky_read_deadline()?;
     let verdict = Verdict::reproduced_if(as_known && go.agrees());
-    Ok(go.show(
-        Outcome::new(verdict)
-            .with("deadline, or time-out", format!("in {}", ms(AHEAD)))
-            .with(
-                "loop, read deadline",
-                format!(
-                    "told {} after it, and not before: {}",
-                    ms(told.saturating_duration_since(at)),
-                    told >= at
-                ),
-            )
-            .with("then it sent, and read the answer", usable)
-            .with(
-                "blocking socket, SO_RCVTIMEO",
-                format!("{} after {}", result(&read), ms(took)),
-            )
-            .with("its next read, with 3 bytes there", result(&next)),
-    ))
+    Ok(go.show(Outcome::new(
+        verdict,
+        values![
+            AHEAD,
+            told_saturating_duration_since = ms(told.saturating_duration_since(at)),
+            told_at = told >= at,
+            usable,
+            read,
+            took,
+            next
+        ],
+    )))
 }
 
 pub(crate) fn c46(_: Lab) -> io::Result<Outcome> {
@@ -116,33 +105,22 @@ pub(crate) fn c46(_: Lab) -> io::Result<Outcome> {
         && three.as_ref().is_ok_and(|count| *count == 3);
     let go = beside::sticky_read_deadline()?;
     let verdict = Verdict::reproduced_if(sticky && per_call && go.agrees());
-    Ok(go.show(
-        Outcome::new(verdict)
-            .with(
-                "loop, deadline in 50 ms, a line every 5 ms",
-                format!("passed all the same: {passed}; {read_before} of {drops} lines read"),
-            )
-            .with(
-                "100 ms later, never set anew",
-                format!(
-                    "{} lines read since, {waiting} bytes wait in the socket",
-                    lines - read_before
-                ),
-            )
-            .with("set anew", format!("they are read: {read}"))
-            .with(
-                "SO_RCVTIMEO of 50 ms, two reads with nothing there",
-                format!(
-                    "{} after {}, {} after {}",
-                    result(&one),
-                    ms(first),
-                    result(&two),
-                    ms(second)
-                ),
-            )
-            .with("its third read, with 3 bytes there", result(&three))
-            .note("So SO_RCVTIMEO is neither absolute nor sticky: each call has its own 50 ms."),
-    ))
+    Ok(go.show(Outcome::new(
+        verdict,
+        values![
+            passed,
+            read_before,
+            drops,
+            lines_read_before = lines - read_before,
+            waiting,
+            read,
+            one,
+            first,
+            two,
+            second,
+            three
+        ],
+    )))
 }
 
 pub(crate) fn c47(_: Lab) -> io::Result<Outcome> {
@@ -183,18 +161,8 @@ pub(crate) fn c47(_: Lab) -> io::Result<Outcome> {
     let waited = count.as_ref().is_ok_and(|count| *count == 2) && took >= 2 * AHEAD;
     let as_known =
         without == "never" && with != "never" && cleared == "never" && fired == 0 && read && waited;
-    Ok(Outcome::new(Verdict::reproduced_if(as_known))
-        .with("the loop wants to wake, with no deadline", without)
-        .with("with one in 5 s", with)
-        .with("when it is cleared", cleared)
-        .with(
-            "one in 50 ms, set and cleared: told within 100 ms",
-            format!("{fired} times; then the loop still reads: {read}"),
-        )
-        .with(
-            "blocking socket, SO_RCVTIMEO of 50 ms cleared, peer sends after 100 ms",
-            format!("{} after {}", result(&count), ms(took)),
-        ))
+    Verdict::reproduced_if(as_known)
+        .measured(values![without, with, cleared, fired, read, count, took])
 }
 
 pub(crate) fn c48(_: Lab) -> io::Result<Outcome> {
@@ -231,11 +199,12 @@ pub(crate) fn c48(_: Lab) -> io::Result<Outcome> {
     let read = lone.until(|diary| diary.lines == ["hi"])? && lone.diary().ended.is_none();
     let blocking =
         timeouts >= SILENCES && content == b"hi" && silent + TICK >= AHEAD * SILENCES as u32;
-    Ok(Outcome::new(Verdict::reproduced_if(blocking && told >= SILENCES && read))
-        .with("deadline", format!("{} instead of 1 s, set anew each time", ms(AHEAD)))
-        .with(
-            "the sample on a blocking socket",
-            format!("{timeouts} time-outs in {}, then {:?}", ms(silent), String::from_utf8_lossy(&content)),
-        )
-        .with("the sample in the loop", format!("{told} time-outs noted, then \"hi\" was read and the connection is open: {read}")))
+    Verdict::reproduced_if(blocking && told >= SILENCES && read).measured(values![
+        AHEAD,
+        timeouts,
+        silent,
+        from_utf8_lossy_content = format!("{:?}", String::from_utf8_lossy(&content)),
+        told,
+        read
+    ])
 }

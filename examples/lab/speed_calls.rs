@@ -1,23 +1,19 @@
 //! What a request costs, counted: system calls and allocations. E5 to E8.
 
+use super::prelude::*;
 use std::cell::Cell;
-use std::io::{self, Cursor, Read, Write};
-use std::net::{Shutdown, TcpStream};
-use std::thread;
-use std::time::{Duration, Instant};
+use std::io::Cursor;
 
 use glassloop::Reactor;
 use glassloop::submit::Ack;
 
 use super::allocations::allocations;
-use super::claim::{Lab, Outcome, Verdict};
 use super::demos::{Demo, Pool, Served, decode_frame, encode_frame, handle_conn, handle_packet};
 use super::servers::Model;
 use super::servers::child::Server;
 use super::servers::sys::Call;
 use super::service::{Client, Service, service, submit};
 use super::speed::ask;
-use super::tools::{PATIENCE, pair, result};
 
 /// A socket, and how long was spent in its calls.
 struct Timed<'a>(&'a TcpStream, &'a Cell<Duration>);
@@ -78,26 +74,13 @@ pub(super) fn e5(_: Lab) -> io::Result<Outcome> {
         && writes == 2 * REQUESTS
         && (2 * REQUESTS..=2 * REQUESTS + 1).contains(&reads);
     let each = |count: usize| count as f64 / REQUESTS as f64;
-    Ok(
-        Outcome::new(Verdict::reproduced_if(four && shares[2] > 0.5))
-            .with(
-                "demo2",
-                format!(
-                    "{:.2} reads and {:.2} writes a request",
-                    each(reads),
-                    each(writes)
-                ),
-            )
-            .with(
-                "of its time in these calls",
-                format!("{:.0} %", shares[2] * 100.0),
-            )
-            .with(
-                "threads, that read into a buffer",
-                said(of_threads, REQUESTS),
-            )
-            .with("the reactor", said(of_reactor, REQUESTS)),
-    )
+    Verdict::reproduced_if(four && shares[2] > 0.5).measured(values![
+        reads = each(reads),
+        writes = each(writes),
+        shares = shares[2] * 100.0,
+        of_threads_requests = said(of_threads, REQUESTS),
+        of_reactor_requests = said(of_reactor, REQUESTS)
+    ])
 }
 
 /// The calls that one of our servers makes for so many requests, `depth` of them at once.
@@ -177,19 +160,7 @@ pub(super) fn e6(_: Lab) -> io::Result<Outcome> {
         stuck,
         rest,
     } = starve()?;
-    let mut outcome = Outcome::new(Verdict::Refined)
-        .with(
-            "demo3, one request: reading its ack, for 100 ms",
-            format!("read = {}", result(&ack)),
-        )
-        .with(
-            "demo3, the first bytes of acks",
-            format!("{bytes}, after request {request}"),
-        )
-        .with(
-            "demo3, held back then",
-            format!("{stuck} bytes of acks, and {rest} came when the client had ended"),
-        );
+    let mut outcome = Outcome::new(Verdict::Refined, values![ack, bytes, request, stuck, rest]);
     let hangs = ack.is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock);
     let mut holds = hangs && (request, bytes) == (293, 4096) && rest == stuck;
     for depth in [1, 10, 100] {
@@ -297,22 +268,9 @@ pub(super) fn e7(_: Lab) -> io::Result<Outcome> {
     );
     let (one, _) = costs_of_reactor(1)?;
     let (many, _) = costs_of_reactor(100)?;
-    Ok(Outcome::new(
-        Verdict::Refined
-            .only_if((plain - pooled - 1.0).abs() < 0.05 && pooled > 1.0 && one + many < 0.001),
-    )
-    .with(
-        "the lesson's way",
-        format!("{plain:.2} allocations a request"),
-    )
-    .with(
-        "the same with a pool",
-        format!("{pooled:.2} allocations a request"),
-    )
-    .with(
-        "the reactor",
-        format!("{one:.2} allocations a request; {many:.2} with 100 at once"),
-    ))
+    Verdict::Refined
+        .only_if((plain - pooled - 1.0).abs() < 0.05 && pooled > 1.0 && one + many < 0.001)
+        .measured(values![plain, pooled, one, many])
 }
 
 pub(super) fn e8(_: Lab) -> io::Result<Outcome> {
@@ -345,9 +303,10 @@ pub(super) fn e8(_: Lab) -> io::Result<Outcome> {
         .windows(2)
         .all(|pair| pair[1].1 < pair[0].1 - 0.5)
         && steps[3].1 < 1.0;
-    let outcome = Outcome::new(Verdict::reproduced_if(
-        fewer_calls && by_reactor < 0.001 && allocated > 1.0,
-    ));
+    let outcome = Outcome::new(
+        Verdict::reproduced_if(fewer_calls && by_reactor < 0.001 && allocated > 1.0),
+        values![],
+    );
     Ok(steps.into_iter().fold(
         outcome.with("requests at once", DEPTH),
         |outcome, (step, calls, allocated)| {

@@ -1,23 +1,16 @@
 //! Writes that block, and what ends that: C51 to C54, whose texts are in `write.rs`.
 
-use std::io::{self, Read, Write};
+use super::prelude::*;
 use std::mem;
-use std::net::TcpStream;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, mpsc};
 use std::thread::{self, JoinHandle};
-use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::thread::{Pid, gettid};
 
-use super::claim::{Lab, Outcome, Verdict};
 use super::parts::Player;
 use super::read::state_of;
-use super::tools::{
-    PATIENCE, fill, listen, name_of, pair, pair_with_buffers, queues_of, result, thousands,
-    wait_for,
-};
 
 /// What the lesson's client writes at a time, and what its server reads.
 const WRITE: usize = 65_536;
@@ -145,20 +138,11 @@ pub(crate) fn c51(_: Lab) -> io::Result<Outcome> {
             thousands(*read)
         )
     };
-    Ok(Outcome::new(Verdict::Refined.only_if(as_known))
-        .with(
-            "write into full buffers, with a time-out of 50 ms",
-            result(&fixed.blocked),
-        )
-        .with(
-            "buffers of 262,144 bytes, read 10,000 at a time",
-            tell(&fixed),
-        )
-        .with(
-            "buffers as the kernel chooses, read 60,000 at a time",
-            tell(&autotuned),
-        )
-        .note("So it blocks as the lesson says, and for longer than until there is room."))
+    Verdict::Refined.only_if(as_known).measured(values![
+        fixed_blocked = fixed.blocked,
+        fixed = tell(&fixed),
+        autotuned = tell(&autotuned)
+    ])
 }
 
 pub(crate) fn c52(_: Lab) -> io::Result<Outcome> {
@@ -177,11 +161,14 @@ pub(crate) fn c52(_: Lab) -> io::Result<Outcome> {
             "the writer did not block: {whole} bytes written, {all} in the buffers"
         )));
     }
-    let mut outcome = Outcome::new(if whole == THE_LESSONS {
-        Verdict::Reproduced
-    } else {
-        Verdict::Differs
-    }) // as on another system
+    let mut outcome = Outcome::new(
+        if whole == THE_LESSONS {
+            Verdict::Reproduced
+        } else {
+            Verdict::Differs
+        },
+        values![],
+    ) // as on another system
     .with(
         "the lesson, macOS",
         format!(
@@ -247,7 +234,7 @@ pub(crate) fn c53(_: Lab) -> io::Result<Outcome> {
         .map(|pair| (pair[1].1 - pair[0].1) / WRITE)
         .collect();
     let (flat, goes_on) = (rises.contains(&0), most > steps[0].1);
-    let mut outcome = Outcome::new(Verdict::Refined.only_if(goes_on && flat));
+    let mut outcome = Outcome::new(Verdict::Refined.only_if(goes_on && flat), values![]);
     for (read, written) in steps {
         outcome = outcome.with(
             format!("read {:>7}", thousands(read)),
@@ -301,17 +288,12 @@ pub(crate) fn c54(_: Lab) -> io::Result<Outcome> {
             )));
         }
     };
-    Ok(Outcome::new(verdict)
-        .with(
-            "blocked after",
-            format!("{} bytes in whole writes", thousands(whole)),
-        )
-        .with(
-            "the write that waited, when the reader was killed",
-            format!("{}, no error", thousands(total - whole)),
-        )
-        .with("the next two writes", errors.join(", then "))
-        .with("written in all", format!("{} bytes", thousands(total)))
-        .with("read by the server", format!("{} bytes", thousands(read)))
-        .with("lost", format!("{} bytes", thousands(total - read))))
+    verdict.measured(values![
+        whole,
+        total_whole = total - whole,
+        errors = errors.join(", then "),
+        total,
+        read,
+        total_read = total - read
+    ])
 }

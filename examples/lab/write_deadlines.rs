@@ -1,15 +1,10 @@
 //! Write deadlines: Go's, as the loop keeps them, beside the time-out of a blocking socket. C55 and C56, whose texts are in `write.rs`.
 
-use std::io::{self, Write};
-use std::net::TcpStream;
-use std::time::Duration;
-
+use super::prelude::*;
 use glassloop::{SendError, Verdict as Next};
 
 use super::beside;
-use super::claim::{Lab, Outcome, Verdict};
 use super::lone::Lone;
-use super::tools::{drain, name_of, pair_with_buffers, result, thousands};
 
 /// How far ahead the deadlines are.
 const AHEAD: Duration = Duration::from_millis(50);
@@ -83,33 +78,10 @@ pub(crate) fn c55(_: Lab) -> io::Result<Outcome> {
     let as_known = in_loop && is_partial && timed_out(last) && written as u64 == came;
     let go = beside::partial_write()?;
     let verdict = Verdict::reproduced_if(as_known && go.agrees());
-    Ok(go.show(
-        Outcome::new(verdict)
-            .with(
-                "blocking socket, SO_SNDTIMEO of 50 ms, writes of 1,048,576 bytes",
-                took,
-            )
-            .with(
-                "the peer reads later",
-                format!(
-                    "{} bytes, of {} written",
-                    thousands(came as usize),
-                    thousands(written)
-                ),
-            )
-            .with("loop, write deadline in 50 ms", format!("closed: {reason}"))
-            .with(
-                "of what was queued there",
-                format!(
-                    "{} bytes: {} sent, {} dropped; the peer reads {}",
-                    thousands(queued),
-                    thousands(sent),
-                    thousands(dropped),
-                    thousands(arrived)
-                ),
-            )
-            .note("How large the part is depends on the buffers: see C52."),
-    ))
+    Ok(go.show(Outcome::new(
+        verdict,
+        values![took, came, written, reason, queued, sent, dropped, arrived],
+    )))
 }
 
 pub(crate) fn c56(_: Lab) -> io::Result<Outcome> {
@@ -136,32 +108,16 @@ pub(crate) fn c56(_: Lab) -> io::Result<Outcome> {
         results.last().is_some_and(timed_out) && next.as_ref().is_ok_and(|count| *count == 4);
     let go = beside::partial_write()?;
     let verdict = Verdict::reproduced_if(sticky && per_call && go.agrees());
-    Ok(go.show(
-        Outcome::new(verdict)
-            .with(
-                "loop, deadline passed",
-                format!(
-                    "{} of {} bytes were sent",
-                    thousands(sent),
-                    thousands(queued)
-                ),
-            )
-            .with(
-                "the peer has read them, there is room",
-                format!("{more} bytes go out; try_send is {refused}"),
-            )
-            .with(
-                "deadline cleared",
-                format!("the other {} bytes go out", thousands(rest)),
-            )
-            .with(
-                "blocking socket, SO_SNDTIMEO: last write into a full socket",
-                results.last().map(result).unwrap_or_default(),
-            )
-            .with(
-                "the peer has read all; the next write, nothing set anew",
-                result(&next),
-            )
-            .note("So SO_SNDTIMEO is not sticky."),
-    ))
+    Ok(go.show(Outcome::new(
+        verdict,
+        values![
+            sent,
+            queued,
+            more,
+            refused,
+            rest,
+            results = results.last().map(result).unwrap_or_default(),
+            next
+        ],
+    )))
 }

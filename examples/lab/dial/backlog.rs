@@ -1,16 +1,12 @@
 //! The queue of those who are connected and not yet accepted: C32 to C34.
 
+use super::super::prelude::*;
 use std::fs;
-use std::io::{self, Read, Write};
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
-use std::thread;
-use std::time::{Duration, Instant};
+use std::net::Ipv4Addr;
 
 use socket2::{Domain, SockRef, Socket, Type};
 
-use super::super::claim::{Lab, Outcome, Verdict};
 use super::super::listen::tcp_info;
-use super::super::tools::{PATIENCE, listen, wait_for};
 
 /// How many more come than there is room for.
 const TOO_MANY: usize = 5;
@@ -170,6 +166,7 @@ pub(super) fn c32(_: Lab) -> io::Result<Outcome> {
     let mut outcome = Outcome::new(
         Verdict::Refined
             .only_if(counts_hold && &early == b"early" && overtakes && by_retry && full_again),
+        values![],
     );
     for (queue, inside) in queues.iter().zip(&inside) {
         outcome = outcome.with(
@@ -219,14 +216,7 @@ pub(super) fn c33(_: Lab) -> io::Result<Outcome> {
         _ if most == setting => Verdict::Differs,
         _ => Verdict::WrongAsWritten, // it is not somaxconn at all
     };
-    Ok(Outcome::new(verdict)
-        .with("net.core.somaxconn", setting)
-        .with(
-            "listen(fd, i32::MAX)",
-            format!("a queue of {most} (and one more)"),
-        )
-        .with("std's TcpListener::bind", format!("a queue of {std}"))
-        .with("mio's TcpListener::bind", format!("a queue of {mio}")))
+    verdict.measured(values![setting, most, std, mio])
 }
 
 pub(super) fn c34(_: Lab) -> io::Result<Outcome> {
@@ -245,16 +235,15 @@ pub(super) fn c34(_: Lab) -> io::Result<Outcome> {
         .all(|(limit, asked)| *limit == asked.unsigned_abs().min(most));
     let listed = |numbers: &[String]| numbers.join(", ");
     let outcome = |holds| {
-        Outcome::new(Verdict::WrongAsWritten.only_if(holds))
-            .with(
-                "net.core.somaxconn, tcp_max_syn_backlog",
-                format!("{most}, {half_open}"),
-            )
-            .with("listen(fd, n), n is", listed(&asked.map(|n| n.to_string())))
-            .with(
-                "the queue's limit",
-                listed(&limits.iter().map(ToString::to_string).collect::<Vec<_>>()),
-            )
+        Outcome::new(
+            Verdict::WrongAsWritten.only_if(holds),
+            values![
+                most,
+                half_open,
+                asked_n = listed(&asked.map(|n| n.to_string())),
+                limits__ = listed(&limits.iter().map(ToString::to_string).collect::<Vec<_>>())
+            ],
+        )
     };
     let elsewhere = super::in_own_network("other-settings")
         .and_then(|mut player| SETTINGS.iter().map(|_| player.line()).collect());

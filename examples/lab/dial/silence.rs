@@ -1,16 +1,11 @@
 //! Connecting to where nobody answers: C36 and C37.
 
-use std::io::{self, ErrorKind};
-use std::net::SocketAddr;
+use super::super::prelude::*;
 use std::os::fd::{AsFd, AsRawFd};
-use std::thread;
-use std::time::{Duration, Instant};
 
 use socket2::{Domain, SockFilter, SockRef, Socket, Type};
 
-use super::super::claim::{Lab, Outcome, Verdict};
 use super::super::listen::tcp_info;
-use super::super::tools::{PATIENCE, listen, name_of};
 use super::backlog::{Queue, SYN_AGAIN, setting};
 
 /// A connect under way, and how it ended.
@@ -144,12 +139,15 @@ pub(super) fn c36(lab: Lab) -> io::Result<Outcome> {
     } else {
         Verdict::Differs
     }; // the settings here are others
-    let outcome = Outcome::new(here.only_if(short && long))
-        .with("by the rule, TCP_SYNCNT 1", soon.told())
-        .with(
-            format!("by the rule, tcp_syn_retries {retries} (tcp_syn_linear_timeouts {linear})"),
-            by_default.told(),
-        );
+    let outcome = Outcome::new(
+        here.only_if(short && long),
+        values![
+            soon_told = soon.told(),
+            retries,
+            linear,
+            by_default_told = by_default.told()
+        ],
+    );
     let names = [
         "with TCP_USER_TIMEOUT 1000",
         "with TCP_SYNCNT 1",
@@ -221,17 +219,22 @@ pub(super) fn c37(_: Lab) -> io::Result<Outcome> {
         Err(error) if error.kind() == ErrorKind::PermissionDenied => match Losses::elsewhere() {
             Ok(losses) => losses,
             Err(_) => {
-                return Ok(Outcome::new(Verdict::NotHere)
-                    .note(format!("No filter: {error}. {}", super::NO_NETWORK)));
+                return Ok(Outcome::not_here(format!(
+                    "No filter: {error}. {}",
+                    super::NO_NETWORK
+                )));
             }
         },
         losses => losses?,
     };
     let [ill, dead, lossy] = losses.told;
-    Ok(Outcome::new(Verdict::reproduced_if(losses.holds))
-        .with(format!("all SYNs are lost for {WELL_AGAIN:?}"), ill)
-        .with("all are lost, TCP_USER_TIMEOUT 1000", dead)
-        .with(format!("half of them are lost, {MANY} connects"), lossy))
+    Verdict::reproduced_if(losses.holds).measured(values![
+        well_again = format!("{:?}", WELL_AGAIN),
+        ill,
+        dead,
+        MANY,
+        lossy
+    ])
 }
 
 const WELL_AGAIN: Duration = Duration::from_millis(300);
