@@ -70,9 +70,9 @@ pub(crate) fn c9(_: Lab) -> io::Result<Outcome> {
             format!("{} (number {call})", whereabouts::name_of_call(call))
         });
     Verdict::reproduced_if(holds).measured(values![
-        after_state = after.state,
+        state = after.state,
         call,
-        after_place = after.place,
+        place = after.place,
         ran,
         bytes = bytes.len(),
         left
@@ -102,10 +102,7 @@ pub(crate) fn c10(_: Lab) -> io::Result<Outcome> {
     let word = |answered| if answered { "answered" } else { "not answered" };
     let mut outcome = Outcome::new(
         Verdict::Reproduced,
-        values![
-            iterative = word(iterative[0]),
-            iterative_2 = word(iterative[1])
-        ],
+        values![beside = word(iterative[0]), after = word(iterative[1])],
     );
     for (other, name) in others.into_iter().zip([
         "a thread each",
@@ -173,16 +170,16 @@ pub(crate) fn c11(_: Lab) -> io::Result<Outcome> {
             listener,
             dialed,
             accepted,
-            in_mio = in_mio[0],
-            in_mio_2 = in_mio[1],
-            in_mio_3 = in_mio[2],
-            lines = lines[0],
-            lines_2 = lines[1],
-            lines_3 = lines[2],
-            lines_4 = lines[3],
-            lines_5 = lines[4],
-            lines_6 = lines[5],
-            lines_7 = lines[6]
+            mio_listener = in_mio[0],
+            mio_dialed = in_mio[1],
+            mio_accepted = in_mio[2],
+            iterative = lines[0],
+            threads = lines[1],
+            busy = lines[2],
+            select = lines[3],
+            poll = lines[4],
+            epoll_lt = lines[5],
+            epoll_et = lines[6]
         ],
     );
     Ok(go.show(outcome))
@@ -221,7 +218,7 @@ pub(crate) fn c12(_: Lab) -> io::Result<Outcome> {
         refused == 1_000 && at_once && others.iter().all(|(_, result)| result == "-1 EAGAIN");
     let outcome = Outcome::new(
         Verdict::reproduced_if(holds),
-        values![refused, libc_eagain = libc::EAGAIN, median, blocking],
+        values![refused, errno = libc::EAGAIN, median, blocking],
     );
     Ok(others.into_iter().fold(outcome, |outcome, (what, result)| {
         outcome.with(what, result)
@@ -255,7 +252,7 @@ pub(crate) fn c13(_: Lab) -> io::Result<Outcome> {
         )
     };
     Verdict::reproduced_if(holds).measured(values![
-        SILENCE,
+        silence = SILENCE,
         busy_reads,
         busy_calls,
         busy = time(busy),

@@ -233,12 +233,12 @@ fn c39(_: Lab) -> io::Result<Outcome> {
         format!("client wrote {written} of {total} bytes, got {read} back; the loop held {held}")
     };
     Verdict::reproduced_if(holds).measured(values![
-        together_both = together.both,
-        together_turns = together.turns,
-        together_rate = together.rate(together.down),
-        down_rate = down.rate(down.down),
-        together_rate_2 = together.rate(together.up),
-        up_rate = up.rate(up.up),
+        both = together.both,
+        turns = together.turns,
+        down = together.rate(together.down),
+        down_alone = down.rate(down.down),
+        up = together.rate(together.up),
+        up_alone = up.rate(up.up),
         stuck = tell(stuck),
         unbounded = tell(unbounded),
         duplex = tell(duplex)
@@ -287,12 +287,12 @@ fn c40(_: Lab) -> io::Result<Outcome> {
         )
     };
     Verdict::reproduced_if(exact && exact_after && count == 10_000).measured(values![
-        at_client_sending = bar(at_client.sending),
-        at_server_received = bar(at_server.received),
-        sent_at_client = sum(sent, at_client.sending + at_server.received),
-        at_server_sending = bar(at_server.sending),
-        at_client_received = bar(at_client.received),
-        answered_at_server = sum(answered, at_server.sending + at_client.received),
-        sent_after = sum(sent - count, after[0].sending + after[1].received)
+        client_sends = bar(at_client.sending),
+        server_holds = bar(at_server.received),
+        sent = sum(sent, at_client.sending + at_server.received),
+        server_sends = bar(at_server.sending),
+        client_holds = bar(at_client.received),
+        answered = sum(answered, at_server.sending + at_client.received),
+        after = sum(sent - count, after[0].sending + after[1].received)
     ])
 }

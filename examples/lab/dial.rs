@@ -68,9 +68,9 @@ fn c30(_: Lab) -> io::Result<Outcome> {
         refused = steps(refused),
         silent = steps(silent),
         limit = format!("{:?}", LIMIT),
-        bounded_err = told(bounded.err()),
+        bounded = told(bounded.err()),
         blocked,
-        timeout_err = told(timeout.err()),
+        timeout = told(timeout.err()),
         took
     ])
 }
@@ -220,10 +220,10 @@ fn c38(_: Lab) -> io::Result<Outcome> {
         limit = format!("{:?}", LIMIT),
         told,
         took,
-        during = during.0,
-        during_2 = during.1,
-        after = after.0,
-        after_2 = after.1,
+        slots = during.0,
+        descriptors = during.1,
+        slots_after = after.0,
+        descriptors_after = after.1,
         open = *open
     ])
 }

@@ -126,12 +126,12 @@ fn c19(_: Lab) -> io::Result<Outcome> {
         && straight == 1
         && callback == 2;
     Verdict::reproduced_if(holds).measured(values![
-        from_straight = from_straight.join(" "),
+        received = from_straight.join(" "),
         straight,
         callback,
-        blocking_lines = blocking.lines().count(),
-        task_lines = task.lines().count(),
-        value = of(ChangeTag::Equal)
+        on_thread = blocking.lines().count(),
+        on_reactor = task.lines().count(),
+        same = of(ChangeTag::Equal)
     ])
 }
 
@@ -175,7 +175,7 @@ fn c20(_: Lab) -> io::Result<Outcome> {
     let outcome = Outcome::new(
         Verdict::reproduced_if(holds),
         values![
-            CLIENTS,
+            clients = CLIENTS,
             thread = text(thread),
             task = text(task),
             slot = text(slot)
@@ -230,7 +230,7 @@ fn c24(_: Lab) -> io::Result<Outcome> {
         .only_if(limited && grows && ready == 1)
         .measured(values![
             answered,
-            sent_away = sent_away.map_or("is served, too".into(), |error| {
+            next = sent_away.map_or("is served, too".into(), |error| {
                 format!("is sent away ({error})")
             }),
             by_epoll,
@@ -252,7 +252,7 @@ fn c25(_: Lab) -> io::Result<Outcome> {
         .to_string();
     let outcome = Outcome::new(
         Verdict::reproduced_if(kind == KIND && go.agrees()),
-        values![env_consts = std::env::consts::OS, kind],
+        values![system = std::env::consts::OS, kind],
     );
     Ok(go.show(outcome))
 }

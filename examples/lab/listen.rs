@@ -45,16 +45,16 @@ fn c26(_: Lab) -> io::Result<Outcome> {
     Verdict::Refined
         .only_if(ends && rests && recovers)
         .measured(values![
-            exhausted_descriptors = exhausted::DESCRIPTORS,
-            CROWD,
+            descriptors = exhausted::DESCRIPTORS,
+            clients = CROWD,
             last_words,
             left,
             spun,
             look = format!("{:?}", LOOK),
             rested,
             served,
-            LEAVING,
-            recovers = if recovers {
+            leaving = LEAVING,
+            recovery = if recovers {
                 format!("{LEAVING} who waited are let in within {took:.0?}")
             } else {
                 "those who waited still wait".into()
@@ -158,9 +158,9 @@ fn c27(_: Lab) -> io::Result<Outcome> {
     Verdict::reproduced_if(holds).measured(values![
         waited,
         pause = format!("{:?}", PAUSE),
-        asleep_in,
+        place = asleep_in,
         peer,
-        empty_err = empty.err().unwrap_or_default(),
+        empty = empty.err().unwrap_or_default(),
         readable,
         taken
     ])
@@ -260,12 +260,12 @@ fn c29(_: Lab) -> io::Result<Outcome> {
         .as_ref()
         .is_none_or(|ss| ss.starts_with(&["LISTEN", &five, &four]));
     Verdict::Refined.only_if(found && agrees).measured(values![
-        BACKLOG,
+        backlog = BACKLOG,
         clients = clients.len(),
         line = line.join(" "),
         five,
         four,
-        ss_ss = ss.map_or("NOT HERE: it is not installed".into(), |ss| ss.join(" "))
+        ss = ss.map_or("NOT HERE: it is not installed".into(), |ss| ss.join(" "))
     ])
 }
 

@@ -138,9 +138,9 @@ pub(crate) fn c16(_: Lab) -> io::Result<Outcome> {
     let holds = answered == count && after.threads == 1 && silent < 10 && threads > 100;
     Verdict::reproduced_if(holds).measured(values![
         count,
-        after_threads = after.threads,
+        reactor = after.threads,
         silent,
-        after_cpu = (after.cpu.saturating_sub(before.cpu)),
+        cpu = (after.cpu.saturating_sub(before.cpu)),
         answered,
         threads
     ])

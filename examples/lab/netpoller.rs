@@ -267,7 +267,7 @@ pub(crate) fn c23(_: Lab) -> io::Result<Outcome> {
     let holds = at_birth == CLIENTS && later == 0 && reads >= 9 * CLIENTS && go.agrees();
     let outcome = Outcome::new(
         Verdict::Refined.only_if(holds),
-        values![at_birth, reads, later],
+        values![added = at_birth, reads, later],
     );
     Ok(go.show(outcome))
 }

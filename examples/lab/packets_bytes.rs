@@ -36,7 +36,7 @@ pub(super) fn d1(_: Lab) -> io::Result<Outcome> {
         .measured(values![
             theirs = hex(&theirs),
             ours = hex(&ours),
-            body_escape_ascii = body.escape_ascii(),
+            body = body.escape_ascii(),
             turned
         ])
 }
@@ -89,12 +89,12 @@ pub(super) fn d2(_: Lab) -> io::Result<Outcome> {
         && (requests, acks) == (2, 2)
         && mixed == ["a connack", "unknown"];
     Verdict::Refined.only_if(holds).measured(values![
-        text = text[0],
-        text_2 = text[1],
-        source = source[0],
-        source_2 = source[1],
-        mixed = mixed[0],
-        mixed_2 = mixed[1],
+        conn_text = text[0],
+        submit_text = text[1],
+        conn_source = source[0],
+        submit_source = source[1],
+        to_text = mixed[0],
+        to_source = mixed[1],
         requests,
         acks
     ])
@@ -115,7 +115,7 @@ pub(super) fn d3(_: Lab) -> io::Result<Outcome> {
     let wraps = sent[3..].iter().map(Id::to_string).collect::<Vec<_>>();
     let holds = same == 7 && wraps == ["99999999", "00000000", "00000001"];
     Verdict::reproduced_if(holds).measured(values![
-        sent_id = sent.map(|id| id.to_string()),
+        sent = sent.map(|id| id.to_string()),
         odd,
         same,
         wraps,
@@ -182,9 +182,9 @@ pub(super) fn d5(_: Lab) -> io::Result<Outcome> {
     Verdict::reproduced_if(ours == theirs && ours.len() == 14 && opened == 0).measured(values![
         stream = hex(&stream),
         packet = hex(&packet),
-        packet_2 = packet[0],
-        packet_escape_ascii = packet[1..9].escape_ascii(),
-        packet_escape_ascii_2 = packet[9..].escape_ascii(),
+        command = packet[0],
+        id = packet[1..9].escape_ascii(),
+        payload = packet[9..].escape_ascii(),
         ack = hex(&ack),
         theirs = hex(&theirs),
         ours = hex(ours),
@@ -228,7 +228,7 @@ pub(super) fn d6(_: Lab) -> io::Result<Outcome> {
     Verdict::Refined
         .only_if(gave_up && lost && (untaken, same) == (26, 26))
         .measured(values![
-            frame_name_of = frame.map_or_else(|error| name_of(&error), |_| "a frame".into()),
+            gave_up = frame.map_or_else(|error| name_of(&error), |_| "a frame".into()),
             length,
             untaken,
             same
@@ -279,8 +279,8 @@ pub(super) fn d7(_: Lab) -> io::Result<Outcome> {
         .measured(values![
             at_once,
             later,
-            errors_at_once = errors.len() - at_once - later,
-            errors = errors[4] == "EOF",
+            short = errors.len() - at_once - later,
+            behind_length = errors[4] == "EOF",
             took,
             end,
             other_lives
@@ -438,9 +438,9 @@ pub(super) fn d9(_: Lab) -> io::Result<Outcome> {
     Verdict::Refined.only_if(holds).measured(values![
         deadly = format!("{:?}", deadly),
         panicked,
-        seen = seen[0],
-        seen_2 = seen[1],
-        seen_3 = seen[2]
+        requests = seen[0],
+        incomplete = seen[1],
+        refused = seen[2]
     ])
 }
 

@@ -131,11 +131,11 @@ pub(super) fn d12(_: Lab) -> io::Result<Outcome> {
     let whole = by_reactor.iter().all(|acks| acks.len() == 20 * Ack::LEN);
     Verdict::reproduced_if(same == CLIENTS && whole && threads == CLIENTS as u64 + 1 && one == 1)
         .measured(values![
-            CLIENTS,
+            clients = CLIENTS,
             threads,
             one,
             same,
-            by_reactor = by_reactor[0].len()
+            bytes = by_reactor[0].len()
         ])
 }
 
@@ -219,8 +219,8 @@ pub(super) fn d13(_: Lab) -> io::Result<Outcome> {
         sent,
         taken,
         acks,
-        counters_bytes_dropped = counters.bytes_dropped,
-        counters_bytes_discarded = counters.bytes_discarded,
+        dropped = counters.bytes_dropped,
+        late = counters.bytes_discarded,
         orderly,
         newcomer,
         took
@@ -272,7 +272,7 @@ pub(super) fn d14(_: Lab) -> io::Result<Outcome> {
             end,
             still_served,
             newcomer_served,
-            other_thread_is_err = other_thread.is_err()
+            thread_ended = other_thread.is_err()
         ])
     })
 }
@@ -325,7 +325,7 @@ pub(super) fn d15(_: Lab) -> io::Result<Outcome> {
         .only_if(complete == 5 && by_deadline >= 1 && (by_shutdown, by_waker) == (0, 0))
         .measured(values![
             complete,
-            ids = ids.iter().map(Vec::len).sum::<usize>(),
+            acks = ids.iter().map(Vec::len).sum::<usize>(),
             by_deadline,
             by_shutdown,
             by_waker,
@@ -405,11 +405,11 @@ pub(super) fn d16(_: Lab) -> io::Result<Outcome> {
     Verdict::Refined
         .only_if((received, ends, closed) == (10, 5, 5) && told_apart)
         .measured(values![
-            lines = lines.first().cloned().unwrap_or_default(),
+            line = lines.first().cloned().unwrap_or_default(),
             received,
             ends,
             closed,
-            clean = clean[0],
+            reason = clean[0],
             torn_line,
             torn_here
         ])
@@ -448,8 +448,13 @@ pub(super) fn d17(_: Lab) -> io::Result<Outcome> {
     drop(client);
     let at_once = batch.stop(Stop::Gracefully)?.writes as usize;
     let holds = writes == 2 * REQUESTS && one_by_one == REQUESTS && at_once < REQUESTS / 10;
-    Verdict::reproduced_if(holds)
-        .measured(values![REQUESTS, writes, in_pieces, one_by_one, at_once])
+    Verdict::reproduced_if(holds).measured(values![
+        requests = REQUESTS,
+        writes,
+        in_pieces,
+        one_by_one,
+        at_once
+    ])
 }
 
 pub(super) fn d18(_: Lab) -> io::Result<Outcome> {

@@ -54,8 +54,8 @@ fn c1(_: Lab) -> io::Result<Outcome> {
     let holds =
         packets == [5, 5] && all_there && stream == 10 && sent == 5 && refused == "ECONNREFUSED";
     Verdict::reproduced_if(holds).measured(values![
-        packets = packets[0],
-        packets_2 = packets[1],
+        first = packets[0],
+        second = packets[1],
         stream,
         sent,
         refused
@@ -179,7 +179,7 @@ fn c3(_: Lab) -> io::Result<Outcome> {
     let early = seen[..26].iter().filter(|frames| **frames > 0).count();
 
     let holds = at_once == 81 && three == 3 && reads == 27 && seen[26] == 1 && early == 0;
-    Verdict::reproduced_if(holds).measured(values![at_once, three, reads, seen = seen[26]])
+    Verdict::reproduced_if(holds).measured(values![at_once, three, reads, one = seen[26]])
 }
 
 /// How many frames are there whole.
@@ -230,10 +230,10 @@ fn c4(_: Lab) -> io::Result<Outcome> {
         values![
             by_length = hex(&by_length),
             binary,
-            by_line_escape_ascii = by_line.escape_ascii(),
+            by_line = by_line.escape_ascii(),
             text,
-            with_break_bytes = with_break.map_or_else(|error| error, |bytes| hex(&bytes)),
-            refused_bytes = refused.map_or_else(|error| error, |bytes| hex(&bytes))
+            long = with_break.map_or_else(|error| error, |bytes| hex(&bytes)),
+            refusal = refused.map_or_else(|error| error, |bytes| hex(&bytes))
         ],
     )
 }
@@ -293,9 +293,9 @@ fn c5(_: Lab) -> io::Result<Outcome> {
         .only_if(shorter && not_shortest && parsed)
         .measured(values![
             binary = binary.len(),
-            parse_binary = nanos(parse_binary),
+            binary_nanos = nanos(parse_binary),
             words = words.len(),
-            parse_words = nanos(parse_words),
+            words_nanos = nanos(parse_words),
             http = http.len(),
             short = short.len()
         ])
@@ -379,9 +379,9 @@ fn c7(_: Lab) -> io::Result<Outcome> {
     let holds = in_order(&one_by_one) && in_order(&at_once) && more == 0 && ends_are_the_clients;
     let said = |ids: &[_]| format!("{} acks, in order: {}", ids.len(), in_order(ids));
     Verdict::reproduced_if(holds).measured(values![
-        REQUESTS,
+        requests = REQUESTS,
         one_by_one = said(&one_by_one),
         at_once = said(&at_once),
-        second_end
+        end = second_end
     ])
 }

@@ -59,9 +59,9 @@ pub(crate) fn c45(_: Lab) -> io::Result<Outcome> {
     Ok(go.show(Outcome::new(
         verdict,
         values![
-            AHEAD,
-            told_saturating_duration_since = ms(told.saturating_duration_since(at)),
-            told_at = told >= at,
+            ahead = AHEAD,
+            late = ms(told.saturating_duration_since(at)),
+            in_time = told >= at,
             usable,
             read,
             took,
@@ -110,8 +110,8 @@ pub(crate) fn c46(_: Lab) -> io::Result<Outcome> {
         values![
             passed,
             read_before,
-            drops,
-            lines_read_before = lines - read_before,
+            sent = drops,
+            read_since = lines - read_before,
             waiting,
             read,
             one,
@@ -200,10 +200,10 @@ pub(crate) fn c48(_: Lab) -> io::Result<Outcome> {
     let blocking =
         timeouts >= SILENCES && content == b"hi" && silent + TICK >= AHEAD * SILENCES as u32;
     Verdict::reproduced_if(blocking && told >= SILENCES && read).measured(values![
-        AHEAD,
+        ahead = AHEAD,
         timeouts,
         silent,
-        from_utf8_lossy_content = format!("{:?}", String::from_utf8_lossy(&content)),
+        content = format!("{:?}", String::from_utf8_lossy(&content)),
         told,
         read
     ])

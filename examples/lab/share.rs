@@ -72,7 +72,7 @@ fn c58(_: Lab) -> io::Result<Outcome> {
         torn,
         between_two,
         bytes,
-        messages_2 = 5 * messages
+        sent = 5 * messages
     ])
 }
 
@@ -103,9 +103,9 @@ fn c60(_: Lab) -> io::Result<Outcome> {
     };
     let holds = twice == 0 && never == 0 && share(0) > 0 && share(1) > 0;
     Verdict::reproduced_if(holds).measured(values![
-        rounds = 256 * rounds,
-        value = share(0),
-        value_2 = share(1),
+        bytes = 256 * rounds,
+        by_three = share(0),
+        by_seven = share(1),
         twice,
         never
     ])

@@ -66,13 +66,13 @@ fn e1(_: Lab) -> io::Result<Outcome> {
     let holds = (baseline.0 - 4.0).abs() < 0.01 && (again.0 - 4.0).abs() < 0.01 && changed.0 < 1.0;
     Verdict::reproduced_if(holds).measured(values![
         baseline = baseline.1,
-        baseline_2 = baseline.0,
-        changed = changed.0,
-        changed_baseline = percent(changed.0, baseline.0),
-        changed_2 = changed.1,
-        changed_baseline_2 = percent(changed.1, baseline.1),
+        calls = baseline.0,
+        calls_changed = changed.0,
+        calls_gain = percent(changed.0, baseline.0),
+        changed = changed.1,
+        gain = percent(changed.1, baseline.1),
         again = again.1,
-        again_baseline = percent(again.1, baseline.1)
+        noise = percent(again.1, baseline.1)
     ])
 }
 
@@ -168,7 +168,7 @@ fn e2(_: Lab) -> io::Result<Outcome> {
             queued,
             acked,
             most,
-            reactor_connections = reactor.connections(),
+            left = reactor.connections(),
             falls,
             samples = samples.len(),
             grown
@@ -220,10 +220,10 @@ fn e4(_: Lab) -> io::Result<Outcome> {
         Verdict::Refined.only_if(gains.iter().all(|gain| *gain > 2.0)),
         values![
             cores,
-            threads_gains = said(threads, gains[0]),
-            reactor_gains = said(reactor, gains[1]),
-            reactor_threads = reactor[0] as f64 / threads[0] as f64,
-            reactor_threads_2 = reactor[1] as f64 / threads[1] as f64
+            threads = said(threads, gains[0]),
+            reactor = said(reactor, gains[1]),
+            one = reactor[0] as f64 / threads[0] as f64,
+            many = reactor[1] as f64 / threads[1] as f64
         ],
     )
     .note(if cfg!(debug_assertions) {

@@ -77,9 +77,9 @@ pub(super) fn e5(_: Lab) -> io::Result<Outcome> {
     Verdict::reproduced_if(four && shares[2] > 0.5).measured(values![
         reads = each(reads),
         writes = each(writes),
-        shares = shares[2] * 100.0,
-        of_threads_requests = said(of_threads, REQUESTS),
-        of_reactor_requests = said(of_reactor, REQUESTS)
+        share = shares[2] * 100.0,
+        threads = said(of_threads, REQUESTS),
+        reactor = said(of_reactor, REQUESTS)
     ])
 }
 

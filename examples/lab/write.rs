@@ -133,7 +133,7 @@ fn c57(_: Lab) -> io::Result<Outcome> {
     }
     let all_ends = whole > 0 && broken > 0 && whole + broken >= MESSAGES;
     Verdict::reproduced_if(wrong == 0 && all_ends && wrong_if_hasty > 0).measured(values![
-        MESSAGES,
+        messages = MESSAGES,
         broken,
         whole,
         wrong,

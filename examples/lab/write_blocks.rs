@@ -139,7 +139,7 @@ pub(crate) fn c51(_: Lab) -> io::Result<Outcome> {
         )
     };
     Verdict::Refined.only_if(as_known).measured(values![
-        fixed_blocked = fixed.blocked,
+        blocked = fixed.blocked,
         fixed = tell(&fixed),
         autotuned = tell(&autotuned)
     ])
@@ -290,10 +290,10 @@ pub(crate) fn c54(_: Lab) -> io::Result<Outcome> {
     };
     verdict.measured(values![
         whole,
-        total_whole = total - whole,
+        part = total - whole,
         errors = errors.join(", then "),
         total,
         read,
-        total_read = total - read
+        lost = total - read
     ])
 }

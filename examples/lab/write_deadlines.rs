@@ -116,7 +116,7 @@ pub(crate) fn c56(_: Lab) -> io::Result<Outcome> {
             more,
             refused,
             rest,
-            results = results.last().map(result).unwrap_or_default(),
+            last = results.last().map(result).unwrap_or_default(),
             next
         ],
     )))

@@ -25,6 +25,7 @@
 //! | [`errors`] | each error of a socket: what it means, what Go does, what this crate does |
 //! | [`mod@epoll`] | what has happened, what epoll reports, what the loop does |
 //! | [`errata`] | where the lessons and the machine disagree |
+//! | [`lab`] | each claim of the lessons: the question, the reason, and how to see it yourself |
 //! | [`glossary`] | the words, in English and Chinese |
 //! | [`faults`] | what goes wrong in servers of this kind, and the test that holds each of it here |
 //! | [`simulation`] | what the simulator does, and which bugs it finds |
@@ -49,10 +50,12 @@
 #[cfg(doc)]
 use super::*;
 
-/// Declares a page for each name, with the text that stands in `guide/`, and with the chapters' numbers as links.
+/// Declares a page for each name, with the text that stands in `guide/`, and with the chapters' numbers
+/// as links. Names in brackets are parts of a page, in a folder of its name.
 macro_rules! pages {
-    ($($page:ident)*) => {$(
+    ($($page:ident $([$($part:ident)*])?)*) => {$(
         #[doc = include_str!(concat!(stringify!($page), ".md"))]
+        $($(#[doc = include_str!(concat!(stringify!($page), "/", stringify!($part), ".md"))])*)?
         ///
         /// [chapter 1]: sockets
         /// [chapter 2]: models
@@ -73,4 +76,7 @@ macro_rules! pages {
 pages! {
     sockets models turn states reading writing connecting closing deadlines sharing tasks measuring
     errors epoll errata glossary faults simulation
+    lab [
+        protocol models go listen dial buffers read write share close course packets speed
+    ]
 }

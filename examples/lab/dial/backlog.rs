@@ -240,8 +240,8 @@ pub(super) fn c34(_: Lab) -> io::Result<Outcome> {
             values![
                 most,
                 half_open,
-                asked_n = listed(&asked.map(|n| n.to_string())),
-                limits__ = listed(&limits.iter().map(ToString::to_string).collect::<Vec<_>>())
+                asked = listed(&asked.map(|n| n.to_string())),
+                limits = listed(&limits.iter().map(ToString::to_string).collect::<Vec<_>>())
             ],
         )
     };

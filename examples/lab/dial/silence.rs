@@ -142,10 +142,10 @@ pub(super) fn c36(lab: Lab) -> io::Result<Outcome> {
     let outcome = Outcome::new(
         here.only_if(short && long),
         values![
-            soon_told = soon.told(),
+            soon = soon.told(),
             retries,
             linear,
-            by_default_told = by_default.told()
+            by_default = by_default.told()
         ],
     );
     let names = [
@@ -229,10 +229,10 @@ pub(super) fn c37(_: Lab) -> io::Result<Outcome> {
     };
     let [ill, dead, lossy] = losses.told;
     Verdict::reproduced_if(losses.holds).measured(values![
-        well_again = format!("{:?}", WELL_AGAIN),
+        outage = format!("{:?}", WELL_AGAIN),
         ill,
         dead,
-        MANY,
+        many = MANY,
         lossy
     ])
 }
