@@ -1,7 +1,9 @@
-//! Go beside it: small Go programs of our own, built once a run where Go is installed, and what they print.
+//! Go beside it: small Go programs of our own, built once a run where Go is installed, and what
+//! they print.
 //!
-//! They stand in `go/*.go`. An experiment asks for one with [`run`], lets what it says count in its verdict ([`Beside::agrees`]), and
-//! shows it ([`Beside::show`]). Where there is no Go, nothing objects, and the note says so.
+//! They stand in `go/*.go`. An experiment asks for one with [`run`], lets what it says count in its
+//! verdict ([`Beside::agrees`]), and shows it ([`Beside::show`]). Where there is no Go, nothing
+//! objects, and the note says so.
 
 use std::collections::HashMap;
 use std::env;
@@ -13,7 +15,8 @@ use std::path::Path;
 use std::process::{self, Command, Output, Stdio};
 use std::sync::OnceLock;
 
-use super::claim::Outcome;
+use super::claim::{Outcome, Verdict};
+use super::value::Values;
 
 const SOURCES: [(&str, &str); 5] = [
     ("main.go", include_str!("go/main.go")),
@@ -23,7 +26,8 @@ const SOURCES: [(&str, &str); 5] = [
     ("deadline.go", include_str!("go/deadline.go")),
 ];
 
-/// What a Go program printed, line by line, and the system calls that strace saw it make, if they were asked for.
+/// What a Go program printed, line by line, and the system calls that strace saw it make, if they
+/// were asked for.
 #[derive(Debug, Default)]
 pub(crate) struct Said {
     lines: Vec<(String, String)>,
@@ -65,9 +69,9 @@ pub(crate) struct Beside {
 }
 
 impl Beside {
-    /// Whether it came out as known. Who cannot be heard has nothing against it.
-    pub(crate) fn agrees(&self) -> bool {
-        self.as_known
+    /// The outcome with this verdict, if Go agrees with it, and with what Go printed.
+    pub(crate) fn measured(self, verdict: Verdict, values: Values) -> io::Result<Outcome> {
+        Ok(self.show(Outcome::new(verdict, values)))
     }
 
     /// Chooses what is to be shown of what it said.
@@ -78,8 +82,10 @@ impl Beside {
         }
     }
 
-    /// Adds what it said to what was measured, or to the note why it said nothing. To be called last: a later note would replace that.
-    pub(crate) fn show(self, outcome: Outcome) -> Outcome {
+    /// Adds what it said to what was measured, or to the note why it said nothing. To be called
+    /// last: a later note would replace that.
+    pub(crate) fn show(self, mut outcome: Outcome) -> Outcome {
+        outcome.verdict = outcome.verdict.only_if(self.as_known);
         match self.said {
             Ok(said) => {
                 let lines = said.lines.into_iter();
@@ -121,7 +127,8 @@ fn heard(said: Result<Said, String>, as_known: impl FnOnce(&Said) -> bool) -> Be
     }
 }
 
-/// C45, C46: after a read deadline has passed every `Read` fails, though bytes are there, until it is set anew.
+/// C45, C46: after a read deadline has passed every `Read` fails, though bytes are there, until it
+/// is set anew.
 pub(crate) fn sticky_read_deadline() -> io::Result<Beside> {
     run("read-deadline", &[], |said| {
         said.text("Read, nothing there") == TIMEOUT
@@ -130,8 +137,8 @@ pub(crate) fn sticky_read_deadline() -> io::Result<Beside> {
     })
 }
 
-/// C55, C56: a `Write` that runs out of time says how much it has sent, and every one after it fails, though there is room, until the
-/// deadline is set anew.
+/// C55, C56: a `Write` that runs out of time says how much it has sent, and every one after it
+/// fails, though there is room, until the deadline is set anew.
 pub(crate) fn partial_write() -> io::Result<Beside> {
     run("write-deadline", &[], |said| {
         let sent = said
@@ -185,7 +192,8 @@ fn go(program: &str, args: &[&str]) -> io::Result<Result<Said, String>> {
     }))
 }
 
-/// The same, watched by strace. None if that cannot be: no Go, no strace, or it may not trace, as under another strace.
+/// The same, watched by strace. None if that cannot be: no Go, no strace, or it may not trace, as
+/// under another strace.
 fn traced(program: &str, calls: &str) -> Option<Said> {
     let mut strace = Command::new("strace");
     strace.args([
@@ -218,7 +226,8 @@ fn lines(output: &[u8]) -> Vec<(String, String)> {
         .collect()
 }
 
-/// The calls of a trace in the order in which they ended. strace writes those that others came between in two parts.
+/// The calls of a trace in the order in which they ended. strace writes those that others came
+/// between in two parts.
 fn whole(trace: &str) -> Vec<String> {
     let (mut begun, mut calls) = (HashMap::new(), Vec::new());
     for line in trace.lines() {

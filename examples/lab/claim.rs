@@ -62,7 +62,6 @@ impl Verdict {
     }
 
     /// The outcome with this verdict and these values, as experiments return it.
-    #[allow(clippy::unnecessary_wraps)] // the last expression of nearly every experiment
     pub(crate) fn measured(self, values: Values) -> io::Result<Outcome> {
         Ok(Outcome::new(self, values))
     }

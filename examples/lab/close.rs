@@ -107,7 +107,8 @@ fn named(events: EventFlags) -> String {
     format!("{:#x} = {}", events.bits(), names.join("|"))
 }
 
-/// What a client reads that sends a request to the reactor, ends its sending and waits: so many bytes, then the end.
+/// What a client reads that sends a request to the reactor, ends its sending and waits: so many
+/// bytes, then the end.
 fn half_closed_client_reads() -> io::Result<usize> {
     let server = Server::start(Model::Reactor)?;
     let mut client = TcpStream::connect(server.addr)?;

@@ -3,18 +3,16 @@
 mod backlog;
 mod silence;
 
-use super::prelude::*;
-use std::net::Ipv4Addr;
+use std::fmt;
+use std::fs;
 use std::process::Command;
 
-use glassloop::codec::Line;
-use glassloop::{
-    CloseReason, Config, ConnectFailure, Context, Handler, Origin, Reactor, Verdict as Next,
-};
+use glassloop::{Config, Reactor};
 use rustix::event::{PollFd, PollFlags};
-use socket2::{Domain, Socket, Type};
 
+use super::lines::Lines;
 use super::parts::{Part, Player};
+use super::prelude::*;
 use backlog::Queue;
 
 pub(crate) const RUNS: &[(&str, Run)] = &[
@@ -34,232 +32,181 @@ pub(crate) const PARTS: &[(&str, Part)] = &[
     ("lossy-network", silence::lossy_network),
 ];
 
-/// How long one waits for somebody who does not answer.
+/// How long a connect waits that gets no answer.
 const LIMIT: Duration = Duration::from_millis(200);
 
 fn c30(_: Lab) -> io::Result<Outcome> {
-    let (listener, dead, full) = (listen()?, Dead::new()?, Queue::full()?);
+    let (listener, dead, full) = (listen()?, socket(0, 0)?, Queue::full()?);
     let alive = dial(listener.local_addr()?, PATIENCE)?;
-    let refused = dial(dead.addr, PATIENCE)?;
+    let refused = dial(bind(&dead)?, PATIENCE)?; // bound, and not listening
     let silent = dial(full.addr, LIMIT)?;
 
-    let (took, timeout) = timed(|| TcpStream::connect_timeout(&full.addr, LIMIT));
-    let blocking = Socket::new(Domain::IPV4, Type::STREAM, None)?;
+    let (took, timeout) = timed(|| TcpStream::connect_timeout(&full.addr, LIMIT).map(drop));
+    let blocking = socket(0, 0)?;
     blocking.set_write_timeout(Some(LIMIT))?;
     let (blocked, bounded) = timed(|| blocking.connect(&full.addr.into()));
 
-    let succeeds = alive == ["EINPROGRESS", "writable", "0"].map(String::from);
-    let fails = refused == ["EINPROGRESS", "writable", "ECONNREFUSED"].map(String::from);
-    let waits = silent == ["EINPROGRESS", "not writable", "0"].map(String::from);
-    let blocks = blocked >= LIMIT
-        && bounded
-            .as_ref()
-            .is_err_and(|error| name_of(error) == "EINPROGRESS");
-    let times_out = took >= LIMIT
-        && timeout
-            .as_ref()
-            .is_err_and(|error| error.kind() == ErrorKind::TimedOut);
-    let steps = |[connect, poll, error]: [String; 3]| {
-        format!("connect: {connect}; poll: {poll}; SO_ERROR: {error}")
-    };
-    let told = |error: Option<io::Error>| error.map_or_else(|| "0".into(), |error| name_of(&error));
-    Verdict::reproduced_if(succeeds && fails && waits && blocks && times_out).measured(values![
-        alive = steps(alive),
-        refused = steps(refused),
-        silent = steps(silent),
-        limit = format!("{:?}", LIMIT),
-        bounded = told(bounded.err()),
+    let known = [
+        (&alive, true, "0"),
+        (&refused, true, "ECONNREFUSED"),
+        (&silent, false, "0"),
+    ];
+    let decided = known.iter().all(|(dialed, writable, error)| {
+        dialed.connect == "EINPROGRESS" && dialed.writable == *writable && dialed.error == *error
+    });
+    let timed_out = timeout
+        .as_ref()
+        .is_err_and(|error| error.kind() == ErrorKind::TimedOut);
+    let blocks = blocked >= LIMIT && error_or(&bounded, "") == "EINPROGRESS";
+    let [alive, refused, silent] = [alive, refused, silent].map(|dialed| dialed.to_string());
+    let values = values![
+        alive,
+        refused,
+        silent,
+        limit = LIMIT,
+        bounded,
         blocked,
-        timeout = told(timeout.err()),
+        timeout,
         took
-    ])
+    ];
+    Verdict::reproduced_if(decided && blocks && timed_out && took >= LIMIT).measured(values)
 }
 
-/// Connects without blocking, and waits so long for what comes of it: what `connect` says, `poll`, and `SO_ERROR`.
-fn dial(addr: SocketAddr, limit: Duration) -> io::Result<[String; 3]> {
-    let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
-    socket.set_nonblocking(true)?;
-    let connect = socket.connect(&addr.into());
-    let ready = rustix::event::poll(
-        &mut [PollFd::new(&socket, PollFlags::OUT)],
-        Some(&limit.try_into().map_err(io::Error::other)?),
-    )?;
-    let error = socket.take_error()?;
-    let told = |error: Option<&io::Error>| error.map_or_else(|| "0".into(), name_of);
-    Ok([
-        told(connect.as_ref().err()),
-        if ready > 0 {
+/// The results of a non-blocking connect: of `connect`, of `poll`, and of `SO_ERROR`.
+struct Dialed {
+    connect: String,
+    writable: bool,
+    error: String,
+}
+
+impl fmt::Display for Dialed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            connect,
+            writable,
+            error,
+        } = self;
+        let poll = if *writable {
             "writable"
         } else {
             "not writable"
-        }
-        .into(),
-        told(error.as_ref()),
-    ])
-}
-
-/// A port at which nobody listens, and which nobody else is given.
-struct Dead {
-    addr: SocketAddr,
-    _bound: Socket,
-}
-
-impl Dead {
-    fn new() -> io::Result<Self> {
-        let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
-        socket.bind(&SocketAddr::from((Ipv4Addr::LOCALHOST, 0)).into())?;
-        let addr = socket.local_addr()?.as_socket().expect("it is an IPv4 one");
-        Ok(Self {
-            addr,
-            _bound: socket,
-        })
+        };
+        write!(f, "connect: {connect}; poll: {poll}; SO_ERROR: {error}")
     }
 }
 
-fn c31(_: Lab) -> io::Result<Outcome> {
-    let (dead, full) = (Dead::new()?, Queue::full()?);
-    let dials = (0..21).map(|_| timed(|| TcpStream::connect(dead.addr)));
-    let (took, refused) = dials
-        .min_by_key(|(took, _)| *took)
-        .expect("there were some");
-    let refused = refused.map_or_else(|error| name_of(&error), |_| "connected".into());
-    let silent = TcpStream::connect_timeout(&full.addr, LIMIT)
-        .map_or_else(|error| error.kind(), |_| ErrorKind::Other);
-    let unreachable =
-        in_own_network("unreachable").and_then(|mut player| Ok([player.line()?, player.line()?]));
-
-    let at_once = refused == "ECONNREFUSED" && took * 10 < LIMIT && silent == ErrorKind::TimedOut;
-    let apart = unreachable.as_ref().map_or(true, |[down, up]| {
-        down == "ENETUNREACH" && (up == "ECONNREFUSED" || up == NO_IP)
-    });
-    let outcome = Outcome::new(
-        Verdict::Refined.only_if(at_once && apart),
-        values![
-            refused,
-            took,
-            silent = format!("{:?}", silent),
-            limit = format!("{:?}", LIMIT)
-        ],
-    );
-    Ok(match unreachable {
-        Ok([down, up]) => outcome
-            .with("in a network without a route", down)
-            .with("the same, and lo is up", up),
-        Err(_) => outcome.note(format!("No route: NOT HERE. {NO_NETWORK}")),
+/// Connects without blocking, and waits this long for the result.
+fn dial(addr: SocketAddr, limit: Duration) -> io::Result<Dialed> {
+    let socket = socket(0, 0)?;
+    socket.set_nonblocking(true)?;
+    let connect = error_or(&socket.connect(&addr.into()), "0");
+    let limit = limit.try_into().map_err(io::Error::other)?;
+    let ready = rustix::event::poll(&mut [PollFd::new(&socket, PollFlags::OUT)], Some(&limit))?;
+    Ok(Dialed {
+        connect,
+        writable: ready > 0,
+        error: socket
+            .take_error()?
+            .as_ref()
+            .map_or_else(|| "0".into(), name_of),
     })
 }
 
-const NO_IP: &str = "NOT HERE: no `ip` to set lo up";
-const NO_NETWORK: &str = "That takes a network of one's own, by unshare(1) and ip(8).";
+fn c31(_: Lab) -> io::Result<Outcome> {
+    let (dead, full) = (socket(0, 0)?, Queue::full()?);
+    let addr = bind(&dead)?;
+    let dials = (0..21).map(|_| timed(|| TcpStream::connect(addr)));
+    let (took, refused) = dials
+        .min_by_key(|(took, _)| *took)
+        .expect("there were some");
+    let refused = error_or(&refused, "connected");
+    let silent = TcpStream::connect_timeout(&full.addr, LIMIT);
+    let silent = silent.map_or_else(|error| format!("{:?}", error.kind()), |_| "none".into());
+    let elsewhere = in_own_network("unreachable");
+    let [down, up] = match elsewhere.and_then(|mut player| Ok([player.line()?, player.line()?])) {
+        Ok(lines) => lines.map(Some),
+        Err(_) => [None, None],
+    };
 
-/// Plays a part in a network namespace of its own, which has nothing but a `lo` that is down.
+    let at_once = refused == "ECONNREFUSED" && took * 10 < LIMIT && silent == "TimedOut";
+    let apart = down.as_ref().is_none_or(|down| down == "ENETUNREACH")
+        && up
+            .as_ref()
+            .is_none_or(|up| up == "ECONNREFUSED" || up == NO_IP);
+    let note = match down {
+        Some(_) => String::new(),
+        None => format!("No route: NOT HERE. {NO_NETWORK}"),
+    };
+    let verdict = Verdict::Refined.only_if(at_once && apart);
+    let values = values![refused, took, silent, limit = LIMIT, down, up];
+    Ok(Outcome::new(verdict, values).note(note))
+}
+
+const NO_IP: &str = "NOT HERE: no `ip` to set lo up";
+const NO_NETWORK: &str = "It takes a network namespace, by unshare(1) and ip(8).";
+
+/// Plays a part in its own network namespace, which has only a `lo` that is down.
 fn in_own_network(part: &str) -> io::Result<Player> {
+    let own = std::env::current_exe()?;
     Player::run(
         Command::new("unshare")
             .arg("-Urn")
-            .arg(std::env::current_exe()?)
+            .arg(own)
             .args(["play", part]),
     )
 }
 
-/// Connects to where nobody listens in a network that is down, and when its `lo` is up.
+/// Connects to a port without a listener: in a network that is down, and when its `lo` is up.
 fn unreachable(_: &[String]) -> io::Result<()> {
-    let dead = Dead::new()?;
-    let dial = || {
-        TcpStream::connect_timeout(&dead.addr, PATIENCE)
-            .map_or_else(|error| name_of(&error), |_| "connected".into())
-    };
+    let dead = socket(0, 0)?;
+    let addr = bind(&dead)?;
+    let dial = || error_or(&TcpStream::connect_timeout(&addr, PATIENCE), "connected");
     println!("{}", dial());
     println!("{}", if lo_up() { dial() } else { NO_IP.into() });
     Ok(())
 }
 
 fn lo_up() -> bool {
-    Command::new("ip")
+    let status = Command::new("ip")
         .args(["link", "set", "lo", "up"])
-        .status()
-        .is_ok_and(|status| status.success())
+        .status();
+    status.is_ok_and(|status| status.success())
 }
 
 fn c38(_: Lab) -> io::Result<Outcome> {
     let (full, listener) = (Queue::full()?, listen()?);
-    let mut reactor =
-        Reactor::new(Dialer::default(), Config::default()).map_err(io::Error::other)?;
-    let descriptors = || Ok::<_, io::Error>(std::fs::read_dir("/proc/self/fd")?.count());
+    let mut reactor = Reactor::new(Lines::new(()), Config::default())?;
+    let descriptors = || io::Result::Ok(fs::read_dir("/proc/self/fd")?.count());
     let before = descriptors()?;
 
     let begun = Instant::now();
-    let turn =
-        |reactor: &mut Reactor<Dialer>, limit| reactor.turn(Some(limit)).map_err(io::Error::other);
-    let _ = turn(&mut reactor, Duration::ZERO)?; // it reckons from its last turn
-    reactor
-        .connect(full.addr, LIMIT)
-        .map_err(io::Error::other)?;
-    let during = (reactor.connections(), descriptors()?);
-    while reactor.handler().failed.is_none() && begun.elapsed() < PATIENCE {
-        let _ = turn(&mut reactor, PATIENCE)?;
+    let _ = reactor.turn(Some(Duration::ZERO))?; // a deadline counts from the last turn
+    reactor.connect(full.addr, LIMIT)?;
+    let (slots, descriptors_during) = (reactor.connections(), descriptors()?);
+    while reactor.handler().ended.is_none() && begun.elapsed() < PATIENCE {
+        let _ = reactor.turn(Some(PATIENCE))?;
     }
-    let _ = turn(&mut reactor, Duration::ZERO)?;
+    let _ = reactor.turn(Some(Duration::ZERO))?;
     let took = begun.elapsed();
-    let after = (reactor.connections(), descriptors()?);
+    let (slots_after, descriptors_after) = (reactor.connections(), descriptors()?);
 
-    reactor
-        .connect(listener.local_addr()?, LIMIT * 20)
-        .map_err(io::Error::other)?;
-    while !reactor.handler().open && begun.elapsed() < PATIENCE * 2 {
-        let _ = turn(&mut reactor, PATIENCE)?;
+    reactor.connect(listener.local_addr()?, LIMIT * 20)?;
+    while reactor.handler().id.is_none() && begun.elapsed() < PATIENCE * 2 {
+        let _ = reactor.turn(Some(PATIENCE))?;
     }
-    let Dialer { open, failed } = reactor.handler();
-    let told = failed.as_deref().unwrap_or("nothing");
-    let holds = told == "TimedOut"
-        && took >= LIMIT
-        && during == (1, before + 1)
-        && after == (0, before)
-        && *open;
-    Verdict::reproduced_if(holds).measured(values![
-        limit = format!("{:?}", LIMIT),
+    let open = reactor.handler().id.is_some();
+    let told = reactor.handler().ended.clone().unwrap_or_default();
+    let during = (slots, descriptors_during) == (1, before + 1);
+    let after = (slots_after, descriptors_after) == (0, before);
+    let timed_out = told.contains("no answer within") && took >= LIMIT;
+    Verdict::reproduced_if(timed_out && during && after && open).measured(values![
+        limit = LIMIT,
         told,
         took,
-        slots = during.0,
-        descriptors = during.1,
-        slots_after = after.0,
-        descriptors_after = after.1,
-        open = *open
+        slots,
+        descriptors = descriptors_during,
+        slots_after,
+        descriptors_after,
+        open
     ])
-}
-
-/// Writes down what becomes of its dials.
-#[derive(Default)]
-struct Dialer {
-    open: bool,
-    failed: Option<String>,
-}
-
-impl Handler for Dialer {
-    type Codec = Line;
-    type State = ();
-    type Mail = ();
-
-    fn connection(&mut self, _: &Origin) -> (Line, ()) {
-        (Line::default(), ())
-    }
-
-    fn open(&mut self, _: &mut Context<'_, Self>) -> Next {
-        self.open = true;
-        Next::Continue
-    }
-
-    fn frame(&mut self, _: &[u8], _: &mut Context<'_, Self>) -> Next {
-        Next::Continue
-    }
-
-    fn close(&mut self, _: &mut Context<'_, Self>, reason: &CloseReason) {
-        self.failed = Some(match reason {
-            CloseReason::ConnectFailed(error) => match error.failure {
-                ConnectFailure::TimedOut { .. } => "TimedOut".into(),
-                ref other => other.to_string(),
-            },
-            other => other.to_string(),
-        });
-    }
 }

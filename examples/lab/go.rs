@@ -1,20 +1,21 @@
-//! Go's own model, and what is below it: C19 to C25. The experiments on the netpoller itself stand in `netpoller.rs`.
+//! Go's own model, and what is below it: C19 to C25. The experiments on the netpoller itself are in
+//! `netpoller.rs`.
 
-use super::prelude::*;
 use std::fs;
 use std::io::{BufRead, BufReader};
 use std::os::fd::AsRawFd;
 
-use glassloop::codec::Line;
-use glassloop::{Config, Context, Handler, Origin, Reactor, Turn, Verdict as Next};
+use glassloop::{Config, Reactor};
 use rustix::event::{FdSetElement, fd_set_insert, fd_set_num_elements};
 use similar::{ChangeTag, TextDiff};
 
 use super::beside;
-use super::client::{Client, crowd};
+use super::lines::{Lines, serve_while};
 use super::netpoller::{c21, c22, c23};
+use super::prelude::*;
 use super::servers::child::Server;
 use super::servers::{Model, select, sys};
+use super::service::{Client, crowd};
 use super::source::function_of;
 use super::wait_cost;
 
@@ -32,107 +33,73 @@ pub(crate) const RUNS: &[(&str, Run)] = &[
 fn straight_line(stream: &TcpStream, entered: &mut u32) -> io::Result<()> {
     *entered += 1;
     let mut lines = BufReader::new(stream).lines();
-    let first = number(
-        lines
-            .next()
-            .ok_or(io::ErrorKind::UnexpectedEof)??
-            .as_bytes(),
-    ); // waits
+    let first = number(lines.next().ok_or(ErrorKind::UnexpectedEof)??.as_bytes()); // waits
     writeln!(&*stream, "and?")?;
-    let second = number(
-        lines
-            .next()
-            .ok_or(io::ErrorKind::UnexpectedEof)??
-            .as_bytes(),
-    ); // waits
+    let second = number(lines.next().ok_or(ErrorKind::UnexpectedEof)??.as_bytes()); // waits
     writeln!(&*stream, "{}", first + second)
 }
 
 /// The same, cut where it would wait.
+#[derive(Default)]
 struct Callback {
     entered: u32,
+    /// The first number: no local variable lives long enough.
+    first: Option<i64>,
 }
 
-impl Handler for Callback {
-    type Codec = Line;
-    /// The first number: no local variable lives long enough.
-    type State = Option<i64>;
-    type Mail = ();
-
-    fn connection(&mut self, _: &Origin) -> (Line, Option<i64>) {
-        (Line::default(), None)
-    }
-
-    fn frame(&mut self, line: &[u8], cx: &mut Context<'_, Self>) -> Next {
-        self.entered += 1;
-        match cx.state().take() {
-            None => {
-                *cx.state() = Some(number(line));
-                cx.send(&b"and?"[..]);
+fn callback() -> Lines<Callback> {
+    Lines {
+        on_line: |service, line, cx| {
+            service.data.entered += 1;
+            match service.data.first.take() {
+                None => {
+                    service.data.first = Some(number(line));
+                    cx.send(&b"and?"[..]);
+                }
+                Some(first) => cx.send((first + number(line)).to_string().as_bytes()),
             }
-            Some(first) => cx.send((first + number(line)).to_string().as_bytes()),
-        }
-        Next::Continue
+        },
+        ..Lines::new(Callback::default())
     }
 }
 
 fn number(line: &[u8]) -> i64 {
-    std::str::from_utf8(line)
-        .ok()
-        .and_then(|text| text.trim().parse().ok())
-        .unwrap_or(0)
+    let text = std::str::from_utf8(line).unwrap_or_default();
+    text.trim().parse().unwrap_or(0)
 }
 
 fn c19(_: Lab) -> io::Result<Outcome> {
-    /// What the client hears.
+    /// What the client receives.
     fn talk(addr: SocketAddr) -> io::Result<Vec<String>> {
-        let stream = TcpStream::connect(addr)?;
-        stream.set_read_timeout(Some(PATIENCE))?;
-        let (mut lines, mut heard) = (BufReader::new(&stream).lines(), Vec::new());
-        for said in ["3", "4"] {
-            writeln!(&stream, "{said}")?;
-            heard.push(lines.next().ok_or(io::ErrorKind::UnexpectedEof)??);
+        let stream = connected(addr, 0, 0)?;
+        let (mut lines, mut received) = (BufReader::new(&stream).lines(), Vec::new());
+        for number in ["3", "4"] {
+            writeln!(&stream, "{number}")?;
+            received.push(lines.next().ok_or(ErrorKind::UnexpectedEof)??);
         }
-        Ok(heard)
+        Ok(received)
     }
-    let (listener, mut straight) = (listen()?, 0);
-    let addr = listener.local_addr()?;
+    let ((listener, addr), mut straight) = (listening(0, 0)?, 0);
     let client = thread::spawn(move || talk(addr));
     straight_line(&listener.accept()?.0, &mut straight)?;
-    let from_straight = client.join().expect("it does not panic")?;
+    let received = joined(client)??;
 
-    let mut reactor = Reactor::new(Callback { entered: 0 }, Config::default())?;
-    let addr = reactor.listen("127.0.0.1:0")?;
-    let client = thread::spawn(move || talk(addr));
-    while !client.is_finished() && reactor.turn(Some(Duration::from_millis(5)))? == Turn::Running {}
-    let (from_callback, callback) = (
-        client.join().expect("it does not panic")?,
-        reactor.into_handler().entered,
-    );
+    let mut reactor = Reactor::new(callback(), Config::default())?;
+    let from_callback = serve_while(&mut reactor, talk)?;
+    let callback = reactor.into_handler().data.entered;
 
-    let [blocking, task] = [
-        (Model::Threads, "fn handle("),
-        (Model::Netpoll, "async fn handle("),
-    ]
-    .map(|(model, name)| function_of(model, name));
+    let blocking = function_of(Model::Threads, "fn handle(");
+    let task = function_of(Model::Netpoll, "async fn handle(");
     let diff = TextDiff::from_lines(blocking, task);
-    let of = |tag| {
-        diff.iter_all_changes()
-            .filter(|change| change.tag() == tag)
-            .count()
-    };
-    let holds = from_straight == ["and?", "7"]
-        && from_callback == from_straight
-        && straight == 1
-        && callback == 2;
-    Verdict::reproduced_if(holds).measured(values![
-        received = from_straight.join(" "),
-        straight,
-        callback,
-        on_thread = blocking.lines().count(),
-        on_reactor = task.lines().count(),
-        same = of(ChangeTag::Equal)
-    ])
+    let is_same = |tag| tag == ChangeTag::Equal;
+    let same = diff
+        .iter_all_changes()
+        .filter(|change| is_same(change.tag()))
+        .count();
+    let [on_thread, on_reactor] = [blocking, task].map(|text| text.lines().count());
+    let as_known = received == ["and?", "7"] && (straight, callback) == (1, 2);
+    let values = values![received, straight, callback, on_thread, on_reactor, same];
+    Verdict::reproduced_if(as_known && from_callback == received).measured(values)
 }
 
 fn c20(_: Lab) -> io::Result<Outcome> {
@@ -144,73 +111,42 @@ fn c20(_: Lab) -> io::Result<Outcome> {
         let before = server.usage()?;
         let _clients = crowd(server.addr, CLIENTS as usize)?;
         let after = server.usage()?;
-        Ok((
-            after.threads,
-            after.memory.saturating_sub(before.memory) / CLIENTS,
-        ))
+        let memory = after.memory.saturating_sub(before.memory) / CLIENTS;
+        Ok((after.threads, memory))
     }
     let go = beside::run("crowd", &["200"], |said| {
+        let threads = said.number("threads");
         said.number("goroutines for them") == Some(CLIENTS)
-            && said
-                .number("threads")
-                .is_some_and(|threads| threads < CLIENTS / 4)
+            && threads.is_some_and(|threads| threads < CLIENTS / 4)
     })?;
-    let [thread, task, slot] = [
-        cost(Model::Threads)?,
-        cost(Model::Netpoll)?,
-        cost(Model::Reactor)?,
-    ];
-    let holds = thread.0 > CLIENTS
-        && task.0 == 1
-        && slot.0 == 1
-        && task.1 < thread.1
-        && slot.1 < thread.1
-        && go.agrees();
-    let text = |(threads, bytes): (u64, u64)| {
-        format!(
-            "{threads}, and {} bytes for each client",
-            thousands(bytes as usize)
-        )
-    };
-    let outcome = Outcome::new(
-        Verdict::reproduced_if(holds),
-        values![
-            clients = CLIENTS,
-            thread = text(thread),
-            task = text(task),
-            slot = text(slot)
-        ],
-    );
-    Ok(go.show(outcome))
+    let thread = cost(Model::Threads)?;
+    let (task, slot) = (cost(Model::Netpoll)?, cost(Model::Reactor)?);
+    let cheap = |cost: (u64, u64)| cost.0 == 1 && cost.1 < thread.1;
+    let holds = thread.0 > CLIENTS && cheap(task) && cheap(slot);
+    let values = values![clients = CLIENTS, thread, task, slot];
+    go.measured(Verdict::reproduced_if(holds), values)
 }
 
 fn c24(_: Lab) -> io::Result<Outcome> {
     const CLIENTS: usize = 1_100;
     let limit = rlimit::increase_nofile_limit(u64::MAX)?;
     if limit < CLIENTS as u64 + 100 {
-        return Ok(Outcome::not_here(format!(
-            "This process may have {limit} descriptors only (ulimit -n)."
-        )));
+        let reason = format!("This process may open only {limit} descriptors (ulimit -n).");
+        return Ok(Outcome::not_here(reason));
     }
     let costs = wait_cost::measure(&[10, 500]);
-    let of = |call: usize| {
-        Ok::<_, io::Error>(
-            [costs[0].nanos[call].clone(), costs[1].nanos[call].clone()]
-                .map(|nanos| nanos.unwrap_or(f64::NAN)),
-        )
-    };
-    let ([few, many], [flat_few, flat_many]) = (of(0)?, of(2)?);
+    let of = |row: usize, call: usize| costs[row].nanos[call].clone().unwrap_or(f64::NAN);
+    let [few, many, flat_few, flat_many] = [of(0, 0), of(1, 0), of(0, 2), of(1, 2)];
 
-    // One after the other, until one is sent away.
+    // One after the other, until one is refused.
     let server = Server::start(Model::Select)?;
-    let mut clients = Vec::new();
-    let mut sent_away = None;
-    while clients.len() < CLIENTS && sent_away.is_none() {
+    let (mut clients, mut refused) = (Vec::new(), None);
+    while clients.len() < CLIENTS && refused.is_none() {
         let mut client = Client::connect(server.addr)?;
-        sent_away = client.ask().err();
+        refused = client.hello().err();
         clients.push(client);
     }
-    let answered = clients.len() - usize::from(sent_away.is_some());
+    let answered = clients.len() - usize::from(refused.is_some());
     drop(clients);
     let by_epoll = crowd(Server::start(Model::EpollLt)?.addr, CLIENTS)?.len();
 
@@ -218,28 +154,20 @@ fn c24(_: Lab) -> io::Result<Outcome> {
     let high = rustix::io::fcntl_dupfd_cloexec(&stream, 1_100)?;
     client.write_all(b"x")?;
     let number = high.as_raw_fd();
-    let mut set = vec![FdSetElement::default(); fd_set_num_elements(0, number + 1)]; // larger than C's
+    // Larger than C's.
+    let mut set = vec![FdSetElement::default(); fd_set_num_elements(0, number + 1)];
     let mut none = set.clone();
     fd_set_insert(&mut set, number);
     let ready = sys::select(number, &mut set, &mut none)?;
 
     let limited =
-        sent_away.is_some() && answered < select::FD_SETSIZE as usize && by_epoll == CLIENTS;
+        refused.is_some() && answered < select::FD_SETSIZE as usize && by_epoll == CLIENTS;
     let grows = many > 5.0 * few && flat_many < 3.0 * flat_few;
+    let next = refused.map_or("is served".into(), |error| format!("is refused ({error})"));
     Verdict::Refined
         .only_if(limited && grows && ready == 1)
         .measured(values![
-            answered,
-            next = sent_away.map_or("is served, too".into(), |error| {
-                format!("is sent away ({error})")
-            }),
-            by_epoll,
-            number,
-            ready,
-            few,
-            many,
-            flat_few,
-            flat_many
+            answered, next, by_epoll, number, ready, few, many, flat_few, flat_many
         ])
 }
 
@@ -247,12 +175,8 @@ fn c25(_: Lab) -> io::Result<Outcome> {
     const KIND: &str = "anon_inode:[eventpoll]";
     let go = beside::run("kind", &[], |said| said.text("netpoller") == KIND)?;
     let poll = mio::Poll::new()?;
-    let kind = fs::read_link(format!("/proc/self/fd/{}", poll.as_raw_fd()))?
-        .display()
-        .to_string();
-    let outcome = Outcome::new(
-        Verdict::reproduced_if(kind == KIND && go.agrees()),
-        values![system = std::env::consts::OS, kind],
-    );
-    Ok(go.show(outcome))
+    let link = fs::read_link(format!("/proc/self/fd/{}", poll.as_raw_fd()))?;
+    let (system, kind) = (std::env::consts::OS, link.display().to_string());
+    let verdict = Verdict::reproduced_if(kind == KIND);
+    go.measured(verdict, values![system, kind])
 }

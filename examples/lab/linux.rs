@@ -5,7 +5,6 @@ mod beside;
 mod blocking;
 mod buffers;
 mod claim;
-mod client;
 mod close;
 mod course;
 mod demos;
@@ -13,8 +12,8 @@ mod dial;
 mod go;
 mod go_fd;
 mod illusion;
+mod lines;
 mod listen;
-mod lone;
 mod models;
 mod multiplexing;
 mod netpoller;
@@ -39,6 +38,7 @@ mod speed_calls;
 mod text;
 mod tools;
 mod value;
+#[allow(dead_code)] // its table's head is for the other program
 #[path = "../models/wait_cost.rs"]
 mod wait_cost;
 mod whereabouts;

@@ -1,4 +1,5 @@
-//! The models of input and output: C8 to C18. The experiments stand in `blocking.rs` (to C13) and in `multiplexing.rs`.
+//! The models of input and output: C8 to C18. The experiments stand in `blocking.rs` (to C13) and
+//! in `multiplexing.rs`.
 
 use super::blocking::{c8, c9, c10, c11, c12, c13};
 use super::multiplexing::{c14, c15, c16, c17, c18};

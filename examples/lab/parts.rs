@@ -1,4 +1,5 @@
-//! Parts of experiments that need a process of their own: one to be killed, one with few descriptors, one with no network.
+//! Parts of experiments that need a process of their own: one to be killed, one with few
+//! descriptors, one with no network.
 
 use std::io::{self, BufRead, BufReader, Write};
 use std::os::unix::process::CommandExt;
@@ -20,7 +21,8 @@ const ALL: &[&[(&str, Part)]] = &[
     super::wrong::PARTS,
 ];
 
-/// Is such a process. It ends with its input at the latest: whoever killed the lab does not leave it behind.
+/// Is such a process. It ends with its input at the latest: whoever killed the lab does not leave
+/// it behind.
 pub(crate) fn play(name: &str, args: &[String]) -> io::Result<()> {
     let part = ALL
         .iter()
@@ -29,7 +31,8 @@ pub(crate) fn play(name: &str, args: &[String]) -> io::Result<()> {
         .find(|(other, _)| *other == name);
     let (_, part) = part.ok_or_else(|| io::Error::other(format!("there is no part {name}")))?;
     thread::spawn(|| {
-        // Asked for nothing, it waits until nobody is left who could write into the pipe (poll(2)), and takes nothing from the part.
+        // Asked for nothing, it waits until nobody is left who could write into the pipe (poll(2)),
+        // and takes nothing from the part.
         if poll(&mut [PollFd::new(&io::stdin(), PollFlags::empty())], None).is_ok() {
             process::exit(0);
         }
@@ -55,7 +58,8 @@ impl Player {
 
     /// Any other program, with its input and output in our hands.
     pub(crate) fn run(command: &mut Command) -> io::Result<Self> {
-        // In a group of its own: the learner's Ctrl-C is not for it, and whatever it starts can be ended with it.
+        // In a group of its own: the learner's Ctrl-C is not for it, and whatever it starts can be
+        // ended with it.
         let mut child = command
             .process_group(0)
             .stdin(Stdio::piped())

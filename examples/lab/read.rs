@@ -1,16 +1,14 @@
 //! Reading from a socket: C41 to C48. The deadlines are in `read_deadlines.rs`.
 
-use super::prelude::*;
-use std::fs;
 use std::ops::Deref;
-use std::sync::mpsc;
 
 use rustix::event::epoll::{self, CreateFlags, EventFlags};
-use rustix::thread::{Pid, gettid};
 
+use super::prelude::*;
 use super::read_deadlines::{c45, c46, c47, c48};
 use super::servers::sys::{self, Call};
 use super::servers::{Model, child::Server};
+use super::whereabouts::is_asleep;
 
 pub(crate) const RUNS: &[(&str, Run)] = &[
     ("C41", c41),
@@ -53,20 +51,7 @@ fn c41(_: Lab) -> io::Result<Outcome> {
     let by_mio = four(mio::net::TcpStream::from_std(for_mio))?;
     let shares = [by_reference, by_deref, by_socket2, by_mio];
     let in_order = shares.concat() == "one two six ten ";
-    let [by_reference, by_deref, by_socket2, by_mio] = shares;
-    Verdict::reproduced_if(in_order).measured(values![
-        by_reference = format!("{:?}", by_reference),
-        by_deref = format!("{:?}", by_deref),
-        by_socket2 = format!("{:?}", by_socket2),
-        by_mio = format!("{:?}", by_mio)
-    ])
-}
-
-/// A thread's state as proc(5) has it: S is asleep.
-pub(crate) fn state_of(thread: Pid) -> Option<char> {
-    let stat =
-        fs::read_to_string(format!("/proc/self/task/{}/stat", thread.as_raw_nonzero())).ok()?;
-    stat.rsplit(") ").next()?.chars().next()
+    Verdict::reproduced_if(in_order).measured(values![shares])
 }
 
 /// A submit and its ack.
@@ -79,52 +64,36 @@ fn c42(_: Lab) -> io::Result<Outcome> {
     let silence = Duration::from_millis(300);
     let (mut client, server) = pair()?;
     let mut netpoll = Server::start(Model::Netpoll)?;
-    let task = TcpStream::connect(netpoll.addr)?;
-    task.set_read_timeout(Some(PATIENCE))?;
+    let task = connected(netpoll.addr, 0, 0)?;
     ask(&task)?; // its task runs, and is parked again
     let mut before = netpoll.calls()?;
-    // The loop tells its calls at the end of a turn, the client may know of it earlier.
+    // The loop reports its calls at the end of a turn, after the client's reply.
     wait_for(|| {
         netpoll.calls().is_ok_and(|calls| {
             calls[Call::Read as usize] > 0 && calls == std::mem::replace(&mut before, calls)
         })
     });
 
-    let (tell, told) = mpsc::channel();
-    let reader = thread::spawn(move || {
-        let _ = tell.send(gettid());
-        timed(|| (&server).read(&mut [0; 10]))
-    });
-    let thread = told.recv().map_err(io::Error::other)?;
-    let mut asleep = wait_for(|| state_of(thread) == Some('S'));
+    let reader = Watched::spawn(move || timed(|| (&server).read(&mut [0; 10])))?;
+    let mut asleep = wait_for(|| is_asleep(reader.id));
     let (_peer, unread) = pair()?;
     unread.set_nonblocking(true)?;
-    let (shortest, tried) = (0..10)
-        .map(|_| timed(|| (&unread).read(&mut [0; 10])))
-        .min_by_key(|(took, _)| *took)
-        .expect("ten");
+    let reads = (0..10).map(|_| timed(|| (&unread).read(&mut [0; 10])));
+    let (shortest, tried) = reads.min_by_key(|(took, _)| *took).expect("ten");
     thread::sleep(silence);
-    asleep &= state_of(thread) == Some('S');
+    asleep &= is_asleep(reader.id);
     let (after, threads) = (netpoll.calls()?, netpoll.usage()?.threads);
     client.write_all(b"hi")?;
-    let (blocked, read) = reader
-        .join()
-        .map_err(|_| io::Error::other("the reader panicked"))?;
+    let (blocked, read) = reader.join()?;
     ask(&task)?;
 
-    let blocks = asleep && blocked >= silence && read.as_ref().is_ok_and(|count| *count == 2);
-    let returns = tried
-        .as_ref()
-        .is_err_and(|error| name_of(error) == "EAGAIN")
-        && shortest < silence;
-    let made: u64 = after
-        .iter()
-        .zip(before)
-        .map(|(after, before)| after - before)
-        .sum();
-    Verdict::reproduced_if(blocks && returns && made == 0 && threads == 1).measured(values![
+    let blocks = asleep && blocked >= silence && is_count(&read, 2);
+    let returns = is_eagain(&tried) && shortest < silence;
+    let made = after.iter().sum::<u64>() - before.iter().sum::<u64>();
+    let values = values![
         silence, read, blocked, asleep, tried, shortest, made, threads
-    ])
+    ];
+    Verdict::reproduced_if(blocks && returns && made == 0 && threads == 1).measured(values)
 }
 
 fn c43(_: Lab) -> io::Result<Outcome> {
@@ -135,8 +104,8 @@ fn c43(_: Lab) -> io::Result<Outcome> {
     Verdict::reproduced_if(count == 2).measured(values![count])
 }
 
-/// One read of 10 bytes for each wait that reports some: thrice with 100 bytes there, once more when another byte has come. Returns what
-/// the waits reported.
+/// One read of 10 bytes for each wait that reports an event: three with 100 bytes there, one more
+/// when another byte has come. Returns the events of each wait.
 fn reports(interest: EventFlags) -> io::Result<[usize; 4]> {
     let (mut client, mut server) = pair()?;
     let epoll = epoll::create(CreateFlags::CLOEXEC)?;
@@ -167,10 +136,6 @@ fn c44(_: Lab) -> io::Result<Outcome> {
         format!("events {one}, {two}, {three}; after one more byte {then}")
     };
     let as_known = (first, second) == (10, 5) && level == [1, 1, 1, 1] && edge == [1, 0, 0, 1];
-    Verdict::reproduced_if(as_known).measured(values![
-        first,
-        second,
-        level = tell(level),
-        edge = tell(edge)
-    ])
+    let [level, edge] = [level, edge].map(tell);
+    Verdict::reproduced_if(as_known).measured(values![first, second, level, edge])
 }

@@ -80,12 +80,13 @@ pub(crate) fn choose(text: &str) -> Result<Vec<&'static Claim>, String> {
     let (first, last) = text.split_once("..").unwrap_or((text, text));
     let (from, to) = (place(first), place(last.trim_start_matches('=')));
     let is_range = from.is_some() && to.is_some();
-    let in_range = |claim: &&Claim| is_range && (from..=to).contains(&place(&claim.text.id));
-    let chosen: Vec<_> = claims.iter().filter(in_range).collect();
+    let is_meant = |claim: &&Claim| is_range && (from..=to).contains(&place(&claim.text.id));
+    let chosen: Vec<_> = claims.iter().filter(is_meant).collect();
     if chosen.is_empty() {
-        let what = match is_range && from > to {
-            true => "the range is empty",
-            false => "no such claim",
+        let what = if is_range && from > to {
+            "the range is empty"
+        } else {
+            "no such claim"
         };
         let [first, last] =
             [claims.first(), claims.last()].map(|claim| claim.map_or("", |claim| &claim.text.id));

@@ -1,12 +1,13 @@
 //! Claims and outcomes as text and as JSON.
 
+use std::fmt::Write as _;
 use std::io::{self, Write as _};
 use std::time::Duration;
 
 use serde_json::{Value, json};
 
 use super::claim::{Claim, Outcome, Verdict};
-use super::value::render;
+use super::value::{Lines, render};
 
 /// Prints a text. Exits if the reader has closed the pipe, as `head` does.
 pub(crate) fn say(text: impl AsRef<str>) {
@@ -49,7 +50,7 @@ pub(crate) fn state_json(claim: &Claim) -> Value {
 pub(crate) struct Report<'c> {
     claim: &'c Claim,
     /// The verdict, the lines, and why; or the reason why there is no verdict.
-    shown: Result<(Verdict, Vec<(String, String)>, String), String>,
+    shown: Result<(Verdict, Lines, String), String>,
 }
 
 impl<'c> Report<'c> {
@@ -89,7 +90,7 @@ impl<'c> Report<'c> {
         match &self.shown {
             Ok((verdict, lines, why)) => {
                 for (name, value) in lines {
-                    text += &format!("  {:<12} {name}: {value}\n", "here");
+                    let _ = writeln!(text, "  {:<12} {name}: {value}", "here");
                 }
                 text += &paragraph("verdict", &verdict.to_string());
                 text += &paragraph("why", why);

@@ -17,11 +17,13 @@ struct Got {
     bytes: Vec<u8>,
 }
 
-/// On a machine that is busy with other things a thread that lets others go first waits long for its turn: after this time so many rounds are enough.
+/// On a machine that is busy with other things a thread that lets others go first waits long for
+/// its turn: after this time so many rounds are enough.
 const LONG: Duration = Duration::from_millis(200);
 const ENOUGH: usize = 10;
 
-/// Two threads read one connection with buffers of these sizes. The message is sent so many times, each time when all of the one before was read.
+/// Two threads read one connection with buffers of these sizes. The message is sent so many times,
+/// each time when all of the one before was read.
 fn two_readers(sizes: [usize; 2], message: &[u8], rounds: usize) -> io::Result<Vec<Got>> {
     let (mut client, server) = pair()?;
     let (tell, told) = mpsc::channel();
@@ -66,14 +68,9 @@ fn c58(_: Lab) -> io::Result<Outcome> {
         .windows(2)
         .filter(|pair| pair[0].round == pair[1].round && pair[0].reader != pair[1].reader)
         .count();
-    Verdict::reproduced_if(between_two > 0 && bytes == 5 * messages).measured(values![
-        messages,
-        whole,
-        torn,
-        between_two,
-        bytes,
-        sent = 5 * messages
-    ])
+    let sent = 5 * messages;
+    let values = values![messages, whole, torn, between_two, bytes, sent];
+    Verdict::reproduced_if(between_two > 0 && bytes == sent).measured(values)
 }
 
 fn c60(_: Lab) -> io::Result<Outcome> {
@@ -81,37 +78,26 @@ fn c60(_: Lab) -> io::Result<Outcome> {
     let got = two_readers([3, 7], &numbers, 100)?;
     let rounds = got.last().map_or(0, |got| got.round + 1);
     let mut times = vec![[0; 256]; rounds];
-    for got in &got {
-        got.bytes
-            .iter()
-            .for_each(|byte| times[got.round][usize::from(*byte)] += 1);
+    for Got { round, bytes, .. } in &got {
+        for byte in bytes {
+            times[*round][usize::from(*byte)] += 1;
+        }
     }
-    let (twice, never) = times
-        .iter()
-        .flatten()
-        .fold((0, 0), |(twice, never), times| {
-            (
-                twice + usize::from(*times > 1),
-                never + usize::from(*times == 0),
-            )
-        });
-    let share = |reader| {
-        got.iter()
-            .filter(|got| got.reader == reader)
-            .map(|got| got.bytes.len())
-            .sum::<usize>()
-    };
-    let holds = twice == 0 && never == 0 && share(0) > 0 && share(1) > 0;
-    Verdict::reproduced_if(holds).measured(values![
-        bytes = 256 * rounds,
-        by_three = share(0),
-        by_seven = share(1),
-        twice,
-        never
-    ])
+    let twice = times.iter().flatten().filter(|times| **times > 1).count();
+    let never = times.iter().flatten().filter(|times| **times == 0).count();
+    let [by_three, by_seven] = [0, 1].map(|reader| {
+        let its = got.iter().filter(|got| got.reader == reader);
+        its.map(|got| got.bytes.len()).sum::<usize>()
+    });
+    let (bytes, holds) = (
+        256 * rounds,
+        twice == 0 && never == 0 && by_three > 0 && by_seven > 0,
+    );
+    Verdict::reproduced_if(holds).measured(values![bytes, by_three, by_seven, twice, never])
 }
 
-/// Two threads write to one connection, each messages of its own letter, in these pieces, one write each. Returns how many messages were cut.
+/// Two threads write to one connection, each messages of its own letter, in these pieces, one write
+/// each. Returns how many messages were cut.
 fn two_writers(
     pieces: &[usize],
     messages: usize,
@@ -160,7 +146,8 @@ fn two_writers(
 }
 
 fn c59(_: Lab) -> io::Result<Outcome> {
-    // What is up to chance is tried until it is seen, though not for ever: on one processor the threads rarely meet.
+    // What is up to chance is tried until it is seen, though not for ever: on one processor the
+    // threads rarely meet.
     let tried = |pieces: &[usize], messages, buffers| {
         let mut tries = (1..=20).map(|_| two_writers(pieces, messages, Some(buffers), false));
         tries.find(|cut| !matches!(cut, Ok(0))).unwrap_or(Ok(0))
@@ -180,7 +167,8 @@ fn interrupted(client: &mut TcpStream, server: &mut TcpStream) -> io::Result<io:
     let over = AtomicBool::new(false);
     let read = thread::scope(|scope| {
         scope.spawn(|| {
-            // Again and again, since nobody can see from here whether the other thread waits already; at last a byte, so that it does not wait for ever.
+            // Again and again, since nobody can see from here whether the other thread waits
+            // already; at last a byte, so that it does not wait for ever.
             let _ = (0..200).try_for_each(|_| {
                 thread::sleep(Duration::from_millis(2));
                 if over.load(Ordering::SeqCst) {

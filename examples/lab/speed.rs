@@ -1,10 +1,10 @@
-//! Measuring a server, and making it faster: E1 to E8, what the third lesson does.
+//! Measuring a server, and making it faster: E1 to E8, as in the third lesson.
 
-use super::prelude::*;
 use glassloop::submit::Ack;
 use glassloop::{Counters, Reactor};
 
 use super::demos::{Demo, Served};
+use super::prelude::*;
 use super::servers::Model;
 use super::servers::child::Server;
 use super::service::{Client, service, submit};
@@ -20,16 +20,17 @@ pub(crate) const RUNS: &[(&str, Run)] = &[
     ("E8", calls::e8),
 ];
 
-/// Sends so many requests in batches of `depth`, each when the one before is answered.
-pub(super) fn ask(
-    mut stream: &std::net::TcpStream,
-    requests: usize,
-    depth: usize,
-) -> io::Result<()> {
-    let (batch, mut acks) = (
+/// The requests of a batch, and room for their acks.
+pub(super) fn batch(depth: usize) -> (Vec<u8>, Vec<u8>) {
+    (
         submit(1, b"0123456789abcdef").repeat(depth),
         vec![0; depth * Ack::LEN],
-    );
+    )
+}
+
+/// Sends this many requests in batches of `depth`, each when the one before is answered.
+pub(super) fn ask(mut stream: &TcpStream, requests: usize, depth: usize) -> io::Result<()> {
+    let (batch, mut acks) = batch(depth);
     for _ in 0..requests / depth {
         stream.write_all(&batch)?;
         stream.read_exact(&mut acks)?;
@@ -44,145 +45,102 @@ fn e1(_: Lab) -> io::Result<Outcome> {
         let served = Served::by(demo)?;
         ask(&served.client, 100, 100)?; // warm
         let before = served.counts.now();
-        let rounds = (0..3)
-            .map(|_| timed(|| ask(&served.client, REQUESTS, 100)))
-            .collect::<Vec<_>>();
-        let after = served.counts.now();
         let mut best = f64::INFINITY;
-        for (took, asked) in rounds {
+        for _ in 0..3 {
+            let (took, asked) = timed(|| ask(&served.client, REQUESTS, 100));
             asked?;
             best = best.min(took.as_secs_f64() * 1e6 / REQUESTS as f64);
         }
-        let calls =
-            (after[0] - before[0] + after[1] - before[1]) as f64 / (after[2] - before[2]) as f64;
-        io::Result::Ok((calls, best))
+        let after = served.counts.now();
+        let [reads, writes, requests] = [0, 1, 2].map(|count| after[count] - before[count]);
+        io::Result::Ok(((reads + writes) as f64 / requests as f64, best))
     };
-    let (baseline, again, changed) = (
-        measure(Demo::Direct)?,
-        measure(Demo::Direct)?,
-        measure(Demo::Flushing)?,
-    );
+    let (calls, baseline) = measure(Demo::Direct)?;
+    let (calls_again, again) = measure(Demo::Direct)?;
+    let (calls_changed, changed) = measure(Demo::Flushing)?;
     let percent = |to: f64, from: f64| format!("{:+.1} %", (to / from - 1.0) * 100.0);
-    let holds = (baseline.0 - 4.0).abs() < 0.01 && (again.0 - 4.0).abs() < 0.01 && changed.0 < 1.0;
-    Verdict::reproduced_if(holds).measured(values![
-        baseline = baseline.1,
-        calls = baseline.0,
-        calls_changed = changed.0,
-        calls_gain = percent(changed.0, baseline.0),
-        changed = changed.1,
-        gain = percent(changed.1, baseline.1),
-        again = again.1,
-        noise = percent(again.1, baseline.1)
+    let fewer = percent(calls_changed, calls);
+    let (gain, noise) = (percent(changed, baseline), percent(again, baseline));
+    let four = (calls - 4.0).abs() < 0.01 && (calls_again - 4.0).abs() < 0.01;
+    Verdict::reproduced_if(four && calls_changed < 1.0).measured(values![
+        baseline,
+        calls,
+        calls_changed,
+        fewer,
+        changed,
+        gain,
+        again,
+        noise
     ])
 }
 
-/// How much a counter has grown, by the rule of Prometheus: a value below the one before is a new beginning from 0.
+/// How much a counter has grown, by the rule of Prometheus: a value below the one before is a
+/// restart.
 fn increase(samples: &[u64]) -> u64 {
-    samples
+    let steps = samples
         .windows(2)
-        .map(|pair| {
-            if pair[1] < pair[0] {
-                pair[1]
-            } else {
-                pair[1] - pair[0]
-            }
-        })
-        .sum()
+        .map(|pair| pair[1].checked_sub(pair[0]).unwrap_or(pair[1]));
+    steps.sum()
 }
 
 fn e2(_: Lab) -> io::Result<Outcome> {
-    const SUBMITS: [usize; 3] = [10, 20, 30];
-    let mut reactor = Reactor::bind("127.0.0.1:0", service()).map_err(io::Error::other)?;
+    const SUBMITS: [u64; 3] = [10, 20, 30];
+    let mut reactor = Reactor::bind("127.0.0.1:0", service())?;
     let addr = reactor.local_addrs()[0]
         .tcp()
-        .ok_or(io::ErrorKind::AddrNotAvailable)?;
-    let clients: Vec<_> = SUBMITS
-        .into_iter()
-        .map(|submits| {
-            thread::spawn(move || {
-                let mut client = Client::connect(addr)?;
-                (1..=submits as u64)
-                    .map(|n| client.ask(&submit(n, b"hello")))
-                    .collect::<io::Result<Vec<_>>>()
-                    .map(|acks| acks.len())
-            })
+        .ok_or(ErrorKind::AddrNotAvailable)?;
+    let clients = SUBMITS.map(|submits| {
+        thread::spawn(move || {
+            let mut client = Client::connect(addr)?;
+            (1..=submits).try_for_each(|n| client.ask(&submit(n, b"hello")).map(drop))?;
+            io::Result::Ok(submits)
         })
-        .collect();
-    let (mut samples, end) = (Vec::new(), Instant::now() + PATIENCE);
+    });
+    let (mut samples, mut most, end) = (Vec::new(), 0, Instant::now() + PATIENCE);
     while reactor.counters().closed < 3 && Instant::now() < end {
-        let _ = reactor
-            .turn(Some(Duration::from_millis(10)))
-            .map_err(io::Error::other)?;
+        let _ = reactor.turn(Some(Duration::from_millis(10)))?;
         let Counters {
             accepted,
             closed,
             frames,
             queued,
+            ..
+        } = reactor.counters();
+        let Counters {
             bytes_read,
             bytes_written,
             ..
         } = reactor.counters();
-        samples.push((
-            [accepted, closed, frames, queued, bytes_read, bytes_written],
-            reactor.connections(),
-        ));
+        samples.push([accepted, closed, frames, queued, bytes_read, bytes_written]);
+        most = reactor.connections().max(most);
     }
     let acked = clients
         .into_iter()
-        .map(|client| {
-            client
-                .join()
-                .map_err(|_| io::Error::other("a client panicked"))?
-        })
-        .sum::<io::Result<usize>>()?;
+        .map(|client| joined(client)?)
+        .sum::<io::Result<u64>>()?;
     let Counters {
         accepted,
         frames,
         queued,
         ..
     } = reactor.counters();
-    let falls = samples
-        .windows(2)
-        .filter(|pair| {
-            pair[0]
-                .0
-                .iter()
-                .zip(pair[1].0)
-                .any(|(before, after)| after < *before)
-        })
-        .count();
-    let most = samples
-        .iter()
-        .map(|(_, connected)| *connected)
-        .max()
-        .unwrap_or(0);
-    let sent = SUBMITS.iter().sum::<usize>();
+    let fell = |pair: &&[[u64; 6]]| pair[0].iter().zip(&pair[1]).any(|(old, new)| new < old);
+    let falls = samples.windows(2).filter(fell).count();
+    let (sent, left, samples) = (SUBMITS.iter().sum(), reactor.connections(), samples.len());
     let grown = increase(&[100, 150, 149]);
-    let equal = (accepted, frames as usize, queued as usize) == (3, sent, acked) && acked == sent;
-    let gauge = most > reactor.connections() && reactor.connections() == 0;
-    Verdict::WrongAsWritten
-        .only_if(equal && gauge && falls == 0 && grown == 199)
-        .measured(values![
-            frames,
-            sent,
-            queued,
-            acked,
-            most,
-            left = reactor.connections(),
-            falls,
-            samples = samples.len(),
-            grown
-        ])
+    let equal = (accepted, frames, queued, acked) == (3, sent, acked, sent);
+    let holds = equal && most > left && left == 0 && falls == 0 && grown == 199;
+    let values = values![
+        frames, sent, queued, acked, most, left, falls, samples, grown
+    ];
+    Verdict::WrongAsWritten.only_if(holds).measured(values)
 }
 
 fn e4(_: Lab) -> io::Result<Outcome> {
     const CLIENTS: usize = 100;
     // Requests a second: all clients send `depth` requests, then all read their acks.
     let rate = |clients: &mut Vec<Client>, depth: usize, rounds: usize| {
-        let (batch, mut acks) = (
-            submit(1, b"0123456789abcdef").repeat(depth),
-            vec![0; depth * Ack::LEN],
-        );
+        let (batch, mut acks) = batch(depth);
         let mut best = Duration::MAX;
         for _ in 0..rounds {
             let (took, done) = timed(|| {
@@ -196,39 +154,30 @@ fn e4(_: Lab) -> io::Result<Outcome> {
             done?;
             best = best.min(took);
         }
-        io::Result::Ok((CLIENTS * depth * 1_000_000) / best.as_micros().max(1) as usize)
+        io::Result::Ok(CLIENTS * depth * 1_000_000 / best.as_micros().max(1) as usize)
     };
     let measure = |model| {
         let server = Server::start(model)?;
-        let mut clients = (0..CLIENTS)
-            .map(|_| Client::connect(server.addr))
-            .collect::<io::Result<Vec<_>>>()?;
+        let clients = (0..CLIENTS).map(|_| Client::connect(server.addr));
+        let mut clients = clients.collect::<io::Result<Vec<_>>>()?;
         rate(&mut clients, 1, 1)?; // each is served from here on
         io::Result::Ok([rate(&mut clients, 1, 10)?, rate(&mut clients, 100, 5)?])
     };
-    let (threads, reactor) = (measure(Model::Threads)?, measure(Model::Reactor)?);
-    let gains = [threads, reactor].map(|[waiting, ahead]| ahead as f64 / waiting as f64);
-    let said = |rates: [usize; 2], gain: f64| {
+    let rates = [measure(Model::Threads)?, measure(Model::Reactor)?];
+    let verdict = Verdict::Refined.only_if(rates.iter().all(|[one, many]| *many > 2 * one));
+    let [one, many] = [0, 1].map(|load| rates[1][load] as f64 / rates[0][load] as f64);
+    let [threads, reactor] = rates.map(|rates| {
+        let [waiting, ahead] = rates.map(thousands);
+        let gain = rates[1] / rates[0];
         format!(
-            "{} a second with 1 request under way, {} with 100: {gain:.0} times",
-            thousands(rates[0]),
-            thousands(rates[1])
+            "{waiting} a second with 1 request in flight, {ahead} with 100: {gain} times as many"
         )
-    };
+    });
     let cores = thread::available_parallelism().map_or(1, usize::from);
-    Ok(Outcome::new(
-        Verdict::Refined.only_if(gains.iter().all(|gain| *gain > 2.0)),
-        values![
-            cores,
-            threads = said(threads, gains[0]),
-            reactor = said(reactor, gains[1]),
-            one = reactor[0] as f64 / threads[0] as f64,
-            many = reactor[1] as f64 / threads[1] as f64
-        ],
-    )
-    .note(if cfg!(debug_assertions) {
-        "This build is not optimised; in one that is, the ratios are others."
+    let note = if cfg!(debug_assertions) {
+        "This build is not optimized; an optimized one gives other ratios."
     } else {
         ""
-    }))
+    };
+    Ok(Outcome::new(verdict, values![cores, threads, reactor, one, many]).note(note))
 }

@@ -1,4 +1,5 @@
-//! The claims' texts, in Markdown: one file a section, one heading a claim, and its fields below it.
+//! The claims' texts, in Markdown: one file a section, one heading a claim, and its fields below
+//! it.
 //!
 //! ```text
 //! # Closing: C62 to C65
@@ -50,99 +51,99 @@ pub(crate) struct Text {
 /// The claims of one section, in their order.
 ///
 /// # Errors
-/// If the file has not this form: with the line and what is wrong there.
+/// If the file does not have this form: with the line and what is wrong there.
 pub(crate) fn parse(file: &str, text: &str) -> Result<Vec<Text>, String> {
-    let mut claims: Vec<Text> = Vec::new();
-    let mut open: Option<Open> = None;
+    let entries = entries(file, text, &[&FIELDS[..], &OPTIONAL].concat())?;
+    let claims = entries.into_iter().map(Entry::claim);
+    claims
+        .map(|claim| claim.map_err(|error| format!("{file}: {error}")))
+        .collect()
+}
+
+/// What stands below one heading: its fields, by their names.
+pub(crate) struct Entry {
+    pub(crate) id: String,
+    fields: BTreeMap<String, Vec<String>>,
+}
+
+/// All entries of a file, in their order.
+///
+/// # Errors
+/// If a heading is no letter with a number, or a field is unknown or there twice.
+pub(crate) fn entries(file: &str, text: &str, names: &[&str]) -> Result<Vec<Entry>, String> {
+    let (mut entries, mut current) = (Vec::<Entry>::new(), "");
     for (number, line) in text.lines().enumerate() {
-        let fail = |what: String| format!("{file}:{}: {what}", number + 1);
+        let fail = |what: &str| Err(format!("{file}:{}: {what}", number + 1));
         if let Some(id) = line.strip_prefix("## ") {
-            claims.extend(open.take().map(Open::close).transpose().map_err(&fail)?);
             if !is_id(id) {
-                return Err(fail(format!("{id:?} is no number of a claim, such as C62")));
+                return fail(&format!("{id:?} is no number such as C62"));
             }
-            open = Some(Open::new(id));
-        } else if let Some(open) = &mut open {
-            open.take(line).map_err(fail)?;
-        } else if !line.is_empty() && !line.starts_with("# ") {
-            return Err(fail("text before the first claim".into()));
+            let (id, fields) = (id.into(), BTreeMap::new());
+            entries.push(Entry { id, fields });
+            current = "";
+            continue;
+        }
+        let field = line
+            .strip_prefix("**")
+            .and_then(|rest| rest.split_once(":**"));
+        match (entries.last_mut(), field) {
+            (Some(Entry { id, .. }), Some((name, _))) if !names.contains(&name) => {
+                return fail(&format!("{id} has the unknown field {name:?}"));
+            }
+            (Some(Entry { id, fields }), Some((name, first))) => {
+                current = name;
+                if fields.insert(name.into(), vec![first.into()]).is_some() {
+                    return fail(&format!("{id} has {name} twice"));
+                }
+            }
+            (Some(entry), None) if !current.is_empty() => {
+                entry
+                    .fields
+                    .get_mut(current)
+                    .expect("it was inserted")
+                    .push(line.into());
+            }
+            (None, _) => {}
+            _ if line.is_empty() => {}
+            _ => return fail("text before the first field"),
         }
     }
-    let end = |what| format!("{file}: at its end: {what}");
-    claims.extend(open.map(Open::close).transpose().map_err(end)?);
-    Ok(claims)
+    Ok(entries)
 }
 
 /// Whether it is a letter and a number.
 fn is_id(id: &str) -> bool {
-    let digits = id.strip_prefix(['C', 'D', 'E']);
+    let digits = id.strip_prefix(|char: char| char.is_ascii_alphabetic());
     digits.is_some_and(|digits| digits.parse().is_ok_and(|number: u32| number > 0))
 }
 
-/// A claim whose text goes on.
-struct Open {
-    id: String,
-    fields: BTreeMap<String, Vec<String>>,
-    /// The field that the next line belongs to.
-    current: String,
-}
-
-impl Open {
-    fn new(id: &str) -> Self {
-        Self {
-            id: id.into(),
-            fields: BTreeMap::new(),
-            current: String::new(),
-        }
+impl Entry {
+    fn lines(&self, name: &str) -> Option<String> {
+        self.fields.get(name).map(|lines| lines.join("\n"))
     }
 
-    fn take(&mut self, line: &str) -> Result<(), String> {
-        let named = line
-            .strip_prefix("**")
-            .and_then(|rest| rest.split_once(":**"));
-        if let Some((name, first)) = named {
-            if !FIELDS.contains(&name) && !OPTIONAL.contains(&name) {
-                return Err(format!("{} has the unknown field {name:?}", self.id));
-            }
-            if self
-                .fields
-                .insert(name.into(), vec![first.trim().into()])
-                .is_some()
-            {
-                return Err(format!("{} has {name} twice", self.id));
-            }
-            self.current = name.into();
-        } else if let Some(lines) = self.fields.get_mut(&self.current) {
-            lines.push(line.into());
-        } else if !line.is_empty() {
-            return Err(format!("{}: text before its first field", self.id));
-        }
-        Ok(())
+    /// The running text of a field.
+    ///
+    /// # Errors
+    /// If there is none.
+    pub(crate) fn text(&self, name: &str) -> Result<String, String> {
+        let text = self.lines(name).map(|lines| running(&lines));
+        let text = text.filter(|text| !text.is_empty());
+        text.ok_or_else(|| format!("{} has no text under {name}", self.id))
     }
 
-    fn close(mut self) -> Result<Text, String> {
-        let id = self.id;
-        let mut field = |name: &str| self.fields.remove(name).map(|lines| lines.join("\n"));
-        let mut needed = |name: &str| {
-            let text = field(name).map(|lines| running(&lines)).unwrap_or_default();
-            let missing = format!("{id} has no text under {name}");
-            if text.is_empty() {
-                Err(missing)
-            } else {
-                Ok(text)
-            }
-        };
-        let [says, asks, why, look, exercise] = FIELDS.map(&mut needed);
+    fn claim(self) -> Result<Text, String> {
+        let [says, asks, why, look, exercise] = FIELDS.map(|name| self.text(name));
         let look = look?;
         let command = look
             .strip_prefix('`')
             .and_then(|look| look.strip_suffix('`'));
-        let measured = field("Measured").map_or(Ok(Vec::new()), |lines| items(&id, &lines))?;
-        let [instead, not_here] =
-            ["Instead", "Not here"].map(|name| field(name).map(|lines| running(&lines)));
+        let measured = self.lines("Measured");
+        let measured = measured.map_or(Ok(Vec::new()), |lines| items(&self.id, &lines))?;
+        let [instead, not_here] = ["Instead", "Not here"].map(|name| self.text(name).ok());
         if not_here.is_some() && (instead.is_some() || !measured.is_empty()) {
             let rule = "what is not here has neither Measured nor Instead";
-            return Err(format!("{id}: {rule}"));
+            return Err(format!("{}: {rule}", self.id));
         }
         Ok(Text {
             says: says?,
@@ -150,12 +151,12 @@ impl Open {
             why: why?,
             measured,
             look: command
-                .ok_or(format!("{id}: Look is no command in backticks"))?
+                .ok_or(format!("{}: Look is no command in backticks", self.id))?
                 .into(),
             exercise: exercise?,
             instead,
             not_here,
-            id,
+            id: self.id,
         })
     }
 }
@@ -180,10 +181,10 @@ fn running(lines: &str) -> String {
     while let Some(char) = chars.next() {
         in_code ^= char == '`';
         let escapes = char == '\\' && !in_code;
-        if !(escapes && chars.peek().is_some_and(char::is_ascii_punctuation)) {
-            text.push(char);
-        } else {
+        if escapes && chars.peek().is_some_and(char::is_ascii_punctuation) {
             text.extend(chars.next());
+        } else {
+            text.push(char);
         }
     }
     text

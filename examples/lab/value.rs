@@ -3,12 +3,12 @@
 use std::fmt::Write as _;
 use std::io;
 use std::net::SocketAddr;
-use std::slice::EscapeAscii;
 use std::time::Duration;
 
 use glassloop::submit::Id;
 
-use super::tools::{result, thousands};
+use super::service::hex;
+use super::tools::{name_of, result, thousands};
 
 /// A thing that was measured.
 #[derive(Clone, Debug)]
@@ -18,9 +18,14 @@ pub(crate) enum Value {
     Float(f64),
     Time(Duration),
     Flag(bool),
+    /// Shown whole, with commas, or one by one: `{list.0}`.
+    List(Vec<Value>),
     /// Not known in this run: the line that names it is left out.
     Nothing,
 }
+
+/// Lines of a report: a name and a value each.
+pub(crate) type Lines = Vec<(String, String)>;
 
 /// Named values: `values![count, read = result(&read)]`.
 pub(crate) type Values = Vec<(&'static str, Value)>;
@@ -62,9 +67,12 @@ to_value! {
     f64: number => Value::Float(*number);
     SocketAddr: addr => Value::Text(addr.to_string());
     Id: id => Value::Text(id.to_string());
-    EscapeAscii<'_>: bytes => Value::Text(bytes.to_string());
     bool: flag => Value::Flag(*flag);
     Duration: time => Value::Time(*time);
+    io::Result<()>: done => Value::Text(match done {
+        Ok(()) => "0".into(),
+        Err(error) => format!("-1 {}", name_of(error)),
+    });
     io::Result<usize>: read => Value::Text(result(read));
 }
 
@@ -82,11 +90,7 @@ impl<T: ToValue> ToValue for Option<T> {
 
 impl<T: ToValue> ToValue for [T] {
     fn to_value(&self) -> Value {
-        let items: Vec<String> = self
-            .iter()
-            .filter_map(|item| item.to_value().show("").ok())
-            .collect();
-        Value::Text(items.join(", "))
+        Value::List(self.iter().map(ToValue::to_value).collect())
     }
 }
 
@@ -102,9 +106,27 @@ impl<T: ToValue> ToValue for Vec<T> {
     }
 }
 
+impl<A: ToValue, B: ToValue> ToValue for (A, B) {
+    fn to_value(&self) -> Value {
+        Value::List(vec![self.0.to_value(), self.1.to_value()])
+    }
+}
+
 impl Value {
-    /// As the part behind the colon of `{name:form}` wants it: `,` groups digits, `.2` is for decimal
-    /// places, `.1ms` for a time in a unit, and `yes|no` for what is or is not so.
+    /// The bytes that it is a list of.
+    fn bytes(&self) -> Option<Vec<u8>> {
+        let Self::List(items) = self else {
+            return None;
+        };
+        let byte = |item: &Self| match item {
+            Self::Whole(byte) => u8::try_from(*byte).ok(),
+            _ => None,
+        };
+        items.iter().map(byte).collect()
+    }
+
+    /// In the form after the colon of `{name:form}`: `,` groups digits, `.2` sets decimal places,
+    /// `.1ms` shows a time in a unit, `hex` and `ascii` show bytes, and `yes|no` chooses by a flag.
     fn show(&self, form: &str) -> Result<String, String> {
         let unknown = || format!("{self:?} cannot be shown as {form:?}");
         let digits = form
@@ -116,6 +138,14 @@ impl Value {
             (Self::Whole(count), "") => count.to_string(),
             (Self::Whole(count), ",") => thousands(usize::try_from(*count).map_err(|_| unknown())?),
             (Self::Whole(count), "#04x") => format!("{count:#04x}"),
+            (Self::List(_), "hex") => hex(&self.bytes().ok_or_else(unknown)?),
+            (Self::List(_), "ascii") => {
+                self.bytes().ok_or_else(unknown)?.escape_ascii().to_string()
+            }
+            (Self::List(items), _) => {
+                let items: Result<Vec<_>, _> = items.iter().map(|item| item.show(form)).collect();
+                items?.join(", ")
+            }
             (Self::Float(number), _) => format!("{number:.0$}", digits.ok_or_else(unknown)?),
             (Self::Flag(flag), "") => flag.to_string(),
             (Self::Flag(flag), _) => {
@@ -139,14 +169,12 @@ impl Value {
     }
 }
 
-/// The lines that the templates make of the values. A line with a value that is not known is left out.
+/// The lines that the templates make of the values. A line with a value that is not known is left
+/// out.
 ///
 /// # Errors
 /// If a template names a value that there is not, or no template names one that there is.
-pub(crate) fn render(
-    templates: &[(String, String)],
-    values: &Values,
-) -> Result<Vec<(String, String)>, String> {
+pub(crate) fn render(templates: &[(String, String)], values: &Values) -> Result<Lines, String> {
     let (mut lines, mut named) = (Vec::new(), Vec::new());
     for (name, value) in templates {
         let filled = [name, value].map(|template| fill(template, values, &mut named));
@@ -181,9 +209,16 @@ fn fill(
             .filter(|_| bracket == "{")
             .ok_or_else(wrong)?;
         let (name, form) = inner.split_once(':').unwrap_or((inner, ""));
+        let unknown = || format!("there is no value {name}");
+        let (name, index) = name.split_once('.').unwrap_or((name, ""));
         let found = values.iter().find(|(other, _)| *other == name);
-        let (name, value) = found.ok_or_else(|| format!("there is no value {name}"))?;
+        let (name, mut value) = found
+            .map(|(name, value)| (name, value))
+            .ok_or_else(unknown)?;
         named.push(name);
+        if let (Value::List(items), Ok(index)) = (value, index.parse::<usize>()) {
+            value = items.get(index).ok_or_else(unknown)?;
+        }
         match value {
             Value::Nothing => known = false,
             value => {

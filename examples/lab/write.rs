@@ -1,4 +1,5 @@
-//! Writing to a socket: C49 to C57. Blocked writes are in `write_blocks.rs`, deadlines in `write_deadlines.rs`.
+//! Writing to a socket: C49 to C57. Blocked writes are in `write_blocks.rs`, deadlines in
+//! `write_deadlines.rs`.
 
 use super::prelude::*;
 use glassloop::Flush;
@@ -29,10 +30,8 @@ fn c49(_: Lab) -> io::Result<Outcome> {
     let much = vec![0; 16 << 20];
     client.set_nonblocking(true)?;
     let short = client.write(&much)?;
-    let all = client
-        .write_all(&much)
-        .err()
-        .map_or("ok".into(), |error| name_of(&error));
+    let all = client.write_all(&much);
+    let all = all.map_or_else(|error| name_of(&error), |()| "ok".into());
     let as_known =
         (written, arrived) == (5, 5) && short > 0 && short < much.len() && all == "EAGAIN";
     Verdict::reproduced_if(as_known).measured(values![written, arrived, short, all])
@@ -59,14 +58,14 @@ fn c50(_: Lab) -> io::Result<Outcome> {
     Verdict::reproduced_if(as_known).measured(values![written, took, acknowledged, apart, after])
 }
 
-/// A stream that takes some bytes, none now, or breaks, as the dice fall.
-struct Moody {
+/// A stream that takes some bytes, takes none, or breaks, at random.
+struct Random {
     dice: fastrand::Rng,
     taken: Vec<u8>,
     broken: bool,
 }
 
-impl Write for Moody {
+impl Write for Random {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         self.broken |= self.dice.u8(..) == 0;
         match self.dice.u8(..10) {
@@ -86,8 +85,8 @@ impl Write for Moody {
     }
 }
 
-/// Goes on behind what was taken, with the crate's own transport. Says how many bytes were.
-fn careful(message: &[u8], stream: &mut Moody) -> usize {
+/// Continues after the bytes that were taken, with the crate's own transport. Returns their number.
+fn careful(message: &[u8], stream: &mut Random) -> usize {
     let mut sent = 0;
     while sent < message.len() {
         match flush(stream, &message[sent..], &mut Readiness::default()) {
@@ -99,8 +98,8 @@ fn careful(message: &[u8], stream: &mut Moody) -> usize {
     sent
 }
 
-/// Looks at the error, and not at n.
-fn hasty(message: &[u8], stream: &mut Moody) {
+/// Checks the error, and not n.
+fn hasty(message: &[u8], stream: &mut Random) {
     for part in message.chunks(100) {
         while let Err(error) = stream.write(part) {
             if error.kind() == ErrorKind::ConnectionReset {
@@ -110,33 +109,28 @@ fn hasty(message: &[u8], stream: &mut Moody) {
     }
 }
 
-#[allow(clippy::unnecessary_wraps)] // as all experiments are
 fn c57(_: Lab) -> io::Result<Outcome> {
     const MESSAGES: u64 = 2000;
     let (mut whole, mut broken, mut wrong, mut wrong_if_hasty) = (0, 0, 0, 0);
     for seed in 0..MESSAGES {
         let mut dice = fastrand::Rng::with_seed(seed);
         let message: Vec<u8> = (0..dice.usize(1..2000)).map(|_| dice.u8(..)).collect();
-        let stream = || Moody {
+        let stream = || Random {
             dice: fastrand::Rng::with_seed(!seed),
             taken: Vec::new(),
             broken: false,
         };
-        let mut moody = stream();
-        let sent = careful(&message, &mut moody);
+        let mut random = stream();
+        let sent = careful(&message, &mut random);
         whole += u64::from(sent == message.len());
-        broken += u64::from(moody.broken);
-        wrong += u64::from(moody.taken != message[..sent]);
-        let mut moody = stream();
-        hasty(&message, &mut moody);
-        wrong_if_hasty += u64::from(!message.starts_with(&moody.taken));
+        broken += u64::from(random.broken);
+        wrong += u64::from(random.taken != message[..sent]);
+        let mut random = stream();
+        hasty(&message, &mut random);
+        wrong_if_hasty += u64::from(!message.starts_with(&random.taken));
     }
     let all_ends = whole > 0 && broken > 0 && whole + broken >= MESSAGES;
-    Verdict::reproduced_if(wrong == 0 && all_ends && wrong_if_hasty > 0).measured(values![
-        messages = MESSAGES,
-        broken,
-        whole,
-        wrong,
-        wrong_if_hasty
-    ])
+    let holds = wrong == 0 && all_ends && wrong_if_hasty > 0;
+    let values = values![messages = MESSAGES, broken, whole, wrong, wrong_if_hasty];
+    Verdict::reproduced_if(holds).measured(values)
 }

@@ -55,7 +55,10 @@ use super::*;
 macro_rules! pages {
     ($($page:ident $([$($part:ident)*])?)*) => {$(
         #[doc = include_str!(concat!(stringify!($page), ".md"))]
-        $($(#[doc = include_str!(concat!(stringify!($page), "/", stringify!($part), ".md"))])*)?
+        $(
+            #[allow(clippy::doc_markdown)] // a terminal shows the parts, too
+            $(#[doc = include_str!(concat!(stringify!($page), "/", stringify!($part), ".md"))])*
+        )?
         ///
         /// [chapter 1]: sockets
         /// [chapter 2]: models
