@@ -1,18 +1,17 @@
 //! The end of a connection: C62 to C65.
 
-use super::prelude::*;
-use bytes::BytesMut;
-use glassloop::Codec;
-use glassloop::submit::{Ack, ClientCodec, Id, Kind, Request};
+use glassloop::submit::Ack;
 use rustix::event::epoll::{self, CreateFlags, EventFlags};
 
+use super::prelude::*;
 use super::servers::Model;
 use super::servers::child::Server;
 use super::servers::sys;
+use super::service::{Client, submit};
 
 pub(crate) const RUNS: &[(&str, Run)] = &[("C62", c62), ("C63", c63), ("C64", c64), ("C65", c65)];
 
-/// What reads come to until the end or an error: `"bye"`, then `0`, say.
+/// The results of reads until the end or an error: `"bye"`, then `0`, say.
 fn reads(mut stream: &TcpStream) -> Vec<String> {
     let mut came = Vec::new();
     loop {
@@ -37,9 +36,7 @@ fn c62(_: Lab) -> io::Result<Outcome> {
 
     let (mut client, mut server) = pair()?;
     server.write_all(b"hello")?;
-    if !wait_for(|| queues_of(&client).is_ok_and(|queues| queues.received == 5)) {
-        return Err(io::Error::other("the client did not get what was sent"));
-    }
+    has_come(&client, 5);
     client.write_all(b"bye")?;
     drop(client); // with "hello" unread
     let unread = reads(&server);
@@ -70,15 +67,10 @@ fn c64(_: Lab) -> io::Result<Outcome> {
         .measured(values![end, writes, answered])
 }
 
-/// What epoll says of a socket now, to one who asks for reading, writing and the peer's end.
+/// What epoll reports of a socket now, with interest in reading, writing and the peer's end.
 fn events_of(stream: &TcpStream) -> io::Result<EventFlags> {
     let epoll = epoll::create(CreateFlags::CLOEXEC)?;
-    sys::epoll_add(
-        &epoll,
-        stream,
-        0,
-        EventFlags::IN | EventFlags::OUT | EventFlags::RDHUP,
-    )?;
+    sys::epoll_add(&epoll, stream, 0, HALF)?;
     let mut events = Vec::with_capacity(1);
     sys::epoll_wait(&epoll, &mut events, false)?;
     Ok(events
@@ -86,13 +78,13 @@ fn events_of(stream: &TcpStream) -> io::Result<EventFlags> {
         .map_or(EventFlags::empty(), |event| event.flags))
 }
 
-/// What epoll says of the server's end after this was done, as soon as `sign` is among it.
+/// What epoll reports of the server's end after this, as soon as `sign` is part of it.
 fn events_after(
     sign: EventFlags,
     act: impl FnOnce(TcpStream, &mut TcpStream) -> io::Result<Option<TcpStream>>,
 ) -> io::Result<EventFlags> {
     let (client, mut server) = pair()?;
-    let _client = act(client, &mut server)?; // if it is still there, it lives until epoll was asked
+    let _client = act(client, &mut server)?; // a client that is still open stays so until here
     let mut events = EventFlags::empty();
     wait_for(|| {
         events = events_of(&server).unwrap_or(EventFlags::empty());
@@ -107,41 +99,22 @@ fn named(events: EventFlags) -> String {
     format!("{:#x} = {}", events.bits(), names.join("|"))
 }
 
-/// What a client reads that sends a request to the reactor, ends its sending and waits: so many
-/// bytes, then the end.
-fn half_closed_client_reads() -> io::Result<usize> {
-    let server = Server::start(Model::Reactor)?;
-    let mut client = TcpStream::connect(server.addr)?;
-    client.set_read_timeout(Some(PATIENCE))?;
-    let mut request = BytesMut::new();
-    ClientCodec::default()
-        .encode(
-            Request {
-                kind: Kind::Submit,
-                id: Id::nth(1),
-                payload: b"hello",
-            },
-            &mut request,
-        )
-        .map_err(io::Error::other)?;
-    client.write_all(&request)?;
-    client.shutdown(Shutdown::Write)?;
-    client.read_to_end(&mut Vec::new())
-}
+const HALF: EventFlags = EventFlags::IN
+    .union(EventFlags::OUT)
+    .union(EventFlags::RDHUP);
 
 fn c65(_: Lab) -> io::Result<Outcome> {
-    const HALF: EventFlags = EventFlags::IN
-        .union(EventFlags::OUT)
-        .union(EventFlags::RDHUP);
     let gone = HALF | EventFlags::ERR | EventFlags::HUP;
-    let answer = half_closed_client_reads()?;
+    // A client sends a request, ends its sending and waits: what it reads up to the end.
+    let server = Server::start(Model::Reactor)?;
+    let mut client = Client::connect(server.addr)?;
+    client.send(&submit(1, b"hello"))?;
+    let answer = client.rest()?.len();
+
     let half = events_after(EventFlags::RDHUP, |client, _| {
         client.shutdown(Shutdown::Write).map(|()| Some(client))
     })?;
-    let closed = events_after(EventFlags::RDHUP, |client, _| {
-        drop(client);
-        Ok(None)
-    })?;
+    let closed = events_after(EventFlags::RDHUP, |_closed, _| Ok(None))?;
     let both = events_after(EventFlags::HUP, |client, server| {
         client.shutdown(Shutdown::Write)?;
         server.shutdown(Shutdown::Write).map(|()| Some(client))
@@ -151,14 +124,9 @@ fn c65(_: Lab) -> io::Result<Outcome> {
         server.write(b"x").map(|_| None)
     })?;
     let reset = events_after(EventFlags::ERR, |client, _| reset(client).map(|()| None))?;
-    let holds = answer == Ack::LEN
-        && [half, closed, both, written, reset] == [HALF, HALF, HALF | EventFlags::HUP, gone, gone];
-    Verdict::Refined.only_if(holds).measured(values![
-        answer,
-        half = named(half),
-        closed = named(closed),
-        written = named(written),
-        reset = named(reset),
-        both = named(both)
-    ])
+    let events = [half, closed, both, written, reset];
+    let holds = answer == Ack::LEN && events == [HALF, HALF, HALF | EventFlags::HUP, gone, gone];
+    let [half, closed, both, written, reset] = events.map(named);
+    let values = values![answer, half, closed, written, reset, both];
+    Verdict::Refined.only_if(holds).measured(values)
 }

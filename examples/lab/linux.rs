@@ -1,4 +1,4 @@
-//! What the command line asks for, and all the modules.
+//! The command line, and all modules.
 
 mod allocations;
 mod beside;
@@ -27,7 +27,7 @@ mod read;
 mod read_deadlines;
 mod register;
 mod report;
-#[allow(dead_code)] // all of the nine are there; the lab needs some, and not all that is known of them
+#[allow(dead_code)] // the lab uses only a part of it
 #[path = "../models/servers.rs"]
 mod servers;
 mod service;
@@ -38,7 +38,7 @@ mod speed_calls;
 mod text;
 mod tools;
 mod value;
-#[allow(dead_code)] // its table's head is for the other program
+#[allow(dead_code)]
 #[path = "../models/wait_cost.rs"]
 mod wait_cost;
 mod whereabouts;
@@ -58,7 +58,7 @@ use serde_json::Value;
 use claim::{Claim, Lab, Outcome};
 use report::Report;
 
-/// Replays the claims of the lessons on TCP servers, and says what came of each here.
+/// Runs the claims of the lessons on TCP servers, and compares them with what it measures
 #[derive(Parser)]
 #[command(version)]
 struct Args {
@@ -68,13 +68,13 @@ struct Args {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Name all claims, and whether they can be run
+    /// List all claims, and whether they can be run
     List {
         /// Print a JSON array
         #[arg(long)]
         json: bool,
     },
-    /// Run some of them: C43, C32..C38, all
+    /// Run claims: C43, C32..C38, all
     Run {
         #[arg(required = true, value_parser = register::choose)]
         claims: Vec<Vec<&'static Claim>>,
@@ -87,15 +87,15 @@ enum Command {
         #[arg(long)]
         json: bool,
 
-        /// Begin no further experiment after this time
+        /// Start no experiment after this time
         #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
         budget: Option<Duration>,
 
-        /// Run what takes minutes, too
+        /// Also run experiments that take minutes
         #[arg(long)]
         slow: bool,
     },
-    /// Say what a claim says, why it comes out as it does, and how to see that oneself
+    /// Explain a claim: what the lesson says, why it comes out as it does, and how to see it
     Explain {
         #[arg(required = true, value_parser = register::choose)]
         claims: Vec<Vec<&'static Claim>>,
@@ -105,9 +105,9 @@ enum Command {
         #[arg(required = true, value_parser = register::choose)]
         claims: Vec<Vec<&'static Claim>>,
     },
-    /// Show reactors that are wrong: the symptom, what catches it, and the fix
+    /// Show wrong reactors: the symptom, what catches it, and the fix
     Wrong {
-        /// Some of them: w1, w2, …
+        /// w1, w2, …; all by default
         #[arg(value_parser = wrong::find)]
         reactors: Vec<wrong::Wrong>,
 
@@ -162,10 +162,8 @@ fn ended(result: Result<(), Box<dyn Error>>) -> ExitCode {
 
 fn list(json: bool) {
     if json {
-        report::say(format!(
-            "{}\n",
-            Value::Array(register::claims().iter().map(report::state_json).collect())
-        ));
+        let claims = register::claims().iter().map(report::state_json).collect();
+        report::say(format!("{}\n", Value::Array(claims)));
     } else {
         for claim in register::claims() {
             report::say(report::state(claim) + "\n");
@@ -231,7 +229,7 @@ fn carry_out(claim: &Claim, lab: Lab) -> io::Result<Outcome> {
 
 const TOO_FEW: &str = "This process may open too few descriptors (ulimit -n).";
 
-/// Whether it is EMFILE or ENFILE, or stands for one.
+/// Whether it is EMFILE or ENFILE, or has one as its cause.
 fn lacks_descriptors(error: &io::Error) -> bool {
     let named =
         |error: &io::Error| matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE));
@@ -245,7 +243,7 @@ fn lacks_descriptors(error: &io::Error) -> bool {
     named(error)
 }
 
-/// The learner's guess. What the lesson says comes with the result: it often is the answer.
+/// The learner's guess. The result shows what the lesson says: that is often the answer.
 fn ask(claim: &Claim) -> String {
     const NO_GUESS: &str = "(no guess)";
     report::say(format!(

@@ -1,4 +1,4 @@
-//! The lab: every claim of the lesson, run and measured here.
+//! The lab: every claim of the lessons, run and measured.
 //!
 //! `cargo run --release --example lab -- list`, then `… -- run C43`; `… -- wrong` shows eight
 //! reactors that are wrong.

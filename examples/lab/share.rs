@@ -10,20 +10,20 @@ use super::go_fd::scripted;
 
 pub(crate) const RUNS: &[(&str, Run)] = &[("C58", c58), ("C59", c59), ("C60", c60), ("C61", c61)];
 
-/// What one read brought: in which round, to which of two readers.
+/// The result of one read: in which round, by which of two readers.
 struct Got {
     round: usize,
     reader: usize,
     bytes: Vec<u8>,
 }
 
-/// On a machine that is busy with other things a thread that lets others go first waits long for
-/// its turn: after this time so many rounds are enough.
+/// On a busy machine a thread that yields waits long for its turn: after this time, this many
+/// rounds are enough.
 const LONG: Duration = Duration::from_millis(200);
 const ENOUGH: usize = 10;
 
-/// Two threads read one connection with buffers of these sizes. The message is sent so many times,
-/// each time when all of the one before was read.
+/// Two threads read one connection with buffers of these sizes. The message is sent this many
+/// times, each time when the one before has been read.
 fn two_readers(sizes: [usize; 2], message: &[u8], rounds: usize) -> io::Result<Vec<Got>> {
     let (mut client, server) = pair()?;
     let (tell, told) = mpsc::channel();
@@ -31,7 +31,7 @@ fn two_readers(sizes: [usize; 2], message: &[u8], rounds: usize) -> io::Result<V
         let mut buffer = vec![0; sizes[reader]];
         while let Ok(count @ 1..) = (&server).read(&mut buffer) {
             let _ = tell.send((reader, buffer[..count].to_vec()));
-            thread::yield_now(); // in a server he would now be busy with what he has read
+            thread::yield_now(); // a server would now handle what it has read
         }
     };
     thread::scope(|scope| {
@@ -134,20 +134,16 @@ fn two_writers(
             .try_for_each(|writer| writer.join().expect("no writer panics"))
     })?;
     let cut = |letter| {
-        let places: Vec<usize> = (0..stream.len())
-            .filter(|place| stream[*place] == letter)
-            .collect();
-        places
-            .chunks(length)
-            .filter(|message| message[length - 1] - message[0] != length - 1)
-            .count()
+        let places = (0..stream.len()).filter(|place| stream[*place] == letter);
+        let places: Vec<usize> = places.collect();
+        let is_cut = |message: &&[usize]| message[length - 1] - message[0] != length - 1;
+        places.chunks(length).filter(is_cut).count()
     };
     Ok(cut(b'a') + cut(b'b'))
 }
 
 fn c59(_: Lab) -> io::Result<Outcome> {
-    // What is up to chance is tried until it is seen, though not for ever: on one processor the
-    // threads rarely meet.
+    // Try until chance shows it, within limits: on one CPU the threads rarely meet.
     let tried = |pieces: &[usize], messages, buffers| {
         let mut tries = (1..=20).map(|_| two_writers(pieces, messages, Some(buffers), false));
         tries.find(|cut| !matches!(cut, Ok(0))).unwrap_or(Ok(0))
@@ -161,14 +157,14 @@ fn c59(_: Lab) -> io::Result<Outcome> {
         .measured(values![small, split, large, locked])
 }
 
-/// What a read comes to that waits when a signal arrives. The handler only notes it.
+/// The result of a read that waits when a signal arrives. The signal handler only sets a flag.
 fn interrupted(client: &mut TcpStream, server: &mut TcpStream) -> io::Result<io::Result<usize>> {
     let handler = signal_hook::flag::register(signal_hook::consts::SIGUSR1, Arc::default())?;
     let over = AtomicBool::new(false);
     let read = thread::scope(|scope| {
         scope.spawn(|| {
-            // Again and again, since nobody can see from here whether the other thread waits
-            // already; at last a byte, so that it does not wait for ever.
+            // Repeated, since this thread does not see whether the other one waits already. At last
+            // a byte ends its wait.
             let _ = (0..200).try_for_each(|_| {
                 thread::sleep(Duration::from_millis(2));
                 if over.load(Ordering::SeqCst) {
@@ -196,53 +192,51 @@ fn c61(_: Lab) -> io::Result<Outcome> {
     let empty = server.read(&mut [0]);
     let kernel = [result(&signal), result(&nothing), result(&empty)];
 
-    let (interrupt, again, broken) = (
-        || Err(ErrorKind::Interrupted.into()),
-        || Err(ErrorKind::WouldBlock.into()),
-        io::Error::from_raw_os_error(104),
-    );
+    let interrupt = || Err(ErrorKind::Interrupted.into());
+    let again = || Err(ErrorKind::WouldBlock.into());
+    let broken = || Err(io::Error::from_raw_os_error(104));
+    // What the loop does, and what it should: its result, what each call is asked for, and its
+    // waits.
     let loops = [
         (
             "read into 0 bytes",
             scripted([Ok(0)], |fd| fd.read(&mut [])),
-            "returns 0, asked for [], parked 0",
+            "0, asked for [], parked 0",
         ),
         (
             "read: EINTR, EAGAIN, 3 bytes",
             scripted([interrupt(), again(), Ok(3)], |fd| fd.read(&mut [0; 4])),
-            "returns 3, asked for [4, 4, 4], parked 1",
+            "3, asked for [4, 4, 4], parked 1",
         ),
         (
             "read: the end",
             scripted([Ok(0)], |fd| fd.read(&mut [0; 4])),
-            "returns 0, asked for [4], parked 0",
+            "0, asked for [4], parked 0",
         ),
         (
             "read into 10 bytes, at most 4 a call",
             scripted([Ok(4)], |fd| fd.read(&mut [0; 10])),
-            "returns 4, asked for [4], parked 0",
+            "4, asked for [4], parked 0",
         ),
         (
             "write of 10, at most 4 a call: 4, EINTR, 1, EAGAIN, 4, 1",
             scripted([Ok(4), interrupt(), Ok(1), again(), Ok(4), Ok(1)], |fd| {
                 fd.write(&[0; 10])
             }),
-            "returns 10, asked for [4, 4, 4, 4, 4, 1], parked 1",
+            "10, asked for [4, 4, 4, 4, 4, 1], parked 1",
         ),
         (
             "write: ECONNRESET",
-            scripted([Err(broken)], |fd| fd.write(&[0; 10])),
-            "returns -1 ECONNRESET, asked for [4], parked 0",
+            scripted([broken()], |fd| fd.write(&[0; 10])),
+            "-1 ECONNRESET, asked for [4], parked 0",
         ),
     ];
     let holds = kernel == ["-1 EINTR", "0", "-1 EAGAIN"]
-        && loops.iter().all(|(_, came, known)| came == known);
+        && loops
+            .iter()
+            .all(|(_, came, known)| *came == format!("returns {known}"));
     let [signal, nothing, empty] = kernel;
-    let outcome = Outcome::new(
-        Verdict::reproduced_if(holds),
-        values![signal, nothing, empty],
-    );
-    Ok(loops.into_iter().fold(outcome, |outcome, (what, came, _)| {
-        outcome.with(format!("the loop: {what}"), came)
-    }))
+    let lines = loops.map(|(what, came, _)| (format!("the loop: {what}"), came));
+    let values = values![signal, nothing, empty];
+    Ok(Outcome::new(Verdict::reproduced_if(holds), values).with_all(lines))
 }

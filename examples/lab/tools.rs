@@ -120,8 +120,8 @@ pub(crate) fn drain(mut stream: &TcpStream) -> io::Result<usize> {
 /// The two queues of a socket: bytes that it has sent and that are not acknowledged, and bytes that
 /// have come and are not read.
 ///
-/// For a listener they are 0, and how many wait to be accepted. From /proc/net/tcp (proc(5)), where
-/// anybody can look.
+/// For a listener they are 0, and the number of connections that wait to be accepted. They come
+/// from /proc/net/tcp (proc(5)).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Queues {
     pub(crate) sending: usize,
