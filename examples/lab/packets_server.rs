@@ -343,10 +343,8 @@ fn fate_of_the_lessons(bytes: &'static [u8]) -> String {
         .map_or(0, |length| i32::from_be_bytes(*length));
     let wanted = length.wrapping_sub(4);
     if wanted > MIB {
-        return format!(
-            "would take {} MiB, and wait (not tried)",
-            (wanted + MIB - 1) / MIB
-        );
+        let mebibytes = f64::from(wanted) / f64::from(MIB);
+        return format!("would take {mebibytes:.0} MiB, and wait (not tried)");
     }
     let served = quietly(|| {
         catch_unwind(|| {

@@ -80,6 +80,6 @@ pages! {
     sockets models turn states reading writing connecting closing deadlines sharing tasks measuring
     errors epoll errata glossary faults simulation
     lab [
-        protocol models go listen dial buffers read write share close course packets speed
+        protocol models go listen dial buffers read write share close course packets speed wrong
     ]
 }
