@@ -165,9 +165,9 @@ pub struct Config {
     /// Queued bytes at which the connection is neither read nor handled (back-pressure). Default 64
     /// KiB.
     ///
-    /// Only replies to the connection's own frames block it. A handler that sends unasked is notified
-    /// at the low mark ([`Handler::drained`](crate::Handler::drained)), and its connection is read
-    /// meanwhile. So two peers that flood each other do not both wait forever.
+    /// Only replies to the connection's own frames block it. A handler that sends unasked is
+    /// notified at the low mark ([`Handler::drained`](crate::Handler::drained)), and its connection
+    /// is read meanwhile. So two peers that flood each other do not both wait forever.
     ///
     /// **Trap:** if both sides send requests *and* answer those of the other side, without a limit
     /// on unanswered requests, no buffer is large enough. Limit them.

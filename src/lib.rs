@@ -44,8 +44,8 @@
 //!
 //! A request crosses each module once, from left to right. Three arrows lead back, each in one
 //! place: the *resume queue* (a budget was spent, or back-pressure ended), the handler's *verdict*,
-//! and *deadlines*. User code never re-enters the loop. What a callback asks of other connections or
-//! of the loop is a value, which the loop carries out after the batch.
+//! and *deadlines*. User code never re-enters the loop. What a callback asks of other connections
+//! or of the loop is a value, which the loop carries out after the batch.
 //!
 //! # The rooms
 //!
