@@ -53,7 +53,7 @@
 //!
 //! | floor | room | what it is |
 //! |---|---|---|
-//! | 8 | `sim`, `internals` | a simulated network and clock; the parts below, for tests (feature `sim`) |
+//! | 8 | `sim`, `internals` | a simulated network and clock; the parts below, for tests |
 //! | 7 | `reactor` | the loop: [`Reactor::turn`] is one round, [`Reactor::run`] repeats it |
 //! | 6 | `connection` | one connection's state machine and buffers, without socket or clock |
 //! | 5 | `handler` | what a user writes ([`Handler`]) and what a callback is given ([`Context`]) |
