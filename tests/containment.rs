@@ -428,7 +428,7 @@ fn run_continues_after_each_of_several_panics() {
         harness
             .reactor
             .handler()
-            .ends
+            .closed
             .iter()
             .filter(|(_, reason)| *reason == "internal")
             .count(),
