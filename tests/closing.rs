@@ -1,4 +1,4 @@
-//! How connections and loops end, on real sockets; and on simulated ones where the moment matters.
+//! Connections and loops close: on real sockets, and on simulated ones where timing matters.
 
 #[path = "util/scripted.rs"]
 mod scripted;
@@ -25,7 +25,7 @@ fn half_closed_peer_gets_all_replies_and_then_eof() {
         let mut client = server.connect();
         let mut writer = client.stream.try_clone().unwrap();
         let requests: Vec<u8> = (0..count)
-            .flat_map(|n| submit(id(n), b"then I am done"))
+            .flat_map(|n| submit(id(n), b"last request"))
             .collect();
         let writing = std::thread::spawn(move || {
             writer.write_all(&requests).unwrap();
@@ -77,28 +77,28 @@ fn reset_closes_one_connection_and_is_reported_as_reset() {
         bystander.send(&submit(id(n), b""));
         bystander.expect(&ack(id(n)));
     }
-    // Before it is accepted, or with nothing said at all.
+    // A reset before the accept, or before any byte is sent.
     for _ in 0..50 {
         server.connect().reset();
         assert_eq!(server.next_close_reason(), "reset by the peer");
     }
 }
 
-/// Who came, and why each of them ended.
+/// The accepted connections, and the reason of each close.
 #[derive(Default)]
 struct Register {
-    came: Vec<ConnectionId>,
-    ends: Vec<String>,
+    accepted: Vec<ConnectionId>,
+    close_reasons: Vec<String>,
 }
 
 impl Register {
-    /// One that is kept from here on.
+    /// Returns a register that records from now on.
     fn of<H: Handler, N: Net>(reactor: &mut Reactor<H, N>) -> Rc<RefCell<Self>> {
         let register = Rc::new(RefCell::new(Self::default()));
         let kept = register.clone();
         reactor.set_observer(move |step: &Step<'_>| match step {
-            Step::Accepted { id, .. } => kept.borrow_mut().came.push(*id),
-            Step::Closed { reason, .. } => kept.borrow_mut().ends.push(reason.to_string()),
+            Step::Accepted { id, .. } => kept.borrow_mut().accepted.push(*id),
+            Step::Closed { reason, .. } => kept.borrow_mut().close_reasons.push(reason.to_string()),
             _ => {}
         });
         register
@@ -119,7 +119,7 @@ fn reset_drops_queued_replies_and_timers_and_is_reported_once() {
     turn_until(&mut reactor, |reactor| {
         reactor.counters().writes_blocked > 0
     });
-    let (id, mut timer) = (register.borrow().came[0], None);
+    let (id, mut timer) = (register.borrow().accepted[0], None);
     assert!(reactor.with(id, |_, cx| {
         timer = Some(cx.set_timer(cx.now() + Duration::from_secs(3600)));
         Verdict::Continue
@@ -128,9 +128,9 @@ fn reset_drops_queued_replies_and_timers_and_is_reported_once() {
     client.reset();
     turn_until(&mut reactor, |reactor| reactor.connections() == 0);
     for _ in 0..3 {
-        let _ = reactor.turn(Some(Duration::ZERO)).unwrap(); // nothing more comes
+        let _ = reactor.turn(Some(Duration::ZERO)).unwrap(); // no further step may come
     }
-    assert_eq!(register.borrow().ends, ["reset by the peer"]);
+    assert_eq!(register.borrow().close_reasons, ["reset by the peer"]);
     assert_eq!(
         (
             reactor.buffered(),
@@ -143,7 +143,7 @@ fn reset_drops_queued_replies_and_timers_and_is_reported_once() {
 
 #[test]
 fn simultaneous_close_ends_cleanly_on_both_sides() {
-    // The peer's end is there, and unread, when the loop closes.
+    // The peer's FIN has arrived and is unread when the loop closes.
     let mut reactor = Reactor::bind("127.0.0.1:0", service()).unwrap();
     let register = Register::of(&mut reactor);
     for n in 1..=20 {
@@ -151,14 +151,17 @@ fn simultaneous_close_ends_cleanly_on_both_sides() {
         client.send(&submit(id(1), b"last"));
         turn_until(&mut reactor, |reactor| reactor.counters().frames == n);
         client.shut_write();
-        let id = *register.borrow().came.last().unwrap();
+        let id = *register.borrow().accepted.last().unwrap();
         reactor.with(id, |_, _| Verdict::Close);
         turn_until(&mut reactor, |reactor| reactor.connections() == 0);
         client.expect(&ack(util::id(1)));
         client.expect_eof();
     }
-    assert_eq!(register.borrow().ends, ["closed by the handler"; 20]);
-    // The two ends meet on the way.
+    assert_eq!(
+        register.borrow().close_reasons,
+        ["closed by the handler"; 20]
+    );
+    // Both FINs are in flight at the same time.
     let mut sim = Sim::<_, true>::with_faults(7, Faults::none(), service(), Config::default());
     let addr = sim.listen();
     sim.set_path(Path {
@@ -169,11 +172,11 @@ fn simultaneous_close_ends_cleanly_on_both_sides() {
     let peer = sim.connect(&addr);
     sim.run(Duration::from_secs(1));
     peer.shut_write();
-    let id = register.borrow().came[0];
+    let id = register.borrow().accepted[0];
     assert!(sim.reactor().with(id, |_, _| Verdict::Close));
-    sim.run(Duration::from_millis(200)); // much less than the linger time
+    sim.run(Duration::from_millis(200)); // much less than the linger timeout
     assert_eq!((peer.state(), peer.blame()), (PeerState::Ended, None));
-    assert_eq!(register.borrow().ends, ["closed by the handler"]);
+    assert_eq!(register.borrow().close_reasons, ["closed by the handler"]);
 }
 
 #[test]
@@ -181,7 +184,8 @@ fn refused_peer_that_still_sends_reads_replies_and_eof() {
     let server = Server::submit();
     let mut client = server.connect();
     client.send(&[submit(id(1), b"good"), vec![0; 4]].concat());
-    // Much more than the loop reads in a turn, sent after the refusal: a plain close would answer with a reset.
+    // Sends much more than the loop reads in a turn, after the protocol error. A plain close would
+    // answer with a reset.
     let mut writer = client.stream.try_clone().unwrap();
     let flood = std::thread::spawn(move || {
         let deadline = Instant::now() + Duration::from_millis(300);
@@ -193,7 +197,7 @@ fn refused_peer_that_still_sends_reads_replies_and_eof() {
     flood
         .join()
         .unwrap()
-        .expect("the server must have read to the end");
+        .expect("the server must read to the end");
     assert_eq!(
         server.next_close_reason(),
         "protocol error by the peer: frame of 0 bytes, at least 13 needed"
@@ -234,7 +238,8 @@ fn peer_that_reads_nothing_is_dropped_after_drain_timeout() {
     drop(client);
 }
 
-/// Answers `one` with 60,000 bytes, and anything else with more than a socket takes. Closes after `bye`.
+/// Answers `one` with 60,000 bytes, and any other line with more than a socket buffer holds. Closes
+/// after `bye`.
 struct Flood;
 
 impl Handler for Flood {
@@ -260,7 +265,7 @@ impl Handler for Flood {
 #[test]
 fn slow_reader_gets_all_last_replies_beyond_drain_timeout() {
     const ALL: usize = 300 * 60_001;
-    for poller_says_so in [true, false] {
+    for poller_reports_room in [true, false] {
         let config = Config {
             drain_timeout: ms(1000),
             write_cap: 64 << 20,
@@ -274,28 +279,28 @@ fn slow_reader_gets_all_last_replies_beyond_drain_timeout() {
         harness.turn();
         let mut got = 0;
         while got < ALL {
-            if poller_says_so {
+            if poller_reports_room {
                 harness.run_for(ms(900));
                 harness.set_room(peer, 1 << 20);
                 harness.report_event(peer, |event| event.writable = true);
                 harness.turn();
             } else {
-                // The loop finds the room when it tries once more, at the deadline.
+                // The loop finds the room when it writes once more, at the deadline.
                 harness.set_room(peer, 1 << 20);
                 harness.run_for(ms(1020));
             }
             let more = harness.received(peer).len();
             assert!(
                 more > 0,
-                "the end came after {got} bytes: {:?}",
-                register.borrow().ends
+                "closed after {got} bytes: {:?}",
+                register.borrow().close_reasons
             );
             got += more;
         }
         assert_eq!(got, ALL);
         harness.peer_shuts_write(peer);
         harness.run_for(ms(10));
-        assert_eq!(register.borrow().ends, ["closed by the handler"]);
+        assert_eq!(register.borrow().close_reasons, ["closed by the handler"]);
     }
 }
 
@@ -316,14 +321,17 @@ fn refused_peer_that_keeps_sending_is_dropped_after_drain_timeout() {
     while harness.is_open(peer) {
         harness.peer_sends(peer, b"x");
         harness.run_for(ms(100));
-        assert!(harness.now() - begun <= ms(2700), "it is still there");
+        assert!(
+            harness.now() - begun <= ms(2700),
+            "the connection is still open"
+        );
     }
     assert!(
         harness.now() - begun >= ms(2500),
-        "let go after {:?}",
+        "closed after {:?}",
         harness.now() - begun
     );
-    assert!(register.borrow().ends[0].starts_with("protocol error"));
+    assert!(register.borrow().close_reasons[0].starts_with("protocol error"));
 }
 
 #[test]
@@ -333,7 +341,7 @@ fn graceful_stop_answers_read_requests_without_a_reset() {
     for client in &mut clients {
         client.send(&submit(id(1), b"read"));
         client.expect(&ack(id(1)));
-        // Half a frame is no request: it is not waited for.
+        // The stop does not wait for the rest of an incomplete frame.
         client.send(&submit(id(2), b"half")[..9]);
     }
     let addr = server.addr;
@@ -348,13 +356,13 @@ fn graceful_stop_answers_read_requests_without_a_reset() {
     assert_eq!(server.stop().frames, 20);
     assert!(
         std::net::TcpStream::connect(addr).is_err(),
-        "nobody listens any more"
+        "the listener must be closed"
     );
 }
 
 #[test]
 fn graceful_stop_answers_requests_that_wait_in_the_inbox() {
-    // Each answer takes the connection over the high mark, so most of the requests wait inside.
+    // Each reply exceeds `write_high`, so most requests wait in the inbox.
     let config = Config {
         write_high: 1,
         write_low: 0,

@@ -1,4 +1,4 @@
-//! However a stream is cut, the same frames come out: for all codecs, with all marks.
+//! Codecs decode the same frames however a stream is split, with any write marks.
 
 mod util;
 
@@ -10,7 +10,7 @@ use glassloop::internals::{Connection, Shared, State};
 use glassloop::{Config, Context, FrameOf, Handler, Origin, Verdict};
 use proptest::prelude::*;
 
-/// A codec whose frames can be sent back as they came.
+/// A codec whose frames can be sent back unchanged.
 trait Mirrored: Codec + Clone {
     fn bytes(frame: &Self::Frame<'_>) -> Vec<u8>;
     fn send_back(frame: Self::Frame<'_>, cx: &mut Context<'_, Mirror<Self>>);
@@ -36,7 +36,7 @@ impl Mirrored for LengthField {
     }
 }
 
-/// Sends every frame back, and remembers it.
+/// Sends every frame back, and records it.
 struct Mirror<C> {
     codec: C,
     frames: Vec<Vec<u8>>,
@@ -67,7 +67,8 @@ impl<C: Mirrored> Handler for Mirror<C> {
     }
 }
 
-/// Plays the reactor: reads pieces of the given sizes, straight into place where the machine offers it, and writes a few bytes at a time.
+/// Drives a connection as the reactor does: reads pieces of the given sizes, directly into the
+/// frame buffer where the connection offers space, and writes a few bytes at a time.
 fn drive<C: Mirrored>(
     handler: &mut Mirror<C>,
     stream: &[u8],
@@ -94,10 +95,10 @@ fn drive<C: Mirrored>(
         } else if connection.is_reading() && !rest.is_empty() {
             let (piece, later) = rest.split_at(pieces.next().unwrap().min(rest.len()));
             rest = later;
-            let place = connection.frame_space();
-            let (placed, scratch) = piece.split_at(piece.len().min(place.len()));
-            place[..placed.len()].copy_from_slice(placed);
-            connection.filled(placed.len());
+            let space = connection.frame_space();
+            let (direct, scratch) = piece.split_at(piece.len().min(space.len()));
+            space[..direct.len()].copy_from_slice(direct);
+            connection.filled(direct.len());
             connection.receive(scratch, handler, shared);
         } else if connection.unsent().is_empty() {
             assert!(
@@ -105,7 +106,11 @@ fn drive<C: Mirrored>(
                 "{:?}",
                 connection.state()
             );
-            assert_eq!(connection.heap(), 0, "nothing is held when all is handled");
+            assert_eq!(
+                connection.heap(),
+                0,
+                "no memory is held when all is handled"
+            );
             return written;
         }
     }
@@ -129,25 +134,30 @@ fn pieces() -> impl Strategy<Value = Vec<usize>> {
     )
 }
 
-/// Mostly short, now and then long enough to be read straight into place.
+/// Mostly short payloads, and some that are long enough for direct reads.
 fn payloads() -> impl Strategy<Value = Vec<Vec<u8>>> {
     let byte = any::<u8>();
     let payload = prop_oneof![
         8 => prop::collection::vec(byte, 0..50),
-        1 => (0..60_000_usize, any::<u8>()).prop_map(|(len, byte)| (0..len).map(|n| byte.wrapping_add(n as u8)).collect()),
+        1 => (0..60_000_usize, any::<u8>())
+            .prop_map(|(len, byte)| (0..len).map(|n| byte.wrapping_add(n as u8)).collect()),
     ];
     prop::collection::vec(payload, 0..30)
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(300) })]
+    #![proptest_config(ProptestConfig {
+        failure_persistence: None,
+        ..ProptestConfig::with_cases(300)
+    })]
 
     #[test]
     fn length_prefixed_frames_survive_any_split(
         payloads in payloads(), pieces in pieces(), marks in (0..5000_usize, 0..5000_usize),
         offset in 0..4_u8, width in 3..9_u8, whole in any::<bool>(),
     ) {
-        let codec = if whole { LengthField::whole(width) } else { LengthField::rest(width) }.at(offset);
+        let codec = if whole { LengthField::whole(width) } else { LengthField::rest(width) };
+        let codec = codec.at(offset);
         let head = vec![0xaa; offset.into()];
         let mut stream = BytesMut::new();
         for body in &payloads {
@@ -156,15 +166,19 @@ proptest! {
         let mut handler = Mirror::new(codec);
         let written = drive(&mut handler, &stream, &pieces, marks);
         prop_assert!(written == stream);
-        prop_assert!(handler.frames == payloads.iter().map(|body| [&head[..], body].concat()).collect::<Vec<_>>());
+        let frames: Vec<_> = payloads.iter().map(|body| [&head[..], body].concat()).collect();
+        prop_assert!(handler.frames == frames);
     }
 
     #[test]
-    fn lines_survive_any_split(mut payloads in payloads(), pieces in pieces(), marks in (0..5000_usize, 0..5000_usize)) {
+    fn lines_survive_any_split(
+        mut payloads in payloads(), pieces in pieces(), marks in (0..5000_usize, 0..5000_usize),
+    ) {
         for line in &mut payloads {
             line.retain(|byte| *byte != b'\n' && *byte != b'\r');
         }
-        let stream = payloads.iter().flat_map(|line| [&line[..], b"\n"].concat()).collect::<Vec<_>>();
+        let stream: Vec<_> =
+            payloads.iter().flat_map(|line| [&line[..], b"\n"].concat()).collect();
         let mut handler = Mirror::new(Line::default());
         let written = drive(&mut handler, &stream, &pieces, marks);
         prop_assert!(written == stream);
@@ -172,8 +186,11 @@ proptest! {
     }
 
     #[test]
-    fn arbitrary_bytes_never_panic_the_submit_codec(bytes in prop::collection::vec(any::<u8>(), 0..200), pieces in pieces()) {
-        let (handler, shared) = (&mut util::service(), &mut Shared::new(Config::default(), Instant::now()));
+    fn arbitrary_bytes_never_panic_the_submit_codec(
+        bytes in prop::collection::vec(any::<u8>(), 0..200), pieces in pieces(),
+    ) {
+        let handler = &mut util::service();
+        let shared = &mut Shared::new(Config::default(), Instant::now());
         let mut connection = Connection::unconnected(handler);
         let (mut rest, mut pieces) = (&bytes[..], pieces.iter().cycle());
         while !rest.is_empty() {
@@ -197,11 +214,11 @@ fn frame_memory_grows_with_received_bytes_not_claimed_length() {
     while arrived < 65_000 {
         assert!(
             connection.heap() <= 2 * arrived + 4096,
-            "{} bytes held for {arrived}",
+            "{} bytes held for {arrived} received",
             connection.heap()
         );
-        let place = connection.frame_space();
-        let n = place.len().min(1009);
+        let space = connection.frame_space();
+        let n = space.len().min(1009);
         if n > 0 {
             connection.filled(n);
             connection.receive(&[], handler, shared);
@@ -216,10 +233,10 @@ fn frame_memory_grows_with_received_bytes_not_claimed_length() {
 fn codec_that_breaks_its_contract_closes_the_connection() {
     #[derive(Clone, Copy)]
     enum Broken {
-        FramesOfNothing,
-        NeverAny,
-        NeedsWhatItHas,
-        NeedsTooMuch,
+        EmptyFrames,
+        NeverDecodes,
+        NeedsAvailableBytes,
+        NeedsMoreThanMaxFrame,
     }
     impl Codec for Broken {
         type Frame<'a> = ();
@@ -230,10 +247,10 @@ fn codec_that_breaks_its_contract_closes_the_connection() {
             input: &mut glassloop::codec::Input<'_>,
         ) -> Result<Option<()>, Self::Error> {
             match self {
-                Broken::FramesOfNothing => return Ok(Some(())),
-                Broken::NeverAny => {}
-                Broken::NeedsWhatItHas => input.need(1),
-                Broken::NeedsTooMuch => input.need(101),
+                Broken::EmptyFrames => return Ok(Some(())),
+                Broken::NeverDecodes => {}
+                Broken::NeedsAvailableBytes => input.need(1),
+                Broken::NeedsMoreThanMaxFrame => input.need(101),
             }
             Ok(None)
         }
@@ -251,10 +268,10 @@ fn codec_that_breaks_its_contract_closes_the_connection() {
         fn send_back((): (), _: &mut Context<'_, Mirror<Self>>) {}
     }
     for broken in [
-        Broken::FramesOfNothing,
-        Broken::NeverAny,
-        Broken::NeedsWhatItHas,
-        Broken::NeedsTooMuch,
+        Broken::EmptyFrames,
+        Broken::NeverDecodes,
+        Broken::NeedsAvailableBytes,
+        Broken::NeedsMoreThanMaxFrame,
     ] {
         let handler = &mut Mirror::new(broken);
         let shared = &mut Shared::new(Config::default(), Instant::now());
@@ -262,9 +279,10 @@ fn codec_that_breaks_its_contract_closes_the_connection() {
         for _ in 0..11 {
             connection.receive(&[0; 10], handler, shared);
         }
-        assert!(
-            matches!(connection.state(), State::Draining { reason, .. } if reason.name() == "handler_panicked")
-        );
+        let State::Draining { reason, .. } = connection.state() else {
+            panic!("{:?}", connection.state())
+        };
+        assert_eq!(reason.name(), "handler_panicked");
         assert_eq!(
             (shared.observe.counters().panics, connection.heap()),
             (1, 0)

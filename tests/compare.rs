@@ -1,4 +1,4 @@
-//! The comparison itself: a tiny one is complete, and what cannot be had is named.
+//! The comparison program: a tiny run is complete, and each missing part is named.
 
 #![cfg(target_os = "linux")]
 
@@ -19,7 +19,7 @@ const TIMED: [&str; 4] = [
     "p99_us",
 ];
 
-/// One tiny round, whose plot goes there.
+/// Returns the command of one tiny round, and the directory of its plot.
 fn compare(name: &str, args: &[&str]) -> (Command, PathBuf) {
     let plots =
         std::env::temp_dir().join(format!("glassloop-compare-{name}-{}", std::process::id()));
@@ -31,7 +31,7 @@ fn compare(name: &str, args: &[&str]) -> (Command, PathBuf) {
     (command, plots)
 }
 
-/// Why somebody is missing.
+/// Returns the reason why a peer is missing from the report.
 fn reason<'a>(report: &'a Value, peer: &str) -> Option<&'a str> {
     let missing = report["missing"].as_array().unwrap();
     missing
@@ -47,7 +47,7 @@ fn tiny_round_fills_every_cell_or_gives_a_reason() {
     let stranger =
         format!("stranger={server} --log error --dialect source --listen 127.0.0.1:{{port}}");
     let scenarios = ["lock-step", "open-loop", "idle"];
-    let asked = [
+    let common = [
         "--json",
         "--peers",
         "glassloop,tokio-framed",
@@ -57,7 +57,7 @@ fn tiny_round_fills_every_cell_or_gives_a_reason() {
     let (mut command, plots) = compare(
         "full",
         &[
-            &asked[..],
+            &common[..],
             &[
                 "--also",
                 &mine,
@@ -93,18 +93,18 @@ fn tiny_round_fills_every_cell_or_gives_a_reason() {
     peers.retain(|peer| reason(&report, peer).is_none());
     assert!(
         peers.len() >= 3,
-        "only the yardstick needs anything that may not be here: {report:#}"
+        "only the reference peer needs a tool that may be missing: {report:#}"
     );
-    let is_there = |what: &Value| {
+    let is_present = |what: &Value| {
         what["median"].as_f64().is_some_and(f64::is_finite)
             && what["min"].is_f64()
             && what["max"].is_f64()
     };
-    for (asked, block) in scenarios
+    for (requested, block) in scenarios
         .iter()
         .zip(report["scenarios"].as_array().unwrap())
     {
-        assert_eq!(block["scenario"], *asked);
+        assert_eq!(block["scenario"], *requested);
         let rows = block["peers"].as_array().unwrap();
         assert_eq!(
             rows.iter()
@@ -113,26 +113,29 @@ fn tiny_round_fills_every_cell_or_gives_a_reason() {
             peers
         );
         for row in rows {
-            let figures: &[&str] = if *asked == "idle" {
+            let figures: &[&str] = if *requested == "idle" {
                 &["bytes_per_idle_connection"]
             } else {
                 &TIMED
             };
             for figure in figures {
-                assert!(is_there(&row[figure]["value"]), "{asked}: {figure}: {row}");
                 assert!(
-                    is_there(&row[figure]["ratio"]) || peers[0] != "c-epoll",
-                    "{asked}: {figure}: {row}"
+                    is_present(&row[figure]["value"]),
+                    "{requested}: {figure}: {row}"
+                );
+                assert!(
+                    is_present(&row[figure]["ratio"]) || peers[0] != "c-epoll",
+                    "{requested}: {figure}: {row}"
                 );
             }
             let calls = &row["calls_per_request"];
             let why = calls["missing"].as_str().unwrap_or("");
-            match *asked {
+            match *requested {
                 "idle" => assert!(calls.is_null(), "{row}"),
                 "open-loop" => assert!(!why.is_empty(), "{row}"),
                 _ => assert!(
-                    why.contains("strace") || is_there(&calls["value"]),
-                    "{asked}: {row}"
+                    why.contains("strace") || is_present(&calls["value"]),
+                    "{requested}: {row}"
                 ),
             }
         }
@@ -145,9 +148,9 @@ fn missing_compilers_and_strace_are_reported_and_the_rest_runs() {
         "bare",
         &["--peers", "threads,go-lesson", "--scenarios", "lock-step"],
     );
-    // Nothing is found but what stands beside the program.
+    // The program finds only the peers beside its own executable.
     let output = command
-        .env("PATH", "/nowhere")
+        .env("PATH", "/nonexistent")
         .env_remove("CARGO")
         .output()
         .unwrap();
@@ -164,7 +167,7 @@ fn missing_compilers_and_strace_are_reported_and_the_rest_runs() {
         "go-lesson: n/a: go not found",
         "n/a: strace not found",
     ] {
-        assert!(table.contains(line), "{line:?} is not said:\n{table}");
+        assert!(table.contains(line), "{line:?} is missing:\n{table}");
     }
     assert!(
         table

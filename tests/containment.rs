@@ -1,5 +1,5 @@
-//! A panic in the loop's own code ends one connection: a net that panics where the loop calls it
-//! stands in for a bug.
+//! A panic in the loop's own code closes one connection. A network that panics where the loop calls
+//! it stands in for a bug.
 
 #[path = "util/scripted.rs"]
 mod scripted;
@@ -16,14 +16,14 @@ use glassloop::{
 use scripted::{NetState, SCRIPTED_PANIC, loopback, ms};
 
 thread_local! {
-    /// What this thread has logged as an error.
+    /// The errors that this thread has logged.
     static ERRORS: RefCell<Vec<String>> = const { RefCell::new(Vec::new()) };
 }
 
-/// Keeps errors for the test in whose thread they were logged.
-struct Keeper;
+/// A logger that keeps the errors of each thread for the test that runs in it.
+struct ErrorLog;
 
-impl log::Log for Keeper {
+impl log::Log for ErrorLog {
     fn enabled(&self, metadata: &log::Metadata<'_>) -> bool {
         metadata.level() == log::Level::Error
     }
@@ -37,11 +37,11 @@ impl log::Log for Keeper {
     fn flush(&self) {}
 }
 
-/// Echoes, tells all others, or closes; and notes each end.
+/// Echoes a line, sends to all other connections (`tell`), or closes (`close`). Records each close.
 #[derive(Default)]
 struct Echo {
     all: Vec<ConnectionId>,
-    ends: Vec<(ConnectionId, &'static str)>,
+    closed: Vec<(ConnectionId, &'static str)>,
 }
 
 impl Handler for Echo {
@@ -75,16 +75,15 @@ impl Handler for Echo {
 
     fn close(&mut self, cx: &mut Context<'_, Self>, reason: &CloseReason) {
         self.all.retain(|id| *id != cx.id());
-        self.ends.push((cx.id(), reason.name()));
+        self.closed.push((cx.id(), reason.name()));
     }
 }
 
 type Harness = scripted::Harness<Echo>;
 
-/// A loop with three connections, the one in the midst of which is going to break: the peers 0, 1
-/// and 2.
-fn three(config: Config) -> Harness {
-    let _ = log::set_logger(&Keeper);
+/// Returns a loop with three connections: peers 0, 1 and 2. The socket of peer 1 is going to panic.
+fn three_connections(config: Config) -> Harness {
+    let _ = log::set_logger(&ErrorLog);
     log::set_max_level(log::LevelFilter::Error);
     ERRORS.take();
     let mut harness = Harness::on(
@@ -103,10 +102,10 @@ fn set_panic(harness: &Harness, peer: usize, call: &'static str) {
     harness.net.borrow_mut().peers[peer].panics_in = Some(call);
 }
 
-/// What must hold once the connection of peer 1 has broken in `call`: it alone is gone, that is
-/// told, and its slot is free.
+/// Checks the loop after the panic of peer 1's socket in `call`: only that connection is closed,
+/// the panic is logged, and the slot is free.
 #[track_caller]
-fn check(harness: &mut Harness, broken: ConnectionId, call: &str) {
+fn assert_contained(harness: &mut Harness, broken: ConnectionId, call: &str) {
     let counters = harness.reactor.counters();
     assert_eq!(
         (counters.internal_errors, counters.panics, counters.closed),
@@ -125,7 +124,7 @@ fn check(harness: &mut Harness, broken: ConnectionId, call: &str) {
     );
     let errors = ERRORS.take();
     let [line] = &errors[..] else {
-        panic!("{call}: one line is wanted: {errors:?}")
+        panic!("{call}: expected one line: {errors:?}")
     };
     for part in [
         "bug in glassloop",
@@ -133,7 +132,10 @@ fn check(harness: &mut Harness, broken: ConnectionId, call: &str) {
         &format!("{SCRIPTED_PANIC} in {call}"),
         "please report",
     ] {
-        assert!(line.contains(part), "{call}: {part:?} is not in {line:?}");
+        assert!(
+            line.contains(part),
+            "{call}: {part:?} is missing in {line:?}"
+        );
     }
     for peer in [0, 2] {
         harness.received(peer);
@@ -145,17 +147,17 @@ fn check(harness: &mut Harness, broken: ConnectionId, call: &str) {
         (b"alive\n".to_vec(), b"alive\n".to_vec()),
         "{call}"
     );
-    let heir = harness.accept(1);
-    let name = *harness.reactor.handler().all.last().unwrap();
+    let next = harness.accept(1);
+    let next_id = *harness.reactor.handler().all.last().unwrap();
     assert!(
-        name.slot() == broken.slot() && name != broken,
-        "{call}: {name} after {broken}"
+        next_id.slot() == broken.slot() && next_id != broken,
+        "{call}: {next_id} after {broken}"
     );
-    harness.peer_sends(heir, b"alive\n");
+    harness.peer_sends(next, b"alive\n");
     harness.turn();
     assert_eq!(
         (
-            harness.received(heir),
+            harness.received(next),
             harness.reactor.counters().internal_errors
         ),
         (b"alive\n".to_vec(), 1),
@@ -166,7 +168,7 @@ fn check(harness: &mut Harness, broken: ConnectionId, call: &str) {
 #[test]
 fn panic_in_an_event_closes_its_connection_and_the_turn_continues() {
     for (call, says) in [("read", "echo"), ("write", "echo"), ("shut_write", "close")] {
-        let mut harness = three(Config::default());
+        let mut harness = three_connections(Config::default());
         let broken = harness.reactor.handler().all[1];
         set_panic(&harness, 1, call);
         for (peer, line) in [(0, "before"), (1, says), (2, "behind")] {
@@ -179,46 +181,49 @@ fn panic_in_an_event_closes_its_connection_and_the_turn_continues() {
             "{call}: in the same turn"
         );
         assert_eq!(
-            harness.reactor.handler().ends,
+            harness.reactor.handler().closed,
             [(broken, "internal")],
             "{call}"
         );
-        check(&mut harness, broken, call);
+        assert_contained(&mut harness, broken, call);
     }
 }
 
 #[test]
 fn observer_sees_the_panic_before_the_close() {
-    let mut harness = three(Config::default());
-    let (tell, told) = std::sync::mpsc::channel();
+    let mut harness = three_connections(Config::default());
+    let (sender, receiver) = std::sync::mpsc::channel();
     harness
         .reactor
         .set_observer(move |step: &Step<'_>| match step {
             Step::InternalError { id, message } => {
-                tell.send((*id, (*message).to_string())).unwrap();
+                sender.send((*id, (*message).to_string())).unwrap();
             }
-            Step::Closed { id, reason } => tell.send((*id, reason.to_string())).unwrap(),
+            Step::Closed { id, reason } => sender.send((*id, reason.to_string())).unwrap(),
             _ => {}
         });
     let broken = harness.reactor.handler().all[1];
     set_panic(&harness, 1, "read");
     harness.peer_sends(1, b"echo\n");
     harness.turn();
-    let said = ["played bug in read", "internal error: a bug in glassloop"]
-        .map(|text| (broken, text.to_string()));
-    assert_eq!(told.try_iter().collect::<Vec<_>>(), said);
+    let steps = [
+        "scripted panic in read",
+        "internal error: a bug in glassloop",
+    ]
+    .map(|text| (broken, text.to_string()));
+    assert_eq!(receiver.try_iter().collect::<Vec<_>>(), steps);
 }
 
 #[test]
 fn panic_in_delivery_keeps_messages_to_other_connections() {
-    // At the end of the turn, or at once where so much is asked of others already.
+    // At the end of the turn, or at once if `command_high` is reached.
     for command_high in [Config::default().command_high, 1] {
-        let mut harness = three(Config {
+        let mut harness = three_connections(Config {
             command_high,
             ..Config::default()
         });
         let broken = harness.reactor.handler().all[1];
-        harness.accept(1); // the last of those that are told
+        harness.accept(1); // the last receiver of the message
         set_panic(&harness, 1, "write");
         harness.peer_sends(0, b"tell\n");
         harness.turn();
@@ -226,7 +231,7 @@ fn panic_in_delivery_keeps_messages_to_other_connections() {
             (harness.received(2), harness.received(3)),
             (b"told\n".to_vec(), b"told\n".to_vec())
         );
-        assert_eq!(harness.reactor.handler().ends, [(broken, "internal")]);
+        assert_eq!(harness.reactor.handler().closed, [(broken, "internal")]);
         harness.peer_resets(3);
         harness.turn();
         assert_eq!(harness.reactor.counters().internal_errors, 1);
@@ -239,7 +244,7 @@ fn panic_in_delivery_keeps_messages_to_other_connections() {
 
 #[test]
 fn panic_in_the_resume_queue_keeps_the_rest_of_the_queue() {
-    let mut harness = three(Config {
+    let mut harness = three_connections(Config {
         scratch: 8,
         ..Config::default()
     });
@@ -257,8 +262,8 @@ fn panic_in_the_resume_queue_keeps_the_rest_of_the_queue() {
         (harness.received(0), harness.received(2)),
         (all.clone(), all)
     );
-    assert_eq!(harness.reactor.handler().ends, [(broken, "internal")]);
-    check(&mut harness, broken, "read");
+    assert_eq!(harness.reactor.handler().closed, [(broken, "internal")]);
+    assert_contained(&mut harness, broken, "read");
 }
 
 #[test]
@@ -268,36 +273,36 @@ fn panic_in_a_deadline_closes_its_connection_only() {
         idle_timeout: None,
         ..Config::default()
     };
-    let mut harness = three(config);
+    let mut harness = three_connections(config);
     let broken = harness.reactor.handler().all[1];
     harness.set_room(1, 2);
     harness.peer_sends(1, b"echo\n");
     harness.turn();
-    set_panic(&harness, 1, "write"); // the last try, when the time is over
+    set_panic(&harness, 1, "write"); // the last write, when the deadline expires
     harness.run_for(ms(200));
-    assert_eq!(harness.reactor.handler().ends, [(broken, "internal")]);
-    check(&mut harness, broken, "write");
+    assert_eq!(harness.reactor.handler().closed, [(broken, "internal")]);
+    assert_contained(&mut harness, broken, "write");
 }
 
 #[test]
 fn panic_during_removal_frees_the_slot() {
-    let mut harness = three(Config::default());
+    let mut harness = three_connections(Config::default());
     let broken = harness.reactor.handler().all[1];
     set_panic(&harness, 1, "deregister");
     harness.peer_resets(1);
     harness.turn();
     assert_eq!(
-        harness.reactor.handler().ends,
+        harness.reactor.handler().closed,
         [],
-        "it was being removed: there is nothing left to tell"
+        "the connection was being removed: no callback is left"
     );
     harness.reactor.handler().all.retain(|id| *id != broken);
-    check(&mut harness, broken, "deregister");
+    assert_contained(&mut harness, broken, "deregister");
 }
 
 #[test]
 fn panic_in_a_dial_ends_it_and_the_next_dial_succeeds() {
-    let mut harness = three(Config::default());
+    let mut harness = three_connections(Config::default());
     let dialed = harness
         .reactor
         .connect_to(vec![loopback(9)], Duration::MAX)
@@ -305,7 +310,7 @@ fn panic_in_a_dial_ends_it_and_the_next_dial_succeeds() {
     set_panic(&harness, 3, "established");
     harness.set_connect_state(3, Ok(Established::Yes));
     harness.turn();
-    assert_eq!(harness.reactor.handler().ends, [(dialed, "internal")]);
+    assert_eq!(harness.reactor.handler().closed, [(dialed, "internal")]);
     assert_eq!(
         (
             harness.reactor.connections(),
@@ -326,26 +331,25 @@ fn panic_in_a_dial_ends_it_and_the_next_dial_succeeds() {
 
 #[test]
 fn panic_in_a_stopping_loop_does_not_prevent_the_stop() {
-    // The loop that stops gracefully reads from every connection once more; one that stops at once
-    // only removes them.
+    // A graceful stop reads from every connection once more. An immediate stop only removes them.
     for (how, call) in [
         (Stop::Gracefully, "read"),
         (Stop::Within(ms(50)), "read"),
         (Stop::AtOnce, "deregister"),
     ] {
-        let mut harness = three(Config::default());
+        let mut harness = three_connections(Config::default());
         let broken = harness.reactor.handler().all[1];
         set_panic(&harness, 1, call);
-        harness.peer_sends(0, b"asked in time\n");
+        harness.peer_sends(0, b"sent in time\n");
         harness.peer_shuts_write(0);
-        harness.peer_sends(2, b"asked in time\n");
+        harness.peer_sends(2, b"sent in time\n");
         harness.reactor.stop(how);
         let mut turns = 0;
         while harness.reactor.turn(Some(ms(10))).unwrap() == Turn::Running {
             turns += 1;
             assert!(
                 turns < 2_000,
-                "{how:?}: it does not stop: {:?}",
+                "{how:?}: the loop does not stop: {:?}",
                 harness.reactor
             );
         }
@@ -358,43 +362,43 @@ fn panic_in_a_stopping_loop_does_not_prevent_the_stop() {
             (0, 0, 1),
             "{how:?}"
         );
-        let ends = &harness.reactor.handler().ends;
+        let closed = &harness.reactor.handler().closed;
         assert_eq!(
-            ends.iter().filter(|(id, _)| *id != broken).count(),
+            closed.iter().filter(|(id, _)| *id != broken).count(),
             2,
-            "{how:?}: {ends:?}"
+            "{how:?}: {closed:?}"
         );
         assert_eq!(
             (harness.received(0), harness.received(2)),
-            (b"asked in time\n".to_vec(), b"asked in time\n".to_vec())
+            (b"sent in time\n".to_vec(), b"sent in time\n".to_vec())
         );
     }
 }
 
 #[test]
 fn panic_in_commands_of_an_outside_callback_closes_the_target() {
-    let mut harness = three(Config {
+    let mut harness = three_connections(Config {
         command_high: 1,
         ..Config::default()
     });
     let [first, broken, _] = harness.reactor.handler().all[..] else {
-        panic!("three in all")
+        panic!("there are three connections")
     };
     set_panic(&harness, 1, "write");
-    // So much is asked of others that it is carried out at once.
-    let there = harness.reactor.with(first, |_, cx| {
+    // `command_high` is 1, so the command runs at once.
+    let found = harness.reactor.with(first, |_, cx| {
         cx.send_to(broken, &b"told"[..]);
         Verdict::Continue
     });
     harness.turn();
-    assert!(there);
-    assert_eq!(harness.reactor.handler().ends, [(broken, "internal")]);
-    check(&mut harness, broken, "write");
+    assert!(found);
+    assert_eq!(harness.reactor.handler().closed, [(broken, "internal")]);
+    assert_contained(&mut harness, broken, "write");
 }
 
 #[test]
 fn run_continues_after_each_of_several_panics() {
-    let mut harness = three(Config {
+    let mut harness = three_connections(Config {
         idle_timeout: None,
         ..Config::default()
     });
@@ -424,7 +428,7 @@ fn run_continues_after_each_of_several_panics() {
         harness
             .reactor
             .handler()
-            .ends
+            .closed
             .iter()
             .filter(|(_, reason)| *reason == "internal")
             .count(),
@@ -434,17 +438,17 @@ fn run_continues_after_each_of_several_panics() {
 
 #[test]
 fn panic_outside_any_connection_is_passed_on() {
-    let mut harness = three(Config::default());
+    let mut harness = three_connections(Config::default());
     harness.net.borrow_mut().listeners[0].panics = true;
-    harness.peer_sends(1, b"echo\n"); // in the same turn, and not to be blamed
+    harness.peer_sends(1, b"echo\n"); // in the same turn, but not the cause
     harness.queue_accepts(0, [Ok(())]);
     let outcome = catch_unwind(AssertUnwindSafe(|| {
         harness.reactor.turn(Some(Duration::ZERO))
     }));
-    let payload = outcome.expect_err("no connection is to be blamed");
+    let payload = outcome.expect_err("the panic belongs to no connection");
     assert_eq!(
         payload.downcast_ref::<String>().map(String::as_str),
-        Some("played bug in accept")
+        Some("scripted panic in accept")
     );
     assert_eq!(
         (

@@ -1,4 +1,5 @@
-//! What a request costs, counted: system calls, allocations, bytes. These do not lie on a shared machine.
+//! Counts what a request costs: system calls, allocations, bytes. Other load on the machine does
+//! not change these counts.
 
 mod util;
 
@@ -8,7 +9,8 @@ use allocation_counter::{AllocationInfo, measure};
 use glassloop::{Config, Counters, Handler, Reactor};
 use util::{Client, ack, addr_of, id, reactor, service, submit, turn_until};
 
-/// Serves `rounds` times what `pieces` hold, which come one by one, in lock-step. Returns what it cost: the steps of the loop, and what its thread allocated in its turns.
+/// Sends the `pieces` one by one in lock-step, `rounds` times. Returns the loop's counters, and
+/// what its turns allocated.
 fn cost(pieces: &[&[u8]], acks: &[u8], rounds: u64) -> (Counters, AllocationInfo) {
     let mut reactor = Reactor::bind("127.0.0.1:0", service()).unwrap();
     let mut client = Client::connect(addr_of(&reactor));
@@ -28,13 +30,13 @@ fn cost(pieces: &[&[u8]], acks: &[u8], rounds: u64) -> (Counters, AllocationInfo
         assert_eq!(
             reactor.counters().bytes_written,
             done,
-            "all that was read is answered in the same turn"
+            "every request read is answered in the same turn"
         );
         client.expect(acks);
         info
     };
     for _ in 0..10 {
-        round(&mut reactor); // the buffers find their size
+        round(&mut reactor); // lets the buffers reach their size
     }
     let before = reactor.counters();
     let mut allocated = AllocationInfo::default();
@@ -58,7 +60,7 @@ fn single_request_costs_one_poll_one_read_and_one_write() {
     assert_eq!((counters.turns, counters.events), (1000, 1000));
     assert_eq!((counters.reads, counters.reads_blocked), (1000, 0));
     assert_eq!((counters.writes, counters.writes_blocked), (1000, 0));
-    assert_eq!(counters.registrations, 0, "no epoll_ctl");
+    assert_eq!(counters.registrations, 0, "no epoll_ctl call");
     assert_eq!(allocated.count_total, 0, "no allocation");
 }
 
@@ -75,8 +77,8 @@ fn batch_costs_one_read_and_one_write() {
     assert_eq!((counters.registrations, allocated.count_total), (0, 0));
 }
 
-/// `frame` in pieces of `size` bytes, and what is left.
-fn cut(frame: &[u8], size: usize) -> Vec<&[u8]> {
+/// Splits `frame` into pieces of `size` bytes and the rest.
+fn split(frame: &[u8], size: usize) -> Vec<&[u8]> {
     frame.chunks(size).collect()
 }
 
@@ -113,7 +115,7 @@ fn request_in_two_pieces_costs_one_more_read_and_no_allocation() {
         assert_eq!((counters.registrations, counters.reads_blocked), (0, 0));
         assert_eq!(
             allocated.count_total, 0,
-            "what one connection has kept its front in serves for the next one's"
+            "the inbox of one frame is reused for the next"
         );
     }
 }
@@ -121,7 +123,7 @@ fn request_in_two_pieces_costs_one_more_read_and_no_allocation() {
 #[test]
 fn long_request_in_many_pieces_copies_each_byte_once_on_average() {
     let frame = submit(id(1), &vec![b'x'; 65_536 - 13]);
-    let (counters, allocated) = cost(&cut(&frame, 4096), &ack(id(1)), 100);
+    let (counters, allocated) = cost(&split(&frame, 4096), &ack(id(1)), 100);
     assert_eq!(
         (
             counters.frames,
@@ -132,7 +134,8 @@ fn long_request_in_many_pieces_copies_each_byte_once_on_average() {
         (100, 1600, 1600, 100)
     );
     assert_eq!((allocated.count_current, allocated.bytes_current), (0, 0));
-    // It grows by doubling, up to its length: so no byte is moved twice on average, since nothing but growing moves any.
+    // The inbox grows by doubling, up to the frame's length. Only growth copies bytes, so on
+    // average no byte is copied twice.
     assert!(
         allocated.count_total <= 500,
         "{} allocations for 100 requests",
@@ -148,8 +151,9 @@ fn long_request_in_many_pieces_copies_each_byte_once_on_average() {
 #[test]
 fn idle_connection_holds_only_its_slot_and_deadline_entry() {
     const CONNECTIONS: usize = 256;
-    // The tables have their room from the beginning: what a loop for many takes more than one for a single connection is theirs.
-    let made = |connections| {
+    // The tables are allocated at the start. Their size is the difference between a loop for many
+    // connections and a loop for one.
+    let make = |connections| {
         let mut made = None;
         let config = Config {
             max_connections: Some(connections),
@@ -158,7 +162,7 @@ fn idle_connection_holds_only_its_slot_and_deadline_entry() {
         let info = measure(|| made = Some(reactor(service(), config)));
         (info.bytes_current, made.unwrap())
     };
-    let ((for_one, _), (for_all, (mut reactor, addr))) = (made(1), made(CONNECTIONS));
+    let ((for_one, _), (for_all, (mut reactor, addr))) = (make(1), make(CONNECTIONS));
     let mut clients: Vec<Client> = (0..CONNECTIONS).map(|_| Client::connect(addr)).collect();
     let info = measure(|| turn_until(&mut reactor, |reactor| reactor.connections() == CONNECTIONS));
     for client in &mut clients {
@@ -175,17 +179,17 @@ fn idle_connection_holds_only_its_slot_and_deadline_entry() {
         [for_all - for_one, info.bytes_current].map(|bytes| usize::try_from(bytes).unwrap());
     let per_connection = tables.div_ceil(CONNECTIONS - 1) + more.div_ceil(CONNECTIONS);
     let slot = footprint(&reactor);
-    println!("an idle connection holds {per_connection} bytes; its slot has {slot}");
+    println!("bytes held by an idle connection: {per_connection}; by its slot: {slot}");
     assert!(
         per_connection <= slot + 32,
-        "{per_connection} bytes held, a slot has {slot}"
+        "{per_connection} bytes held, of which the slot has {slot}"
     );
-    // With debug assertions mio's sockets remember their poller, which takes sixteen bytes.
+    // With debug assertions, mio's sockets store their poller, which takes 16 bytes.
     assert!(
         slot <= if cfg!(debug_assertions) { 128 } else { 112 },
         "a slot has grown to {slot} bytes"
     );
-    // The shared write buffer has found its size, and the list of events may have; no connection holds on to anything.
+    // The shared write buffer has grown, and the event list may have. No connection keeps memory.
     assert!(
         served.bytes_current < 4096,
         "{} bytes stay after serving",
@@ -212,5 +216,5 @@ fn idle_loop_polls_once_and_does_nothing_else() {
     let _ = reactor.turn(Some(Duration::from_millis(200))).unwrap();
     let mut after = reactor.counters();
     (after.turns, after.polls) = (after.turns - 1, after.polls - 1);
-    assert_eq!(after, before, "nothing but the one wait");
+    assert_eq!(after, before, "the turn only waits");
 }

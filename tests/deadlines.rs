@@ -1,4 +1,5 @@
-//! Time: the guards, timers, and what it costs to have many of them; by a clock that the test moves.
+//! Guard deadlines, handler deadlines, timers, and the cost of many of them, on a clock that the
+//! test moves.
 
 #[path = "util/recorder.rs"]
 mod recorder;
@@ -21,7 +22,7 @@ use recorder::{Call, Harness, Recorder, Task, closed, frame};
 use scripted::{NetState, loopback, ms};
 use util::{Client, reactor, turn_until};
 
-/// No guard at all, so that a test can add the one that it is about.
+/// Returns a configuration without guards, so that a test can add the one that it checks.
 fn unguarded() -> Config {
     Config {
         frame_timeout: None,
@@ -32,7 +33,8 @@ fn unguarded() -> Config {
     }
 }
 
-/// That something with a time of `time` ms came `after` so many: never early, and late by a 64th for those who may come together, and two ticks.
+/// Checks that an expiry due after `time` ms came `after` that time: never early, and late by at
+/// most a 64th (the rounding of guards) and two ticks.
 #[track_caller]
 fn assert_in_time(after: u64, time: u64) {
     assert!(after >= time, "{after} ms is too early for {time} ms");
@@ -42,18 +44,15 @@ fn assert_in_time(after: u64, time: u64) {
     );
 }
 
-/// That the connection ended for `reason` after `time` ms, counted from `from`; and the rest of the log before that.
+/// Checks that the connection closed for `reason`, `time` ms after `from`. Returns the callbacks
+/// before the close.
 #[track_caller]
-fn assert_ended(harness: &mut Harness, from: u64, time: u64, reason: &str) -> Vec<Call> {
+fn assert_closed(harness: &mut Harness, from: u64, time: u64, reason: &str) -> Vec<Call> {
     let mut log = harness.log();
-    let (at, call) = log.pop().expect("something should have happened");
+    let (at, call) = log.pop().expect("a callback should have come");
     assert_eq!(call, closed(reason));
     assert_in_time(at - from, time);
     log.into_iter().map(|(_, call)| call).collect()
-}
-
-fn resume_connection(_: &mut Context<'_, Recorder>) -> Verdict {
-    Verdict::Continue
 }
 
 // ---------------------------------------------------------------- guards
@@ -69,14 +68,14 @@ fn silent_connection_is_closed_after_idle_timeout() {
     assert!(harness.is_open(peer));
     harness.run_for(ms(9000));
     assert_eq!(
-        assert_ended(&mut harness, 0, 1000, "idle for 1s"),
+        assert_closed(&mut harness, 0, 1000, "idle for 1s"),
         [Call::Open]
     );
     assert!(!harness.is_open(peer));
     assert_eq!(
         harness.reactor.next_deadline(),
         None,
-        "and nothing is left of it"
+        "the closed connection must leave no deadline"
     );
 }
 
@@ -90,7 +89,7 @@ fn bytes_in_either_direction_restart_idle_timeout() {
     for n in 0..20 {
         harness.run_for(ms(900));
         if n % 2 == 0 {
-            harness.peer_sends(peer, b"x"); // half a line is something too
+            harness.peer_sends(peer, b"x"); // a part of a line counts too
         } else {
             harness.with_last(|cx| {
                 cx.send(&b"unasked"[..]);
@@ -101,7 +100,7 @@ fn bytes_in_either_direction_restart_idle_timeout() {
     }
     assert!(harness.is_open(peer));
     harness.run_for(ms(9000));
-    assert_ended(&mut harness, 18_000, 1000, "idle for 1s");
+    assert_closed(&mut harness, 18_000, 1000, "idle for 1s");
 }
 
 #[test]
@@ -114,17 +113,17 @@ fn queued_bytes_that_are_not_written_do_not_count_as_activity() {
     harness.set_room(peer, 0);
     for _ in 0..9 {
         harness.with_last(|cx| {
-            cx.send(&b"into nothing"[..]);
+            cx.send(&b"never read"[..]);
             Verdict::Continue
         });
         harness.run_for(ms(100));
     }
     harness.run_for(ms(30_000));
-    // The replies have their drain time, and nobody takes them.
+    // The replies get their drain timeout, and the peer never reads them.
     let log = harness.log();
-    let (at, end) = log.last().unwrap();
+    let (at, last_call) = log.last().unwrap();
     assert_eq!(
-        *end,
+        *last_call,
         closed("drain deadline passed, 117 bytes of replies not read by the peer")
     );
     assert_in_time(at - 10_000, 1000);
@@ -144,7 +143,7 @@ fn peer_that_sends_byte_by_byte_is_closed_at_frame_deadline() {
         harness.run_for(ms(50));
     }
     let Some((at, Call::Close(reason))) = harness.log().pop() else {
-        panic!("it should be closed")
+        panic!("the connection should be closed")
     };
     assert_in_time(at - 5000, 1000);
     assert!(
@@ -160,14 +159,14 @@ fn each_frame_has_its_own_timeout() {
         ..unguarded()
     });
     let peer = harness.accept(1);
-    // Each piece ends one frame and begins the next, so that there is never a moment without an unfinished one.
+    // Each piece ends one frame and begins the next, so a frame is always unfinished.
     for piece in 0..20 {
         harness.peer_sends(peer, if piece == 0 { b"half" } else { b"whole\nhalf" });
         harness.turn();
         harness.run_for(ms(900));
     }
-    assert_eq!(harness.calls().len(), 20, "opened, and 19 frames");
-    // And one that stands alone counts from its own first byte, however long it was silent before.
+    assert_eq!(harness.calls().len(), 20, "`open` and 19 frames");
+    // The timeout of a single frame counts from its first byte, even after a long silence.
     harness.peer_sends(peer, b"\n");
     harness.turn();
     harness.run_for(ms(20_000));
@@ -221,7 +220,7 @@ fn frame_timeout_stops_under_write_back_pressure() {
     });
     let peer = harness.accept(1);
     harness.set_room(peer, 0);
-    harness.peer_sends(peer, b"choke\nhal");
+    harness.peer_sends(peer, b"block\nhal");
     harness.turn();
     harness.run_for(ms(60_000));
     harness.set_room(peer, 100);
@@ -230,8 +229,8 @@ fn frame_timeout_stops_under_write_back_pressure() {
     harness.run_for(ms(990));
     harness.peer_sends(peer, b"f\n");
     harness.run_for(ms(60_000));
-    assert_eq!(harness.calls(), [Call::Open, frame("choke"), frame("half")]);
-    assert_eq!(harness.received(peer), b"choke\nhalf\n");
+    assert_eq!(harness.calls(), [Call::Open, frame("block"), frame("half")]);
+    assert_eq!(harness.received(peer), b"block\nhalf\n");
 }
 
 #[test]
@@ -280,13 +279,13 @@ fn renewed_read_deadline_does_not_extend_frame_timeout() {
     harness.peer_sends(peer, b"hal");
     harness.turn();
     harness.run_for(ms(9000));
-    let told = assert_ended(
+    let calls = assert_closed(
         &mut harness,
         0,
         1000,
         "frame deadline passed: 3 bytes of an unfinished frame came from the peer in 1s",
     );
-    assert!(told.len() > 8, "{told:?}");
+    assert!(calls.len() > 8, "{calls:?}");
 }
 
 #[test]
@@ -301,7 +300,7 @@ fn peer_that_reads_nothing_is_closed_after_write_timeout() {
     harness.peer_sends(peer, b"hello\n");
     harness.turn();
     harness.run_for(ms(5000));
-    let log = assert_ended(
+    let log = assert_closed(
         &mut harness,
         3000,
         1000,
@@ -313,7 +312,7 @@ fn peer_that_reads_nothing_is_closed_after_write_timeout() {
 
 #[test]
 fn each_byte_written_restarts_write_timeout() {
-    for poller_says_so in [true, false] {
+    for poller_reports_room in [true, false] {
         let mut harness = Harness::new(Config {
             write_timeout: Some(ms(1000)),
             ..unguarded()
@@ -322,18 +321,19 @@ fn each_byte_written_restarts_write_timeout() {
         harness.set_room(peer, 0);
         harness.peer_sends(peer, &[&[b'x'; 30][..], b"\n"].concat());
         harness.turn();
-        // The system's poller speaks of room only when much is free: then the loop has to try by itself.
+        // The system's poller reports room only when much is free, so the loop has to try by
+        // itself.
         for _ in 0..30 {
             harness.run_for(ms(900));
             harness.set_room(peer, 1);
-            if poller_says_so {
+            if poller_reports_room {
                 harness.report_event(peer, |event| event.writable = true);
             }
         }
         assert!(harness.is_open(peer), "{:?}", harness.log());
         harness.run_for(ms(30_000));
         let Some(Call::Close(reason)) = harness.calls().pop() else {
-            panic!("in the end it takes nothing more")
+            panic!("a peer that stops reading should be closed")
         };
         assert!(
             reason.starts_with("write deadline passed: the peer took none of "),
@@ -352,7 +352,7 @@ fn write_timeout_begins_when_bytes_are_queued() {
     let peer = harness.accept(1);
     harness.set_room(peer, 0);
     harness.run_for(ms(60_000));
-    // The loop did not turn for a while, which is not the peer's fault.
+    // The loop does not turn for a while. The peer must not pay for it.
     harness.skip(ms(5000));
     harness.with_last(|cx| {
         cx.send(&b"hello"[..]);
@@ -362,7 +362,7 @@ fn write_timeout_begins_when_bytes_are_queued() {
     harness.run_for(ms(990));
     assert!(harness.is_open(peer), "{:?}", harness.log());
     harness.run_for(ms(5000));
-    assert_ended(
+    assert_closed(
         &mut harness,
         65_000,
         1000,
@@ -400,14 +400,14 @@ fn handshake_timeout_ends_with_the_first_whole_frame() {
         harness.turn();
         harness.run_for(ms(50));
     }
-    assert_ended(
+    assert_closed(
         &mut harness,
         0,
         1000,
         "handshake deadline passed: no first frame from the peer in 1s",
     );
 
-    // Who is not waited for has all the time.
+    // A connection without `expect_handshake` has no handshake timeout.
     let mut harness = Harness::new(config());
     let peer = harness.accept(1);
     harness.run_for(ms(60_000));
@@ -432,22 +432,23 @@ fn earliest_expired_guard_names_the_close_reason() {
     harness.peer_sends(peer, b"half");
     harness.turn();
     harness.run_for(ms(9000));
-    assert_ended(&mut harness, 0, 100, "idle for 100ms");
+    assert_closed(&mut harness, 0, 100, "idle for 100ms");
 }
 
-/// A connection that every guard has something against: half a frame, unread replies, no handshake, and silence.
-fn offend(harness: &mut Harness) -> usize {
+/// Makes a connection that violates every guard: an unfinished frame, unread replies, no handshake,
+/// and silence.
+fn violate_all_guards(harness: &mut Harness) -> usize {
     harness.reactor.handler().on_open = |cx| {
         cx.expect_handshake();
-        cx.send(&b"nobody takes this"[..]);
+        cx.send(&b"not read"[..]);
         Verdict::Continue
     };
-    // No room from the start: so it is made before the poller says anything.
+    // The connection has no room from the start, before the poller reports anything.
     let peer = harness.accept(1);
     harness.peer_sends(peer, b"half a fra");
     harness.set_room(peer, 0);
     harness.with_last(|cx| {
-        cx.send(&b"nor this"[..]);
+        cx.send(&b"not read either"[..]);
         Verdict::Continue
     });
     harness.turn();
@@ -458,7 +459,7 @@ fn offend(harness: &mut Harness) -> usize {
 #[test]
 fn none_disables_every_guard_and_the_loop_blocks() {
     let mut harness = Harness::new(unguarded());
-    let peer = offend(&mut harness);
+    let peer = violate_all_guards(&mut harness);
     assert_eq!(harness.reactor.next_deadline(), None);
     assert_eq!(harness.run_for(Duration::from_secs(86_400 * 365)), 1);
     assert!(harness.is_open(peer));
@@ -476,12 +477,12 @@ fn maximum_durations_in_the_configuration_never_expire() {
         ..Config::default()
     };
     let mut harness = Harness::new(forever);
-    let peer = offend(&mut harness);
+    let peer = violate_all_guards(&mut harness);
     assert_eq!(harness.reactor.next_deadline(), None);
     assert_eq!(harness.run_for(Duration::from_secs(86_400 * 365)), 1);
     harness.reactor.stop(Stop::Gracefully);
     harness.run_for(Duration::from_secs(86_400 * 365));
-    assert!(harness.is_open(peer), "it drains as long as it takes");
+    assert!(harness.is_open(peer), "the drain has no limit");
     harness.set_room(peer, usize::MAX);
     harness.report_event(peer, |event| event.writable = true);
     harness.peer_shuts_write(peer);
@@ -516,14 +517,14 @@ fn guards_of_one_millisecond_are_never_early() {
         };
         set(&mut config);
         let mut harness = Harness::new(config);
-        let peer = offend(&mut harness);
+        let peer = violate_all_guards(&mut harness);
         assert!(harness.is_open(peer), "{reason}");
         harness.run_for(ms(20));
         let Some((at, Call::Close(end))) = harness.log().pop() else {
-            panic!("{reason}: nothing happened")
+            panic!("{reason}: no close")
         };
         assert!(at >= 1, "{reason}: early");
-        // What nobody takes has its drain time, and is then what the end is named for.
+        // Unread replies get their drain timeout, which then names the close reason.
         assert!(
             end == reason || end.starts_with("drain deadline passed, 9 bytes"),
             "{end}"
@@ -533,30 +534,31 @@ fn guards_of_one_millisecond_are_never_early() {
 
 #[test]
 fn bytes_that_came_during_a_blocked_turn_count_before_guards_expire() {
-    // A callback, or the program between two turns, takes five times as long as a peer may. The silence was not the peer's.
-    let (time, kept) = (Some(ms(1000)), ms(5000));
+    // A callback, or the program between two turns, blocks for five times the timeout. The peer was
+    // not silent.
+    let (timeout, blocked) = (Some(ms(1000)), ms(5000));
     let calls_after = |harness: &mut Harness| {
         harness.turn();
         harness.run_for(ms(500));
         harness.calls()
     };
     let mut harness = Harness::new(Config {
-        idle_timeout: time,
+        idle_timeout: timeout,
         ..unguarded()
     });
     let peer = harness.accept(1);
-    harness.skip(kept);
+    harness.skip(blocked);
     harness.peer_sends(peer, b"not idle\n");
     assert_eq!(calls_after(&mut harness), [Call::Open, frame("not idle")]);
 
     let mut harness = Harness::new(Config {
-        frame_timeout: time,
+        frame_timeout: timeout,
         ..unguarded()
     });
     let peer = harness.accept(1);
     harness.peer_sends(peer, b"one half");
     harness.turn();
-    harness.skip(kept);
+    harness.skip(blocked);
     harness.peer_sends(peer, b" and the other\n");
     assert_eq!(
         calls_after(&mut harness),
@@ -564,7 +566,7 @@ fn bytes_that_came_during_a_blocked_turn_count_before_guards_expire() {
     );
 
     let mut harness = Harness::new(Config {
-        handshake_timeout: time,
+        handshake_timeout: timeout,
         ..unguarded()
     });
     harness.reactor.handler().on_open = |cx| {
@@ -572,19 +574,19 @@ fn bytes_that_came_during_a_blocked_turn_count_before_guards_expire() {
         Verdict::Continue
     };
     let peer = harness.accept(1);
-    harness.skip(kept);
+    harness.skip(blocked);
     harness.peer_sends(peer, b"hello\n");
     assert_eq!(calls_after(&mut harness), [Call::Open, frame("hello")]);
 
     let mut harness = Harness::new(Config {
-        write_timeout: time,
+        write_timeout: timeout,
         ..unguarded()
     });
     let peer = harness.accept(1);
     harness.set_room(peer, 0);
     harness.peer_sends(peer, b"echo\n");
     harness.turn();
-    harness.skip(kept);
+    harness.skip(blocked);
     harness.set_room(peer, 100);
     harness.report_event(peer, |event| event.writable = true);
     assert_eq!(
@@ -630,7 +632,10 @@ fn dial_between_turns_has_its_whole_timeout() {
     harness.run_for(ms(10));
     let log = harness.log();
     assert!(
-        matches!(&log[..], [(6000..=6002, Call::Close(reason))] if reason.contains("no answer within 1")),
+        matches!(
+            &log[..],
+            [(6000..=6002, Call::Close(reason))] if reason.contains("no answer within 1")
+        ),
         "{log:?}"
     );
 }
@@ -642,9 +647,9 @@ fn timers_fire_in_order_never_early_and_at_most_a_tick_late() {
     let mut rng = fastrand::Rng::with_seed(7);
     let mut harness = Harness::new(unguarded());
     harness.accept(1);
-    let mut wanted: Vec<(Instant, TimerId)> = Vec::new();
+    let mut expected: Vec<(Instant, TimerId)> = Vec::new();
     for n in 0..2000_u64 {
-        // In microseconds: many fall into one tick, and none on its edge.
+        // In microseconds: many fall into one tick, and none on the edge of one.
         let at = harness.now() + Duration::from_micros(rng.u64(1..300_000));
         let timer = if n % 2 == 0 {
             harness.reactor.set_timer(at)
@@ -656,22 +661,22 @@ fn timers_fire_in_order_never_early_and_at_most_a_tick_late() {
             });
             set.unwrap()
         };
-        wanted.push((at, timer));
+        expected.push((at, timer));
         harness.run_for(Duration::from_micros(rng.u64(..200)));
     }
     harness.run_for(ms(600));
     let log = std::mem::take(&mut harness.reactor.handler().log);
-    let came: Vec<(Instant, TimerId)> = log
+    let fired: Vec<(Instant, TimerId)> = log
         .into_iter()
         .filter_map(|(at, call)| match call {
             Call::Timer(timer) | Call::LoopTimer(timer) => Some((at, timer)),
             _ => None,
         })
         .collect();
-    assert_eq!(came.len(), wanted.len());
-    assert!(came.is_sorted_by_key(|(at, _)| *at));
-    for (at, timer) in came {
-        let (set_for, _) = wanted.iter().find(|(_, known)| *known == timer).unwrap();
+    assert_eq!(fired.len(), expected.len());
+    assert!(fired.is_sorted_by_key(|(at, _)| *at));
+    for (at, timer) in fired {
+        let (set_for, _) = expected.iter().find(|(_, known)| *known == timer).unwrap();
         assert!(at >= *set_for, "early by {:?}", *set_for - at);
         assert!(at - *set_for <= ms(2), "late by {:?}", at - *set_for);
     }
@@ -680,13 +685,13 @@ fn timers_fire_in_order_never_early_and_at_most_a_tick_late() {
 
 #[test]
 fn timer_cancelled_in_its_own_tick_does_not_fire() {
-    thread_local!(static VICTIM: RefCell<Option<TimerId>> = const { RefCell::new(None) });
+    thread_local!(static TARGET: RefCell<Option<TimerId>> = const { RefCell::new(None) });
     let mut harness = Harness::new(unguarded());
     harness.reactor.handler().on_loop_timer =
-        |_, cx| assert!(cx.cancel_timer(VICTIM.take().unwrap()));
+        |_, cx| assert!(cx.cancel_timer(TARGET.take().unwrap()));
     harness.reactor.handler().on_timer = |_, cx| {
-        if let Some(victim) = VICTIM.take() {
-            assert!(cx.cancel_timer(victim));
+        if let Some(target) = TARGET.take() {
+            assert!(cx.cancel_timer(target));
         }
         Verdict::Continue
     };
@@ -701,19 +706,19 @@ fn timer_cancelled_in_its_own_tick_does_not_fire() {
         set.unwrap()
     };
     let first = harness.reactor.set_timer(at);
-    let victim = of_connection(&mut harness);
+    let target = of_connection(&mut harness);
     let last = of_connection(&mut harness);
-    VICTIM.set(Some(victim));
+    TARGET.set(Some(target));
     harness.run_for(ms(100));
     assert_eq!(
         harness.calls(),
         [Call::Open, Call::LoopTimer(first), Call::Timer(last)]
     );
     assert!(
-        ![first, victim, last]
+        ![first, target, last]
             .into_iter()
             .any(|timer| harness.reactor.cancel_timer(timer)),
-        "none is still to come"
+        "no timer must be left"
     );
 }
 
@@ -742,7 +747,7 @@ fn timers_of_a_closed_connection_never_fire_and_leave_nothing() {
             .any(|timer| harness.reactor.cancel_timer(timer))
     );
     assert_eq!(harness.reactor.next_deadline(), None);
-    // Another one in the same slot does not inherit them.
+    // The next connection in the same slot does not inherit them.
     harness.accept(1);
     harness.run_for(ms(1000));
     assert_eq!(harness.calls(), [Call::Open]);
@@ -757,7 +762,11 @@ fn timer_that_renews_itself_in_the_past_does_not_block_the_turn() {
     };
     harness.reactor.set_timer(harness.at(0));
     let turns = harness.run_for(ms(100));
-    assert_eq!(harness.reactor.counters().timers, 100, "once a tick");
+    assert_eq!(
+        harness.reactor.counters().timers,
+        100,
+        "the timer fires once a tick"
+    );
     assert!(turns <= 102, "{turns} turns");
 }
 
@@ -806,28 +815,31 @@ fn hundred_thousand_timers_in_one_tick_do_not_starve_sockets() {
     harness.run_for(ms(99));
     assert_eq!(harness.reactor.counters().timers, 0);
     harness.skip(ms(1));
-    let (mut waited, mut asked) = (0_u64, 0_u64);
+    let (mut waited, mut requests) = (0_u64, 0_u64);
     while harness.reactor.counters().timers < 100_000 {
         let turns = harness.reactor.counters().turns;
-        harness.peer_sends(peer, b"are you there?\n");
-        asked += 1;
-        while harness.received(peer) != b"are you there?\n" {
+        harness.peer_sends(peer, b"request\n");
+        requests += 1;
+        while harness.received(peer) != b"request\n" {
             harness.turn();
             assert!(
                 harness.reactor.counters().turns < turns + 1000,
-                "no answer: {:?}",
+                "no reply: {:?}",
                 harness.reactor
             );
         }
         waited = waited.max(harness.reactor.counters().turns - turns);
-        assert!(asked < 10_000);
+        assert!(requests < 10_000);
     }
     assert!(waited <= 2, "a request waited for {waited} turns");
-    assert!(asked >= 50, "only {asked} requests were served meanwhile");
+    assert!(
+        requests >= 50,
+        "only {requests} requests were served meanwhile"
+    );
     assert_eq!(
         harness.reactor.counters().timers,
         100_000,
-        "and no other timer came"
+        "no other timer may fire"
     );
     harness.reactor.handler().log.clear();
 }
@@ -846,7 +858,7 @@ fn timer_set_and_cancel_cost_hardly_grows_with_a_million_timers() {
                 .reactor
                 .set_timer(begun + ms(rng.u64(1_000..10_000_000)));
         }
-        // The quickest of several rounds: the others were disturbed.
+        // Takes the fastest of several rounds. Other load on the machine slowed the rest.
         (0..20)
             .map(|_| {
                 let clock = Instant::now();
@@ -876,7 +888,7 @@ fn timer_set_and_cancel_cost_hardly_grows_with_a_million_timers() {
 
 // ---------------------------------------------------------------- costs
 
-/// Waits for a handshake, and echoes.
+/// Expects a handshake, and echoes each line.
 struct Guarded;
 
 impl Handler for Guarded {
@@ -893,7 +905,7 @@ impl Handler for Guarded {
         Verdict::Continue
     }
 
-    /// Each moves its own deadlines on, as a program of Go's would.
+    /// Moves the deadlines with each request, as a Go program does.
     fn frame(&mut self, line: &[u8], cx: &mut Context<'_, Self>) -> Verdict {
         if line == b"deadline" {
             cx.set_deadline(Some(cx.now() + Duration::from_secs(600)));
@@ -917,13 +929,13 @@ fn deadlines_moved_by_each_request_cost_no_allocation_and_no_turn() {
             info.count_total
         };
         for _ in 0..10 {
-            round(&mut reactor); // the buffers find their size
+            round(&mut reactor); // lets the buffers reach their size
         }
         let before = reactor.counters();
         let allocated: u64 = (0..1000).map(|_| round(&mut reactor)).sum();
         let after = reactor.counters();
         assert_eq!(allocated, 0, "{}", line.escape_ascii());
-        // `turn_until` looks up every millisecond: so turns are counted by those that brought something.
+        // `turn_until` turns every millisecond, so this counts events and reads instead of turns.
         assert_eq!(
             (
                 after.events - before.events,
@@ -951,7 +963,8 @@ fn guards_need_no_extra_turn_while_requests_arrive() {
         assert_eq!(harness.reactor.counters().turns, before + n + 1);
     }
     assert_eq!(harness.received(peer).len(), 6000);
-    // From here on: the rest of the handshake's time and of the idle time, and nothing in between but looks that come to nothing.
+    // From here on, the only turns are for the rest of the handshake timeout and the idle timeout,
+    // and for deadline checks that find nothing.
     let turns = harness.run_for(ms(50_000));
     assert!(turns <= 3, "{turns} turns");
     assert!(harness.is_open(peer));
@@ -969,17 +982,17 @@ fn ten_thousand_idle_connections_share_few_wake_ups() {
     assert_eq!(
         harness.run_for(Duration::from_secs(60)),
         1,
-        "only the one that ends the minute"
+        "the only turn is the one that ends the minute"
     );
 
-    // Those who come one after the other do not each have a wake-up of their own.
+    // Connections that arrive one after the other do not each need a wake-up.
     let mut harness = Harness::new(Config::default());
     for _ in 0..100 {
         harness.accept(100);
         harness.run_for(ms(10));
     }
     assert_eq!(harness.reactor.connections(), CONNECTIONS);
-    // The loop wakes three times or so; each time it may look at 1,024 a turn.
+    // The loop wakes up about three times. Each turn checks at most 1,024 deadlines.
     let turns = harness.run_for(Duration::from_secs(100));
     assert!(turns <= 30, "{turns} turns");
     assert_eq!(harness.reactor.connections(), 0);
@@ -993,13 +1006,14 @@ fn ten_thousand_connections_without_guards_cause_no_wake_up() {
     assert_eq!(harness.run_for(Duration::from_secs(60)), 1);
 }
 
-// ---------------------------------------------------------------- how they meet
+// ---------------------------------------------------------------- combinations
 
-/// A connection that is choked and may not write any more, though its peer takes something again; its read deadline passes in 40 ms.
-fn choked_and_late(harness: &mut Harness) -> usize {
+/// Makes a connection that is blocked on write and whose write deadline has expired, although its
+/// peer reads again. Its read deadline expires in 40 ms.
+fn write_blocked_and_expired(harness: &mut Harness) -> usize {
     let peer = harness.accept(1);
     harness.set_room(peer, 0);
-    harness.peer_sends(peer, b"choke\n");
+    harness.peer_sends(peer, b"block\n");
     harness.turn();
     let (write, read) = (harness.at(100), harness.at(200));
     harness.with_last(|cx| {
@@ -1028,9 +1042,9 @@ fn read_deadline_callback_can_clear_the_write_deadline() {
         }
         Verdict::Continue
     };
-    let peer = choked_and_late(&mut harness);
+    let peer = write_blocked_and_expired(&mut harness);
     harness.run_for(ms(100));
-    assert_eq!(harness.received(peer), b"choke\n");
+    assert_eq!(harness.received(peer), b"block\n");
 }
 
 #[test]
@@ -1040,7 +1054,7 @@ fn post_can_clear_the_write_deadline_when_the_read_deadline_expires() {
         write_low: 0,
         ..unguarded()
     });
-    let peer = choked_and_late(&mut harness);
+    let peer = write_blocked_and_expired(&mut harness);
     let id = harness.last();
     harness.skip(ms(100));
     let clear: Task = Box::new(move |_, cx| {
@@ -1051,10 +1065,10 @@ fn post_can_clear_the_write_deadline_when_the_read_deadline_expires() {
     });
     harness.reactor.handle().post(clear).unwrap();
     harness.run_for(ms(100));
-    assert_eq!(harness.received(peer), b"choke\n");
+    assert_eq!(harness.received(peer), b"block\n");
 }
 
-/// On a real loop, since it is the poller's own report of the bell that is used up.
+/// Uses a real poller, because its report of the wake-up is consumed.
 #[test]
 fn post_behind_the_turn_limit_is_not_forgotten() {
     let (mut reactor, _) = reactor(
@@ -1073,7 +1087,7 @@ fn post_behind_the_turn_limit_is_not_forgotten() {
     (0..3).for_each(|_| post());
     let _ = reactor.turn(Some(Duration::ZERO)).unwrap();
     assert_eq!(reactor.counters().posts, 2);
-    post(); // it rings, and the next poll hears it; but in that turn the third letter is read first
+    post(); // the next poll consumes its wake-up, but that turn runs the third post first
     let _ = reactor.turn(Some(Duration::ZERO)).unwrap();
     assert!(
         reactor.counters().posts == 4 || reactor.next_deadline().is_some(),
@@ -1086,7 +1100,7 @@ fn panics_in_timers_and_deadlines_close_their_connection_only() {
     let mut harness = Harness::new(unguarded());
     harness.reactor.handler().on_timer = |_, _| panic!("in a timer");
     harness.reactor.handler().on_deadline = |_, _| panic!("in a deadline");
-    harness.reactor.handler().on_loop_timer = |_, _| panic!("in a timer of the loop");
+    harness.reactor.handler().on_loop_timer = |_, _| panic!("in a loop timer");
     let mut peers = Vec::new();
     for n in 0..3 {
         peers.push(harness.accept(1));
@@ -1107,14 +1121,14 @@ fn panics_in_timers_and_deadlines_close_their_connection_only() {
         harness.peer_shuts_write(*peer);
     }
     harness.run_for(ms(10));
-    let mut ends: Vec<Call> = harness
+    let mut closes: Vec<Call> = harness
         .calls()
         .into_iter()
         .filter(|call| matches!(call, Call::Close(_)))
         .collect();
-    ends.sort_by_key(|call| format!("{call:?}"));
+    closes.sort_by_key(|call| format!("{call:?}"));
     assert_eq!(
-        ends,
+        closes,
         [
             closed("closed by the peer"),
             closed("the handler panicked"),
@@ -1125,8 +1139,8 @@ fn panics_in_timers_and_deadlines_close_their_connection_only() {
 
 #[test]
 fn timer_set_in_the_close_callback_never_fires() {
-    struct AtTheEnd;
-    impl Handler for AtTheEnd {
+    struct SetsTimerInClose;
+    impl Handler for SetsTimerInClose {
         type Codec = Line;
         type State = ();
         type Mail = ();
@@ -1137,14 +1151,15 @@ fn timer_set_in_the_close_callback_never_fires() {
             Verdict::Close
         }
         fn timer(&mut self, _: TimerId, _: &mut Context<'_, Self>) -> Verdict {
-            unreachable!("its connection is over")
+            unreachable!("the connection is closed")
         }
         fn close(&mut self, cx: &mut Context<'_, Self>, _: &CloseReason) {
             cx.set_timer(cx.now());
             cx.set_deadline(Some(cx.now()));
         }
     }
-    let mut harness = scripted::Harness::on(NetState::with_listeners(1), AtTheEnd, unguarded());
+    let mut harness =
+        scripted::Harness::on(NetState::with_listeners(1), SetsTimerInClose, unguarded());
     let peer = harness.accept(1);
     harness.peer_sends(peer, b"bye\n");
     harness.peer_shuts_write(peer);
@@ -1159,8 +1174,8 @@ fn timer_set_in_the_close_callback_never_fires() {
     );
 }
 
-/// Does something to a connection, as chance will have it.
-fn at_random(cx: &mut Context<'_, Recorder>) -> Verdict {
+/// Does a random operation on a connection.
+fn random_operation(cx: &mut Context<'_, Recorder>) -> Verdict {
     let at = cx.now() + Duration::from_micros(fastrand::u64(..50_000));
     match fastrand::u32(..24) {
         0 => cx.set_read_deadline(Some(at)),
@@ -1181,32 +1196,32 @@ fn at_random(cx: &mut Context<'_, Recorder>) -> Verdict {
 
 #[test]
 fn random_operations_never_panic_and_leave_nothing() {
-    let some_time = || (fastrand::u32(..4) > 0).then(|| ms(fastrand::u64(1..200)));
+    let random_timeout = || (fastrand::u32(..4) > 0).then(|| ms(fastrand::u64(1..200)));
     for seed in 0..20_000 {
         fastrand::seed(seed);
         let config = Config {
             calls_per_turn: fastrand::usize(1..20),
             drain_timeout: ms(fastrand::u64(..100)),
-            frame_timeout: some_time(),
-            handshake_timeout: some_time(),
-            idle_timeout: some_time(),
+            frame_timeout: random_timeout(),
+            handshake_timeout: random_timeout(),
+            idle_timeout: random_timeout(),
             linger_timeout: ms(fastrand::u64(..100)),
             scratch: fastrand::usize(1..64),
             write_cap: 4096,
             write_high: 64,
             write_low: 16,
-            write_timeout: some_time(),
+            write_timeout: random_timeout(),
             ..Config::default()
         };
         let mut harness = Harness::new(config);
         let recorder = harness.reactor.handler();
-        recorder.on_open = at_random;
+        recorder.on_open = random_operation;
         recorder.on_frame = |line, cx| {
             let _ = cx.try_send(line);
-            at_random(cx)
+            random_operation(cx)
         };
-        recorder.on_deadline = |_, cx| at_random(cx);
-        recorder.on_timer = |_, cx| at_random(cx);
+        recorder.on_deadline = |_, cx| random_operation(cx);
+        recorder.on_timer = |_, cx| random_operation(cx);
         harness.accept(1);
         for _ in 0..200 {
             let peer = fastrand::usize(..harness.socket_count());
@@ -1228,8 +1243,8 @@ fn random_operations_never_panic_and_leave_nothing() {
                 }),
                 8 if fastrand::u32(..3) == 0 => harness.peer_shuts_write(peer),
                 9 if fastrand::u32(..3) == 0 => harness.peer_resets(peer),
-                10 => drop(harness.reactor.with(last, |_, cx| at_random(cx))),
-                11 => drop(harness.reactor.handle().send(last, &b"letter\n"[..])),
+                10 => drop(harness.reactor.with(last, |_, cx| random_operation(cx))),
+                11 => drop(harness.reactor.handle().send(last, &b"message\n"[..])),
                 12 => drop(
                     harness
                         .reactor
@@ -1270,8 +1285,8 @@ fn random_operations_never_panic_and_leave_nothing() {
 
 // ---------------------------------------------------------------- extremes
 
-/// The last instant that the system can tell, or nearly.
-fn end_of_time() -> Instant {
+/// Returns the last instant that the system can represent, or nearly.
+fn latest_instant() -> Instant {
     (0..64).rev().fold(Instant::now(), |at, bit| {
         at.checked_add(Duration::from_secs(1 << bit)).unwrap_or(at)
     })
@@ -1279,7 +1294,7 @@ fn end_of_time() -> Instant {
 
 #[test]
 fn extreme_instants_are_valid_deadlines_and_timers() {
-    let far = end_of_time();
+    let far = latest_instant();
     let past = (0..64).rev().fold(Instant::now(), |at, bit| {
         at.checked_sub(Duration::from_secs(1 << bit)).unwrap_or(at)
     });
@@ -1290,7 +1305,7 @@ fn extreme_instants_are_valid_deadlines_and_timers() {
     harness.with_last(|cx| {
         cx.set_deadline(Some(far));
         cx.set_timer(far);
-        assert!(cx.try_send(&b"it is not over"[..]).is_ok());
+        assert!(cx.try_send(&b"not expired"[..]).is_ok());
         Verdict::Continue
     });
     harness.peer_sends(peer, b"hello\n");
@@ -1335,14 +1350,14 @@ fn maximum_stop_and_dial_timeouts_do_not_overflow() {
     assert_eq!(
         (harness.reactor.connections(), harness.calls()),
         (4, Vec::new()),
-        "a day is not yet for ever"
+        "a day is less than these timeouts"
     );
     harness.reactor.stop(Stop::Within(Duration::MAX));
     harness.run_for(Duration::from_secs(86_400));
     assert_eq!(
         harness.reactor.connections(),
         0,
-        "a dial is not worth waiting for"
+        "the stop does not wait for dials"
     );
 }
 
@@ -1353,11 +1368,11 @@ fn observer_sees_each_expired_deadline_with_its_kind() {
         drain_timeout: ms(100),
         ..unguarded()
     });
-    let seen: Rc<RefCell<Vec<String>>> = Rc::default();
-    let shown = seen.clone();
+    let expiries: Rc<RefCell<Vec<String>>> = Rc::default();
+    let seen = expiries.clone();
     harness.reactor.set_observer(move |step: &Step<'_>| {
         if let Step::Deadline { expiry, .. } = step {
-            shown.borrow_mut().push(format!("{expiry:?}"));
+            seen.borrow_mut().push(format!("{expiry:?}"));
         }
     });
     let peer = harness.accept(1);
@@ -1366,9 +1381,9 @@ fn observer_sees_each_expired_deadline_with_its_kind() {
     harness.with_last(|cx| {
         cx.set_read_deadline(Some(at));
         cx.send(&b"hello"[..]);
-        resume_connection(cx)
+        Verdict::Continue
     });
     harness.run_for(ms(1000));
-    assert_eq!(*seen.borrow(), ["Deadline(Read)", "Write"]);
+    assert_eq!(*expiries.borrow(), ["Deadline(Read)", "Write"]);
     assert_eq!(harness.reactor.counters().deadlines, 2);
 }

@@ -1,4 +1,4 @@
-//! Outgoing connections: every way in which they can fail, and exactly one outcome for each.
+//! Outgoing connections: every failure, and exactly one outcome for each dial.
 
 #[path = "util/scripted.rs"]
 mod scripted;
@@ -20,28 +20,28 @@ use glassloop::{
 use scripted::{NetState, loopback, ms};
 use util::{TIMEOUT, turn_until};
 
-/// A dial that a callback shall begin.
-type Wish = (Vec<Address>, Duration, u64);
+/// A dial for a callback to start: addresses, timeout, key.
+type DialRequest = (Vec<Address>, Duration, u64);
 
-/// Writes down what becomes of its dials.
+/// Records the outcomes of its dials.
 #[derive(Default)]
 struct Dialer {
-    /// Every outcome as it came: `open` and where to, `never` and why, or `closed` and why.
+    /// The outcomes in order: `open to ADDRESS`, `never: REASON`, or `closed: REASON`.
     outcomes: Vec<(ConnectionId, u64, String)>,
-    /// What is dialed when the next connection opens.
-    in_open: VecDeque<Wish>,
-    /// How often it dials again when a connection is over.
-    again: usize,
-    /// How many connections were asked for a state.
+    /// The dials to start when the next connection opens.
+    in_open: VecDeque<DialRequest>,
+    /// How many times to dial again when a connection closes.
+    redials: usize,
+    /// How many times `connection` was called.
     made: usize,
 }
 
 impl Dialer {
-    /// What became of the dials with this key.
+    /// Returns the outcomes of the dials with this key.
     fn of_key(&self, key: u64) -> Vec<&str> {
         self.outcomes
             .iter()
-            .filter(|(_, its, _)| *its == key)
+            .filter(|(_, known, _)| *known == key)
             .map(|(_, _, outcome)| outcome.as_str())
             .collect()
     }
@@ -49,9 +49,9 @@ impl Dialer {
 
 impl Handler for Dialer {
     type Codec = Line;
-    /// Its key, if it was dialed, and whether it was open.
+    /// The key, if the connection was dialed, and whether it was open.
     type State = (Option<u64>, bool);
-    type Mail = Wish;
+    type Mail = DialRequest;
 
     fn connection(&mut self, origin: &Origin) -> (Line, Self::State) {
         self.made += 1;
@@ -79,7 +79,7 @@ impl Handler for Dialer {
         Verdict::Continue
     }
 
-    fn mail(&mut self, (addrs, timeout, key): Wish, cx: &mut LoopContext<'_, Self>) {
+    fn mail(&mut self, (addrs, timeout, key): DialRequest, cx: &mut LoopContext<'_, Self>) {
         cx.connect(addrs, timeout, key);
     }
 
@@ -92,8 +92,8 @@ impl Handler for Dialer {
             key,
             format!("{}: {reason}", if opened { "closed" } else { "never" }),
         ));
-        if self.again > 0 {
-            self.again -= 1;
+        if self.redials > 0 {
+            self.redials -= 1;
             cx.connect(vec![loopback(1)], Duration::from_secs(1), key + 1);
         }
     }
@@ -105,11 +105,11 @@ fn dialer() -> Reactor<Dialer> {
     Reactor::new(Dialer::default(), Config::default()).unwrap()
 }
 
-/// Turns until there are so many outcomes, and returns them as texts.
+/// Turns until there are `count` outcomes, and returns their texts.
 fn outcomes(reactor: &mut Reactor<Dialer>, count: usize) -> Vec<String> {
     turn_until(reactor, |reactor| reactor.handler().outcomes.len() >= count);
     for _ in 0..3 {
-        let _ = reactor.turn(Some(Duration::ZERO)).unwrap(); // nothing more comes
+        let _ = reactor.turn(Some(Duration::ZERO)).unwrap(); // no further outcome may come
     }
     assert_eq!(reactor.handler().outcomes.len(), count);
     reactor
@@ -120,14 +120,16 @@ fn outcomes(reactor: &mut Reactor<Dialer>, count: usize) -> Vec<String> {
         .collect()
 }
 
-/// An address at which nobody listens. The socket is kept, so that no other test is given the port.
-fn dead() -> SocketAddr {
+/// Returns an address without a listener. The socket stays bound, so that no other test gets the
+/// port.
+fn unused_addr() -> SocketAddr {
     let (socket, addr) = util::bound();
     std::mem::forget(socket);
     addr
 }
 
-/// Begins a dial in the very present: the loop counts from its last turn. Returns a time that is not later than that.
+/// Starts a dial right after a turn. Returns an instant that is not later than that turn, from
+/// which the loop counts.
 fn dial_now(reactor: &mut Reactor<Dialer>, addrs: &[SocketAddr], timeout: Duration) -> Instant {
     let now = Instant::now();
     let _ = reactor.turn(Some(Duration::ZERO)).unwrap();
@@ -135,22 +137,22 @@ fn dial_now(reactor: &mut Reactor<Dialer>, addrs: &[SocketAddr], timeout: Durati
     now
 }
 
-fn alive() -> (TcpListener, SocketAddr) {
+fn listening() -> (TcpListener, SocketAddr) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let addr = listener.local_addr().unwrap();
     (listener, addr)
 }
 
-/// A listener that answers nobody; Linux has that.
+/// Returns a listener that does not answer. Linux only.
 #[cfg(target_os = "linux")]
-fn silent() -> util::FullListener {
+fn full_listener() -> util::FullListener {
     util::FullListener::listen().unwrap()
 }
 
 #[test]
 fn dial_without_listener_is_refused() {
     let mut reactor = dialer();
-    let addr = dead();
+    let addr = unused_addr();
     let id = reactor.connect(addr, LONG).unwrap();
     assert_eq!(
         outcomes(&mut reactor, 1),
@@ -171,54 +173,63 @@ fn dial_without_listener_is_refused() {
 #[test]
 #[cfg(target_os = "linux")]
 fn unanswered_dial_ends_at_its_deadline_and_not_before() {
-    let silent = silent();
+    let full = full_listener();
     let mut reactor = dialer();
     let timeout = Duration::from_millis(300);
-    let begun = dial_now(&mut reactor, &[silent.addr], timeout);
-    // How long it says that was is a matter of the test by hand below.
+    let begun = dial_now(&mut reactor, &[full.addr], timeout);
+    // A test on the scripted network below checks the exact time in the text.
     assert!(outcomes(&mut reactor, 1)[0].starts_with(&format!(
         "never: cannot connect to {}: no answer within 30",
-        silent.addr
+        full.addr
     )));
     assert!(begun.elapsed() >= timeout);
-    reactor.connect(silent.addr, Duration::ZERO).unwrap();
+    reactor.connect(full.addr, Duration::ZERO).unwrap();
     assert!(outcomes(&mut reactor, 2)[1].contains(": no answer within "));
 }
 
 #[test]
 #[cfg(target_os = "linux")]
 fn addresses_are_tried_in_order_until_one_answers() {
-    let (mut reactor, silent, dead, (_listener, alive)) = (dialer(), silent(), dead(), alive());
-    reactor.connect(&[dead, alive][..], LONG).unwrap();
-    assert_eq!(outcomes(&mut reactor, 1), [format!("open to {alive}")]);
+    let (mut reactor, full, unused, (_listener, listening_addr)) =
+        (dialer(), full_listener(), unused_addr(), listening());
+    reactor
+        .connect(&[unused, listening_addr][..], LONG)
+        .unwrap();
+    assert_eq!(
+        outcomes(&mut reactor, 1),
+        [format!("open to {listening_addr}")]
+    );
     assert_eq!(
         (reactor.counters().dialed, reactor.counters().dial_errors),
         (2, 1)
     );
     let begun = dial_now(
         &mut reactor,
-        &[silent.addr, dead, alive],
+        &[full.addr, unused, listening_addr],
         Duration::from_secs(5),
     );
-    assert_eq!(outcomes(&mut reactor, 2)[1], format!("open to {alive}"));
+    assert_eq!(
+        outcomes(&mut reactor, 2)[1],
+        format!("open to {listening_addr}")
+    );
     assert!(
         begun.elapsed() >= Duration::from_millis(1990),
-        "the first had its fair time; to the tick it is tested by hand below"
+        "the first address had its share of the time; the exact tick is tested below"
     );
-    // It is the first one's failure that is told.
+    // The outcome names the failure of the first address.
     reactor
-        .connect(&[dead, silent.addr][..], Duration::from_millis(100))
+        .connect(&[unused, full.addr][..], Duration::from_millis(100))
         .unwrap();
     let failure = "connection refused: nothing listens there (other addresses tried: 1)";
     assert_eq!(
         outcomes(&mut reactor, 3)[2],
-        format!("never: cannot connect to {dead}: {failure}")
+        format!("never: cannot connect to {unused}: {failure}")
     );
 }
 
 #[test]
 fn dial_that_cannot_start_is_an_error_or_a_close_callback() {
-    let (_listener, addr) = alive();
+    let (_listener, addr) = listening();
     let mut reactor = Reactor::new(
         Dialer::default(),
         Config {
@@ -260,22 +271,23 @@ fn dial_that_cannot_start_is_an_error_or_a_close_callback() {
         reactor.connect(addr, LONG).unwrap_err().to_string(),
         stopping
     );
-    // The third was asked for in the turn of the stop: there was no room yet. The fourth came later.
+    // The third dial was posted in the turn of the stop, when the loop was still full. The fourth
+    // came later.
     assert_eq!(reactor.handler().of_key(3), [format!("never: {full}")]);
     assert_eq!(reactor.handler().of_key(4), [format!("never: {stopping}")]);
 }
 
 #[test]
 fn callback_dials_with_a_key_and_gets_it_in_the_origin() {
-    let (mut reactor, dead, (_listener, alive)) = (dialer(), dead(), alive());
+    let (mut reactor, unused, (_listener, listening_addr)) = (dialer(), unused_addr(), listening());
     reactor.handler().in_open.extend([
-        (vec![alive.into()], LONG, 77),
-        (vec![dead.into(), alive.into()], LONG, 78),
-        (vec![dead.into()], LONG, 79),
+        (vec![listening_addr.into()], LONG, 77),
+        (vec![unused.into(), listening_addr.into()], LONG, 78),
+        (vec![unused.into()], LONG, 79),
     ]);
-    reactor.connect(alive, LONG).unwrap();
+    reactor.connect(listening_addr, LONG).unwrap();
     outcomes(&mut reactor, 4);
-    let open = format!("open to {alive}");
+    let open = format!("open to {listening_addr}");
     for key in [0, 77, 78] {
         assert_eq!(reactor.handler().of_key(key), [&open]);
     }
@@ -299,7 +311,7 @@ fn unix_socket_is_dialed_by_its_path() {
     reactor.connect_to(vec![addr.clone()], LONG).unwrap();
     assert_eq!(outcomes(&mut reactor, 2)[1], format!("open to {addr}"));
     drop(listener);
-    // The file is still there, and nobody behind it.
+    // The file still exists, without a listener.
     reactor.connect_to(vec![addr.clone()], LONG).unwrap();
     turn_until(&mut reactor, |reactor| {
         reactor
@@ -308,19 +320,21 @@ fn unix_socket_is_dialed_by_its_path() {
             .iter()
             .any(|(.., outcome)| outcome.contains("connection refused"))
     });
-    // The other kinds of addresses may stand beside it.
-    let (_listener, alive) = alive();
-    let id = reactor.connect_to(vec![addr, alive.into()], LONG).unwrap();
+    // The list may contain other kinds of addresses too.
+    let (_listener, listening_addr) = listening();
+    let id = reactor
+        .connect_to(vec![addr, listening_addr.into()], LONG)
+        .unwrap();
     turn_until(&mut reactor, |reactor| {
         reactor
             .handler()
             .outcomes
             .last()
-            .is_some_and(|(its, ..)| *its == id)
+            .is_some_and(|(known, ..)| *known == id)
     });
     assert_eq!(
         reactor.handler().outcomes.last().unwrap().2,
-        format!("open to {alive}")
+        format!("open to {listening_addr}")
     );
     std::fs::remove_file(path).unwrap();
 }
@@ -351,9 +365,10 @@ fn abstract_unix_socket_is_dialed_by_its_name() {
     });
 }
 
-/// Checks that every dial has exactly one first outcome, and that those who were open are closed once at most.
+/// Checks that every dial has exactly one first outcome, and that a connection that opened is
+/// closed at most once.
 #[track_caller]
-fn one_outcome_each(handler: &Dialer, dials: &[ConnectionId]) {
+fn assert_one_outcome_each(handler: &Dialer, dials: &[ConnectionId]) {
     let mut of: BTreeMap<ConnectionId, Vec<&str>> = BTreeMap::new();
     for (id, _, outcome) in &handler.outcomes {
         of.entry(*id)
@@ -374,22 +389,24 @@ fn one_outcome_each(handler: &Dialer, dials: &[ConnectionId]) {
 #[cfg(target_os = "linux")]
 fn each_dial_has_one_outcome_even_if_the_loop_stops() {
     for how in [None, Some(Stop::Gracefully), Some(Stop::AtOnce)] {
-        let (silent, dead, (_listener, alive)) = (silent(), dead(), alive());
+        let (full, unused, (_listener, listening_addr)) =
+            (full_listener(), unused_addr(), listening());
         let mut reactor = dialer();
-        let ways = [
-            vec![alive],
-            vec![dead],
-            vec![silent.addr],
-            vec![dead, alive],
-            vec![dead, silent.addr],
-            vec![dead, dead, dead],
+        let targets = [
+            vec![listening_addr],
+            vec![unused],
+            vec![full.addr],
+            vec![unused, listening_addr],
+            vec![unused, full.addr],
+            vec![unused, unused, unused],
         ];
-        // The listener's queue holds less than all of them; so some of the good ones are silent as well.
+        // The backlog of the listener is shorter than the number of dials, so some dials to it get
+        // no answer either.
         let mut dials = Vec::new();
-        for (n, way) in ways.iter().cycle().take(300).enumerate() {
+        for (n, target) in targets.iter().cycle().take(300).enumerate() {
             dials.push(
                 reactor
-                    .connect(&way[..], Duration::from_millis(200 + n as u64))
+                    .connect(&target[..], Duration::from_millis(200 + n as u64))
                     .unwrap(),
             );
             if n % 50 == 7 {
@@ -408,21 +425,22 @@ fn each_dial_has_one_outcome_even_if_the_loop_stops() {
                 .count();
             first >= dials.len() && (how.is_none() || reactor.connections() == 0)
         });
-        one_outcome_each(reactor.handler(), &dials);
-        drop(silent);
+        assert_one_outcome_each(reactor.handler(), &dials);
+        drop(full);
     }
 }
 
-/// Runs this test again, alone in a process of its own, where nobody else opens descriptors. Whether it is that one already.
+/// Runs this test again in its own process, where no other test opens descriptors. Returns true if
+/// this is that process.
 #[cfg(target_os = "linux")]
-fn alone(name: &str) -> bool {
-    const SIGN: &str = "GLASSLOOP_ALONE";
-    if std::env::var_os(SIGN).is_some() {
+fn is_separate_process(name: &str) -> bool {
+    const MARKER: &str = "GLASSLOOP_SEPARATE_PROCESS";
+    if std::env::var_os(MARKER).is_some() {
         return true;
     }
     let test = std::process::Command::new(std::env::current_exe().unwrap())
         .args(["--exact", name, "--nocapture"])
-        .env(SIGN, "1")
+        .env(MARKER, "1")
         .output()
         .unwrap();
     print!("{}", String::from_utf8_lossy(&test.stdout));
@@ -442,18 +460,18 @@ fn descriptors() -> usize {
 #[test]
 #[cfg(target_os = "linux")]
 fn failed_and_late_dials_leave_no_descriptor() {
-    if !alone("failed_and_late_dials_leave_no_descriptor") {
+    if !is_separate_process("failed_and_late_dials_leave_no_descriptor") {
         return;
     }
-    let mut silent = silent();
-    let dead = dead();
+    let mut full = full_listener();
+    let unused = unused_addr();
     let mut reactor = dialer();
     let before = descriptors();
     for n in 0..200 {
         let addrs = if n % 2 == 0 {
-            [dead, silent.addr]
+            [unused, full.addr]
         } else {
-            [silent.addr, dead]
+            [full.addr, unused]
         };
         reactor
             .connect(&addrs[..], Duration::from_millis(150))
@@ -465,24 +483,24 @@ fn failed_and_late_dials_leave_no_descriptor() {
     });
     assert_eq!((descriptors(), reactor.connections()), (before, 0));
 
-    // Late successes: the queue gets room when their time is over already, and before the loop looks.
+    // Late successes: the backlog gets room after the deadline, and before the next turn.
     let id = reactor
-        .connect(silent.addr, Duration::from_millis(50))
+        .connect(full.addr, Duration::from_millis(50))
         .unwrap();
     std::thread::sleep(ms(60));
-    silent.queue.clear();
-    while silent.listener.set_nonblocking(true).is_ok() && silent.listener.accept().is_ok() {}
+    full.queue.clear();
+    while full.listener.set_nonblocking(true).is_ok() && full.listener.accept().is_ok() {}
     turn_until(&mut reactor, |reactor| {
         reactor.handler().outcomes.len() == 201
     });
-    one_outcome_each(
+    assert_one_outcome_each(
         &Dialer {
             outcomes: reactor.handler().outcomes.split_off(200),
             ..Dialer::default()
         },
         &[id],
     );
-    println!("{} connections of the late dial", reactor.connections());
+    println!("connections of the late dial: {}", reactor.connections());
     reactor.stop(Stop::AtOnce);
     assert_eq!(reactor.turn(None).unwrap(), Turn::Stopped);
     assert!(descriptors() < before);
@@ -492,8 +510,8 @@ fn failed_and_late_dials_leave_no_descriptor() {
 #[cfg(target_os = "linux")]
 fn real_self_connection_is_not_a_success() {
     let mut reactor = dialer();
-    let encounters = Arc::new(AtomicU64::new(0));
-    let kept = encounters.clone();
+    let self_connects = Arc::new(AtomicU64::new(0));
+    let kept = self_connects.clone();
     reactor.set_observer(move |step: &Step<'_>| {
         if let Step::DialFailed {
             failure: ConnectFailure::SelfConnect,
@@ -508,22 +526,22 @@ fn real_self_connection_is_not_a_success() {
         .local_addr()
         .unwrap();
     let (begun, mut dials) = (Instant::now(), 0);
-    // The system goes through its ports in turn, so as a rule it meets this one; but nobody promises that.
-    let is_answered = |reactor: &mut Reactor<Dialer>| {
+    // The system assigns its ports in turn, so it usually reaches this one. This is not guaranteed.
+    let has_opened = |reactor: &mut Reactor<Dialer>| {
         reactor
             .handler()
             .outcomes
             .iter()
             .any(|(.., outcome)| !outcome.starts_with("never: "))
     };
-    while encounters.load(Ordering::Relaxed) == 0
+    while self_connects.load(Ordering::Relaxed) == 0
         && dials < 40_000
         && begun.elapsed() < Duration::from_secs(4)
     {
         (0..100).for_each(|_| assert!(reactor.connect(addr, LONG).is_ok()));
         dials += 100;
         turn_until(&mut reactor, |reactor| {
-            reactor.connections() == 0 || is_answered(reactor)
+            reactor.connections() == 0 || has_opened(reactor)
         });
     }
     if let Some(answer) = reactor
@@ -532,17 +550,17 @@ fn real_self_connection_is_not_a_success() {
         .iter()
         .find(|(.., outcome)| !outcome.starts_with("never: "))
     {
-        // The port has to be free for this test: so another one may have come to listen there.
+        // The port has to be free for this test, so another program may have bound it.
         let is_taken = std::net::TcpStream::connect(addr)
             .is_ok_and(|stream| stream.local_addr().unwrap() != addr);
         assert!(is_taken, "{answer:?}");
         println!("not tested: another program has taken the port");
         return;
     }
-    match encounters.load(Ordering::Relaxed) {
-        0 => println!("not met in {dials} dials: a socket that is connected with itself"),
+    match self_connects.load(Ordering::Relaxed) {
+        0 => println!("no self-connection in {dials} dials"),
         n => println!(
-            "{n} of {dials} dials were connected with themselves after {:?}",
+            "{n} self-connections in {dials} dials after {:?}",
             begun.elapsed()
         ),
     }
@@ -551,7 +569,7 @@ fn real_self_connection_is_not_a_success() {
 #[test]
 fn silent_dialed_connection_is_closed_after_idle_timeout() {
     for timeout in [Duration::from_millis(10), LONG, Duration::MAX] {
-        let (_listener, addr) = alive();
+        let (_listener, addr) = listening();
         let idle = Arc::new(AtomicU64::new(0));
         let seen = idle.clone();
         let mut reactor = Reactor::new(
@@ -579,7 +597,7 @@ fn silent_dialed_connection_is_closed_after_idle_timeout() {
         while idle.load(Ordering::Relaxed) == 0 {
             assert!(
                 Instant::now() < end,
-                "dialed with {timeout:?}, and idle for ever: {:?}",
+                "dialed with {timeout:?}, and never closed as idle: {:?}",
                 reactor.next_deadline()
             );
             let _ = reactor.turn(Some(Duration::from_millis(50))).unwrap();
@@ -587,16 +605,16 @@ fn silent_dialed_connection_is_closed_after_idle_timeout() {
     }
 }
 
-// By hand: on the played net.
+// On the scripted network.
 
 type Harness = scripted::Harness<Dialer>;
 
-/// A loop that nobody can come to.
-fn by_hand() -> Harness {
-    by_hand_with_room_for(None)
+/// Returns a loop without listeners.
+fn scripted_dialer() -> Harness {
+    scripted_dialer_with_limit(None)
 }
 
-fn by_hand_with_room_for(max_connections: Option<usize>) -> Harness {
+fn scripted_dialer_with_limit(max_connections: Option<usize>) -> Harness {
     Harness::on(
         NetState::default(),
         Dialer::default(),
@@ -608,14 +626,14 @@ fn by_hand_with_room_for(max_connections: Option<usize>) -> Harness {
     )
 }
 
-/// The dial under way is answered, or comes to this error of the system.
-fn decide(harness: &mut Harness, how: Result<Established, i32>) {
-    harness.set_connect_state(harness.socket_count() - 1, how);
+/// Sets the state of the pending dial, or the system error that ends it, and runs a turn.
+fn finish_dial(harness: &mut Harness, state: Result<Established, i32>) {
+    harness.set_connect_state(harness.socket_count() - 1, state);
     harness.turn();
 }
 
-/// What became of the dials so far.
-fn told(harness: &mut Harness) -> Vec<String> {
+/// Returns the outcomes so far.
+fn scripted_outcomes(harness: &mut Harness) -> Vec<String> {
     harness
         .reactor
         .handler()
@@ -637,7 +655,8 @@ fn system_errors_have_their_text_at_once_and_later() {
     for (error, text) in [
         (
             EADDRNOTAVAIL,
-            "no local port is left for that address, or this machine has no address to reach it from",
+            "no local port is left for that address, \
+             or this machine has no address to reach it from",
         ),
         (ECONNREFUSED, "connection refused: nothing listens there"),
         (EHOSTUNREACH, "No route to host (os error 113)"),
@@ -645,8 +664,8 @@ fn system_errors_have_their_text_at_once_and_later() {
         (ETIMEDOUT, "Connection timed out (os error 110)"),
         (EMFILE, "Too many open files (os error 24)"),
     ] {
-        let wanted = format!("never: cannot connect to 127.0.0.1:9: {text}");
-        let mut harness = by_hand();
+        let expected = format!("never: cannot connect to 127.0.0.1:9: {text}");
+        let mut harness = scripted_dialer();
         harness
             .net
             .borrow_mut()
@@ -655,15 +674,18 @@ fn system_errors_have_their_text_at_once_and_later() {
         harness.reactor.connect_to(vec![loopback(9)], LONG).unwrap();
         assert!(
             harness.reactor.handler().outcomes.is_empty(),
-            "the handler is told in a turn, and not before the caller has the name"
+            "the handler is called in a turn, after the caller has the id"
         );
         harness.turn();
-        assert_eq!(told(&mut harness), std::slice::from_ref(&wanted));
+        assert_eq!(
+            scripted_outcomes(&mut harness),
+            std::slice::from_ref(&expected)
+        );
 
-        let mut harness = by_hand();
+        let mut harness = scripted_dialer();
         harness.reactor.connect_to(vec![loopback(9)], LONG).unwrap();
-        decide(&mut harness, Err(error));
-        assert_eq!(told(&mut harness), [wanted]);
+        finish_dial(&mut harness, Err(error));
+        assert_eq!(scripted_outcomes(&mut harness), [expected]);
         assert_eq!(
             (harness.open_sockets(), harness.reactor.connections()),
             (0, 0)
@@ -673,21 +695,21 @@ fn system_errors_have_their_text_at_once_and_later() {
 
 #[test]
 fn self_connection_is_retried_twice() {
-    let itself = Ok(Established::WithItself);
-    let mut harness = by_hand();
+    let self_connect = Ok(Established::WithItself);
+    let mut harness = scripted_dialer();
     harness.reactor.connect_to(vec![loopback(9)], LONG).unwrap();
-    for how in [itself, itself, Ok(Established::Yes)] {
-        decide(&mut harness, how);
+    for how in [self_connect, self_connect, Ok(Established::Yes)] {
+        finish_dial(&mut harness, how);
     }
-    assert_eq!(told(&mut harness), ["open to 127.0.0.1:9"]);
+    assert_eq!(scripted_outcomes(&mut harness), ["open to 127.0.0.1:9"]);
 
-    let mut harness = by_hand();
+    let mut harness = scripted_dialer();
     harness.reactor.connect_to(vec![loopback(9)], LONG).unwrap();
-    for how in [itself; 3] {
-        decide(&mut harness, how);
+    for how in [self_connect; 3] {
+        finish_dial(&mut harness, how);
     }
     assert_eq!(
-        told(&mut harness),
+        scripted_outcomes(&mut harness),
         ["never: cannot connect to 127.0.0.1:9: connected with itself: nothing listens there"]
     );
     assert_eq!(
@@ -698,7 +720,7 @@ fn self_connection_is_retried_twice() {
 
 #[test]
 fn success_after_the_deadline_is_dropped_without_callback() {
-    let mut harness = by_hand();
+    let mut harness = scripted_dialer();
     harness
         .reactor
         .connect_to(vec![loopback(9)], ms(500))
@@ -710,30 +732,36 @@ fn success_after_the_deadline_is_dropped_without_callback() {
             harness.open_sockets()
         ),
         (0, 1),
-        "not before its time"
+        "not before the deadline"
     );
     harness.run_for(ms(3));
-    assert_eq!((told(&mut harness).len(), harness.open_sockets()), (1, 0));
-    decide(&mut harness, Ok(Established::Yes));
+    assert_eq!(
+        (
+            scripted_outcomes(&mut harness).len(),
+            harness.open_sockets()
+        ),
+        (1, 0)
+    );
+    finish_dial(&mut harness, Ok(Established::Yes));
     assert_eq!(
         (
             harness.reactor.counters().stale,
             harness.net.borrow().established_calls
         ),
         (1, 0),
-        "the old socket is not even asked"
+        "the old socket must not be queried"
     );
     assert_eq!(
-        told(&mut harness),
+        scripted_outcomes(&mut harness),
         ["never: cannot connect to 127.0.0.1:9: no answer within 500ms"]
     );
 }
 
 #[test]
 fn dial_long_after_the_last_turn_has_its_whole_timeout() {
-    let mut harness = by_hand();
+    let mut harness = scripted_dialer();
     harness.run_for(ms(10));
-    // The program does something else, looks up a name for instance.
+    // The program does something else, for example a name lookup.
     harness.skip(Duration::from_secs(1));
     harness
         .reactor
@@ -741,14 +769,14 @@ fn dial_long_after_the_last_turn_has_its_whole_timeout() {
         .unwrap();
     harness.turn();
     harness.run_for(ms(400));
-    assert_eq!(told(&mut harness), [""; 0]);
+    assert_eq!(scripted_outcomes(&mut harness), [""; 0]);
     harness.run_for(ms(110));
-    assert_eq!(told(&mut harness).len(), 1);
+    assert_eq!(scripted_outcomes(&mut harness).len(), 1);
 }
 
 #[test]
 fn address_has_its_share_of_the_timeout_to_the_last_tick() {
-    let mut harness = by_hand();
+    let mut harness = scripted_dialer();
     harness.run_for(Duration::from_micros(900));
     harness
         .reactor
@@ -758,55 +786,68 @@ fn address_has_its_share_of_the_timeout_to_the_last_tick() {
     assert_eq!(
         harness.net.borrow().dialed,
         [loopback(8)],
-        "two seconds are not over yet"
+        "two seconds have not passed yet"
     );
 }
 
 #[test]
 fn event_of_the_previous_address_is_not_an_answer() {
-    let mut harness = by_hand();
+    let mut harness = scripted_dialer();
     harness
         .reactor
         .connect_to(vec![loopback(8), loopback(9)], Duration::from_secs(4))
         .unwrap();
     harness.run_for(ms(2010));
     assert_eq!(harness.net.borrow().dialed, [loopback(8), loopback(9)]);
-    decide(&mut harness, Ok(Established::NotYet)); // of which socket nobody can say: what counts is what the present one answers
+    // The event does not say which socket it belongs to. The state of the current socket counts.
+    finish_dial(&mut harness, Ok(Established::NotYet));
     assert!(harness.reactor.handler().outcomes.is_empty());
-    decide(&mut harness, Ok(Established::Yes));
-    assert_eq!(told(&mut harness), ["open to 127.0.0.1:9"]);
+    finish_dial(&mut harness, Ok(Established::Yes));
+    assert_eq!(scripted_outcomes(&mut harness), ["open to 127.0.0.1:9"]);
 }
 
 #[test]
 fn zero_timeout_ends_next_tick_and_maximum_never_ends() {
-    let mut harness = by_hand();
+    let mut harness = scripted_dialer();
     harness
         .reactor
         .connect_to(vec![loopback(9), loopback(10)], Duration::ZERO)
         .unwrap();
     harness.run_for(ms(5));
-    assert_eq!((told(&mut harness).len(), harness.open_sockets()), (1, 0));
+    assert_eq!(
+        (
+            scripted_outcomes(&mut harness).len(),
+            harness.open_sockets()
+        ),
+        (1, 0)
+    );
 
-    let mut harness = by_hand();
+    let mut harness = scripted_dialer();
     harness
         .reactor
         .connect_to(vec![loopback(9), loopback(10)], Duration::MAX)
         .unwrap();
     let turns = harness.run_for(Duration::from_secs(365 * 24 * 60 * 60));
-    assert_eq!((told(&mut harness).len(), harness.open_sockets()), (0, 1));
+    assert_eq!(
+        (
+            scripted_outcomes(&mut harness).len(),
+            harness.open_sockets()
+        ),
+        (0, 1)
+    );
     assert!(turns < 100, "{turns} turns of waiting");
-    decide(&mut harness, Ok(Established::Yes));
-    assert_eq!(told(&mut harness), ["open to 127.0.0.1:9"]);
+    finish_dial(&mut harness, Ok(Established::Yes));
+    assert_eq!(scripted_outcomes(&mut harness), ["open to 127.0.0.1:9"]);
 }
 
 #[test]
 fn message_to_an_unestablished_dial_is_counted_and_dropped() {
     const ECONNREFUSED: i32 = if cfg!(target_os = "linux") { 111 } else { 61 };
-    for (how, wanted) in [
+    for (how, expected) in [
         (Ok(Established::Yes), "open to "),
         (Err(ECONNREFUSED), "never: cannot connect to "),
     ] {
-        let mut harness = by_hand();
+        let mut harness = scripted_dialer();
         let id = harness.reactor.connect_to(vec![loopback(9)], LONG).unwrap();
         let handle = harness.reactor.handle();
         for _ in 0..3 {
@@ -820,18 +861,21 @@ fn message_to_an_unestablished_dial_is_counted_and_dropped() {
             ),
             (3, 3)
         );
-        decide(&mut harness, how);
+        finish_dial(&mut harness, how);
         harness.turn();
         assert_eq!(harness.received(0), b"");
-        let told = told(&mut harness);
-        assert!(told.len() == 1 && told[0].starts_with(wanted), "{told:?}");
+        let outcomes = scripted_outcomes(&mut harness);
+        assert!(
+            outcomes.len() == 1 && outcomes[0].starts_with(expected),
+            "{outcomes:?}"
+        );
     }
 }
 
 #[test]
 fn stop_ends_pending_dials() {
     for how in [Stop::Gracefully, Stop::Within(Duration::ZERO), Stop::AtOnce] {
-        let mut harness = by_hand();
+        let mut harness = scripted_dialer();
         harness
             .reactor
             .connect_to(vec![loopback(8), loopback(9)], Duration::MAX)
@@ -842,7 +886,7 @@ fn stop_ends_pending_dials() {
             Turn::Stopped
         );
         assert_eq!(
-            (told(&mut harness), harness.open_sockets()),
+            (scripted_outcomes(&mut harness), harness.open_sockets()),
             (vec!["never: shut down".to_string()], 0)
         );
     }
@@ -850,18 +894,19 @@ fn stop_ends_pending_dials() {
 
 #[test]
 fn redial_on_every_failure_does_not_block_the_turn() {
-    // As long as the loop is stopping, or full, or there is no address, each such dial fails at once.
+    // While the loop is stopping or full, or without an address, each such dial fails at once.
     const MANY: usize = 10_000;
-    let mut harness = by_hand();
-    harness.reactor.handler().again = MANY;
-    let one = harness.reactor.connect_to(vec![loopback(8)], LONG).unwrap();
+    let mut harness = scripted_dialer();
+    harness.reactor.handler().redials = MANY;
+    let first = harness.reactor.connect_to(vec![loopback(8)], LONG).unwrap();
     for _ in 0..2 {
-        decide(&mut harness, Ok(Established::Yes));
+        finish_dial(&mut harness, Ok(Established::Yes));
         harness.reactor.connect_to(vec![loopback(9)], LONG).unwrap();
     }
-    harness.reactor.with(one, |_, _| Verdict::Abort);
+    harness.reactor.with(first, |_, _| Verdict::Abort);
     harness.reactor.stop(Stop::Gracefully);
-    harness.run_for(Duration::from_secs(1)); // the one is over, and is dialed again; the other one lingers
+    // The first connection is closed and dialed again. The other one lingers.
+    harness.run_for(Duration::from_secs(1));
     let turns = harness.reactor.counters().turns as usize;
     let failed = harness.reactor.handler().outcomes.len();
     assert!(
@@ -873,15 +918,15 @@ fn redial_on_every_failure_does_not_block_the_turn() {
 #[test]
 fn redial_in_a_full_loop_does_not_block_the_turn() {
     const MANY: usize = 10_000;
-    let mut harness = by_hand_with_room_for(Some(1));
+    let mut harness = scripted_dialer_with_limit(Some(1));
     harness.reactor.connect_to(vec![loopback(9)], LONG).unwrap();
-    harness.reactor.handler().again = MANY;
+    harness.reactor.handler().redials = MANY;
     harness
         .reactor
         .handler()
         .in_open
         .push_back((vec![loopback(9)], LONG, 1));
-    decide(&mut harness, Ok(Established::Yes));
+    finish_dial(&mut harness, Ok(Established::Yes));
     let failed = harness.reactor.handler().outcomes.len();
     assert!(failed <= 100, "{failed} dials failed in one turn");
 }
@@ -889,8 +934,8 @@ fn redial_in_a_full_loop_does_not_block_the_turn() {
 #[test]
 fn dial_from_the_last_callback_has_an_outcome() {
     for how in [Stop::Gracefully, Stop::AtOnce] {
-        let mut harness = by_hand();
-        harness.reactor.handler().again = 1;
+        let mut harness = scripted_dialer();
+        harness.reactor.handler().redials = 1;
         harness.reactor.connect_to(vec![loopback(9)], LONG).unwrap();
         harness.reactor.stop(how);
         assert_eq!(
@@ -908,7 +953,7 @@ fn dial_from_the_last_callback_has_an_outcome() {
 
 #[test]
 fn reset_after_the_connect_closes_an_open_connection() {
-    let (mut reactor, (listener, addr)) = (dialer(), alive());
+    let (mut reactor, (listener, addr)) = (dialer(), listening());
     reactor.connect(addr, LONG).unwrap();
     assert_eq!(outcomes(&mut reactor, 1).len(), 1);
     let (stream, _) = listener.accept().unwrap();

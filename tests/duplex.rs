@@ -1,4 +1,5 @@
-//! Both ends of a connection are loops of this crate, and both send as fast as they can: nobody waits for ever, nothing is lost, memory is bounded.
+//! Both ends of a connection use this crate and send as fast as they can: no deadlock, nothing
+//! lost, bounded memory.
 
 mod util;
 
@@ -11,51 +12,51 @@ use glassloop::{CloseReason, Config, Context, Handler, Origin, Reactor, Step, Ve
 use socket2::{Domain, Socket, Type};
 use util::turn_until;
 
-/// The two ends: who dialed, and who accepted.
+/// Indices of the two sides of a connection: the one that dialed, and the one that accepted.
 const DIALED: usize = 0;
 const ACCEPTED: usize = 1;
 
-/// What both ends do.
+/// What both sides send.
 #[derive(Clone, Copy)]
 struct Plan {
-    /// How many requests each end sends.
+    /// How many requests each side sends.
     requests: [u64; 2],
     /// Whether each request is answered with an ack.
     acks: bool,
-    /// How many requests may wait for their ack.
+    /// How many requests may be without an ack.
     window: u64,
-    /// How long a request is.
+    /// The length of a request in bytes.
     len: usize,
 }
 
-/// Both ends in one handler.
-struct Ends {
+/// The handler of both sides.
+struct Flooder {
     plan: Plan,
     high: usize,
-    /// How much each end has received: requests, and acks.
+    /// What each side has received: requests, and acks.
     received: [(u64, u64); 2],
     drained: usize,
 }
 
-/// One end.
-struct End {
+/// The state of one side.
+struct Side {
     side: usize,
     sent: u64,
 }
 
-impl Ends {
-    /// Sends as much as there is room for, paced as the documentation says: by what is pending, and by `drained`.
+impl Flooder {
+    /// Sends while there is room, paced as the documentation says: by `pending`, and by `drained`.
     fn pump(&mut self, cx: &mut Context<'_, Self>) -> Verdict {
         let mut line = vec![b'.'; self.plan.len];
         loop {
-            let End { side, sent } = *cx.state();
-            let waiting = if self.plan.acks {
+            let Side { side, sent } = *cx.state();
+            let unacked = if self.plan.acks {
                 sent - self.received[side].1
             } else {
                 0
             };
             if sent == self.plan.requests[side]
-                || waiting >= self.plan.window
+                || unacked >= self.plan.window
                 || cx.pending() >= self.high
             {
                 return Verdict::Continue;
@@ -67,18 +68,18 @@ impl Ends {
     }
 }
 
-impl Handler for Ends {
+impl Handler for Flooder {
     type Codec = Line;
-    type State = End;
+    type State = Side;
     type Mail = ();
 
-    fn connection(&mut self, origin: &Origin) -> (Line, End) {
+    fn connection(&mut self, origin: &Origin) -> (Line, Side) {
         let side = if let Origin::Dialed { .. } = origin {
             DIALED
         } else {
             ACCEPTED
         };
-        (Line::default(), End { side, sent: 0 })
+        (Line::default(), Side { side, sent: 0 })
     }
 
     fn open(&mut self, cx: &mut Context<'_, Self>) -> Verdict {
@@ -99,7 +100,7 @@ impl Handler for Ends {
                 assert_eq!(
                     (&line[1..11], line.len()),
                     (&number(*requests)[..], self.plan.len),
-                    "a request is lost or out of order"
+                    "a request was lost or out of order"
                 );
                 *requests += 1;
                 if self.plan.acks {
@@ -108,7 +109,7 @@ impl Handler for Ends {
                 Verdict::Continue
             }
             b'a' => {
-                assert_eq!(line[1..], number(*acks), "an ack is lost or out of order");
+                assert_eq!(line[1..], number(*acks), "an ack was lost or out of order");
                 *acks += 1;
                 self.pump(cx)
             }
@@ -117,7 +118,7 @@ impl Handler for Ends {
     }
 }
 
-/// Small enough to be reached often.
+/// Returns limits that are small enough to be reached often.
 fn config() -> Config {
     let write_timeout = Some(Duration::from_secs(5));
     Config {
@@ -130,8 +131,8 @@ fn config() -> Config {
     }
 }
 
-/// A listener whose connections inherit buffers of about so many bytes.
-fn narrow(bytes: usize) -> std::net::TcpListener {
+/// Returns a listener whose connections have socket buffers of about `bytes` bytes.
+fn small_buffers(bytes: usize) -> std::net::TcpListener {
     let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
     socket.set_recv_buffer_size(bytes).unwrap();
     socket.set_send_buffer_size(bytes).unwrap();
@@ -142,28 +143,28 @@ fn narrow(bytes: usize) -> std::net::TcpListener {
     socket.into()
 }
 
-/// One loop that is connected with itself, or would be if it were not for the two ends.
-struct Ring {
-    reactor: Reactor<Ends>,
-    ends: Arc<Mutex<Vec<String>>>,
+/// A loop that has both sides of a connection.
+struct Loopback {
+    reactor: Reactor<Flooder>,
+    close_reasons: Arc<Mutex<Vec<String>>>,
     peak: usize,
 }
 
-impl Ring {
+impl Loopback {
     fn new(
         plan: Plan,
         config: Config,
-        listen: impl FnOnce(&mut Reactor<Ends>) -> glassloop::Address,
+        listen: impl FnOnce(&mut Reactor<Flooder>) -> glassloop::Address,
     ) -> Self {
-        let handler = Ends {
+        let handler = Flooder {
             plan,
             high: config.write_high,
             received: [(0, 0); 2],
             drained: 0,
         };
         let mut reactor = Reactor::new(handler, config).unwrap();
-        let ends = Arc::new(Mutex::new(Vec::new()));
-        let kept = ends.clone();
+        let close_reasons = Arc::new(Mutex::new(Vec::new()));
+        let kept = close_reasons.clone();
         reactor.set_observer(move |step: &Step<'_>| {
             if let Step::Closed { reason, .. } = step {
                 kept.lock()
@@ -177,64 +178,66 @@ impl Ring {
             .unwrap();
         Self {
             reactor,
-            ends,
+            close_reasons,
             peak: 0,
         }
     }
 
     fn over_tcp(plan: Plan, config: Config) -> Self {
         Self::new(plan, config, |reactor| {
-            reactor.listen_on(narrow(4 << 10)).unwrap().into()
+            reactor.listen_on(small_buffers(4 << 10)).unwrap().into()
         })
     }
 
-    /// Turns until all has arrived, or a connection has ended; whether all has.
+    /// Turns until everything has arrived or a connection is closed. Returns true if everything
+    /// arrived.
     fn run(&mut self) -> bool {
         let Self {
             reactor,
-            ends,
+            close_reasons,
             peak,
         } = self;
         let mut all = false;
         turn_until(reactor, |reactor| {
             *peak = reactor.buffered().max(*peak);
-            let Ends { plan, received, .. } = reactor.handler();
+            let Flooder { plan, received, .. } = reactor.handler();
             let acked = |side: usize| if plan.acks { plan.requests[side] } else { 0 };
-            let wanted = [DIALED, ACCEPTED].map(|side| (plan.requests[1 - side], acked(side)));
-            all = *received == wanted;
-            all || !ends.lock().unwrap().is_empty()
+            let expected = [DIALED, ACCEPTED].map(|side| (plan.requests[1 - side], acked(side)));
+            all = *received == expected;
+            all || !close_reasons.lock().unwrap().is_empty()
         });
         all
     }
 
-    /// All arrives, and no end ever held more than one read and its marks allow.
+    /// Checks that everything arrives, and that no side ever held more than one read and its write
+    /// marks allow.
     #[track_caller]
     fn run_to_the_end(mut self) {
         assert!(
             self.run(),
-            "ended early: {:?}, {:?}",
-            self.ends,
+            "closed early: {:?}, {:?}",
+            self.close_reasons,
             self.reactor.handler().received
         );
         let config = self.reactor.config().clone();
-        // As in tests/pressure.rs, for two ends. A buffer may have doubled to grow.
+        // As in tests/pressure.rs, for two sides. A buffer may have doubled to grow.
         let line = self.reactor.handler().plan.len + 1;
         let allowed = 2 * (2 * config.scratch + 2 * (config.write_high + 2 * line));
         let (peak, drained) = (self.peak, self.reactor.handler().drained);
-        println!("at most {peak} bytes held, {allowed} allowed; drained {drained} times");
+        println!("peak {peak} bytes held, {allowed} allowed; drained {drained} times");
         assert!(peak <= allowed, "{peak} bytes held, {allowed} allowed");
         assert!(
             self.reactor.counters().writes_blocked > 0 || drained > 0,
-            "neither sockets nor buffers were ever full: nothing was tested"
+            "neither sockets nor buffers were ever full, so nothing was tested"
         );
         let reactor = &mut self.reactor;
         turn_until(reactor, |reactor| reactor.buffered() == 0);
     }
 }
 
-const MUCH: u64 = 6000;
+const MANY: u64 = 6000;
 const PLAIN: Plan = Plan {
-    requests: [MUCH, MUCH],
+    requests: [MANY, MANY],
     acks: false,
     window: u64::MAX,
     len: 1000,
@@ -242,7 +245,7 @@ const PLAIN: Plan = Plan {
 
 #[test]
 fn mutual_flood_loses_nothing() {
-    Ring::over_tcp(PLAIN, config()).run_to_the_end();
+    Loopback::over_tcp(PLAIN, config()).run_to_the_end();
 }
 
 #[test]
@@ -253,7 +256,7 @@ fn mutual_flood_with_lines_above_the_write_marks_loses_nothing() {
         scratch: 512,
         ..config()
     };
-    Ring::over_tcp(
+    Loopback::over_tcp(
         Plan {
             requests: [2000, 2000],
             ..PLAIN
@@ -265,7 +268,7 @@ fn mutual_flood_with_lines_above_the_write_marks_loses_nothing() {
 
 #[test]
 fn mutual_flood_of_tiny_lines_loses_nothing() {
-    Ring::over_tcp(
+    Loopback::over_tcp(
         Plan {
             requests: [100_000, 100_000],
             len: 11,
@@ -281,7 +284,7 @@ fn mutual_flood_of_tiny_lines_loses_nothing() {
 fn mutual_flood_over_a_unix_socket_loses_nothing() {
     let path = std::env::temp_dir().join(format!("glassloop-duplex-{}", std::process::id()));
     let listener = std::os::unix::net::UnixListener::bind(&path).unwrap();
-    Ring::new(PLAIN, config(), |reactor| {
+    Loopback::new(PLAIN, config(), |reactor| {
         reactor.listen_on_unix(listener).unwrap()
     })
     .run_to_the_end();
@@ -290,17 +293,17 @@ fn mutual_flood_over_a_unix_socket_loses_nothing() {
 
 #[test]
 fn client_that_floods_without_waiting_gets_every_ack() {
-    Ring::over_tcp(
+    Loopback::over_tcp(
         Plan {
-            requests: [MUCH, 0],
+            requests: [MANY, 0],
             acks: true,
             ..PLAIN
         },
         config(),
     )
     .run_to_the_end();
-    // The acks are as long as the requests: the server is choked again and again.
-    Ring::over_tcp(
+    // The acks are as long as the requests, so the server is often blocked on write.
+    Loopback::over_tcp(
         Plan {
             requests: [100_000, 0],
             acks: true,
@@ -314,9 +317,9 @@ fn client_that_floods_without_waiting_gets_every_ack() {
 
 #[test]
 fn accepting_side_can_flood_too() {
-    Ring::over_tcp(
+    Loopback::over_tcp(
         Plan {
-            requests: [0, MUCH],
+            requests: [0, MANY],
             acks: true,
             ..PLAIN
         },
@@ -327,7 +330,8 @@ fn accepting_side_can_flood_too() {
 
 #[test]
 fn bounded_windows_let_all_requests_and_acks_through() {
-    // Of the first windows all fits into the marks alone, of the last only into marks and sockets together.
+    // The first two windows fit into the write marks alone. The last one needs the socket buffers
+    // too.
     for (window, len) in [(9, 1000), (500, 11), (40, 1000)] {
         let plan = Plan {
             acks: true,
@@ -335,20 +339,20 @@ fn bounded_windows_let_all_requests_and_acks_through() {
             len,
             ..PLAIN
         };
-        Ring::over_tcp(plan, config()).run_to_the_end();
+        Loopback::over_tcp(plan, config()).run_to_the_end();
     }
 }
 
 #[test]
 fn unbounded_windows_finish_or_close_at_write_timeout() {
-    // With requests and acks both ways and no window both sides may come to wait for the other one to read: no bounded
-    // buffer can help that. It must not be silent, and not for ever: the write deadline ends it.
+    // With requests and acks both ways and no window, each side may wait for the other one to read.
+    // No bounded buffer can prevent that. The write timeout must end it and report it.
     let short = Config {
         write_timeout: Some(Duration::from_millis(500)),
         ..config()
     };
     for len in [11, 1000] {
-        let mut ring = Ring::over_tcp(
+        let mut pair = Loopback::over_tcp(
             Plan {
                 requests: [20_000, 20_000],
                 acks: true,
@@ -357,39 +361,39 @@ fn unbounded_windows_finish_or_close_at_write_timeout() {
             },
             short.clone(),
         );
-        let all = ring.run();
-        let ends = ring.ends.lock().unwrap().clone();
+        let all = pair.run();
+        let reasons = pair.close_reasons.lock().unwrap().clone();
         println!(
-            "{len} bytes a request: all arrived: {all}; received {:?}; ends {ends:?}",
-            ring.reactor.handler().received
+            "request of {len} bytes: all arrived: {all}; received {:?}; close reasons {reasons:?}",
+            pair.reactor.handler().received
         );
-        assert!(all || ends[0] == "write_timeout", "{ends:?}");
+        assert!(all || reasons[0] == "write_timeout", "{reasons:?}");
     }
 }
 
 #[test]
 fn mutual_flood_between_two_threads_loses_nothing() {
-    let wanted = (MUCH, 0);
-    let handler = || Ends {
+    let expected = (MANY, 0);
+    let handler = || Flooder {
         plan: PLAIN,
         high: config().write_high,
         received: [(0, 0); 2],
         drained: 0,
     };
-    let listener = narrow(4 << 10);
+    let listener = small_buffers(4 << 10);
     let addr = listener.local_addr().unwrap();
     let accepting = std::thread::spawn(move || {
         let mut reactor = Reactor::new(handler(), config()).unwrap();
         reactor.listen_on(listener).unwrap();
         turn_until(&mut reactor, |reactor| {
-            reactor.handler().received[ACCEPTED] == wanted && reactor.buffered() == 0
+            reactor.handler().received[ACCEPTED] == expected && reactor.buffered() == 0
         });
         reactor.counters().panics
     });
     let mut reactor = Reactor::new(handler(), config()).unwrap();
     reactor.connect(addr, Duration::from_secs(10)).unwrap();
     turn_until(&mut reactor, |reactor| {
-        reactor.handler().received[DIALED] == wanted
+        reactor.handler().received[DIALED] == expected
             && reactor.buffered() == 0
             && accepting.is_finished()
     });

@@ -1,4 +1,4 @@
-//! The loop as a part of something larger: the examples that embed it, and what they rely on.
+//! Embeds the loop in another program: the examples that do so, and what they rely on.
 
 #![cfg(unix)]
 
@@ -18,15 +18,16 @@ use mio::{Events, Interest, Poll, Token};
 use process::{Process, example};
 use util::{Client, TIMEOUT, turn_until, wait_until};
 
-/// An example that runs, and where it listens.
+/// Starts an example, and returns its address.
 fn run(name: &str) -> (Process, SocketAddr) {
     Process::run_listening(&mut Command::new(example(name)))
 }
 
-/// Several clients in turn, each of whose lines comes back before the next is sent: one lost edge, and it stands still.
+/// Runs several clients in lock-step: each line comes back before the next is sent. One lost edge
+/// would block it.
 ///
-/// Returns also a time at which the first of them has not yet sent its last line.
-fn talk_in_lock_step(addr: SocketAddr) -> (Vec<Client>, Instant) {
+/// Also returns an instant before the first client sent its last line.
+fn echo_in_lock_step(addr: SocketAddr) -> (Vec<Client>, Instant) {
     let mut clients: Vec<Client> = (0..5).map(|_| Client::connect(addr)).collect();
     let mut last_round = Instant::now();
     for n in 0..60 {
@@ -40,8 +41,8 @@ fn talk_in_lock_step(addr: SocketAddr) -> (Vec<Client>, Instant) {
     (clients, last_round)
 }
 
-/// Several clients at once, each with much on the way.
-fn talk_all_at_once(addr: SocketAddr) {
+/// Runs several clients at once, each with many bytes in flight.
+fn echo_concurrently(addr: SocketAddr) {
     std::thread::scope(|scope| {
         for _ in 0..8 {
             scope.spawn(|| {
@@ -56,11 +57,12 @@ fn talk_all_at_once(addr: SocketAddr) {
     });
 }
 
-/// Nothing but a deadline wakes the loop: who says nothing is let go when his time is up, and not before.
-fn fall_silent((mut clients, silent): (Vec<Client>, Instant)) {
+/// Waits until silent clients are closed. Only a deadline wakes up the loop here. The close must
+/// come at the idle timeout and not before.
+fn expect_idle_close((mut clients, last_sent): (Vec<Client>, Instant)) {
     clients[0].expect_eof();
-    let idle = silent.elapsed();
-    assert!(idle >= Duration::from_secs(2), "let go after {idle:?}");
+    let idle = last_sent.elapsed();
+    assert!(idle >= Duration::from_secs(2), "closed after {idle:?}");
     for client in &mut clients[1..] {
         client.expect_eof();
     }
@@ -69,8 +71,8 @@ fn fall_silent((mut clients, silent): (Vec<Client>, Instant)) {
 #[test]
 fn embed_thread_serves_and_broadcasts_stdin_lines() {
     let (mut process, addr) = run("embed_thread");
-    talk_all_at_once(addr);
-    let (mut clients, _) = talk_in_lock_step(addr);
+    echo_concurrently(addr);
+    let (mut clients, _) = echo_in_lock_step(addr);
     for n in 0..100 {
         let news = format!("news {n}\n");
         process.write_stdin(&news);
@@ -78,7 +80,7 @@ fn embed_thread_serves_and_broadcasts_stdin_lines() {
             client.expect(news.as_bytes());
         }
     }
-    // More than is carried out in a turn, and then the end: nothing of it is lost.
+    // More lines than one turn handles, and then the end of stdin. No line may be lost.
     let news = (0..3000)
         .map(|n| format!("{n}\n"))
         .collect::<Vec<_>>()
@@ -96,34 +98,34 @@ fn embed_thread_serves_and_broadcasts_stdin_lines() {
 #[test]
 fn embed_tokio_serves_and_closes_idle_connections_beside_a_task() {
     let (mut process, addr) = run("embed_tokio");
-    talk_all_at_once(addr);
-    fall_silent(talk_in_lock_step(addr));
+    echo_concurrently(addr);
+    expect_idle_close(echo_in_lock_step(addr));
     // At least two seconds have passed.
     assert_eq!(
         (process.line(), process.line()),
         ("tick 1".to_string(), "tick 2".to_string())
     );
-    talk_in_lock_step(addr);
+    echo_in_lock_step(addr);
 }
 
 #[test]
 fn embed_nested_serves_and_closes_idle_connections() {
     let (_process, addr) = run("embed_nested");
-    talk_all_at_once(addr);
-    let clients = talk_in_lock_step(addr);
-    let asker = UdpSocket::bind("127.0.0.1:0").unwrap();
-    asker.set_read_timeout(Some(TIMEOUT)).unwrap();
-    let ask = |wanted: &[u8]| {
-        let mut answer = [0; 16];
-        asker.send_to(b"how many?", addr).unwrap();
-        let length = asker.recv(&mut answer).unwrap();
-        answer[..length] == *wanted
+    echo_concurrently(addr);
+    let clients = echo_in_lock_step(addr);
+    let udp = UdpSocket::bind("127.0.0.1:0").unwrap();
+    udp.set_read_timeout(Some(TIMEOUT)).unwrap();
+    let count_is = |expected: &[u8]| {
+        let mut reply = [0; 16];
+        udp.send_to(b"how many?", addr).unwrap();
+        let length = udp.recv(&mut reply).unwrap();
+        reply[..length] == *expected
     };
-    // The peers of the first talk may not have been noticed to have left.
-    wait_until("five connections", || ask(b"5\n"));
-    fall_silent(clients);
-    wait_until("the end of all connections", || ask(b"0\n"));
-    talk_in_lock_step(addr);
+    // The loop may not have noticed yet that the first clients closed.
+    wait_until("five connections", || count_is(b"5\n"));
+    expect_idle_close(clients);
+    wait_until("the close of all connections", || count_is(b"0\n"));
+    echo_in_lock_step(addr);
 }
 
 #[test]
@@ -144,7 +146,7 @@ fn example_that_cannot_listen_exits_with_an_error() {
     }
 }
 
-/// Sends back; keeps quiet otherwise.
+/// Echoes each line.
 struct Echo;
 
 impl Handler for Echo {
@@ -162,8 +164,8 @@ impl Handler for Echo {
     }
 }
 
-/// No deadline but those that a test sets.
-fn no_guards() -> Config {
+/// Returns a configuration without guards.
+fn unguarded() -> Config {
     Config {
         idle_timeout: None,
         frame_timeout: None,
@@ -173,7 +175,7 @@ fn no_guards() -> Config {
     }
 }
 
-/// A program's own poller, with the loop as its only source.
+/// A program's own poller, with the loop's descriptor as its only source.
 struct Outer {
     poll: Poll,
     events: Events,
@@ -195,9 +197,9 @@ impl Outer {
         }
     }
 
-    /// Whether the loop's descriptor has become readable, in so long at most.
-    fn hears(&mut self, patience: Duration) -> bool {
-        self.poll.poll(&mut self.events, Some(patience)).unwrap();
+    /// Returns true if the loop's descriptor becomes readable within `timeout`.
+    fn is_readable(&mut self, timeout: Duration) -> bool {
+        self.poll.poll(&mut self.events, Some(timeout)).unwrap();
         !self.events.is_empty()
     }
 }
@@ -206,31 +208,31 @@ fn turn(reactor: &mut Reactor<Echo>) -> Turn {
     reactor.turn(Some(Duration::ZERO)).unwrap()
 }
 
-/// Turns as long as turns are due; returns how many that were.
+/// Turns as long as work is due. Returns the number of turns.
 #[track_caller]
-fn settle(reactor: &mut Reactor<Echo>) -> u32 {
+fn turn_until_idle(reactor: &mut Reactor<Echo>) -> u32 {
     for turns in 0..1000 {
         if reactor.next_deadline().is_none_or(|at| at > Instant::now()) {
             return turns;
         }
         let _ = turn(reactor);
     }
-    panic!("there is always more to do: {reactor:?}");
+    panic!("the loop always has more to do: {reactor:?}");
 }
 
 #[test]
 fn idle_loop_without_guards_has_no_deadline() {
-    let (mut reactor, addr) = util::reactor(Echo, no_guards());
+    let (mut reactor, addr) = util::reactor(Echo, unguarded());
     assert_eq!(reactor.next_deadline(), None);
     let mut client = Client::connect(addr);
     turn_until(&mut reactor, |reactor| reactor.connections() == 1);
     client.send(b"x\n");
     turn_until(&mut reactor, |reactor| reactor.counters().writes == 1);
-    settle(&mut reactor);
+    turn_until_idle(&mut reactor);
     assert_eq!(
         reactor.next_deadline(),
         None,
-        "an idle connection without guards waits for nothing"
+        "an idle connection without guards has no deadline"
     );
 }
 
@@ -241,18 +243,18 @@ fn next_deadline_is_the_nearest_and_ignores_cancelled_timers() {
         Echo,
         Config {
             idle_timeout: Some(secs(500)),
-            ..no_guards()
+            ..unguarded()
         },
     );
     let begun = Instant::now();
     let _client = Client::connect(addr);
     turn_until(&mut reactor, |reactor| reactor.connections() == 1);
-    settle(&mut reactor);
+    turn_until_idle(&mut reactor);
     let near = |at: Option<Instant>, from: u64, to: u64| {
         let after = at.expect("a deadline") - begun;
         assert!(after >= secs(from) && after <= secs(to), "{after:?}");
     };
-    // A guard is rounded up, by no more than a 64th and the time the test has taken.
+    // A guard is rounded up by at most a 64th, plus the time that the test has taken.
     near(reactor.next_deadline(), 500, 530);
     let far = reactor.set_timer(begun + secs(1000));
     near(reactor.next_deadline(), 500, 530);
@@ -264,7 +266,7 @@ fn next_deadline_is_the_nearest_and_ignores_cancelled_timers() {
     near(reactor.next_deadline(), 100, 101);
     assert!(reactor.cancel_timer(timer) && reactor.cancel_timer(far));
     near(reactor.next_deadline(), 500, 530);
-    // The time that a stopping loop has.
+    // The deadline of a stopping loop.
     reactor.stop(Stop::Within(secs(1)));
     let _ = turn(&mut reactor);
     assert!(reactor.next_deadline().unwrap() <= Instant::now() + secs(1));
@@ -277,71 +279,71 @@ fn full_event_batch_counts_as_unfinished_work() {
         Echo,
         Config {
             events_per_turn: 1,
-            ..no_guards()
+            ..unguarded()
         },
     );
     let mut clients: Vec<Client> = (0..CLIENTS).map(|_| Client::connect(addr)).collect();
     turn_until(&mut reactor, |reactor| {
         reactor.connections() == CLIENTS as usize
     });
-    settle(&mut reactor);
+    turn_until_idle(&mut reactor);
     let mut outer = Outer::around(&reactor);
     for round in 1..=20 {
         for client in &mut clients {
-            client.send(b"all at once\n");
+            client.send(b"at once\n");
         }
-        // There may be one edge for all of them; after it nothing but `next_deadline` says that
-        // there is more.
+        // There may be one edge for all events. After it, only `next_deadline` shows that there is
+        // more.
         while reactor.counters().frames < u64::from(round * CLIENTS) {
-            assert!(outer.hears(TIMEOUT), "{reactor:?}");
+            assert!(outer.is_readable(TIMEOUT), "{reactor:?}");
             let _ = turn(&mut reactor);
-            settle(&mut reactor);
+            turn_until_idle(&mut reactor);
         }
         for client in &mut clients {
-            client.expect(b"all at once\n");
+            client.expect(b"at once\n");
         }
     }
 }
 
 #[test]
 fn unfinished_work_of_a_turn_is_due_at_once() {
-    // More is read than a connection may in one turn.
+    // More bytes than a connection may read in one turn.
     let (mut reactor, addr) = util::reactor(
         Echo,
         Config {
             scratch: 16,
-            ..no_guards()
+            ..unguarded()
         },
     );
     let mut client = Client::connect(addr);
     turn_until(&mut reactor, |reactor| reactor.connections() == 1);
-    settle(&mut reactor);
+    turn_until_idle(&mut reactor);
     client.send(&b"0123456789abcde\n".repeat(50));
     let mut outer = Outer::around(&reactor);
-    assert!(outer.hears(TIMEOUT));
+    assert!(outer.is_readable(TIMEOUT));
     let _ = turn(&mut reactor);
-    assert!(settle(&mut reactor) >= 49);
+    assert!(turn_until_idle(&mut reactor) >= 49);
     client.expect(&b"0123456789abcde\n".repeat(50));
 
-    // More want in than may in one turn.
+    // More connections than the loop may accept in one turn.
     let (mut reactor, addr) = util::reactor(
         Echo,
         Config {
             accepts_per_turn: 1,
-            ..no_guards()
+            ..unguarded()
         },
     );
     let _clients: Vec<Client> = (0..10).map(|_| Client::connect(addr)).collect();
     let _ = turn(&mut reactor);
-    assert!(settle(&mut reactor) >= 9);
+    assert!(turn_until_idle(&mut reactor) >= 9);
     assert_eq!(reactor.connections(), 10);
 
-    // More mail, and more timers, than are seen to in one turn.
+    // More posts and timers than the loop may handle in one turn.
     let (mut reactor, _) = util::reactor(
         Echo,
         Config {
             calls_per_turn: 1,
-            ..no_guards()
+            ..unguarded()
         },
     );
     let handle = reactor.handle();
@@ -352,13 +354,13 @@ fn unfinished_work_of_a_turn_is_due_at_once() {
     turn_until(&mut reactor, |reactor| {
         reactor.counters().posts > 0 && reactor.counters().timers > 0
     });
-    settle(&mut reactor);
+    turn_until_idle(&mut reactor);
     assert_eq!(
         (reactor.counters().posts, reactor.counters().timers),
         (10, 10)
     );
 
-    // What was asked for between turns.
+    // A stop that was requested between turns.
     reactor.stop(Stop::AtOnce);
     assert!(
         reactor
@@ -374,7 +376,7 @@ fn turn_with_zero_timeout_never_blocks() {
         Echo,
         Config {
             idle_timeout: Some(Duration::from_secs(3600)),
-            ..no_guards()
+            ..unguarded()
         },
     );
     let _client = Client::connect(addr);
@@ -384,34 +386,38 @@ fn turn_with_zero_timeout_never_blocks() {
     for _ in 0..1000 {
         let _ = turn(&mut reactor);
     }
-    // It would be a second if each waited for a millisecond, and for ever if one of them waited for the deadline.
+    // A wait of 1 ms in each turn would take a second in total, and a wait for the deadline far
+    // longer.
     assert!(begun.elapsed() < TIMEOUT, "{:?}", begun.elapsed());
     assert!(reactor.counters().turns >= 1000);
 }
 
 #[test]
 fn poller_descriptor_is_readable_only_when_events_are_pending() {
-    let (mut reactor, addr) = util::reactor(Echo, no_guards());
+    let (mut reactor, addr) = util::reactor(Echo, unguarded());
     let mut outer = Outer::around(&reactor);
     let quiet = Duration::from_millis(20);
-    assert!(!outer.hears(quiet));
+    assert!(!outer.is_readable(quiet));
     let mut client = Client::connect(addr);
-    assert!(outer.hears(TIMEOUT), "somebody wants in");
+    assert!(
+        outer.is_readable(TIMEOUT),
+        "a connection waits to be accepted"
+    );
     turn_until(&mut reactor, |reactor| reactor.connections() == 1);
-    settle(&mut reactor);
-    while outer.hears(Duration::ZERO) {
-        let _ = turn(&mut reactor); // the new socket takes writes
+    turn_until_idle(&mut reactor);
+    while outer.is_readable(Duration::ZERO) {
+        let _ = turn(&mut reactor); // the new socket is writable
     }
     let handle = reactor.handle();
     for _ in 0..3 {
-        assert!(!outer.hears(quiet) && reactor.next_deadline().is_none());
+        assert!(!outer.is_readable(quiet) && reactor.next_deadline().is_none());
         client.send(b"x\n");
-        assert!(outer.hears(TIMEOUT), "a line has come");
+        assert!(outer.is_readable(TIMEOUT), "a line has arrived");
         let _ = turn(&mut reactor);
         client.expect(b"x\n");
-        assert!(!outer.hears(quiet) && reactor.next_deadline().is_none());
+        assert!(!outer.is_readable(quiet) && reactor.next_deadline().is_none());
         handle.post(()).unwrap();
-        assert!(outer.hears(TIMEOUT), "a letter has come");
+        assert!(outer.is_readable(TIMEOUT), "a post has arrived");
         let _ = turn(&mut reactor);
     }
     assert_eq!(
@@ -419,16 +425,16 @@ fn poller_descriptor_is_readable_only_when_events_are_pending() {
         (3, 3)
     );
     drop(client);
-    assert!(outer.hears(TIMEOUT), "somebody leaves");
+    assert!(outer.is_readable(TIMEOUT), "the peer has closed");
     turn_until(&mut reactor, |reactor| reactor.connections() == 0);
     handle.stop(Stop::Gracefully);
-    assert!(outer.hears(TIMEOUT), "it is to stop");
+    assert!(outer.is_readable(TIMEOUT), "a stop was requested");
     assert_eq!(turn(&mut reactor), Turn::Stopped);
 }
 
-/// The sockets and pollers that a child of this process is born with.
+/// Returns the sockets and pollers that a child process inherits.
 #[cfg(target_os = "linux")]
-fn inherited() -> Vec<String> {
+fn inherited_descriptors() -> Vec<String> {
     let listing = Command::new("ls")
         .args(["-l", "/proc/self/fd"])
         .stdin(Stdio::null())
@@ -446,8 +452,8 @@ fn inherited() -> Vec<String> {
 #[test]
 #[cfg(target_os = "linux")]
 fn child_process_inherits_no_descriptor_of_the_loop() {
-    let before = inherited();
-    let (mut reactor, addr) = util::reactor(Echo, no_guards());
+    let before = inherited_descriptors();
+    let (mut reactor, addr) = util::reactor(Echo, unguarded());
     reactor.listen("127.0.0.1:0").unwrap();
     let _client = Client::connect(addr);
     reactor.connect(addr, TIMEOUT).unwrap();
@@ -455,9 +461,9 @@ fn child_process_inherits_no_descriptor_of_the_loop() {
     turn_until(&mut reactor, |reactor| {
         reactor.connections() == 3 && reactor.counters().accepted == 2
     });
-    let after = inherited();
+    let after = inherited_descriptors();
     assert!(
         after.iter().all(|target| before.contains(target)),
-        "{after:?}, and before there was {before:?}"
+        "{after:?}, before: {before:?}"
     );
 }

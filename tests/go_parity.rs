@@ -1,8 +1,13 @@
-//! What Go's tests of its net package pin, and where the same is shown here; by Go's names, so that they can be laid side by side.
+//! Go's tests of its net package, and the tests here that show the same. The tests of this file
+//! have Go's names, for comparison.
 //!
-//! Go's calls look as if they blocked. Here a read that returns is [`Handler::frame`](glassloop::Handler::frame), a timeout is
-//! [`Handler::deadline`](glassloop::Handler::deadline), a write is [`Context::send`], `CloseWrite` is what the loop does itself when all is sent,
-//! and what another goroutine does to a connection is a letter.
+//! Go's calls look blocking. The equivalents here:
+//!
+//! - a read that returns: [`Handler::frame`](glassloop::Handler::frame)
+//! - a timeout: [`Handler::deadline`](glassloop::Handler::deadline)
+//! - a write: [`Context::send`]
+//! - `CloseWrite`: the loop does it by itself when all bytes are sent
+//! - an operation of another goroutine on a connection: a post
 
 #[path = "util/recorder.rs"]
 mod recorder;
@@ -28,21 +33,23 @@ use recorder::{Call, Harness, Recorder, Task, closed, frame};
 use scripted::{loopback, ms};
 use util::{Client, FullListener, Server, TIMEOUT, addr_of, turn_until, unique_host, wait_until};
 
-/// How one of Go's tests stands here.
+/// Where one of Go's tests is covered here.
 enum Parity {
-    /// Shown in this file by this function.
+    /// The file and the function of the test that covers it.
     Here(&'static str, &'static str),
-    /// There is nothing to show, and why.
+    /// The reason why no test covers it.
     Not(&'static str),
 }
 use Parity::{Here, Not};
 
 const SELF: &str = "tests/go_parity.rs";
-const NO_UDP: &str = "there are no datagrams";
-const NO_RAW: &str = "no descriptor is handed out: a socket is read and written by its loop only";
-const CAUGHT: &str = "accept_without_descriptors_backs_off_and_retries_by_timer";
+const NO_UDP: &str = "the crate has no datagrams";
+const NO_RAW: &str = "only the loop reads and writes a socket: its descriptor is not public";
+const ACCEPT_ERRORS: &str =
+    "accept_without_descriptors_backs_off_and_retries_by_timer";
 
-/// Every test of Go's that was looked at: those of its net package in the order of its files, then net/http's, then those of x/net's nettest.
+/// Go's tests: those of its net package in the order of its files, then those of net/http, then
+/// those of x/net's nettest.
 const TABLE: &[(&str, Parity)] = &[
     ("TestDialTimeout", Here(SELF, "test_dial_timeout")),
     (
@@ -51,9 +58,7 @@ const TABLE: &[(&str, Parity)] = &[
     ),
     (
         "TestAcceptTimeout",
-        Not(
-            "an accept never waits, so it has no deadline: who waits is let in, and how long to wait for somebody is a loop timer",
-        ),
+        Not("an accept never blocks, so it has no deadline: a loop timer limits the wait"),
     ),
     (
         "TestAcceptTimeoutMustReturn",
@@ -100,7 +105,8 @@ const TABLE: &[(&str, Parity)] = &[
     (
         "TestCloseRead",
         Not(
-            "the reading side cannot be shut alone: Verdict::Pause stops it, and a closing connection drops what it reads",
+            "the reading side cannot be shut alone: Verdict::Pause stops reads, \
+             and a closing connection discards what it reads",
         ),
     ),
     ("TestCloseWrite", Here(SELF, "test_close_write")),
@@ -156,11 +162,11 @@ const TABLE: &[(&str, Parity)] = &[
     ),
     (
         "TestDialParallel",
-        Not("addresses are tried one after the other, and never two at a time"),
+        Not("addresses are tried one after the other, never two at a time"),
     ),
     (
         "TestDialerFallbackDelay",
-        Not("addresses are tried one after the other, and never two at a time"),
+        Not("addresses are tried one after the other, never two at a time"),
     ),
     (
         "TestDialParallelSpuriousConnection",
@@ -194,11 +200,12 @@ const TABLE: &[(&str, Parity)] = &[
     (
         "TestTCPBig",
         Not(
-            "five gigabytes in one transfer are opt-in in Go too; bytes are counted in 64 bits, and no buffer knows of a connection's total",
+            "a transfer of 5 GB is opt-in in Go too: bytes are counted in 64 bits, and no buffer \
+             depends on a connection's total",
         ),
     ),
     ("TestCloseError", Here(SELF, "test_close_error")),
-    ("TestAcceptError", Here("tests/seam.rs", CAUGHT)),
+    ("TestAcceptError", Here("tests/seam.rs", ACCEPT_ERRORS)),
     ("TestClosingListener", Here(SELF, "test_closing_listener")),
     ("TestFileCloseRace", Here(SELF, "test_file_close_race")),
     (
@@ -221,17 +228,17 @@ const TABLE: &[(&str, Parity)] = &[
     ),
     (
         "TestMutexClose",
-        Not("no lock guards a descriptor: one thread owns them all"),
+        Not("no lock protects a descriptor: one thread owns all of them"),
     ),
     (
         "TestMutexCloseUnblock",
-        Not("no lock guards a descriptor: one thread owns them all"),
+        Not("no lock protects a descriptor: one thread owns all of them"),
     ),
     (
         "TestMutexOverflowPanic",
-        Not("no lock guards a descriptor: one thread owns them all"),
+        Not("no lock protects a descriptor: one thread owns all of them"),
     ),
-    ("TestAcceptMaxFds", Here("tests/seam.rs", CAUGHT)),
+    ("TestAcceptMaxFds", Here("tests/seam.rs", ACCEPT_ERRORS)),
     (
         "TestServerGracefulClose",
         Here(
@@ -291,7 +298,7 @@ fn every_test_in_the_table_exists() {
     let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
     let mut names = BTreeSet::new();
     for (name, parity) in TABLE {
-        assert!(names.insert(name), "{name} stands twice in the table");
+        assert!(names.insert(name), "{name} is in the table twice");
         match parity {
             Here(file, function) => {
                 let text = std::fs::read_to_string(root.join(file))
@@ -302,7 +309,7 @@ fn every_test_in_the_table_exists() {
                     "{name}: no test {function} in {file}"
                 );
             }
-            Not(why) => assert!(why.len() > 10, "{name} is left out without a reason"),
+            Not(reason) => assert!(reason.len() > 10, "{name} has no reason"),
         }
     }
     let here = std::fs::read_to_string(root.join(SELF)).unwrap();
@@ -311,15 +318,15 @@ fn every_test_in_the_table_exists() {
         .skip(2)
         .filter_map(|rest| rest.split('(').next())
     {
-        let is_it = |parity: &Parity| matches!(parity, Here(SELF, known) if *known == function);
+        let covers = |parity: &Parity| matches!(parity, Here(SELF, known) if *known == function);
         assert!(
-            function.starts_with("deadline_") || TABLE.iter().any(|(_, parity)| is_it(parity)),
+            function.starts_with("deadline_") || TABLE.iter().any(|(_, parity)| covers(parity)),
             "{function} is not in the table"
         );
     }
 }
 
-/// Lets a test of one connection set what it likes, between turns.
+/// Runs `setting` on the newest connection, between turns.
 fn set(harness: &mut Harness, setting: impl FnOnce(&mut Context<'_, Recorder>)) {
     harness.with_last(|cx| {
         setting(cx);
@@ -327,7 +334,7 @@ fn set(harness: &mut Harness, setting: impl FnOnce(&mut Context<'_, Recorder>)) 
     });
 }
 
-/// A played loop with one connection, and nothing written down yet.
+/// Returns a loop on a scripted network with one connection and an empty log.
 fn connected() -> (Harness, usize) {
     let mut harness = Harness::new(Config::default());
     let peer = harness.accept(1);
@@ -338,7 +345,7 @@ fn connected() -> (Harness, usize) {
 const READ: Call = Call::Deadline(Direction::Read);
 const WRITE: Call = Call::Deadline(Direction::Write);
 
-/// A loop in a thread, and a client that it has let in.
+/// Returns a loop in a thread, and a client that it has accepted.
 fn served() -> (Server<Task>, Client) {
     let server = Server::start(Recorder::default(), Config::default());
     let mut client = server.connect();
@@ -347,65 +354,68 @@ fn served() -> (Server<Task>, Client) {
     (server, client)
 }
 
-/// Has something done in the loop's thread, and brings back what it says.
-fn ask<T: Send + 'static>(
+/// Runs a function in the loop's thread and returns its result.
+fn run_in_loop<T: Send + 'static>(
     server: &Server<Task>,
-    question: impl FnOnce(&mut Recorder, &mut LoopContext<'_, Recorder>) -> T + Send + 'static,
+    function: impl FnOnce(&mut Recorder, &mut LoopContext<'_, Recorder>) -> T + Send + 'static,
 ) -> T {
-    let (tell, told) = mpsc::channel();
+    let (sender, receiver) = mpsc::channel();
     server
         .handle
         .post(Box::new(move |recorder, cx| {
-            tell.send(question(recorder, cx)).unwrap();
+            sender.send(function(recorder, cx)).unwrap();
         }))
         .unwrap();
-    told.recv_timeout(TIMEOUT).expect("the loop should answer")
+    receiver
+        .recv_timeout(TIMEOUT)
+        .expect("the loop should run the function")
 }
 
-/// The same for the connection that was let in last.
-fn ask_last<T: Send + 'static>(
+/// The same on the newest connection.
+fn run_on_last<T: Send + 'static>(
     server: &Server<Task>,
-    question: impl FnOnce(&mut Context<'_, Recorder>) -> T + Send + 'static,
+    function: impl FnOnce(&mut Context<'_, Recorder>) -> T + Send + 'static,
 ) -> T {
-    ask(server, |recorder, cx| {
-        let mut answer = None;
+    run_in_loop(server, |recorder, cx| {
+        let mut result = None;
         assert!(cx.with(recorder.last.unwrap(), |cx| {
-            answer = Some(question(cx));
+            result = Some(function(cx));
             Verdict::Continue
         }));
-        answer.unwrap()
+        result.unwrap()
     })
 }
 
-/// Waits until the handler has written down so many calls of a kind.
+/// Waits until the handler has recorded `count` callbacks equal to `call`.
 #[track_caller]
 fn wait_for(server: &Server<Task>, call: &Call, count: usize) {
     wait_until(&format!("{call:?}, {count} times"), || {
-        let wanted = call.clone();
-        ask(server, move |recorder, _| {
+        let expected = call.clone();
+        run_in_loop(server, move |recorder, _| {
             recorder
                 .log
                 .iter()
-                .filter(|(_, call)| *call == wanted)
+                .filter(|(_, call)| *call == expected)
                 .count()
         }) >= count
     });
 }
 
-fn scribe_loop() -> (Reactor<Recorder>, SocketAddr) {
+fn recorder_loop() -> (Reactor<Recorder>, SocketAddr) {
     util::reactor(Recorder::default(), Config::default())
 }
 
 // ---------------------------------------------------------------- timeout_test.go
 
-/// Go: a dial with a timeout, or a deadline in the past, fails with a timeout and never hangs. Here it fails once, and in a turn of its own.
+/// Go: a dial with a timeout, or with a deadline in the past, fails with a timeout and never hangs.
+/// Here it fails once, in a turn after the call.
 #[test]
 fn test_dial_timeout() {
     let Some(silent) = FullListener::listen() else {
         return;
     };
-    let (mut reactor, _) = scribe_loop();
-    for (timeout, said) in [
+    let (mut reactor, _) = recorder_loop();
+    for (timeout, text) in [
         (Duration::ZERO, "no answer within 0ns"),
         (Duration::from_nanos(1), "no answer within"),
         (ms(150), "no answer within 150ms"),
@@ -416,7 +426,7 @@ fn test_dial_timeout() {
         assert_eq!(
             reactor.counters().closed,
             before,
-            "nothing is told from within the call"
+            "no callback comes within the call"
         );
         turn_until(&mut reactor, |reactor| {
             reactor.counters().closed == before + 1
@@ -424,20 +434,20 @@ fn test_dial_timeout() {
         assert!(begun.elapsed() >= timeout, "early: {:?}", begun.elapsed());
         let log = std::mem::take(&mut reactor.handler().log);
         let [(_, Call::Close(reason))] = &log[..] else {
-            panic!("exactly one call is wanted: {log:?}")
+            panic!("expected exactly one callback: {log:?}")
         };
         assert!(
-            reason.starts_with("cannot connect to 127.0.0.1:") && reason.contains(said),
+            reason.starts_with("cannot connect to 127.0.0.1:") && reason.contains(text),
             "{reason}"
         );
     }
     assert_eq!(reactor.connections(), 0);
 }
 
-/// Go: the longest duration there is overflows nothing, and the dial succeeds.
+/// Go: the longest possible duration does not overflow, and the dial succeeds.
 #[test]
 fn test_dial_timeout_max_duration() {
-    let (mut reactor, addr) = scribe_loop();
+    let (mut reactor, addr) = recorder_loop();
     reactor.connect(addr, Duration::MAX).unwrap();
     turn_until(&mut reactor, |reactor| reactor.handler().log.len() == 2);
     assert!(
@@ -450,7 +460,8 @@ fn test_dial_timeout_max_duration() {
     );
 }
 
-/// Go: a deadline set after none, on a listener that waits, makes the accept return. Here it is a timer of the loop that wakes it from a sleep without end.
+/// Go: a deadline that is set while a listener waits without one makes the accept return. Here a
+/// loop timer wakes up a loop that has no deadline.
 #[test]
 fn test_accept_timeout_must_return() {
     let config = Config {
@@ -458,11 +469,11 @@ fn test_accept_timeout_must_return() {
         ..Config::default()
     };
     let server = Server::start(Recorder::default(), config);
-    let timer = ask(&server, |_, cx| cx.set_timer(cx.now() + ms(10)));
+    let timer = run_in_loop(&server, |_, cx| cx.set_timer(cx.now() + ms(10)));
     wait_for(&server, &Call::LoopTimer(timer), 1);
 }
 
-/// Go: a deadline that is over and then cleared must not make an accept return.
+/// Go: a deadline that expired and was then cleared must not make an accept return.
 #[test]
 fn test_accept_timeout_must_not_return() {
     let (mut harness, _) = connected();
@@ -473,7 +484,8 @@ fn test_accept_timeout_must_not_return() {
     assert_eq!(harness.calls(), []);
 }
 
-/// Go: a read with a deadline in the past fails though bytes are there, returns none of them, and fails again until the deadline is set anew.
+/// Go: a read with a deadline in the past fails although bytes are available. It returns none of
+/// them, and fails again until the deadline is set again.
 #[test]
 fn test_read_timeout() {
     let (mut harness, peer) = connected();
@@ -483,30 +495,31 @@ fn test_read_timeout() {
     set(&mut harness, |cx| cx.set_read_deadline(Some(past)));
     harness.peer_sends(peer, b"one\ntwo\nthree\n");
     harness.run_for(ms(1000));
-    assert_eq!(harness.calls(), [READ], "no frame, and told once");
+    assert_eq!(harness.calls(), [READ], "no frame, and one callback");
     harness.peer_sends(peer, b"four\n");
     harness.run_for(ms(1000));
-    assert_eq!(harness.calls(), [], "it stays passed");
+    assert_eq!(harness.calls(), [], "the deadline stays expired");
     set(&mut harness, |cx| {
         cx.set_read_deadline(Some(cx.now() + ms(100)));
     });
     harness.run_for(ms(50));
     assert_eq!(harness.calls(), ["one", "two", "three", "four"].map(frame));
     harness.run_for(ms(1000));
-    assert_eq!(harness.calls(), [READ], "the new one passes too");
+    assert_eq!(harness.calls(), [READ], "the new deadline expires too");
 }
 
-/// Go: both deadlines in the past, the reading one cleared: the read waits, and what ends it is the close, not a timeout.
+/// Go: both deadlines are in the past and the read deadline is cleared. The read waits, and the
+/// close ends it, not a timeout.
 #[test]
 fn test_read_timeout_must_not_return() {
     let (server, mut client) = served();
-    ask_last(&server, |cx| {
+    run_on_last(&server, |cx| {
         cx.set_deadline(Some(cx.now()));
         cx.set_read_deadline(None);
     });
     wait_for(&server, &WRITE, 1);
     client.send(b"still read\n");
-    // The echo cannot be written any more, and that ends it; so it is another one that is closed.
+    // The echo cannot be written, which closes this connection. So the test closes another one.
     assert_eq!(
         server.next_close_reason(),
         "write deadline passed, 0 bytes not read by the peer"
@@ -520,7 +533,7 @@ fn test_read_timeout_must_not_return() {
     assert_eq!(
         harness.calls(),
         [WRITE],
-        "no read deadline: it was cleared before it was told"
+        "the read deadline was cleared before its callback"
     );
     let id = harness.last();
     harness.reactor.handle().close(id).unwrap();
@@ -530,7 +543,8 @@ fn test_read_timeout_must_not_return() {
     assert_eq!(harness.calls(), [closed("closed by the handler")]);
 }
 
-/// Go: a write with a deadline in the past fails though there is room, writes nothing, and fails again until the deadline is set anew.
+/// Go: a write with a deadline in the past fails although there is room. It writes nothing, and
+/// fails again until the deadline is set again.
 #[test]
 fn test_write_timeout() {
     let (mut harness, peer) = connected();
@@ -548,7 +562,7 @@ fn test_write_timeout() {
     set(&mut harness, |cx| {
         assert!(
             matches!(cx.try_send(&b"late"[..]), Err(SendError::DeadlinePassed)),
-            "it stays passed"
+            "the deadline stays expired"
         );
     });
     harness.run_for(ms(10));
@@ -564,7 +578,8 @@ fn test_write_timeout() {
     assert_eq!(harness.received(peer), b"in time\n");
 }
 
-/// Go: both deadlines in the past, the writing one cleared: the write waits for room, and what ends it is the close.
+/// Go: both deadlines are in the past and the write deadline is cleared. The write waits for room,
+/// and the close ends it.
 #[test]
 fn test_write_timeout_must_not_return() {
     let (mut harness, peer) = connected();
@@ -572,29 +587,30 @@ fn test_write_timeout_must_not_return() {
     set(&mut harness, |cx| {
         cx.set_deadline(Some(cx.now()));
         cx.set_write_deadline(None);
-        assert!(cx.try_send(&b"patience"[..]).is_ok());
+        assert!(cx.try_send(&b"waiting"[..]).is_ok());
     });
     harness.run_for(ms(1000));
     assert_eq!(harness.calls(), [READ]);
     harness.set_room(peer, 100);
     harness.report_event(peer, |event| event.writable = true);
     harness.run_for(ms(10));
-    assert_eq!(harness.received(peer), b"patience\n");
+    assert_eq!(harness.received(peer), b"waiting\n");
 }
 
-/// Go: a read deadline of 100 ms passes after 50 to 250 ms. Here never before 100; how much later is the machine's affair.
+/// Go: a read deadline of 100 ms expires after 50 to 250 ms. Here it never expires before 100 ms.
+/// How much later depends on the machine.
 #[test]
 fn test_read_timeout_fluctuation() {
     let (server, _client) = served();
     for n in 1..=3 {
-        let set_at = ask_last(&server, |cx| {
+        let set_at = run_on_last(&server, |cx| {
             let now = Instant::now();
             cx.set_read_deadline(Some(now + ms(100)));
             now
         });
         wait_for(&server, &READ, n);
-        let came = ask(&server, |recorder, _| recorder.log.last().unwrap().0);
-        assert!(came >= set_at + ms(100), "{:?}", came - set_at);
+        let expired_at = run_in_loop(&server, |recorder, _| recorder.log.last().unwrap().0);
+        assert!(expired_at >= set_at + ms(100), "{:?}", expired_at - set_at);
     }
 }
 
@@ -615,21 +631,22 @@ fn test_write_timeout_fluctuation() {
     let mut client = server.connect();
     client.send(b"hello\n");
     client.expect(b"hello\n");
-    let set_at = ask_last(&server, |cx| {
+    let set_at = run_on_last(&server, |cx| {
         (0..300).for_each(|_| cx.send(&*vec![b'x'; 60_000]));
         let now = Instant::now();
         cx.set_write_deadline(Some(now + ms(100)));
         now
     });
-    let end = server.next_close_reason();
+    let reason = server.next_close_reason();
     assert!(set_at.elapsed() >= ms(100));
     assert!(
-        end.starts_with("write deadline passed, ") && end.ends_with(" bytes not read by the peer"),
-        "{end}"
+        reason.starts_with("write deadline passed, ")
+            && reason.ends_with(" bytes not read by the peer"),
+        "{reason}"
     );
 }
 
-/// Go: 19 deadlines from a nanosecond to a second, three times over; each passes, and nothing ever hangs.
+/// Go: 19 deadlines from 1 ns to 1 s, three times. Each expires, and nothing hangs.
 #[test]
 fn test_various_deadlines() {
     const NANOS: [u64; 19] = [
@@ -653,9 +670,9 @@ fn test_various_deadlines() {
         250_000_000,
         1_000_000_000,
     ];
-    let (mut reactor, addr) = scribe_loop();
+    let (mut reactor, addr) = recorder_loop();
     let mut clients = Vec::new();
-    let mut wanted: Vec<Instant> = Vec::new();
+    let mut expected: Vec<Instant> = Vec::new();
     for _ in 0..3 {
         for nanos in NANOS {
             clients.push(Client::connect(addr));
@@ -667,10 +684,10 @@ fn test_various_deadlines() {
                 cx.set_read_deadline(Some(at));
                 Verdict::Continue
             }));
-            wanted.push(at);
+            expected.push(at);
         }
     }
-    let passed = |reactor: &mut Reactor<Recorder>| {
+    let expired = |reactor: &mut Reactor<Recorder>| {
         reactor
             .handler()
             .log
@@ -678,22 +695,22 @@ fn test_various_deadlines() {
             .filter(|(_, call)| *call == READ)
             .count()
     };
-    turn_until(&mut reactor, |reactor| passed(reactor) == wanted.len());
-    let mut came: Vec<Instant> = reactor
+    turn_until(&mut reactor, |reactor| expired(reactor) == expected.len());
+    let mut expired_at: Vec<Instant> = reactor
         .handler()
         .log
         .iter()
         .filter(|(_, call)| *call == READ)
         .map(|(at, _)| *at)
         .collect();
-    wanted.sort_unstable();
-    came.sort_unstable();
-    for (wanted, came) in wanted.iter().zip(came) {
-        assert!(came >= *wanted, "early by {:?}", *wanted - came);
+    expected.sort_unstable();
+    expired_at.sort_unstable();
+    for (expected, at) in expected.iter().zip(expired_at) {
+        assert!(at >= *expected, "early by {:?}", *expected - at);
     }
 }
 
-/// Go: deadlines that are moved on with each of a thousand reads and writes never pass.
+/// Go: deadlines that each of a thousand reads and writes moves never expire.
 #[test]
 fn test_read_write_prolonged_timeout() {
     let (mut harness, peer) = connected();
@@ -711,13 +728,14 @@ fn test_read_write_prolonged_timeout() {
     assert_eq!(harness.received(peer), b"more\n".repeat(1000));
     assert!(
         harness.calls().iter().all(|call| *call == frame("more")),
-        "no stale one came"
+        "no stale deadline may expire"
     );
     harness.run_for(ms(10));
-    assert_eq!(harness.calls(), [READ, WRITE], "the last ones do pass");
+    assert_eq!(harness.calls(), [READ, WRITE], "the last deadlines expire");
 }
 
-/// Go: deadlines of two microseconds, set a thousand times by another goroutine amid reads and writes: no race, no hang.
+/// Go: another goroutine sets deadlines of 2 µs a thousand times during reads and writes. No race,
+/// no hang.
 #[test]
 fn test_read_write_deadline_race() {
     let recorder = Recorder {
@@ -726,7 +744,7 @@ fn test_read_write_deadline_race() {
             Verdict::Continue
         },
         on_frame: |line, cx| {
-            cx.set_write_deadline(None); // else what is echoed ends the connection
+            cx.set_write_deadline(None); // otherwise the echo would close the connection
             cx.send(line);
             Verdict::Continue
         },
@@ -758,9 +776,9 @@ fn test_read_write_deadline_race() {
         client.expect(b"ping\n");
     }
     setting.join().unwrap();
-    // All that was posted may be read in one turn, and so may the first question.
+    // One turn may run all posts, and the first check too.
     wait_until("a deadline", || {
-        ask(&server, |recorder, _| {
+        run_in_loop(&server, |recorder, _| {
             recorder
                 .log
                 .iter()
@@ -769,17 +787,21 @@ fn test_read_write_deadline_race() {
     });
 }
 
-/// Go: eight goroutines bring the deadlines of ten connections nearer and nearer, a hundred times each; they pass, and nothing panics.
+/// Go: eight goroutines move the deadlines of ten connections nearer, a hundred times each. The
+/// deadlines expire, and nothing panics.
 #[test]
 fn test_concurrent_set_deadline() {
     let server = Server::start(Recorder::default(), Config::default());
-    let let_in = |_| {
+    let connect = |_| {
         let mut client = server.connect();
         client.send(b"hello\n");
         client.expect(b"hello\n");
-        (client, ask(&server, |recorder, _| recorder.last.unwrap()))
+        (
+            client,
+            run_in_loop(&server, |recorder, _| recorder.last.unwrap()),
+        )
     };
-    let (_clients, ids): (Vec<Client>, Vec<ConnectionId>) = (0..10).map(let_in).unzip();
+    let (_clients, ids): (Vec<Client>, Vec<ConnectionId>) = (0..10).map(connect).unzip();
     thread::scope(|scope| {
         for _ in 0..8 {
             scope.spawn(|| {
@@ -803,7 +825,8 @@ fn test_concurrent_set_deadline() {
 
 // ---------------------------------------------------------------- net_test.go
 
-/// Go: after `CloseWrite` the peer reads the end and may still write; a further write on this side fails; reading goes on to the peer's own end.
+/// Go: after `CloseWrite` the peer reads the end of the stream and may still write. A further write
+/// on this side fails. Reads continue to the end of the peer's stream.
 #[test]
 fn test_close_write() {
     let recorder = Recorder {
@@ -818,33 +841,33 @@ fn test_close_write() {
     client.send(b"bye\n");
     client.expect(b"bye\n");
     client.expect_eof();
-    let id = ask(&server, |recorder, _| recorder.last.unwrap());
+    let id = run_in_loop(&server, |recorder, _| recorder.last.unwrap());
     assert!(
-        !ask(&server, move |_, cx| cx.send_to(id, &b"too late"[..])),
-        "nothing is sent after the end"
+        !run_in_loop(&server, move |_, cx| cx.send_to(id, &b"too late"[..])),
+        "nothing is sent after the close"
     );
     client.send(&vec![b'x'; 100_000]);
     client.shut_write();
     assert_eq!(
         server.next_close_reason(),
         "closed by the handler",
-        "read to the end, with no reset"
+        "the stream is read to its end, without a reset"
     );
     assert_eq!(server.stop().bytes_discarded, 100_000);
 }
 
-/// Go: whatever is done to a connection after its close fails, and says so.
+/// Go: every operation on a closed connection fails with an error.
 #[test]
 fn test_conn_close() {
     let (server, mut client) = served();
-    let id = ask(&server, |recorder, _| recorder.last.unwrap());
+    let id = run_in_loop(&server, |recorder, _| recorder.last.unwrap());
     server.handle.close(id).unwrap();
     client.expect_eof();
     drop(client);
     assert_eq!(server.next_close_reason(), "closed by the handler");
-    assert!(!ask(&server, move |_, cx| cx
-        .with(id, |_| unreachable!("it is gone"))));
-    assert!(!ask(&server, move |_, cx| cx.with(id, |_| Verdict::Close)));
+    assert!(!run_in_loop(&server, move |_, cx| cx
+        .with(id, |_| unreachable!("the connection is closed"))));
+    assert!(!run_in_loop(&server, move |_, cx| cx.with(id, |_| Verdict::Close)));
     assert_eq!(
         server.handle.send(id, &b"late\n"[..]),
         Err(PostError::Gone((&b"late\n"[..]).into()))
@@ -852,7 +875,8 @@ fn test_conn_close() {
     assert_eq!(server.handle.close(id), Err(PostError::Gone(id)));
 }
 
-/// Go: the address of a closed listener can be listened on again at once, with connections of the old one still about.
+/// Go: the address of a closed listener can be bound again at once, while old connections still
+/// exist.
 #[test]
 fn test_listen_close_listen() {
     let mut addr = SocketAddr::from((unique_host(), 0));
@@ -864,7 +888,7 @@ fn test_listen_close_listen() {
         turn_until(&mut reactor, |reactor| {
             reactor.counters().bytes_written == 6
         });
-        // This side closes first: it is its port that then waits out the last segments.
+        // This side closes first, so its port is in TIME_WAIT.
         let id = reactor.handler().last.unwrap();
         assert!(reactor.with(id, |_, _| Verdict::Close));
         let _ = reactor.turn(Some(Duration::ZERO)).unwrap();
@@ -875,7 +899,8 @@ fn test_listen_close_listen() {
     }
 }
 
-/// Go: a read into an empty buffer is not the end. Here nobody has a buffer to be empty: but the budget may be used up to the byte, and a frame may be empty.
+/// Go: a read into an empty buffer is not the end of the stream. Here a handler passes no buffer,
+/// but a read may use up the budget exactly, and a frame may be empty.
 #[test]
 fn test_zero_byte_read() {
     let mut harness = Harness::new(Config {
@@ -893,7 +918,7 @@ fn test_zero_byte_read() {
     assert!(harness.is_open(peer));
 }
 
-/// Go: setting the deadline to the past, from elsewhere, ends a read that waits.
+/// Go: another goroutine sets the deadline to the past, which ends a waiting read.
 #[test]
 fn test_read_timeout_unblocks_read() {
     let config = Config {
@@ -910,24 +935,24 @@ fn test_read_timeout_unblocks_read() {
     let mut client = server.connect();
     client.send(b"hello\n");
     client.expect(b"hello\n");
-    ask_last(&server, |cx| {
+    run_on_last(&server, |cx| {
         cx.set_read_deadline(cx.now().checked_sub(Duration::from_secs(1)));
     });
     client.expect_eof();
     assert_eq!(server.next_close_reason(), "read deadline passed");
 }
 
-/// Go: a close on one side wakes the read on the other one, which finds the end.
+/// Go: a close on one side ends the read on the other side, which finds the end of the stream.
 #[test]
 fn test_close_unblocks_read() {
     let (server, mut client) = served();
-    let id = ask(&server, |recorder, _| recorder.last.unwrap());
+    let id = run_in_loop(&server, |recorder, _| recorder.last.unwrap());
     let reading = thread::spawn(move || client.expect_eof());
     server.handle.close(id).unwrap();
     reading.join().unwrap();
 }
 
-/// Go: what fails is an error that can be asked whether it was a timeout.
+/// Go: each failure is an error that shows whether it was a timeout.
 #[test]
 fn test_errors() {
     fn is_error<E: std::error::Error + Send + Sync + 'static>() {}
@@ -940,7 +965,7 @@ fn test_errors() {
         ConnectFailure::TimedOut { after: ms(1) }.kind(),
         std::io::ErrorKind::TimedOut
     );
-    let (mut reactor, addr) = scribe_loop();
+    let (mut reactor, addr) = recorder_loop();
     let taken = reactor.listen(addr).unwrap_err();
     assert_eq!(
         std::io::Error::from(taken).kind(),
@@ -953,13 +978,13 @@ fn test_errors() {
     );
 }
 
-/// Go: addresses are right, deadlines can be set and bytes come back, on the network and in the file system.
+/// Go: addresses are right, deadlines can be set and bytes come back, for TCP and Unix sockets.
 #[cfg(unix)]
 #[test]
 fn test_conn_and_listener() {
     let path = std::env::temp_dir().join(format!("glassloop-parity-{}.sock", std::process::id()));
     let _ = std::fs::remove_file(&path);
-    let (mut reactor, tcp) = scribe_loop();
+    let (mut reactor, tcp) = recorder_loop();
     let unix = reactor
         .listen_on_unix(std::os::unix::net::UnixListener::bind(&path).unwrap())
         .unwrap();
@@ -994,10 +1019,11 @@ fn test_conn_and_listener() {
 
 // ---------------------------------------------------------------- dial_test.go
 
-/// Go: a listener's own address can be dialed. And nettest's ping-pong: both ends answer each other, in one loop.
+/// Go: a listener's own address can be dialed. This is also nettest's ping-pong: both ends answer
+/// each other in one loop.
 #[test]
 fn test_dial_listener_addr() {
-    let (mut reactor, addr) = scribe_loop();
+    let (mut reactor, addr) = recorder_loop();
     reactor.handler().on_frame = |line, cx| {
         let n: u32 = std::str::from_utf8(line).unwrap().parse().unwrap();
         if n == 0 {
@@ -1017,7 +1043,7 @@ fn test_dial_listener_addr() {
     assert_eq!(reactor.counters().frames, 101);
 }
 
-/// Go: a dial that nobody answers can be cancelled, and ends at once.
+/// Go: an unanswered dial can be cancelled, and ends at once.
 #[test]
 fn test_dial_cancel() {
     let mut harness = Harness::new(Config::default());
@@ -1030,14 +1056,14 @@ fn test_dial_cancel() {
     harness.reactor.handle().close(id).unwrap();
     harness.run_for(ms(100));
     assert_eq!(harness.reactor.connections(), 0);
-    assert!(!harness.is_open(0), "its socket is closed");
+    assert!(!harness.is_open(0), "the socket must be closed");
     assert!(
         matches!(&harness.calls()[..], [Call::Close(_)]),
-        "and the handler is told once"
+        "the handler gets one callback"
     );
 }
 
-/// Go: what would have cancelled the dial does no harm once it has succeeded: here its time, which is over later.
+/// Go: a cancellation after the dial succeeded has no effect. Here it is the timeout of the dial.
 #[test]
 fn test_cancel_after_dial() {
     let mut harness = Harness::new(Config::default());
@@ -1048,13 +1074,14 @@ fn test_cancel_after_dial() {
     harness.run_for(ms(50));
     harness.set_connect_state(0, Ok(Established::Yes));
     harness.run_for(ms(1000));
-    harness.peer_sends(0, b"well?\n");
+    harness.peer_sends(0, b"hello\n");
     harness.run_for(ms(1000));
-    assert_eq!(harness.calls(), [Call::Open, frame("well?")]);
-    assert_eq!(harness.received(0), b"well?\n");
+    assert_eq!(harness.calls(), [Call::Open, frame("hello")]);
+    assert_eq!(harness.received(0), b"hello\n");
 }
 
-/// Go: of two addresses the one that loses is closed, however late it answers. Here it had its time before the other one was tried.
+/// Go: of two addresses, the slower one is closed, however late it answers. Here its share of the
+/// time ends before the other address is tried.
 #[test]
 fn test_dial_parallel_spurious_connection() {
     let mut harness = Harness::new(Config::default());
@@ -1065,9 +1092,10 @@ fn test_dial_parallel_spurious_connection() {
     harness.run_for(ms(1900));
     assert_eq!(harness.socket_count(), 1);
     harness.run_for(ms(200));
-    assert_eq!(harness.socket_count(), 2, "the second one is tried");
-    assert!(!harness.is_open(0), "and the first one is closed");
-    // The same token, and the same slot: the report on the first one must not be taken for the second one's success.
+    assert_eq!(harness.socket_count(), 2, "the second address is tried");
+    assert!(!harness.is_open(0), "the first socket is closed");
+    // Both sockets have the same token and slot. An event of the first must not count as success of
+    // the second.
     harness.set_connect_state(0, Ok(Established::Yes));
     harness.turn();
     assert_eq!(harness.calls(), []);
@@ -1094,19 +1122,20 @@ fn test_dialer_dual_stack_fd_leak() {
             (0, 0)
         );
     }
-    assert_eq!(harness.open_sockets(), 0, "every socket is closed again");
-    assert_eq!(harness.calls().len(), 100, "and each was told of once");
+    assert_eq!(harness.open_sockets(), 0, "every socket must be closed");
+    assert_eq!(harness.calls().len(), 100, "each dial has one callback");
     assert_eq!(harness.reactor.next_deadline(), None);
 }
 
 // ---------------------------------------------------------------- tcpsock_test.go
 
-/// Go: dials to a listener that comes and goes never bring a connection that is none: each opens or fails, and what opened can be used.
+/// Go: dials to a listener that closes never give a false connection. Each dial opens or fails, and
+/// an open connection can be used.
 #[test]
 fn test_tcp_spurious_conn_setup_completion() {
     const DIALS: u64 = 500;
-    // With room for all of them: where the queue is full, Linux lets a client believe that it is
-    // connected, and drops it without a word when the listener closes.
+    // The backlog has room for all dials. With a full backlog, Linux reports a connection to the
+    // client as established, and drops it silently when the listener closes.
     let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
     socket
         .bind(&SocketAddr::from((unique_host(), 0)).into())
@@ -1121,7 +1150,7 @@ fn test_tcp_spurious_conn_setup_completion() {
             };
             let _ = stream.write_all(b"hello\n");
         }
-        // And from here on nobody listens.
+        // The listener closes here.
     });
     let mut reactor = Reactor::new(Recorder::default(), Config::default()).unwrap();
     for _ in 0..DIALS {
@@ -1131,7 +1160,7 @@ fn test_tcp_spurious_conn_setup_completion() {
     turn_until(&mut reactor, |reactor| reactor.connections() == 0);
     closing.join().unwrap();
     let log = std::mem::take(&mut reactor.handler().log);
-    let ends: Vec<&String> = log
+    let reasons: Vec<&String> = log
         .iter()
         .filter_map(|(_, call)| {
             if let Call::Close(reason) = call {
@@ -1142,20 +1171,20 @@ fn test_tcp_spurious_conn_setup_completion() {
         })
         .collect();
     let opened = log.iter().filter(|(_, call)| *call == Call::Open).count();
-    assert_eq!(ends.len() as u64, DIALS, "each ends once");
+    assert_eq!(reasons.len() as u64, DIALS, "each dial has one close");
     assert!(opened as u64 >= DIALS / 2);
-    let failed = ends
+    let failed = reasons
         .iter()
         .filter(|reason| reason.starts_with("cannot connect to"))
         .count();
-    assert_eq!(opened + failed, ends.len());
+    assert_eq!(opened + failed, reasons.len());
     assert!(
-        !ends.iter().any(|reason| reason.starts_with("i/o error")),
-        "{ends:?}"
+        !reasons.iter().any(|reason| reason.starts_with("i/o error")),
+        "{reasons:?}"
     );
 }
 
-/// Go: the same with dials that are given up: none succeeds later.
+/// Go: the same with cancelled dials. None succeeds later.
 #[test]
 fn test_tcp_spurious_conn_setup_completion_with_cancel() {
     let mut harness = Harness::new(Config::default());
@@ -1165,7 +1194,7 @@ fn test_tcp_spurious_conn_setup_completion_with_cancel() {
             .connect_to(vec![loopback(1)], ms(10))
             .unwrap();
         harness.run_for(ms(11));
-        // The answer comes just before it is given up, or just after.
+        // The answer comes just before the timeout, or just after it.
         harness.set_connect_state(n, Ok(Established::Yes));
         if n % 2 == 0 {
             harness.skip(ms(5));
@@ -1192,7 +1221,8 @@ fn test_tcp_spurious_conn_setup_completion_with_cancel() {
     assert_eq!(harness.reactor.connections(), 0);
 }
 
-/// Go: a socket that the system has connected with itself is no connection; it is tried again, twice.
+/// Go: a socket that the system has connected with itself is not a connection. The dial is retried
+/// twice.
 #[test]
 fn test_tcp_self_connect() {
     let mut harness = Harness::new(Config::default());
@@ -1215,15 +1245,16 @@ fn test_tcp_self_connect() {
     assert_eq!(harness.reactor.connections(), 0);
 }
 
-/// Go: several goroutines accept on one listener, and all who dial are served. Here it is several loops.
+/// Go: several goroutines accept on one listener, and every dial is served. Here several loops
+/// accept.
 #[test]
 fn test_tcp_concurrent_accept() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let addr = listener.local_addr().unwrap();
-    let (tell, told) = mpsc::channel();
+    let (sender, receiver) = mpsc::channel();
     let loops: Vec<_> = (0..3)
         .map(|_| {
-            let (listener, tell) = (listener.try_clone().unwrap(), tell.clone());
+            let (listener, sender) = (listener.try_clone().unwrap(), sender.clone());
             thread::spawn(move || {
                 let mut reactor = Reactor::new(
                     Recorder::default(),
@@ -1234,14 +1265,14 @@ fn test_tcp_concurrent_accept() {
                 )
                 .unwrap();
                 reactor.listen_on(listener).unwrap();
-                tell.send(reactor.handle()).unwrap();
+                sender.send(reactor.handle()).unwrap();
                 reactor.run().unwrap();
                 reactor.counters().accepted
             })
         })
         .collect();
     let handles: Vec<_> = (0..3)
-        .map(|_| told.recv_timeout(TIMEOUT).unwrap())
+        .map(|_| receiver.recv_timeout(TIMEOUT).unwrap())
         .collect();
     for n in 0..10 {
         let mut clients: Vec<Client> = (0..10).map(|_| Client::connect(addr)).collect();
@@ -1264,7 +1295,7 @@ fn test_tcp_concurrent_accept() {
     );
 }
 
-/// Go: two connections, ten thousand messages of 512 bytes each, all come back.
+/// Go: two connections send ten thousand messages of 512 bytes each, and all come back.
 #[test]
 fn test_tcp_stress() {
     const WINDOW: usize = 50;
@@ -1285,14 +1316,14 @@ fn test_tcp_stress() {
     assert_eq!(server.stop().frames, 20_001);
 }
 
-/// Go: closing what is closed, three times over, gives errors that are defined, and nothing worse.
+/// Go: three closes of a closed connection give defined errors.
 #[test]
 fn test_close_error() {
     let (server, client) = served();
-    let id = ask(&server, |recorder, _| recorder.last.unwrap());
+    let id = run_in_loop(&server, |recorder, _| recorder.last.unwrap());
     drop(client);
     for _ in 0..3 {
-        // While it is going either is right.
+        // While the connection is closing, both results are correct.
         assert!(matches!(
             server.handle.close(id),
             Ok(()) | Err(PostError::Gone(_))
@@ -1310,13 +1341,13 @@ fn test_close_error() {
             Err(PostError::Stopped(_))
         ));
         assert!(matches!(
-            handle.post(Box::new(|_, _| unreachable!("nobody reads this"))),
+            handle.post(Box::new(|_, _| unreachable!("the loop has stopped"))),
             Err(PostError::Stopped(_))
         ));
     }
 }
 
-/// Go: closing a listener that somebody waits on frees its port at once.
+/// Go: the close of a listener on which an accept waits frees its port at once.
 #[test]
 fn test_closing_listener() {
     for _ in 0..10 {
@@ -1327,7 +1358,8 @@ fn test_closing_listener() {
     }
 }
 
-/// Go: using a connection while another goroutine closes it is safe: it works or it says that it is gone, and never reaches another one.
+/// Go: use of a connection while another goroutine closes it is safe. It works or reports that the
+/// connection is closed, and never reaches another connection.
 #[test]
 fn test_file_close_race() {
     let server = Server::start(Recorder::default(), Config::default());
@@ -1335,18 +1367,18 @@ fn test_file_close_race() {
         let mut client = server.connect();
         client.send(b"hello\n");
         client.expect(b"hello\n");
-        let id = ask(&server, |recorder, _| recorder.last.unwrap());
+        let id = run_in_loop(&server, |recorder, _| recorder.last.unwrap());
         thread::scope(|scope| {
             for closes in [false, false, true] {
                 let handle = &server.handle;
                 scope.spawn(move || {
                     for _ in 0..50 {
-                        let said = if closes {
+                        let error = if closes {
                             handle.close(id).err().map(|_| ())
                         } else {
                             handle.send(id, &b"x\n"[..]).err().map(|_| ())
                         };
-                        if said.is_some() {
+                        if error.is_some() {
                             break;
                         }
                     }
@@ -1365,7 +1397,7 @@ fn test_file_close_race() {
     }
 }
 
-/// Go: a write deadline that is over is an error, and not a success in silence.
+/// Go: an expired write deadline is an error, not a silent success.
 #[test]
 fn test_sendfile_on_write_timeout_exceeded() {
     let (mut harness, peer) = connected();
@@ -1386,7 +1418,7 @@ fn test_sendfile_on_write_timeout_exceeded() {
             closed("write deadline passed, 4 bytes not read by the peer")
         ]
     );
-    // And so it is with what others send.
+    // The same for a message from another thread.
     let (mut harness, peer) = connected();
     set(&mut harness, |cx| cx.set_write_deadline(Some(cx.now())));
     let id = harness.last();
@@ -1398,7 +1430,8 @@ fn test_sendfile_on_write_timeout_exceeded() {
 
 // ---------------------------------------------------------------- net/http's serve_test.go
 
-/// Go: a connection that has said nothing yet does not hold up a graceful end for long. Here not at all.
+/// Go: a connection that has not sent anything does not delay a graceful stop for long. Here it
+/// does not delay it at all.
 #[test]
 fn test_server_shutdown_state_new() {
     let server = Server::start(Recorder::default(), Config::default());
@@ -1409,7 +1442,7 @@ fn test_server_shutdown_state_new() {
     server.stop();
 }
 
-/// Go: a listener is closed once, however often the end is asked for.
+/// Go: a listener is closed once, however often a stop is requested.
 #[test]
 fn test_server_close_listener_once() {
     let (mut harness, peer) = connected();
@@ -1426,11 +1459,11 @@ fn test_server_close_listener_once() {
 
 // ---------------------------------------------------------------- x/net/nettest
 
-/// Many goroutines write, while deadlines come and go: no message is mixed with another one.
+/// Many goroutines write while deadlines are set: no message is mixed with another.
 #[test]
 fn racy_write() {
     let (server, mut client) = served();
-    let id = ask(&server, |recorder, _| recorder.last.unwrap());
+    let id = run_in_loop(&server, |recorder, _| recorder.last.unwrap());
     thread::scope(|scope| {
         for name in *b"abcdefghij" {
             let handle = &server.handle;
@@ -1459,7 +1492,7 @@ fn racy_write() {
     }
 }
 
-/// A read deadline does not keep anybody from writing.
+/// A read deadline does not prevent writes.
 #[test]
 fn read_timeout() {
     let (mut harness, peer) = connected();
@@ -1475,7 +1508,7 @@ fn read_timeout() {
     );
 }
 
-/// A write deadline does not keep anybody from reading.
+/// A write deadline does not prevent reads.
 #[test]
 fn write_timeout() {
     let (mut harness, peer) = connected();
@@ -1487,7 +1520,8 @@ fn write_timeout() {
     assert_eq!(harness.calls(), [WRITE, frame("read")]);
 }
 
-/// Deadlines in the past act at once, on both directions, and the connection can be used again once they are cleared.
+/// Deadlines in the past expire at once in both directions. The connection can be used again once
+/// they are cleared.
 #[test]
 fn past_timeout() {
     let (mut harness, peer) = connected();
@@ -1515,7 +1549,7 @@ fn past_timeout() {
     );
 }
 
-/// A deadline that is now acts on what waits already.
+/// A deadline of now applies to bytes that are already queued.
 #[test]
 fn present_timeout() {
     let (mut harness, peer) = connected();
@@ -1529,18 +1563,18 @@ fn present_timeout() {
     assert_eq!(
         (harness.calls(), harness.received(peer)),
         (vec![READ, WRITE], Vec::new()),
-        "what is queued stays so"
+        "queued bytes stay queued"
     );
     set(&mut harness, |cx| cx.set_write_deadline(None));
     harness.run_for(ms(10));
     assert_eq!(
         harness.received(peer),
         b"stuck\n",
-        "and goes out when the deadline is cleared"
+        "queued bytes are sent when the deadline is cleared"
     );
 }
 
-/// A deadline in the future acts then, and the connection can be used again once it is set anew.
+/// A deadline in the future expires then. The connection can be used again once it is cleared.
 #[test]
 fn future_timeout() {
     let (mut harness, peer) = connected();
@@ -1558,7 +1592,7 @@ fn future_timeout() {
     );
 }
 
-/// A close ends what waits, with its own reason and not with a deadline's.
+/// A close has its own reason, and not that of a deadline.
 #[test]
 fn close_timeout() {
     let (mut harness, peer) = connected();
@@ -1571,9 +1605,9 @@ fn close_timeout() {
     assert_eq!(harness.calls(), [closed("closed by the handler")]);
 }
 
-// ---------------------------------------------------------------- what a loop adds to Go's rules
+// ---------------------------------------------------------------- rules beyond Go's
 
-/// A handler that sets the read deadline to the past in the middle of a batch gets no further frame of it.
+/// A handler that sets the read deadline to the past within a batch gets no further frame of it.
 #[test]
 fn deadline_in_the_past_expires_before_the_rest_of_the_batch() {
     let (mut harness, peer) = connected();
@@ -1594,7 +1628,7 @@ fn deadline_in_the_past_expires_before_the_rest_of_the_batch() {
     assert_eq!(harness.calls(), ["two", "three", "half"].map(frame));
 }
 
-/// A handler that sets it anew in its callback goes on with the very frames that were waiting, in the same turn.
+/// A handler that renews the deadline in its callback gets the waiting frames in the same turn.
 #[test]
 fn deadline_renewed_in_the_callback_lets_the_batch_continue() {
     let (mut harness, peer) = connected();
@@ -1613,17 +1647,18 @@ fn deadline_renewed_in_the_callback_lets_the_batch_continue() {
     assert_eq!(
         harness.calls(),
         [READ, frame("already there")],
-        "the deadline first"
+        "the deadline comes first"
     );
     harness.run_for(ms(60));
     assert_eq!(
         harness.calls(),
         [READ],
-        "and it is absolute: what came did not move it"
+        "the deadline is absolute: received bytes do not move it"
     );
 }
 
-/// By default a read deadline ends the connection once all is sent, and a write deadline at once; each by its name, and at its time.
+/// By default a read deadline closes the connection once all bytes are sent, and a write deadline
+/// closes it at once. Each has its own close reason.
 #[test]
 fn deadline_by_default_closes_with_its_own_reason() {
     let closing = || {
@@ -1639,7 +1674,7 @@ fn deadline_by_default_closes_with_its_own_reason() {
         cx.set_read_deadline(Some(cx.now() + ms(100)));
     });
     harness.run_for(ms(200));
-    assert!(harness.is_open(peer), "what is queued goes out first");
+    assert!(harness.is_open(peer), "queued bytes are sent first");
     harness.set_room(peer, 100);
     harness.report_event(peer, |event| event.writable = true);
     harness.run_for(ms(10));
@@ -1667,7 +1702,7 @@ fn deadline_by_default_closes_with_its_own_reason() {
         )
     );
 
-    // And with nothing queued.
+    // The same with nothing queued.
     let (mut harness, peer) = connected();
     harness.reactor.handler().on_deadline = |_, _| Verdict::Close;
     set(&mut harness, |cx| {
@@ -1681,20 +1716,21 @@ fn deadline_by_default_closes_with_its_own_reason() {
     assert!(!harness.is_open(peer));
 }
 
-/// A deadline that has passed but was not told yet, in the turn that would have told it, is forgotten if something clears it before.
+/// An expired deadline whose callback has not come yet is dropped if a post in the same turn clears
+/// it.
 #[test]
 fn deadline_cleared_in_its_own_turn_is_never_reported() {
     let (mut harness, peer) = connected();
     set(&mut harness, |cx| cx.set_deadline(Some(cx.now() + ms(50))));
     harness.turn();
     harness.skip(ms(60));
-    // A letter is read before the deadlines are looked at.
+    // Posts run before deadlines are checked.
     let id = harness.last();
     let clear: Task = Box::new(move |_, cx| {
         assert!(cx.with(id, |cx| {
             assert!(
                 matches!(cx.try_send(&b"late"[..]), Err(SendError::DeadlinePassed)),
-                "it is over all the same"
+                "the deadline has expired"
             );
             cx.set_deadline(None);
             assert!(cx.try_send(&b"in time"[..]).is_ok());
@@ -1709,7 +1745,8 @@ fn deadline_cleared_in_its_own_turn_is_never_reported() {
     );
 }
 
-/// A connection that is closing has no deadlines of its handler's any more, and one that is new in the same slot has none of the old one's.
+/// A closing connection has no handler deadlines, and a new connection in the same slot does not
+/// inherit them.
 #[test]
 fn deadline_is_not_inherited_by_the_next_connection_of_the_slot() {
     let (mut harness, peer) = connected();

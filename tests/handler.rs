@@ -1,4 +1,4 @@
-//! What a handler can ask for, and what becomes of it.
+//! Verdicts, commands and callbacks of a handler, and their effects.
 
 mod util;
 
@@ -13,15 +13,15 @@ use glassloop::{
 };
 use util::{Client, Server, TIMEOUT, addr_of, bound, turn_until};
 
-/// Does what each line says, and remembers who is there.
+/// A handler that runs the command in each line. It keeps the ids of named connections.
 #[derive(Default)]
-struct Obedient {
+struct Commands {
     named: HashMap<Vec<u8>, ConnectionId>,
     calls: Vec<String>,
     keep_open_at_eof: bool,
 }
 
-impl Handler for Obedient {
+impl Handler for Commands {
     type Codec = Line;
     type State = Vec<u8>;
     type Mail = ();
@@ -45,13 +45,13 @@ impl Handler for Obedient {
                 *cx.state() = word.to_vec();
                 self.named.insert(word.to_vec(), cx.id());
             }
-            b"who" => {
+            b"whoami" => {
                 let name = cx.state().clone();
                 cx.send(&*name);
             }
-            b"tell" => cx.send_to(self.named[word], line),
-            b"kick" => cx.close(self.named[word]),
-            b"wake" => cx.resume(self.named[word]),
+            b"send" => cx.send_to(self.named[word], line),
+            b"shut" => cx.close(self.named[word]),
+            b"resume" => cx.resume(self.named[word]),
             b"echo" => cx.send(line),
             b"half" => {
                 cx.send(&b"before"[..]);
@@ -64,10 +64,10 @@ impl Handler for Obedient {
             b"abort" => return Verdict::Abort,
             b"stop" => return Verdict::Stop,
             b"panic" => {
-                cx.send(&b"last words"[..]);
-                panic!("as asked");
+                cx.send(&b"last reply"[..]);
+                panic!("scripted panic");
             }
-            _ => cx.send(&b"what?"[..]),
+            _ => cx.send(&b"unknown"[..]),
         }
         Verdict::Continue
     }
@@ -83,116 +83,116 @@ impl Handler for Obedient {
 
     fn close(&mut self, cx: &mut Context<'_, Self>, reason: &CloseReason) {
         self.calls.push(format!("close: {reason}"));
-        cx.send(&b"nobody reads this"[..]);
-        if let Some(id) = self.named.get(&b"heir"[..]) {
-            cx.send_to(*id, &b"somebody left"[..]);
+        cx.send(&b"never sent"[..]);
+        if let Some(id) = self.named.get(&b"first"[..]) {
+            cx.send_to(*id, &b"closed"[..]);
         }
     }
 }
 
-/// Two clients, greeted; the first is called `heir`.
+/// Connects two clients and waits for the greeting. The first is named `first`.
 fn pair(server: &Server) -> (Client, Client) {
-    let (mut heir, mut other) = (server.connect(), server.connect());
-    heir.expect(b"welcome\n");
+    let (mut first, mut other) = (server.connect(), server.connect());
+    first.expect(b"welcome\n");
     other.expect(b"welcome\n");
-    heir.send(b"name heir\nwho\n");
-    heir.expect(b"heir\n");
-    (heir, other)
+    first.send(b"name first\nwhoami\n");
+    first.expect(b"first\n");
+    (first, other)
 }
 
-fn obedient() -> Server {
-    Server::start(Obedient::default(), Config::default())
+fn commands() -> Server {
+    Server::start(Commands::default(), Config::default())
 }
 
 #[test]
 fn state_belongs_to_one_connection() {
-    let server = obedient();
-    let (mut heir, mut other) = pair(&server);
-    other.send(b"who\nname other\nwho\n");
+    let server = commands();
+    let (mut first, mut other) = pair(&server);
+    other.send(b"whoami\nname other\nwhoami\n");
     other.expect(b"\nother\n");
-    heir.send(b"who\n");
-    heir.expect(b"heir\n");
+    first.send(b"whoami\n");
+    first.expect(b"first\n");
 }
 
 #[test]
 fn messages_to_other_connections_arrive_even_from_close() {
-    let server = obedient();
-    let (mut heir, mut other) = pair(&server);
-    other.send(b"tell heir one\ntell heir two\necho x\n");
-    heir.expect(b"tell heir one\ntell heir two\n");
+    let server = commands();
+    let (mut first, mut other) = pair(&server);
+    other.send(b"send first one\nsend first two\necho x\n");
+    first.expect(b"send first one\nsend first two\n");
     other.expect(b"echo x\n");
     drop(other);
-    heir.expect(b"somebody left\n");
+    first.expect(b"closed\n");
 }
 
 #[test]
 fn messages_to_a_closed_connection_are_dropped_and_counted() {
-    let server = obedient();
-    let (heir, mut other) = pair(&server);
-    drop(heir);
+    let server = commands();
+    let (first, mut other) = pair(&server);
+    drop(first);
     assert_eq!(server.next_close_reason(), "closed by the peer");
-    // Its slot is taken by a newcomer, who must not get them.
-    let mut newcomer = server.connect();
-    newcomer.expect(b"welcome\n");
-    other.send(b"tell heir secret\nkick heir\nwake heir\necho x\n");
+    // A new connection takes the slot. It must not get the messages.
+    let mut next = server.connect();
+    next.expect(b"welcome\n");
+    other.send(b"send first secret\nshut first\nresume first\necho x\n");
     other.expect(b"echo x\n");
-    newcomer.send(b"echo y\n");
-    newcomer.expect(b"echo y\n");
+    next.send(b"echo y\n");
+    next.expect(b"echo y\n");
     assert_eq!(
         server.stop().stale,
         4,
-        "those three, and what the heir's own end sent to the heir"
+        "these three, and the message of its own `close`"
     );
 }
 
 #[test]
 fn close_sends_queued_replies_and_abort_does_not() {
-    let server = obedient();
-    let (mut heir, mut other) = pair(&server);
+    let server = commands();
+    let (mut first, mut other) = pair(&server);
     other.send(b"echo 1\nclose\necho 2\n");
     other.expect(b"echo 1\n");
     other.expect_eof();
     drop(other);
     assert_eq!(server.next_close_reason(), "closed by the handler");
-    heir.send(b"abort\n");
-    heir.stream.read_to_end(&mut Vec::new()).ok();
+    first.send(b"abort\n");
+    first.stream.read_to_end(&mut Vec::new()).ok();
     assert_eq!(server.next_close_reason(), "aborted by the handler");
 }
 
 #[test]
 fn one_connection_can_close_another() {
-    let server = obedient();
-    let (mut heir, mut other) = pair(&server);
-    other.send(b"kick heir\n");
-    heir.expect_eof();
+    let server = commands();
+    let (mut first, mut other) = pair(&server);
+    other.send(b"shut first\n");
+    first.expect_eof();
 }
 
 #[test]
 fn paused_connection_gets_no_frames_until_resumed() {
-    let server = obedient();
-    let (mut heir, mut other) = pair(&server);
-    // The first is behind the pause in the same read, the second comes later.
-    heir.send(b"echo 1\npause\necho 2\n");
-    heir.expect(b"echo 1\n");
-    heir.send(b"echo 3\n");
-    // What comes later is answered: so the loop has had its chance to read the third.
+    let server = commands();
+    let (mut first, mut other) = pair(&server);
+    // One frame follows the pause in the same read, one comes later.
+    first.send(b"echo 1\npause\necho 2\n");
+    first.expect(b"echo 1\n");
+    first.send(b"echo 3\n");
+    // Later requests are answered, so the loop has had the chance to read the third frame.
     for _ in 0..2 {
         other.send(b"echo later\n");
         other.expect(b"echo later\n");
     }
-    heir.stream.set_nonblocking(true).unwrap();
+    first.stream.set_nonblocking(true).unwrap();
     assert!(
-        heir.stream.read(&mut [0; 8]).is_err(),
-        "nothing may come through a pause"
+        first.stream.read(&mut [0; 8]).is_err(),
+        "a paused connection must not reply"
     );
-    heir.stream.set_nonblocking(false).unwrap();
-    other.send(b"wake heir\nwake heir\n");
-    heir.expect(b"echo 2\necho 3\n");
+    first.stream.set_nonblocking(false).unwrap();
+    other.send(b"resume first\nresume first\n");
+    first.expect(b"echo 2\necho 3\n");
 }
 
 #[test]
 fn frames_received_before_a_reset_are_handled() {
-    let mut reactor = Reactor::bind("127.0.0.1:0", Obedient::default()).unwrap();
+    let mut reactor = Reactor::bind("127.0.0.1:0", Commands::default()).unwrap();
     let mut client = Client::connect(addr_of(&reactor));
     client.send(b"echo 1\necho 2\n");
     client.reset();
@@ -205,12 +205,12 @@ fn frames_received_before_a_reset_are_handled() {
 
 #[test]
 fn reset_is_noticed_without_reads_or_writes() {
-    // Together with the pause, and long after it.
-    for wait_for_the_pause in [false, true] {
-        let mut reactor = Reactor::bind("127.0.0.1:0", Obedient::default()).unwrap();
+    // Together with the pause, and after it.
+    for after_the_pause in [false, true] {
+        let mut reactor = Reactor::bind("127.0.0.1:0", Commands::default()).unwrap();
         let mut client = Client::connect(addr_of(&reactor));
         client.send(b"pause\n");
-        if wait_for_the_pause {
+        if after_the_pause {
             turn_until(&mut reactor, |reactor| {
                 reactor
                     .handler()
@@ -230,8 +230,8 @@ fn reset_is_noticed_without_reads_or_writes() {
 
 #[test]
 fn encode_error_closes_after_earlier_replies_are_sent() {
-    let server = obedient();
-    let (_heir, mut other) = pair(&server);
+    let server = commands();
+    let (_first, mut other) = pair(&server);
     other.send(b"half\necho never\n");
     other.expect(b"before\n");
     other.expect_eof();
@@ -244,8 +244,8 @@ fn encode_error_closes_after_earlier_replies_are_sent() {
 
 #[test]
 fn write_cap_closes_a_connection_with_too_much_queued() {
-    let server = obedient();
-    let (_heir, mut other) = pair(&server);
+    let server = commands();
+    let (_first, mut other) = pair(&server);
     other.send(b"fill xxxxxxxxxxxxxxxxxxxx\n");
     let mut got = Vec::new();
     other.stream.read_to_end(&mut got).unwrap();
@@ -259,51 +259,51 @@ fn write_cap_closes_a_connection_with_too_much_queued() {
 
 #[test]
 fn panic_closes_its_connection_after_earlier_replies_are_sent() {
-    let server = obedient();
-    let (mut heir, mut other) = pair(&server);
+    let server = commands();
+    let (mut first, mut other) = pair(&server);
     other.send(b"echo first\npanic\necho never\n");
-    other.expect(b"echo first\nlast words\n");
+    other.expect(b"echo first\nlast reply\n");
     other.expect_eof();
     drop(other);
     assert_eq!(server.next_close_reason(), "the handler panicked");
-    heir.expect(b"somebody left\n");
-    heir.send(b"echo alive\n");
-    heir.expect(b"echo alive\n");
+    first.expect(b"closed\n");
+    first.send(b"echo alive\n");
+    first.expect(b"echo alive\n");
     assert_eq!(server.stop().panics, 1);
 }
 
 #[test]
 fn batch_with_many_commands_yields_and_loses_nothing() {
-    // One command takes more than this: every frame ends its batch.
+    // One command exceeds this limit, so every frame ends its batch.
     let server = Server::start(
-        Obedient::default(),
+        Commands::default(),
         Config {
             command_high: 1,
             ..Config::default()
         },
     );
-    let (mut heir, mut other) = pair(&server);
-    other.send(&b"tell heir x\n".repeat(100));
-    heir.expect(&b"tell heir x\n".repeat(100));
+    let (mut first, mut other) = pair(&server);
+    other.send(&b"send first x\n".repeat(100));
+    first.expect(&b"send first x\n".repeat(100));
     other.send(b"close\n");
     other.expect_eof();
-    drop((heir, other));
+    drop((first, other));
     assert!(server.stop().deferred >= 99);
 }
 
 #[test]
 fn handler_can_stop_the_loop() {
-    let server = obedient();
-    let (mut heir, mut other) = pair(&server);
+    let server = commands();
+    let (mut first, mut other) = pair(&server);
     other.send(b"echo 1\nstop\necho 2\n");
     other.expect(b"echo 1\necho 2\n");
     other.expect_eof();
-    heir.expect_eof();
+    first.expect_eof();
 }
 
 #[test]
 fn callbacks_come_in_order_and_close_comes_once() {
-    let mut reactor = Reactor::bind("127.0.0.1:0", Obedient::default()).unwrap();
+    let mut reactor = Reactor::bind("127.0.0.1:0", Commands::default()).unwrap();
     let mut client = Client::connect(addr_of(&reactor));
     client.send(b"echo 1\necho 2\n");
     client.shut_write();
@@ -326,9 +326,9 @@ fn callbacks_come_in_order_and_close_comes_once() {
 fn half_closed_peer_can_be_written_to_until_the_handler_closes() {
     let mut reactor = Reactor::bind(
         "127.0.0.1:0",
-        Obedient {
+        Commands {
             keep_open_at_eof: true,
-            ..Obedient::default()
+            ..Commands::default()
         },
     )
     .unwrap();
@@ -353,7 +353,7 @@ fn half_closed_peer_can_be_written_to_until_the_handler_closes() {
             }
         }));
     }
-    assert!(!reactor.with(id, |_, _| unreachable!("it is closing")));
+    assert!(!reactor.with(id, |_, _| unreachable!("the connection is closing")));
     turn_until(&mut reactor, |reactor| reactor.connections() == 0);
     client.expect(b"welcome\npush 0\npush 1\npush 2\n");
     client.expect_eof();
@@ -363,9 +363,9 @@ fn half_closed_peer_can_be_written_to_until_the_handler_closes() {
 fn write_to_a_closed_peer_closes_that_connection_only() {
     let mut reactor = Reactor::bind(
         "127.0.0.1:0",
-        Obedient {
+        Commands {
             keep_open_at_eof: true,
-            ..Obedient::default()
+            ..Commands::default()
         },
     )
     .unwrap();
@@ -386,7 +386,8 @@ fn write_to_a_closed_peer_closes_that_connection_only() {
             .last()
             .is_some_and(|call| call == "eof")
     });
-    // For all that the loop knows he may still read. The first write goes well, and a later one finds that he does not.
+    // The loop cannot know yet that the peer has closed both directions. The first write succeeds,
+    // and a later one fails.
     let (id, written) = (
         reactor.handler().named[&b"me"[..]],
         reactor.counters().bytes_written,
@@ -397,20 +398,20 @@ fn write_to_a_closed_peer_closes_that_connection_only() {
         Verdict::Continue
     }) {
         pushes += 1;
-        assert!(pushes < 10_000, "he has left, and nobody notices");
+        assert!(pushes < 10_000, "the loop does not notice the closed peer");
         let _ = reactor.turn(Some(Duration::from_millis(1))).unwrap();
     }
     assert!(
         reactor.counters().bytes_written >= written + 5,
-        "the first one went out"
+        "the first write must succeed"
     );
-    let ends: Vec<&String> = reactor
+    let closes: Vec<&String> = reactor
         .handler()
         .calls
         .iter()
         .filter(|call| call.starts_with("close: "))
         .collect();
-    assert_eq!(ends, ["close: reset by the peer"]);
+    assert_eq!(closes, ["close: reset by the peer"]);
     other.send(b"echo still here\n");
     turn_until(&mut reactor, |reactor| {
         reactor
@@ -424,8 +425,8 @@ fn write_to_a_closed_peer_closes_that_connection_only() {
 
 #[test]
 fn panic_in_any_callback_does_not_stop_the_loop() {
-    struct Brittle(&'static str);
-    impl Handler for Brittle {
+    struct PanicsIn(&'static str);
+    impl Handler for PanicsIn {
         type Codec = Line;
         type State = ();
         type Mail = ();
@@ -449,8 +450,8 @@ fn panic_in_any_callback_does_not_stop_the_loop() {
             assert_ne!(self.0, "close");
         }
     }
-    for place in ["connection", "open", "frame", "eof", "close"] {
-        let mut reactor = Reactor::bind("127.0.0.1:0", Brittle(place)).unwrap();
+    for callback in ["connection", "open", "frame", "eof", "close"] {
+        let mut reactor = Reactor::bind("127.0.0.1:0", PanicsIn(callback)).unwrap();
         let mut client = Client::connect(addr_of(&reactor));
         client.send(b"line\n");
         client.shut_write();
@@ -461,15 +462,15 @@ fn panic_in_any_callback_does_not_stop_the_loop() {
         assert_eq!(
             reactor.turn(Some(Duration::ZERO)).unwrap(),
             Turn::Running,
-            "after a panic in {place}"
+            "after a panic in {callback}"
         );
     }
 }
 
 #[test]
 fn panicking_observer_is_removed() {
-    let mut reactor = Reactor::bind("127.0.0.1:0", Obedient::default()).unwrap();
-    reactor.set_observer(|_: &Step<'_>| panic!("as asked"));
+    let mut reactor = Reactor::bind("127.0.0.1:0", Commands::default()).unwrap();
+    reactor.set_observer(|_: &Step<'_>| panic!("scripted panic"));
     let mut client = Client::connect(addr_of(&reactor));
     turn_until(&mut reactor, |reactor| reactor.connections() == 1);
     turn_until(&mut reactor, |reactor| reactor.counters().writes == 1);
@@ -480,9 +481,9 @@ fn panicking_observer_is_removed() {
 fn observer_sees_every_step_in_order() {
     use std::cell::RefCell;
     use std::rc::Rc;
-    let seen = Rc::new(RefCell::new(Vec::new()));
-    let log = seen.clone();
-    let mut reactor = Reactor::bind("127.0.0.1:0", Obedient::default()).unwrap();
+    let steps = Rc::new(RefCell::new(Vec::new()));
+    let log = steps.clone();
+    let mut reactor = Reactor::bind("127.0.0.1:0", Commands::default()).unwrap();
     reactor.set_observer(move |step: &Step<'_>| {
         log.borrow_mut().push(match step {
             Step::Turn { .. } | Step::Event { .. } => return,
@@ -503,7 +504,7 @@ fn observer_sees_every_step_in_order() {
     turn_until(&mut reactor, |reactor| reactor.counters().writes == 2);
     client.shut_write();
     turn_until(&mut reactor, |reactor| reactor.counters().closed == 1);
-    let wanted = [
+    let expected = [
         "accepted",
         "queued 8",
         "write Bytes(8)",
@@ -520,21 +521,23 @@ fn observer_sees_every_step_in_order() {
         "draining -> closed",
         "closed, closed by the peer 3 bytes into a frame",
     ];
-    assert_eq!(*seen.borrow(), wanted);
+    assert_eq!(*steps.borrow(), expected);
 }
 
 #[test]
 fn dial_reports_success_or_failure_to_the_handler() {
-    let server = obedient();
-    let mut reactor = Reactor::new(Obedient::default(), Config::default()).unwrap();
+    let server = commands();
+    let mut reactor = Reactor::new(Commands::default(), Config::default()).unwrap();
     let id = reactor.connect(server.addr, TIMEOUT).unwrap();
-    assert!(!reactor.with(id, |_, _| unreachable!("it is not established yet")));
+    assert!(!reactor.with(id, |_, _| unreachable!(
+        "the connection is not established yet"
+    )));
     turn_until(&mut reactor, |reactor| reactor.handler().calls.len() >= 3);
-    assert_eq!(reactor.handler().calls[..3], ["open", "welcome", "what?"]);
+    assert_eq!(reactor.handler().calls[..3], ["open", "welcome", "unknown"]);
 
-    let (_bound, nobody) = bound();
-    let mut reactor = Reactor::new(Obedient::default(), Config::default()).unwrap();
-    reactor.connect(nobody, TIMEOUT).unwrap();
+    let (_bound, unused_addr) = bound();
+    let mut reactor = Reactor::new(Commands::default(), Config::default()).unwrap();
+    reactor.connect(unused_addr, TIMEOUT).unwrap();
     turn_until(&mut reactor, |reactor| reactor.counters().closed == 1);
     let calls = &reactor.handler().calls;
     assert!(
@@ -556,12 +559,12 @@ fn connection_can_be_driven_without_socket() {
         },
         Instant::now(),
     );
-    let handler = &mut Obedient::default();
+    let handler = &mut Commands::default();
     let mut connection = Connection::unconnected(handler);
     connection.receive(b"echo 1\nec", handler, shared);
     assert_eq!(connection.unsent(), b"echo 1\n");
     connection.receive(b"ho 2\necho 3\necho 4\n", handler, shared);
-    // Back-pressure: the fourth waits inside.
+    // Back-pressure: the fourth frame stays in the inbox.
     assert_eq!(connection.unsent(), b"echo 1\necho 2\necho 3\n");
     assert!(!connection.is_reading());
     connection.sent(10, shared);
@@ -575,9 +578,10 @@ fn connection_can_be_driven_without_socket() {
     connection.sent(connection.unsent().len(), shared);
     connection.after_flush(shared);
     connection.end_of_input(handler, shared);
-    assert!(
-        matches!(connection.state(), State::Draining { reason, linger: false } if matches!(**reason, CloseReason::PeerClosed))
-    );
+    assert!(matches!(
+        connection.state(),
+        State::Draining { reason, linger: false } if matches!(**reason, CloseReason::PeerClosed)
+    ));
     connection.after_flush(shared);
     assert!(matches!(
         connection.finish_close(handler, shared),
@@ -598,7 +602,7 @@ fn write_cap_below_write_high_still_holds() {
         },
         Instant::now(),
     );
-    let handler = &mut Obedient::default();
+    let handler = &mut Commands::default();
     let mut connection = Connection::unconnected(handler);
     connection.receive(b"echo 1\necho 2\necho 3\necho 4\n", handler, shared);
     assert_eq!(connection.unsent(), b"echo 1\necho 2\n");

@@ -1,5 +1,5 @@
-//! One limit of connections for several loops: every place comes back, on whatever way, and goes to
-//! the loop that waits.
+//! One connection limit for several loops: every permit is released, however its connection ends,
+//! and goes to the loop that waits.
 
 #[path = "util/scripted.rs"]
 mod scripted;
@@ -13,23 +13,20 @@ use glassloop::{Address, Config, ConnectionLimit, Context, Handler, Origin, Stop
 use scripted::{Harness, NetState, loopback};
 use util::{Client, TIMEOUT, ack, id, reactor, service, submit, turn_until, wait_until};
 
-/// Panics over every second connection.
+/// A handler that panics in `connection` for every second connection.
 #[derive(Default)]
-struct Fragile {
+struct PanicsOnEverySecond {
     made: usize,
 }
 
-impl Handler for Fragile {
+impl Handler for PanicsOnEverySecond {
     type Codec = Line;
     type State = ();
     type Mail = ();
 
     fn connection(&mut self, _: &Origin) -> (Line, ()) {
         self.made += 1;
-        assert!(
-            self.made % 2 == 1,
-            "a connection that the handler does not like"
-        );
+        assert!(self.made % 2 == 1, "a scripted panic of the handler");
         (Line::default(), ())
     }
 
@@ -38,20 +35,20 @@ impl Handler for Fragile {
     }
 }
 
-/// A played loop with one listener, at this limit.
-fn harness(limit: &ConnectionLimit) -> Harness<Fragile> {
+/// Returns a loop on a scripted network with one listener and this limit.
+fn harness(limit: &ConnectionLimit) -> Harness<PanicsOnEverySecond> {
     let mut harness = Harness::on(
         NetState::with_listeners(1),
-        Fragile::default(),
+        PanicsOnEverySecond::default(),
         Config::default(),
     );
     harness.reactor.share_limit(limit);
     harness
 }
 
-/// Each connection has its place, and nothing else has one.
+/// Checks that each connection has one permit, and nothing else has one.
 #[track_caller]
-fn assert_exact(limit: &ConnectionLimit, harnesses: &[&Harness<Fragile>]) {
+fn assert_permits(limit: &ConnectionLimit, harnesses: &[&Harness<PanicsOnEverySecond>]) {
     assert_eq!(
         limit.open(),
         harnesses
@@ -72,23 +69,23 @@ fn failed_accept_leaves_no_permit_taken() {
     for error in [ECONNABORTED, EMFILE, EINVAL] {
         one.queue_accepts(0, [Err(std::io::Error::from_raw_os_error(error))]);
         one.turn();
-        one.run_for(Duration::from_millis(200)); // it is asked again after a rest, and nothing waits any more
-        assert_exact(&limit, &[&one, &other]);
+        one.run_for(Duration::from_millis(200)); // the pause ends, and no connection waits
+        assert_permits(&limit, &[&one, &other]);
     }
     assert_eq!((limit.open(), one.reactor.counters().accept_errors), (0, 3));
-    // Registered in vain, then one that is good, then one over which the handler panics.
+    // A failed registration, then a success, then a panic of the handler.
     one.net.borrow_mut().register_errors.push_back(ENOSPC);
     one.queue_accepts(0, [Ok(()), Ok(()), Ok(())]);
     one.turn();
-    assert_exact(&limit, &[&one, &other]);
+    assert_permits(&limit, &[&one, &other]);
     assert_eq!((limit.open(), one.reactor.handler().made), (1, 2));
-    // The other loop has the rest, and its second connection panics too.
+    // The other loop takes the rest, and the handler panics on its second connection.
     other.queue_accepts(0, [Ok(()), Ok(()), Ok(()), Ok(())]);
     other.turn();
-    assert_exact(&limit, &[&one, &other]);
+    assert_permits(&limit, &[&one, &other]);
     assert_eq!((limit.open(), limit.max()), (3, 3));
     drop(one);
-    assert_exact(&limit, &[&other]);
+    assert_permits(&limit, &[&other]);
     other.reactor.stop(Stop::AtOnce);
     let _ = other.reactor.turn(Some(Duration::ZERO)).unwrap();
     assert_eq!(limit.open(), 0);
@@ -99,7 +96,7 @@ fn failed_dial_leaves_no_permit_taken() {
     const EADDRNOTAVAIL: i32 = 99;
     let limit = ConnectionLimit::new(1);
     let (mut one, mut other) = (harness(&limit), harness(&limit));
-    let dial = |harness: &mut Harness<Fragile>, addrs: Vec<Address>| {
+    let dial = |harness: &mut Harness<PanicsOnEverySecond>, addrs: Vec<Address>| {
         let begun = harness
             .reactor
             .connect_to(addrs, Duration::from_secs(1))
@@ -110,7 +107,7 @@ fn failed_dial_leaves_no_permit_taken() {
         dial(&mut one, vec![]),
         (Err("cannot connect: no address to connect to".into()), 0)
     );
-    // One that fails at once, and one that is never decided.
+    // One dial fails at once, and one stays pending.
     one.net
         .borrow_mut()
         .connect_results
@@ -126,11 +123,11 @@ fn failed_dial_leaves_no_permit_taken() {
             && open == 0
     );
     assert_eq!(dial(&mut one, vec![loopback(1)]).1, 1);
-    let refused =
+    let limit_error =
         "cannot connect to 127.0.0.1:1: 1 connections are open, no more are allowed".to_string();
-    assert_eq!(dial(&mut other, vec![loopback(1)]), (Err(refused), 1));
+    assert_eq!(dial(&mut other, vec![loopback(1)]), (Err(limit_error), 1));
     one.run_for(Duration::from_secs(2));
-    assert_exact(&limit, &[&one, &other]);
+    assert_permits(&limit, &[&one, &other]);
     assert_eq!(limit.open(), 0);
     assert!(dial(&mut other, vec![loopback(1)]).0.is_ok());
 }
@@ -141,17 +138,17 @@ fn loop_that_joins_later_counts_its_open_connections() {
     let mut one = Harness::on(NetState::with_listeners(1), service(), Config::default());
     one.accept(2);
     one.reactor.share_limit(&limit);
-    one.reactor.share_limit(&limit); // again: counted once
+    one.reactor.share_limit(&limit); // a second call counts once
     assert_eq!((limit.open(), one.reactor.max_connections()), (2, 1));
     one.queue_accepts(0, [Ok(())]);
-    for (gone, left) in [(0, 1), (1, 1)] {
-        one.peer_shuts_write(gone);
+    for (closed, open) in [(0, 1), (1, 1)] {
+        one.peer_shuts_write(closed);
         one.run_for(Duration::ZERO);
         one.run_for(Duration::ZERO);
         assert_eq!(
             limit.open(),
-            left,
-            "the one that waits comes only when both have gone"
+            open,
+            "the waiting connection is accepted only when both are closed"
         );
     }
     assert!(one.is_open(2));
@@ -164,27 +161,27 @@ fn freed_permit_goes_to_the_waiting_loop() {
     busy.share_limit(&limit);
     let mut clients: Vec<Client> = (0..5).map(|_| Client::connect(addr)).collect();
     turn_until(&mut busy, |busy| busy.connections() == 1);
-    // A second loop, asleep in a thread of its own, with a connection that waits.
-    let (waiting, told) = (limit.clone(), std::sync::mpsc::channel());
+    // A second loop, blocked in its own thread, with a connection that waits.
+    let (shared, channel) = (limit.clone(), std::sync::mpsc::channel());
     let other = thread::spawn(move || {
         let (mut other, addr) = reactor(service(), Config::default());
-        other.share_limit(&waiting);
-        told.0.send((addr, other.handle())).unwrap();
+        other.share_limit(&shared);
+        channel.0.send((addr, other.handle())).unwrap();
         other.run().unwrap();
     });
-    let (addr, handle) = told.1.recv_timeout(TIMEOUT).unwrap();
-    let mut patient = Client::connect(addr);
-    patient.send(&submit(id(1), b""));
+    let (addr, handle) = channel.1.recv_timeout(TIMEOUT).unwrap();
+    let mut waiting_client = Client::connect(addr);
+    waiting_client.send(&submit(id(1), b""));
     wait_until("the other loop to wait", || {
         format!("{limit:?}").contains("waiting: 1")
     });
-    // The first of the busy loop's leaves. The place goes to the other loop, although this one has
-    // four more that wait.
+    // The busy loop's connection closes. The permit goes to the other loop, although the busy loop
+    // has four more waiting connections.
     drop(clients.remove(0));
     turn_until(&mut busy, |busy| busy.connections() == 0);
-    patient.expect(&ack(id(1)));
+    waiting_client.expect(&ack(id(1)));
     assert_eq!((busy.connections(), limit.open()), (0, 1));
-    drop(patient);
+    drop(waiting_client);
     turn_until(&mut busy, |busy| busy.connections() == 1);
     handle.stop(Stop::Gracefully);
     other.join().unwrap();
@@ -197,15 +194,15 @@ fn panicked_loop_releases_its_permits() {
     let limit = ConnectionLimit::new(1);
     let (sender, receiver) = std::sync::mpsc::channel();
     let shared = limit.clone();
-    let panics = thread::spawn(move || {
+    let panicking = thread::spawn(move || {
         let (mut reactor, addr) = reactor(service(), Config::default());
         reactor.share_limit(&shared);
         sender.send(addr).unwrap();
         turn_until(&mut reactor, |reactor| reactor.connections() == 1);
-        panic!("the end of a loop");
+        panic!("scripted panic");
     });
     let client = Client::connect(receiver.recv_timeout(TIMEOUT).unwrap());
-    assert!(panics.join().is_err());
+    assert!(panicking.join().is_err());
     drop(client);
     assert_eq!(limit.open(), 0);
 }

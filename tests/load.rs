@@ -1,4 +1,4 @@
-//! The load generator: what it counts, what it refuses, and that no server can deceive it.
+//! The load generator: what it counts, which flags it rejects, and how it detects wrong servers.
 
 #![cfg(unix)]
 
@@ -24,7 +24,7 @@ fn load(addr: SocketAddr, args: &[&str]) -> Output {
         .unwrap()
 }
 
-/// What it prints with --json, if all went well.
+/// Returns the report printed with `--json`, and expects success.
 #[track_caller]
 fn report(output: &Output) -> Value {
     assert_eq!(output.status.code(), Some(0), "{output:?}");
@@ -35,25 +35,26 @@ fn report(output: &Output) -> Value {
 fn expect_failure(output: &Output, what: &str) {
     let stderr = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(1), "{stderr}");
-    assert!(stderr.contains(what), "{what:?} is not said: {stderr}");
+    assert!(stderr.contains(what), "{what:?} is missing: {stderr}");
 }
 
-/// A peer for one connection after the other, which says with what it answers the `n`-th request, counted from 0.
-fn peer(mut answer: impl FnMut(u64) -> Vec<u8> + Send + 'static) -> (SocketAddr, JoinHandle<()>) {
+/// Starts a server for one connection. `reply` returns the reply to the `n`-th request, counted
+/// from 0.
+fn serve(mut reply: impl FnMut(u64) -> Vec<u8> + Send + 'static) -> (SocketAddr, JoinHandle<()>) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let addr = listener.local_addr().unwrap();
     let serving = thread::spawn(move || {
         let (mut stream, _) = listener.accept().unwrap();
         stream.set_nodelay(true).unwrap();
         let mut n = 0;
-        while read_submit(&mut stream, n) && stream.write_all(&answer(n)).is_ok() {
+        while read_submit(&mut stream, n) && stream.write_all(&reply(n)).is_ok() {
             n += 1;
         }
     });
     (addr, serving)
 }
 
-/// Reads a request, which must have the right ID. Tells whether one came.
+/// Reads a request and checks its ID. Returns false at the end of the stream.
 fn read_submit(stream: &mut TcpStream, n: u64) -> bool {
     let mut header = [0; 13];
     if stream.read_exact(&mut header).is_err() {
@@ -118,13 +119,13 @@ fn report_is_complete_and_acks_match_requests_of_the_server() {
     let report = report(&load(addr, args));
     server.signal("TERM");
     let (_, log) = server.end();
-    let taken = format!(
+    let accepted = format!(
         "45 connections accepted, {} requests handled",
         report["acked_total"]
     );
     assert!(
-        log.contains(&taken),
-        "{taken:?} is not what the server says: {log}\n{report}"
+        log.contains(&accepted),
+        "{accepted:?} is missing in the server's log: {log}\n{report}"
     );
 
     assert_eq!(report.as_object().unwrap().keys().collect::<Vec<_>>(), KEYS);
@@ -135,16 +136,16 @@ fn report_is_complete_and_acks_match_requests_of_the_server() {
     let number = |of: &Value, what: &str| {
         of[what]
             .as_f64()
-            .unwrap_or_else(|| panic!("{what} is no number: {of}"))
+            .unwrap_or_else(|| panic!("{what} is not a number: {of}"))
     };
     assert!(number(&report, "seconds") >= 0.2);
     assert!(
         number(&report, "requests") > 0.0
             && number(&report, "requests") < number(&report, "acked_total")
     );
-    let rising =
+    let percentiles =
         ["p50_us", "p90_us", "p99_us", "p999_us", "max_us"].map(|what| number(&report, what));
-    assert!(rising.is_sorted() && rising[0] > 0.0, "{report}");
+    assert!(percentiles.is_sorted() && percentiles[0] > 0.0, "{report}");
     assert_eq!(
         (&report["idle"]["conns"], &report["idle"]["closed"]),
         (&40.into(), &0.into())
@@ -182,7 +183,8 @@ fn every_kind_of_load_is_answered() {
     let (_server, addr) = Process::listening(&[]);
     for args in [
         &["--depth", "300", "--payload", "0"][..],
-        &["--depth", "40", "--payload", "65523", "--conns", "3"], // more than sockets take at once
+        // More than the socket buffers hold.
+        &["--depth", "40", "--payload", "65523", "--conns", "3"],
         &["--spin"],
         &["--rate", "5000", "--conns", "7"],
         &["--rate", "100"],
@@ -204,7 +206,7 @@ fn every_kind_of_load_is_answered() {
     );
     assert!(
         stderr.contains("acks/s"),
-        "it says once a second how it goes: {stderr}"
+        "expected a progress line each second: {stderr}"
     );
 }
 
@@ -224,7 +226,7 @@ fn wrong_dialect_is_reported() {
 
 #[test]
 fn hosts_beyond_loopback_need_the_owner_flag() {
-    // Refused before anything is sent, or looked up.
+    // The address is rejected before a name lookup and before anything is sent.
     for addr in [
         "192.0.2.1:8888",
         "[2001:db8::1]:8888",
@@ -278,8 +280,8 @@ fn wrong_flags_are_refused_with_a_hint() {
 
 #[test]
 fn wrong_acks_are_reported() {
-    type Lie = fn(u64) -> Vec<u8>;
-    let lies: [(Lie, &str); 7] = [
+    type WrongReply = fn(u64) -> Vec<u8>;
+    let wrong_replies: [(WrongReply, &str); 7] = [
         (
             |_| ack(id(999)),
             "received the ack of 00000999 where that of 00000102 was next",
@@ -309,12 +311,18 @@ fn wrong_acks_are_reported() {
             "that is not the submit protocol",
         ),
     ];
-    for (lie, what) in lies {
-        let (addr, serving) = peer(move |n| if n < 101 { ack(id(n + 1)) } else { lie(n) });
+    for (wrong_reply, what) in wrong_replies {
+        let (addr, serving) = serve(move |n| {
+            if n < 101 {
+                ack(id(n + 1))
+            } else {
+                wrong_reply(n)
+            }
+        });
         let output = load(addr, &["--secs", "30", "--depth", "4", "--json"]);
-        // An ack too many may come together with the next request's, which is then the one that is wrong.
-        let said = String::from_utf8_lossy(&output.stderr);
-        let what = if what.contains("no request waits") && said.contains("was next") {
+        // A surplus ack may arrive after the next request, and then counts as its wrong ack.
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        let what = if what.contains("no request waits") && stderr.contains("was next") {
             "was next"
         } else {
             what
@@ -346,23 +354,23 @@ fn closed_server_is_reported() {
     });
     let output = load(addr, &["--secs", "30"]);
     serving.join().unwrap();
-    let said = String::from_utf8_lossy(&output.stderr);
+    let stderr = String::from_utf8_lossy(&output.stderr);
     assert!(
         output.status.code() == Some(1)
-            && said.contains("after 50 acks and with 1 requests unanswered"),
-        "{said}"
+            && stderr.contains("after 50 acks and with 1 requests unanswered"),
+        "{stderr}"
     );
 
-    let (_bound, nobody) = bound();
+    let (_bound, unused_addr) = bound();
     expect_failure(
-        &load(nobody, &[]),
+        &load(unused_addr, &[]),
         "connection refused: nothing listens there",
     );
 }
 
 #[test]
 fn silent_server_ends_the_run_at_ack_timeout() {
-    // It takes connections, and nothing more.
+    // A server that accepts connections and never replies.
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let output = load(listener.local_addr().unwrap(), &["--ack-timeout", "200ms"]);
     expect_failure(
@@ -370,8 +378,8 @@ fn silent_server_ends_the_run_at_ack_timeout() {
         "its first request was not answered within 200ms (--ack-timeout)",
     );
 
-    // It falls silent under load.
-    let (addr, serving) = peer(|n| if n < 50 { ack(id(n + 1)) } else { Vec::new() });
+    // A server that stops replying under load.
+    let (addr, serving) = serve(|n| if n < 50 { ack(id(n + 1)) } else { Vec::new() });
     let output = load(
         addr,
         &["--secs", "30", "--depth", "3", "--ack-timeout", "2s"],
@@ -382,8 +390,8 @@ fn silent_server_ends_the_run_at_ack_timeout() {
     );
     serving.join().unwrap();
 
-    // Nor is the open loop fooled.
-    let (addr, serving) = peer(|n| if n < 50 { ack(id(n + 1)) } else { Vec::new() });
+    // The same with the open loop.
+    let (addr, serving) = serve(|n| if n < 50 { ack(id(n + 1)) } else { Vec::new() });
     expect_failure(
         &load(
             addr,
@@ -394,7 +402,7 @@ fn silent_server_ends_the_run_at_ack_timeout() {
     serving.join().unwrap();
 }
 
-/// The load of 0.6 s, without a warm-up.
+/// Runs the load for 0.6 s without a warm-up.
 fn measured(addr: SocketAddr, args: &[&str]) -> Output {
     let mut command = Command::new(example("load"));
     command
@@ -414,30 +422,30 @@ fn measured(addr: SocketAddr, args: &[&str]) -> Output {
 
 #[test]
 fn open_loop_latency_counts_from_the_due_time() {
-    // It answers at once, but for one pause: after the warm-up, which is over with the first
-    // request (that of the handshake).
+    // The server answers at once, except for one pause. The pause comes after the warm-up, which
+    // ends with the first request (that of the handshake).
     let stalls_once = |n| {
         if n == 50 {
             thread::sleep(Duration::from_millis(300));
         }
         ack(id(n + 1))
     };
-    // Some 300 of 600 requests are due while nothing is answered.
-    let (addr, serving) = peer(stalls_once);
+    // About 300 of 600 requests are due during the pause.
+    let (addr, serving) = serve(stalls_once);
     let open = report(&measured(addr, &["--rate", "1000"]));
     serving.join().unwrap();
     assert!(open["max_us"].as_f64().unwrap() >= 299_000.0, "{open}");
     assert!(
         open["p90_us"].as_f64().unwrap() >= 100_000.0,
-        "a third of all has waited for more than 100 ms: {open}"
+        "a third of the requests waited for more than 100 ms: {open}"
     );
     assert_eq!(
         (&open["loop"], &open["depth"], &open["unanswered"]),
         (&"open".into(), &Value::Null, &0.into())
     );
 
-    // To a closed loop that is one slow request among thousands.
-    let (addr, serving) = peer(stalls_once);
+    // A closed loop sees one slow request among thousands.
+    let (addr, serving) = serve(stalls_once);
     let closed = report(&measured(addr, &[]));
     serving.join().unwrap();
     assert!(closed["max_us"].as_f64().unwrap() >= 299_000.0, "{closed}");
@@ -449,22 +457,22 @@ fn open_loop_latency_counts_from_the_due_time() {
 
 #[test]
 fn overloaded_server_is_reported() {
-    // 1,500 requests are due in 0.3 s, and it answers fewer than 500 a second.
+    // 1,500 requests are due in 0.3 s, and the server answers fewer than 500 a second.
     let slow = |n| {
         thread::sleep(Duration::from_millis(2));
         ack(id(n + 1))
     };
     let args = ["--secs", "0.3", "--rate", "5000", "--ack-timeout", "1s"];
-    let (addr, serving) = peer(slow);
+    let (addr, serving) = serve(slow);
     let report = report(&load(addr, &[&args[..], &["--json"]].concat()));
     serving.join().unwrap();
     let unanswered = report["unanswered"].as_u64().unwrap();
     assert!(unanswered > 500, "{report}");
     assert!(
         report["p99_us"].as_f64().unwrap() >= 300_000.0,
-        "who has no answer has waited, too: {report}"
+        "requests without an ack count as waiting too: {report}"
     );
-    let (addr, serving) = peer(slow);
+    let (addr, serving) = serve(slow);
     let text = String::from_utf8(load(addr, &args).stdout).unwrap();
     serving.join().unwrap();
     assert!(text.contains("the server does not keep up"), "{text}");
@@ -475,14 +483,14 @@ fn closed_idle_connections_are_counted() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let addr = listener.local_addr().unwrap();
     let serving = thread::spawn(move || {
-        let greeted = || {
+        let accept = || {
             let (mut stream, _) = listener.accept().unwrap();
             assert!(read_submit(&mut stream, 0));
             stream.write_all(&ack(id(1))).unwrap();
             stream
         };
-        let mut active = greeted();
-        let mut idle: Vec<TcpStream> = (0..20).map(|_| greeted()).collect();
+        let mut active = accept();
+        let mut idle: Vec<TcpStream> = (0..20).map(|_| accept()).collect();
         idle.truncate(8);
         let mut n = 1;
         while read_submit(&mut active, n) && active.write_all(&ack(id(n + 1))).is_ok() {
@@ -497,6 +505,6 @@ fn closed_idle_connections_are_counted() {
     );
     assert!(
         report["idle"]["bytes_per_connection"].is_null(),
-        "no process was named: {report}"
+        "`--server-pid` was not given: {report}"
     );
 }

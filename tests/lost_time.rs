@@ -1,4 +1,5 @@
-//! Time that the loop itself lost is not charged to its peers: a stopped process, a callback that blocks, more ready than one poll reports.
+//! Time that the loop itself loses does not count as silence of a peer: the process is stopped, a
+//! callback blocks, or more sockets are ready than one poll reports.
 
 #[cfg(unix)]
 #[path = "util/process.rs"]
@@ -36,7 +37,7 @@ impl Handler for Echo {
 
 const EINTR: i32 = 4;
 
-/// No guard is on; a test turns on the one that it is about.
+/// Returns a configuration without guards, so that a test can add the one that it checks.
 fn unguarded() -> Config {
     Config {
         idle_timeout: None,
@@ -54,7 +55,7 @@ fn idle(time: Duration) -> Config {
     }
 }
 
-/// The process is stopped in the poll for `time`, and continued: the poll comes back with nothing.
+/// Stops the process in the poll for `time` and continues it. The poll returns no event.
 fn stop_and_continue<H: Handler>(harness: &mut Harness<H>, time: Duration) {
     harness.skip(time);
     harness.net.borrow_mut().poll_error = Some(EINTR);
@@ -67,19 +68,13 @@ fn request_pending_after_an_interrupted_poll_is_answered() {
     let mut harness = Harness::on(NetState::with_listeners(1), Echo, idle(ms(1000)));
     let peer = harness.accept(1);
     stop_and_continue(&mut harness, ms(1300));
-    assert!(
-        harness.is_open(peer),
-        "closed before its socket was looked at"
-    );
+    assert!(harness.is_open(peer), "closed before its socket was read");
     harness.peer_sends(peer, b"in time\n");
     harness.turn();
     assert_eq!(harness.received(peer), b"in time\n");
     let before = harness.now();
     harness.run_for(ms(3000));
-    assert!(
-        !harness.is_open(peer),
-        "a silent connection is closed all the same"
-    );
+    assert!(!harness.is_open(peer), "a silent connection must be closed");
     assert!(harness.now() - before >= ms(1000));
 }
 
@@ -89,13 +84,10 @@ fn request_that_arrives_between_poll_and_clock_is_answered() {
     let peer = harness.accept(1);
     harness.peer_sends(peer, b"in time\n");
     let arrived = std::mem::take(&mut harness.net.borrow_mut().events);
-    // Back soon after the deadline: so little delay counts as watched time.
+    // The process continues soon after the deadline. Such a short delay counts as watched time.
     harness.net.borrow_mut().stopped_after_poll = Some((ms(1050), arrived));
     harness.turn();
-    assert!(
-        harness.is_open(peer),
-        "closed before its socket was looked at"
-    );
+    assert!(harness.is_open(peer), "closed before its socket was read");
     harness.turn();
     assert_eq!(harness.received(peer), b"in time\n");
 }
@@ -110,29 +102,24 @@ fn slow_frame_is_closed_on_time_with_a_small_read_budget() {
     let mut harness = Harness::on(NetState::with_listeners(1), Echo, config);
     let peer = harness.accept(1);
     for _ in 0..3 {
-        harness.peer_sends(peer, &[b'x'; 130]); // more than a turn reads, so each time it is put off
+        harness.peer_sends(peer, &[b'x'; 130]); // more than a turn reads, so the rest is deferred
         harness.run_for(ms(400));
     }
-    assert!(
-        !harness.is_open(peer),
-        "the frame has had more than its time"
-    );
+    assert!(!harness.is_open(peer), "the frame exceeded its timeout");
 }
 
 #[test]
 fn silent_connection_is_closed_by_the_first_complete_poll() {
     let mut harness = Harness::on(NetState::with_listeners(1), Echo, idle(ms(1000)));
     let peer = harness.accept(1);
-    stop_and_continue(&mut harness, ms(1050)); // a signal came when the time was over, and little of it was lost
+    // A signal interrupts the poll after the deadline, and little time is lost.
+    stop_and_continue(&mut harness, ms(1050));
     stop_and_continue(&mut harness, ms(1));
-    assert!(
-        harness.is_open(peer),
-        "closed before its socket was looked at"
-    );
+    assert!(harness.is_open(peer), "closed before its socket was read");
     harness.run_for(ms(5));
     assert!(
         !harness.is_open(peer),
-        "nothing is there, and nothing is lost"
+        "no bytes are pending, and no time is lost"
     );
 }
 
@@ -157,7 +144,10 @@ fn handler_deadline_expires_in_an_interrupted_poll() {
     let mut harness = Harness::on(NetState::with_listeners(1), Strict, unguarded());
     let peer = harness.accept(1);
     stop_and_continue(&mut harness, ms(1300));
-    assert!(!harness.is_open(peer), "what a handler sets is absolute");
+    assert!(
+        !harness.is_open(peer),
+        "a deadline of the handler is absolute"
+    );
 }
 
 #[test]
@@ -168,7 +158,7 @@ fn no_guard_expires_while_polls_are_full() {
     };
     let mut harness = Harness::on(NetState::with_listeners(1), Echo, config);
     let last = harness.accept(5);
-    harness.skip(ms(3000)); // a callback has blocked; all have sent meanwhile
+    harness.skip(ms(3000)); // a callback blocks, and all peers send meanwhile
     for pair in [[0, 1], [2, 3]] {
         for peer in &pair {
             harness.peer_sends(*peer, b"x\n");
@@ -201,7 +191,7 @@ fn silent_connection_is_closed_even_if_every_poll_is_full() {
     }
     assert!(
         !harness.is_open(silent),
-        "two peers that always have something to say keep all others open"
+        "two peers that always send must not keep the others open"
     );
     assert!(harness.is_open(0) && harness.is_open(1));
 }
@@ -215,7 +205,7 @@ fn slow_callbacks_delay_guards_but_do_not_suspend_them() {
         assert!(harness.now() - begun < ms(20_000), "never closed");
         harness.peer_sends(0, b"x\n");
         harness.turn();
-        harness.skip(ms(500)); // each turn takes as long
+        harness.skip(ms(500)); // each turn takes this long
     }
     assert!(harness.now() - begun > ms(1000));
 }
@@ -262,14 +252,15 @@ fn draining_connection_gets_its_time_after_a_process_stop() {
     assert_eq!(
         harness.received(peer),
         b"reply\n",
-        "the peer took its last reply as soon as the loop was there to give it"
+        "the peer must get its last reply after the process continues"
     );
 }
 
-/// Echoes frames; one that begins with `block` holds the loop until the test lets it go.
+/// A handler that echoes frames. A frame that begins with `block` blocks the loop until the test
+/// releases it.
 struct Blocks {
     entered: Sender<()>,
-    resume_connection: Receiver<()>,
+    released: Receiver<()>,
 }
 
 impl Handler for Blocks {
@@ -284,7 +275,7 @@ impl Handler for Blocks {
     fn frame(&mut self, frame: Framed<'_>, cx: &mut Context<'_, Self>) -> Verdict {
         if frame.body.starts_with(b"block") {
             self.entered.send(()).unwrap();
-            self.resume_connection.recv_timeout(TIMEOUT).unwrap();
+            self.released.recv_timeout(TIMEOUT).unwrap();
         }
         cx.send(Framed {
             head: &[],
@@ -302,25 +293,19 @@ fn frame(payload: &[u8]) -> Vec<u8> {
 
 fn start_blocking(config: Config) -> (Server, Receiver<()>, Sender<()>) {
     let (entered, has_entered) = mpsc::channel();
-    let (let_go, resume_connection) = mpsc::channel();
+    let (release, released) = mpsc::channel();
     (
-        Server::start(
-            Blocks {
-                entered,
-                resume_connection,
-            },
-            config,
-        ),
+        Server::start(Blocks { entered, released }, config),
         has_entered,
-        let_go,
+        release,
     )
 }
 
-/// Holds the loop in a callback for at least `time`, while `meanwhile` runs.
+/// Blocks the loop in a callback for at least `time` while `meanwhile` runs.
 fn while_blocked(
     server: &Server,
     entered: &Receiver<()>,
-    let_go: &Sender<()>,
+    release: &Sender<()>,
     time: Duration,
     meanwhile: impl FnOnce(),
 ) -> Client {
@@ -329,8 +314,8 @@ fn while_blocked(
     entered.recv_timeout(TIMEOUT).unwrap();
     let begun = Instant::now();
     meanwhile();
-    thread::sleep(time.saturating_sub(begun.elapsed())); // the time has to pass, whatever else happens
-    let_go.send(()).unwrap();
+    thread::sleep(time.saturating_sub(begun.elapsed())); // the block lasts at least `time`
+    release.send(()).unwrap();
     blocker.expect(&frame(b"block"));
     blocker
 }
@@ -341,16 +326,16 @@ fn requests_sent_while_a_callback_blocked_are_all_answered() {
         events_per_turn: 8,
         ..idle(ms(1500))
     };
-    let (server, entered, let_go) = start_blocking(config);
+    let (server, entered, release) = start_blocking(config);
     let mut clients: Vec<Client> = (0..100).map(|_| server.connect()).collect();
-    // All at once: in lock-step, on a busy machine, the first would be idle for too long.
+    // All at once: in lock-step on a busy machine, the first client would be idle for too long.
     for client in &mut clients {
         client.send(&frame(b"before"));
     }
     for client in &mut clients {
         client.expect(&frame(b"before"));
     }
-    while_blocked(&server, &entered, &let_go, ms(2000), || {
+    while_blocked(&server, &entered, &release, ms(2000), || {
         for client in &mut clients {
             client.send(&frame(b"while"));
         }
@@ -368,8 +353,9 @@ fn long_frame_received_while_a_callback_blocked_is_answered() {
         frame_timeout: Some(ms(1000)),
         ..unguarded()
     };
-    let (server, entered, let_go) = start_blocking(config);
-    // One begins before the callback blocks and is finished meanwhile; it is far longer than the system's buffers and than a turn's budget.
+    let (server, entered, release) = start_blocking(config);
+    // A frame begins before the callback blocks and is completed meanwhile. It is far longer than
+    // the socket buffers and the read budget of a turn.
     let long = frame(&vec![7; 12 << 20]);
     let mut client = server.connect();
     let (begin, rest) = long.split_at(1000);
@@ -378,7 +364,7 @@ fn long_frame_received_while_a_callback_blocked_is_answered() {
         stream: client.stream.try_clone().unwrap(),
     };
     thread::scope(|scope| {
-        while_blocked(&server, &entered, &let_go, ms(2000), || {
+        while_blocked(&server, &entered, &release, ms(2000), || {
             scope.spawn(move || writer.send(rest));
         });
         client.expect(&frame(&[7; 8]));
@@ -405,7 +391,7 @@ mod stopped {
             "16",
         ]);
         let mut clients: Vec<Client> = (0..200).map(|_| Client::connect(addr)).collect();
-        // All at once: in lock-step, on a busy machine, the first would be idle for too long.
+        // All at once: in lock-step on a busy machine, the first client would be idle for too long.
         for client in &mut clients {
             client.send(&submit(id(1), b"before"));
         }
