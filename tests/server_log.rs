@@ -131,7 +131,7 @@ fn dropped_log_lines_are_counted_and_reported() {
     let log = String::from_utf8(log).unwrap();
     let dropped = |line: &str| -> Option<usize> {
         line.strip_prefix("server: ")?
-            .strip_suffix(" log lines dropped: stderr did not take them")?
+            .strip_suffix(" log lines dropped: stderr did not accept them")?
             .parse()
             .ok()
     };
