@@ -112,7 +112,7 @@ struct Client {
 /// The state of one connection.
 struct Session {
     number: usize,
-    /// The request whose ack is pending.
+    /// The request that waits for its ack.
     pending: Option<(Kind, Id)>,
     submitted: u64,
     acked: u64,

@@ -17,7 +17,7 @@ use std::process::{Child, ChildStderr, Command, Stdio};
 use process::{Process, example};
 use util::wait_until;
 
-/// A server on a Unix socket whose stderr is a pipe that nothing reads yet.
+/// A server on a Unix socket. Its stderr is a pipe that nothing reads yet.
 struct UnreadServer {
     child: Child,
     stderr: ChildStderr,

@@ -106,7 +106,7 @@ struct Args {
     #[arg(long, value_name = "TIME|off", default_value = "10s")]
     frame_timeout: Timeout,
 
-    /// Close a connection whose peer reads none of its pending replies for this time, or `off`
+    /// Close a connection if its peer reads none of the pending replies for this time, or `off`
     #[arg(long, value_name = "TIME|off", default_value = "30s")]
     write_timeout: Timeout,
 
@@ -123,8 +123,8 @@ struct Args {
     #[arg(long, value_enum, default_value_t = Dialect::Text)]
     dialect: Dialect,
 
-    /// Time limit for a graceful stop, and for a closing connection whose peer reads no replies, or
-    /// `off`
+    /// Time limit for a graceful stop, and for a closing connection that still has unread replies,
+    /// or `off`
     #[arg(long, value_name = "TIME|off", default_value = "10s", value_parser = drain_timeout)]
     drain_timeout: Duration,
 
