@@ -1,4 +1,5 @@
-//! The course's client: some connections, each submitting now and then, every ack printed and checked.
+//! The course's client: each of its connections submits at an interval, and every ack is printed
+//! and checked.
 
 #[path = "cli/stream.rs"]
 mod stream;
@@ -18,42 +19,54 @@ use glassloop::{
 
 use timeout::Timeout;
 
-/// Talks to a submit/ack server and checks its answers.
+/// Sends requests to a submit/ack server and checks its acks.
 ///
-/// Each connection sends one request, waits for its ack, and sends the next when the interval is
-/// over. Exits with 1 if a connection fails, or if an ack is late, missing or wrong, once all connections have ended.
+/// Each connection sends one request, waits for its ack, and sends the next request when the
+/// interval is over. The client ends when all connections have closed. It exits with 1 if a
+/// connection failed, or if an ack was late, missing or wrong.
 #[derive(Parser)]
 #[command(version)]
 struct Args {
-    /// Where the server listens; if a name has several addresses they are tried in turn
+    /// Address of the server; if a name has several addresses, they are tried in turn
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:8888", value_parser = resolve)]
     addr: Addrs,
 
     /// Connections to open
-    #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u16).range(1..))]
+    #[arg(
+        long,
+        value_name = "N",
+        default_value_t = 5,
+        value_parser = clap::value_parser!(u16).range(1..)
+    )]
     conns: u16,
 
-    /// Submits to send on each
-    #[arg(long, value_name = "N", default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..))]
+    /// Submits to send on each connection
+    #[arg(
+        long,
+        value_name = "N",
+        default_value_t = 10,
+        value_parser = clap::value_parser!(u64).range(1..)
+    )]
     count: u64,
 
-    /// Least time between two submits of a connection, for instance 0s, 20ms or 1s
+    /// Minimum time between two submits of a connection, for example 0s, 20ms or 1s
     #[arg(long, value_name = "TIME", default_value = "1s", value_parser = interval)]
     interval: Duration,
 
-    /// How long a connection may take to be established, or `off` for as long as the system tries
+    /// Time limit for a connection to be established; with `off`, the system's own limit
     #[arg(long, value_name = "TIME|off", default_value = "10s")]
     connect_timeout: Timeout,
 
-    /// How long the server may take for an ack, or `off`
+    /// Time limit for each ack, or `off`
     #[arg(long, value_name = "TIME|off", default_value = "10s")]
     ack_timeout: Timeout,
 
-    /// Command bytes of the acks: `text` is 0x81/0x82 as the course says, `source` 0x80/0x81 as its program sends
+    /// Command bytes of the acks: `text` is 0x81/0x82 as in the course's text, `source` is
+    /// 0x80/0x81 as in its program
     #[arg(long, value_enum, default_value_t = Dialect::Text)]
     dialect: Dialect,
 
-    /// Begin each connection with a conn, for servers that want one
+    /// Begin each connection with a conn, for servers that require one
     #[arg(long)]
     conn: bool,
 }
@@ -71,7 +84,7 @@ struct Addrs(Vec<SocketAddr>);
 fn resolve(text: &str) -> Result<Addrs, String> {
     let addrs = text.to_socket_addrs().map(|addrs| Addrs(addrs.collect()));
     addrs.map_err(|error| {
-        format!("{error}; an address such as 127.0.0.1:8888 or localhost:8888 is wanted")
+        format!("{error}; expected an address such as 127.0.0.1:8888 or localhost:8888")
     })
 }
 
@@ -84,36 +97,35 @@ fn interval(text: &str) -> Result<Duration, String> {
     }
 }
 
-/// All the client's connections.
+/// The handler of all the client's connections.
 struct Client {
     args: Args,
     started: Instant,
-    /// Connections made so far, for their numbers.
-    made: usize,
+    /// Connections opened so far; numbers the next one.
+    opened: usize,
     acked: u64,
-    /// Connections that are over.
-    ended: usize,
-    /// What went wrong.
+    closed: usize,
+    /// A line for each connection that failed.
     failures: Vec<String>,
 }
 
-/// One connection.
-struct Talk {
+/// The state of one connection.
+struct Session {
     number: usize,
     /// The request that waits for its ack.
-    waits: Option<(Kind, Id)>,
+    pending: Option<(Kind, Id)>,
     submitted: u64,
     acked: u64,
-    /// Whether an ack was wrong.
+    /// Whether an ack was wrong or late.
     failed: bool,
-    /// Before then it may not submit again.
+    /// The earliest time of the next submit.
     next: Instant,
 }
 
 impl Client {
-    /// Sends one request, and gives its ack a deadline.
+    /// Sends one request and sets the deadline of its ack.
     fn request(&self, cx: &mut Context<'_, Self>, kind: Kind, id: Id, payload: &str) -> Verdict {
-        cx.state().waits = Some((kind, id));
+        cx.state().pending = Some((kind, id));
         cx.set_read_deadline(
             self.args
                 .ack_timeout
@@ -131,32 +143,32 @@ impl Client {
     /// Sends the next submit of a connection.
     fn submit(&mut self, cx: &mut Context<'_, Self>) -> Verdict {
         let now = cx.now();
-        let talk = cx.state();
-        talk.submitted += 1;
-        let (number, id) = (talk.number, Id::nth(talk.submitted));
+        let session = cx.state();
+        session.submitted += 1;
+        let (number, id) = (session.number, Id::nth(session.submitted));
         let payload = payload();
-        say(&format!("conn {number}: submit {id} {payload:?}"));
-        talk.next = now + self.args.interval;
+        print_line(&format!("conn {number}: submit {id} {payload:?}"));
+        session.next = now + self.args.interval;
         self.request(cx, Kind::Submit, id, &payload)
     }
 }
 
 impl Handler for Client {
     type Codec = ClientCodec;
-    type State = Talk;
+    type State = Session;
     type Mail = ();
 
-    fn connection(&mut self, _: &Origin) -> (ClientCodec, Talk) {
-        self.made += 1;
+    fn connection(&mut self, _: &Origin) -> (ClientCodec, Session) {
+        self.opened += 1;
         let dialect = match self.args.dialect {
             Dialect::Text => submit::Dialect::Text,
             Dialect::Source => submit::Dialect::Source,
         };
         (
             ClientCodec::new(dialect),
-            Talk {
-                number: self.made,
-                waits: None,
+            Session {
+                number: self.opened,
+                pending: None,
                 submitted: 0,
                 acked: 0,
                 failed: false,
@@ -175,46 +187,47 @@ impl Handler for Client {
 
     fn frame(&mut self, ack: Ack, cx: &mut Context<'_, Self>) -> Verdict {
         let id = cx.id();
-        let talk = cx.state();
-        let number = talk.number;
-        let next = talk.next;
+        let session = cx.state();
+        let number = session.number;
+        let next = session.next;
         let result = if ack.outcome == Outcome::Done {
             "ok"
         } else {
             "failed"
         };
-        say(&format!(
+        print_line(&format!(
             "conn {number}: {} {} {result}",
             name(ack.kind),
             ack.id
         ));
-        let wanted = talk.waits.take();
-        if wanted != Some((ack.kind, ack.id)) || ack.outcome != Outcome::Done {
-            talk.failed = true;
-            let wanted = wanted.map_or("none".into(), |(kind, id)| {
+        let expected = session.pending.take();
+        if expected != Some((ack.kind, ack.id)) || ack.outcome != Outcome::Done {
+            session.failed = true;
+            let expected = expected.map_or("none".into(), |(kind, id)| {
                 format!("{} {id} ok", name(kind))
             });
             let hint = if ack.outcome == Outcome::Failed && !self.args.conn {
-                "; a server that requires a conn wants --conn"
+                "; use --conn if the server requires a conn"
             } else {
                 ""
             };
             self.failures.push(format!(
-                "conn {number}: wrong ack: {} {} {result}, expected {wanted}{hint}",
+                "conn {number}: wrong ack: {} {} {result}, expected {expected}{hint}",
                 name(ack.kind),
                 ack.id
             ));
             return Verdict::Close;
         }
         if ack.kind == Kind::Submit {
-            talk.acked += 1;
+            session.acked += 1;
             self.acked += 1;
         }
-        let progress = (talk.acked == self.args.count, talk.submitted);
+        let progress = (session.acked == self.args.count, session.submitted);
         cx.set_read_deadline(None);
         match progress {
             (true, _) => {
-                cx.close(id); // after the batch: if there is one ack too many in it, it shall be seen
+                // After the batch, so that an unexpected ack in it is still checked.
+                cx.close(id);
                 Verdict::Continue
             }
             (false, 0) => self.submit(cx), // the conn was answered
@@ -230,37 +243,37 @@ impl Handler for Client {
     }
 
     fn deadline(&mut self, _: Direction, cx: &mut Context<'_, Self>) -> Verdict {
-        let talk = cx.state();
-        talk.failed = true;
-        let waits = talk
-            .waits
+        let session = cx.state();
+        session.failed = true;
+        let pending = session
+            .pending
             .map_or("any".into(), |(kind, id)| format!("{} {id}", name(kind)));
         let time = self.args.ack_timeout.0.unwrap_or_default();
         self.failures.push(format!(
-            "conn {}: no {waits} within {}",
-            talk.number,
+            "conn {}: no {pending} within {}",
+            session.number,
             humantime::format_duration(time)
         ));
         Verdict::Abort
     }
 
     fn close(&mut self, cx: &mut Context<'_, Self>, reason: &CloseReason) {
-        let Talk {
+        let Session {
             number,
             acked,
             failed,
             ..
         } = *cx.state();
-        self.ended += 1;
+        self.closed += 1;
         if acked < self.args.count && !failed {
             let hint = match reason.protocol() {
                 Some(submit::Error::UnknownCommand { .. }) => {
-                    "; perhaps it speaks the other --dialect"
+                    "; the server may use the other --dialect"
                 }
                 _ => "",
             };
             self.failures.push(format!(
-                "conn {number}: {acked} of {} acks came, then: {reason}{hint}",
+                "conn {number}: {acked} of {} acks received, then: {reason}{hint}",
                 self.args.count
             ));
         }
@@ -274,44 +287,44 @@ fn name(kind: Kind) -> &'static str {
     }
 }
 
-/// Prints a line. A stdout that takes no line ends the program: nothing would see its results.
-fn say(line: &str) {
+/// Prints a line. Ends the program if stdout cannot be written, since no result would be visible.
+fn print_line(line: &str) {
     if let Err(error) = stream::print(format_args!("{line}\n")) {
-        stream::complain(format_args!("client: stdout takes no line: {error}"));
+        stream::print_error(format_args!("client: cannot write to stdout: {error}"));
         std::process::exit(1);
     }
 }
 
-/// A few readable words.
+/// A random payload of a few readable words.
 fn payload() -> String {
-    const HOW: [&str; 8] = [
+    const ADJECTIVES: [&str; 8] = [
         "brave", "calm", "eager", "gentle", "jolly", "quick", "quiet", "wise",
     ];
-    const WHO: [&str; 8] = [
+    const ANIMALS: [&str; 8] = [
         "badger", "crane", "gopher", "heron", "otter", "panda", "swift", "tiger",
     ];
-    const WHERE: [&str; 4] = [
+    const PLACES: [&str; 4] = [
         "by the river",
         "in the loop",
         "on the wire",
         "under the slab",
     ];
     let pick = |words: &[&'static str]| words[fastrand::usize(..words.len())];
-    format!("{} {} {}", pick(&HOW), pick(&WHO), pick(&WHERE))
+    format!("{} {} {}", pick(&ADJECTIVES), pick(&ANIMALS), pick(&PLACES))
 }
 
 fn main() -> ExitCode {
-    match talk(Args::parse()) {
+    match run(Args::parse()) {
         Ok(code) => code,
         Err(error) => {
-            stream::complain(format_args!("client: {error}"));
+            stream::print_error(format_args!("client: {error}"));
             ExitCode::FAILURE
         }
     }
 }
 
-fn talk(args: Args) -> Result<ExitCode, Box<dyn Error>> {
-    let (addrs, conns, count, patience) = (
+fn run(args: Args) -> Result<ExitCode, Box<dyn Error>> {
+    let (addrs, conns, count, connect_timeout) = (
         args.addr.clone(),
         args.conns,
         args.count,
@@ -320,12 +333,12 @@ fn talk(args: Args) -> Result<ExitCode, Box<dyn Error>> {
     let client = Client {
         args,
         started: Instant::now(),
-        made: 0,
+        opened: 0,
         acked: 0,
-        ended: 0,
+        closed: 0,
         failures: Vec::new(),
     };
-    // Between two submits it is silent for as long as the interval says.
+    // A connection is idle between two submits, however long the interval is.
     let mut reactor = Reactor::new(
         client,
         Config {
@@ -334,21 +347,21 @@ fn talk(args: Args) -> Result<ExitCode, Box<dyn Error>> {
         },
     )?;
     for _ in 0..conns {
-        reactor.connect(&addrs.0[..], patience.unwrap_or(Duration::MAX))?;
+        reactor.connect(&addrs.0[..], connect_timeout.unwrap_or(Duration::MAX))?;
     }
-    while reactor.handler().ended < usize::from(conns) {
+    while reactor.handler().closed < usize::from(conns) {
         if reactor.turn(None)? == Turn::Stopped {
             break;
         }
     }
     let client = reactor.handler();
-    say(&format!(
+    print_line(&format!(
         "{} of {} acks",
         client.acked,
         count.saturating_mul(conns.into())
     ));
     for failure in &client.failures {
-        stream::complain(format_args!("client: {failure}"));
+        stream::print_error(format_args!("client: {failure}"));
     }
     Ok(if client.failures.is_empty() {
         ExitCode::SUCCESS

@@ -1,4 +1,7 @@
-//! The smallest embedding: every line comes back. Try it with `nc 127.0.0.1 7000`; another address can be given as the argument.
+//! The smallest embedding: an echo server for lines.
+//!
+//! Run `cargo run --example echo`, and `nc 127.0.0.1 7000` in another terminal. The optional
+//! argument is another address to listen on.
 
 use glassloop::codec::Line;
 use glassloop::{Context, Handler, Origin, Reactor, Verdict};

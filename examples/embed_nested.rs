@@ -1,7 +1,8 @@
-//! The loop as one source of another one: a plain `mio::Poll` that has a UDP socket besides, on the same port.
+//! The reactor inside another loop: a `mio::Poll` that also has a UDP socket on the same port.
 //!
-//! Type `cargo run --example embed_nested`, and in another terminal `nc 127.0.0.1 PORT` with the port that it names: every line
-//! comes back. With `nc -u 127.0.0.1 PORT` any line is answered with how many are connected. Who says nothing for two seconds is let go.
+//! Run `cargo run --example embed_nested`, and `nc 127.0.0.1 PORT` in another terminal, with the
+//! port that it prints: it echoes every line. With `nc -u 127.0.0.1 PORT` each datagram is answered
+//! with the number of open connections. A connection that is idle for two seconds is closed.
 
 #[cfg(unix)]
 mod unix {
@@ -36,18 +37,18 @@ mod unix {
         }
     }
 
-    /// How long the outer loop may sleep: until the inner one's next deadline.
-    fn patience(inner: &Reactor<Echo>) -> Option<Duration> {
+    /// The time that the outer loop may sleep: until the inner loop's next deadline.
+    fn poll_timeout(inner: &Reactor<Echo>) -> Option<Duration> {
         inner
             .next_deadline()
             .map(|at| at.saturating_duration_since(Instant::now()))
     }
 
-    /// Tells all who ask how many connections there are.
+    /// Answers all waiting datagrams with the number of open connections.
     fn answer(socket: &UdpSocket, connections: usize) {
-        // Until an error, which as a rule is `WouldBlock`: there is no new edge before that.
-        while let Ok((_, asker)) = socket.recv_from(&mut [0; 64]) {
-            let _ = socket.send_to(format!("{connections}\n").as_bytes(), asker);
+        // Until an error, usually `WouldBlock`: before that there is no new edge.
+        while let Ok((_, sender)) = socket.recv_from(&mut [0; 64]) {
+            let _ = socket.send_to(format!("{connections}\n").as_bytes(), sender);
         }
     }
 
@@ -74,14 +75,14 @@ mod unix {
 
         let mut events = Events::with_capacity(16);
         loop {
-            match outer.poll(&mut events, patience(&inner)) {
+            match outer.poll(&mut events, poll_timeout(&inner)) {
                 Err(error) if error.kind() != io::ErrorKind::Interrupted => {
                     return Err(error.into());
                 }
                 _ => {}
             }
-            // Whatever woke us: a turn that finds nothing to do costs one call. What it leaves undone is due at once, and
-            // then the outer poll does not sleep.
+            // After every wake-up: a turn with nothing to do costs one call. If a turn leaves work
+            // undone, its next deadline is now, and the outer poll does not sleep.
             if inner.turn(Some(Duration::ZERO))? == Turn::Stopped {
                 return Ok(());
             }
@@ -102,5 +103,5 @@ fn main() {
 
 #[cfg(not(unix))]
 fn main() {
-    eprintln!("embed_nested: a poller can be waited for by its descriptor on Unix only");
+    eprintln!("embed_nested: only on Unix does a poller have a descriptor to wait for");
 }

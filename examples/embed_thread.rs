@@ -1,7 +1,9 @@
-//! The loop in a thread of its own, beside a `main` that blocks: what is typed here is sent to everybody who is connected.
+//! The reactor in a thread of its own, beside a `main` that blocks on stdin: each line typed here
+//! is sent to all connections.
 //!
-//! Type `cargo run --example embed_thread`, in another terminal `nc 127.0.0.1 PORT` with the port that it names, and then something in both.
-//! Ctrl-D ends it, and what was typed before that still arrives.
+//! Run `cargo run --example embed_thread`, and `nc 127.0.0.1 PORT` in another terminal, with the
+//! port that it prints. Then type lines in both. Ctrl-D ends the program after all lines typed
+//! before it were sent.
 
 use std::collections::BTreeSet;
 use std::error::Error;
@@ -14,13 +16,13 @@ use glassloop::{
     CloseReason, ConnectionId, Context, Handler, LoopContext, Origin, PostError, Reactor, Verdict,
 };
 
-/// Sends every line back, and each letter to all who are there.
+/// Echoes every line, and sends each post to all connections.
 #[derive(Default)]
-struct Crier {
-    present: BTreeSet<ConnectionId>,
+struct Broadcaster {
+    open: BTreeSet<ConnectionId>,
 }
 
-impl Handler for Crier {
+impl Handler for Broadcaster {
     type Codec = Line;
     type State = ();
     type Mail = String;
@@ -30,7 +32,7 @@ impl Handler for Crier {
     }
 
     fn open(&mut self, cx: &mut Context<'_, Self>) -> Verdict {
-        self.present.insert(cx.id());
+        self.open.insert(cx.id());
         Verdict::Continue
     }
 
@@ -39,12 +41,12 @@ impl Handler for Crier {
         Verdict::Continue
     }
 
-    fn mail(&mut self, news: String, cx: &mut LoopContext<'_, Self>) {
-        cx.send_to_many(self.present.iter().copied(), news.as_bytes());
+    fn mail(&mut self, line: String, cx: &mut LoopContext<'_, Self>) {
+        cx.send_to_many(self.open.iter().copied(), line.as_bytes());
     }
 
     fn close(&mut self, cx: &mut Context<'_, Self>, _: &CloseReason) {
-        self.present.remove(&cx.id());
+        self.open.remove(&cx.id());
     }
 }
 
@@ -53,22 +55,22 @@ fn main() -> Result<(), Box<dyn Error>> {
         .nth(1)
         .unwrap_or_else(|| "127.0.0.1:0".into());
 
-    // A reactor stays in the thread that made it. What comes back from there is a handle.
-    let (tell, told) = mpsc::channel();
+    // A reactor stays in the thread that made it. That thread sends a handle back.
+    let (started, wait_for_start) = mpsc::channel();
     let serving = thread::spawn(move || {
-        let mut reactor = Reactor::bind(addr, Crier::default())?;
-        let _ = tell.send((reactor.local_addrs()[0].clone(), reactor.handle()));
+        let mut reactor = Reactor::bind(addr, Broadcaster::default())?;
+        let _ = started.send((reactor.local_addrs()[0].clone(), reactor.handle()));
         reactor.run()
     });
 
-    if let Ok((addr, handle)) = told.recv() {
+    if let Ok((addr, handle)) = wait_for_start.recv() {
         println!("listening on {addr}");
         for line in io::stdin().lines() {
-            let mut news = line?;
-            // Whoever talks faster than the loop can listen has his letter back, and tries again.
-            while let Err(PostError::Full(back)) = handle.post(news) {
+            let mut line = line?;
+            // A full mailbox returns the line: wait, and try again.
+            while let Err(PostError::Full(returned)) = handle.post(line) {
                 thread::sleep(Duration::from_millis(1));
-                news = back;
+                line = returned;
             }
         }
         handle.shutdown(Duration::from_secs(2));

@@ -1,7 +1,9 @@
-//! The loop inside of tokio: one more task of a `current_thread` runtime, beside another that ticks.
+//! The reactor inside tokio: a task of a `current_thread` runtime, beside another task that prints
+//! ticks.
 //!
-//! Type `cargo run --example embed_tokio`, and in another terminal `nc 127.0.0.1 PORT` with the port that it names: every line
-//! comes back, while the ticks go on. Who says nothing for two seconds is let go.
+//! Run `cargo run --example embed_tokio`, and `nc 127.0.0.1 PORT` in another terminal, with the
+//! port that it prints: it echoes every line while the ticks continue. A connection that is idle
+//! for two seconds is closed.
 
 #[cfg(unix)]
 mod unix {
@@ -32,14 +34,17 @@ mod unix {
         }
     }
 
-    /// Takes a turn whenever the poller has something to tell, or a deadline has come.
-    #[allow(deprecated)] // Its successor is unsafe: the descriptor must stay open. That of a reactor does, for as long as there is the reactor.
+    /// Takes a turn whenever the poller is readable or a deadline expires.
+    // `AsyncFd::with_interest`'s successor is unsafe, since the descriptor must stay open. A
+    // reactor's descriptor stays open as long as the reactor exists.
+    #[allow(deprecated)]
     async fn serve(reactor: Reactor<Echo>) -> Result<(), Box<dyn Error>> {
         let mut reactor = AsyncFd::with_interest(reactor, Interest::READABLE)?;
         loop {
             let due = reactor.get_ref().next_deadline();
             tokio::select! {
-                // Cleared before the turn: what becomes ready during it is told anew.
+                // Cleared before the turn: readiness that arrives during the turn is reported
+                // again.
                 ready = reactor.readable() => ready?.clear_ready(),
                 () = until(due) => {}
             }
@@ -89,5 +94,5 @@ fn main() {
 
 #[cfg(not(unix))]
 fn main() {
-    eprintln!("embed_tokio: a poller can be waited for by its descriptor on Unix only");
+    eprintln!("embed_tokio: only on Unix does a poller have a descriptor to wait for");
 }

@@ -75,7 +75,7 @@ impl Poller {
     }
 }
 
-/// A mailbox whose messages are a sender's number and the message's number. The shared state is
+/// A mailbox of pairs: a sender's number, and the number of its message. The shared state is
 /// whether to stop.
 type Post = Mailbox<(usize, usize), bool>;
 

@@ -139,7 +139,7 @@ fn shared_memory_shrinks_after_a_large_reply() {
     assert!(reactor.shared_memory() <= bound(&reactor));
 }
 
-/// Lets `ask` make the handler send 400 kB to each of 101 connections, whose peers read nothing and
+/// Lets `ask` make the handler send 400 kB to each of 101 connections. Their peers read nothing and
 /// then close.
 fn broadcast(way: &str, ask: impl FnOnce(&mut Reactor<Sender>, &mut Client)) {
     const CONNECTIONS: usize = 101;

@@ -236,7 +236,7 @@ fn million_one_byte_messages_use_memory_of_their_bytes() {
     };
     let (handler, shared) = (&mut LinePerByte, &mut Shared::new(config, Instant::now()));
     let mut connection = Connection::unconnected(handler);
-    // A line whose bytes arrive one by one.
+    // A line that arrives byte by byte.
     for arrived in 1..=MANY {
         connection.receive(b"x", handler, shared);
         assert!(

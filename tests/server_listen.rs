@@ -206,7 +206,7 @@ fn second_server_on_a_port_is_refused_with_any_number_of_threads() {
         assert_eq!(code, Some(1), "{threads:?}: {log}");
         assert!(
             log.contains(&format!(
-                "cannot listen on {addr}: address already in use; stop the program that has it"
+                "cannot listen on {addr}: address already in use; stop the program that uses it"
             )),
             "{log}"
         );
@@ -236,7 +236,7 @@ fn servers_share_a_port_only_with_reuse_port() {
         let (_alone, other) = Process::listening(&[]);
         let (code, log) = Process::server(&["--listen", &other.to_string(), "--reuse-port"]).end();
         assert!(
-            code == Some(1) && log.contains("ask for sharing too, with --reuse-port"),
+            code == Some(1) && log.contains("share it too, with --reuse-port"),
             "{log}"
         );
         // A rolling restart: the first stops, and the second continues to serve.

@@ -17,7 +17,7 @@ use std::process::{Child, ChildStderr, Command, Stdio};
 use process::{Process, example};
 use util::wait_until;
 
-/// A server on a Unix socket whose stderr is a pipe that nothing reads yet.
+/// A server on a Unix socket. Its stderr is a pipe that nothing reads yet.
 struct UnreadServer {
     child: Child,
     stderr: ChildStderr,
@@ -131,7 +131,7 @@ fn dropped_log_lines_are_counted_and_reported() {
     let log = String::from_utf8(log).unwrap();
     let dropped = |line: &str| -> Option<usize> {
         line.strip_prefix("server: ")?
-            .strip_suffix(" log lines dropped: stderr did not take them")?
+            .strip_suffix(" log lines dropped: stderr did not accept them")?
             .parse()
             .ok()
     };

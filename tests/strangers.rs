@@ -76,8 +76,8 @@ impl SlowSenders {
         }
     }
 
-    /// Sends one byte from each peer and removes those whose connection is closed. Returns the
-    /// shortest lifetime of those.
+    /// Sends one byte from each peer and removes the peers with a closed connection. Returns the
+    /// shortest lifetime of these.
     fn send_one_byte(&mut self) -> Duration {
         let (mut shortest, byte) = (Duration::MAX, &self.request[self.sent..=self.sent]);
         self.sent += 1;

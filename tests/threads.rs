@@ -122,9 +122,9 @@ fn post_with_retry(handle: &Handle<Job>, mut mail: Job) {
 }
 
 /// Mail that reports its thread and number when it is handled.
-fn numbered(tell: &Sender<(usize, usize)>, thread: usize, n: usize) -> Job {
-    let tell = tell.clone();
-    job(move |_| tell.send((thread, n)).unwrap())
+fn numbered(report: &Sender<(usize, usize)>, thread: usize, n: usize) -> Job {
+    let report = report.clone();
+    job(move |_| report.send((thread, n)).unwrap())
 }
 
 /// Runs `work` in eight threads at the same time, each with its number.
@@ -203,18 +203,18 @@ fn frames_from_eight_threads_never_mix_and_keep_order() {
 /// Posts mail from eight threads, `each` from every thread, and checks that all arrive in order.
 fn exchange(config: Config, each: usize) {
     let (server, _) = in_thread(config);
-    let (tell, told) = mpsc::channel();
+    let (report, reports) = mpsc::channel();
     eight_threads(|number| {
-        (0..each).for_each(|n| post_with_retry(&server.handle, numbered(&tell, number, n)));
+        (0..each).for_each(|n| post_with_retry(&server.handle, numbered(&report, number, n)));
     });
     let mut seen = [0; 8];
     for _ in 0..8 * each {
-        let (number, n) = next(&told);
+        let (number, n) = next(&reports);
         assert_eq!(n, seen[number], "out of order, lost or duplicated");
         seen[number] += 1;
     }
     assert_eq!(server.stop().posts, 8 * each as u64);
-    assert!(told.try_recv().is_err(), "mail arrived twice");
+    assert!(reports.try_recv().is_err(), "mail arrived twice");
 }
 
 #[test]
@@ -273,20 +273,20 @@ fn wake_up_during_leftover_mail_is_not_lost() {
 #[test]
 fn busy_loop_is_woken_once_for_many_messages() {
     let (server, _) = in_thread(Config::default());
-    let ((release, released), (tell, told)) = (mpsc::channel::<()>(), mpsc::channel());
-    let (tell_busy, is_busy) = mpsc::channel();
+    let ((release, released), (report, reports)) = (mpsc::channel::<()>(), mpsc::channel());
+    let (report_busy, is_busy) = mpsc::channel();
     let busy = job(move |_| {
-        tell_busy.send(()).unwrap();
+        report_busy.send(()).unwrap();
         let _ = released.recv_timeout(TIMEOUT);
     });
     server.handle.post(busy).ok().unwrap();
     next(&is_busy);
     eight_threads(|number| {
-        (0..1000).for_each(|n| server.handle.post(numbered(&tell, number, n)).unwrap());
+        (0..1000).for_each(|n| server.handle.post(numbered(&report, number, n)).unwrap());
     });
     drop(release);
     for _ in 0..8000 {
-        next(&told);
+        next(&reports);
     }
     let counters = server.stop();
     assert_eq!(counters.posts, 8001);
@@ -665,17 +665,18 @@ fn panic_in_mail_or_loop_timer_is_counted_and_closes_nothing() {
     // A panic in `with` closes that connection; the mail callback continues.
     let mut victim = server.connect();
     let other = next(&opens);
-    let (tell, told) = mpsc::channel();
+    let (report, reports) = mpsc::channel();
     let panics = job(move |cx| {
-        tell.send((
-            cx.with(other, |_| panic!("as asked")),
-            cx.with(other, |_| Verdict::Continue),
-            cx.send_to(id, &b"alive"[..]),
-        ))
-        .unwrap();
+        report
+            .send((
+                cx.with(other, |_| panic!("as asked")),
+                cx.with(other, |_| Verdict::Continue),
+                cx.send_to(id, &b"alive"[..]),
+            ))
+            .unwrap();
     });
     server.handle.post(panics).unwrap();
-    assert_eq!(next(&told), (true, false, true));
+    assert_eq!(next(&reports), (true, false, true));
     victim.expect_eof();
     drop(victim);
     assert_eq!(server.next_close_reason(), "the handler panicked");
@@ -692,29 +693,30 @@ fn message_to_many_reaches_open_connections_in_order() {
     let (server, opens) = in_thread(Config::default());
     let (mut one, mut closing, mut other) = (server.connect(), server.connect(), server.connect());
     let ids = [next(&opens), next(&opens), next(&opens)];
-    let (tell, told) = mpsc::channel();
+    let (report, reports) = mpsc::channel();
     let first = job(move |cx| {
         cx.with(ids[1], |_| Verdict::Close);
         cx.send_to(ids[0], &b"before"[..]);
         let sent = cx.send_to_many([ids[1], ids[0], ids[2]], &b"to all"[..]);
         cx.send_to(ids[0], &b"after"[..]);
-        tell.send(sent).unwrap();
+        report.send(sent).unwrap();
     });
     server.handle.post(first).unwrap();
-    assert_eq!(next(&told), 2);
+    assert_eq!(next(&reports), 2);
     one.expect(b"before\nto all\nafter\n");
     other.expect(b"to all\n");
     closing.expect_eof();
     drop(closing);
     assert_eq!(server.next_close_reason(), "closed by the handler");
     // A message that the codec refuses closes the connection of that codec.
-    let (tell, told) = mpsc::channel();
+    let (report, reports) = mpsc::channel();
     let refused = job(move |cx| {
-        tell.send(cx.send_to_many([ids[2], ids[0]], &b"two\nlines"[..]))
+        report
+            .send(cx.send_to_many([ids[2], ids[0]], &b"two\nlines"[..]))
             .unwrap();
     });
     server.handle.post(refused).unwrap();
-    assert_eq!(next(&told), 0);
+    assert_eq!(next(&reports), 0);
     other.expect_eof();
     one.send(b"still there\n");
     one.expect(b"still there\n");

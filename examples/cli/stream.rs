@@ -1,13 +1,13 @@
-//! Lines on stdout and stderr that cannot panic: a full disk or a closed pipe is an error, not a
+//! Printing to stdout and stderr without a panic: a full disk or a closed pipe is an error, not a
 //! bug.
 
 use std::fmt::Display;
 use std::io::{self, Write};
 
-/// Prints to stdout at once.
+/// Prints to stdout and flushes it.
 ///
 /// # Errors
-/// If stdout does not take it.
+/// If stdout cannot be written.
 #[allow(dead_code)] // some programs print on stderr only
 pub(crate) fn print(text: impl Display) -> io::Result<()> {
     let mut stdout = io::stdout();
@@ -15,8 +15,8 @@ pub(crate) fn print(text: impl Display) -> io::Result<()> {
     stdout.flush()
 }
 
-/// Prints a line to stderr. A stderr that does not take it leaves no place to say so.
-pub(crate) fn complain(line: impl Display) {
+/// Prints a line to stderr. Ignores an error, since there is no other place to report it.
+pub(crate) fn print_error(line: impl Display) {
     // One write, so that lines of several threads or processes do not mix.
     let _ = io::stderr().write_all(format!("{line}\n").as_bytes());
 }

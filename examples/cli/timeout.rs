@@ -1,9 +1,9 @@
-//! A time on the command line, or `off`.
+//! The value of a timeout flag: a time, or `off`.
 
 use std::str::FromStr;
 use std::time::Duration;
 
-/// `400ms`, `10s`, `2m`; `None` for `off`.
+/// A time such as `400ms`, `10s` or `2m`; `None` for `off`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Timeout(pub(crate) Option<Duration>);
 
@@ -15,13 +15,10 @@ impl FromStr for Timeout {
             return Ok(Self(None));
         }
         match humantime::parse_duration(text) {
-            Ok(Duration::ZERO) => Err(
-                "no time at all would end everything at once; `off` is for as long as it likes"
-                    .into(),
-            ),
+            Ok(Duration::ZERO) => Err("zero would expire at once; `off` means no limit".into()),
             Ok(time) => Ok(Self(Some(time))),
             Err(error) => Err(format!(
-                "{error}; a time such as 400ms or 10s is wanted, or `off`"
+                "{error}; expected a time such as 400ms or 10s, or `off`"
             )),
         }
     }

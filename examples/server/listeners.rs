@@ -1,4 +1,4 @@
-//! Where the server listens: TCP addresses, Unix domain sockets, and what systemd hands over.
+//! The server's listeners: TCP addresses, Unix domain sockets, and sockets passed by systemd.
 
 mod tcp;
 #[cfg(unix)]
@@ -16,22 +16,22 @@ use glassloop::{Handler, Reactor};
 #[cfg(unix)]
 use unix::SocketFile;
 
-/// Connections that may wait to be accepted; the system cuts it to its own limit
+/// Connections that may wait to be accepted. The system reduces it to its own limit
 /// (`net.core.somaxconn` on Linux).
 const BACKLOG: i32 = 4096;
 
-/// How the server listens.
+/// Options of all listeners.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Options {
-    /// How many loops accept.
+    /// Number of loops that accept.
     pub(crate) loops: usize,
     /// Whether other processes may listen on the same TCP ports.
     pub(crate) reuse_port: bool,
-    /// Silence after which the system probes a TCP peer.
+    /// Idle time after which the system probes a TCP peer.
     pub(crate) keepalive: Option<Duration>,
 }
 
-/// A socket that accepts.
+/// A listening socket.
 #[derive(Debug)]
 pub(crate) enum Listener {
     Tcp(TcpListener),
@@ -40,8 +40,8 @@ pub(crate) enum Listener {
 }
 
 impl Listener {
-    /// Lets a loop accept from it.
-    pub(crate) fn give_to<H: Handler>(
+    /// Adds this listener to a loop.
+    pub(crate) fn add_to<H: Handler>(
         self,
         reactor: &mut Reactor<H>,
     ) -> Result<(), glassloop::Error> {
@@ -61,13 +61,13 @@ impl Listener {
     }
 }
 
-/// All that the server listens on.
+/// All the server's listeners.
 #[derive(Debug)]
 pub(crate) struct Listeners {
     options: Options,
-    /// For each loop those that it accepts from.
+    /// For each loop, the listeners that it accepts from.
     pub(crate) of_loops: Vec<Vec<Listener>>,
-    /// As they are announced, each once.
+    /// The addresses to announce, each once.
     pub(crate) names: Vec<String>,
     /// TCP addresses that are open; none is opened twice.
     addrs: Vec<SocketAddr>,
@@ -76,19 +76,20 @@ pub(crate) struct Listeners {
     files: Vec<SocketFile>,
 }
 
-/// What a value of `--listen` names.
+/// A parsed value of `--listen`.
 enum Place<'a> {
-    /// Each address of a host's name, or the one that is given.
+    /// The text, and all addresses of it: several if the host name has several.
     Tcp(&'a str, Vec<SocketAddr>),
-    /// What follows `unix:`.
+    /// The text after `unix:`.
     Unix(&'a str),
 }
 
 impl Listeners {
-    /// Opens all of `listen`, and takes what was handed over.
+    /// Opens the addresses in `listen`, and takes the sockets passed by systemd.
     ///
-    /// For a TCP address each loop gets a socket of its own, all on the same port (`SO_REUSEPORT`):
-    /// the system spreads the connections. Of the others all loops get the same one.
+    /// For a TCP address each loop gets a socket of its own, all on the same port (`SO_REUSEPORT`),
+    /// and the system spreads the connections. Unix sockets and passed sockets are shared by all
+    /// loops.
     pub(crate) fn open(listen: &[String], options: Options) -> Result<Self, Box<dyn Error>> {
         let mut listeners = Self {
             options,
@@ -98,7 +99,7 @@ impl Listeners {
             #[cfg(unix)]
             files: Vec::new(),
         };
-        listeners.take_handed_over()?;
+        listeners.take_inherited()?;
         let default = ["127.0.0.1:8888".to_string()];
         let listen = if listen.is_empty() && listeners.names.is_empty() {
             &default[..]
@@ -125,8 +126,8 @@ impl Listeners {
         Ok(listeners)
     }
 
-    /// Opens every address of a name. One that this machine does not have is left out if there are
-    /// others.
+    /// Opens every address of a name. Skips an address that this machine does not have, unless it
+    /// is the only one.
     fn open_all(
         &mut self,
         text: &str,
@@ -151,7 +152,7 @@ impl Listeners {
         Ok(())
     }
 
-    /// Says why `addr` cannot be opened: another process has the port, or this server itself.
+    /// The error message for `addr`: the port is used by another process, or by this server itself.
     fn explain(&self, addr: SocketAddr, error: &io::Error) -> String {
         let own = self.addrs.iter().find(|own| own.port() == addr.port());
         match own {
@@ -165,10 +166,10 @@ impl Listeners {
 
     fn open_tcp(&mut self, mut addr: SocketAddr, all: &[SocketAddr]) -> io::Result<()> {
         if addr.port() != 0 && self.addrs.contains(&addr) {
-            return Ok(()); // named twice
+            return Ok(()); // given twice
         }
-        // The IPv6 wildcard address takes the port for IPv4 too. It must not where an IPv4 address
-        // is named with the same port.
+        // The IPv6 wildcard address binds the port for IPv4 too. It must not if an IPv4 address
+        // with the same port is also given.
         let is_ipv6_wildcard = addr.is_ipv6() && addr.ip().is_unspecified();
         let only_v6 = is_ipv6_wildcard
             && addr.port() != 0
@@ -177,7 +178,7 @@ impl Listeners {
                 .any(|other| other.is_ipv4() && other.port() == addr.port());
         for (number, listeners) in self.of_loops.iter_mut().enumerate() {
             let listener = tcp::bind(addr, only_v6, number, self.options)?;
-            addr = listener.local_addr()?; // with port 0 the first one chooses
+            addr = listener.local_addr()?; // with port 0, all use the port of the first
             listeners.push(Listener::Tcp(listener));
         }
         self.names.push(addr.to_string());
@@ -185,7 +186,7 @@ impl Listeners {
         Ok(())
     }
 
-    /// One socket for all loops.
+    /// Gives one socket to all loops.
     #[cfg(unix)]
     fn share(&mut self, name: String, listener: Listener) -> io::Result<()> {
         let (first, others) = self
@@ -202,11 +203,15 @@ impl Listeners {
 
     #[cfg(not(unix))]
     fn open_unix(&mut self, path: &str) -> Result<(), Box<dyn Error>> {
-        Err(format!("cannot listen on unix:{path}: this system has no Unix domain sockets that the server can use").into())
+        Err(format!(
+            "cannot listen on unix:{path}: \
+             this system has no Unix domain sockets that the server can use"
+        )
+        .into())
     }
 
     #[cfg(not(unix))]
-    fn take_handed_over(&mut self) -> Result<(), Box<dyn Error>> {
+    fn take_inherited(&mut self) -> Result<(), Box<dyn Error>> {
         Ok(())
     }
 
@@ -223,21 +228,22 @@ impl Listeners {
         Ok(())
     }
 
-    /// Takes the sockets that systemd has opened for this process: `LISTEN_PID` and `LISTEN_FDS`, see `sd_listen_fds(3)`.
+    /// Takes the sockets that systemd has passed to this process (`LISTEN_PID` and `LISTEN_FDS`,
+    /// see `sd_listen_fds(3)`).
     #[cfg(unix)]
-    fn take_handed_over(&mut self) -> Result<(), Box<dyn Error>> {
-        let mut handed = listenfd::ListenFd::from_env();
-        for number in 0..handed.len() {
+    fn take_inherited(&mut self) -> Result<(), Box<dyn Error>> {
+        let mut inherited = listenfd::ListenFd::from_env();
+        for number in 0..inherited.len() {
             let failed =
-                |error: io::Error| format!("socket {number} of LISTEN_FDS is of no use: {error}");
-            if let Ok(Some(listener)) = handed.take_tcp_listener(number) {
+                |error: io::Error| format!("socket {number} of LISTEN_FDS is not usable: {error}");
+            if let Ok(Some(listener)) = inherited.take_tcp_listener(number) {
                 is_listening(&listener).map_err(failed)?;
                 tcp::set_keepalive(&listener, self.options.keepalive).map_err(failed)?;
                 let addr = listener.local_addr().map_err(failed)?;
                 self.share(addr.to_string(), Listener::Tcp(listener))
                     .map_err(failed)?;
                 self.addrs.push(addr);
-            } else if let Some(listener) = handed.take_unix_listener(number).map_err(failed)? {
+            } else if let Some(listener) = inherited.take_unix_listener(number).map_err(failed)? {
                 is_listening(&listener).map_err(failed)?;
                 let addr = glassloop::Address::from(listener.local_addr().map_err(failed)?);
                 self.share(addr.to_string(), Listener::Unix(listener))
@@ -257,7 +263,7 @@ impl Place<'_> {
     }
 }
 
-/// The process that hands a socket over may have taken the wrong one.
+/// Checks that an inherited socket is a listening one: the launcher may have passed another kind.
 #[cfg(unix)]
 fn is_listening(socket: &impl std::os::fd::AsFd) -> io::Result<()> {
     if socket2::SockRef::from(socket).is_listener()? {
@@ -265,7 +271,7 @@ fn is_listening(socket: &impl std::os::fd::AsFd) -> io::Result<()> {
     } else {
         Err(io::Error::new(
             io::ErrorKind::InvalidInput,
-            "it does not listen",
+            "not a listening socket",
         ))
     }
 }

@@ -1,4 +1,5 @@
-//! The log: lines go through a bounded queue to a thread of their own, so no loop waits for stderr.
+//! The log: lines go through a bounded queue to a thread that writes them, so no loop waits for
+//! stderr.
 
 use std::fmt::Display;
 use std::io::{self, ErrorKind, Write};
@@ -15,19 +16,19 @@ use tracing_appender::non_blocking::{ErrorCounter, NonBlocking, NonBlockingBuild
 
 /// Lines that may wait for stderr. Further ones are dropped and counted.
 const LINES: usize = 8192;
-/// How long the end of the program waits for stderr to take what is queued.
+/// Time limit for writing the queued lines when the program ends.
 const FLUSH_TIME: Duration = Duration::from_secs(1);
-/// How long the log's thread waits before it asks a non-blocking stderr again.
+/// Time after which the log's thread tries a non-blocking stderr again.
 const RETRY: Duration = Duration::from_millis(5);
 
-/// The log of this process. [`finish`](Self::finish) writes what is queued.
+/// The log of this process. [`finish`](Self::finish) writes the queued lines.
 #[derive(Debug)]
 pub(crate) struct Log {
     queue: Queue,
     guard: WorkerGuard,
 }
 
-/// The queue's front end: counts the lines that go in.
+/// The sending end of the queue: counts the lines that go in.
 #[derive(Clone, Debug)]
 struct Queue {
     lines: NonBlocking,
@@ -36,11 +37,11 @@ struct Queue {
 
 #[derive(Debug, Default)]
 struct Counts {
-    /// Lines that were given to the queue, dropped ones included.
+    /// Lines sent to the queue, including dropped ones.
     queued: AtomicUsize,
-    /// Lines that were taken out of the queue, whether or not stderr took them.
+    /// Lines taken out of the queue, written to stderr or not.
     taken: AtomicUsize,
-    /// Lines that the queue had no room for.
+    /// Lines dropped because the queue was full.
     dropped: OnceLock<ErrorCounter>,
 }
 
@@ -60,7 +61,7 @@ impl Counts {
 }
 
 impl Log {
-    /// Sends the records that `filter` lets pass to stderr, and the messages of panics too.
+    /// Starts the log: writes records that pass `filter`, and panic messages, to stderr.
     pub(crate) fn start(filter: &str) -> Self {
         let counts = Arc::new(Counts::default());
         let stderr = Reporter {
@@ -76,7 +77,7 @@ impl Log {
             .finish(stderr);
         let _ = counts.dropped.set(lines.error_counter());
         let queue = Queue { lines, counts };
-        // Decided here: behind the queue nothing can tell whether stderr is a terminal.
+        // Decided here: after the queue it is unknown whether stderr is a terminal.
         let style = match AutoStream::choice(&io::stderr()) {
             ColorChoice::Never => WriteStyle::Never,
             _ => WriteStyle::Always,
@@ -84,7 +85,7 @@ impl Log {
         let target = Target::Pipe(Box::new(queue.clone()));
         let mut logger = env_logger::Builder::new();
         if filter.split(',').all(|part| part.contains('=')) {
-            // It names modules only. The server's own lines say why it fails.
+            // The filter has modules only. Keep the server's own lines, which report why it fails.
             logger.filter_module("server", LevelFilter::Info);
         }
         logger
@@ -92,23 +93,23 @@ impl Log {
             .write_style(style)
             .target(target)
             .init();
-        // The hook that std installs writes to stderr in the thread that panics.
+        // In place of std's hook, which writes to stderr in the thread that panics.
         panic::set_hook(Box::new(|info| log::error!("{info}")));
         Self { queue, guard }
     }
 
-    /// Queues a line that is no log record: why the program ends, for instance.
+    /// Queues a line that is not a log record, for example the error that ends the program.
     pub(crate) fn line(&mut self, line: impl Display) {
         let _ = self.queue.write(format!("{line}\n").as_bytes());
     }
 
-    /// Writes what is queued, as far as stderr takes it within about two seconds.
+    /// Writes the queued lines, as many as stderr accepts within about two seconds.
     pub(crate) fn finish(self) {
         let end = Instant::now() + FLUSH_TIME;
         while !self.queue.counts.is_drained() {
             if Instant::now() >= end {
-                // Nothing reads stderr. The guard would report that on stdout, and panic if that
-                // fails too.
+                // stderr is not read. Dropped, the guard would report that on stdout, and panic if
+                // that fails too.
                 std::mem::forget(self.guard);
                 return;
             }
@@ -133,20 +134,21 @@ impl Write for Queue {
     }
 }
 
-/// The queue's back end, in the log's thread: writes the lines, and says how many were dropped.
+/// The receiving end of the queue, in the log's thread: writes the lines, and reports how many were
+/// dropped.
 struct Reporter<W> {
     stderr: W,
     counts: Arc<Counts>,
-    /// Lines that stderr refused.
+    /// Lines that could not be written to stderr.
     failed: usize,
-    /// Dropped lines that were reported.
+    /// Dropped lines reported so far.
     reported: usize,
     /// Lines written since the last report.
     since: usize,
 }
 
 impl<W: Write> Reporter<W> {
-    /// Writes all of `line`, also to a stderr that another process has made non-blocking.
+    /// Writes all of `line`, even if another process has made stderr non-blocking.
     fn put(&mut self, mut line: &[u8]) -> io::Result<()> {
         while !line.is_empty() {
             match self.stderr.write(line) {
@@ -164,7 +166,7 @@ impl<W: Write> Reporter<W> {
         self.since = 0;
         let dropped = self.counts.dropped() + self.failed;
         let lines = dropped - self.reported;
-        let report = format!("server: {lines} log lines were dropped: stderr did not take them\n");
+        let report = format!("server: {lines} log lines dropped: stderr did not accept them\n");
         if lines > 0 && self.put(report.as_bytes()).is_ok() {
             self.reported = dropped;
         }
@@ -172,8 +174,8 @@ impl<W: Write> Reporter<W> {
 }
 
 impl<W: Write> Write for Reporter<W> {
-    /// Takes one line, always whole. The caller could do nothing about an error, so it is counted
-    /// instead.
+    /// Writes one whole line. Counts an error instead of returning it, since the caller could not
+    /// handle it.
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
         if self.put(line).is_err() {
             self.failed += 1;
@@ -181,7 +183,7 @@ impl<W: Write> Write for Reporter<W> {
         self.counts.taken.fetch_add(1, Ordering::AcqRel);
         self.since += 1;
         if self.since >= LINES {
-            self.report(); // the queue may never be empty
+            self.report(); // `flush` is not called while the queue is never empty
         }
         Ok(line.len())
     }

@@ -1,4 +1,4 @@
-//! The loops: a thread for each, and what follows when one of them fails.
+//! The server's loops: one thread each. If one fails, the others stop gracefully.
 
 use std::fmt::Display;
 use std::io;
@@ -17,7 +17,7 @@ pub(crate) struct Loops<M> {
     total: Total,
 }
 
-/// What all loops did together.
+/// Totals of all loops.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Total {
     pub(crate) accepted: u64,
@@ -27,7 +27,7 @@ pub(crate) struct Total {
     pub(crate) failed: usize,
 }
 
-/// What a loop's thread reports: `Ready` unless its start fails, and `Ended` in any case, once.
+/// A report of a loop's thread: `Ready` unless its start fails, and `Ended` once in any case.
 enum Report<M> {
     Ready {
         handle: Handle<M>,
@@ -40,11 +40,11 @@ enum Report<M> {
 }
 
 impl<M: Send + 'static> Loops<M> {
-    /// Starts a loop with each of `starts`, which run in the loops' threads, and waits until all of
-    /// them are ready.
+    /// Starts a loop with each of `starts`, which run in the loops' threads, and waits until all
+    /// loops are ready.
     ///
     /// # Errors
-    /// What kept a loop from starting. The loops that did start are stopped then.
+    /// The error of a loop that did not start. The loops that did start are stopped.
     pub(crate) fn start<H, N, E, S>(starts: impl IntoIterator<Item = S>) -> Result<Self, String>
     where
         H: Handler<Mail = M>,
@@ -93,13 +93,13 @@ impl<M: Send + 'static> Loops<M> {
         })
     }
 
-    /// A handle on each loop.
+    /// A handle for each loop.
     pub(crate) fn handles(&self) -> &[Handle<M>] {
         &self.handles
     }
 
-    /// Waits until every loop has ended. When one fails, that is logged at once and the others are
-    /// stopped gracefully.
+    /// Waits until every loop has ended. If one fails, logs that at once and stops the others
+    /// gracefully.
     pub(crate) fn wait(mut self) -> Total {
         while self.running > 0 {
             let Ok(report) = self.reports.recv() else {
@@ -135,7 +135,7 @@ impl<M: Send + 'static> Loops<M> {
     }
 }
 
-/// Starts a loop's thread, whose last report comes however the loop ends.
+/// Starts a loop's thread. Its last report is sent however the loop ends.
 fn spawn<H, N, E, S>(number: usize, start: S, reports: Sender<Report<H::Mail>>) -> io::Result<()>
 where
     H: Handler<Mail: Send + 'static>,
@@ -144,7 +144,7 @@ where
     S: FnOnce() -> Result<Reactor<H, N>, E> + Send + 'static,
 {
     let run = move || {
-        // Nothing of the loop is used after a panic: it is dropped as it is.
+        // After a panic the loop is dropped and not used any more.
         let ended = panic::catch_unwind(AssertUnwindSafe(|| match start() {
             Ok(mut reactor) => {
                 let _ = reports.send(Report::Ready {

@@ -29,105 +29,143 @@ use loops::Loops;
 use session::Service;
 use timeout::Timeout;
 
-/// Serves the submit/ack protocol: every request is answered with one ack, in order.
+/// Serves the submit/ack protocol: answers every request with one ack, in order.
 ///
-/// There is no authentication in this protocol: listen where you trust the peers. If one of the
-/// loops fails, that is logged, the others stop gracefully, and the exit code is 1. SIGINT and
-/// SIGTERM stop it gracefully: no connection is accepted any more, what was read is answered and
-/// sent, at most for --drain-timeout, and peers have two seconds to leave; then it exits with 0. A
-/// second signal drops everything at once, and it exits with 1. SIGHUP stops nothing: there is
-/// nothing to reload.
+/// The protocol has no authentication: listen only where you trust the peers.
 ///
-/// Where systemd hands over sockets (`LISTEN_FDS`), it serves on those, and on what --listen names besides.
+/// SIGINT and SIGTERM stop the server gracefully. It accepts no more connections, answers the
+/// requests that it has read, and sends the replies for at most --drain-timeout. Peers have two
+/// seconds to close. Then it exits with 0. A second signal closes everything at once, and the exit
+/// code is 1. SIGHUP is only logged: there is nothing to reload. If one of the loops fails, that is
+/// logged, the other loops stop gracefully, and the exit code is 1.
+///
+/// Sockets passed by systemd (`LISTEN_FDS`) are served too. Then the default address is not.
 #[derive(Parser)]
 #[command(version)]
 struct Args {
-    /// Address to listen on, as HOST:PORT, unix:PATH or unix:@NAME (abstract, on Linux). If HOST
-    /// has several addresses, it listens on all of them. Port 0 lets the system choose one, another
+    /// Address to listen on: HOST:PORT, unix:PATH or unix:@NAME (abstract, Linux only). If HOST has
+    /// several addresses, the server listens on all of them. With port 0 the system chooses a port
     /// for each address. May be given several times [default: 127.0.0.1:8888]
     #[arg(long, value_name = "ADDR")]
     listen: Vec<String>,
 
-    /// Loops, each in a thread of its own; the system spreads the connections over them
-    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=1024))]
+    /// Number of loops, each in a thread of its own. The system spreads connections over them
+    #[arg(
+        long,
+        value_name = "N",
+        default_value_t = 1,
+        value_parser = clap::value_parser!(u16).range(1..=1024)
+    )]
     threads: u16,
 
-    /// Share the TCP ports with other processes of the same user (`SO_REUSEPORT`), as a rolling
-    /// restart wants it. The other process must have asked for it too; a server with several
-    /// threads always has. Without this flag a port that another process has is refused
+    /// Share TCP ports with other processes of the same user (`SO_REUSEPORT`), for example during a
+    /// rolling restart. The other process must use `SO_REUSEPORT` too; a server with several
+    /// threads always does. Without this flag, a port that another process uses is refused
     #[arg(long)]
     reuse_port: bool,
 
-    /// Silence after which the system probes a TCP peer (keepalive), in whole seconds up to 32767s,
-    /// or `off`. On Linux a connection whose peer has vanished ends after twice that time, also
-    /// with --idle-timeout off
+    /// Idle time after which the system probes a TCP peer (keepalive), in whole seconds up to
+    /// 32767s, or `off`. On Linux, a connection to an unreachable peer ends after twice that time,
+    /// also with --idle-timeout off
     #[arg(long, value_name = "TIME|off", default_value = "60s", value_parser = keepalive)]
     keepalive: Timeout,
 
-    /// Address of the admin page, or `off`. Accepted, but this version serves nothing there yet
+    /// Address of the admin page, or `off`. Accepted, but not served in this version
     #[arg(long, value_name = "ADDR|off", default_value = "off")]
     admin: Admin,
 
-    /// Connections open at once, in all threads together; further ones wait until one leaves
-    /// [default: the limit of open files less a reserve]
+    /// Maximum number of open connections, in all threads together. Further ones wait until one
+    /// closes [default: the limit on open files minus a reserve]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     max_connections: Option<u32>,
 
-    /// Longest request taken, in bytes of totalLength (13 more than its payload)
-    #[arg(long, value_name = "BYTES", default_value_t = LengthField::DEFAULT_MAX, value_parser = clap::value_parser!(u32).range(Request::HEADER as i64..))]
+    /// Longest accepted request, in bytes of totalLength (13 more than its payload)
+    #[arg(
+        long,
+        value_name = "BYTES",
+        default_value_t = LengthField::DEFAULT_MAX,
+        value_parser = clap::value_parser!(u32).range(Request::HEADER as i64..)
+    )]
     max_frame: u32,
 
-    /// Bytes that unfinished requests and unread replies of all connections may take together; beyond it those with the most are closed
-    #[arg(long, value_name = "BYTES", default_value_t = Config::default().buffered_high as u64, value_parser = clap::value_parser!(u64).range(1..))]
+    /// Limit on the bytes of unfinished requests and unsent replies, of all connections together.
+    /// Above it, the connections that hold the most are closed
+    #[arg(
+        long,
+        value_name = "BYTES",
+        default_value_t = Config::default().buffered_high as u64,
+        value_parser = clap::value_parser!(u64).range(1..)
+    )]
     max_buffered: u64,
 
-    /// How long a connection may be silent in both directions, or `off`
+    /// Close a connection that is idle in both directions for this time, or `off`
     #[arg(long, value_name = "TIME|off", default_value = "60s")]
     idle_timeout: Timeout,
 
-    /// How long a request may take from its first byte to its last, or `off`
+    /// Time limit for a request from its first byte to its last, or `off`
     #[arg(long, value_name = "TIME|off", default_value = "10s")]
     frame_timeout: Timeout,
 
-    /// How long a peer may take none of the replies that wait for it, or `off`
+    /// Close a connection if its peer reads none of the pending replies for this time, or `off`
     #[arg(long, value_name = "TIME|off", default_value = "30s")]
     write_timeout: Timeout,
 
-    /// How long a peer may take for its conn, with --require-conn, or `off`
+    /// Time limit for the conn, with --require-conn, or `off`
     #[arg(long, value_name = "TIME|off", default_value = "5s")]
     handshake_timeout: Timeout,
 
-    /// Refuse submits on a connection that did not begin with a conn: result 1, then close
+    /// Refuse a submit on a connection that did not begin with a conn: result 1, then close
     #[arg(long)]
     require_conn: bool,
 
-    /// Command bytes of the acks: `text` is 0x81/0x82 as the course says, `source` 0x80/0x81 as its program sends
+    /// Command bytes of the acks: `text` is 0x81/0x82 as in the course's text, `source` is
+    /// 0x80/0x81 as in its program
     #[arg(long, value_enum, default_value_t = Dialect::Text)]
     dialect: Dialect,
 
-    /// How long a graceful stop may take, and how long a closing connection waits for a peer that takes no reply, or `off`
+    /// Time limit for a graceful stop, and for a closing connection that still has unread replies,
+    /// or `off`
     #[arg(long, value_name = "TIME|off", default_value = "10s", value_parser = drain_timeout)]
     drain_timeout: Duration,
 
-    /// How long a loop polls without sleeping, at most, where that pays, before it sleeps, or `off`
+    /// Longest time that a loop polls without sleeping, where that saves time, before it sleeps, or
+    /// `off`
     #[arg(long, value_name = "TIME|off", default_value = "8us", value_parser = spin)]
     spin: Timeout,
 
-    /// Bytes of the read buffer that the connections of a loop share; one may read as much in a turn, so with a larger one a flooder takes more of it
-    #[arg(long, value_name = "BYTES", default_value_t = Config::default().scratch as u32, value_parser = clap::value_parser!(u32).range(1..=1 << 30))]
+    /// Bytes of the read buffer that the connections of a loop share. One connection may read as
+    /// much in a turn, so a larger buffer gives a flooding peer a larger part of the turn
+    #[arg(
+        long,
+        value_name = "BYTES",
+        default_value_t = Config::default().scratch as u32,
+        value_parser = clap::value_parser!(u32).range(1..=1 << 30)
+    )]
     scratch: u32,
 
-    /// Events that a loop takes from the poller at a time
-    #[arg(long, value_name = "N", default_value_t = Config::default().events_per_turn as u32, value_parser = clap::value_parser!(u32).range(1..=1 << 20))]
+    /// Maximum number of events that a loop takes from the poller at a time
+    #[arg(
+        long,
+        value_name = "N",
+        default_value_t = Config::default().events_per_turn as u32,
+        value_parser = clap::value_parser!(u32).range(1..=1 << 20)
+    )]
     events: u32,
 
-    /// Whether small replies leave at once (`TCP_NODELAY`), or the system may hold them back until earlier ones are acknowledged
-    #[arg(long, value_name = "on|off", default_value = "on", value_parser = on_or_off, action = ArgAction::Set)]
+    /// With `on`, small replies are sent at once (`TCP_NODELAY`). With `off`, the system may delay
+    /// them until earlier ones are acknowledged
+    #[arg(
+        long,
+        value_name = "on|off",
+        default_value = "on",
+        value_parser = on_or_off,
+        action = ArgAction::Set
+    )]
     nodelay: bool,
 
-    /// What to log on stderr: off, error, warn, info, debug (each connection's end and why), trace,
-    /// or a filter such as glassloop=debug. 8192 lines wait for a slow stderr; further ones are
-    /// dropped, and their number is logged
+    /// Level of the log on stderr: off, error, warn, info, debug (logs each closed connection with
+    /// its reason), trace, or a filter such as glassloop=debug. Up to 8192 lines wait for a slow
+    /// stderr. Further lines are dropped, and their number is logged
     #[arg(long, value_name = "LEVEL", default_value = "info", value_parser = log_filter)]
     log: String,
 }
@@ -158,29 +196,29 @@ impl FromStr for Admin {
     }
 }
 
-/// A time; none at all is allowed.
+/// A time, which may be zero.
 fn drain_timeout(text: &str) -> Result<Duration, String> {
     match (text, humantime::parse_duration(text)) {
         ("off", _) => Ok(Duration::MAX),
         (_, Ok(time)) => Ok(time),
         (_, Err(error)) => Err(format!(
-            "{error}; a time such as 500ms or 10s is wanted, or `off`"
+            "{error}; expected a time such as 500ms or 10s, or `off`"
         )),
     }
 }
 
-/// A time that is no longer than a loop takes; none at all is `off`.
+/// A time within the limit of `Config::spin`; zero means `off`.
 fn spin(text: &str) -> Result<Timeout, String> {
     match humantime::parse_duration(text) {
         Ok(Duration::ZERO) => Ok(Timeout(None)),
         Ok(time) if time > Duration::from_millis(10) => {
-            Err("longer than 10ms, which is the most".to_string())
+            Err("longer than 10ms, the maximum".to_string())
         }
         _ => text.parse(),
     }
 }
 
-/// What the system takes (tcp(7)): whole seconds.
+/// A time that the system accepts (tcp(7)): whole seconds.
 fn keepalive(text: &str) -> Result<Timeout, String> {
     match text.parse()? {
         Timeout(Some(time)) if time.subsec_nanos() > 0 || time.as_secs() > 32_767 => {
@@ -198,7 +236,7 @@ fn on_or_off(text: &str) -> Result<bool, String> {
     }
 }
 
-/// A level for all, or `module=level`, or several of these with commas.
+/// A level for all modules, `module=level`, or several of these separated by commas.
 fn log_filter(text: &str) -> Result<String, String> {
     for part in text.split(',') {
         let level = part.split_once('=').map_or(part, |(_, level)| level);
@@ -230,7 +268,7 @@ fn serve(args: &Args) -> Result<ExitCode, Box<dyn Error>> {
         keepalive: args.keepalive.0,
     };
     let mut listeners = Listeners::open(&args.listen, options)?;
-    // Not before: until here a signal ends the process at once, also while a name is looked up.
+    // Not earlier: until here a signal ends the process at once, even while a name is resolved.
     let signals = signals::watch().map_err(|error| format!("cannot watch for signals: {error}"))?;
     let limit = Arc::new(OnceLock::new());
     let starts = listeners
@@ -238,19 +276,19 @@ fn serve(args: &Args) -> Result<ExitCode, Box<dyn Error>> {
         .drain(..)
         .enumerate()
         .map(|(number, listeners)| {
-            let (service, config, most, limit) = (
+            let (service, config, max, limit) = (
                 service(args),
                 config(args, number),
                 args.max_connections,
                 limit.clone(),
             );
-            move || make_loop(service, config, listeners, most, &limit)
+            move || make_loop(service, config, listeners, max, &limit)
         });
     let loops = Loops::start(starts)?;
     let forced = signals::stop_on(signals, loops.handles().to_vec())?;
     announce(listeners.names.clone());
     if let Admin::At(addr) = args.admin {
-        log::warn!("--admin {addr}: this version serves nothing there yet");
+        log::warn!("--admin {addr}: not served in this version");
     }
     let room = limit.get().map_or(0, ConnectionLimit::max);
     log::info!(
@@ -259,13 +297,13 @@ fn serve(args: &Args) -> Result<ExitCode, Box<dyn Error>> {
     );
     let total = loops.wait();
     log::info!(
-        "stopped: {} connections were accepted, {} requests taken",
+        "stopped: {} connections accepted, {} requests handled",
         total.accepted,
         total.frames
     );
     if total.bytes_dropped > 0 {
         log::warn!(
-            "{} bytes of replies were dropped, since their peers were gone or did not read",
+            "{} bytes of replies dropped: their peers closed or did not read",
             total.bytes_dropped
         );
     }
@@ -289,7 +327,7 @@ fn service(args: &Args) -> Service {
     }
 }
 
-/// The limits of one of the loops.
+/// The configuration of loop `number`, with its share of the limits.
 fn config(args: &Args, number: usize) -> Config {
     let loops = usize::from(args.threads);
     let share = |all: usize| all / loops + usize::from(number < all % loops);
@@ -312,33 +350,32 @@ fn config(args: &Args, number: usize) -> Config {
     }
 }
 
-/// Makes a loop that accepts from these listeners, at the limit of connections that all loops
-/// share.
+/// Makes a loop that accepts from `listeners`, under the connection limit that all loops share.
 fn make_loop(
     service: Service,
     config: Config,
     listeners: Vec<Listener>,
-    most: Option<u32>,
+    max: Option<u32>,
     limit: &OnceLock<ConnectionLimit>,
 ) -> Result<Reactor<Service>, glassloop::Error> {
     let loops = config.loops;
     let mut reactor = Reactor::new(service, config)?;
-    // Without the flag: what the limit of descriptors leaves for each loop, for all together.
-    let all = || {
-        most.map_or(reactor.max_connections().saturating_mul(loops), |most| {
-            most as usize
+    // Without the flag: the number that the descriptor limit leaves for one loop, times the loops.
+    let total = || {
+        max.map_or(reactor.max_connections().saturating_mul(loops), |max| {
+            max as usize
         })
     };
-    reactor.share_limit(limit.get_or_init(|| ConnectionLimit::new(all())));
+    reactor.share_limit(limit.get_or_init(|| ConnectionLimit::new(total())));
     for listener in listeners {
-        listener.give_to(&mut reactor)?;
+        listener.add_to(&mut reactor)?;
     }
     Ok(reactor)
 }
 
-/// Prints where the server listens, on stdout: a program that started it with port 0 waits for
-/// these lines. In a thread of its own, since a stdout that is not read must not keep the server
-/// from stopping.
+/// Prints the listening addresses to stdout: a program that starts the server with port 0 waits for
+/// these lines. Prints in a thread of its own, so that a stdout that is not read cannot keep the
+/// server from stopping.
 fn announce(addrs: Vec<String>) {
     let print = move || {
         let mut stdout = io::stdout();
@@ -346,7 +383,7 @@ fn announce(addrs: Vec<String>) {
             if let Err(error) =
                 writeln!(stdout, "listening on {addr}").and_then(|()| stdout.flush())
             {
-                log::warn!("listening on {addr}, but stdout takes no line: {error}");
+                log::warn!("cannot print \"listening on {addr}\" to stdout: {error}");
             }
         }
     };
@@ -355,10 +392,10 @@ fn announce(addrs: Vec<String>) {
     }
 }
 
-/// Every connection is a file: asks for as many as the system allows this process.
+/// Raises the limit on open files to the most that the system allows: each connection is one.
 fn raise_descriptor_limit() {
     #[cfg(unix)]
     if let Err(error) = rlimit::increase_nofile_limit(u64::MAX) {
-        log::warn!("cannot raise the limit of open files: {error}");
+        log::warn!("cannot raise the limit on open files: {error}");
     }
 }

@@ -1,19 +1,19 @@
-//! What the server does with a request: acknowledge it.
+//! The submit/ack service: acknowledges each request.
 
 use glassloop::submit::{Ack, Dialect, Id, Kind, Outcome, Request, ServerCodec};
 use glassloop::{Context, Handler, Origin, Verdict};
 
-/// The submit/ack service, for all connections.
+/// The handler of all connections of the submit/ack service.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Service {
     pub(crate) dialect: Dialect,
-    /// The longest request that is taken, in bytes of `totalLength`.
+    /// Longest accepted request, in bytes of `totalLength`.
     pub(crate) max_frame: u32,
     /// Whether a connection must begin with a `conn`.
     pub(crate) require_conn: bool,
 }
 
-/// How far a connection's session has come.
+/// The state of a connection's session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Session {
     AwaitsConn,
@@ -57,8 +57,8 @@ impl Handler for Service {
     }
 }
 
-/// A submit came before the conn.
-// By itself, so that a request which nobody prints need not be kept in memory.
+/// Refuses a submit that came before the conn.
+// A function of its own, so that `frame` need not keep the request in memory for the log line.
 #[cold]
 fn refuse(id: Id, cx: &mut Context<'_, Service>) -> Verdict {
     log::debug!("connection {}: submit {id} before conn is refused", cx.id());

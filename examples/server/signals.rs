@@ -18,19 +18,19 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 #[cfg(unix)]
 pub(crate) use signal_hook::iterator::Signals;
 
-/// Elsewhere the system ends the process.
+/// Other systems have no such signals: they end the process.
 #[cfg(not(unix))]
 pub(crate) type Signals = ();
 
-/// Keeps SIGHUP, SIGINT and SIGTERM for [`stop_on`], and unblocks them: a process inherits its
-/// parent's mask.
+/// Installs handlers that keep SIGHUP, SIGINT and SIGTERM for [`stop_on`], and unblocks these
+/// signals, since a process inherits its parent's signal mask.
 ///
-/// Call it before any thread is started, since a thread inherits the mask of the thread that starts
-/// it.
+/// **Trap:** call it before the loops' threads start: a thread inherits the mask of the thread that
+/// starts it.
 #[cfg(unix)]
 pub(crate) fn watch() -> io::Result<Signals> {
     let signals = Signals::new([SIGHUP, SIGINT, SIGTERM])?;
-    // Afterwards: a signal that is pending already would end the process otherwise.
+    // After the handlers: otherwise a signal that is pending already would end the process.
     let watched: SigSet = [Signal::SIGHUP, Signal::SIGINT, Signal::SIGTERM]
         .into_iter()
         .collect();
@@ -38,15 +38,15 @@ pub(crate) fn watch() -> io::Result<Signals> {
     Ok(signals)
 }
 
-/// Makes the first SIGINT or SIGTERM stop the loops gracefully, and the second one at once. The
-/// flag is set by the second one.
+/// Stops the loops gracefully at the first SIGINT or SIGTERM, and at once at the second. The second
+/// sets the returned flag.
 #[cfg(unix)]
 pub(crate) fn stop_on(
     mut signals: Signals,
     handles: Vec<Handle<()>>,
 ) -> io::Result<Arc<AtomicBool>> {
     let forced = Arc::new(AtomicBool::new(false));
-    let told = forced.clone();
+    let set_forced = forced.clone();
     thread::Builder::new()
         .name("signals".into())
         .spawn(move || {
@@ -54,21 +54,19 @@ pub(crate) fn stop_on(
             for signal in &mut signals {
                 let name = match signal {
                     SIGHUP => {
-                        log::info!(
-                            "SIGHUP: there is nothing to reload; the server goes on unchanged"
-                        );
+                        log::info!("SIGHUP: nothing to reload");
                         continue;
                     }
                     SIGINT => "SIGINT",
                     _ => "SIGTERM",
                 };
                 match how {
-                    Stop::Gracefully => log::info!(
-                        "{name}: answering what was read, then stopping; once more to stop at once"
-                    ),
+                    Stop::Gracefully => {
+                        log::info!("{name}: stopping gracefully; a second signal stops at once")
+                    }
                     Stop::AtOnce | Stop::Within(_) => {
                         log::warn!("{name} again: stopping at once");
-                        told.store(true, Ordering::Relaxed);
+                        set_forced.store(true, Ordering::Relaxed);
                     }
                 }
                 for handle in &handles {

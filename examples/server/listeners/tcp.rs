@@ -1,4 +1,4 @@
-//! TCP listeners: what an address names, and the socket options.
+//! TCP listeners: address resolution and socket options.
 
 use std::io::{self, ErrorKind};
 use std::net::{Ipv6Addr, SocketAddr, SocketAddrV6, TcpListener, ToSocketAddrs};
@@ -8,8 +8,8 @@ use socket2::{Domain, SockRef, Socket, TcpKeepalive, Type};
 
 use super::{BACKLOG, Options};
 
-/// All addresses of `text`, which is HOST:PORT, each once. An IPv6 scope may have its name:
-/// `[fe80::1%eth0]:8888`.
+/// Resolves `text`, which is HOST:PORT, to all its addresses, each once. An IPv6 scope may be an
+/// interface name: `[fe80::1%eth0]:8888`.
 pub(super) fn resolve(text: &str) -> Result<Vec<SocketAddr>, String> {
     if let Some((ip, name, port)) = scoped(text) {
         let index = interface(name).ok_or_else(|| {
@@ -20,18 +20,19 @@ pub(super) fn resolve(text: &str) -> Result<Vec<SocketAddr>, String> {
     let mut addrs = Vec::new();
     for addr in text.to_socket_addrs().into_iter().flatten() {
         if !addrs.contains(&addr) {
-            addrs.push(addr); // a file of hosts may name an address twice
+            addrs.push(addr); // a hosts file may have an address twice
         }
     }
     if addrs.is_empty() {
         return Err(format!(
-            "cannot listen on {text}: not an address with a port, such as 127.0.0.1:8888, [::1]:8888 or localhost:8888, nor unix:PATH or unix:@NAME"
+            "cannot listen on {text}: not an address with a port, such as 127.0.0.1:8888, \
+             [::1]:8888 or localhost:8888, nor unix:PATH or unix:@NAME"
         ));
     }
     Ok(addrs)
 }
 
-/// The parts of `[IP%NAME]:PORT`. A scope with a number is none of ours: std knows it.
+/// The parts of `[IP%NAME]:PORT`. `None` for a numeric scope, which std can parse.
 fn scoped(text: &str) -> Option<(Ipv6Addr, &str, u16)> {
     let (host, port) = text.strip_prefix('[')?.rsplit_once("]:")?;
     let (ip, name) = host.split_once('%')?;
@@ -49,10 +50,10 @@ fn interface(_: &str) -> Option<u32> {
     None
 }
 
-/// Makes the listener of a loop, with a longer backlog than std's.
+/// Opens the listener of loop `number`, with a longer backlog than std's.
 ///
-/// Of several loops the first listens before it shares the port: so the system refuses it where
-/// another server listens already. `reuse_port` lets other processes share it too.
+/// The first of several loops listens before it shares the port, so that the system refuses it if
+/// another server already listens there. With `reuse_port`, other processes may share the port too.
 pub(super) fn bind(
     addr: SocketAddr,
     only_v6: bool,
@@ -60,8 +61,8 @@ pub(super) fn bind(
     options: Options,
 ) -> io::Result<TcpListener> {
     let socket = Socket::new(Domain::for_address(addr), Type::STREAM, None)?;
-    // On Unix: so that a restarted server need not wait for its predecessor's connections to fade.
-    // Elsewhere it would share the port.
+    // On Unix, a restarted server then need not wait for connections of the previous process to
+    // leave TIME_WAIT. On other systems this option would share the port.
     #[cfg(unix)]
     socket.set_reuse_address(true)?;
     if only_v6 {
@@ -92,8 +93,8 @@ fn share_port(_: &Socket) -> io::Result<()> {
     ))
 }
 
-/// Lets the system probe a peer that was silent for `time`: three times, `time` / 3 apart. Accepted
-/// sockets inherit that on Linux.
+/// Lets the system probe a peer that is idle for `time`: three times, `time` / 3 apart. On Linux,
+/// accepted sockets inherit the setting.
 #[cfg(unix)]
 pub(super) fn set_keepalive(
     socket: &impl std::os::fd::AsFd,
@@ -118,7 +119,7 @@ pub(super) fn set_keepalive(socket: &Socket, time: Option<Duration>) -> io::Resu
     })
 }
 
-/// Whether it is this machine that lacks the address, or all of its kind.
+/// Whether this machine does not have the address, or does not support its family.
 pub(super) fn is_missing(error: &io::Error) -> bool {
     #[cfg(unix)]
     if error.raw_os_error() == Some(nix::errno::Errno::EAFNOSUPPORT as i32) {
@@ -127,21 +128,25 @@ pub(super) fn is_missing(error: &io::Error) -> bool {
     error.kind() == ErrorKind::AddrNotAvailable
 }
 
-/// What happened to this address, and what to do.
+/// The error message for an address, with a remedy.
 pub(super) fn explain(addr: SocketAddr, error: &io::Error, options: Options) -> String {
     match error.kind() {
         ErrorKind::AddrInUse if options.reuse_port => format!(
-            "cannot listen on {addr}: address already in use; the program that has it (`ss -ltnp` names it) must run as the same user and ask for sharing too, with --reuse-port"
+            "cannot listen on {addr}: address already in use; the program that uses it \
+             (see `ss -ltnp`) must run as the same user and share it too, with --reuse-port"
         ),
         ErrorKind::AddrInUse => format!(
-            "cannot listen on {addr}: address already in use; stop the program that has it (`ss -ltnp` names it), or choose another with --listen"
+            "cannot listen on {addr}: address already in use; stop the program that uses it \
+             (see `ss -ltnp`), or choose another with --listen"
         ),
         ErrorKind::AddrNotAvailable => format!(
-            "cannot listen on {addr}: this machine has no such address; choose another with --listen"
+            "cannot listen on {addr}: this machine has no such address; \
+             choose another with --listen"
         ),
         ErrorKind::PermissionDenied => {
             format!(
-                "cannot listen on {addr}: permission denied; ports below 1024 are for the administrator, choose another with --listen"
+                "cannot listen on {addr}: permission denied; \
+                 ports below 1024 need privileges, choose another with --listen"
             )
         }
         _ => format!("cannot listen on {addr}: {error}"),

@@ -1,4 +1,4 @@
-//! Unix domain sockets: their files, which a killed server leaves behind, and names without a file.
+//! Unix domain sockets: socket files, which a killed server leaves behind, and abstract names.
 
 use std::ffi::OsString;
 use std::fs::{self, File};
@@ -15,32 +15,33 @@ use socket2::{Domain, SockAddr, Socket, Type};
 
 use super::BACKLOG;
 
-/// How long another server may hold the lock on a socket file: it does so while it starts or ends.
+/// Time limit for another server's lock on a socket file, which it holds while it starts or ends.
 const LOCK_TIME: Duration = Duration::from_secs(5);
 const LOCK_RETRY: Duration = Duration::from_millis(5);
 
-/// The file of a socket that was made here. Dropped, it is removed, unless another server has taken
-/// its place.
+/// The file of a socket that this server made. Removes the file when dropped, unless another server
+/// has replaced it.
 #[derive(Debug)]
 pub(crate) struct SocketFile {
     path: PathBuf,
-    /// What tells this file from another one of the same name.
-    number: u64,
+    /// The inode number, which distinguishes this file from another of the same name.
+    inode: u64,
 }
 
 impl SocketFile {
-    /// Listens at `path`. A socket file at which nothing listens any more is taken over; any other
-    /// file is left as it is.
+    /// Listens at `path`. Replaces a socket file where nothing listens any more, and leaves any
+    /// other file unchanged.
     pub(super) fn listen(path: &str) -> Result<(UnixListener, Self), String> {
         let failed = |error: io::Error| format!("cannot listen on unix:{path}: {error}");
         if path.is_empty() {
             return Err(
-                "cannot listen on unix: with no path; unix:/run/submit.sock is a good one".into(),
+                "cannot listen on unix: without a path; use for example unix:/run/submit.sock"
+                    .into(),
             );
         }
         let addr = SockAddr::unix(path).map_err(failed)?;
-        // From here on no other server finds out that a file is stale, and removes the socket that
-        // is made here.
+        // Without the lock, another server could find the old file stale, and then remove the new
+        // socket.
         let _lock = Lock::on(path.as_ref()).map_err(failed)?;
         if is_stale(path.as_ref()).map_err(failed)? {
             fs::remove_file(path).map_err(failed)?;
@@ -48,17 +49,20 @@ impl SocketFile {
         let socket = Socket::new(Domain::UNIX, Type::STREAM, None).map_err(failed)?;
         socket.bind(&addr).map_err(|error| match error.kind() {
             ErrorKind::AddrInUse => {
-                format!("cannot listen on unix:{path}: another program listens there, or the file is no socket; choose another path with --listen")
+                format!(
+                    "cannot listen on unix:{path}: another program listens there, or the file is \
+                     not a socket; choose another path with --listen"
+                )
             }
             _ => failed(error),
         })?;
         socket.listen(BACKLOG).map_err(failed)?;
-        let number = file_number(path.as_ref()).map_err(failed)?;
+        let inode = inode_of(path.as_ref()).map_err(failed)?;
         Ok((
             socket.into(),
             Self {
                 path: path.into(),
-                number,
+                inode,
             },
         ))
     }
@@ -69,9 +73,9 @@ impl Drop for SocketFile {
         let Ok(_lock) = Lock::on(&self.path) else {
             return;
         };
-        // A number is given anew once its file is gone, so it may be another server's file all the
-        // same. That server listens.
-        if file_number(&self.path).is_ok_and(|number| number == self.number)
+        // An inode number is reused after its file is removed, so this may be another server's
+        // file. That server listens, so its file is not stale.
+        if inode_of(&self.path).is_ok_and(|inode| inode == self.inode)
             && is_stale(&self.path).unwrap_or(false)
         {
             let _ = fs::remove_file(&self.path);
@@ -79,18 +83,20 @@ impl Drop for SocketFile {
     }
 }
 
-/// Listens at a name that is no file (Linux's abstract namespace); it is gone with the last process
-/// that has the socket.
+/// Listens at a name in Linux's abstract namespace, which has no file. The name is free again when
+/// the last process has closed the socket.
 pub(super) fn listen_abstract(name: &str) -> Result<UnixListener, String> {
     let failed = |error: io::Error| match error.kind() {
         ErrorKind::AddrInUse => format!(
-            "cannot listen on unix:@{name}: another program listens there; choose another name with --listen"
+            "cannot listen on unix:@{name}: another program listens there; \
+             choose another name with --listen"
         ),
         _ => format!("cannot listen on unix:@{name}: {error}"),
     };
     if name.is_empty() || !cfg!(any(target_os = "linux", target_os = "android")) {
         return Err(format!(
-            "cannot listen on unix:@{name}: a name is wanted behind the @, on Linux only; for a file of this name give unix:./@{name}"
+            "cannot listen on unix:@{name}: expected a name after the @, on Linux only; \
+             for a file of this name use unix:./@{name}"
         ));
     }
     let addr = SockAddr::unix(format!("\0{name}")).map_err(failed)?;
@@ -100,23 +106,23 @@ pub(super) fn listen_abstract(name: &str) -> Result<UnixListener, String> {
     Ok(socket.into())
 }
 
-/// Whether a socket's file is there, and nothing listens at it.
+/// Whether `path` is a socket file where nothing listens.
 fn is_stale(path: &Path) -> io::Result<bool> {
     if !fs::symlink_metadata(path).is_ok_and(|file| file.file_type().is_socket()) {
         return Ok(false);
     }
     let probe = Socket::new(Domain::UNIX, Type::STREAM, None)?;
-    probe.set_nonblocking(true)?; // with a full backlog a connect would block
+    probe.set_nonblocking(true)?; // with a full backlog, connect would block
     let connected = probe.connect(&SockAddr::unix(path)?);
     Ok(connected.is_err_and(|error| error.kind() == ErrorKind::ConnectionRefused))
 }
 
-fn file_number(path: &Path) -> io::Result<u64> {
+fn inode_of(path: &Path) -> io::Result<u64> {
     fs::symlink_metadata(path).map(|file| file.ino())
 }
 
-/// The right to make or remove the socket file at a path: a lock on PATH.lock. That file is removed
-/// with it.
+/// A lock on PATH.lock, held while the socket file at PATH is made or removed. Removes the lock
+/// file when dropped.
 struct Lock {
     path: PathBuf,
     _file: Flock<File>,
@@ -135,7 +141,7 @@ impl Lock {
                     format!("cannot lock {}: {error}", path.display()),
                 )
             };
-            // Neither flag matters for a regular file, which is the only kind that is made here.
+            // Neither flag affects a regular file, the only kind that this function creates.
             let flags = OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK;
             let opened = File::options()
                 .write(true)
@@ -145,11 +151,11 @@ impl Lock {
                 .custom_flags(flags.bits())
                 .open(&path);
             let file = opened.map_err(failed)?;
-            let number = file.metadata().map_err(failed)?.ino();
+            let inode = file.metadata().map_err(failed)?.ino();
             match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
-                // The server that had it may have removed the file meanwhile: then this is a lock
-                // on nothing.
-                Ok(file) if file_number(&path).is_ok_and(|now| now == number) => {
+                // The server that held the lock may have removed the file meanwhile. Then this lock
+                // is on a removed file.
+                Ok(file) if inode_of(&path).is_ok_and(|now| now == inode) => {
                     return Ok(Self { path, _file: file });
                 }
                 Ok(_) | Err((_, Errno::EWOULDBLOCK | Errno::EINTR)) if Instant::now() < end => {
@@ -170,6 +176,6 @@ impl Lock {
 
 impl Drop for Lock {
     fn drop(&mut self) {
-        let _ = fs::remove_file(&self.path); // while it is still locked
+        let _ = fs::remove_file(&self.path); // before the lock is released
     }
 }
