@@ -45,8 +45,7 @@ use Parity::{Here, Not};
 const SELF: &str = "tests/go_parity.rs";
 const NO_UDP: &str = "the crate has no datagrams";
 const NO_RAW: &str = "only the loop reads and writes a socket: its descriptor is not public";
-const ACCEPT_ERRORS: &str =
-    "accept_without_descriptors_backs_off_and_retries_by_timer";
+const ACCEPT_ERRORS: &str = "accept_without_descriptors_backs_off_and_retries_by_timer";
 
 /// Go's tests: those of its net package in the order of its files, then those of net/http, then
 /// those of x/net's nettest.

@@ -1,9 +1,11 @@
-//! The shape of the house, held by a program: floors, words that belong to one room only, and sizes.
+//! The shape of the house, held by a program: floors, words that belong to one room only, and
+//! sizes.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
-/// Which module stands on which floor; see the crate's front page. Imports point down, or sideways without a circle.
+/// Which module stands on which floor; see the crate's front page. Imports point down, or sideways
+/// without a circle.
 const FLOORS: [(&str, u8); 15] = [
     ("guide", 0), // documentation only
     ("id", 0),

@@ -1,7 +1,7 @@
 //! The walkthrough, `src/guide/walkthrough.md`: its code is the source's own.
 //!
-//! A line `<!-- src/reactor/serve.rs: serve -->` names a function, and the block below shows it. After
-//! a change of the source, this takes the blocks over:
+//! A line `<!-- src/reactor/serve.rs: serve -->` names a function, and the block below shows it.
+//! After a change of the source, this takes the blocks over:
 //!
 //! ```sh
 //! UPDATE_WALKTHROUGH=1 cargo test --test walkthrough
