@@ -94,8 +94,9 @@ pub struct Config {
     /// forever, unless the system probes it (TCP keepalive). See
     /// [`Reactor::listen_on`](crate::Reactor::listen_on).
     pub idle_timeout: Option<Duration>,
-    /// How long a closed connection is kept, its sending side shut, after the last byte from the
-    /// peer. Default 2 s. The total is at most [`drain_timeout`](Self::drain_timeout).
+    /// How long a connection waits for its peer's FIN after all replies are sent and its sending
+    /// side is shut. The time starts again with each byte from the peer. Default 2 s. The total is
+    /// at most [`drain_timeout`](Self::drain_timeout).
     ///
     /// A socket that is closed while bytes still arrive makes the kernel answer with a reset. The
     /// reset may destroy the last replies on their way (RFC 1122, 4.2.2.13). So bytes that arrive
@@ -109,15 +110,15 @@ pub struct Config {
     ///
     /// A frame counts with its length. Mail counts with its own size, without what it points to;
     /// see [`Handle::post_weighing`](crate::Handle::post_weighing). Above the cap the sender gets
-    /// its message back in an error. The loop may hold as many bytes again that it has taken from
-    /// the mailbox and not handled yet.
+    /// its message back in an error. The loop may also hold messages that it has taken from the
+    /// mailbox and not handled yet, up to the same number of bytes.
     pub mailbox_cap: usize,
     /// Connections open at once, outgoing and closing ones included. Default `None`.
     ///
-    /// At the limit no connection is accepted and no dial begins until one closes. With `None` the
-    /// limit is the process's limit of descriptors less a reserve for listeners, logs and the
-    /// program's own files. The reserve is 64, or a quarter of the limit if that is less, and 4 for
-    /// each further loop.
+    /// At the limit no connection is accepted and no dial begins until one closes. With `None`, the
+    /// limit is the process's limit of descriptors minus a reserve for listeners, logs and the
+    /// program's own files. The reserve is 64 (or a quarter of the descriptors, if that is fewer),
+    /// plus 4 for each loop after the first. The rest is divided by [`loops`](Self::loops).
     pub max_connections: Option<usize>,
     /// Whether small replies are sent at once (`TCP_NODELAY`). Default `true`: the loop batches by
     /// itself.
@@ -141,20 +142,20 @@ pub struct Config {
     /// powers of two and have headers. Without the 4 KiB, sixteen payloads of 16 KiB would end just
     /// behind the buffer. That costs a second read, and a copy of the start of the last payload.
     ///
-    /// **Trap:** it is also the part of a turn that a flooding peer can take, and a part of what a
-    /// connection may hold. A larger buffer is less fair, and raises the bound on memory.
+    /// **Trap:** this size also limits how much a flooding peer can send in one turn, and it adds
+    /// to the memory that one connection may hold.
     pub scratch: usize,
     /// How long the loop busy-polls at most before it blocks in the poller. Default 8 µs, at most
     /// 10 ms; zero turns it off.
     ///
     /// Blocking in the poller and waking up again costs about 5 µs of CPU (20 empty polls) and adds
-    /// the same to the reply's latency. Where the next event comes sooner, busy-polling is cheaper.
-    /// A client on the same machine that waits for each reply is such a case.
+    /// the same to the reply's latency. If the next event comes sooner than that, busy-polling is
+    /// cheaper, for instance with a client on the same machine that waits for each reply.
     ///
-    /// The loop measures what spinning has saved and cost lately, and spins only while it pays. So
-    /// a longer time costs CPU only where events come that late. Spinning delays nothing: deadlines
-    /// and messages from other threads end it as they end a blocking poll.
-    /// `turn(Some(Duration::ZERO))`, for a reactor inside another loop, never spins.
+    /// The loop measures how much CPU time spinning has saved and cost recently, and spins only if
+    /// it saves time. So a higher limit costs more CPU only if events often arrive that late.
+    /// Spinning delays nothing: deadlines and messages from other threads end it as they end a
+    /// blocking poll. `turn(Some(Duration::ZERO))`, for a reactor inside another loop, never spins.
     pub spin: Duration,
     /// Bytes of replies that a connection may have queued at all. Default 1 MiB. Above it the
     /// connection closes with [`CloseReason::OutboxFull`](crate::CloseReason::OutboxFull).
@@ -165,9 +166,10 @@ pub struct Config {
     /// Queued bytes at which the connection is neither read nor handled (back-pressure). Default 64
     /// KiB.
     ///
-    /// Only replies to the connection's own frames block it. A handler that sends unasked is
-    /// notified at the low mark ([`Handler::drained`](crate::Handler::drained)), and its connection
-    /// is read meanwhile. So two peers that flood each other do not both wait forever.
+    /// Only replies to the connection's own frames block it. A handler that sends messages without
+    /// a request is notified at the low mark ([`Handler::drained`](crate::Handler::drained)), and
+    /// its connection is read meanwhile. So two peers that flood each other do not both wait
+    /// forever.
     ///
     /// **Trap:** if both sides send requests *and* answer those of the other side, without a limit
     /// on unanswered requests, no buffer is large enough. Limit them.
@@ -175,8 +177,7 @@ pub struct Config {
     /// Queued bytes at which a connection that was blocked by [`write_high`](Self::write_high) is
     /// read again. Default 32 KiB.
     ///
-    /// It is half of the high mark, so that a connection at the mark does not switch with every
-    /// byte.
+    /// It is half of the high mark, so that reading does not stop and start again with every byte.
     pub write_low: usize,
     /// How long a peer may take none of the bytes that are queued for it. Default 30 s; `None`
     /// means no limit.

@@ -2,8 +2,8 @@
 //! the open.
 //!
 //! One thread, one poller, all connections in a slab. Each connection has a read buffer, a write
-//! buffer and a state machine that parses, handles and flushes without ever blocking. The crate is
-//! made to serve a port, to be embedded in another program, and to be read.
+//! buffer and a state machine that parses, handles and flushes without ever blocking. You can run
+//! it as a server, embed it in another program, or read it to learn.
 //!
 //! ```no_run
 //! use glassloop::codec::Line;
@@ -42,16 +42,18 @@
 //!              ─► deadlines, timers ─► flush ─► reap
 //! ```
 //!
-//! A request crosses each module once, from left to right. Three arrows lead back, each in one
-//! place: the *resume queue* (a budget was spent, or back-pressure ended), the handler's *verdict*,
-//! and *deadlines*. User code never re-enters the loop. What a callback asks of other connections
-//! or of the loop is a value, which the loop carries out after the batch.
+//! A request passes each module once, from left to right. Three things, not drawn here, can lead
+//! back to an earlier step: the *resume queue* (the connection has used its budget, or
+//! back-pressure has ended), the handler's *verdict*, and *deadlines*. User code never re-enters
+//! the loop. What a callback asks of other connections or of the loop is a value, which the loop
+//! carries out after the batch.
 //!
-//! # The rooms
+//! # The modules
 //!
-//! One folder or file has one idea. Imports point down only, and `tests/structure.rs` keeps it so.
+//! Each module has one purpose. A module imports only from its own layer or a lower one, and
+//! `tests/structure.rs` checks this.
 //!
-//! | floor | room | what it is |
+//! | layer | module | what it is |
 //! |---|---|---|
 //! | 8 | `sim`, `internals` | a simulated network and clock; the parts below, for tests |
 //! | 7 | `reactor` | the loop: [`Reactor::turn`] is one round, [`Reactor::run`] repeats it |
@@ -64,7 +66,7 @@
 //! | 2 | `state` | a connection's states, and the verdicts of callbacks |
 //! | 2 | `config` | every limit, its default and its reason |
 //! | 1 | `error` | errors, close reasons, and where panics are caught |
-//! | 0 | `net` | the seam to the operating system; the only read and write |
+//! | 0 | `net` | the interface to the operating system; the only calls of read and write |
 //! | 0 | [`codec`] | bytes to frames and back; the [`submit`] protocol |
 //! | 0 | `id` | connection ids and poller tokens |
 //! | 0 | [`guide`] | how it works and why, with code that runs |
@@ -94,15 +96,16 @@
 //! - **A slow callback delays every connection.** There is one thread.
 //! - **Back-pressure means not reading.** A connection whose queued replies have reached
 //!   [`Config::write_high`] is neither read nor handled until they drain. A handler that sends
-//!   unasked checks [`Context::has_room`] and continues when [`Handler::drained`] is called.
+//!   messages without a request must check [`Context::has_room`], and continues when
+//!   [`Handler::drained`] is called.
 //! - **Half-close is not close.** A peer that shut its sending side still gets its replies; see
 //!   [`Handler::eof`].
 //! - **Idle connections close** after [`Config::idle_timeout`]. Set it to `None` for clients that
 //!   wait long between requests.
-//! - **A panic in a callback closes one connection**, unless the program is built with
-//!   `panic = "abort"`. A panic of the crate's own code in the work for one connection closes that
-//!   connection too ([`CloseReason::Internal`]), is counted ([`Counters::internal_errors`]), and is
-//!   logged as a bug. A panic that belongs to no connection is passed on by [`Reactor::run`].
+//! - **A panic in a callback closes one connection**, unless the program is built with `panic =
+//!   "abort"`. If the crate's own code panics while it works for one connection, that connection
+//!   closes too ([`CloseReason::Internal`]). The panic is counted ([`Counters::internal_errors`])
+//!   and logged as a bug. A panic that belongs to no connection is passed on by [`Reactor::run`].
 //! - **Every limit has a name, a default and a reason**: [`Config`].
 //! - **Every step can be observed**: [`Observer`], [`Counters`].
 //! - **Known faults of such servers are listed** in [`guide::faults`], each with the tests that

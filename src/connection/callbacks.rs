@@ -87,9 +87,9 @@ impl<C: Codec, S> Connection<C, S> {
                 if verdict == Verdict::Continue && cx.needs_no_checks() {
                     continue;
                 }
-                // Only replies to these frames cause back-pressure. Suppose that unrequested
-                // messages did, on both sides: neither side would read the other's, and both would
-                // wait for ever.
+                // Only replies to these frames cause back-pressure. Messages that were not
+                // requested must not cause it. If two peers flooded each other with them, both
+                // would stop reading, and both would wait for ever.
                 write_blocked =
                     cx.out.len() >= cx.shared.config.write_high && cx.out.len() > before;
                 if let Some(cause) = cx

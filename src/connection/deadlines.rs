@@ -166,8 +166,9 @@ impl<C: Codec, S> Connection<C, S> {
         self.apply(cause, shared);
     }
 
-    /// Gives a partial frame the time since `queued_at` back: its bytes could have been read, and
-    /// the loop did not come to it. That delay is the loop's, not the peer's.
+    /// Moves the start of the partial frame's timer forward by the time since `queued_at`. In that
+    /// time the loop could have read the frame's bytes, but was busy with other work. This delay
+    /// must not count against the peer.
     pub(crate) fn extend_frame_time(&mut self, queued_at: Timestamp, shared: &Shared) {
         let started_at = shared.clock.without(queued_at, self.inbox.started_at());
         self.inbox.restart_timer(started_at);

@@ -90,8 +90,8 @@ pub struct Connection<C, S> {
     /// When bytes last moved, in either direction. For a closing connection: when bytes last
     /// arrived.
     last_activity: Timestamp,
-    /// When the peer last took some of `out`, or `out` was empty. For a closing connection: that,
-    /// or when the closing began.
+    /// The last time at which the peer took bytes of `out`, or `out` was empty. In a closing
+    /// connection it is never earlier than the start of the closing state.
     last_progress: Timestamp,
 }
 
@@ -162,8 +162,9 @@ impl<C: Codec, S> Connection<C, S> {
         self.inbox.heap() + self.out.heap()
     }
 
-    /// True if the socket should be read: the connection is flowing, and its read deadline has not
-    /// passed; or it is lingering, and input is read and dropped.
+    /// True if the socket should be read. This is so in two cases: the connection is flowing and
+    /// its read deadline has not passed, or it is lingering. A lingering connection drops the bytes
+    /// that it reads.
     #[inline]
     pub fn is_reading(&self) -> bool {
         match self.state {
@@ -180,8 +181,9 @@ impl<C: Codec, S> Connection<C, S> {
         self.inbox.has_frame() && matches!(self.state, State::Open(_)) && self.is_reading()
     }
 
-    /// True if all complete frames that were received are handled, or will not be. Bytes held
-    /// beyond them are the start of a frame.
+    /// True if no complete frame is left to handle, or if the read deadline has passed, so that no
+    /// frame is handled now. If no complete frame is left, the bytes in the inbox are the start of
+    /// a frame.
     pub fn is_caught_up(&self) -> bool {
         !self.inbox.has_frame() || self.deadlines.has_passed(Direction::Read)
     }

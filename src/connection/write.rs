@@ -19,8 +19,8 @@
 //! 5. If the peer takes no byte for [`Config::write_timeout`](crate::Config::write_timeout), the
 //!    connection closes at once with [`CloseReason::WriteTimeout`] (`deadlines.rs`).
 //!
-//! If the connection closes for another reason meanwhile, it drains first: it still tries to send
-//! `out`, and gives up when the peer takes no byte for
+//! If the connection closes for another reason meanwhile, it first tries to send the rest of `out`.
+//! It gives up if the peer takes no byte for
 //! [`Config::drain_timeout`](crate::Config::drain_timeout).
 //!
 //! Memory stays bounded. A single reply, or messages from other connections, can exceed the high
@@ -39,9 +39,9 @@ use crate::observe::Step;
 use crate::state::{Direction, Reading, State, Trigger};
 
 impl<C: Codec, S> Connection<C, S> {
-    /// True if queued bytes may be written now. On an open connection, not after the handler's
-    /// write deadline has passed. A closing connection ignores that deadline: it has the drain
-    /// timeout.
+    /// True if bytes are queued and may be written now. On an open connection, they may not be
+    /// written after the handler's write deadline has passed. A closing connection ignores that
+    /// deadline: it has the drain timeout.
     #[inline]
     pub fn is_writing(&self) -> bool {
         let is_past_deadline =

@@ -110,7 +110,7 @@ impl Commands {
         Ok(())
     }
 
-    /// Requests a stop of the loop. The fastest stop requested counts.
+    /// Requests a stop of the loop. [`Stop::firmer`] decides between several requests.
     pub(crate) fn stop(&mut self, how: Stop) {
         self.stop = Stop::firmer(self.stop, Some(how));
     }

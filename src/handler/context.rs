@@ -56,8 +56,9 @@ impl<H: Handler> Context<'_, H> {
                 .is_full(self.shared.config.command_high)
     }
 
-    /// Makes the batch run its checks between frames from now on. Every change of what they check
-    /// calls this. Dials and stops are not checked between frames.
+    /// Makes the batch run its checks between frames from now on. Each method that changes
+    /// something that the checks look at must call this one. Dials and stops are not checked
+    /// between frames.
     pub(super) fn watch(&mut self) {
         if let SendState::Open = self.send_state {
             self.send_state = SendState::Watched;
@@ -115,7 +116,8 @@ impl<H: Handler> Context<'_, H> {
     /// Returns true if fewer than [`Config::write_high`](crate::Config::write_high) bytes are
     /// queued.
     ///
-    /// A handler that sends unasked stops when this is false. It goes on in [`Handler::drained`].
+    /// A handler that sends messages without a request stops when this is false, and continues in
+    /// [`Handler::drained`].
     pub fn has_room(&self) -> bool {
         self.out.len() < self.shared.config.write_high
     }
@@ -150,9 +152,9 @@ impl<H: Handler> Context<'_, H> {
     /// [`Origin::Dialed`](crate::Origin::Dialed). The handler gets the outcome in [`Handler::open`]
     /// or [`Handler::close`]. A dial that could not even begin ends in `close` too.
     ///
-    /// **Trap:** a handler that dials again from `close` at once makes the loop spin if the failure
-    /// needs no waiting. No room and no route are such failures. Wait first, with
-    /// [`set_loop_timer`](Self::set_loop_timer).
+    /// **Trap:** some dials fail at once, for instance because the connection limit is reached or
+    /// there is no route. If the handler dials again in `close` without waiting, the loop uses all
+    /// its CPU time for this. Wait first, with [`set_loop_timer`](Self::set_loop_timer).
     pub fn connect(&mut self, addrs: Vec<Address>, timeout: Duration, key: u64) {
         self.shared.commands.dial(Dial {
             addrs,

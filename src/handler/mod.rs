@@ -127,9 +127,9 @@ pub trait Handler: Sized {
     /// It is called once after the queue was at [`Config::write_high`] or above, when it has
     /// drained to [`Config::write_low`].
     ///
-    /// **Trap:** a stopping loop closes connections that have no frame to answer. What a stream has
-    /// not queued by then is not sent. A stream that a frame requested still counts as owed if that
-    /// frame was answered with [`Verdict::Pause`].
+    /// **Trap:** a loop that stops closes each connection that has no frame to handle. If the
+    /// handler sends a long reply in parts, the parts that are not queued by then are lost. To
+    /// prevent this, return [`Verdict::Pause`] for the frame that requested the reply.
     fn drained(&mut self, _cx: &mut Context<'_, Self>) -> Verdict {
         Verdict::Continue
     }

@@ -29,16 +29,17 @@ pub struct Event {
     pub readable: bool,
     /// A write may find room, or an outgoing connection may be established or have failed.
     pub writable: bool,
-    /// The peer has closed its sending side. Bytes before that end may still be unread. Never wrong
-    /// when set, but not always set.
+    /// The peer has closed its sending side. Bytes before that end may still be unread. `true` is
+    /// always correct; `false` proves nothing, because the poller does not always report this.
     pub read_closed: bool,
-    /// Nothing that is written can reach the peer any more. Never wrong when set, but not always
-    /// set.
+    /// Nothing that is written can reach the peer any more. `true` is always correct; `false`
+    /// proves nothing, because the poller does not always report this.
     pub write_closed: bool,
     /// Urgent data has arrived. A read stops short at its mark, so a short read no longer proves
     /// that the socket is empty. Reported on Linux only.
     pub urgent: bool,
-    /// The connection is broken, for instance by a reset. Never wrong when set, but not always set.
+    /// The connection is broken, for instance by a reset. `true` is always correct; `false` proves
+    /// nothing, because the poller does not always report this.
     pub broken: bool,
 }
 
@@ -92,9 +93,9 @@ pub trait Net {
 
     /// True if a read of fewer bytes than requested proves that the socket is empty.
     ///
-    /// This holds with epoll and kqueue, unless the end of the peer's stream was announced already
-    /// (no event would announce it again). It saves one read call in two. mio does not guarantee it
-    /// in general.
+    /// This is true with epoll and kqueue, except after the end of the peer's stream was announced:
+    /// no later event announces that end again. Because of this rule, a request needs one read
+    /// instead of two. mio does not guarantee the rule in general.
     ///
     /// A read also stops short at TCP's urgent mark (RFC 6093). If the poller reports it
     /// ([`Event::urgent`]), the loop takes it into account. On other systems, bytes after the mark

@@ -94,8 +94,9 @@ const MORE_MAY_COME: Readiness = Readiness(Readiness::READ_CLOSED.0 | Readiness:
 /// Reads once, into `space` first, then into `scratch`.
 ///
 /// `short_read_is_empty` says whether a short read proves that the socket is empty
-/// ([`Net::SHORT_READ_IS_EMPTY`](crate::net::Net::SHORT_READ_IS_EMPTY)). It never does once the end
-/// of the peer's stream was announced, because no further event would announce it.
+/// ([`Net::SHORT_READ_IS_EMPTY`](crate::net::Net::SHORT_READ_IS_EMPTY)). After the poller has
+/// announced the end of the peer's stream, a short read proves nothing, because no further event
+/// would announce that end.
 pub fn fill(
     stream: &mut impl Read,
     space: &mut [u8],
@@ -139,7 +140,8 @@ pub fn fill(
 /// Writes once.
 ///
 /// A short write is not taken as proof that the socket is full. The caller tries again until
-/// `Blocked`. That costs one call where the peer is slow already, and holds on every platform.
+/// `Blocked`. This costs one extra call, and only if the peer is already slow. It is correct on
+/// every platform.
 pub fn flush(stream: &mut impl Write, bytes: &[u8], readiness: &mut Readiness) -> Flush {
     loop {
         return match stream.write(bytes) {

@@ -52,8 +52,9 @@ use crate::observe::Step;
 use crate::state::Stop;
 use crate::threads::{MailboxReceiver, Permits, Post};
 
-/// Most connections that the tables reserve memory for at the start. It is some megabytes of
-/// address space; the system provides real memory only where a connection is stored.
+/// The largest number of connections for which the tables reserve memory at the start. This takes
+/// some megabytes of address space. The system provides real memory only when a connection is
+/// stored.
 const MAX_RESERVED: usize = 65_536;
 
 /// An event loop: one thread, one poller, all connections, one handler.
@@ -200,9 +201,9 @@ impl<H: Handler, N: Net> Reactor<H, N> {
     /// `Some(Duration::ZERO)` does not wait. It may return early, with nothing done. The clock is
     /// read when the poller returns, and that time is used for the whole turn.
     ///
-    /// **Trap:** the wait is bounded by the nearest deadline as seen from the *last* turn's time.
-    /// If the program does something else for long between turns, begin with a turn of
-    /// `Duration::ZERO`.
+    /// **Trap:** the loop computes the length of the wait from the time of the *last* turn. If the
+    /// program works for long between two turns, the wait is too long by that time. In that case,
+    /// begin with a turn of `Duration::ZERO`.
     ///
     /// # Errors
     /// [`Error::Poll`] if the poller fails.

@@ -147,9 +147,9 @@ impl<H: Handler, N: Net> Reactor<H, N> {
     /// Carries out queued commands early, if they have reached the limit for all connections
     /// ([`Config::command_high`](crate::Config::command_high)).
     ///
-    /// Otherwise the next connection would find the queue full and yield too, and so on for ever.
-    /// The only callback that runs here is [`Handler::drained`]; commands that it queues wait for
-    /// the next check.
+    /// If this waited until later, the next connection would find the queue full and yield too. So
+    /// would every connection after it. The only callback that runs here is [`Handler::drained`];
+    /// commands that it queues wait for the next check.
     pub(super) fn run_commands_if_full(&mut self) {
         if self
             .shared
@@ -302,8 +302,8 @@ impl<H: Handler, N: Net> Slot<H, N> {
         0
     }
 
-    /// Tries once more to write what is queued, even if the poller has not reported the socket
-    /// writable: it reports that only when much of the send buffer is free.
+    /// Tries once more to write what is queued, even if the poller has not reported that the socket
+    /// is writable. The poller reports this only when a large part of the send buffer is free.
     pub(super) fn final_flush(&mut self, shared: &mut Shared) {
         if let State::Draining { .. } | State::Open(_) = self.connection.state() {
             self.readiness.set(Readiness::WRITABLE);

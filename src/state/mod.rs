@@ -49,8 +49,8 @@ pub enum Reading {
     /// Back-pressure: the queued replies have reached the high mark. Reading goes on when they
     /// drain to the low mark.
     WriteBlocked,
-    /// The batch was cut so that the loop can carry out queued commands. Reading goes on in the
-    /// next turn.
+    /// The batch was cut so that the loop can carry out queued commands, or report an expired read
+    /// deadline. Reading goes on in the next turn.
     Yielded,
     /// The handler asked for a pause, and must end it with a resume.
     Paused,
@@ -67,7 +67,7 @@ pub enum Trigger {
     WriteBlocked,
     /// The queued replies have drained to the low mark.
     WriteUnblocked,
-    /// The batch has queued its limit of commands for other connections.
+    /// The batch stops early: the queue of commands is full, or a read deadline has expired.
     Yield,
     /// The turn after a cut batch has begun.
     Proceed,

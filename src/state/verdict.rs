@@ -13,8 +13,8 @@ pub enum Verdict {
     /// Stops reading and handling frames until [`Context::resume`](crate::Context::resume). Queued
     /// replies are still sent. From [`Handler::eof`](crate::Handler::eof) it means `Continue`.
     ///
-    /// A graceful stop takes a paused connection for one that still owes a reply. It waits for the
-    /// resume, for at most [`Config::drain_timeout`](crate::Config::drain_timeout).
+    /// A graceful stop treats a paused connection as one that still has to send a reply. The stop
+    /// waits for the resume, for at most [`Config::drain_timeout`](crate::Config::drain_timeout).
     ///
     /// **Trap:** a pause hides the peer's close. A FIN is noticed only after the resume, because it
     /// is read as bytes are. A reset is noticed at once. With
@@ -34,8 +34,9 @@ pub enum Verdict {
 /// How a loop stops.
 ///
 /// Used by [`Context::stop`](crate::Context::stop), [`Handle::stop`](crate::Handle::stop) and
-/// [`Reactor::stop`](crate::Reactor::stop). If several stops are requested, the fastest one counts:
-/// a given time overrules the default, and a shorter time a longer one.
+/// [`Reactor::stop`](crate::Reactor::stop). If several stops are requested, `AtOnce` wins. Without
+/// `AtOnce`, the shortest `Within` wins, even if it is longer than the default. `Gracefully` counts
+/// only if it is alone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stop {
     /// Accepts no more, answers what was read, sends all queued replies, then closes. It takes at
@@ -48,8 +49,7 @@ pub enum Stop {
 }
 
 impl Stop {
-    /// Returns the faster of two stops. A given time overrules the default, and a shorter time a
-    /// longer one.
+    /// Returns the stop that wins of two: `AtOnce`, else the shorter `Within`, else `Gracefully`.
     pub(crate) fn firmer(one: Option<Self>, other: Option<Self>) -> Option<Self> {
         let (Some(one), Some(other)) = (one, other) else {
             return one.or(other);

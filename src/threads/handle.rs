@@ -208,8 +208,8 @@ impl<M> Handle<M> {
     /// the loop's thread.
     ///
     /// Mail that was posted before a stop was requested through a handle is handled before the loop
-    /// ends. Mail that is posted later may be dropped. So may mail that still waits when the loop
-    /// stops at once.
+    /// ends. Mail that is posted later may be dropped. If the loop stops at once, mail that still
+    /// waits may be dropped too.
     ///
     /// # Errors
     ///
@@ -251,8 +251,8 @@ impl<M> Handle<M> {
     /// Stops the loop.
     ///
     /// Messages that were posted before are handled first, except for [`Stop::AtOnce`], which does
-    /// not wait for anything. Of several requests, the one that ends the loop soonest counts. It
-    /// never fails, even if the mailbox is full, and does nothing if the loop has stopped.
+    /// not wait for anything. Several requests are combined as [`Stop`] says. This method never
+    /// fails, even if the mailbox is full. If the loop has already stopped, it does nothing.
     pub fn stop(&self, how: Stop) {
         self.mailbox
             .with(|state| state.stop = Stop::firmer(state.stop, Some(how)));
