@@ -15,7 +15,9 @@ use super::service::{calls_per_request, crowd};
 use super::source::lines_of;
 use super::wait_cost;
 
-pub(crate) fn c14(_: Lab) -> io::Result<Outcome> {
+pub(crate) const RUNS: Runs = runs! { c14 c15 c16 c17 c18 };
+
+fn c14(_: Lab) -> io::Result<Outcome> {
     let (mut client, server) = pair()?;
     server.set_nonblocking(true)?;
     let fd = server.as_raw_fd();
@@ -47,7 +49,7 @@ fn is_readable(stream: &TcpStream) -> io::Result<bool> {
     Ok(sys::poll(&mut [PollFd::new(stream, PollFlags::IN)])? == 1)
 }
 
-pub(crate) fn c15(_: Lab) -> io::Result<Outcome> {
+fn c15(_: Lab) -> io::Result<Outcome> {
     // poll reports the same byte to two threads before either of them takes it.
     let (mut client, server) = pair()?;
     server.set_nonblocking(true)?;
@@ -89,7 +91,7 @@ pub(crate) fn c15(_: Lab) -> io::Result<Outcome> {
         .measured(values![told, reads, stood, parts])
 }
 
-pub(crate) fn c16(_: Lab) -> io::Result<Outcome> {
+fn c16(_: Lab) -> io::Result<Outcome> {
     let limit = rlimit::increase_nofile_limit(u64::MAX)?;
     if limit < 200 {
         return Err(io::Error::from_raw_os_error(libc::EMFILE));
@@ -116,7 +118,7 @@ pub(crate) fn c16(_: Lab) -> io::Result<Outcome> {
     Verdict::reproduced_if(holds).measured(values)
 }
 
-pub(crate) fn c17(_: Lab) -> io::Result<Outcome> {
+fn c17(_: Lab) -> io::Result<Outcome> {
     let limit = rlimit::increase_nofile_limit(u64::MAX)?;
     let most = 1_000.min(limit.saturating_sub(200)) as usize;
     let costs = wait_cost::measure(&[0, 10, 100, most]);
@@ -156,7 +158,7 @@ pub(crate) fn c17(_: Lab) -> io::Result<Outcome> {
     ])
 }
 
-pub(crate) fn c18(_: Lab) -> io::Result<Outcome> {
+fn c18(_: Lab) -> io::Result<Outcome> {
     const BLOCKING: &str = "the position in the code is the state";
     const STORED: [(Model, &str); 9] = [
         (Model::Iterative, BLOCKING),

@@ -13,7 +13,9 @@ use super::servers::Model;
 use super::servers::child::Server;
 use super::service::{Answers, Client, Loop, Service, hex, quietly, request, service, submit};
 
-pub(super) fn d10(_: Lab) -> io::Result<Outcome> {
+pub(crate) const RUNS: Runs = runs! { d10 d12 d13 d14 d15 d16 d17 d18 };
+
+fn d10(_: Lab) -> io::Result<Outcome> {
     const LIMIT: Duration = Duration::from_millis(100);
     const PEER: &str = "closed by the peer";
     let demanding = Service {
@@ -64,7 +66,7 @@ pub(super) fn d10(_: Lab) -> io::Result<Outcome> {
     Ok(Outcome::new(Verdict::reproduced_if(as_known), values![]).with_all(lines))
 }
 
-pub(super) fn d12(_: Lab) -> io::Result<Outcome> {
+fn d12(_: Lab) -> io::Result<Outcome> {
     const CLIENTS: usize = 5;
     // Each client's bytes, and the size of the pieces in which it sends them.
     let submits = |size: usize| {
@@ -139,7 +141,7 @@ fn load(mut client: Client, acked: &AtomicUsize) -> Seen {
     seen
 }
 
-pub(super) fn d13(_: Lab) -> io::Result<Outcome> {
+fn d13(_: Lab) -> io::Result<Outcome> {
     let (server, acked) = (Loop::submit()?, AtomicUsize::new(0));
     let (addr, acked) = (server.addr, &acked);
     let clients = (0..4)
@@ -166,7 +168,7 @@ pub(super) fn d13(_: Lab) -> io::Result<Outcome> {
     Verdict::reproduced_if(holds).measured(values)
 }
 
-pub(super) fn d14(_: Lab) -> io::Result<Outcome> {
+fn d14(_: Lab) -> io::Result<Outcome> {
     fn buggy(request: &glassloop::submit::Request<'_>) -> Answer {
         assert!(request.payload != b"boom", "the bug");
         Answer::Done
@@ -196,7 +198,7 @@ pub(super) fn d14(_: Lab) -> io::Result<Outcome> {
     })
 }
 
-pub(super) fn d15(_: Lab) -> io::Result<Outcome> {
+fn d15(_: Lab) -> io::Result<Outcome> {
     const PAUSE: Duration = Duration::from_millis(5); // a second in the lesson
     let server = Loop::submit()?;
     let addr = server.addr;
@@ -266,7 +268,7 @@ fn deadlines_until_quit(deadline: Option<Duration>) -> io::Result<(usize, Durati
     })
 }
 
-pub(super) fn d16(_: Lab) -> io::Result<Outcome> {
+fn d16(_: Lab) -> io::Result<Outcome> {
     let logged = |bytes: &[u8]| {
         let mut served = Served::by(Demo::Direct)?;
         served.client.write_all(bytes)?;
@@ -306,7 +308,7 @@ pub(super) fn d16(_: Lab) -> io::Result<Outcome> {
     Verdict::Refined.only_if(holds).measured(values)
 }
 
-pub(super) fn d17(_: Lab) -> io::Result<Outcome> {
+fn d17(_: Lab) -> io::Result<Outcome> {
     const REQUESTS: usize = 200;
     let mut lesson = Served::by(Demo::Direct)?;
     let (mut in_pieces, mut buffer) = (0, [0; 64]);
@@ -357,7 +359,7 @@ fn fate_of_the_lessons(bytes: &'static [u8]) -> String {
     served.map_or("panics".into(), |ok| format!("served: {ok}"))
 }
 
-pub(super) fn d18(_: Lab) -> io::Result<Outcome> {
+fn d18(_: Lab) -> io::Result<Outcome> {
     const HOSTILE: [&[u8]; 6] = [
         b"\0\0\0\0",
         b"\0\0\0\x03",

@@ -16,15 +16,7 @@ use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType};
 use super::prelude::*;
 use super::service::{Client, Loop, hex, submit};
 
-pub(crate) const RUNS: &[(&str, Run)] = &[
-    ("C1", c1),
-    ("C2", c2),
-    ("C3", c3),
-    ("C4", c4),
-    ("C5", c5),
-    ("C6", c6),
-    ("C7", c7),
-];
+pub(crate) const RUNS: Runs = runs! { c1 c2 c3 c4 c5 c6 c7 };
 
 fn c1(_: Lab) -> io::Result<Outcome> {
     let udp = || UdpSocket::bind((Ipv4Addr::LOCALHOST, 0));

@@ -8,7 +8,7 @@ use rustix::process::{Signal, getpid, kill_process};
 
 use super::go_fd::scripted;
 
-pub(crate) const RUNS: &[(&str, Run)] = &[("C58", c58), ("C59", c59), ("C60", c60), ("C61", c61)];
+pub(crate) const RUNS: Runs = runs! { c58 c59 c60 c61 };
 
 /// The result of one read: in which round, by which of two readers.
 struct Got {
