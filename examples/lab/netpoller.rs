@@ -140,10 +140,7 @@ fn c22(_: Lab) -> io::Result<Outcome> {
     joined(sender)??;
 
     let verdict = Verdict::reproduced_if(steps == KNOWN && nonblocking);
-    let steps = steps.into_iter().enumerate();
-    let steps = steps.map(|(number, step)| (format!("step {}", number + 1), step));
-    let outcome = Outcome::new(verdict, values![nonblocking]).with_all(steps);
-    Ok(go.show(outcome))
+    go.measured(verdict, values![nonblocking, steps])
 }
 
 /// What strace saw Go do with the descriptor that it read from.

@@ -219,7 +219,7 @@ fn c37(_: Lab) -> io::Result<Outcome> {
 const OUTAGE: Duration = Duration::from_millis(300);
 const MANY: usize = 12;
 
-/// What came of connects whose SYNs were lost.
+/// The results of connects with lost SYNs.
 struct Losses {
     holds: bool,
     shown: [String; 3],
