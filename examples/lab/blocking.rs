@@ -14,7 +14,9 @@ use super::service::{Client, submit};
 use super::source::lines_of;
 use super::whereabouts;
 
-pub(crate) fn c8(_: Lab) -> io::Result<Outcome> {
+pub(crate) const RUNS: Runs = runs! { c8 c9 c10 c11 c12 c13 };
+
+fn c8(_: Lab) -> io::Result<Outcome> {
     let (mut client, mut server) = pair()?;
     client.write_all(b"hi")?;
     let some = server.read(&mut [0; 10])?;
@@ -37,7 +39,7 @@ pub(crate) fn c8(_: Lab) -> io::Result<Outcome> {
     verdict.measured(values![some, waits, all, none])
 }
 
-pub(crate) fn c9(_: Lab) -> io::Result<Outcome> {
+fn c9(_: Lab) -> io::Result<Outcome> {
     let (mut client, mut server) = pair()?;
     let reader = Watched::spawn(move || {
         let mut buffer = [0; 10];
@@ -64,7 +66,7 @@ pub(crate) fn c9(_: Lab) -> io::Result<Outcome> {
     Verdict::reproduced_if(holds).measured(values![state, call, place, ran, bytes, left])
 }
 
-pub(crate) fn c10(_: Lab) -> io::Result<Outcome> {
+fn c10(_: Lab) -> io::Result<Outcome> {
     /// Whether B is answered beside an idle A, and after A has closed.
     fn answered(model: Model, patience: Duration) -> io::Result<[bool; 2]> {
         let server = Server::start(model)?;
@@ -89,7 +91,7 @@ pub(crate) fn c10(_: Lab) -> io::Result<Outcome> {
     Verdict::reproduced_if(holds).measured(values![beside, after, others])
 }
 
-pub(crate) fn c11(_: Lab) -> io::Result<Outcome> {
+fn c11(_: Lab) -> io::Result<Outcome> {
     const MODELS: [Model; 7] = [
         Model::Iterative,
         Model::Threads,
@@ -128,7 +130,7 @@ pub(crate) fn c11(_: Lab) -> io::Result<Outcome> {
     go.measured(Verdict::reproduced_if(holds), values)
 }
 
-pub(crate) fn c12(_: Lab) -> io::Result<Outcome> {
+fn c12(_: Lab) -> io::Result<Outcome> {
     let (_client, mut server) = pair()?;
     let listener = listen()?;
     let (writer, _reader) = pair_with_buffers(4096)?;
@@ -156,7 +158,7 @@ pub(crate) fn c12(_: Lab) -> io::Result<Outcome> {
     Verdict::reproduced_if(holds).measured(values)
 }
 
-pub(crate) fn c13(_: Lab) -> io::Result<Outcome> {
+fn c13(_: Lab) -> io::Result<Outcome> {
     const SILENCE: Duration = Duration::from_millis(300);
     /// A server's reads, calls and CPU time while its only client is silent.
     fn idle(model: Model) -> io::Result<(u64, u64, Duration)> {

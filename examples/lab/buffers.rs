@@ -5,7 +5,7 @@ use glassloop::{Config, Context, Reactor};
 use super::lines::Lines;
 use super::prelude::*;
 
-pub(crate) const RUNS: &[(&str, Run)] = &[("C39", c39), ("C40", c40)];
+pub(crate) const RUNS: Runs = runs! { c39 c40 };
 
 /// A line of the floods and of the echo: close to the longest that the codec takes.
 const LINE: usize = 60_000;

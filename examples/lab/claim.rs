@@ -26,6 +26,14 @@ impl Claim {
 
 pub(crate) type Run = fn(Lab) -> io::Result<Outcome>;
 
+/// The experiments of a file, by the claims' ids in lower case: `runs! { c62 c63 }`.
+pub(crate) type Runs = &'static [(&'static str, Run)];
+
+macro_rules! runs {
+    ($($name:ident)*) => { &[$((stringify!($name), $name)),*] };
+}
+pub(crate) use runs;
+
 /// Options of the command line that experiments read.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Lab {

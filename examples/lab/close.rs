@@ -9,7 +9,7 @@ use super::servers::child::Server;
 use super::servers::sys;
 use super::service::{Client, submit};
 
-pub(crate) const RUNS: &[(&str, Run)] = &[("C62", c62), ("C63", c63), ("C64", c64), ("C65", c65)];
+pub(crate) const RUNS: Runs = runs! { c62 c63 c64 c65 };
 
 /// The results of reads until the end or an error: `"bye"`, then `0`, say.
 fn reads(mut stream: &TcpStream) -> Vec<String> {

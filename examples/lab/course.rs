@@ -3,7 +3,7 @@
 use super::prelude::*;
 use super::register;
 
-pub(crate) const RUNS: &[(&str, Run)] = &[("C67", c67)];
+pub(crate) const RUNS: Runs = runs! { c67 };
 
 fn c67(_: Lab) -> io::Result<Outcome> {
     let claims = register::claims().iter();

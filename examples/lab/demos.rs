@@ -148,7 +148,7 @@ impl Counts {
     }
 }
 
-/// A socket whose calls are counted and timed.
+/// A socket that counts and times its calls.
 pub(crate) struct Counted<'a>(pub(crate) &'a TcpStream, pub(crate) &'a Counts);
 
 impl Counted<'_> {

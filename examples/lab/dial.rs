@@ -1,7 +1,7 @@
 //! Connecting: C30 to C38.
 
-mod backlog;
-mod silence;
+pub(crate) mod backlog;
+pub(crate) mod silence;
 
 use std::fmt;
 use std::fs;
@@ -15,16 +15,7 @@ use super::parts::{Part, Player};
 use super::prelude::*;
 use backlog::Queue;
 
-pub(crate) const RUNS: &[(&str, Run)] = &[
-    ("C30", c30),
-    ("C31", c31),
-    ("C32", backlog::c32),
-    ("C33", backlog::c33),
-    ("C34", backlog::c34),
-    ("C36", silence::c36),
-    ("C37", silence::c37),
-    ("C38", c38),
-];
+pub(crate) const RUNS: Runs = runs! { c30 c31 c38 };
 
 pub(crate) const PARTS: &[(&str, Part)] = &[
     ("unreachable", unreachable),

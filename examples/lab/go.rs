@@ -11,7 +11,6 @@ use similar::{ChangeTag, TextDiff};
 
 use super::beside;
 use super::lines::{Lines, serve_while};
-use super::netpoller::{c21, c22, c23};
 use super::prelude::*;
 use super::servers::child::Server;
 use super::servers::{Model, select, sys};
@@ -19,15 +18,7 @@ use super::service::{Client, crowd};
 use super::source::function_of;
 use super::wait_cost;
 
-pub(crate) const RUNS: &[(&str, Run)] = &[
-    ("C19", c19),
-    ("C20", c20),
-    ("C21", c21),
-    ("C22", c22),
-    ("C23", c23),
-    ("C24", c24),
-    ("C25", c25),
-];
+pub(crate) const RUNS: Runs = runs! { c19 c20 c24 c25 };
 
 /// Asks for two numbers and answers with their sum, in straight-line code.
 fn straight_line(stream: &TcpStream, entered: &mut u32) -> io::Result<()> {

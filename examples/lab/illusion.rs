@@ -1,5 +1,5 @@
-//! A netpoller in fifty lines: tasks whose reads seem to wait, on one thread that waits in
-//! `epoll_wait` only.
+//! A netpoller in fifty lines: tasks seem to wait in their reads, and the one thread waits only in
+//! `epoll_wait`.
 
 use std::cell::RefCell;
 use std::future::poll_fn;

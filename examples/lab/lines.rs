@@ -8,7 +8,7 @@ use glassloop::{
 
 use super::prelude::*;
 
-/// A handler whose callbacks are functions. By default it only records.
+/// A handler that is made of functions. By default it only records.
 pub(crate) struct Lines<T = ()> {
     /// What the functions keep.
     pub(crate) data: T,

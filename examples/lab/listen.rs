@@ -13,7 +13,7 @@ use super::parts::{Part, Player};
 use super::prelude::*;
 use super::whereabouts;
 
-pub(crate) const RUNS: &[(&str, Run)] = &[("C26", c26), ("C27", c27), ("C28", c28), ("C29", c29)];
+pub(crate) const RUNS: Runs = runs! { c26 c27 c28 c29 };
 
 pub(crate) const PARTS: &[(&str, Part)] = exhausted::PARTS;
 

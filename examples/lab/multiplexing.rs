@@ -3,6 +3,7 @@
 use std::os::fd::AsRawFd;
 use std::sync::Barrier;
 
+use clap::ValueEnum;
 use rustix::event::{
     FdSetElement, FdSetIter, PollFd, PollFlags, fd_set_insert, fd_set_num_elements,
 };
@@ -15,7 +16,9 @@ use super::service::{calls_per_request, crowd};
 use super::source::lines_of;
 use super::wait_cost;
 
-pub(crate) fn c14(_: Lab) -> io::Result<Outcome> {
+pub(crate) const RUNS: Runs = runs! { c14 c15 c16 c17 c18 };
+
+fn c14(_: Lab) -> io::Result<Outcome> {
     let (mut client, server) = pair()?;
     server.set_nonblocking(true)?;
     let fd = server.as_raw_fd();
@@ -47,7 +50,7 @@ fn is_readable(stream: &TcpStream) -> io::Result<bool> {
     Ok(sys::poll(&mut [PollFd::new(stream, PollFlags::IN)])? == 1)
 }
 
-pub(crate) fn c15(_: Lab) -> io::Result<Outcome> {
+fn c15(_: Lab) -> io::Result<Outcome> {
     // poll reports the same byte to two threads before either of them takes it.
     let (mut client, server) = pair()?;
     server.set_nonblocking(true)?;
@@ -89,7 +92,7 @@ pub(crate) fn c15(_: Lab) -> io::Result<Outcome> {
         .measured(values![told, reads, stood, parts])
 }
 
-pub(crate) fn c16(_: Lab) -> io::Result<Outcome> {
+fn c16(_: Lab) -> io::Result<Outcome> {
     let limit = rlimit::increase_nofile_limit(u64::MAX)?;
     if limit < 200 {
         return Err(io::Error::from_raw_os_error(libc::EMFILE));
@@ -116,7 +119,7 @@ pub(crate) fn c16(_: Lab) -> io::Result<Outcome> {
     Verdict::reproduced_if(holds).measured(values)
 }
 
-pub(crate) fn c17(_: Lab) -> io::Result<Outcome> {
+fn c17(_: Lab) -> io::Result<Outcome> {
     let limit = rlimit::increase_nofile_limit(u64::MAX)?;
     let most = 1_000.min(limit.saturating_sub(200)) as usize;
     let costs = wait_cost::measure(&[0, 10, 100, most]);
@@ -156,50 +159,14 @@ pub(crate) fn c17(_: Lab) -> io::Result<Outcome> {
     ])
 }
 
-pub(crate) fn c18(_: Lab) -> io::Result<Outcome> {
-    const BLOCKING: &str = "the position in the code is the state";
-    const STORED: [(Model, &str); 9] = [
-        (Model::Iterative, BLOCKING),
-        (Model::Threads, BLOCKING),
-        (
-            Model::Busy,
-            "a state for each client, and no record of when to ask",
-        ),
-        (
-            Model::Select,
-            "a state for each client, three sets built for each call",
-        ),
-        (
-            Model::Poll,
-            "a state for each client, a list built for each call",
-        ),
-        (
-            Model::EpollLt,
-            "a state for each client, and its registered interest",
-        ),
-        (
-            Model::EpollEt,
-            "a state for each client, its readiness, and unfinished clients",
-        ),
-        (
-            Model::Reactor,
-            "what is left to write: the rest is in the library",
-        ),
-        (
-            Model::Netpoll,
-            "the position in the code, and below it what each task waits for",
-        ),
-    ];
-    let lines = STORED.map(|(model, _)| lines_of(model));
+fn c18(_: Lab) -> io::Result<Outcome> {
+    let lines: Vec<usize> = Model::value_variants()
+        .iter()
+        .map(|model| lines_of(*model))
+        .collect();
     let longest_blocking = lines[..2].iter().max();
     let holds = lines[2..7]
         .iter()
         .all(|lines| Some(lines) > longest_blocking);
-    let rows = STORED.iter().zip(lines).map(|((model, stored), lines)| {
-        (
-            format!("{}: lines of code", model.name()),
-            format!("{lines}; {stored}"),
-        )
-    });
-    Ok(Outcome::new(Verdict::reproduced_if(holds), values![]).with_all(rows))
+    Verdict::reproduced_if(holds).measured(values![lines])
 }

@@ -18,7 +18,9 @@ use super::servers::sys::Call;
 use super::service::{Client, crowd};
 use super::whereabouts;
 
-pub(crate) fn c21(_: Lab) -> io::Result<Outcome> {
+pub(crate) const RUNS: Runs = runs! { c21 c22 c23 };
+
+fn c21(_: Lab) -> io::Result<Outcome> {
     /// Threads of a server with 101 clients that are all answered.
     fn threads(model: Model) -> io::Result<u64> {
         let server = Server::start(model)?;
@@ -81,7 +83,7 @@ fn echoed(addr: SocketAddr) -> io::Result<TcpStream> {
     Ok(stream)
 }
 
-pub(crate) fn c22(_: Lab) -> io::Result<Outcome> {
+fn c22(_: Lab) -> io::Result<Outcome> {
     const SHOWN: [&str; 2] = ["O_NONBLOCK", "Reads parked in state \"IO wait\""];
     const KNOWN: [&str; 6] = [
         "A: read, -1 EAGAIN, the task is parked",
@@ -138,10 +140,7 @@ pub(crate) fn c22(_: Lab) -> io::Result<Outcome> {
     joined(sender)??;
 
     let verdict = Verdict::reproduced_if(steps == KNOWN && nonblocking);
-    let steps = steps.into_iter().enumerate();
-    let steps = steps.map(|(number, step)| (format!("step {}", number + 1), step));
-    let outcome = Outcome::new(verdict, values![nonblocking]).with_all(steps);
-    Ok(go.show(outcome))
+    go.measured(verdict, values![nonblocking, steps])
 }
 
 /// What strace saw Go do with the descriptor that it read from.
@@ -185,7 +184,7 @@ fn shown(said: Said, lines: &[&str], text: impl FnOnce(&Trace) -> String) -> Sai
     said.only(lines).with("seen by strace", &seen)
 }
 
-pub(crate) fn c23(_: Lab) -> io::Result<Outcome> {
+fn c23(_: Lab) -> io::Result<Outcome> {
     const CLIENTS: u64 = 20;
     const SHOWN: [&str; 2] = [
         "in epoll before the first Read",

@@ -17,7 +17,9 @@ use super::go_fd::Script;
 use super::prelude::*;
 use super::service::{Answers, Client, Loop, Service, quietly, request, service, submit};
 
-pub(super) fn d1(_: Lab) -> io::Result<Outcome> {
+pub(crate) const RUNS: Runs = runs! { d1 d2 d3 d4 d5 d6 d7 d8 d9 d11 };
+
+fn d1(_: Lab) -> io::Result<Outcome> {
     let (mut codec, mut ours) = (LengthField::whole(4), BytesMut::new());
     codec
         .encode((&b"hello"[..]).into(), &mut ours)
@@ -34,7 +36,7 @@ pub(super) fn d1(_: Lab) -> io::Result<Outcome> {
     Verdict::reproduced_if(known).measured(values![theirs, ours, body, turned])
 }
 
-pub(super) fn d2(_: Lab) -> io::Result<Outcome> {
+fn d2(_: Lab) -> io::Result<Outcome> {
     let commands = |dialect| {
         let service = Service {
             dialect,
@@ -74,7 +76,7 @@ pub(super) fn d2(_: Lab) -> io::Result<Outcome> {
     Verdict::Refined.only_if(as_known && mixed).measured(values)
 }
 
-pub(super) fn d3(_: Lab) -> io::Result<Outcome> {
+fn d3(_: Lab) -> io::Result<Outcome> {
     let server = Loop::submit()?;
     let mut client = Client::connect(server.addr)?;
     let sent = [1, 2, 99_999_998, 99_999_999, 100_000_000, 100_000_001].map(Id::nth);
@@ -89,7 +91,7 @@ pub(super) fn d3(_: Lab) -> io::Result<Outcome> {
     Verdict::reproduced_if(holds).measured(values![sent, odd, same, wraps, by_printf])
 }
 
-pub(super) fn d4(_: Lab) -> io::Result<Outcome> {
+fn d4(_: Lab) -> io::Result<Outcome> {
     let picky = Answers(|request| match request.payload {
         b"" => Answer::Failed,
         _ => Answer::Done,
@@ -120,7 +122,7 @@ fn answers(pieces: &[&[u8]]) -> Vec<u8> {
     connection.unsent().to_vec()
 }
 
-pub(super) fn d5(_: Lab) -> io::Result<Outcome> {
+fn d5(_: Lab) -> io::Result<Outcome> {
     let descriptors = || fs::read_dir("/proc/self/fd").map(Iterator::count);
     let (before, stream) = (descriptors()?, submit(1, b"hello"));
     // The lesson's way: a frame, then a packet, and back.
@@ -139,7 +141,7 @@ pub(super) fn d5(_: Lab) -> io::Result<Outcome> {
     ])
 }
 
-pub(super) fn d6(_: Lab) -> io::Result<Outcome> {
+fn d6(_: Lab) -> io::Result<Outcome> {
     const LIMIT: Duration = Duration::from_millis(100);
     let stream = submit(1, b"fourteen bytes");
     // A decoder that reads by itself has to wait, or to give up with half a frame.
@@ -167,7 +169,7 @@ pub(super) fn d6(_: Lab) -> io::Result<Outcome> {
     verdict.measured(values![gave_up, length, untaken, same])
 }
 
-pub(super) fn d7(_: Lab) -> io::Result<Outcome> {
+fn d7(_: Lab) -> io::Result<Outcome> {
     const FRAME_TIME: Duration = Duration::from_millis(100);
     let stream = submit(1, &[b'x'; 1000]);
     let error = |cut| match decode_frame(&mut Cursor::new(&stream[..cut])) {
@@ -217,7 +219,7 @@ impl Read for FailsAfter<'_> {
     }
 }
 
-pub(super) fn d8(_: Lab) -> io::Result<Outcome> {
+fn d8(_: Lab) -> io::Result<Outcome> {
     let fails = || Err(ErrorKind::ConnectionReset.into());
     let interrupted = || Err(ErrorKind::Interrupted.into());
     let blocked = || Err(ErrorKind::WouldBlock.into());
@@ -260,7 +262,7 @@ pub(super) fn d8(_: Lab) -> io::Result<Outcome> {
     Verdict::reproduced_if(as_in_the_lesson && met == arms).measured(values)
 }
 
-pub(super) fn d9(_: Lab) -> io::Result<Outcome> {
+fn d9(_: Lab) -> io::Result<Outcome> {
     let panics = |length: &usize| {
         let frame = [&[0x02], &[b'1'; 20][..*length]].concat();
         catch_unwind(|| decode_packet(frame, Box::default()).is_ok()).is_err()
@@ -316,7 +318,7 @@ impl Cuts {
     }
 }
 
-pub(super) fn d11(_: Lab) -> io::Result<Outcome> {
+fn d11(_: Lab) -> io::Result<Outcome> {
     let (mut cuts, mut packets) = (Cuts::default(), Vec::new());
     for dialect in [Dialect::Text, Dialect::Source] {
         for kind in [Kind::Conn, Kind::Submit] {

@@ -13,9 +13,10 @@ use super::servers::Model;
 use super::servers::child::Server;
 use super::service::{Answers, Client, Loop, Service, hex, quietly, request, service, submit};
 
-pub(super) fn d10(_: Lab) -> io::Result<Outcome> {
+pub(crate) const RUNS: Runs = runs! { d10 d12 d13 d14 d15 d16 d17 d18 };
+
+fn d10(_: Lab) -> io::Result<Outcome> {
     const LIMIT: Duration = Duration::from_millis(100);
-    const PEER: &str = "closed by the peer";
     let demanding = Service {
         require_conn: true,
         ..service()
@@ -27,44 +28,38 @@ pub(super) fn d10(_: Lab) -> io::Result<Outcome> {
     let server = Loop::start(demanding, config)?;
     let (conn, submit) = (request(Kind::Conn, Id::nth(0), b""), submit(1, b"hello"));
     let (conn, submit) = (&conn[..], &submit[..]);
-    let orders = [
-        ("conn, submit", vec![conn, submit], vec![0, 0], PEER),
+    let known = [
         (
-            "submit, conn",
+            vec![conn, submit],
+            "results [0, 0], then closed by the peer",
+        ),
+        (
             vec![submit, conn],
-            vec![1],
-            "closed by the handler",
+            "results [1], then closed by the handler",
         ),
         (
-            "conn, conn, submit",
             vec![conn, conn, submit],
-            vec![0, 0, 0],
-            PEER,
+            "results [0, 0, 0], then closed by the peer",
         ),
-        ("conn alone", vec![conn], vec![0], PEER),
+        (vec![conn], "results [0], then closed by the peer"),
     ];
-    let (mut lines, mut as_known) = (Vec::new(), true);
-    for (order, packets, known, reason) in orders {
+    let mut orders = Vec::new();
+    for (packets, _) in &known {
         let (acks, end) = server.talk(&packets.concat())?;
         let results = acks.chunks(Ack::LEN).map(|ack| ack[Ack::LEN - 1]);
         let results: Vec<u8> = results.collect();
-        as_known &= results == known && end == reason;
-        lines.push((order, format!("results {results:?}, then {end}")));
+        orders.push(format!("results {results:?}, then {end}"));
     }
     let begun = Instant::now();
     let silent = Client::connect(server.addr)?;
-    let end = server.next_end()?;
-    let waited = begun.elapsed();
+    let (end, waited) = (server.next_end()?, begun.elapsed());
     drop(silent);
-    as_known &= end.starts_with("handshake deadline passed") && waited >= LIMIT;
-    lines.push((
-        "nothing at all",
-        format!("closed after {:.0} ms: {end}", millis(waited)),
-    ));
-    Ok(Outcome::new(Verdict::reproduced_if(as_known), values![]).with_all(lines))
+    let as_known = orders.iter().eq(known.iter().map(|(_, known)| known));
+    let timed_out = end.starts_with("handshake deadline passed") && waited >= LIMIT;
+    Verdict::reproduced_if(as_known && timed_out).measured(values![orders, waited, end])
 }
 
-pub(super) fn d12(_: Lab) -> io::Result<Outcome> {
+fn d12(_: Lab) -> io::Result<Outcome> {
     const CLIENTS: usize = 5;
     // Each client's bytes, and the size of the pieces in which it sends them.
     let submits = |size: usize| {
@@ -139,7 +134,7 @@ fn load(mut client: Client, acked: &AtomicUsize) -> Seen {
     seen
 }
 
-pub(super) fn d13(_: Lab) -> io::Result<Outcome> {
+fn d13(_: Lab) -> io::Result<Outcome> {
     let (server, acked) = (Loop::submit()?, AtomicUsize::new(0));
     let (addr, acked) = (server.addr, &acked);
     let clients = (0..4)
@@ -166,7 +161,7 @@ pub(super) fn d13(_: Lab) -> io::Result<Outcome> {
     Verdict::reproduced_if(holds).measured(values)
 }
 
-pub(super) fn d14(_: Lab) -> io::Result<Outcome> {
+fn d14(_: Lab) -> io::Result<Outcome> {
     fn buggy(request: &glassloop::submit::Request<'_>) -> Answer {
         assert!(request.payload != b"boom", "the bug");
         Answer::Done
@@ -196,7 +191,7 @@ pub(super) fn d14(_: Lab) -> io::Result<Outcome> {
     })
 }
 
-pub(super) fn d15(_: Lab) -> io::Result<Outcome> {
+fn d15(_: Lab) -> io::Result<Outcome> {
     const PAUSE: Duration = Duration::from_millis(5); // a second in the lesson
     let server = Loop::submit()?;
     let addr = server.addr;
@@ -266,7 +261,7 @@ fn deadlines_until_quit(deadline: Option<Duration>) -> io::Result<(usize, Durati
     })
 }
 
-pub(super) fn d16(_: Lab) -> io::Result<Outcome> {
+fn d16(_: Lab) -> io::Result<Outcome> {
     let logged = |bytes: &[u8]| {
         let mut served = Served::by(Demo::Direct)?;
         served.client.write_all(bytes)?;
@@ -306,7 +301,7 @@ pub(super) fn d16(_: Lab) -> io::Result<Outcome> {
     Verdict::Refined.only_if(holds).measured(values)
 }
 
-pub(super) fn d17(_: Lab) -> io::Result<Outcome> {
+fn d17(_: Lab) -> io::Result<Outcome> {
     const REQUESTS: usize = 200;
     let mut lesson = Served::by(Demo::Direct)?;
     let (mut in_pieces, mut buffer) = (0, [0; 64]);
@@ -357,7 +352,7 @@ fn fate_of_the_lessons(bytes: &'static [u8]) -> String {
     served.map_or("panics".into(), |ok| format!("served: {ok}"))
 }
 
-pub(super) fn d18(_: Lab) -> io::Result<Outcome> {
+fn d18(_: Lab) -> io::Result<Outcome> {
     const HOSTILE: [&[u8]; 6] = [
         b"\0\0\0\0",
         b"\0\0\0\x03",

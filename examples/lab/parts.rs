@@ -17,7 +17,7 @@ pub(crate) type Part = fn(&[String]) -> io::Result<()>;
 const ALL: &[&[(&str, Part)]] = &[
     super::dial::PARTS,
     super::listen::PARTS,
-    super::write::PARTS,
+    super::write_blocks::PARTS,
     super::wrong::PARTS,
 ];
 

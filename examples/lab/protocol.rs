@@ -1,6 +1,5 @@
 //! The stream, and the protocol on it: C1 to C7.
 
-use std::collections::BTreeSet;
 use std::hint::black_box;
 use std::net::{Ipv4Addr, SocketAddrV4, UdpSocket};
 use std::os::fd::AsRawFd;
@@ -9,22 +8,13 @@ use glassloop::codec::{Input, LengthField, Line};
 use glassloop::submit::{Ack, Id, ServerCodec};
 use glassloop::{Codec, Config, Context, FrameOf, Handler, Origin, Verdict as Next};
 use rustix::buffer::spare_capacity;
-use rustix::event::Timespec;
 use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType};
 
 use super::prelude::*;
 use super::service::{Client, Loop, hex, submit};
 
-pub(crate) const RUNS: &[(&str, Run)] = &[
-    ("C1", c1),
-    ("C2", c2),
-    ("C3", c3),
-    ("C4", c4),
-    ("C5", c5),
-    ("C6", c6),
-    ("C7", c7),
-];
+pub(crate) const RUNS: Runs = runs! { c1 c2 c3 c4 c5 c6 c7 };
 
 fn c1(_: Lab) -> io::Result<Outcome> {
     let udp = || UdpSocket::bind((Ipv4Addr::LOCALHOST, 0));
@@ -52,69 +42,41 @@ fn c1(_: Lab) -> io::Result<Outcome> {
 }
 
 fn c2(_: Lab) -> io::Result<Outcome> {
-    let (mut calls, mut buffer, mut events) = (Vec::new(), [0; 64], Vec::with_capacity(8));
-    let mut note = |call: &'static str, result: usize| calls.push((call, result));
+    let (mut results, mut buffer, mut events) = (Vec::new(), [0; 64], Vec::with_capacity(8));
     let number = |fd: &rustix::fd::OwnedFd| fd.as_raw_fd().unsigned_abs() as usize;
-    let limit = Timespec {
-        tv_sec: 5,
-        tv_nsec: 0,
-    };
+    let limit = PATIENCE.try_into().map_err(io::Error::other)?;
 
     let listener = rustix::net::socket(AddressFamily::INET, SocketType::STREAM, None)?;
-    note("socket", number(&listener));
+    results.push(number(&listener));
     rustix::net::bind(&listener, &SocketAddrV4::new(Ipv4Addr::LOCALHOST, 0))?;
-    note("bind, to port 0: any free port", 0);
     rustix::net::listen(&listener, 8)?;
-    note("listen", 0);
     let addr = rustix::net::getsockname(&listener)?;
-    note("getsockname: the port", 0);
     let epoll = epoll::create(CreateFlags::CLOEXEC)?;
-    note("epoll_create1", number(&epoll));
+    results.extend([0, 0, 0, number(&epoll)]); // bind, listen, getsockname, epoll_create1
     epoll::add(&epoll, &listener, EventData::new_u64(0), EventFlags::IN)?;
-    note("epoll_ctl ADD, the listener", 0);
     let mut wait = || epoll::wait(&epoll, spare_capacity(&mut events), Some(&limit));
 
     let mut client = TcpStream::connect(SocketAddrV4::try_from(addr)?)?; // socket, connect
-    note("epoll_wait", wait()?);
+    results.extend([0, wait()?]); // epoll_ctl, epoll_wait
     let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
     let server = rustix::net::accept_with(&listener, flags)?;
-    note("accept4", number(&server));
+    results.push(number(&server));
     epoll::add(&epoll, &server, EventData::new_u64(1), EventFlags::IN)?;
-    note("epoll_ctl ADD, the connection", 0);
     client.write_all(&submit(1, b"fourteen bytes"))?;
-    note("epoll_wait", wait()?);
+    results.extend([0, wait()?]); // epoll_ctl, epoll_wait
     let (_, received) = rustix::net::recv(&server, &mut buffer[..], RecvFlags::empty())?;
-    note("recvfrom", received);
     let reply = submit(1, b"\0"); // as long as an ack
-    note(
-        "sendto",
-        rustix::net::send(&server, &reply, SendFlags::NOSIGNAL)?,
-    );
+    let sent = rustix::net::send(&server, &reply, SendFlags::NOSIGNAL)?;
     client.read_exact(&mut buffer[..Ack::LEN])?;
     drop(client); // close
-    note("epoll_wait", wait()?);
+    results.extend([received, sent, wait()?]);
     let (_, end) = rustix::net::recv(&server, &mut buffer[..], RecvFlags::empty())?;
-    note("recvfrom: the end", end);
     drop(server);
-    note("close", 0);
+    results.extend([end, 0]); // recvfrom, close
 
-    let name = |call: &'static str| call.split([' ', ',', ':']).next().unwrap_or(call);
-    let different = calls
-        .iter()
-        .map(|(call, _)| name(call))
-        .collect::<BTreeSet<_>>()
-        .len();
-    let results = |of: &str| {
-        let its = calls.iter().filter(|(call, _)| name(call) == of);
-        its.map(|(_, result)| *result).collect::<Vec<_>>()
-    };
-    let holds = results("recvfrom") == [27, 0]
-        && results("sendto") == [Ack::LEN]
-        && results("epoll_wait") == [1, 1, 1];
-    let lines = calls.iter().enumerate();
-    let lines =
-        lines.map(|(number, (call, result))| (format!("{:>2}. {call}", number + 1), result));
-    Ok(Outcome::new(Verdict::reproduced_if(holds), values![different]).with_all(lines))
+    let waits = [6, 9, 12].map(|place| results[place]);
+    let holds = waits == [1; 3] && (received, sent, end) == (27, Ack::LEN, 0);
+    Verdict::reproduced_if(holds).measured(values![results])
 }
 
 fn c3(_: Lab) -> io::Result<Outcome> {
@@ -268,24 +230,12 @@ fn c6(_: Lab) -> io::Result<Outcome> {
     };
     let holds = lengths(&request) == (27, 27) && lengths(&ack) == (14, 14);
     let same = ack.get(5..13) == Some(&request[5..13]) && ack.get(13) == Some(&0);
-    let mut outcome = Outcome::new(Verdict::reproduced_if(holds && same), values![]);
-    for (name, packet, last) in [("request", &request, "payload"), ("ack", &ack, "result")] {
-        let end = packet.len();
-        let fields = [
-            ("totalLength", 0..4),
-            ("commandID", 4..5),
-            ("ID", 5..13),
-            (last, 13..end),
-        ];
-        let lines = fields.map(|(field, bytes)| {
-            (
-                format!("{name}, {field}"),
-                hex(packet.get(bytes).unwrap_or_default()),
-            )
-        });
-        outcome = outcome.with(name, format!("{end} bytes")).with_all(lines);
-    }
-    Ok(outcome)
+    let [request, ack] = [request, ack].map(|packet| {
+        let fields = [0..4, 4..5, 5..13, 13..packet.len()];
+        let fields = fields.map(|bytes| hex(packet.get(bytes).unwrap_or_default()));
+        [vec![packet.len().to_string()], fields.to_vec()].concat()
+    });
+    Verdict::reproduced_if(holds && same).measured(values![request, ack])
 }
 
 fn c7(_: Lab) -> io::Result<Outcome> {

@@ -5,21 +5,11 @@ use std::ops::Deref;
 use rustix::event::epoll::{self, CreateFlags, EventFlags};
 
 use super::prelude::*;
-use super::read_deadlines::{c45, c46, c47, c48};
 use super::servers::sys::{self, Call};
 use super::servers::{Model, child::Server};
 use super::whereabouts::is_asleep;
 
-pub(crate) const RUNS: &[(&str, Run)] = &[
-    ("C41", c41),
-    ("C42", c42),
-    ("C43", c43),
-    ("C44", c44),
-    ("C45", c45),
-    ("C46", c46),
-    ("C47", c47),
-    ("C48", c48),
-];
+pub(crate) const RUNS: Runs = runs! { c41 c42 c43 c44 };
 
 /// A type around another one, as Go's `TCPConn` is around `conn`.
 struct Conn(TcpStream);

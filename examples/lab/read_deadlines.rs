@@ -7,6 +7,8 @@ use super::beside;
 use super::lines::Lone;
 use super::prelude::*;
 
+pub(crate) const RUNS: Runs = runs! { c45 c46 c47 c48 };
+
 /// How far ahead the deadlines are. The lesson's are a second.
 const AHEAD: Duration = Duration::from_millis(50);
 /// The kernel keeps `SO_RCVTIMEO` in ticks of up to 10 ms.
@@ -21,7 +23,7 @@ fn set(lone: &mut Lone) -> io::Result<Instant> {
     })
 }
 
-pub(crate) fn c45(_: Lab) -> io::Result<Outcome> {
+fn c45(_: Lab) -> io::Result<Outcome> {
     let mut lone = Lone::new(|cx| {
         cx.set_read_deadline(None);
         cx.send(&b"still there?"[..]); // the other work
@@ -47,7 +49,7 @@ pub(crate) fn c45(_: Lab) -> io::Result<Outcome> {
     beside::sticky_read_deadline()?.measured(verdict, values)
 }
 
-pub(crate) fn c46(_: Lab) -> io::Result<Outcome> {
+fn c46(_: Lab) -> io::Result<Outcome> {
     let mut lone = Lone::new(|_| Next::Continue)?; // it is not set again
     let (at, mut sent) = (set(&mut lone)?, 0);
     while lone.record().passed.is_empty() && at.elapsed() < PATIENCE {
@@ -98,7 +100,7 @@ pub(crate) fn c46(_: Lab) -> io::Result<Outcome> {
     )
 }
 
-pub(crate) fn c47(_: Lab) -> io::Result<Outcome> {
+fn c47(_: Lab) -> io::Result<Outcome> {
     let mut lone = Lone::new(|_| Next::Continue)?;
     let mut wakes = |at: Option<Duration>| {
         lone.with(|cx| cx.set_read_deadline(at.map(|at| cx.now() + at)))?;
@@ -139,7 +141,7 @@ pub(crate) fn c47(_: Lab) -> io::Result<Outcome> {
     verdict.measured(values![without, with, cleared, fired, read, count, took])
 }
 
-pub(crate) fn c48(_: Lab) -> io::Result<Outcome> {
+fn c48(_: Lab) -> io::Result<Outcome> {
     const SILENCES: usize = 3;
     let (client, mut server) = pair()?;
     server.set_read_timeout(Some(AHEAD))?;

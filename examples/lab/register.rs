@@ -2,27 +2,41 @@
 
 use std::sync::LazyLock;
 
-use super::claim::{Claim, Run};
-use super::text;
+use super::claim::{Claim, Runs};
+use super::dial::{backlog, silence};
 use super::{
-    buffers, close, course, dial, go, listen, models, packets, protocol, read, share, speed, write,
+    blocking, buffers, close, course, dial, go, listen, multiplexing, netpoller, packets_bytes,
+    packets_server, protocol, read, read_deadlines, share, speed, speed_calls, text, write,
+    write_blocks, write_deadlines,
 };
 
-type Section = (&'static str, &'static str, &'static [(&'static str, Run)]);
+type Section = (&'static str, &'static str, &'static [Runs]);
 
 /// Each section: its file, the text in it, and the experiments.
 macro_rules! sections {
-    ($($name:ident)*) => {
+    ($($name:ident: $($code:ident)+;)*) => {
         [$((
             concat!("src/guide/lab/", stringify!($name), ".md"),
             include_str!(concat!("../../src/guide/lab/", stringify!($name), ".md")),
-            $name::RUNS,
+            &[$($code::RUNS),+],
         )),*]
     };
 }
 
 const SECTIONS: [Section; 13] = sections! {
-    protocol models go listen dial buffers read write share close course packets speed
+    protocol: protocol;
+    models: blocking multiplexing;
+    go: go netpoller;
+    listen: listen;
+    dial: dial backlog silence;
+    buffers: buffers;
+    read: read read_deadlines;
+    write: write write_blocks write_deadlines;
+    share: share;
+    close: close;
+    course: course;
+    packets: packets_bytes packets_server;
+    speed: speed speed_calls;
 };
 
 static CLAIMS: LazyLock<Vec<Claim>> =
@@ -34,21 +48,20 @@ pub(crate) fn claims() -> &'static [Claim] {
 }
 
 /// # Errors
-/// If a text has not its form, or text and code name different claims.
+/// If a text does not have its form, or text and code name different claims.
 fn all() -> Result<Vec<Claim>, String> {
     let mut claims = Vec::new();
     for (file, text, runs) in SECTIONS {
-        let texts = text::parse(file, text)?;
-        if let Some((id, _)) = runs
-            .iter()
-            .find(|(id, _)| texts.iter().all(|text| text.id != *id))
-        {
+        let (texts, runs) = (text::parse(file, text)?, runs.concat());
+        let is_for = |id: &str, text: &text::Text| text.id.eq_ignore_ascii_case(id);
+        let lacks_text = |id: &str| !texts.iter().any(|text| is_for(id, text));
+        if let Some((id, _)) = runs.iter().find(|(id, _)| lacks_text(id)) {
             return Err(format!("{file} has no text for {id}"));
         }
         for text in texts {
             let run = runs
                 .iter()
-                .find(|(id, _)| *id == text.id)
+                .find(|(id, _)| is_for(id, &text))
                 .map(|(_, run)| *run);
             if run.is_some() == text.not_here.is_some() {
                 let rule = "a claim has either an experiment or a reason under Not here";

@@ -155,7 +155,7 @@ impl Client {
         Ok(self.ask(&submit(n, b"hello"))?.id == Id::nth(n))
     }
 
-    /// The same for a client whose requests need no numbers.
+    /// The same for a client that does not number its requests.
     ///
     /// # Errors
     /// If no ack comes, or a wrong one.

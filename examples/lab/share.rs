@@ -8,7 +8,7 @@ use rustix::process::{Signal, getpid, kill_process};
 
 use super::go_fd::scripted;
 
-pub(crate) const RUNS: &[(&str, Run)] = &[("C58", c58), ("C59", c59), ("C60", c60), ("C61", c61)];
+pub(crate) const RUNS: Runs = runs! { c58 c59 c60 c61 };
 
 /// The result of one read: in which round, by which of two readers.
 struct Got {
@@ -190,53 +190,29 @@ fn c61(_: Lab) -> io::Result<Outcome> {
     let nothing = server.read(&mut []);
     drain(&server)?;
     let empty = server.read(&mut [0]);
-    let kernel = [result(&signal), result(&nothing), result(&empty)];
-
     let interrupt = || Err(ErrorKind::Interrupted.into());
     let again = || Err(ErrorKind::WouldBlock.into());
     let broken = || Err(io::Error::from_raw_os_error(104));
-    // What the loop does, and what it should: its result, what each call is asked for, and its
-    // waits.
     let loops = [
-        (
-            "read into 0 bytes",
-            scripted([Ok(0)], |fd| fd.read(&mut [])),
-            "0, asked for [], parked 0",
-        ),
-        (
-            "read: EINTR, EAGAIN, 3 bytes",
-            scripted([interrupt(), again(), Ok(3)], |fd| fd.read(&mut [0; 4])),
-            "3, asked for [4, 4, 4], parked 1",
-        ),
-        (
-            "read: the end",
-            scripted([Ok(0)], |fd| fd.read(&mut [0; 4])),
-            "0, asked for [4], parked 0",
-        ),
-        (
-            "read into 10 bytes, at most 4 a call",
-            scripted([Ok(4)], |fd| fd.read(&mut [0; 10])),
-            "4, asked for [4], parked 0",
-        ),
-        (
-            "write of 10, at most 4 a call: 4, EINTR, 1, EAGAIN, 4, 1",
-            scripted([Ok(4), interrupt(), Ok(1), again(), Ok(4), Ok(1)], |fd| {
-                fd.write(&[0; 10])
-            }),
-            "10, asked for [4, 4, 4, 4, 4, 1], parked 1",
-        ),
-        (
-            "write: ECONNRESET",
-            scripted([broken()], |fd| fd.write(&[0; 10])),
-            "-1 ECONNRESET, asked for [4], parked 0",
-        ),
+        scripted([Ok(0)], |fd| fd.read(&mut [])),
+        scripted([interrupt(), again(), Ok(3)], |fd| fd.read(&mut [0; 4])),
+        scripted([Ok(0)], |fd| fd.read(&mut [0; 4])),
+        scripted([Ok(4)], |fd| fd.read(&mut [0; 10])),
+        scripted([Ok(4), interrupt(), Ok(1), again(), Ok(4), Ok(1)], |fd| {
+            fd.write(&[0; 10])
+        }),
+        scripted([broken()], |fd| fd.write(&[0; 10])),
     ];
-    let holds = kernel == ["-1 EINTR", "0", "-1 EAGAIN"]
-        && loops
-            .iter()
-            .all(|(_, came, known)| *came == format!("returns {known}"));
-    let [signal, nothing, empty] = kernel;
-    let lines = loops.map(|(what, came, _)| (format!("the loop: {what}"), came));
-    let values = values![signal, nothing, empty];
-    Ok(Outcome::new(Verdict::reproduced_if(holds), values).with_all(lines))
+    let as_known = loops
+        == [
+            "returns 0, asked for [], parked 0",
+            "returns 3, asked for [4, 4, 4], parked 1",
+            "returns 0, asked for [4], parked 0",
+            "returns 4, asked for [4], parked 0",
+            "returns 10, asked for [4, 4, 4, 4, 4, 1], parked 1",
+            "returns -1 ECONNRESET, asked for [4], parked 0",
+        ];
+    let kernel = [&signal, &nothing, &empty].map(result) == ["-1 EINTR", "0", "-1 EAGAIN"];
+    let values = values![signal, nothing, empty, loops];
+    Verdict::reproduced_if(kernel && as_known).measured(values)
 }

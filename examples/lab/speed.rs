@@ -8,17 +8,8 @@ use super::prelude::*;
 use super::servers::Model;
 use super::servers::child::Server;
 use super::service::{Client, service, submit};
-use super::speed_calls as calls;
 
-pub(crate) const RUNS: &[(&str, Run)] = &[
-    ("E1", e1),
-    ("E2", e2),
-    ("E4", e4),
-    ("E5", calls::e5),
-    ("E6", calls::e6),
-    ("E7", calls::e7),
-    ("E8", calls::e8),
-];
+pub(crate) const RUNS: Runs = runs! { e1 e2 e4 };
 
 /// The requests of a batch, and room for their acks.
 pub(super) fn batch(depth: usize) -> (Vec<u8>, Vec<u8>) {

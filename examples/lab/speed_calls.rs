@@ -16,6 +16,8 @@ use super::servers::sys::Call;
 use super::service::{Client, Service, service, submit};
 use super::speed::{ask, batch};
 
+pub(crate) const RUNS: Runs = runs! { e5 e6 e7 e8 };
+
 /// The share of its time that demo2 spends in system calls, when all requests are there.
 fn share_in_calls() -> io::Result<f64> {
     let (mut client, server) = pair()?;
@@ -28,7 +30,7 @@ fn share_in_calls() -> io::Result<f64> {
     Ok(counts.spent().as_secs_f64() / took.as_secs_f64())
 }
 
-pub(super) fn e5(_: Lab) -> io::Result<Outcome> {
+fn e5(_: Lab) -> io::Result<Outcome> {
     const REQUESTS: usize = 1_000;
     let served = Served::by(Demo::Direct)?;
     ask(&served.client, REQUESTS, 1)?;
@@ -114,7 +116,7 @@ fn starve() -> io::Result<Starved> {
     })
 }
 
-pub(super) fn e6(_: Lab) -> io::Result<Outcome> {
+fn e6(_: Lab) -> io::Result<Outcome> {
     let Starved {
         ack,
         request,
@@ -205,7 +207,7 @@ fn costs_of_reactor(depth: usize) -> io::Result<(f64, f64)> {
     Ok((allocated as f64 / requests, made as f64 / requests))
 }
 
-pub(super) fn e7(_: Lab) -> io::Result<Outcome> {
+fn e7(_: Lab) -> io::Result<Outcome> {
     let plain = allocations_of_demo(None)?;
     let pooled = allocations_of_demo(Some(Vec::with_capacity(8)))?;
     let ((one, _), (many, _)) = (costs_of_reactor(1)?, costs_of_reactor(100)?);
@@ -214,7 +216,7 @@ pub(super) fn e7(_: Lab) -> io::Result<Outcome> {
     verdict.measured(values![plain, pooled, one, many])
 }
 
-pub(super) fn e8(_: Lab) -> io::Result<Outcome> {
+fn e8(_: Lab) -> io::Result<Outcome> {
     const DEPTH: usize = 100;
     let allocated = allocations_of_demo(None)?;
     let (by_reactor, reactor) = costs_of_reactor(DEPTH)?;

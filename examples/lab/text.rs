@@ -34,7 +34,7 @@ pub(crate) struct Text {
     pub(crate) says: String,
     /// What to guess before it runs: a question with a short answer.
     pub(crate) asks: String,
-    /// Why it comes out as it does here, for readers who learn Go or Rust.
+    /// Why it comes out as it does here, for readers that know Go or Rust.
     pub(crate) why: String,
     /// Templates of what a run prints: a name and a value, both with `{placeholders}`.
     pub(crate) measured: Vec<(String, String)>,

@@ -79,8 +79,8 @@ pub(crate) fn pair_with_buffers(size: usize) -> io::Result<(TcpStream, TcpStream
     Ok((client, patient(listener.accept()?.0)?))
 }
 
-/// Writes into a connection whose other end does not read, `chunk` bytes at a time, until it would
-/// block. Returns what each write took.
+/// Writes `chunk` bytes at a time until the socket would block, while the other end does not read.
+/// Returns what each write took.
 ///
 /// The socket is non-blocking afterwards. What is taken while the kernel still moves bytes into the
 /// other end's buffer counts too.

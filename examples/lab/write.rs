@@ -5,23 +5,7 @@ use super::prelude::*;
 use glassloop::Flush;
 use glassloop::internals::{Readiness, flush};
 
-use super::parts::Part;
-use super::write_blocks::{c51, c52, c53, c54, reader};
-use super::write_deadlines::{c55, c56};
-
-pub(crate) const PARTS: &[(&str, Part)] = &[("reader", reader)];
-
-pub(crate) const RUNS: &[(&str, Run)] = &[
-    ("C49", c49),
-    ("C50", c50),
-    ("C51", c51),
-    ("C52", c52),
-    ("C53", c53),
-    ("C54", c54),
-    ("C55", c55),
-    ("C56", c56),
-    ("C57", c57),
-];
+pub(crate) const RUNS: Runs = runs! { c49 c50 c57 };
 
 fn c49(_: Lab) -> io::Result<Outcome> {
     let (mut client, mut server) = pair()?;

@@ -6,9 +6,13 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
-use super::parts::Player;
+use super::parts::{Part, Player};
 use super::prelude::*;
 use super::whereabouts::is_asleep;
+
+pub(crate) const PARTS: &[(&str, Part)] = &[("reader", reader)];
+
+pub(crate) const RUNS: Runs = runs! { c51 c52 c53 c54 };
 
 /// What the lesson's client writes at a time, and what its server reads.
 const WRITE: usize = 65_536;
@@ -104,7 +108,7 @@ fn drain_until_writable(
     })
 }
 
-pub(crate) fn c51(_: Lab) -> io::Result<Outcome> {
+fn c51(_: Lab) -> io::Result<Outcome> {
     let cases = [
         (
             drain_until_writable(pair_with_buffers(262_144)?, 10_000)?,
@@ -132,7 +136,7 @@ pub(crate) fn c51(_: Lab) -> io::Result<Outcome> {
         .measured(values![blocked, fixed, autotuned])
 }
 
-pub(crate) fn c52(_: Lab) -> io::Result<Outcome> {
+fn c52(_: Lab) -> io::Result<Outcome> {
     let (client, server) = pair()?;
     let writer = Writer::start(client.try_clone()?)?;
     let whole = writer.blocks(Duration::from_millis(200)); // the lesson's server sleeps for 10 s
@@ -175,7 +179,7 @@ fn plot(read: usize, written: usize, most: usize) -> String {
     line.into_iter().collect()
 }
 
-pub(crate) fn c53(_: Lab) -> io::Result<Outcome> {
+fn c53(_: Lab) -> io::Result<Outcome> {
     let (client, mut server) = pair_with_buffers(65_536)?;
     let writer = Writer::start(client)?;
     let mut steps = vec![(0, writer.blocks(Duration::from_millis(50)))];
@@ -203,7 +207,7 @@ pub(crate) fn c53(_: Lab) -> io::Result<Outcome> {
 }
 
 /// The lesson's server, to be killed: reads once, prints how much, and sleeps.
-pub(crate) fn reader(_: &[String]) -> io::Result<()> {
+fn reader(_: &[String]) -> io::Result<()> {
     let (listener, addr) = listening(0, 0)?;
     println!("{addr}");
     let (mut stream, _) = listener.accept()?;
@@ -212,7 +216,7 @@ pub(crate) fn reader(_: &[String]) -> io::Result<()> {
     Ok(())
 }
 
-pub(crate) fn c54(_: Lab) -> io::Result<Outcome> {
+fn c54(_: Lab) -> io::Result<Outcome> {
     let mut server = Player::start("reader", &[])?;
     let writer = Writer::start(TcpStream::connect(server.line()?)?)?;
     let read: usize = server.line()?.parse().map_err(io::Error::other)?;

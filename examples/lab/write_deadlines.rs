@@ -7,6 +7,8 @@ use super::beside;
 use super::lines::{Lines, Lone};
 use super::prelude::*;
 
+pub(crate) const RUNS: Runs = runs! { c55 c56 };
+
 /// How far ahead the deadlines are.
 const AHEAD: Duration = Duration::from_millis(50);
 /// The size of a write: more than the buffers hold, so that a part of it is left.
@@ -42,7 +44,7 @@ fn write_until_nothing(mut stream: &TcpStream) -> io::Result<Vec<io::Result<usiz
     Ok(results)
 }
 
-pub(crate) fn c55(_: Lab) -> io::Result<Outcome> {
+fn c55(_: Lab) -> io::Result<Outcome> {
     let (mut lone, queued) = overfilled(|_| Next::Close)?;
     let reason = lone.record().ended.clone().unwrap_or_default();
     let counters = lone.reactor.counters();
@@ -64,7 +66,7 @@ pub(crate) fn c55(_: Lab) -> io::Result<Outcome> {
     beside::partial_write()?.measured(Verdict::reproduced_if(as_known), values)
 }
 
-pub(crate) fn c56(_: Lab) -> io::Result<Outcome> {
+fn c56(_: Lab) -> io::Result<Outcome> {
     let (mut lone, queued) = overfilled(|_| Next::Continue)?; // it is not set again
     let sent = lone.reactor.counters().bytes_written as usize;
     let arrived = lone.read(sent)?; // there is room again

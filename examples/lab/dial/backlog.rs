@@ -8,6 +8,8 @@ use socket2::SockRef;
 use super::super::listen::tcp_info;
 use super::super::prelude::*;
 
+pub(crate) const RUNS: Runs = runs! { c32 c33 c34 };
+
 /// How many more clients come than the queue has room for.
 const TOO_MANY: usize = 5;
 
@@ -107,7 +109,7 @@ impl Queue {
     }
 }
 
-pub(super) fn c32(_: Lab) -> io::Result<Outcome> {
+fn c32(_: Lab) -> io::Result<Outcome> {
     let queues = [0, 1, 4, 8]
         .map(Queue::crowded)
         .into_iter()
@@ -177,7 +179,7 @@ pub(super) fn c32(_: Lab) -> io::Result<Outcome> {
 /// When a dropped SYN is sent again: after 1 s, which the kernel's timers may round a little.
 pub(super) const SYN_AGAIN: Duration = Duration::from_millis(900);
 
-pub(super) fn c33(_: Lab) -> io::Result<Outcome> {
+fn c33(_: Lab) -> io::Result<Outcome> {
     let setting = setting("net/core/somaxconn")?;
     let std = tcp_info(&listen()?)?.tcpi_sacked;
     let mio = mio::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0).into())?;
@@ -191,7 +193,7 @@ pub(super) fn c33(_: Lab) -> io::Result<Outcome> {
     verdict.measured(values![setting, most, std, mio])
 }
 
-pub(super) fn c34(_: Lab) -> io::Result<Outcome> {
+fn c34(_: Lab) -> io::Result<Outcome> {
     let most = setting("net/core/somaxconn")?;
     let half_open = setting("net/ipv4/tcp_max_syn_backlog")?;
     let asked = [0, 1, 8, 100, i32::MAX];

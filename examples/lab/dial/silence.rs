@@ -8,6 +8,8 @@ use super::super::listen::tcp_info;
 use super::super::prelude::*;
 use super::backlog::{Queue, SYN_AGAIN, setting};
 
+pub(crate) const RUNS: Runs = runs! { c36 c37 };
+
 /// A connect under way, and how it ended.
 struct Attempt {
     socket: Socket,
@@ -98,7 +100,7 @@ fn watch(
     Ok(())
 }
 
-pub(super) fn c36(lab: Lab) -> io::Result<Outcome> {
+fn c36(lab: Lab) -> io::Result<Outcome> {
     let retries = setting("net/ipv4/tcp_syn_retries")?;
     let linear = setting("net/ipv4/tcp_syn_linear_timeouts").unwrap_or(0);
     let full = Queue::full()?;
@@ -196,7 +198,7 @@ fn set_retries(socket: &Socket, count: libc::c_int) -> io::Result<()> {
     }
 }
 
-pub(super) fn c37(_: Lab) -> io::Result<Outcome> {
+fn c37(_: Lab) -> io::Result<Outcome> {
     let losses = match Losses::measure() {
         // On some kernels only an administrator of the network may attach a filter. In a network
         // namespace of its own every process may.
@@ -217,7 +219,7 @@ pub(super) fn c37(_: Lab) -> io::Result<Outcome> {
 const OUTAGE: Duration = Duration::from_millis(300);
 const MANY: usize = 12;
 
-/// What came of connects whose SYNs were lost.
+/// The results of connects with lost SYNs.
 struct Losses {
     holds: bool,
     shown: [String; 3],
