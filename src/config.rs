@@ -158,7 +158,10 @@ pub struct Config {
     /// blocking poll. `turn(Some(Duration::ZERO))`, for a reactor inside another loop, never spins.
     pub spin: Duration,
     /// Bytes of replies that a connection may have queued at all. Default 1 MiB. Above it the
-    /// connection closes with [`CloseReason::OutboxFull`](crate::CloseReason::OutboxFull).
+    /// connection begins to close, with
+    /// [`CloseReason::OutboxFull`](crate::CloseReason::OutboxFull). If the peer takes nothing
+    /// within [`drain_timeout`](Self::drain_timeout), the reason becomes
+    /// [`CloseReason::DrainTimeout`](crate::CloseReason::DrainTimeout).
     ///
     /// Back-pressure stops normal traffic long before it. Two cases reach it: one frame that asks
     /// for a huge reply, and messages sent to a peer that does not read.

@@ -38,7 +38,7 @@
 //!             │        └───── repeated for every frame read ─────┘  └ one write a batch
 //!             └ into one buffer that all connections share
 //!
-//!  turn:  poll ─► events ─► resume queue ─► commands, posts
+//!  turn:  poll ─► events ─► resume queue ─► posts, commands
 //!              ─► deadlines, timers ─► flush ─► reap
 //! ```
 //!

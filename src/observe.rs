@@ -133,7 +133,8 @@ pub enum Step<'a> {
         /// The number of bytes.
         bytes: usize,
     },
-    /// A connection spent its budget for this turn. It goes on in the next turn.
+    /// A connection has work left that no event reports, for instance because it spent its budget.
+    /// It goes on in the next turn.
     Deferred {
         /// The connection.
         id: ConnectionId,
@@ -150,7 +151,7 @@ pub enum Step<'a> {
         /// The timer.
         timer: TimerId,
     },
-    /// A message from another thread was taken from the mailbox.
+    /// A message from another thread is handled.
     Post,
     /// User code panicked. The connection closes, and the loop goes on.
     Panicked {
@@ -243,13 +244,13 @@ pub struct Counters {
     pub bytes_written: u64,
     /// Bytes of replies that were still queued when their connection closed.
     pub bytes_dropped: u64,
-    /// Times a connection spent its budget for a turn.
+    /// Times a connection had work left that no event reports.
     pub deferred: u64,
     /// Deadlines that expired.
     pub deadlines: u64,
     /// Timers that fired.
     pub timers: u64,
-    /// Messages from other threads that were taken from the mailbox.
+    /// Messages from other threads that were handled.
     pub posts: u64,
     /// Panics in callbacks.
     pub panics: u64,

@@ -304,7 +304,7 @@ fn peer_that_reads_nothing_is_closed_after_write_timeout() {
         &mut harness,
         3000,
         1000,
-        "write deadline passed: the peer took none of 2 bytes in 1s",
+        "write timeout: the peer took none of 2 bytes in 1s",
     );
     assert_eq!(log, [Call::Open, frame("hello")]);
     assert_eq!(harness.received(peer), b"hell");
@@ -336,7 +336,7 @@ fn each_byte_written_restarts_write_timeout() {
             panic!("a peer that stops reading should be closed")
         };
         assert!(
-            reason.starts_with("write deadline passed: the peer took none of "),
+            reason.starts_with("write timeout: the peer took none of "),
             "{reason}"
         );
         assert!(harness.received(peer).len() > 20);
@@ -366,7 +366,7 @@ fn write_timeout_begins_when_bytes_are_queued() {
         &mut harness,
         65_000,
         1000,
-        "write deadline passed: the peer took none of 6 bytes in 1s",
+        "write timeout: the peer took none of 6 bytes in 1s",
     );
 }
 
@@ -507,7 +507,7 @@ fn guards_of_one_millisecond_are_never_early() {
         (|config| config.idle_timeout = Some(ms(1)), "idle for 1ms"),
         (
             |config| config.write_timeout = Some(ms(1)),
-            "write deadline passed: the peer took none of 9 bytes in 1ms",
+            "write timeout: the peer took none of 9 bytes in 1ms",
         ),
     ];
     for (set, reason) in guards {

@@ -282,7 +282,7 @@ fn accept(limit: &ConnectionLimit, waiting: usize) {
     let (mut permits, poller) = member(limit);
     for left in (0..waiting).rev() {
         while !permits.try_acquire(0) {
-            poller.poll(permits.can_acquire(0));
+            poller.poll(permits.can_acquire_or_wait(0));
         }
         permits.release_unused(1, left > 0);
         assert!(limit.open() <= limit.max());
@@ -310,7 +310,7 @@ fn loop_that_needs_no_permit_any_more_passes_it_on() {
         let limit = ConnectionLimit::new(1);
         let (mut holder, _) = member(&limit);
         let (mut leaving, _) = member(&limit);
-        assert!(holder.try_acquire(0) && !leaving.can_acquire(0));
+        assert!(holder.try_acquire(0) && !leaving.can_acquire_or_wait(0));
         let others = [
             thread::spawn(move || holder.release_unused(0, false)),
             thread::spawn({

@@ -142,7 +142,7 @@ fn write_timeout_closes_a_peer_that_reads_nothing_unless_off() {
                 "{error}"
             );
             assert!(begun.elapsed() >= Duration::from_millis(400));
-            server.wait_for_log("closed: write deadline passed: the peer took none of ");
+            server.wait_for_log("closed: write timeout: the peer took none of ");
         } else {
             assert_eq!(
                 error.kind(),

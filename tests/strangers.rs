@@ -285,7 +285,7 @@ fn peers_that_never_read_close_at_the_write_deadline_not_before() {
         assert!(lasted >= write_timeout, "closed after {lasted:?}");
         let reason = server.next_close_reason();
         assert!(
-            reason.starts_with("write deadline passed: the peer took none of ")
+            reason.starts_with("write timeout: the peer took none of ")
                 && reason.ends_with(" bytes in 600ms"),
             "{reason}"
         );

@@ -111,7 +111,7 @@ impl Inbox {
         self.0.as_ref().is_some_and(|held| held.has_frame())
     }
 
-    /// Returns how many bytes to append before the codec is called again.
+    /// Returns at most how many bytes to append before the codec is called again.
     pub(crate) fn missing(&self) -> usize {
         self.0.as_ref().map_or(0, |held| held.missing())
     }
@@ -193,8 +193,8 @@ impl PendingFrame {
     fn missing(&self) -> usize {
         match self.need {
             Need::Now => 0,
-            // The frame's end is unknown. Wait for as many bytes again, so that all calls of the
-            // codec together stay linear in the frame's length.
+            // The frame's end is unknown. Of one read, append as many bytes again before the next
+            // call, so that its calls of the codec together stay linear.
             Need::More => self.len().max(64),
             Need::Total(total) => (total as usize).saturating_sub(self.len()),
         }

@@ -192,7 +192,7 @@ impl<C: Codec, S> Connection<C, S> {
     /// own and no [`Handler::drained`] due. This is the common case, decided by a few loads.
     #[inline]
     pub(crate) fn is_idle(&self) -> bool {
-        self.has_nothing_to_write()
+        self.needs_no_flush()
             && self.inbox.is_empty()
             && !self.drained_pending
             && self.deadlines.is_empty()

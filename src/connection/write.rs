@@ -3,8 +3,7 @@
 //! # A peer that stops reading
 //!
 //! 1. The kernel's send buffer fills. `Slot::flush` in `reactor/serve.rs` writes until the socket
-//!    would block, which clears the slot's writable bit. The unsent bytes stay in the connection's
-//!    write buffer (`out`), and the loop continues with the next connection.
+//!    would block, which clears the slot's writable bit. The unsent bytes stay in the connection's write buffer (`out`), and the loop continues with the next connection. (That a peer *takes* bytes means here that our socket accepts them.)
 //! 2. Requests of this peer are still read and handled, and replies are appended. When they take
 //!    `out` to [`Config::write_high`](crate::Config::write_high), the batch stops (`handle_frames`
 //!    in `callbacks.rs`) and the state becomes [`Reading::WriteBlocked`]. Frames that are left stay
@@ -13,11 +12,13 @@
 //!    kernel's receive buffer fills and TCP's window closes, so the peer cannot send more either.
 //! 4. If the peer reads again, the poller reports the socket writable, and `serve` flushes. When
 //!    `out` is down to [`Config::write_low`](crate::Config::write_low), `after_flush` ends the
-//!    state, and [`Handler::drained`] is called. Frames in the inbox are handled first, then the
-//!    socket is read. If the budget is spent before that is done, the connection goes on the resume
+//!    state. Frames in the inbox are handled, then the socket is read. At the end `reschedule`
+//!    calls [`Handler::drained`], if `out` is still at or below the low mark. If the budget is
+//!    spent before that is done, the connection goes on the resume
 //!    queue, because no event will report that work.
-//! 5. If the peer takes no byte for [`Config::write_timeout`](crate::Config::write_timeout), the
-//!    connection closes at once with [`CloseReason::WriteTimeout`] (`deadlines.rs`).
+//! 5. If the peer takes no byte for [`Config::write_timeout`](crate::Config::write_timeout),
+//!    `check_deadlines` in `reactor/deadlines.rs` tries once more to write. If nothing goes, the
+//!    connection closes at once with [`CloseReason::WriteTimeout`].
 //!
 //! If the connection closes for another reason meanwhile, it first tries to send the rest of `out`.
 //! It gives up if the peer takes no byte for
@@ -49,10 +50,11 @@ impl<C: Codec, S> Connection<C, S> {
         !self.out.is_empty() && !is_past_deadline
     }
 
-    /// True if nothing is queued and no back-pressure waits for a flush. This is the common case,
-    /// decided by a few loads.
+    /// True if a flush would do nothing: nothing is queued, and the connection is plainly open. In
+    /// any other state `after_flush` may have to move on. This is the common case, decided by a few
+    /// loads.
     #[inline]
-    pub(crate) fn has_nothing_to_write(&self) -> bool {
+    pub(crate) fn needs_no_flush(&self) -> bool {
         self.out.is_empty()
             && !self.write_blocked
             && matches!(self.state, State::Open(Reading::Flowing))

@@ -264,7 +264,7 @@ impl fmt::Display for CloseReason {
             CloseReason::WriteTimeout { unsent, after } => {
                 write!(
                     f,
-                    "write deadline passed: the peer took none of {unsent} bytes in {after:?}"
+                    "write timeout: the peer took none of {unsent} bytes in {after:?}"
                 )
             }
         }

@@ -1,4 +1,5 @@
-//! Where panics are caught: panics of user code at the call, panics of this crate at the turn.
+//! Helpers that catch panics: of user code at the call, of this crate at the turn
+//! (`reactor/panics.rs`).
 
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};

@@ -42,7 +42,7 @@ impl<H: Handler> Context<'_, H> {
     /// one load.
     #[inline]
     pub(crate) fn needs_no_checks(&self) -> bool {
-        matches!(self.send_state, SendState::Open)
+        matches!(self.send_state, SendState::Unchecked)
     }
 
     /// Returns true if the loop has work to do before the next frame. Either a read deadline has
@@ -60,8 +60,8 @@ impl<H: Handler> Context<'_, H> {
     /// something that the checks look at must call this one. Dials and stops are not checked
     /// between frames.
     pub(super) fn watch(&mut self) {
-        if let SendState::Open = self.send_state {
-            self.send_state = SendState::Watched;
+        if let SendState::Unchecked = self.send_state {
+            self.send_state = SendState::Checked;
         }
     }
 
@@ -77,7 +77,10 @@ impl<H: Handler> Context<'_, H> {
         if verdict == Verdict::Stop {
             self.shared.commands.stop(Stop::Gracefully);
         }
-        match (verdict, mem::replace(&mut self.send_state, SendState::Open)) {
+        match (
+            verdict,
+            mem::replace(&mut self.send_state, SendState::Unchecked),
+        ) {
             (Verdict::Abort, _) => Some(Trigger::Fail(CloseReason::Aborted)),
             (_, SendState::Refused(reason @ CloseReason::WriteDeadline { .. })) => {
                 Some(Trigger::Fail(reason))
@@ -223,12 +226,12 @@ impl<H: Handler> Context<'_, H> {
     /// [`send`](Self::send) closes the connection.
     pub fn set_write_deadline(&mut self, at: Option<Instant>) {
         self.deadlines.set(Direction::Write, at, &self.shared.clock);
-        if let SendState::Open | SendState::Watched | SendState::Expired = self.send_state {
+        if let SendState::Unchecked | SendState::Checked | SendState::Expired = self.send_state {
             let is_over = self.deadlines.is_over(Direction::Write, &self.shared.clock);
             self.send_state = if is_over {
                 SendState::Expired
             } else {
-                SendState::Watched
+                SendState::Checked
             };
         }
     }

@@ -110,13 +110,13 @@ impl<H: Handler> Context<'_, H> {
     #[inline(never)]
     fn check_open(&self) -> Result<(), SendError<<H::Codec as Codec>::Error>> {
         match self.send_state {
-            SendState::Open | SendState::Watched => Ok(()),
+            SendState::Unchecked | SendState::Checked => Ok(()),
             SendState::Expired => Err(SendError::DeadlinePassed),
             SendState::Refused(_) | SendState::Closed => Err(SendError::Closed),
         }
     }
 
-    /// Removes the last message again if the queue is longer than the cap.
+    /// From [`Config::write_high`](crate::Config::write_high) on, makes the batch check for back-pressure. Beyond the cap, removes the last message again.
     ///
     /// Called when the last message has made the queue long.
     #[cold]
@@ -217,7 +217,7 @@ impl<H: Handler> Context<'_, H> {
             SendError::Unencodable(error) => CloseReason::Unencodable(H::Codec::boxed(error)),
         };
         match self.send_state {
-            SendState::Open | SendState::Watched | SendState::Expired => {
+            SendState::Unchecked | SendState::Checked | SendState::Expired => {
                 self.send_state = SendState::Refused(reason);
             }
             SendState::Refused(_) => {}
@@ -234,10 +234,10 @@ impl<H: Handler> Context<'_, H> {
 #[derive(Debug)]
 pub(crate) enum SendState {
     /// Messages are accepted, and the batch checks nothing.
-    Open,
+    Unchecked,
     /// Messages are accepted. Between frames the batch checks the handler's own deadlines, the
     /// queued commands and the write queue.
-    Watched,
+    Checked,
     /// A message could not be queued. The connection closes for this reason.
     Refused(CloseReason),
     /// The write deadline has expired.
@@ -253,9 +253,9 @@ impl SendState {
         if deadlines.is_over(Direction::Write, &shared.clock) {
             SendState::Expired
         } else if deadlines.is_empty() && !shared.commands.is_full(shared.config.command_high) {
-            SendState::Open
+            SendState::Unchecked
         } else {
-            SendState::Watched
+            SendState::Checked
         }
     }
 }

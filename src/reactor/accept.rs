@@ -191,7 +191,7 @@ impl<H: Handler, N: Net> Reactor<H, N> {
 
     /// Accepts one connection. The caller has acquired its permit.
     fn accept_one(&mut self, number: usize) {
-        self.slots.clear_last_lookup();
+        self.slots.clear_panic_suspect();
         let listener = &mut self.listeners[number];
         let error = match self.net.accept(&mut listener.socket) {
             Ok((stream, peer)) => match self.add_accepted(stream, peer, number) {
@@ -283,7 +283,7 @@ impl<H: Handler, N: Net> Reactor<H, N> {
         slot.connection
             .established(&mut self.handler, &mut self.shared);
         self.reschedule(id);
-        self.run_commands_if_full();
+        self.enforce_loop_limits();
         Ok(())
     }
 

@@ -21,7 +21,7 @@ impl<H: Handler, N: Net> Reactor<H, N> {
     pub(super) fn deliver(&mut self) {
         let mailbox = &self.mailbox;
         if mailbox.is_notified() {
-            self.slots.clear_last_lookup();
+            self.slots.clear_panic_suspect();
             let requested_stop = if self.posts.is_empty() {
                 mailbox.take(&mut self.posts, |weight, state| {
                     self.posts_weight = weight;
@@ -57,7 +57,7 @@ impl<H: Handler, N: Net> Reactor<H, N> {
             let Some(dial) = self.shared.commands.pop_dial() else {
                 break;
             };
-            self.slots.clear_last_lookup();
+            self.slots.clear_panic_suspect();
             self.start_dial(dial);
         }
         let retained = self.shared.config.retained_capacity;
@@ -94,14 +94,14 @@ impl<H: Handler, N: Net> Reactor<H, N> {
 
     /// Handles one post.
     fn run_post(&mut self, post: Post<H::Mail>) {
-        self.slots.clear_last_lookup();
+        self.slots.clear_panic_suspect();
         self.shared.observe.note(|| Step::Post);
         match post {
             Post::Send(id, frame) => self.run_command(Command::Send(id), &frame),
             Post::Close(id) => self.run_command(Command::Close(id), &[]),
             Post::Mail(mail) => self.call_loop_handler(|handler, cx| handler.mail(mail, cx)),
         }
-        self.run_commands_if_full();
+        self.enforce_loop_limits();
     }
 
     /// Applies a command to its connection, and schedules a flush for it. Open connections take all
@@ -165,7 +165,7 @@ impl<H: Handler, N: Net> Reactor<H, N> {
             buffered,
         }
         .run(id, shared, |cx| callback(handler, cx));
-        self.run_commands_if_full();
+        self.enforce_loop_limits();
         was_there
     }
 

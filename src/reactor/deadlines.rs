@@ -15,15 +15,15 @@ impl<H: Handler, N: Net> Reactor<H, N> {
     /// Fires due timers, and checks the connections that are due for a deadline check. Both
     /// together are at most [`Config::calls_per_turn`](crate::Config::calls_per_turn) in a turn.
     pub(super) fn expire(&mut self) {
-        self.slots.clear_last_lookup();
+        self.slots.clear_panic_suspect();
         for _ in 0..self.shared.config.calls_per_turn {
             match self.shared.timers.pop(&self.shared.clock) {
                 Some(Alarm::DeadlineCheck(slot)) => self.check_deadlines(slot),
                 Some(Alarm::Timer(timer)) => self.fire_timer(timer),
                 None => break,
             }
-            self.run_commands_if_full();
-            self.slots.clear_last_lookup();
+            self.enforce_loop_limits();
+            self.slots.clear_panic_suspect();
         }
         self.enforce_drain_deadline();
     }
@@ -48,7 +48,7 @@ impl<H: Handler, N: Net> Reactor<H, N> {
             slot.connection.due_expiry(!waits_for_loop, &self.shared)
         {
             // A slow peer is not closed: if the socket takes some bytes now, another period begins.
-            slot.final_flush(&mut self.shared);
+            slot.try_flush_again(&mut self.shared);
         }
         if let Some(expiry) = slot.connection.due_expiry(!waits_for_loop, &self.shared) {
             slot.connection

@@ -67,7 +67,7 @@ impl<H: Handler, N: Net> Reactor<H, N> {
             key: 0,
         });
         self.release_unused_permits(); // between turns, no turn's end does it
-        self.slots.clear_last_lookup();
+        self.slots.clear_panic_suspect();
         begun.map_err(|(_, error)| Error::Connect(error))
     }
 

@@ -41,7 +41,7 @@ impl<H: Handler, N: Net> Reactor<H, N> {
             self.close_after_panic(payload);
             true
         });
-        self.slots.clear_last_lookup();
+        self.slots.clear_panic_suspect();
         if !was_there {
             self.shared.observe.note(|| Step::Stale);
         }

@@ -36,7 +36,7 @@ impl<H: Handler, N: Net> Reactor<H, N> {
         matches!(self.phase, Phase::Running)
             && match &self.permits {
                 None => self.slots.len() < self.max_connections,
-                Some(permits) => permits.can_acquire(self.slots.len()),
+                Some(permits) => permits.can_acquire_or_wait(self.slots.len()),
             }
     }
 

@@ -2,7 +2,7 @@
 //! until a stop is requested.
 //!
 //! ```text
-//!   poll ─► events ─► resume queue ─► commands, posts
+//!   poll ─► events ─► resume queue ─► posts, commands
 //!        ─► deadlines, timers ─► flush ─► reap
 //! ```
 //!

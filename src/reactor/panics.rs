@@ -50,7 +50,7 @@ impl<H: Handler, N: Net> Reactor<H, N> {
     /// With the same payload, if the panic belongs to no connection.
     #[cold]
     pub(super) fn close_after_panic(&mut self, payload: Payload) {
-        let Some(id) = self.slots.last_lookup() else {
+        let Some(id) = self.slots.panic_suspect() else {
             resume_unwind(payload)
         };
         let message = message_of(&payload);
@@ -68,7 +68,7 @@ impl<H: Handler, N: Net> Reactor<H, N> {
             drop_payload(another);
             self.remove_broken(id);
         }
-        self.slots.clear_last_lookup();
+        self.slots.clear_panic_suspect();
     }
 
     /// Closes a connection after its own data may have become inconsistent; `reap` calls

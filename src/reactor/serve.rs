@@ -67,7 +67,7 @@ impl<H: Handler, N: Net> Reactor<H, N> {
     /// Writes, reads and handles frames until nothing is ready or the budget is spent. The budget
     /// is [`Config::scratch`](crate::Config::scratch) bytes for reading, and as many for writing.
     ///
-    /// The caller has just looked the connection up.
+    /// The caller has just looked the connection up, so a panic is attributed to it.
     #[inline]
     pub(super) fn serve(&mut self, id: ConnectionId) {
         let Self {
@@ -114,7 +114,7 @@ impl<H: Handler, N: Net> Reactor<H, N> {
         if phase.is_draining() || !slot.is_idle(shared) {
             self.reschedule(id);
         }
-        self.run_commands_if_full();
+        self.enforce_loop_limits();
     }
 
     /// Writes output that was queued outside of a connection's own batch, and reschedules each
@@ -141,7 +141,7 @@ impl<H: Handler, N: Net> Reactor<H, N> {
         let retained = self.retained_ids();
         self.pending_flush.shrink_to(retained);
         self.enforce_memory_limit();
-        self.slots.clear_last_lookup();
+        self.slots.clear_panic_suspect();
     }
 
     /// Carries out queued commands early, if they have reached the limit for all connections
@@ -150,7 +150,7 @@ impl<H: Handler, N: Net> Reactor<H, N> {
     /// If this waited until later, the next connection would find the queue full and yield too. So
     /// would every connection after it. The only callback that runs here is [`Handler::drained`];
     /// commands that it queues wait for the next check.
-    pub(super) fn run_commands_if_full(&mut self) {
+    pub(super) fn enforce_loop_limits(&mut self) {
         if self
             .shared
             .commands
@@ -226,6 +226,7 @@ impl<H: Handler, N: Net> Slot<H, N> {
         self.connection.is_idle()
             && !(has(Readiness::READABLE) || has(Readiness::WRITE_CLOSED) || has(Readiness::BROKEN))
             && self.counted_bytes == 0 // it holds no memory now, and none was counted for it
+            // With an idle timeout a check must be scheduled; without one, none may be left.
             && self.deadline_check.is_some() == shared.config.idle_timeout.is_some()
     }
 
@@ -233,7 +234,7 @@ impl<H: Handler, N: Net> Slot<H, N> {
     /// written.
     #[inline]
     fn flush(&mut self, shared: &mut Shared) -> usize {
-        if self.connection.has_nothing_to_write() {
+        if self.connection.needs_no_flush() {
             0
         } else {
             self.write_out(shared)
@@ -304,7 +305,7 @@ impl<H: Handler, N: Net> Slot<H, N> {
 
     /// Tries once more to write what is queued, even if the poller has not reported that the socket
     /// is writable. The poller reports this only when a large part of the send buffer is free.
-    pub(super) fn final_flush(&mut self, shared: &mut Shared) {
+    pub(super) fn try_flush_again(&mut self, shared: &mut Shared) {
         if let State::Draining { .. } | State::Open(_) = self.connection.state() {
             self.readiness.set(Readiness::WRITABLE);
             self.flush(shared);

@@ -72,7 +72,7 @@ pub(super) struct Slots<H: Handler, N: Net> {
     /// The generation of the connection that was added last.
     generation: u32,
     /// The connection that was looked up last. A panic is attributed to it.
-    last_lookup: Option<ConnectionId>,
+    panic_suspect: Option<ConnectionId>,
 }
 
 impl<H: Handler, N: Net> Default for Slots<H, N> {
@@ -80,7 +80,7 @@ impl<H: Handler, N: Net> Default for Slots<H, N> {
         Self {
             slab: Slab::new(),
             generation: 0,
-            last_lookup: None,
+            panic_suspect: None,
         }
     }
 }
@@ -117,7 +117,7 @@ impl<H: Handler, N: Net> Slots<H, N> {
         let id = slot.connection.id();
         let key = self.slab.insert(slot);
         assert_eq!(key, id.slot(), "a connection must be in the slot of its id");
-        self.last_lookup = Some(id);
+        self.panic_suspect = Some(id);
     }
 
     /// Returns the connection with exactly this id, and makes it the last lookup.
@@ -127,7 +127,7 @@ impl<H: Handler, N: Net> Slots<H, N> {
             .slab
             .get_mut(id.slot())
             .filter(|slot| slot.connection.id() == id)?;
-        self.last_lookup = Some(id);
+        self.panic_suspect = Some(id);
         Some(slot)
     }
 
@@ -142,7 +142,7 @@ impl<H: Handler, N: Net> Slots<H, N> {
     /// Returns the connection in this slot, whatever its generation.
     pub(super) fn get_by_slot(&mut self, slot: usize) -> Option<&mut Slot<H, N>> {
         let slot = self.slab.get_mut(slot)?;
-        self.last_lookup = Some(slot.connection.id());
+        self.panic_suspect = Some(slot.connection.id());
         Some(slot)
     }
 
@@ -162,20 +162,20 @@ impl<H: Handler, N: Net> Slots<H, N> {
             .slab
             .get_mut(slot)
             .filter(|slot| token.names(slot.connection.id()))?;
-        self.last_lookup = Some(slot.connection.id());
+        self.panic_suspect = Some(slot.connection.id());
         Some(slot)
     }
 
     /// Returns the connection that was looked up last, unless other work has begun since.
-    pub(super) fn last_lookup(&self) -> Option<ConnectionId> {
-        self.last_lookup
+    pub(super) fn panic_suspect(&self) -> Option<ConnectionId> {
+        self.panic_suspect
     }
 
     /// Clears the last lookup: the work that begins is for no connection, or for one without a
     /// slot.
     #[inline]
-    pub(super) fn clear_last_lookup(&mut self) {
-        self.last_lookup = None;
+    pub(super) fn clear_panic_suspect(&mut self) {
+        self.panic_suspect = None;
     }
 
     /// Removes a connection, and frees its slot.

@@ -79,7 +79,7 @@ impl<H: Handler, N: Net> Reactor<H, N> {
                 });
                 let slot = self.slots.get(id).expect("just listed");
                 if slot.stream.is_some() {
-                    slot.final_flush(&mut self.shared);
+                    slot.try_flush_again(&mut self.shared);
                 }
                 self.close_now(id);
             }
@@ -134,9 +134,9 @@ impl<H: Handler, N: Net> Reactor<H, N> {
                 id,
                 reason: &reason,
             });
-            self.slots.clear_last_lookup();
+            self.slots.clear_panic_suspect();
             catch_panic(|| drop(reason));
-            self.run_commands_if_full();
+            self.enforce_loop_limits();
         }
         self.closed.shrink_to(self.retained_ids());
     }
@@ -184,7 +184,7 @@ impl<H: Handler, N: Net> Reactor<H, N> {
         // Each connection gets as long as the loop.
         self.shared.drain_time = self.shared.drain_time.max(grace);
         for id in self.slots.ids() {
-            self.schedule_flush(id); // closes it, if no frame is left to handle
+            self.schedule_flush(id); // the flush below closes it, if no frame is left
         }
         self.phase = Phase::Draining(until); // after the above: a panic restarts the stop
         self.flush(); // before any deadline can expire

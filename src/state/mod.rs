@@ -1,4 +1,5 @@
-//! The states of a connection in one enum, and all transitions in one function, [`State::next`].
+//! The states of a connection in one enum, and its transitions in one function, [`State::next`].
+//! Only a bug of this crate bypasses it, and closes the connection.
 //!
 //! ```text
 //!                       ┌──────────────── Open ──────────────────────┐
@@ -13,7 +14,11 @@
 //!    Closed ◄───────────────────┴──────────────────────────────────────┘
 //! ```
 //!
-//! A failed read or write, and [`Verdict::Abort`], lead from every state to `Closed`.
+//! [`Trigger::Fail`] leads from every state straight to `Closed`: a broken socket,
+//! [`Verdict::Abort`], a write timeout or write deadline, too much memory, a stop at once, a failed
+//! dial. A deadline also leads from `Draining` to `Closed`; if replies are unsent then, the reason
+//! becomes `DrainTimeout`. So a peer that does not read closes with that reason, whatever began the
+//! close.
 
 mod verdict;
 

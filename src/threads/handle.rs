@@ -78,7 +78,7 @@ pub(crate) struct MailboxState {
     generations: Vec<u32>,
     /// The stop that was requested, and not yet seen by the loop.
     pub(crate) stop: Option<Stop>,
-    /// True if no more messages are read.
+    /// True if no more messages are accepted.
     pub(crate) closed: bool,
 }
 
@@ -185,7 +185,7 @@ impl<M> Handle<M> {
     /// `Ok` means that the loop will handle the message, not that the peer gets it. If the
     /// connection is not established or is closing by then, the frame is counted as stale and
     /// dropped. If its write queue has no room ([`Config::write_cap`](crate::Config::write_cap)),
-    /// it closes with [`CloseReason::OutboxFull`](crate::CloseReason::OutboxFull).
+    /// it begins to close, with [`CloseReason::OutboxFull`](crate::CloseReason::OutboxFull).
     ///
     /// **Trap:** bytes that are not whole frames break the stream. Encode them with the
     /// connection's own [`Codec`](crate::Codec).

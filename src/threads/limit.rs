@@ -191,10 +191,10 @@ impl Permits {
     }
 
     /// Returns true if a loop with `used` connections may open one more. If not, the loop joins the
-    /// queue, and is woken when it may.
+    /// queue of waiting loops, and is woken when it may.
     ///
     /// A loop that has connections to accept calls this before it blocks in the poller.
-    pub(crate) fn can_acquire(&self, used: usize) -> bool {
+    pub(crate) fn can_acquire_or_wait(&self, used: usize) -> bool {
         self.held > used
             || self.limit.with(|state| {
                 let may = self.may_acquire(state);

@@ -3,9 +3,9 @@
 //! Both are kept in exact order. A connection or a timer that is gone leaves nothing behind that
 //! would wake the loop.
 //!
-//! Deadlines that move with every byte are not in it. A connection has one check, at or before the
-//! first of its deadlines. When the check is due, the loop reads where the deadlines are now. So
-//! moving a deadline costs one store.
+//! Deadlines that move with every byte are not kept here. A connection has one check, at or before
+//! the first of its deadlines. When the check is due, the loop reads where the deadlines are now.
+//! So moving a deadline costs one store.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;
