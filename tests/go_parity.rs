@@ -40,7 +40,7 @@ use Parity::{Here, Not};
 const SELF: &str = "tests/go_parity.rs";
 const NO_UDP: &str = "there are no datagrams";
 const NO_RAW: &str = "no descriptor is handed out: a socket is read and written by its loop only";
-const CAUGHT: &str = "an_accept_that_fails_for_want_of_room_rests_and_is_asked_again_by_the_clock";
+const CAUGHT: &str = "accept_without_descriptors_backs_off_and_retries_by_timer";
 
 /// Every test of Go's that was looked at: those of its net package in the order of its files, then net/http's, then those of x/net's nettest.
 const TABLE: &[(&str, Parity)] = &[
@@ -117,7 +117,7 @@ const TABLE: &[(&str, Parity)] = &[
         "TestAcceptIgnoreAbortedConnRequest",
         Here(
             "tests/seam.rs",
-            "a_connection_that_is_gone_before_it_is_accepted_does_not_keep_the_next_one_out",
+            "connection_aborted_before_accept_does_not_block_the_next",
         ),
     ),
     ("TestZeroByteRead", Here(SELF, "test_zero_byte_read")),
@@ -212,7 +212,7 @@ const TABLE: &[(&str, Parity)] = &[
         "TestBuffers",
         Here(
             "tests/seam.rs",
-            "writes_of_one_byte_and_signals_lose_nothing",
+            "partial_and_interrupted_writes_lose_no_byte",
         ),
     ),
     (
@@ -258,14 +258,14 @@ const TABLE: &[(&str, Parity)] = &[
         "TestServerShutdownThenServe",
         Here(
             "tests/seam.rs",
-            "a_stopping_loop_ignores_its_old_listener_and_begins_nothing_new",
+            "stopping_loop_refuses_connects_and_listeners",
         ),
     ),
     (
         "nettest/BasicIO",
         Here(
             "tests/wire.rs",
-            "payloads_of_every_size_are_taken_up_to_the_largest_frame",
+            "payloads_up_to_the_largest_frame_are_accepted",
         ),
     ),
     ("nettest/PingPong", Here(SELF, "test_dial_listener_addr")),

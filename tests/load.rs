@@ -119,7 +119,7 @@ fn report_is_complete_and_acks_match_requests_of_the_server() {
     server.signal("TERM");
     let (_, log) = server.end();
     let taken = format!(
-        "45 connections were accepted, {} requests taken",
+        "45 connections accepted, {} requests handled",
         report["acked_total"]
     );
     assert!(

@@ -29,6 +29,7 @@
 //! | [`errors`] | each error of a socket: what it means, what Go does, what this crate does |
 //! | [`mod@epoll`] | what happened, what epoll reports, what the loop does |
 //! | [`errata`] | where the lessons and the machine disagree |
+//! | [`lab`] | each claim of the lessons: the question, the reason, and how to see it yourself |
 //! | [`glossary`] | the terms, in English and Chinese |
 //! | [`faults`] | what goes wrong in servers of this kind, and the tests that would catch it here |
 //! | [`operating`] | how to run the example server: listeners, signals, logs, limits |
@@ -66,7 +67,10 @@ use super::*;
 macro_rules! pages {
     ($($page:ident $([$($part:ident)*])?)*) => {$(
         #[doc = include_str!(concat!(stringify!($page), ".md"))]
-        $($(#[doc = include_str!(concat!(stringify!($page), "/", stringify!($part), ".md"))])*)?
+        $(
+            #[allow(clippy::doc_markdown)] // a terminal shows the parts, too
+            $(#[doc = include_str!(concat!(stringify!($page), "/", stringify!($part), ".md"))])*
+        )?
         ///
         /// [chapter 1]: sockets
         /// [chapter 2]: models
@@ -89,4 +93,7 @@ pages! {
     walkthrough
     errors epoll errata glossary faults operating performance testing simulation contributing
     changelog
+    lab [
+        protocol models go listen dial buffers read write share close course packets speed wrong
+    ]
 }

@@ -1,4 +1,5 @@
-//! A server that takes jobs (`?`), answers them (`=`) when somebody says that they are done (`!`), and any other byte with itself: mio.
+//! A server that takes jobs (`?`), answers all of them (`=`) when a client reports them done (`!`),
+//! and echoes any other byte: mio. It can make the mistake w5.
 
 use std::io::{self, ErrorKind, Read, Write};
 
@@ -6,30 +7,35 @@ use mio::net::{TcpListener, TcpStream};
 use mio::{Events, Interest, Poll, Token};
 use slab::Slab;
 
+use super::W5;
+
 const LISTENER: Token = Token(usize::MAX);
-/// So many bits of a token say which slot it is. Those above count the connections.
+/// The low bits of a token are the slot. The bits above count the connections.
 const BITS: u32 = usize::BITS / 2;
 
-pub(crate) fn serve(listener: std::net::TcpListener) -> io::Result<()> {
+pub(super) fn serve<const MISTAKE: u32>(listener: std::net::TcpListener) -> io::Result<()> {
     let (mut poll, mut events, mut conns) = (Poll::new()?, Events::with_capacity(64), Slab::new());
     let (mut listener, mut jobs, mut accepted) = (TcpListener::from_std(listener), Vec::new(), 0);
+    let interest = Interest::READABLE;
     poll.registry()
-        .register(&mut listener, LISTENER, Interest::READABLE)?;
+        .register(&mut listener, LISTENER, interest)?;
     loop {
         poll.poll(&mut events, None)?;
         for event in &events {
-            if event.token() == LISTENER {
+            let token = event.token();
+            if token == LISTENER {
                 while let Ok((mut stream, _)) = listener.accept() {
                     let slot = conns.vacant_entry();
-                    let token = Token(slot.key() | accepted << BITS);
+                    let mut token = Token(slot.key());
                     accepted += 1;
-                    poll.registry()
-                        .register(&mut stream, token, Interest::READABLE)?;
+                    if MISTAKE != W5 {
+                        token.0 |= accepted << BITS;
+                    }
+                    poll.registry().register(&mut stream, token, interest)?;
                     slot.insert((token, stream));
                 }
                 continue;
             }
-            let token = event.token();
             while let Some(stream) = find(&mut conns, token) {
                 let mut byte = [0];
                 match stream.read(&mut byte) {
@@ -42,9 +48,7 @@ pub(crate) fn serve(listener: std::net::TcpListener) -> io::Result<()> {
                 }
                 match byte[0] {
                     b'?' => jobs.push(token),
-                    b'!' => jobs
-                        .drain(..)
-                        .for_each(|token| answer(&mut conns, token, b'=')),
+                    b'!' => jobs.drain(..).for_each(|job| answer(&mut conns, job, b'=')),
                     other => answer(&mut conns, token, other),
                 }
             }
@@ -54,7 +58,7 @@ pub(crate) fn serve(listener: std::net::TcpListener) -> io::Result<()> {
 
 fn answer(conns: &mut Slab<(Token, TcpStream)>, token: Token, byte: u8) {
     if let Some(stream) = find(conns, token) {
-        let _ = stream.write(&[byte]); // one byte always finds room here
+        let _ = stream.write(&[byte]); // there is always room for one byte here
     }
 }
 
