@@ -137,9 +137,14 @@ impl Scenario {
 
     /// True if the loop always runs on time, so that nothing may be late.
     pub(crate) fn is_punctual(&self) -> bool {
-        [Fault::LateWake, Fault::TimeJump, Fault::Stopped]
-            .iter()
-            .all(|fault| self.faults.rate(*fault) == 0)
+        [
+            Fault::LateWake,
+            Fault::TimeJump,
+            Fault::Stopped,
+            Fault::StoppedAfterPoll,
+        ]
+        .iter()
+        .all(|fault| self.faults.rate(*fault) == 0)
     }
 }
 

@@ -59,6 +59,10 @@ impl World {
         if !interrupted {
             self.wake_late();
             self.collect_events(events);
+            if waits && self.inject(Fault::StoppedAfterPoll) {
+                let stopped = Duration::from_millis(self.rng.magnitude(1, 1_000) as u64);
+                self.advance_to(self.now + stopped);
+            }
         }
         self.connection_time += self.now.saturating_sub(before) * self.sockets as u32;
         if interrupted {
