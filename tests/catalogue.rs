@@ -1,18 +1,19 @@
-//! The catalogue of faults, `src/guide/faults.md`: its rows are all there, and so is every test that they name.
+//! The catalogue of faults, `src/guide/faults.md`: it has all its rows, and every test that a row
+//! names exists.
 
 #[path = "util/pages.rs"]
 mod pages;
 
 use pages::{is_there, quoted, read};
 
-/// As many as were collected.
+/// Rows of the catalogue.
 const ROWS: usize = 108;
-/// What a row without a test begins with, and then says why.
+/// How a row without a test begins; the reason follows.
 const WITHOUT: [&str; 2] = ["cannot arise: ", "not ours: "];
-/// Fewer letters are not a reason.
+/// The shortest text that counts as a reason, in bytes.
 const REASON: usize = 40;
 
-/// What stands in a row: its number, the fault, and what holds it here.
+/// The cells of each row: its number, the fault, and its tests or the reason for having none.
 fn rows(text: &str) -> Vec<[&str; 3]> {
     let lines = text
         .lines()
@@ -29,7 +30,7 @@ fn catalogue() -> String {
 }
 
 #[test]
-fn the_rows_are_counted_without_a_gap_and_each_says_what_goes_wrong() {
+fn rows_are_numbered_without_gaps_and_describe_the_fault() {
     let text = catalogue();
     let rows = rows(&text);
     let numbers: Vec<&str> = rows.iter().map(|[number, ..]| *number).collect();
@@ -40,32 +41,32 @@ fn the_rows_are_counted_without_a_gap_and_each_says_what_goes_wrong() {
     for [number, fault, _] in rows {
         assert!(
             fault.len() >= REASON && fault.ends_with('.'),
-            "row {number} does not say what goes wrong: {fault}"
+            "row {number} does not describe the fault: {fault}"
         );
     }
 }
 
 #[test]
-fn each_row_names_tests_that_are_there_or_says_why_there_are_none() {
+fn rows_name_existing_tests_or_a_reason_for_having_none() {
     let text = catalogue();
     let mut wrong = Vec::new();
-    for [number, _, held] in rows(&text) {
-        let tests: Vec<&str> = if held.starts_with('`') {
-            quoted(held).collect()
+    for [number, _, tested_by] in rows(&text) {
+        let tests: Vec<&str> = if tested_by.starts_with('`') {
+            quoted(tested_by).collect()
         } else {
             Vec::new()
         };
         if tests.is_empty() {
-            let reason = WITHOUT.iter().find_map(|word| held.strip_prefix(word));
+            let reason = WITHOUT.iter().find_map(|word| tested_by.strip_prefix(word));
             if reason.is_none_or(|reason| reason.len() < REASON) {
                 wrong.push(format!(
-                    "row {number}: neither a test nor a reason: {held:?}"
+                    "row {number}: neither a test nor a reason: {tested_by:?}"
                 ));
             }
         }
         if tests.len() > 3 {
             wrong.push(format!(
-                "row {number}: {} tests; the three that show it best will do",
+                "row {number}: {} tests, at most three allowed",
                 tests.len()
             ));
         }

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use glassloop::codec::Line;
 use glassloop::internals::Net;
-use glassloop::sim::{Fate, Faults, Path, Sim};
+use glassloop::sim::{Faults, Path, PeerState, Sim};
 use glassloop::{
     Config, ConnectionId, Context, Handler, Origin, Reactor, Step, Stop, Turn, Verdict,
 };
@@ -175,7 +175,7 @@ fn simultaneous_close_ends_cleanly_on_both_sides() {
     let id = register.borrow().accepted[0];
     assert!(sim.reactor().with(id, |_, _| Verdict::Close));
     sim.run(Duration::from_millis(200)); // much less than the linger timeout
-    assert_eq!((peer.fate(), peer.blame()), (Fate::Ended, None));
+    assert_eq!((peer.state(), peer.blame()), (PeerState::Ended, None));
     assert_eq!(register.borrow().close_reasons, ["closed by the handler"]);
 }
 

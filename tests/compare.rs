@@ -82,11 +82,11 @@ fn tiny_round_fills_every_cell_or_gives_a_reason() {
     assert!(
         reason(&report, "stranger")
             .unwrap()
-            .contains("does not answer properly: one request: "),
+            .contains("fails the protocol check: one request: "),
         "{report:#}"
     );
     assert!(
-        reason(&report, "gone").unwrap().contains("ended at once"),
+        reason(&report, "gone").unwrap().contains("exited at once"),
         "{report:#}"
     );
     let mut peers = vec!["c-epoll", "glassloop", "tokio-framed", "mine"];
@@ -163,9 +163,9 @@ fn missing_compilers_and_strace_are_reported_and_the_rest_runs() {
         String::from_utf8_lossy(&output.stderr)
     );
     for line in [
-        "c-epoll: n/a: cc, a C compiler, is not here",
-        "go-lesson: n/a: go is not here",
-        "n/a: strace is not here",
+        "c-epoll: n/a: cc (a C compiler) not found",
+        "go-lesson: n/a: go not found",
+        "n/a: strace not found",
     ] {
         assert!(table.contains(line), "{line:?} is missing:\n{table}");
     }
@@ -182,11 +182,12 @@ fn wrong_flags_are_refused_with_a_hint() {
     for (args, hint) in [
         (
             &["--peers", "nobody"][..],
-            "--peers nobody: known are c-epoll, glassloop, threads, tokio, tokio-framed, go-lesson, go-batched",
+            "--peers nobody: the known peers are c-epoll, glassloop, threads, tokio, \
+             tokio-framed, go-lesson, go-batched",
         ),
         (
             &["--also", "mine=server"],
-            "wanted is NAME=COMMAND with {port} in it",
+            "expected NAME=COMMAND with {port} in the command",
         ),
         (
             &["--scenarios", "none"],

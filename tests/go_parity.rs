@@ -45,8 +45,7 @@ use Parity::{Here, Not};
 const SELF: &str = "tests/go_parity.rs";
 const NO_UDP: &str = "the crate has no datagrams";
 const NO_RAW: &str = "only the loop reads and writes a socket: its descriptor is not public";
-const ACCEPT_ERRORS: &str =
-    "an_accept_that_fails_for_want_of_room_rests_and_is_asked_again_by_the_clock";
+const ACCEPT_ERRORS: &str = "accept_without_descriptors_backs_off_and_retries_by_timer";
 
 /// Go's tests: those of its net package in the order of its files, then those of net/http, then
 /// those of x/net's nettest.
@@ -123,7 +122,7 @@ const TABLE: &[(&str, Parity)] = &[
         "TestAcceptIgnoreAbortedConnRequest",
         Here(
             "tests/seam.rs",
-            "a_connection_that_is_gone_before_it_is_accepted_does_not_keep_the_next_one_out",
+            "connection_aborted_before_accept_does_not_block_the_next",
         ),
     ),
     ("TestZeroByteRead", Here(SELF, "test_zero_byte_read")),
@@ -157,7 +156,7 @@ const TABLE: &[(&str, Parity)] = &[
         "TestDialerPartialDeadline",
         Here(
             "src/reactor/dial.rs",
-            "addresses_share_the_time_and_none_gets_too_little_to_be_of_use",
+            "addresses_share_the_timeout_with_a_minimum_of_two_seconds",
         ),
     ),
     (
@@ -219,7 +218,7 @@ const TABLE: &[(&str, Parity)] = &[
         "TestBuffers",
         Here(
             "tests/seam.rs",
-            "writes_of_one_byte_and_signals_lose_nothing",
+            "partial_and_interrupted_writes_lose_no_byte",
         ),
     ),
     (
@@ -265,14 +264,14 @@ const TABLE: &[(&str, Parity)] = &[
         "TestServerShutdownThenServe",
         Here(
             "tests/seam.rs",
-            "a_stopping_loop_ignores_its_old_listener_and_begins_nothing_new",
+            "stopping_loop_refuses_connects_and_listeners",
         ),
     ),
     (
         "nettest/BasicIO",
         Here(
             "tests/wire.rs",
-            "payloads_of_every_size_are_taken_up_to_the_largest_frame",
+            "payloads_up_to_the_largest_frame_are_accepted",
         ),
     ),
     ("nettest/PingPong", Here(SELF, "test_dial_listener_addr")),

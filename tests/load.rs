@@ -120,7 +120,7 @@ fn report_is_complete_and_acks_match_requests_of_the_server() {
     server.signal("TERM");
     let (_, log) = server.end();
     let accepted = format!(
-        "45 connections were accepted, {} requests taken",
+        "45 connections accepted, {} requests handled",
         report["acked_total"]
     );
     assert!(
@@ -253,8 +253,8 @@ fn hosts_beyond_loopback_need_the_owner_flag() {
 fn wrong_flags_are_refused_with_a_hint() {
     for (args, hint) in [
         (&["--secs", "3601"][..], "not in 0..=3600"),
-        (&["--secs", "soon"], "a number of seconds is wanted"),
-        (&["--secs", "0"], "nothing is measured in no time"),
+        (&["--secs", "soon"], "expected a number of seconds"),
+        (&["--secs", "0"], "must be more than 0"),
         (&["--rate", "5", "--depth", "2"], "cannot be used with"),
         (&["--rate", "0"], "not in 0.001..="),
         (&["--conns", "0"], "0 is not in 1..="),
@@ -284,19 +284,19 @@ fn wrong_acks_are_reported() {
     let wrong_replies: [(WrongReply, &str); 7] = [
         (
             |_| ack(id(999)),
-            "the ack of 00000999 came where that of 00000102 was next",
+            "received the ack of 00000999 where that of 00000102 was next",
         ),
         (
             |n| [ack(id(n + 2)), ack(id(n + 1))].concat(),
-            "the ack of 00000103 came where that of 00000102 was next: wrong, lost or out of order",
+            "the ack of 00000103 where that of 00000102 was next: wrong, lost or out of order",
         ),
         (
             |n| ack(id(n)),
-            "the ack of 00000101 came where that of 00000102 was next",
+            "received the ack of 00000101 where that of 00000102 was next",
         ),
         (
             |n| request(0x82, id(n + 1), &[1]),
-            "request 00000102 was acked with result 1, which is no success",
+            "request 00000102 was acked with result 1, which is an error",
         ),
         (
             |n| request(0x81, id(n + 1), &[0]),
@@ -304,7 +304,7 @@ fn wrong_acks_are_reported() {
         ),
         (
             |n| ack(id(n + 1)).repeat(9),
-            "came although no request waits for an ack",
+            "although no request waits for an ack",
         ),
         (
             |_| b"HTTP/1.1 400 Bad Request\r\n\r\n".to_vec(),

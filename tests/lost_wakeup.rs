@@ -1,10 +1,11 @@
-//! The mailbox in every order that its threads can run in: no letter is left behind a bell that
-//! is not heard. And the limit of connections that loops share: no place is left free while a loop
-//! sleeps that waits for one.
+//! Model checks of the mailbox and of the connection limit that loops share, in every thread order.
 //!
-//! Both are the library's own source, over the model checker's locks. An order in which the loop
-//! sleeps for ever is found as a deadlock. At most three times in a run is a thread interrupted
-//! where it did not wait by itself (once, with three senders): few faults need more.
+//! The mailbox never leaves a message without a wake-up. The limit never leaves a permit free while
+//! a loop that waits for one sleeps.
+//!
+//! Both are the library's own source, compiled with loom's locks. An order in which the loop sleeps
+//! for ever shows as a deadlock. loom preempts a thread at most three times in a run (once with
+//! three senders): few bugs need more.
 
 use std::collections::VecDeque;
 
@@ -19,13 +20,13 @@ mod limit;
 #[allow(dead_code)]
 mod mailbox;
 
-/// What both find where the library has std's.
+/// In place of the library's `sync`, which is std's.
 mod sync {
     pub(crate) use loom::sync::Mutex;
     pub(crate) use loom::sync::atomic::{AtomicBool, Ordering};
 }
 
-/// What the limit finds where the library has a connection's name.
+/// In place of the library's connection ids.
 mod id {
     pub(crate) struct Token;
 
@@ -34,7 +35,7 @@ mod id {
     }
 }
 
-/// And where it has the poller.
+/// In place of the library's poller.
 mod net {
     pub(crate) trait Wake: Send + Sync {
         fn wake(&self);
@@ -51,7 +52,7 @@ use limit::{ConnectionLimit, Permits};
 use mailbox::{Mailbox, PutOutcome};
 use sync::{AtomicBool, Ordering};
 
-/// A poller with nothing but a waker: like an eventfd it remembers that it was woken, once, until somebody has slept on it.
+/// A poller with nothing but a waker. Like an eventfd, it keeps one wake-up until the next poll.
 #[derive(Default)]
 struct Poller {
     woken: Mutex<bool>,
@@ -64,7 +65,7 @@ impl Poller {
         self.sleeper.notify_one();
     }
 
-    /// Sleeps until woken, unless there is something to do already; the wake-up is used up in both cases.
+    /// Sleeps until woken, unless `at_once`. Consumes the wake-up in both cases.
     fn poll(&self, at_once: bool) {
         let mut woken = self.woken.lock().unwrap();
         while !*woken && !at_once {
@@ -74,40 +75,43 @@ impl Poller {
     }
 }
 
-/// A letter is its sender's number and how many of his came before it. What is agreed on is whether to stop.
+/// A mailbox whose messages are a sender's number and the message's number. The shared state is
+/// whether to stop.
 type Post = Mailbox<(usize, usize), bool>;
 
-/// One end of a mailbox, and the poller behind it.
+/// A mailbox, and the poller that it wakes.
 type Shared<M> = Arc<(M, Poller)>;
 
 fn every_order(model: impl Fn() + Send + Sync + 'static) {
     orders(3, model);
 }
 
-fn orders(interruptions: usize, model: impl Fn() + Send + Sync + 'static) {
+fn orders(preemptions: usize, model: impl Fn() + Send + Sync + 'static) {
     let mut builder = Builder::new();
-    builder.preemption_bound = Some(interruptions);
+    builder.preemption_bound = Some(preemptions);
     builder.check(model);
 }
 
-fn post(shared: &Shared<Post>, letter: (usize, usize)) -> PutOutcome<(usize, usize), ()> {
+fn post(shared: &Shared<Post>, message: (usize, usize)) -> PutOutcome<(usize, usize), ()> {
     let (mailbox, poller) = &**shared;
-    mailbox.put(letter, |letter| letter, 1, |_| Ok(()), || poller.wake())
+    mailbox.put(message, |message| message, 1, |_| Ok(()), || poller.wake())
 }
 
-/// So many senders, of so many letters each.
-fn senders(shared: &Shared<Post>, count: usize, letters: usize) {
+/// Starts `count` senders, each of which sends `messages` messages.
+fn senders(shared: &Shared<Post>, count: usize, messages: usize) {
     for sender in 0..count {
         let shared = shared.clone();
         thread::spawn(move || {
-            (0..letters).for_each(|n| assert_eq!(post(&shared, (sender, n)), PutOutcome::Done));
+            (0..messages).for_each(|n| assert_eq!(post(&shared, (sender, n)), PutOutcome::Done));
         });
     }
 }
 
-/// What the reactor does: sleeps unless something is left to do, takes if nothing is left from before, and reads so many at most.
+/// Runs a loop as the reactor does: it sleeps unless messages are left, takes new ones when none
+/// are left, and handles at most `per_turn` of them.
 ///
-/// Returns the letters in the order in which they were read, once there are `wanted` of them and, if it is to wait for that, it was told to stop.
+/// Ends when `wanted` messages were handled and, with `until_stopped`, a stop has arrived. Returns
+/// the messages in the order in which they were handled.
 fn run(
     shared: &Shared<Post>,
     per_turn: usize,
@@ -115,48 +119,49 @@ fn run(
     until_stopped: bool,
 ) -> Vec<(usize, usize)> {
     let (mailbox, poller) = &**shared;
-    let (mut letters, mut read, mut stopped) = (VecDeque::new(), Vec::new(), false);
+    let (mut messages, mut read, mut stopped) = (VecDeque::new(), Vec::new(), false);
     while read.len() < wanted || stopped != until_stopped {
-        // Without the bell in this line a loop with letters left from before hears it in the poll, forgets it, and sleeps.
-        poller.poll(!letters.is_empty() || mailbox.is_notified());
-        if letters.is_empty() && mailbox.is_notified() {
-            stopped |= mailbox.take(&mut letters, |_, stop| std::mem::take(stop));
+        // Without `is_notified` here, a poll with messages left over would consume the wake-up, and
+        // the next poll would sleep although the mailbox is not empty.
+        poller.poll(!messages.is_empty() || mailbox.is_notified());
+        if messages.is_empty() && mailbox.is_notified() {
+            stopped |= mailbox.take(&mut messages, |_, stop| std::mem::take(stop));
         }
-        read.extend(letters.drain(..per_turn.min(letters.len())));
+        read.extend(messages.drain(..per_turn.min(messages.len())));
     }
-    assert_eq!(read.len(), wanted, "a letter came twice");
+    assert_eq!(read.len(), wanted, "a message arrived twice");
     read
 }
 
-/// Each sender's letters are there, in the order in which he wrote them.
-fn assert_in_order(read: &[(usize, usize)], count: usize, letters: usize) {
+/// Asserts that each sender's messages arrived in the order in which it sent them.
+fn assert_in_order(read: &[(usize, usize)], count: usize, messages: usize) {
     for sender in 0..count {
-        let from_him: Vec<usize> = read
+        let from_sender: Vec<usize> = read
             .iter()
             .filter(|(from, _)| *from == sender)
             .map(|(_, n)| *n)
             .collect();
-        assert_eq!(from_him, (0..letters).collect::<Vec<_>>());
+        assert_eq!(from_sender, (0..messages).collect::<Vec<_>>());
     }
 }
 
 #[test]
-fn every_letter_of_every_sender_is_taken_whatever_the_order() {
-    for (interruptions, count, letters) in [(3, 2, 2), (1, 3, 1)] {
-        orders(interruptions, move || {
+fn every_message_is_taken_whatever_the_thread_order() {
+    for (preemptions, count, messages) in [(3, 2, 2), (1, 3, 1)] {
+        orders(preemptions, move || {
             let shared: Shared<Post> = Arc::new((Mailbox::new(100), Poller::default()));
-            senders(&shared, count, letters);
+            senders(&shared, count, messages);
             assert_in_order(
-                &run(&shared, usize::MAX, count * letters, false),
+                &run(&shared, usize::MAX, count * messages, false),
                 count,
-                letters,
+                messages,
             );
         });
     }
 }
 
 #[test]
-fn a_loop_that_reads_one_letter_a_turn_sleeps_over_none() {
+fn loop_that_reads_one_message_a_turn_never_sleeps_over_one() {
     every_order(|| {
         let shared: Shared<Post> = Arc::new((Mailbox::new(100), Poller::default()));
         senders(&shared, 1, 3);
@@ -165,7 +170,7 @@ fn a_loop_that_reads_one_letter_a_turn_sleeps_over_none() {
 }
 
 #[test]
-fn a_stop_is_seen_and_so_is_what_was_written_beside_it() {
+fn stop_and_messages_sent_at_the_same_time_all_arrive() {
     every_order(|| {
         let shared: Shared<Post> = Arc::new((Mailbox::new(100), Poller::default()));
         senders(&shared, 1, 2);
@@ -180,7 +185,7 @@ fn a_stop_is_seen_and_so_is_what_was_written_beside_it() {
 }
 
 #[test]
-fn a_full_mailbox_refuses_and_loses_nothing_it_took() {
+fn full_mailbox_refuses_and_keeps_accepted_messages() {
     every_order(|| {
         let shared: Shared<Post> = Arc::new((Mailbox::new(1), Poller::default()));
         let sender = {
@@ -198,7 +203,8 @@ fn a_full_mailbox_refuses_and_loses_nothing_it_took() {
     });
 }
 
-/// One look into the mailbox, beside two who write a letter each. When all is quiet, either nothing is left or the poller will wake the loop.
+/// Takes once from the mailbox while two threads put a message each. When both have ended, either
+/// no message is left or the poller will wake the loop.
 fn nothing_is_left_without_a_wake_up<M: Default + Send + Sync + 'static>(
     put: fn(&Shared<M>),
     take: fn(&M) -> usize,
@@ -217,61 +223,61 @@ fn nothing_is_left_without_a_wake_up<M: Default + Send + Sync + 'static>(
         let woken = *shared.1.woken.lock().unwrap();
         assert!(
             read == 2 || woken,
-            "a letter lies there, and nobody will wake the loop"
+            "a message is left, and nothing will wake the loop"
         );
     });
 }
 
-/// The same protocol by hand, in few words.
+/// The mailbox's protocol in its smallest form.
 #[derive(Default)]
-struct ByHand {
-    letters: Mutex<usize>,
-    rung: AtomicBool,
+struct MiniMailbox {
+    messages: Mutex<usize>,
+    notified: AtomicBool,
 }
 
-impl ByHand {
+impl MiniMailbox {
     fn put(shared: &Shared<Self>) {
-        *shared.0.letters.lock().unwrap() += 1;
-        if !shared.0.rung.swap(true, Ordering::AcqRel) {
+        *shared.0.messages.lock().unwrap() += 1;
+        if !shared.0.notified.swap(true, Ordering::AcqRel) {
             shared.1.wake();
         }
     }
 
-    fn silence(&self) {
-        self.rung.swap(false, Ordering::AcqRel);
+    fn clear_flag(&self) {
+        self.notified.swap(false, Ordering::AcqRel);
     }
 
     fn take(&self) -> usize {
-        std::mem::take(&mut *self.letters.lock().unwrap())
+        std::mem::take(&mut *self.messages.lock().unwrap())
     }
 }
 
 #[test]
-fn a_bell_that_is_silenced_before_the_letters_are_taken_loses_no_wake_up() {
-    nothing_is_left_without_a_wake_up(ByHand::put, |mailbox| {
-        mailbox.silence();
+fn flag_cleared_before_messages_are_taken_loses_no_wake_up() {
+    nothing_is_left_without_a_wake_up(MiniMailbox::put, |mailbox| {
+        mailbox.clear_flag();
         mailbox.take()
     });
 }
 
 #[test]
-#[should_panic(expected = "nobody will wake the loop")]
-fn a_bell_that_is_silenced_after_the_letters_were_taken_loses_one() {
-    nothing_is_left_without_a_wake_up(ByHand::put, |mailbox| {
+#[should_panic(expected = "nothing will wake the loop")]
+fn flag_cleared_after_messages_are_taken_loses_a_wake_up() {
+    nothing_is_left_without_a_wake_up(MiniMailbox::put, |mailbox| {
         let read = mailbox.take();
-        mailbox.silence();
+        mailbox.clear_flag();
         read
     });
 }
 
-/// A loop of a limit, with its poller and no connection.
+/// A loop that shares `limit`, with its poller and no connection.
 fn member(limit: &ConnectionLimit) -> (Permits, std::sync::Arc<Poller>) {
     let poller = std::sync::Arc::new(Poller::default());
     (Permits::new(limit, poller.clone(), 0), poller)
 }
 
-/// What the reactor does with `waiting` connections: accepts one and closes it, as often as it may,
-/// and sleeps in between.
+/// Serves `waiting` connections as the reactor does: accepts one when there is a permit, closes it,
+/// and sleeps while there is none.
 fn accept(limit: &ConnectionLimit, waiting: usize) {
     let (mut permits, poller) = member(limit);
     for left in (0..waiting).rev() {
@@ -285,7 +291,7 @@ fn accept(limit: &ConnectionLimit, waiting: usize) {
 }
 
 #[test]
-fn freed_place_wakes_a_loop_that_waits_for_one() {
+fn released_permit_wakes_a_loop_that_waits_for_one() {
     every_order(|| {
         let limit = ConnectionLimit::new(1);
         let other = {
@@ -294,12 +300,12 @@ fn freed_place_wakes_a_loop_that_waits_for_one() {
         };
         accept(&limit, 2);
         other.join().unwrap();
-        assert_eq!(limit.open(), 0, "a place was lost");
+        assert_eq!(limit.open(), 0, "a permit was lost");
     });
 }
 
 #[test]
-fn loop_that_needs_no_place_any_more_passes_it_on() {
+fn loop_that_needs_no_permit_any_more_passes_it_on() {
     every_order(|| {
         let limit = ConnectionLimit::new(1);
         let (mut holder, _) = member(&limit);
@@ -312,16 +318,17 @@ fn loop_that_needs_no_place_any_more_passes_it_on() {
                 move || accept(&limit, 1)
             }),
         ];
-        leaving.release_unused(0, false); // still in the queue, or with the place that it was granted there
+        // Still in the queue, or with the permit that it was granted there.
+        leaving.release_unused(0, false);
         for other in others {
             other.join().unwrap();
         }
-        assert_eq!(limit.open(), 0, "a place was lost");
+        assert_eq!(limit.open(), 0, "a permit was lost");
     });
 }
 
 #[test]
-fn loop_that_is_dropped_gives_its_place_to_the_next() {
+fn dropped_loop_passes_its_permit_to_the_next() {
     every_order(|| {
         let limit = ConnectionLimit::new(1);
         let (mut dropped, _) = member(&limit);
@@ -330,8 +337,8 @@ fn loop_that_is_dropped_gives_its_place_to_the_next() {
             let limit = limit.clone();
             thread::spawn(move || accept(&limit, 1))
         };
-        drop(dropped); // as it is after a panic
+        drop(dropped); // as after a panic
         other.join().unwrap();
-        assert_eq!(limit.open(), 0, "a place was lost");
+        assert_eq!(limit.open(), 0, "a permit was lost");
     });
 }

@@ -1,5 +1,5 @@
-//! Memory after a burst: what the loop's shared buffers have grown by is given back, and no message
-//! is held twice. Counted by the allocator.
+//! Memory after a burst: the loop's shared buffers shrink again, and no message is held twice.
+//! Counted by the allocator.
 
 mod util;
 
@@ -16,11 +16,11 @@ use util::{Client, TIMEOUT, reactor, turn_until};
 
 const MIB: usize = 1 << 20;
 
-/// Sends its text to the connection that asks, or to all.
+/// Sends its text to the connection that asks for it, or to all connections.
 struct Sender {
     text: Vec<u8>,
     all: Vec<ConnectionId>,
-    ended: usize,
+    closed: usize,
 }
 
 impl Sender {
@@ -28,7 +28,7 @@ impl Sender {
         Self {
             text: vec![b'x'; bytes],
             all: Vec::new(),
-            ended: 0,
+            closed: 0,
         }
     }
 }
@@ -66,14 +66,15 @@ impl Handler for Sender {
     }
 
     fn close(&mut self, _: &mut Context<'_, Self>, reason: &CloseReason) {
-        self.ended += usize::from(matches!(
+        self.closed += usize::from(matches!(
             reason,
             CloseReason::PeerClosed | CloseReason::Reset
         ));
     }
 }
 
-/// What the shared buffers may hold while nothing waits in them: see `Reactor::shared_memory`.
+/// The most bytes that the shared buffers may hold while they are empty: see
+/// `Reactor::shared_memory`.
 fn bound<H: Handler>(reactor: &Reactor<H>) -> usize {
     let Config {
         scratch,
@@ -85,7 +86,7 @@ fn bound<H: Handler>(reactor: &Reactor<H>) -> usize {
 }
 
 #[test]
-fn shared_memory_is_given_back_after_one_large_reply() {
+fn shared_memory_shrinks_after_a_large_reply() {
     const REPLY: usize = 64 * MIB;
     let config = Config {
         write_cap: 1 << 30,
@@ -119,14 +120,15 @@ fn shared_memory_is_given_back_after_one_large_reply() {
     });
     let (live, peak) = (info.bytes_current, usize::try_from(info.bytes_max).unwrap());
     println!(
-        "a reply of {REPLY} bytes: {peak} bytes at most, {live} stay; shared memory {before}, then {}",
+        "a reply of {REPLY} bytes: peak {peak} bytes, {live} bytes kept; \
+         shared memory {before} before, {} after",
         reactor.shared_memory()
     );
-    assert!(live < 512 * 1024, "{live} bytes stay");
-    // Once, and half of it again when that is moved into memory of its own size.
+    assert!(live < 512 * 1024, "{live} bytes kept");
+    // The reply once, and half of it again when its unsent part moves to memory of its own size.
     assert!(
         peak < REPLY + REPLY * 3 / 4,
-        "{peak} bytes for a reply of {REPLY}"
+        "peak {peak} bytes for a reply of {REPLY}"
     );
     assert_eq!(reactor.buffered(), 0);
     assert!(
@@ -137,8 +139,8 @@ fn shared_memory_is_given_back_after_one_large_reply() {
     assert!(reactor.shared_memory() <= bound(&reactor));
 }
 
-/// Lets `ask` make the handler send 400 kB to all of 101 connections. They read nothing, and then
-/// close.
+/// Lets `ask` make the handler send 400 kB to each of 101 connections, whose peers read nothing and
+/// then close.
 fn broadcast(way: &str, ask: impl FnOnce(&mut Reactor<Sender>, &mut Client)) {
     const CONNECTIONS: usize = 101;
     const MESSAGE: usize = 400_000;
@@ -156,23 +158,23 @@ fn broadcast(way: &str, ask: impl FnOnce(&mut Reactor<Sender>, &mut Client)) {
         let held = reactor.shared_memory();
         assert!(
             held <= before + 1024 * 1024,
-            "{way}: {held} bytes are held when all have it, {before} before"
+            "{way}: shared memory {held} bytes with the message queued, {before} before"
         );
         clients.clear();
         turn_until(&mut reactor, |reactor| reactor.connections() == 0);
     });
-    assert_eq!(reactor.handler().ended, CONNECTIONS);
+    assert_eq!(reactor.handler().closed, CONNECTIONS);
     let (live, peak) = (info.bytes_current, usize::try_from(info.bytes_max).unwrap());
     println!(
-        "{way}: {peak} bytes at most, {live} stay; shared memory {before}, then {}",
+        "{way}: peak {peak} bytes, {live} bytes kept; shared memory {before} before, {} after",
         reactor.shared_memory()
     );
     let once = (CONNECTIONS + 2) * (MESSAGE + 1);
     assert!(
         peak < once + MIB,
-        "{way}: {peak} bytes where {once} are held once"
+        "{way}: peak {peak} bytes, {once} for one copy each"
     );
-    assert!(live < 512 * 1024, "{way}: {live} bytes stay");
+    assert!(live < 512 * 1024, "{way}: {live} bytes kept");
     assert!(
         reactor.shared_memory() <= bound(&reactor),
         "{way}: {}",
@@ -181,7 +183,7 @@ fn broadcast(way: &str, ask: impl FnOnce(&mut Reactor<Sender>, &mut Client)) {
 }
 
 #[test]
-fn message_for_many_is_held_once_and_freed_when_delivered() {
+fn broadcast_message_is_held_once_and_freed_after_delivery() {
     broadcast("Context::send_to for each", |_, client| {
         client.send(b"each\n");
     });
@@ -192,7 +194,7 @@ fn message_for_many_is_held_once_and_freed_when_delivered() {
 }
 
 #[test]
-fn list_of_dials_is_given_back_after_a_burst() {
+fn connect_queue_shrinks_after_a_burst() {
     let (mut reactor, addr) = reactor(Sender::new(1), Config::default());
     let mut client = Client::connect(addr);
     client.send(b"dials\nand then\n");
@@ -208,7 +210,7 @@ fn list_of_dials_is_given_back_after_a_burst() {
 }
 
 #[test]
-fn letters_are_counted_while_they_wait_and_their_queue_is_given_back() {
+fn queued_posts_are_counted_and_their_queue_shrinks_afterwards() {
     let config = Config {
         retained_capacity: 1024,
         mailbox_cap: 8 * MIB,
@@ -224,7 +226,7 @@ fn letters_are_counted_while_they_wait_and_their_queue_is_given_back() {
         handle
             .send(
                 id,
-                &b"a letter of sixty-four bytes, its length as a frame's end: xxxx\n"[..],
+                &b"a message of sixty-four bytes, the line feed at its end counted\n"[..],
             )
             .unwrap();
     }
@@ -236,7 +238,7 @@ fn letters_are_counted_while_they_wait_and_their_queue_is_given_back() {
     let _ = reactor.turn(Some(Duration::ZERO)).unwrap();
     assert!(
         reactor.shared_memory() >= before + 640_000,
-        "those taken in and not read yet count too"
+        "posts that were taken and not handled yet count too"
     );
     let reading = thread::spawn(move || {
         client

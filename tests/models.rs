@@ -1,4 +1,5 @@
-//! The nine servers of the example `models`: one suite for all of them, and what some cannot do by design.
+//! The nine servers of the example `models`: one suite for all of them, and the cases that some
+//! cannot pass by design.
 
 #![cfg(target_os = "linux")]
 
@@ -29,7 +30,8 @@ const MODELS: [&str; 9] = [
     "netpoll",
 ];
 
-/// What a model cannot do, and why. It is tried all the same: whoever can do it after all has no place here.
+/// The cases that a model cannot pass by design, and why. They run all the same: one that passes
+/// fails the test, and is to be removed from here.
 const BY_DESIGN: [(&str, &str, &str); 13] = [
     (
         "iterative",
@@ -43,12 +45,12 @@ const BY_DESIGN: [(&str, &str, &str); 13] = [
     ),
     (
         "iterative",
-        "a client that does not read is nobody else's trouble",
-        "its only thread waits in write for that one",
+        "a client that does not read does not affect others",
+        "its only thread waits in write for that client",
     ),
     (
         "iterative",
-        "half a request keeps nobody else waiting",
+        "half a request does not delay others",
         "its only thread waits in read for the other half",
     ),
     (
@@ -70,29 +72,29 @@ const BY_DESIGN: [(&str, &str, &str); 13] = [
     ("epoll-et", REFUSED, UNREAD),
 ];
 const REFUSED: &str =
-    "a refused client that still sends reads its last answers and the end, and no reset";
+    "a refused client that still sends reads its last acks and the end, and no reset";
 const UNREAD: &str = "it closes with bytes unread, and does not linger";
 
 type Case = fn(SocketAddr, Duration) -> io::Result<()>;
 
 const CASES: [(&str, Case); 21] = [
-    ("a request is answered", |addr, patience| {
-        Client::connect(addr, patience)?.ask(1)
+    ("a request is answered", |addr, timeout| {
+        Client::connect(addr, timeout)?.ask(1)
     }),
-    ("an empty payload is answered", |addr, patience| {
-        let mut client = Client::connect(addr, patience)?;
+    ("an empty payload is answered", |addr, timeout| {
+        let mut client = Client::connect(addr, timeout)?;
         client.send(&submit(id(1), b""))?;
         client.expect(&ack(id(1)))
     }),
-    ("the longest request is answered", |addr, patience| {
-        let mut client = Client::connect(addr, patience)?;
+    ("the longest request is answered", |addr, timeout| {
+        let mut client = Client::connect(addr, timeout)?;
         client.send(&submit(id(1), &vec![b'x'; 65_536 - 13]))?;
         client.expect(&ack(id(1)))
     }),
     (
         "a request cut at every place is answered",
-        |addr, patience| {
-            let mut client = Client::connect(addr, patience)?;
+        |addr, timeout| {
+            let mut client = Client::connect(addr, timeout)?;
             let request = submit(id(1), b"hello");
             for cut in 1..request.len() {
                 client.send(&request[..cut])?;
@@ -103,25 +105,28 @@ const CASES: [(&str, Case); 21] = [
             Ok(())
         },
     ),
-    ("a request that drips is answered", |addr, patience| {
-        let mut client = Client::connect(addr, patience)?;
-        for byte in submit(id(7), b"drip") {
-            client.send(&[byte])?;
-        }
-        client.expect(&ack(id(7)))
-    }),
+    (
+        "a request sent byte by byte is answered",
+        |addr, timeout| {
+            let mut client = Client::connect(addr, timeout)?;
+            for byte in submit(id(7), b"drip") {
+                client.send(&[byte])?;
+            }
+            client.expect(&ack(id(7)))
+        },
+    ),
     (
         "two requests in one segment are answered",
-        |addr, patience| {
-            let mut client = Client::connect(addr, patience)?;
+        |addr, timeout| {
+            let mut client = Client::connect(addr, timeout)?;
             client.send(&[submit(id(1), b"one"), submit(id(2), b"two")].concat())?;
             client.expect(&[ack(id(1)), ack(id(2))].concat())
         },
     ),
     (
         "one and a half requests are answered one by one",
-        |addr, patience| {
-            let mut client = Client::connect(addr, patience)?;
+        |addr, timeout| {
+            let mut client = Client::connect(addr, timeout)?;
             let two = [submit(id(1), b"one"), submit(id(2), b"two")].concat();
             let (front, back) = two.split_at(24);
             client.send(front)?;
@@ -132,58 +137,67 @@ const CASES: [(&str, Case); 21] = [
     ),
     (
         "1,000 requests at once are answered in order",
-        |addr, patience| Client::connect(addr, patience)?.ask(1_000),
+        |addr, timeout| Client::connect(addr, timeout)?.ask(1_000),
     ),
-    ("many exchanges follow one another", |addr, patience| {
-        let mut client = Client::connect(addr, patience)?;
+    ("many exchanges follow one another", |addr, timeout| {
+        let mut client = Client::connect(addr, timeout)?;
         (0..200).try_for_each(|_| client.ask(1))
     }),
-    ("a conn is answered", |addr, patience| {
-        let mut client = Client::connect(addr, patience)?;
+    ("a conn is answered", |addr, timeout| {
+        let mut client = Client::connect(addr, timeout)?;
         client.send(b"\x00\x00\x00\x0d\x0100000001")?;
         client.expect(b"\x00\x00\x00\x0e\x8100000001\x00")
     }),
-    ("who ends his sending gets his answers", |addr, patience| {
-        let mut client = Client::connect(addr, patience)?;
-        client.send(&[submit(id(1), b"one"), submit(id(2), b"two")].concat())?;
-        client.stream.shutdown(Shutdown::Write)?;
-        client.expect(&[ack(id(1)), ack(id(2))].concat())?;
-        client.expect_eof()
-    }),
     (
-        "who ends in the middle of a request is closed",
-        |addr, patience| {
-            let mut client = Client::connect(addr, patience)?;
+        "a client that shuts its sending side gets its acks",
+        |addr, timeout| {
+            let mut client = Client::connect(addr, timeout)?;
+            client.send(&[submit(id(1), b"one"), submit(id(2), b"two")].concat())?;
+            client.stream.shutdown(Shutdown::Write)?;
+            client.expect(&[ack(id(1)), ack(id(2))].concat())?;
+            client.expect_eof()
+        },
+    ),
+    (
+        "a client that ends in the middle of a request is closed",
+        |addr, timeout| {
+            let mut client = Client::connect(addr, timeout)?;
             client.send(&submit(id(1), b"one")[..9])?;
             client.stream.shutdown(Shutdown::Write)?;
             client.expect_eof()
         },
     ),
-    ("a length that cannot be is the end", |addr, patience| {
-        for length in [0_u32, 4, 12, 65_537, 0x7fff_ffff, u32::MAX] {
-            let mut client = Client::connect(addr, patience)?;
-            client.send(&submit(id(1), b"before"))?;
+    (
+        "an invalid length closes the connection",
+        |addr, timeout| {
+            for length in [0_u32, 4, 12, 65_537, 0x7fff_ffff, u32::MAX] {
+                let mut client = Client::connect(addr, timeout)?;
+                client.send(&submit(id(1), b"before"))?;
+                client.expect(&ack(id(1)))?;
+                client.send(&length.to_be_bytes())?;
+                client.expect_eof()?;
+            }
+            Client::connect(addr, timeout)?.ask(1) // other clients are still served
+        },
+    ),
+    (
+        "an unknown command closes the connection",
+        |addr, timeout| {
+            let mut client = Client::connect(addr, timeout)?;
+            client.send(
+                &[
+                    submit(id(1), b"before"),
+                    b"\x00\x00\x00\x0d\x7700000002".to_vec(),
+                ]
+                .concat(),
+            )?;
             client.expect(&ack(id(1)))?;
-            client.send(&length.to_be_bytes())?;
-            client.expect_eof()?;
-        }
-        Client::connect(addr, patience)?.ask(1) // and nobody else's
-    }),
-    ("an unknown command is the end", |addr, patience| {
-        let mut client = Client::connect(addr, patience)?;
-        client.send(
-            &[
-                submit(id(1), b"before"),
-                b"\x00\x00\x00\x0d\x7700000002".to_vec(),
-            ]
-            .concat(),
-        )?;
-        client.expect(&ack(id(1)))?;
-        client.expect_eof()
-    }),
-    (REFUSED, |addr, patience| {
-        let mut client = Client::connect(addr, patience)?;
-        // More than anybody takes with one read.
+            client.expect_eof()
+        },
+    ),
+    (REFUSED, |addr, timeout| {
+        let mut client = Client::connect(addr, timeout)?;
+        // More than any of the servers reads at a time.
         client.send(
             &[
                 submit(id(1), b"before"),
@@ -195,62 +209,62 @@ const CASES: [(&str, Case); 21] = [
         client.expect(&ack(id(1)))?;
         match client.stream.read(&mut [0; 16])? {
             0 => Ok(()),
-            _ => Err(io::Error::other("more came instead of the end")),
+            _ => Err(io::Error::other(
+                "further bytes instead of the end of the stream",
+            )),
         }
     }),
     (
-        "a reset in the middle of a request is nobody else's trouble",
-        |addr, patience| {
+        "a reset in the middle of a request does not affect others",
+        |addr, timeout| {
             for _ in 0..20 {
-                let mut client = Client::connect(addr, patience)?;
+                let mut client = Client::connect(addr, timeout)?;
                 client.send(&submit(id(1), b"one")[..9])?;
                 SockRef::from(&client.stream).set_linger(Some(Duration::ZERO))?;
             }
-            Client::connect(addr, patience)?.ask(1)
+            Client::connect(addr, timeout)?.ask(1)
         },
     ),
-    ("500 clients come and go", |addr, patience| {
-        (0..500).try_for_each(|_| Client::connect(addr, patience)?.ask(1))
-    }),
+    (
+        "500 clients connect one after the other",
+        |addr, timeout| (0..500).try_for_each(|_| Client::connect(addr, timeout)?.ask(1)),
+    ),
     (
         "a second client is served beside an idle one",
-        |addr, patience| {
-            let mut idle = Client::connect(addr, patience)?;
+        |addr, timeout| {
+            let mut idle = Client::connect(addr, timeout)?;
             idle.ask(1)?;
-            Client::connect(addr, patience)?.ask(1)?;
+            Client::connect(addr, timeout)?.ask(1)?;
             idle.ask(1)
         },
     ),
+    ("half a request does not delay others", |addr, timeout| {
+        let mut half = Client::connect(addr, timeout)?;
+        half.send(&submit(id(1), b"one")[..9])?;
+        Client::connect(addr, timeout)?.ask(1)
+    }),
     (
-        "half a request keeps nobody else waiting",
-        |addr, patience| {
-            let mut half = Client::connect(addr, patience)?;
-            half.send(&submit(id(1), b"one")[..9])?;
-            Client::connect(addr, patience)?.ask(1)
-        },
-    ),
-    (
-        "a client that does not read is nobody else's trouble",
-        |addr, patience| {
-            let mut slow = Client::connect(addr, patience)?;
+        "a client that does not read does not affect others",
+        |addr, timeout| {
+            let mut slow = Client::connect(addr, timeout)?;
             slow.stream
                 .set_write_timeout(Some(Duration::from_millis(300)))?;
             let requests = submit(id(1), b"").repeat(1_000);
-            // It is stopped some time: its answers are not kept without end.
-            let stopped = (0..10_000).find_map(|_| slow.stream.write_all(&requests).err());
-            stopped.ok_or_else(|| {
-                io::Error::other("130 MB of requests were taken, and no answer read")
+            // At some point the server stops reading: it does not queue acks without limit.
+            let blocked = (0..10_000).find_map(|_| slow.stream.write_all(&requests).err());
+            blocked.ok_or_else(|| {
+                io::Error::other("the server took 130 MB of requests while no ack was read")
             })?;
-            let mut other = Client::connect(addr, patience)?;
+            let mut other = Client::connect(addr, timeout)?;
             (0..20).try_for_each(|_| other.ask(1))
         },
     ),
     (
         "1,100 clients are served at the same time",
-        |addr, patience| {
+        |addr, timeout| {
             let mut clients = Vec::new();
             for _ in 0..1_100 {
-                let mut client = Client::connect(addr, patience)?;
+                let mut client = Client::connect(addr, timeout)?;
                 client.ask(1)?;
                 clients.push(client);
             }
@@ -259,16 +273,17 @@ const CASES: [(&str, Case); 21] = [
     ),
 ];
 
-/// Another case, but no connection after the other: who is served must not wait for who is not.
-const TURNS: (&str, Case) = ("clients take turns", |addr, patience| {
+/// One more case, with ten connections at the same time: a client that asks must not wait for one
+/// that does not.
+const TURNS: (&str, Case) = ("clients take turns", |addr, timeout| {
     let mut clients = (0..10)
-        .map(|_| Client::connect(addr, patience))
+        .map(|_| Client::connect(addr, timeout))
         .collect::<io::Result<Vec<_>>>()?;
     (0..20).try_for_each(|_| clients.iter_mut().try_for_each(|client| client.ask(3)))
 });
 
 #[test]
-fn all_nine_pass_the_same_suite_but_for_what_they_cannot_do_by_design() {
+fn models_pass_the_same_suite_except_for_listed_design_limits() {
     rlimit::increase_nofile_limit(u64::MAX).unwrap();
     let suites: Vec<_> = MODELS
         .map(|model| (model, thread::spawn(move || failures_of(model))))
@@ -283,28 +298,28 @@ fn all_nine_pass_the_same_suite_but_for_what_they_cannot_do_by_design() {
 fn failures_of(model: &str) -> Vec<String> {
     let mut failures = Vec::new();
     for (name, case) in CASES.into_iter().chain([TURNS]) {
-        let excuse = BY_DESIGN
+        let limit = BY_DESIGN
             .iter()
-            .find(|(who, what, _)| (*who, *what) == (model, name));
-        let patience = if excuse.is_some() {
+            .find(|(its_model, its_case, _)| (*its_model, *its_case) == (model, name));
+        let timeout = if limit.is_some() {
             Duration::from_millis(300)
         } else {
             TIMEOUT
         };
-        // A server of its own for each: what one case leaves behind is no other's trouble.
+        // A server of its own for each case, so that no case affects another.
         let (server, addr) = Process::run_listening(Command::new(example("models")).args([
             "serve",
             model,
             "--listen",
             "127.0.0.1:0",
         ]));
-        match (case(addr, patience), excuse) {
+        match (case(addr, timeout), limit) {
             (Ok(()), None) | (Err(_), Some(_)) => {}
             (Err(error), None) => {
                 failures.push(format!("{model}: {name}: {error}; {}", server.log()));
             }
             (Ok(()), Some((.., why))) => {
-                failures.push(format!("{model}: {name}: it can, although {why}"));
+                failures.push(format!("{model}: {name}: it passes, although {why}"));
             }
         }
     }
@@ -312,7 +327,7 @@ fn failures_of(model: &str) -> Vec<String> {
 }
 
 #[test]
-fn what_is_excused_is_a_case_of_a_model() {
+fn design_limits_name_existing_models_and_cases() {
     for (model, case, _) in BY_DESIGN {
         assert!(MODELS.contains(&model), "{model}");
         assert!(
@@ -323,19 +338,20 @@ fn what_is_excused_is_a_case_of_a_model() {
 }
 
 #[test]
-fn the_calls_that_a_server_counts_are_those_that_strace_sees() {
+fn server_call_counts_match_strace() {
     if !Command::new("strace")
         .arg("true")
         .output()
         .is_ok_and(|output| output.status.success())
     {
-        println!("not looked at: strace is not installed here, or may not trace");
+        println!("not tested: strace is not installed here, or may not trace");
         return;
     }
     for model in MODELS {
         let summary =
             std::env::temp_dir().join(format!("glassloop-models-{}-{model}", std::process::id()));
-        let calls = "trace=accept4,recvfrom,sendto,writev,readv,select,pselect6,poll,ppoll,epoll_wait,epoll_pwait,epoll_pwait2,epoll_ctl";
+        let calls = "trace=accept4,recvfrom,sendto,writev,readv,select,pselect6,poll,ppoll,\
+                     epoll_wait,epoll_pwait,epoll_pwait2,epoll_ctl";
         let mut command = Command::new("strace");
         command
             .args(["-f", "-c", "-U", "calls", "-e", calls, "-o"])
@@ -350,7 +366,7 @@ fn the_calls_that_a_server_counts_are_those_that_strace_sees() {
         ]));
         let mut client = Client::connect(addr, TIMEOUT).unwrap();
         (0..1_000).try_for_each(|_| client.ask(1)).unwrap();
-        server.close_stdin(); // with that it says its counts, and ends
+        server.close_stdin(); // it prints its counts and ends
         let counted: f64 = server
             .line()
             .split(' ')
@@ -362,18 +378,18 @@ fn the_calls_that_a_server_counts_are_those_that_strace_sees() {
         let sum = text
             .lines()
             .find_map(|line| line.trim().strip_suffix(" total"))
-            .expect("strace says how many in all");
+            .expect("a total in strace's summary");
         let seen: f64 = sum.trim().parse().unwrap();
-        println!("{model}: {counted} counted, {seen} seen");
+        println!("{model}: the server counted {counted} calls, strace {seen}");
         assert!(
             (counted - seen).abs() <= seen / 100.0,
-            "{model}: {counted} counted, {seen} seen by strace:\n{text}"
+            "{model}: the server counted {counted} calls, strace {seen}:\n{text}"
         );
     }
 }
 
 #[test]
-fn the_table_is_complete_and_shows_what_each_model_pays_for() {
+fn table_is_complete_and_shows_the_cost_of_each_model() {
     let plots = std::env::temp_dir().join(format!("glassloop-plots-{}", std::process::id()));
     let run = Command::new(example("models"))
         .args(["--json", "--idle", "100,5000", "--svg"])
@@ -406,7 +422,7 @@ fn the_table_is_complete_and_shows_what_each_model_pays_for() {
             .unwrap_or_else(|| panic!("{model} has no {what}"))
     };
 
-    // A wait of poll costs as much as there are descriptors, one of epoll does not.
+    // The cost of a wait grows with the number of descriptors for poll, and not for epoll.
     let wait = |call: &str, idle: &str| table["wait_ns"][call][idle].as_f64().unwrap();
     assert!(
         wait("poll", "5000") >= 10.0 * wait("poll", "100"),
@@ -428,7 +444,8 @@ fn the_table_is_complete_and_shows_what_each_model_pays_for() {
             number(model, what);
         }
         if model != "busy" {
-            // Who waits in the kernel uses nothing; how much the busy one gets depends on what else the machine does.
+            // A server that waits in the kernel uses no processor time; how much the busy one gets
+            // depends on what else runs on the machine.
             let most = f64::min(2.0, number("busy", "idle_cpu_percent") / 10.0);
             assert!(
                 number(model, "idle_cpu_percent") <= most,
@@ -465,38 +482,39 @@ fn shell(line: &str) -> std::process::Output {
 }
 
 #[test]
-fn with_too_few_descriptors_and_no_place_for_plots_the_table_is_printed_all_the_same() {
+fn table_is_printed_despite_few_descriptors_and_no_plot_directory() {
     let run = shell(
-        "ulimit -n 64; exec \"$0\" --models iterative,poll --idle 3,100 --svg /dev/null/plots --json",
+        "ulimit -n 64; \
+         exec \"$0\" --models iterative,poll --idle 3,100 --svg /dev/null/plots --json",
     );
-    let (said, complained) = (
+    let (stdout, stderr) = (
         String::from_utf8_lossy(&run.stdout),
         String::from_utf8_lossy(&run.stderr),
     );
-    assert!(run.status.success(), "{complained}");
-    let table: Value = serde_json::from_str(&said).unwrap();
+    assert!(run.status.success(), "{stderr}");
+    let table: Value = serde_json::from_str(&stdout).unwrap();
     let (iterative, poll) = (&table["models"][0], &table["models"][1]);
     assert!(
         iterative["p50_us"].is_number() && iterative["error"].is_null(),
-        "{said}"
+        "{stdout}"
     );
     assert!(
         poll["p50_us"].is_null() && poll["error"].is_string(),
-        "{said}"
+        "{stdout}"
     );
-    assert!(table["wait_ns"]["poll"]["100"].is_null(), "{said}");
-    assert!(complained.contains("no plots"), "{complained}");
+    assert!(table["wait_ns"]["poll"]["100"].is_null(), "{stdout}");
+    assert!(stderr.contains("no plots"), "{stderr}");
 }
 
 #[test]
-fn an_odd_number_of_idle_connections_is_idle() {
+fn odd_number_of_idle_connections_is_measured() {
     let run = shell("exec \"$0\" --models iterative --idle 3 --svg /dev/null/plots --json");
     let table: Value = serde_json::from_slice(&run.stdout).unwrap();
     assert!(table["wait_ns"]["poll"]["3"].is_number(), "{table}");
 }
 
 #[test]
-fn who_cannot_be_written_to_is_no_reason_to_panic() {
+fn unwritable_stdout_does_not_panic() {
     let full = shell("exec \"$0\" --models iterative --idle 2 --svg /dev/null/plots >/dev/full");
     assert_eq!(full.status.code(), Some(1), "{full:?}");
     let closed =
@@ -509,18 +527,18 @@ fn who_cannot_be_written_to_is_no_reason_to_panic() {
     );
 }
 
-/// A client that says what goes wrong instead of panicking.
+/// A client that returns what goes wrong instead of panicking.
 struct Client {
     stream: TcpStream,
     asked: u32,
 }
 
 impl Client {
-    fn connect(addr: SocketAddr, patience: Duration) -> io::Result<Self> {
-        let stream = TcpStream::connect_timeout(&addr, patience)?;
+    fn connect(addr: SocketAddr, timeout: Duration) -> io::Result<Self> {
+        let stream = TcpStream::connect_timeout(&addr, timeout)?;
         stream.set_nodelay(true)?;
-        stream.set_read_timeout(Some(patience))?;
-        stream.set_write_timeout(Some(patience))?;
+        stream.set_read_timeout(Some(timeout))?;
+        stream.set_write_timeout(Some(timeout))?;
         Ok(Self { stream, asked: 0 })
     }
 
@@ -535,12 +553,12 @@ impl Client {
             Ok(())
         } else {
             Err(io::Error::other(format!(
-                "{got:?} came instead of {bytes:?}"
+                "read {got:?}, expected {bytes:?}"
             )))
         }
     }
 
-    /// Asks so often at once, and wants all answers.
+    /// Sends `times` requests in one write, and expects all acks.
     fn ask(&mut self, times: u32) -> io::Result<()> {
         let numbers = self.asked..self.asked + times;
         self.asked = numbers.end;
@@ -548,17 +566,20 @@ impl Client {
             .clone()
             .flat_map(|number| submit(id(number.into()), b"payload"))
             .collect();
-        let answers: Vec<u8> = numbers.flat_map(|number| ack(id(number.into()))).collect();
+        let acks: Vec<u8> = numbers.flat_map(|number| ack(id(number.into()))).collect();
         self.send(&requests)?;
-        self.expect(&answers)
+        self.expect(&acks)
     }
 
-    /// Nothing more comes but the end. A reset is one too: some close with bytes unread ([`REFUSED`]).
+    /// Expects the end of the stream and no further byte. A reset is accepted too: some models
+    /// close with bytes unread ([`REFUSED`]).
     fn expect_eof(&mut self) -> io::Result<()> {
         match self.stream.read(&mut [0; 16]) {
             Ok(0) => Ok(()),
             Err(error) if error.kind() == ErrorKind::ConnectionReset => Ok(()),
-            Ok(_) => Err(io::Error::other("more came instead of the end")),
+            Ok(_) => Err(io::Error::other(
+                "further bytes instead of the end of the stream",
+            )),
             Err(error) => Err(error),
         }
     }

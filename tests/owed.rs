@@ -1,4 +1,5 @@
-//! What is owed to peers and threads when much happens at once: answers that come later, letters, marks that hold. Each was once broken.
+//! Several things at once: delayed replies, posts, marks and stops that meet in one turn. Each case
+//! was a bug once.
 
 mod util;
 
@@ -15,18 +16,18 @@ use glassloop::{
 use socket2::{Domain, SockRef, Socket, Type};
 use util::{Client, Server, TIMEOUT, ack, id, reactor, service, submit, turn_until};
 
-/// Does what a line says.
+/// Does what each line asks for.
 #[derive(Default)]
-struct Clerk {
+struct CommandHandler {
     ids: Vec<ConnectionId>,
     lines: Vec<String>,
-    letters: u64,
+    posts: u64,
     timers: u64,
-    /// Where to tell who asked for something that takes time.
+    /// Gets the id of each connection that asks for a delayed reply.
     later: Option<mpsc::Sender<ConnectionId>>,
 }
 
-impl Handler for Clerk {
+impl Handler for CommandHandler {
     type Codec = Line;
     type State = ();
     type Mail = ();
@@ -48,14 +49,14 @@ impl Handler for Clerk {
                 return Verdict::Pause;
             }
             b"pause" => return Verdict::Pause,
-            b"nap" => {
+            b"1kB" => {
                 cx.send(&*vec![b'x'; 999]);
                 cx.resume(cx.id());
                 return Verdict::Pause;
             }
             b"big" => cx.send(&*vec![b'x'; 60_000]),
             b"huge" => cx.send(&*vec![b'x'; 999_999]),
-            b"tell the first" => cx.send_to(self.ids[0], &b"somebody asked"[..]),
+            b"tell the first" => cx.send_to(self.ids[0], &b"another asked"[..]),
             _ => {}
         }
         Verdict::Continue
@@ -75,12 +76,13 @@ impl Handler for Clerk {
     }
 
     fn mail(&mut self, (): (), _: &mut LoopContext<'_, Self>) {
-        self.letters += 1;
+        self.posts += 1;
     }
 }
 
-fn office(config: Config, clients: usize) -> (Reactor<Clerk>, Vec<Client>) {
-    let (mut reactor, addr) = reactor(Clerk::default(), config);
+/// A loop with `clients` connections, accepted in the order of the clients.
+fn with_clients(config: Config, clients: usize) -> (Reactor<CommandHandler>, Vec<Client>) {
+    let (mut reactor, addr) = reactor(CommandHandler::default(), config);
     let clients = (0..clients)
         .map(|n| {
             let client = Client::connect(addr);
@@ -91,20 +93,20 @@ fn office(config: Config, clients: usize) -> (Reactor<Clerk>, Vec<Client>) {
     (reactor, clients)
 }
 
-fn run_to_the_end<H: Handler>(reactor: &mut Reactor<H>) {
+fn run_until_stopped<H: Handler>(reactor: &mut Reactor<H>) {
     let end = Instant::now() + TIMEOUT;
     while reactor.turn(Some(Duration::from_millis(1))).unwrap() == Turn::Running {
-        assert!(Instant::now() < end, "it does not stop: {reactor:?}");
+        assert!(Instant::now() < end, "the loop does not stop: {reactor:?}");
     }
 }
 
 #[test]
-fn a_graceful_stop_waits_for_an_answer_that_is_still_being_made() {
+fn graceful_stop_waits_for_a_reply_still_in_progress() {
     let (later, asked) = mpsc::channel();
     let server = Server::start(
-        Clerk {
+        CommandHandler {
             later: Some(later),
-            ..Clerk::default()
+            ..CommandHandler::default()
         },
         Config::default(),
     );
@@ -112,7 +114,7 @@ fn a_graceful_stop_waits_for_an_answer_that_is_still_being_made() {
     client.send(b"later\n");
     let id = asked.recv_timeout(TIMEOUT).unwrap();
     server.handle.stop(Stop::Gracefully);
-    // The loop has heard of it when nobody listens any more.
+    // The loop has seen the stop once its listener is closed.
     let end = Instant::now() + TIMEOUT;
     while std::net::TcpStream::connect(server.addr).is_ok() {
         assert!(Instant::now() < end);
@@ -124,45 +126,45 @@ fn a_graceful_stop_waits_for_an_answer_that_is_still_being_made() {
 }
 
 #[test]
-fn what_the_last_frames_say_to_others_is_sent_before_the_end() {
-    let (mut reactor, mut clients) = office(Config::default(), 2);
+fn messages_to_other_connections_are_sent_before_a_graceful_end() {
+    let (mut reactor, mut clients) = with_clients(Config::default(), 2);
     clients[1].send(b"tell the first\ntell the first\n");
     reactor.stop(Stop::Gracefully);
     let mut second = clients.pop().unwrap();
     let reading = std::thread::spawn(move || {
-        clients[0].expect(b"somebody asked\nsomebody asked\n");
+        clients[0].expect(b"another asked\nanother asked\n");
         clients[0].expect_eof();
         second.expect_eof();
     });
-    run_to_the_end(&mut reactor);
+    run_until_stopped(&mut reactor);
     reading.join().unwrap();
     assert_eq!(reactor.counters().stale, 0);
 }
 
 #[test]
-fn a_pause_does_not_let_a_connection_go_on_above_the_high_mark() {
+fn resume_after_pause_respects_the_write_high_mark() {
     let config = Config {
         write_high: 10_000,
         write_low: 5000,
         ..Config::default()
     };
-    let (mut reactor, clients) = office(config, 1);
+    let (mut reactor, clients) = with_clients(config, 1);
     let mut writer = clients[0].stream.try_clone().unwrap();
-    let writing = std::thread::spawn(move || writer.write_all(&b"nap\n".repeat(20_000)));
+    let writing = std::thread::spawn(move || writer.write_all(&b"1kB\n".repeat(20_000)));
     turn_until(&mut reactor, |reactor| {
         reactor.counters().writes_blocked > 0
     });
-    let (id, mut most) = (reactor.handler().ids[0], 0);
+    let (id, mut peak) = (reactor.handler().ids[0], 0);
     for _ in 0..200 {
         let _ = reactor.turn(Some(Duration::ZERO)).unwrap();
         assert!(reactor.with(id, |_, cx| {
-            most = most.max(cx.pending());
+            peak = peak.max(cx.pending());
             Verdict::Continue
         }));
     }
     assert!(
-        (10_000..11_000).contains(&most),
-        "{most} bytes queued: the mark and the reply that reached it are allowed"
+        (10_000..11_000).contains(&peak),
+        "{peak} bytes queued: the mark and the reply that reached it are allowed"
     );
     drop(clients);
     drop(reactor);
@@ -170,8 +172,8 @@ fn a_pause_does_not_let_a_connection_go_on_above_the_high_mark() {
 }
 
 #[test]
-fn a_peer_that_reads_as_fast_as_it_is_written_to_does_not_keep_the_turn() {
-    let (mut reactor, mut clients) = office(Config::default(), 1);
+fn fast_reader_does_not_exceed_the_turn_budget() {
+    let (mut reactor, mut clients) = with_clients(Config::default(), 1);
     let mut reader = clients[0].stream.try_clone().unwrap();
     let reading = std::thread::spawn(move || {
         let mut rest = 500 * 60_001;
@@ -192,7 +194,8 @@ fn a_peer_that_reads_as_fast_as_it_is_written_to_does_not_keep_the_turn() {
         most = most.max(reactor.counters().bytes_written - before);
     }
     reading.join().unwrap();
-    // The budget, and what the round that went over it had queued: up to the high mark and one more, on each end of it.
+    // The budget, and what the round that exceeded it had queued: up to the high mark and one reply
+    // more, before and after.
     let bound = reactor.config().scratch + 3 * (reactor.config().write_high + 60_001);
     assert!(
         most <= bound as u64,
@@ -201,8 +204,9 @@ fn a_peer_that_reads_as_fast_as_it_is_written_to_does_not_keep_the_turn() {
 }
 
 #[test]
-fn memory_that_was_sent_in_part_is_counted_until_it_is_given_back() {
-    // What is accepted inherits the listener's small buffers: most of the reply stays with the loop.
+fn partly_sent_buffer_is_counted_until_it_is_freed() {
+    // Accepted sockets inherit the listener's small buffers, so most of the reply stays in the
+    // loop.
     let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
     socket.set_send_buffer_size(4096).unwrap();
     socket
@@ -210,7 +214,7 @@ fn memory_that_was_sent_in_part_is_counted_until_it_is_given_back() {
         .unwrap();
     socket.listen(1).unwrap();
     let mut reactor = Reactor::new(
-        Clerk::default(),
+        CommandHandler::default(),
         Config {
             write_high: 1 << 20,
             ..Config::default()
@@ -229,20 +233,20 @@ fn memory_that_was_sent_in_part_is_counted_until_it_is_given_back() {
     let (first, end) = (left, Instant::now() + TIMEOUT);
     while left > 0 {
         assert!(Instant::now() < end);
-        // It is given back when more than half of it is sent.
+        // The buffer is freed when more than half of it is sent.
         assert!(
             left <= first / 2 || reactor.buffered() >= first,
             "{} bytes counted of {first}",
             reactor.buffered()
         );
-        // Never less than what is unsent, and never much more than twice that.
+        // Never less than the unsent bytes, and never much more than twice as many.
         assert!(
             (left..=2 * left + 4096).contains(&reactor.buffered()),
             "{} bytes counted, {left} unsent",
             reactor.buffered()
         );
         match client.stream.read(&mut chunk) {
-            Ok(0) => panic!("the end came early"),
+            Ok(0) => panic!("the connection ended before the whole reply"),
             Err(error) if error.kind() != ErrorKind::WouldBlock => panic!("{error}"),
             _ => {}
         }
@@ -254,14 +258,14 @@ fn memory_that_was_sent_in_part_is_counted_until_it_is_given_back() {
 
 #[test]
 #[cfg(target_os = "linux")]
-fn urgent_data_does_not_hide_the_requests_behind_it() {
+fn requests_behind_urgent_data_are_read() {
     let (mut reactor, addr) = reactor(service(), Config::default());
     for round in 0..20 {
         let mut client = Client::connect(addr);
         turn_until(&mut reactor, |reactor| {
             reactor.counters().accepted == round + 1
         });
-        // All three are there before the loop looks.
+        // All three arrive before the loop reads.
         client.send(&submit(id(1), b"before"));
         SockRef::from(&client.stream)
             .send_out_of_band(b"!")
@@ -275,7 +279,7 @@ fn urgent_data_does_not_hide_the_requests_behind_it() {
 }
 
 #[test]
-fn those_who_wait_at_the_limit_of_connections_are_let_in_by_a_graceful_stop() {
+fn graceful_stop_accepts_the_backlog_above_the_connection_limit() {
     let (mut reactor, addr) = reactor(
         service(),
         Config {
@@ -285,7 +289,7 @@ fn those_who_wait_at_the_limit_of_connections_are_let_in_by_a_graceful_stop() {
     );
     let mut clients: Vec<Client> = (0..12).map(|_| Client::connect(addr)).collect();
     for client in &mut clients {
-        client.send(&submit(id(1), b"me too"));
+        client.send(&submit(id(1), b"queued"));
     }
     turn_until(&mut reactor, |reactor| reactor.connections() == 2);
     reactor.stop(Stop::Gracefully);
@@ -295,30 +299,30 @@ fn those_who_wait_at_the_limit_of_connections_are_let_in_by_a_graceful_stop() {
             client.expect_eof();
         }
     });
-    run_to_the_end(&mut reactor);
+    run_until_stopped(&mut reactor);
     reading.join().unwrap();
 }
 
 #[test]
-fn letters_that_came_before_the_loop_stops_itself_are_read() {
-    let (mut reactor, _clients) = office(Config::default(), 0);
+fn posts_sent_before_a_stop_of_the_loop_are_delivered() {
+    let (mut reactor, _clients) = with_clients(Config::default(), 0);
     (0..5000).for_each(|_| reactor.handle().post(()).unwrap());
     reactor.stop(Stop::Gracefully);
-    run_to_the_end(&mut reactor);
-    assert_eq!(reactor.handler().letters, 5000);
+    run_until_stopped(&mut reactor);
+    assert_eq!(reactor.handler().posts, 5000);
 }
 
 #[test]
-fn a_timer_that_is_set_after_a_long_absence_is_not_late_by_that() {
-    let (mut reactor, _clients) = office(Config::default(), 0);
-    std::thread::sleep(Duration::from_millis(300)); // that is the absence
+fn timer_set_after_a_long_gap_between_turns_is_not_late() {
+    let (mut reactor, _clients) = with_clients(Config::default(), 0);
+    std::thread::sleep(Duration::from_millis(300)); // no turn meanwhile
     reactor.set_timer(Instant::now() + Duration::from_millis(5));
     let left = reactor
         .next_deadline()
         .unwrap()
         .saturating_duration_since(Instant::now());
     assert!(left <= Duration::from_millis(6), "{left:?}");
-    // The sleep of the turn is bounded by the same: without a timer it would have no end.
+    // The same deadline bounds the turn's sleep: without a timer it would never end.
     turn_until(&mut reactor, |reactor| {
         reactor.turn(None).is_ok() && reactor.handler().timers == 1
     });
@@ -326,10 +330,10 @@ fn a_timer_that_is_set_after_a_long_absence_is_not_late_by_that() {
 
 #[test]
 #[cfg(unix)]
-fn a_paused_unix_peer_that_closes_has_its_frames_handled() {
+fn frames_of_a_paused_unix_peer_that_closes_are_handled() {
     let path = std::env::temp_dir().join(format!("glassloop-owed-{}", std::process::id()));
     let _ = std::fs::remove_file(&path);
-    let mut reactor = Reactor::new(Clerk::default(), Config::default()).unwrap();
+    let mut reactor = Reactor::new(CommandHandler::default(), Config::default()).unwrap();
     reactor
         .listen_on_unix(std::os::unix::net::UnixListener::bind(&path).unwrap())
         .unwrap();
@@ -352,8 +356,8 @@ fn a_paused_unix_peer_that_closes_has_its_frames_handled() {
 }
 
 #[test]
-fn a_deadline_set_for_the_past_while_another_passes_comes_before_the_next_frame_too() {
-    let (mut reactor, mut clients) = office(Config::default(), 1);
+fn past_deadline_set_in_a_deadline_callback_fires_before_next_frame() {
+    let (mut reactor, mut clients) = with_clients(Config::default(), 1);
     clients[0].send(b"one\n");
     let id = reactor.handler().ids[0];
     reactor.with(id, |_, cx| {
@@ -372,7 +376,7 @@ fn a_deadline_set_for_the_past_while_another_passes_comes_before_the_next_frame_
 }
 
 #[test]
-fn settings_that_would_spin_or_overflow_are_refused() {
+fn config_that_would_spin_or_overflow_is_refused() {
     let refused = |config: Config| assert!(config.check().is_err(), "{config:?}");
     refused(Config {
         accept_backoff: Duration::ZERO,

@@ -1,4 +1,5 @@
-//! Two handlers on one loop: each sees what is its own, all of it, and nothing of the other's.
+//! Two handlers on one loop: each sees all of its own connections, timers and mail, and none of the
+//! other's.
 
 mod util;
 
@@ -13,36 +14,36 @@ use glassloop::{
 };
 use util::{Client, Service, TIMEOUT, ack, id, request, service, turn_until};
 
-/// Writes down every call, and does what each line says.
+/// Records every call, and does what each line asks for.
 #[derive(Default)]
-struct Scribe {
+struct Recorder {
     calls: Vec<String>,
     ids: Vec<ConnectionId>,
-    /// The loop's timer that is its own.
+    /// The loop timer that belongs to this handler.
     timer: Option<TimerId>,
 }
 
-/// What a scribe is asked to do with a connection, his or not; he writes down what came of it.
-type Errand = (
+/// An action on a connection, which may belong to the other handler; the recorder notes its result.
+type Action = (
     ConnectionId,
-    fn(&mut LoopContext<'_, Scribe>, ConnectionId) -> bool,
+    fn(&mut LoopContext<'_, Recorder>, ConnectionId) -> bool,
 );
 
-impl Scribe {
+impl Recorder {
     fn note(&mut self, call: impl Into<String>) {
         self.calls.push(call.into());
     }
 
-    /// The notes so far, which are then forgotten.
-    fn notes(&mut self) -> Vec<String> {
+    /// Takes the notes so far.
+    fn take_notes(&mut self) -> Vec<String> {
         std::mem::take(&mut self.calls)
     }
 }
 
-impl Handler for Scribe {
+impl Handler for Recorder {
     type Codec = Line;
     type State = usize;
-    type Mail = Errand;
+    type Mail = Action;
 
     fn connection(&mut self, origin: &Origin) -> (Line, usize) {
         self.note(match origin {
@@ -78,7 +79,7 @@ impl Handler for Scribe {
 
     fn eof(&mut self, cx: &mut Context<'_, Self>) -> Verdict {
         self.note("eof");
-        cx.send(&b"farewell"[..]);
+        cx.send(&b"goodbye"[..]);
         Verdict::Close
     }
 
@@ -102,13 +103,13 @@ impl Handler for Scribe {
     }
 
     fn loop_timer(&mut self, timer: TimerId, cx: &mut LoopContext<'_, Self>) {
-        let whose = if self.timer == Some(timer) {
+        let owner = if self.timer == Some(timer) {
             "own"
         } else {
             "other's"
         };
-        self.note(format!("{whose} loop timer"));
-        if whose == "own" {
+        self.note(format!("{owner} loop timer"));
+        if owner == "own" {
             assert_eq!(
                 cx.send_to_many(self.ids.iter().copied(), &b"tock"[..]),
                 self.ids.len()
@@ -116,8 +117,8 @@ impl Handler for Scribe {
         }
     }
 
-    fn mail(&mut self, (id, errand): Errand, cx: &mut LoopContext<'_, Self>) {
-        let outcome = errand(cx, id);
+    fn mail(&mut self, (id, action): Action, cx: &mut LoopContext<'_, Self>) {
+        let outcome = action(cx, id);
         self.note(format!("mail: {outcome}"));
     }
 
@@ -126,7 +127,7 @@ impl Handler for Scribe {
     }
 }
 
-/// The first listener's connections are the left one's, all others the right one's.
+/// Gives connections of the first listener to the left handler, all others to the right one.
 fn first_is_left(origin: &Origin) -> Either<(), ()> {
     match origin {
         Origin::Accepted { listener: 0, .. } => Either::Left(()),
@@ -134,35 +135,41 @@ fn first_is_left(origin: &Origin) -> Either<(), ()> {
     }
 }
 
-/// A loop with so many listeners, and a client at each of them.
+/// A loop with `N` listeners, and a client connected to each.
 fn with_clients<H: Handler, const N: usize>(handler: H) -> (Reactor<H>, [Client; N]) {
     let mut reactor = Reactor::new(handler, Config::default()).unwrap();
     let addrs = [(); N].map(|()| reactor.listen("127.0.0.1:0").unwrap());
-    let mut come = 0;
+    let mut accepted = 0;
     let clients = addrs.map(|addr| {
         let client = Client::connect(addr);
-        come += 1;
-        turn_until(&mut reactor, |reactor| reactor.connections() == come);
+        accepted += 1;
+        turn_until(&mut reactor, |reactor| reactor.connections() == accepted);
         client
     });
     (reactor, clients)
 }
 
-type Scribes = Pair<Scribe, Scribe>;
+type Recorders = Pair<Recorder, Recorder>;
 
-/// Two scribes, with a client each; what they have noted so far is struck out.
-fn scribes() -> (Reactor<Scribes>, [Client; 2]) {
+/// Two recorders with a client each, and no notes yet.
+fn recorders() -> (Reactor<Recorders>, [Client; 2]) {
     let (mut reactor, clients) = with_clients(Pair::new(
-        Scribe::default(),
-        Scribe::default(),
+        Recorder::default(),
+        Recorder::default(),
         first_is_left,
     ));
-    assert_eq!(reactor.handler().left.notes(), ["accepted by 0", "open"]);
-    assert_eq!(reactor.handler().right.notes(), ["accepted by 1", "open"]);
+    assert_eq!(
+        reactor.handler().left.take_notes(),
+        ["accepted by 0", "open"]
+    );
+    assert_eq!(
+        reactor.handler().right.take_notes(),
+        ["accepted by 1", "open"]
+    );
     (reactor, clients)
 }
 
-/// Turns until there is an answer of that many bytes for one of the clients.
+/// Turns until the loop has written `bytes` more bytes.
 fn turn_until_written<H: Handler>(reactor: &mut Reactor<H>, bytes: usize) {
     let before = reactor.counters().bytes_written;
     turn_until(reactor, |reactor| {
@@ -179,9 +186,9 @@ fn ask<H: Handler>(reactor: &mut Reactor<H>, client: &mut Client, question: &[u8
 }
 
 #[test]
-fn submit_and_lines_are_served_side_by_side() {
+fn pair_serves_submit_and_lines_side_by_side() {
     let (mut reactor, [mut submits, mut lines]) =
-        with_clients(Pair::new(service(), Scribe::default(), first_is_left));
+        with_clients(Pair::new(service(), Recorder::default(), first_is_left));
     for n in 0..50 {
         ask(
             &mut reactor,
@@ -197,8 +204,11 @@ fn submit_and_lines_are_served_side_by_side() {
             format!("{}\n", 2 * n + 2).as_bytes(),
         );
     }
-    assert_eq!(reactor.handler().right.notes(), ["accepted by 1", "open"]);
-    // Between turns, in words of both.
+    assert_eq!(
+        reactor.handler().right.take_notes(),
+        ["accepted by 1", "open"]
+    );
+    // Between turns, with the pair's own types.
     let line = reactor.handler().right.ids[0];
     assert!(reactor.with(line, |pair, cx| {
         assert_eq!((pair.right.ids[0], *cx.state()), (line, Either::Right(100)));
@@ -210,7 +220,7 @@ fn submit_and_lines_are_served_side_by_side() {
 }
 
 #[test]
-fn a_handshake_is_waited_for_through_a_pair() {
+fn handshake_timeout_applies_through_a_pair() {
     let strict = Service {
         require_conn: true,
         ..service()
@@ -219,8 +229,11 @@ fn a_handshake_is_waited_for_through_a_pair() {
         handshake_timeout: Some(Duration::from_millis(30)),
         ..Config::default()
     };
-    let mut reactor =
-        Reactor::new(Pair::new(strict, Scribe::default(), first_is_left), config).unwrap();
+    let mut reactor = Reactor::new(
+        Pair::new(strict, Recorder::default(), first_is_left),
+        config,
+    )
+    .unwrap();
     let addr = reactor.listen("127.0.0.1:0").unwrap();
     let mut silent = Client::connect(addr);
     turn_until(&mut reactor, |reactor| reactor.counters().closed == 1);
@@ -229,9 +242,9 @@ fn a_handshake_is_waited_for_through_a_pair() {
 }
 
 #[test]
-fn every_callback_comes_to_the_one_whose_connection_it_is() {
+fn callbacks_reach_only_the_handler_of_their_connection() {
     for side in [0, 1] {
-        let (mut reactor, mut clients) = scribes();
+        let (mut reactor, mut clients) = recorders();
         let client = &mut clients[side];
         ask(&mut reactor, client, b"timer\n", b"tick\n");
         ask(&mut reactor, client, b"deadline\n", b"in time\n");
@@ -244,7 +257,7 @@ fn every_callback_comes_to_the_one_whose_connection_it_is() {
         client.expect(&[vec![b'x'; 60_000], vec![b'\n']].concat().repeat(2));
         client.shut_write();
         turn_until(&mut reactor, |reactor| reactor.counters().closed == 1);
-        client.expect(b"farewell\n");
+        client.expect(b"goodbye\n");
         client.expect_eof();
         let Pair { left, right, .. } = reactor.handler();
         let (its, other) = if side == 0 {
@@ -253,7 +266,7 @@ fn every_callback_comes_to_the_one_whose_connection_it_is() {
             (right, left)
         };
         assert_eq!(
-            its.notes(),
+            its.take_notes(),
             [
                 "timer",
                 "deadline Read",
@@ -263,28 +276,28 @@ fn every_callback_comes_to_the_one_whose_connection_it_is() {
             ]
         );
         assert_eq!(
-            other.notes(),
+            other.take_notes(),
             [""; 0],
-            "nothing of it is the other's business"
+            "the other handler sees none of it"
         );
     }
 }
 
 #[test]
-fn what_was_dialed_goes_where_the_pair_says() {
-    let (mut reactor, clients) = scribes();
+fn dialed_connection_goes_to_the_selected_side() {
+    let (mut reactor, clients) = recorders();
     let addr = reactor.local_addrs()[0].tcp().unwrap();
     let dialed = reactor.connect(addr, TIMEOUT).unwrap();
     turn_until(&mut reactor, |reactor| {
         reactor.handler().right.ids.contains(&dialed)
     });
-    assert!(reactor.handler().right.notes()[0].starts_with("not accepted: Dialed"));
+    assert!(reactor.handler().right.take_notes()[0].starts_with("not accepted: Dialed"));
     drop(clients);
 }
 
 #[test]
-fn mail_comes_to_its_addressee_who_reaches_his_own_connections_only() {
-    let (mut reactor, [mut left, mut right]) = scribes();
+fn mail_reaches_its_side_which_accesses_only_its_own_connections() {
+    let (mut reactor, [mut left, mut right]) = recorders();
     let (handle, ids) = (
         reactor.handle(),
         [
@@ -292,58 +305,58 @@ fn mail_comes_to_its_addressee_who_reaches_his_own_connections_only() {
             reactor.handler().right.ids[0],
         ],
     );
-    let errands: [fn(&mut LoopContext<'_, Scribe>, ConnectionId) -> bool; 3] = [
-        |cx, id| cx.send_to(id, &b"you have mail"[..]),
+    let actions: [fn(&mut LoopContext<'_, Recorder>, ConnectionId) -> bool; 3] = [
+        |cx, id| cx.send_to(id, &b"from mail"[..]),
         |cx, id| {
             cx.with(id, |cx| {
                 assert_eq!(*cx.state(), 0);
-                cx.send(&b"indeed"[..]);
+                cx.send(&b"from with"[..]);
                 Verdict::Continue
             })
         },
         |cx, id| cx.with(id, |_| Verdict::Close),
     ];
-    // To those of the other: not one of them does anything.
-    for errand in errands {
-        handle.post(Either::Left((ids[1], errand))).ok().unwrap();
-        handle.post(Either::Right((ids[0], errand))).ok().unwrap();
+    // On connections of the other handler: no action has an effect.
+    for action in actions {
+        handle.post(Either::Left((ids[1], action))).ok().unwrap();
+        handle.post(Either::Right((ids[0], action))).ok().unwrap();
     }
     turn_until(&mut reactor, |reactor| reactor.counters().posts == 6);
-    assert_eq!(reactor.handler().left.notes(), ["mail: false"; 3]);
-    assert_eq!(reactor.handler().right.notes(), ["mail: false"; 3]);
-    // To their own, all do. What the others were to be sent would come first here.
-    for errand in errands {
-        handle.post(Either::Left((ids[0], errand))).ok().unwrap();
-        handle.post(Either::Right((ids[1], errand))).ok().unwrap();
+    assert_eq!(reactor.handler().left.take_notes(), ["mail: false"; 3]);
+    assert_eq!(reactor.handler().right.take_notes(), ["mail: false"; 3]);
+    // On its own connections, all have one. Bytes that the other handler had sent would come first.
+    for action in actions {
+        handle.post(Either::Left((ids[0], action))).ok().unwrap();
+        handle.post(Either::Right((ids[1], action))).ok().unwrap();
     }
     turn_until(&mut reactor, |reactor| reactor.counters().posts == 12);
-    assert_eq!(reactor.handler().left.notes(), ["mail: true"; 3]);
-    assert_eq!(reactor.handler().right.notes(), ["mail: true"; 3]);
+    assert_eq!(reactor.handler().left.take_notes(), ["mail: true"; 3]);
+    assert_eq!(reactor.handler().right.take_notes(), ["mail: true"; 3]);
     for client in [&mut left, &mut right] {
-        client.expect(b"you have mail\nindeed\n");
+        client.expect(b"from mail\nfrom with\n");
         client.expect_eof();
     }
     drop((left, right));
     turn_until(&mut reactor, |reactor| reactor.connections() == 0);
     assert_eq!(
-        reactor.handler().left.notes(),
+        reactor.handler().left.take_notes(),
         ["close: closed by the handler"]
     );
 }
 
 #[test]
-fn of_a_loop_timer_both_are_told_and_each_knows_his_own() {
-    let (mut reactor, [mut left, mut right]) = scribes();
+fn loop_timer_reaches_both_sides_and_each_knows_its_own() {
+    let (mut reactor, [mut left, mut right]) = recorders();
     let timers = [(); 2].map(|()| reactor.set_timer(Instant::now()));
     reactor.handler().left.timer = Some(timers[0]);
     reactor.handler().right.timer = Some(timers[1]);
     turn_until(&mut reactor, |reactor| reactor.counters().timers == 2);
     assert_eq!(
-        reactor.handler().left.notes(),
+        reactor.handler().left.take_notes(),
         ["own loop timer", "other's loop timer"]
     );
     assert_eq!(
-        reactor.handler().right.notes(),
+        reactor.handler().right.take_notes(),
         ["other's loop timer", "own loop timer"]
     );
     left.expect(b"tock\n");
@@ -351,9 +364,9 @@ fn of_a_loop_timer_both_are_told_and_each_knows_his_own() {
 }
 
 #[test]
-fn a_panic_in_one_s_callback_is_nothing_to_the_other() {
+fn panic_in_a_callback_of_one_side_leaves_the_other_unaffected() {
     for side in [0, 1] {
-        let (mut reactor, [left, right]) = scribes();
+        let (mut reactor, [left, right]) = recorders();
         let (mut victim, mut bystander) = if side == 0 {
             (left, right)
         } else {
@@ -366,19 +379,19 @@ fn a_panic_in_one_s_callback_is_nothing_to_the_other() {
         turn_until(&mut reactor, |reactor| reactor.connections() == 1);
         ask(&mut reactor, &mut bystander, b"count\n", b"1\n");
         let Pair { left, right, .. } = reactor.handler();
-        let (his, other) = if side == 0 {
+        let (its, other) = if side == 0 {
             (left, right)
         } else {
             (right, left)
         };
-        assert_eq!(his.notes(), ["close: the handler panicked"]);
-        assert_eq!(other.notes(), [""; 0]);
+        assert_eq!(its.take_notes(), ["close: the handler panicked"]);
+        assert_eq!(other.take_notes(), [""; 0]);
     }
 }
 
 #[test]
-fn a_panic_inside_of_with_ends_that_connection_and_the_mail_goes_on() {
-    let (mut reactor, [mut left, mut right]) = scribes();
+fn panic_in_with_closes_that_connection_and_mail_continues() {
+    let (mut reactor, [mut left, mut right]) = recorders();
     let ids = [
         reactor.handler().left.ids[0],
         reactor.handler().right.ids[0],
@@ -387,28 +400,31 @@ fn a_panic_inside_of_with_ends_that_connection_and_the_mail_goes_on() {
         Either::Right((
             ids[1],
             (|cx, id| cx.with(id, |_| panic!("as asked")))
-                as fn(&mut LoopContext<'_, Scribe>, _) -> bool,
+                as fn(&mut LoopContext<'_, Recorder>, _) -> bool,
         )),
         Either::Left((
             ids[0],
-            (|_, _| panic!("as asked")) as fn(&mut LoopContext<'_, Scribe>, _) -> bool,
+            (|_, _| panic!("as asked")) as fn(&mut LoopContext<'_, Recorder>, _) -> bool,
         )),
     ] {
         reactor.handle().post(mail).ok().unwrap();
     }
     turn_until(&mut reactor, |reactor| reactor.counters().posts == 2);
     assert_eq!(
-        (reactor.counters().panics, reactor.handler().right.notes()),
+        (
+            reactor.counters().panics,
+            reactor.handler().right.take_notes()
+        ),
         (2, vec!["mail: true".to_string()])
     );
     right.expect_eof();
     ask(&mut reactor, &mut left, b"alive\n", b"alive\n");
 }
 
-/// Panics over every loop timer, its own or not.
-struct Nervous;
+/// Panics in every loop timer, its own or not.
+struct PanicsInTimer;
 
-impl Handler for Nervous {
+impl Handler for PanicsInTimer {
     type Codec = Line;
     type State = ();
     type Mail = ();
@@ -422,36 +438,36 @@ impl Handler for Nervous {
     }
 
     fn loop_timer(&mut self, _: TimerId, _: &mut LoopContext<'_, Self>) {
-        panic!("as it does");
+        panic!("as asked");
     }
 }
 
 #[test]
-fn a_panic_of_one_over_a_loop_timer_does_not_keep_it_from_the_other() {
-    fn told<L: Handler, R: Handler>(pair: Pair<L, R>, notes: fn(&mut Pair<L, R>) -> Vec<String>) {
+fn loop_timer_reaches_the_other_side_after_a_panic() {
+    fn check<L: Handler, R: Handler>(pair: Pair<L, R>, notes: fn(&mut Pair<L, R>) -> Vec<String>) {
         let mut reactor = Reactor::new(pair, Config::default()).unwrap();
         reactor.set_timer(Instant::now());
         turn_until(&mut reactor, |reactor| reactor.counters().timers == 1);
         assert_eq!(reactor.counters().panics, 1);
         assert_eq!(notes(reactor.handler()), ["other's loop timer"]);
     }
-    told(
-        Pair::new(Scribe::default(), Nervous, first_is_left),
-        |pair| pair.left.notes(),
+    check(
+        Pair::new(Recorder::default(), PanicsInTimer, first_is_left),
+        |pair| pair.left.take_notes(),
     );
-    told(
-        Pair::new(Nervous, Scribe::default(), first_is_left),
-        |pair| pair.right.notes(),
+    check(
+        Pair::new(PanicsInTimer, Recorder::default(), first_is_left),
+        |pair| pair.right.take_notes(),
     );
 }
 
 #[test]
-fn a_pair_of_a_pair_keeps_three_apart() {
+fn nested_pair_separates_three_handlers() {
     let second_is_left = |origin: &Origin| match origin {
         Origin::Accepted { listener: 1, .. } => Either::Left(()),
         _ => Either::Right(()),
     };
-    let inner = Pair::new(Scribe::default(), Scribe::default(), second_is_left);
+    let inner = Pair::new(Recorder::default(), Recorder::default(), second_is_left);
     let (mut reactor, [mut submits, mut one, mut two]) =
         with_clients(Pair::new(service(), inner, first_is_left));
     ask(
@@ -463,11 +479,11 @@ fn a_pair_of_a_pair_keeps_three_apart() {
     ask(&mut reactor, &mut one, b"count\n", b"1\n");
     ask(&mut reactor, &mut two, b"x\ncount\n", b"x\n2\n");
     ask(&mut reactor, &mut one, b"timer\n", b"tick\n");
-    let scribe = &mut reactor.handler().right;
-    assert_eq!(scribe.left.notes(), ["accepted by 1", "open", "timer"]);
-    assert_eq!(scribe.right.notes(), ["accepted by 2", "open"]);
-    let (one_id, two_id) = (scribe.left.ids[0], scribe.right.ids[0]);
-    let send: fn(&mut LoopContext<'_, Scribe>, ConnectionId) -> bool =
+    let inner = &mut reactor.handler().right;
+    assert_eq!(inner.left.take_notes(), ["accepted by 1", "open", "timer"]);
+    assert_eq!(inner.right.take_notes(), ["accepted by 2", "open"]);
+    let (one_id, two_id) = (inner.left.ids[0], inner.right.ids[0]);
+    let send: fn(&mut LoopContext<'_, Recorder>, ConnectionId) -> bool =
         |cx, id| cx.send_to(id, &b"hello"[..]);
     let handle = reactor.handle();
     handle.post(Either::Left(())).ok().unwrap();
@@ -489,18 +505,19 @@ fn a_pair_of_a_pair_keeps_three_apart() {
     reactor.handler().right.left.timer = Some(timer);
     turn_until_written(&mut reactor, 5);
     one.expect(b"tock\n");
-    let scribe = &mut reactor.handler().right;
-    assert_eq!(scribe.left.notes(), ["mail: false", "own loop timer"]);
+    let inner = &mut reactor.handler().right;
+    assert_eq!(inner.left.take_notes(), ["mail: false", "own loop timer"]);
     assert_eq!(
-        scribe.right.notes(),
+        inner.right.take_notes(),
         ["mail: false", "mail: true", "other's loop timer"]
     );
 }
 
-/// The codec's error that ended the connection to which `bytes` were sent, through one of the listeners.
+/// Sends `bytes` to the handler of one side, and returns the codec's error that closed the
+/// connection.
 fn error_after<E: std::error::Error + Copy + 'static>(side: usize, bytes: &[u8]) -> Option<E> {
     let (mut reactor, mut clients) =
-        with_clients::<_, 2>(Pair::new(service(), Scribe::default(), first_is_left));
+        with_clients::<_, 2>(Pair::new(service(), Recorder::default(), first_is_left));
     let found = Rc::new(RefCell::new(None));
     let find = found.clone();
     reactor.set_observer(move |step: &Step<'_>| {
@@ -515,7 +532,7 @@ fn error_after<E: std::error::Error + Copy + 'static>(side: usize, bytes: &[u8])
 }
 
 #[test]
-fn a_codec_s_error_is_found_as_its_own() {
+fn decode_error_keeps_the_type_of_its_codec() {
     assert_eq!(
         error_after(0, &request(0x33, id(1), b"")),
         Some(submit::Error::UnknownCommand { command: 0x33 })
@@ -535,7 +552,7 @@ fn a_codec_s_error_is_found_as_its_own() {
 }
 
 #[test]
-fn so_is_the_error_of_a_message_that_could_not_be_encoded() {
+fn encode_error_keeps_the_type_of_its_codec() {
     assert_eq!(
         error_after(1, b"garble\n"),
         Some(LineError::DelimiterInside { at: 3 })

@@ -1,4 +1,4 @@
-//! Peers that send more than they read, and limits that hold.
+//! Back-pressure and limits under load: peers that send more than they read, and many connections.
 
 #[path = "util/scripted.rs"]
 mod scripted;
@@ -13,7 +13,8 @@ use glassloop::{Config, Context, Handler, Origin, Reactor, Verdict};
 use scripted::{Harness, NetState};
 use util::{Client, ack, addr_of, id, service, submit, turn_until};
 
-/// Sends until neither the sockets nor the loop take any more. Returns how many bytes that was, and the most memory that the loop's connections held.
+/// Sends until neither the sockets nor the loop accept more bytes. Returns the number of bytes
+/// sent, and the peak of the memory that the loop's connections held.
 fn flood<H: glassloop::Handler>(
     reactor: &mut Reactor<H>,
     client: &mut Client,
@@ -40,23 +41,25 @@ fn flood<H: glassloop::Handler>(
 }
 
 #[test]
-fn a_peer_that_sends_for_ever_and_never_reads_costs_bounded_memory_and_loses_nothing() {
+fn peer_that_never_reads_uses_bounded_memory_and_loses_no_reply() {
     let mut reactor = Reactor::bind("127.0.0.1:0", service()).unwrap();
     let mut client = Client::connect(addr_of(&reactor));
     let requests: Vec<u8> = (0..10_000).flat_map(|n| submit(id(n), b"")).collect();
     let (sent, peak) = flood(&mut reactor, &mut client, &requests);
 
-    // What one read brought and could not be handled, and the replies up to the mark: their buffer may have doubled to grow.
+    // The bytes of one read that could not be handled yet, and the replies up to the high mark, in
+    // a buffer that may have doubled to grow.
     let config = reactor.config();
     let bound = config.scratch + 2 * (config.write_high + 14);
-    println!("{sent} bytes sent, at most {peak} bytes held, {bound} allowed");
+    println!("{sent} bytes sent, peak memory {peak} bytes, {bound} allowed");
     assert!(
         (1..=bound).contains(&peak),
         "{peak} bytes held, {bound} allowed"
     );
     assert!(reactor.counters().writes_blocked > 0 && reactor.counters().bytes_read < sent as u64);
 
-    // It goes on by itself as soon as the peer reads, and nothing is lost. The last request may have been cut.
+    // The loop continues by itself as soon as the peer reads, and no reply is lost. The last
+    // request may have been cut.
     let frames = sent / 13;
     let mut reader = client.stream.try_clone().unwrap();
     let reading = std::thread::spawn(move || {
@@ -74,27 +77,28 @@ fn a_peer_that_sends_for_ever_and_never_reads_costs_bounded_memory_and_loses_not
 }
 
 #[test]
-fn above_the_high_mark_nothing_is_read_until_the_queue_is_down_to_the_low_mark() {
+fn reading_stops_at_the_high_mark_until_the_low_mark_is_reached() {
     let mut reactor = Reactor::bind("127.0.0.1:0", service()).unwrap();
     let mut client = Client::connect(addr_of(&reactor));
     flood(&mut reactor, &mut client, &submit(id(1), b"").repeat(1000));
-    let choked = reactor.counters();
+    let blocked = reactor.counters();
     for _ in 0..100 {
         let _ = reactor.turn(Some(Duration::ZERO)).unwrap();
     }
     let after = reactor.counters();
     assert_eq!(
         (after.reads, after.writes, after.frames),
-        (choked.reads, choked.writes, choked.frames)
+        (blocked.reads, blocked.writes, blocked.frames)
     );
-    // A little room is not enough: the kernel reports room when about a third of its buffer is free.
+    // 14 free bytes are not enough: the kernel reports the socket writable when about a third of
+    // its buffer is free.
     client.stream.read_exact(&mut [0; 14]).unwrap();
     let _ = reactor.turn(Some(Duration::from_millis(5))).unwrap();
-    assert_eq!(reactor.counters().reads, choked.reads);
+    assert_eq!(reactor.counters().reads, blocked.reads);
 }
 
 #[test]
-fn a_flooder_does_not_starve_a_quiet_peer() {
+fn flooding_peer_does_not_starve_a_quiet_peer() {
     let mut reactor = Reactor::bind("127.0.0.1:0", service()).unwrap();
     let addr = addr_of(&reactor);
     let (mut flooder, mut quiet) = (Client::connect(addr), Client::connect(addr));
@@ -105,9 +109,9 @@ fn a_flooder_does_not_starve_a_quiet_peer() {
     let reading = std::thread::spawn(move || flooder.expect(&ack(id(7)).repeat(20_000)));
     let mut rounds = 0;
     while !reading.is_finished() {
-        quiet.send(&submit(id(1), b"me too"));
+        quiet.send(&submit(id(1), b"quiet"));
         let frames = reactor.counters().frames;
-        // The request is there before the turn begins, so this turn or the next must serve it, whatever the flooder does.
+        // The request arrives before the turn begins, so this turn or the next must serve it.
         let _ = reactor.turn(Some(Duration::from_millis(100))).unwrap();
         let _ = reactor.turn(Some(Duration::from_millis(100))).unwrap();
         assert!(reactor.counters().frames > frames);
@@ -121,7 +125,7 @@ fn a_flooder_does_not_starve_a_quiet_peer() {
 }
 
 #[test]
-fn at_the_limit_of_connections_newcomers_wait_until_one_leaves() {
+fn connections_above_the_limit_wait_until_one_closes() {
     let mut reactor = Reactor::new(
         service(),
         Config {
@@ -135,8 +139,8 @@ fn at_the_limit_of_connections_newcomers_wait_until_one_leaves() {
     for client in &mut clients {
         client.send(&submit(id(1), b""));
     }
-    for gone in 0..5 {
-        let answered = (gone + 2).min(5);
+    for closed in 0..5 {
+        let answered = (closed + 2).min(5);
         turn_until(&mut reactor, |reactor| {
             reactor.counters().frames == answered
         });
@@ -145,14 +149,14 @@ fn at_the_limit_of_connections_newcomers_wait_until_one_leaves() {
         first.expect(&ack(id(1)));
         drop(first);
         turn_until(&mut reactor, |reactor| {
-            reactor.counters().closed == gone + 1
+            reactor.counters().closed == closed + 1
         });
     }
     assert!(reactor.connect(addr, Duration::MAX).is_ok());
 }
 
 #[test]
-fn a_full_turn_of_accepts_leaves_the_rest_for_the_next() {
+fn accepts_above_the_turn_limit_wait_for_the_next_turn() {
     let mut reactor = Reactor::new(
         service(),
         Config {
@@ -170,7 +174,7 @@ fn a_full_turn_of_accepts_leaves_the_rest_for_the_next() {
 }
 
 #[test]
-fn ten_thousand_peers_who_claim_much_and_send_little_cost_little() {
+fn memory_follows_bytes_received_and_not_the_announced_length() {
     const PEERS: usize = 10_000;
     let mut harness = Harness::on(
         NetState::with_listeners(1),
@@ -181,30 +185,30 @@ fn ten_thousand_peers_who_claim_much_and_send_little_cost_little() {
         },
     );
     harness.accept(PEERS);
-    // Each claims the longest frame there is: 655 MB in all.
-    let claim = 65_536_u32.to_be_bytes();
+    // Each announces the longest frame allowed: 655 MB in all.
+    let length = 65_536_u32.to_be_bytes();
     let mut held = Vec::new();
-    for piece in [&claim[..], b"\x02", b"0", b"0"] {
+    for piece in [&length[..], b"\x02", b"0", b"0"] {
         (0..PEERS).for_each(|peer| harness.peer_sends(peer, piece));
         harness.turn();
         held.push(harness.reactor.buffered() / PEERS);
     }
-    println!("each of {PEERS} peers who claim 65,536 bytes and send 7 cost {held:?} bytes");
+    println!("{PEERS} peers announce 65,536 bytes each and send 7: {held:?} bytes held for each");
     assert!(
         held[0] <= 64,
-        "{held:?}: four bytes, and the box that they lie in"
+        "{held:?}: four bytes and their heap box are allowed"
     );
     assert!(
         held[3] <= 2 * 7 + 4096,
-        "{held:?}: no more than one step beyond what has come"
+        "{held:?}: at most one growth step beyond the received bytes is allowed"
     );
     assert_eq!(harness.reactor.connections(), PEERS);
 }
 
-/// Answers each line with as many empty ones as it has bytes.
-struct Chatter;
+/// Answers each line with as many empty lines as it has bytes.
+struct LinePerByte;
 
-impl Handler for Chatter {
+impl Handler for LinePerByte {
     type Codec = Line;
     type State = ();
     type Mail = ();
@@ -222,7 +226,7 @@ impl Handler for Chatter {
 }
 
 #[test]
-fn a_million_messages_of_one_byte_take_the_memory_of_their_bytes() {
+fn million_one_byte_messages_use_memory_of_their_bytes() {
     const MANY: usize = 1_000_000;
     let config = Config {
         write_high: 4 << 20,
@@ -230,18 +234,18 @@ fn a_million_messages_of_one_byte_take_the_memory_of_their_bytes() {
         write_cap: 4 << 20,
         ..Config::default()
     };
-    let (handler, shared) = (&mut Chatter, &mut Shared::new(config, Instant::now()));
+    let (handler, shared) = (&mut LinePerByte, &mut Shared::new(config, Instant::now()));
     let mut connection = Connection::unconnected(handler);
-    // A line whose bytes come one by one.
+    // A line whose bytes arrive one by one.
     for arrived in 1..=MANY {
         connection.receive(b"x", handler, shared);
         assert!(
             connection.heap() <= 2 * arrived + 4096,
-            "{} bytes held for {arrived}",
+            "{} bytes held for {arrived} received",
             connection.heap()
         );
     }
-    // As many replies of one byte each, which nobody takes.
+    // As many replies of one byte each, which the peer does not read.
     connection.receive(b"\n", handler, shared);
     assert_eq!(connection.unsent().len(), MANY);
     assert!(
@@ -249,7 +253,7 @@ fn a_million_messages_of_one_byte_take_the_memory_of_their_bytes() {
         "{} bytes held",
         connection.heap()
     );
-    // As many frames of one byte each: they leave nothing behind.
+    // As many frames of one byte each: they leave no memory in use.
     connection.sent(MANY, shared);
     connection.shrink();
     for _ in 0..MANY {

@@ -16,7 +16,7 @@ use process::{Process, client, example};
 use util::{Client, TIMEOUT, ack, bound, id, request, submit, wait_until};
 
 #[test]
-fn the_server_names_its_real_addresses_and_serves_on_all_of_them() {
+fn server_announces_its_actual_addresses_and_serves_on_all() {
     let mut server = Process::server(&[
         "--listen",
         "127.0.0.1:0",
@@ -36,7 +36,7 @@ fn the_server_names_its_real_addresses_and_serves_on_all_of_them() {
 }
 
 #[test]
-fn a_first_signal_stops_gracefully_and_the_exit_code_is_0() {
+fn first_signal_stops_gracefully_with_exit_code_0() {
     for signal in ["INT", "TERM"] {
         let (server, addr) = Process::listening(&[]);
         let mut client = Client::connect(addr);
@@ -49,7 +49,7 @@ fn a_first_signal_stops_gracefully_and_the_exit_code_is_0() {
         let (code, stderr) = server.end();
         assert_eq!(code, Some(0), "{stderr}");
         assert!(
-            stderr.contains("1 connections were accepted, 1 requests taken"),
+            stderr.contains("1 connections accepted, 1 requests handled"),
             "{stderr}"
         );
         assert!(TcpStream::connect(addr).is_err());
@@ -57,7 +57,7 @@ fn a_first_signal_stops_gracefully_and_the_exit_code_is_0() {
 }
 
 #[test]
-fn a_signal_right_after_the_greeting_stops_gracefully_too() {
+fn signal_directly_after_the_announcement_stops_gracefully() {
     for _ in 0..20 {
         let (server, _) = Process::listening(&[]);
         server.signal("TERM");
@@ -66,7 +66,7 @@ fn a_signal_right_after_the_greeting_stops_gracefully_too() {
 }
 
 #[test]
-fn nothing_is_announced_before_all_listeners_are_there() {
+fn no_address_is_announced_if_one_listener_fails() {
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let server = Process::server(&[
         "--listen",
@@ -79,9 +79,9 @@ fn nothing_is_announced_before_all_listeners_are_there() {
 }
 
 #[test]
-fn a_second_signal_stops_at_once() {
+fn second_signal_stops_at_once() {
     let (mut server, addr) = Process::listening(&["--drain-timeout", "1h"]);
-    // A peer that asks for more than it reads: draining would take the hour.
+    // A peer that sends requests and reads no replies: draining would take the hour.
     let mut client = Client::connect(addr);
     client
         .stream
@@ -90,11 +90,11 @@ fn a_second_signal_stops_at_once() {
     let requests = submit(id(1), b"").repeat(10_000);
     while std::io::Write::write_all(&mut client.stream, &requests).is_ok() {}
     server.signal("TERM");
-    // Once it refuses newcomers the first signal has been taken.
+    // The server has handled the first signal once it refuses new connections.
     wait_until("the end of the listener", || {
         TcpStream::connect(addr).is_err()
     });
-    assert!(server.is_running(), "it waits for the peer");
+    assert!(server.is_running(), "the server must wait for the peer");
     server.signal("TERM");
     let (code, stderr) = server.end();
     assert_eq!(code, Some(1), "{stderr}");
@@ -102,44 +102,40 @@ fn a_second_signal_stops_at_once() {
 }
 
 #[test]
-fn hangup_is_logged_and_stops_nothing() {
+fn sighup_is_logged_and_stops_nothing() {
     let (server, addr) = Process::listening(&[]);
     let mut client = Client::connect(addr);
     for n in 0..3 {
-        client.send(&submit(id(n), b"in the midst of it")[..15]);
+        client.send(&submit(id(n), b"sent in two parts.")[..15]);
         server.signal("HUP");
         wait_until("SIGHUP in the log", || {
-            server
-                .log()
-                .matches("SIGHUP: there is nothing to reload")
-                .count()
-                > n as usize
+            server.log().matches("SIGHUP: nothing to reload").count() > n as usize
         });
-        client.send(&submit(id(n), b"in the midst of it")[15..]);
+        client.send(&submit(id(n), b"sent in two parts.")[15..]);
         client.expect(&ack(id(n)));
     }
     drop(client);
-    // It does not count as the first of two signals.
+    // SIGHUP does not count as the first of two signals.
     server.signal("TERM");
     let (code, log) = server.end();
     assert_eq!(code, Some(0), "{log}");
 }
 
 #[test]
-fn signals_that_were_blocked_at_the_start_are_heard() {
+fn signals_blocked_at_the_start_are_handled() {
     use nix::sys::signal::{SigSet, Signal};
 
     let start = || {
         let watched: SigSet = [Signal::SIGHUP, Signal::SIGINT, Signal::SIGTERM]
             .into_iter()
             .collect();
-        watched.thread_block().unwrap(); // in this thread, and so in the process that it starts
+        watched.thread_block().unwrap(); // inherited by the process that this thread starts
         Process::listening(&["--threads", "2"])
     };
     for signal in ["INT", "TERM"] {
         let (server, _addr) = std::thread::spawn(start).join().unwrap();
         server.signal("HUP");
-        server.wait_for_log("SIGHUP: there is nothing to reload");
+        server.wait_for_log("SIGHUP: nothing to reload");
         server.signal(signal);
         let (code, log) = server.end();
         assert_eq!(code, Some(0), "{log}");
@@ -147,7 +143,7 @@ fn signals_that_were_blocked_at_the_start_are_heard() {
 }
 
 #[test]
-fn hangup_that_is_pending_at_the_start_is_logged_only() {
+fn sighup_pending_at_the_start_is_only_logged() {
     const LAUNCHER: &str = "import os, signal, sys\n\
         signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGHUP])\n\
         os.kill(os.getpid(), signal.SIGHUP)\n\
@@ -166,13 +162,13 @@ fn hangup_that_is_pending_at_the_start_is_logged_only() {
             .arg(example("server"))
             .args(["--listen", "127.0.0.1:0"]),
     );
-    server.wait_for_log("SIGHUP: there is nothing to reload");
+    server.wait_for_log("SIGHUP: nothing to reload");
     server.signal("TERM");
     assert_eq!(server.end().0, Some(0));
 }
 
 #[test]
-fn an_address_in_use_is_named_with_what_to_do() {
+fn address_in_use_is_reported_with_a_remedy() {
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let addr = taken.local_addr().unwrap().to_string();
     let (code, stderr) = Process::server(&["--listen", &addr]).end();
@@ -187,11 +183,11 @@ fn an_address_in_use_is_named_with_what_to_do() {
 #[test]
 fn wrong_flags_are_refused_with_a_hint() {
     for (args, hint) in [
-        (&["--listen", "nowhere"][..], "not an address with a port"),
+        (&["--listen", "no-port"][..], "not an address with a port"),
         (&["--max-frame", "12"], "12 is not in 13.."),
         (&["--max-connections", "0"], "0 is not in 1.."),
         (&["--admin", "maybe"], "neither `off` nor an address"),
-        (&["--dialect", "klingon"], "possible values: text, source"),
+        (&["--dialect", "unknown"], "possible values: text, source"),
         (&["--drain-timeout", "soon"], "--drain-timeout"),
         (&["--scratch", "0"], "0 is not in 1.."),
         (&["--spin", "11ms"], "longer than 10ms"),
@@ -209,7 +205,7 @@ fn wrong_flags_are_refused_with_a_hint() {
 }
 
 #[test]
-fn the_knobs_change_how_it_works_and_not_what_it_answers() {
+fn tuning_flags_do_not_change_replies() {
     for args in [
         &["--scratch", "1"][..],
         &["--events", "1"],
@@ -229,7 +225,7 @@ fn the_knobs_change_how_it_works_and_not_what_it_answers() {
 }
 
 #[test]
-fn a_connection_s_end_is_logged_at_debug_and_requests_are_not() {
+fn closed_connections_are_logged_at_debug_and_requests_are_not() {
     let (server, addr) = Process::listening(&["--log", "debug", "--require-conn"]);
     let mut client = Client::connect(addr);
     client.send(&[request(0x01, id(1), b""), submit(id(2), b"secret")].concat());
@@ -238,11 +234,11 @@ fn a_connection_s_end_is_logged_at_debug_and_requests_are_not() {
     client.expect_eof();
     drop(client);
     // Peer bytes in the log are escaped.
-    let mut rude = Client::connect(addr);
-    rude.send(&submit(*b"\x1b[31m\r\n!", b""));
-    rude.expect(&request(0x82, *b"\x1b[31m\r\n!", &[1]));
-    rude.expect_eof();
-    drop(rude);
+    let mut hostile = Client::connect(addr);
+    hostile.send(&submit(*b"\x1b[31m\r\n!", b""));
+    hostile.expect(&request(0x82, *b"\x1b[31m\r\n!", &[1]));
+    hostile.expect_eof();
+    drop(hostile);
     server.signal("TERM");
     let (code, stderr) = server.end();
     assert_eq!(code, Some(0));
@@ -263,63 +259,63 @@ fn a_connection_s_end_is_logged_at_debug_and_requests_are_not() {
 }
 
 #[test]
-fn strangers_do_not_fill_the_log() {
+fn peers_of_other_protocols_do_not_fill_the_log() {
     let (server, addr) = Process::listening(&[]);
     server.wait_for_log("room for ");
     server.wait_for_log("\n");
     let quiet = server.log();
-    let greetings = [
+    let first_bytes = [
         &b"GET / HTTP/1.1\r\n\r\n"[..],
         b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc",
         b"\r\n\r\n",
         b"PROXY TCP4 1.2.3.4 5.6.7.8 1 2\r\n",
     ];
-    for greeting in greetings.iter().cycle().take(200) {
-        let mut stranger = Client::connect(addr);
-        stranger.send(greeting);
-        stranger.expect_eof();
+    for bytes in first_bytes.iter().cycle().take(200) {
+        let mut other = Client::connect(addr);
+        other.send(bytes);
+        other.expect_eof();
     }
     for _ in 0..100 {
         Client::connect(addr).reset();
     }
-    // Who is served after them is served when all of that is over.
+    // The server has handled all of them once a later client is served.
     let mut client = Client::connect(addr);
     client.send(&submit(id(1), b""));
     client.expect(&ack(id(1)));
     assert_eq!(
         server.log(),
         quiet,
-        "nobody who reads the log wants to hear of that"
+        "such peers must not add lines to the log"
     );
     server.signal("TERM");
     let (code, stderr) = server.end();
     assert_eq!(code, Some(0));
     assert!(
-        stderr.contains("301 connections were accepted, 1 requests taken"),
-        "but they are counted: {stderr}"
+        stderr.contains("301 connections accepted, 1 requests handled"),
+        "such peers must be counted: {stderr}"
     );
 }
 
 #[test]
 #[cfg(target_os = "linux")]
-fn a_storm_of_signals_neither_ends_the_server_nor_moves_a_deadline() {
+fn repeated_signals_do_not_stop_the_server_or_move_a_deadline() {
     let (server, addr) = Process::listening(&["--idle-timeout", "1s"]);
     let mut silent = Client::connect(addr);
     let begun = Instant::now();
     silent.send(&submit(id(1), b""));
     silent.expect(&ack(id(1)));
     silent.stream.set_nonblocking(true).unwrap();
-    // To be stopped and continued interrupts a wait even where no handler is installed (signal(7)). Were the wait begun anew
-    // each time it would last as long as this.
-    let is_gone = |silent: &mut Client| match silent.stream.read(&mut [0]) {
+    // SIGSTOP and SIGCONT interrupt a wait even if no handler is installed (signal(7)). If the loop
+    // began each wait anew with its full timeout, the connection would never time out.
+    let is_closed = |silent: &mut Client| match silent.stream.read(&mut [0]) {
         Ok(0) => true,
         Err(error) if error.kind() == ErrorKind::WouldBlock => false,
         other => panic!("{other:?}"),
     };
-    while !is_gone(&mut silent) {
+    while !is_closed(&mut silent) {
         assert!(
             begun.elapsed() < TIMEOUT,
-            "the storm has moved the deadline; {}",
+            "the signals have moved the deadline; {}",
             server.log()
         );
         server.signal("STOP");
@@ -328,7 +324,7 @@ fn a_storm_of_signals_neither_ends_the_server_nor_moves_a_deadline() {
     }
     assert!(
         begun.elapsed() >= Duration::from_millis(999),
-        "gone after {:?}",
+        "closed after {:?}",
         begun.elapsed()
     );
     let mut client = Client::connect(addr);
@@ -338,16 +334,17 @@ fn a_storm_of_signals_neither_ends_the_server_nor_moves_a_deadline() {
     assert_eq!(server.end().0, Some(0));
 }
 
-/// What strace wrote down of the example server while somebody visited it, with which code that ended, and what stood on stderr.
+/// A traced run of the example server: strace's output, the exit code, and stderr.
 struct Traced {
     calls: String,
     code: Option<i32>,
     stderr: String,
 }
 
-/// Runs the example server under strace with these options, and lets `visit` come to it. Nothing where strace is not installed, or may not trace.
+/// Runs the example server under strace with `options`, and calls `visit` with a client. Returns
+/// `None` if strace is not installed or may not trace.
 ///
-/// The server does not spin: how many polls that takes is up to the machine.
+/// The server does not spin, since the number of polls would depend on the machine.
 fn traced(options: &[&str], visit: impl FnOnce(&mut Client)) -> Option<Traced> {
     static NUMBER: AtomicU32 = AtomicU32::new(0);
     if !Command::new("strace")
@@ -355,7 +352,7 @@ fn traced(options: &[&str], visit: impl FnOnce(&mut Client)) -> Option<Traced> {
         .output()
         .is_ok_and(|output| output.status.success())
     {
-        println!("not looked at: strace is not installed here, or may not trace");
+        println!("not tested: strace is not installed here, or may not trace");
         return None;
     }
     let number = NUMBER.fetch_add(1, Ordering::Relaxed);
@@ -391,7 +388,7 @@ fn traced(options: &[&str], visit: impl FnOnce(&mut Client)) -> Option<Traced> {
 
 #[test]
 #[cfg(target_os = "linux")]
-fn a_server_whose_poller_breaks_says_so_and_exits_with_1() {
+fn broken_poller_is_reported_with_exit_code_1() {
     let broken = traced(
         &[
             "-e",
@@ -410,7 +407,7 @@ fn a_server_whose_poller_breaks_says_so_and_exits_with_1() {
                     other => panic!("{other:?}"),
                 }
             }
-            panic!("it goes on without a poller");
+            panic!("the server continues without a poller");
         },
     );
     let Some(Traced {
@@ -429,14 +426,15 @@ fn a_server_whose_poller_breaks_says_so_and_exits_with_1() {
     assert_eq!(
         calls.lines().filter(|line| line.contains("EBADF")).count(),
         1,
-        "one that fails is enough: {calls}"
+        "the first failed poll must be the last: {calls}"
     );
 }
 
 #[test]
 #[cfg(target_os = "linux")]
-fn no_write_can_raise_a_signal() {
-    // A host that is no Rust program, or has asked for it, dies of SIGPIPE unless each write says that it wants none.
+fn writes_never_raise_sigpipe() {
+    // A host program that does not ignore SIGPIPE (Rust programs do by default) dies of it, unless
+    // each write has MSG_NOSIGNAL.
     let writes = traced(&["-e", "trace=sendto,sendmsg,write,writev"], |client| {
         for n in 0..20 {
             client.send(&submit(id(n), b"").repeat(usize::try_from(n).unwrap() + 1));
@@ -458,7 +456,7 @@ fn no_write_can_raise_a_signal() {
 }
 
 #[test]
-fn the_client_prints_every_ack_and_exits_with_0() {
+fn client_prints_every_ack_and_exits_with_0() {
     for (server_args, client_args) in [
         (&[][..], &["--conns", "5", "--count", "10"][..]),
         (
@@ -496,7 +494,7 @@ fn the_client_prints_every_ack_and_exits_with_0() {
 }
 
 #[test]
-fn the_client_exits_with_1_if_an_ack_is_missing_or_wrong() {
+fn client_exits_with_1_if_an_ack_is_missing_or_wrong() {
     let twice = ack(id(2)).repeat(2);
     let answers = [
         Vec::new(),
@@ -532,8 +530,8 @@ fn the_client_exits_with_1_if_an_ack_is_missing_or_wrong() {
             "{output:?}"
         );
     }
-    let (_bound, nobody) = bound();
-    let output = client(&["--addr", &nobody.to_string(), "--conns", "1"]);
+    let (_bound, unused) = bound();
+    let output = client(&["--addr", &unused.to_string(), "--conns", "1"]);
     assert_eq!(output.status.code(), Some(1));
     assert!(
         String::from_utf8_lossy(&output.stderr)
@@ -543,7 +541,7 @@ fn the_client_exits_with_1_if_an_ack_is_missing_or_wrong() {
 }
 
 #[test]
-fn strace_counts_what_the_loop_counts() {
+fn syscalls_per_request_match_strace() {
     let counted = traced(
         &[
             "-e",
@@ -555,7 +553,7 @@ fn strace_counts_what_the_loop_counts() {
                 client.expect(&ack(id(n)));
             };
             ask(client, 0);
-            // Marks in the trace: requests of another length.
+            // Markers in the trace: requests of another length.
             client.send(&submit(id(1), &[b'['; 100]));
             client.expect(&ack(id(1)));
             (0..200).for_each(|n| ask(client, n));
@@ -572,15 +570,16 @@ fn strace_counts_what_the_loop_counts() {
         return;
     };
     let lines: Vec<&str> = text.lines().collect();
-    let mark = |sign: &str| {
+    let marker = |bytes: &str| {
         lines
             .iter()
-            .position(|line| line.contains("recvfrom") && line.contains(sign))
+            .position(|line| line.contains("recvfrom") && line.contains(bytes))
     };
-    let (Some(begin), Some(end)) = (mark("[[[["), mark("]]]]")) else {
-        panic!("no marks in the trace\n{text}\n{stderr}")
+    let (Some(begin), Some(end)) = (marker("[[[["), marker("]]]]")) else {
+        panic!("no markers in the trace\n{text}\n{stderr}")
     };
-    // The loop's own thread; the one that waits for signals has its calls too. A call that was interrupted in the log is counted where it ends.
+    // The loop's thread only; the thread that waits for signals makes calls too. A call that strace
+    // splits in two lines is counted at the second.
     let (thread, _) = lines[begin].split_once(' ').unwrap();
     let calls = || {
         lines[begin + 1..end]
@@ -599,9 +598,9 @@ fn strace_counts_what_the_loop_counts() {
     assert_eq!(
         (count("recvfrom"), count("sendto")),
         (200, 201),
-        "the mark's own answer is the one more:\n{text}"
+        "the marker's own ack is the additional write:\n{text}"
     );
-    // One wait for each request, and one for the second mark.
+    // One wait for each request, and one for the second marker.
     let waits = count("epoll_wait") + count("epoll_pwait");
     assert_eq!(waits, 201, "{text}");
     assert_eq!(count("epoll_ctl") + count("read") + count("write"), 0);

@@ -1,4 +1,4 @@
-//! Faults that were there once.
+//! Tests for bugs that the crate once had.
 
 mod util;
 
@@ -9,16 +9,16 @@ use glassloop::codec::{Codec, Input, Line};
 use glassloop::{CloseReason, Config, ConnectionId, Context, Handler, Origin, Reactor, Verdict};
 use util::{Client, TIMEOUT, ack, addr_of, id, reactor, service, submit, turn_until};
 
-/// Does what a line's first word says, and remembers everybody.
+/// Does what each line asks for, and keeps the ids of all connections.
 #[derive(Default)]
-struct Everybody {
+struct CommandHandler {
     ids: Vec<ConnectionId>,
-    ends: Vec<String>,
-    loud: u64,
-    quiet: u64,
+    close_reasons: Vec<String>,
+    busy_frames: u64,
+    quiet_frames: u64,
 }
 
-impl Handler for Everybody {
+impl Handler for CommandHandler {
     type Codec = Line;
     type State = Bomb;
     type Mail = ();
@@ -34,12 +34,12 @@ impl Handler for Everybody {
 
     fn frame(&mut self, line: &[u8], cx: &mut Context<'_, Self>) -> Verdict {
         match line {
-            b"loud" => {
-                self.loud += 1;
+            b"busy" => {
+                self.busy_frames += 1;
                 (0..100).for_each(|_| cx.resume(cx.id()));
             }
             b"quiet" => {
-                self.quiet += 1;
+                self.quiet_frames += 1;
                 cx.send(line);
             }
             b"arm" => cx.state().0 = true,
@@ -58,33 +58,33 @@ impl Handler for Everybody {
     }
 
     fn close(&mut self, cx: &mut Context<'_, Self>, reason: &CloseReason) {
-        self.ends.push(reason.to_string());
+        self.close_reasons.push(reason.to_string());
         for id in &self.ids {
-            cx.send_to(*id, &b"somebody left, and nobody knows why"[..]);
+            cx.send_to(*id, &b"another connection has been closed."[..]);
         }
     }
 }
 
-/// Panics when it is dropped, if it is armed.
+/// Panics in its destructor if it is armed.
 struct Bomb(bool);
 
 impl Drop for Bomb {
     fn drop(&mut self) {
-        assert!(!self.0, "in a destructor");
+        assert!(!self.0, "panic in a destructor");
     }
 }
 
-/// A loop with one connection, and that one's client.
-fn one(config: Config) -> (Reactor<Everybody>, Client, ConnectionId) {
-    let (mut reactor, addr) = reactor(Everybody::default(), config);
+/// A loop with one connection, the client of it, and its id.
+fn with_client(config: Config) -> (Reactor<CommandHandler>, Client, ConnectionId) {
+    let (mut reactor, addr) = reactor(CommandHandler::default(), config);
     let client = Client::connect(addr);
-    settle(&mut reactor, 1);
+    turn_until_idle(&mut reactor, 1);
     let id = reactor.handler().ids[0];
     (reactor, client, id)
 }
 
-/// Turns until all `connections` are there and the loop would sleep.
-fn settle<H: Handler>(reactor: &mut Reactor<H>, connections: usize) {
+/// Turns until there are `connections` connections and a turn brings no event.
+fn turn_until_idle<H: Handler>(reactor: &mut Reactor<H>, connections: usize) {
     turn_until(reactor, |reactor| reactor.connections() == connections);
     turn_until(reactor, |reactor| {
         let events = reactor.counters().events;
@@ -94,25 +94,25 @@ fn settle<H: Handler>(reactor: &mut Reactor<H>, connections: usize) {
 }
 
 #[test]
-fn what_was_asked_for_between_turns_does_not_wait_for_an_event() {
+fn verdict_given_between_turns_takes_effect_without_an_event() {
     for verdict in [Verdict::Abort, Verdict::Close] {
-        let (mut reactor, mut client, id) = one(Config::default());
+        let (mut reactor, mut client, id) = with_client(Config::default());
         assert!(reactor.with(id, |_, _| verdict));
-        let _ = reactor.turn(None).unwrap(); // would wait for ever
+        let _ = reactor.turn(None).unwrap(); // without the fix it never returns
         client.expect_closed();
     }
 }
 
 #[test]
-fn a_linger_that_begins_between_turns_has_its_whole_time() {
+fn linger_that_begins_between_turns_has_its_full_time() {
     let linger_timeout = Duration::from_millis(200);
-    let (mut reactor, _client, id) = one(Config {
+    let (mut reactor, _client, id) = with_client(Config {
         linger_timeout,
         ..Config::default()
     });
-    // The program does something else for longer than that.
-    let busy = Instant::now();
-    while busy.elapsed() < linger_timeout {
+    // The loop does not turn for longer than the linger timeout.
+    let begun = Instant::now();
+    while begun.elapsed() < linger_timeout {
         std::hint::spin_loop();
     }
     assert!(reactor.with(id, |_, _| Verdict::Close));
@@ -122,69 +122,70 @@ fn a_linger_that_begins_between_turns_has_its_whole_time() {
 }
 
 #[test]
-fn a_connection_that_asks_for_much_of_others_does_not_keep_the_next_one_waiting() {
-    let (mut reactor, mut loud, _) = one(Config {
+fn connection_with_many_commands_does_not_delay_the_next() {
+    let (mut reactor, mut busy, _) = with_client(Config {
         command_high: 1000,
         ..Config::default()
     });
-    let mut quiet = Client::connect(loud.stream.peer_addr().unwrap());
-    settle(&mut reactor, 2);
-    loud.send(&b"loud\n".repeat(10_000));
-    turn_until(&mut reactor, |reactor| reactor.handler().loud > 0);
+    let mut quiet = Client::connect(busy.stream.peer_addr().unwrap());
+    turn_until_idle(&mut reactor, 2);
+    busy.send(&b"busy\n".repeat(10_000));
+    turn_until(&mut reactor, |reactor| reactor.handler().busy_frames > 0);
     quiet.send(b"quiet\n");
-    turn_until(&mut reactor, |reactor| reactor.handler().quiet == 1);
+    turn_until(&mut reactor, |reactor| reactor.handler().quiet_frames == 1);
     assert!(
-        reactor.handler().loud < 1000,
-        "{} loud frames came first",
-        reactor.handler().loud
+        reactor.handler().busy_frames < 1000,
+        "{} frames of the busy connection came first",
+        reactor.handler().busy_frames
     );
     quiet.expect(b"quiet\n");
 }
 
 #[test]
-fn what_many_ends_ask_of_others_is_bounded_too() {
+fn commands_from_many_close_callbacks_use_bounded_memory() {
     const PEERS: usize = 300;
     let config = Config {
         command_high: 10_000,
         ..Config::default()
     };
-    let (mut reactor, addr) = reactor(Everybody::default(), config);
+    let (mut reactor, addr) = reactor(CommandHandler::default(), config);
     let mut clients: Vec<Client> = (0..PEERS).map(|_| Client::connect(addr)).collect();
-    settle(&mut reactor, PEERS);
+    turn_until_idle(&mut reactor, PEERS);
     let stays = clients.pop().unwrap();
     drop(clients);
     let (mut peak, end) = (0, Instant::now() + TIMEOUT);
     while reactor.connections() > 1 {
-        assert!(Instant::now() < end, "not all of them end: {reactor:?}");
+        assert!(Instant::now() < end, "connections stay open: {reactor:?}");
         let turn = allocation_counter::measure(|| {
             let _ = reactor.turn(Some(Duration::from_millis(1))).unwrap();
         });
         peak = peak.max(turn.bytes_max);
     }
-    // Without a bound: 300 ends × 300 messages × 60 bytes, 5 MB. With it: the mark, one callback, and what the one that stays was sent.
+    // Without a bound: 300 callbacks × 300 messages × 60 bytes, 5 MB. With it: the mark, the
+    // commands of one callback, and the messages to the connection that stays.
     assert!(peak < 400_000, "{peak} bytes");
     drop(stays);
 }
 
 #[test]
-fn a_verdict_is_not_lost_with_a_message_that_could_not_be_sent() {
-    let (mut reactor, mut client, _) = one(Config::default());
+fn verdict_holds_after_a_message_that_cannot_be_encoded() {
+    let (mut reactor, mut client, _) = with_client(Config::default());
     client.send(b"stop\n");
     client.shut_write();
     turn_until(&mut reactor, |reactor| {
         reactor.connections() == 0 && reactor.local_addrs().is_empty()
     });
 
-    let (mut reactor, mut client, _) = one(Config::default());
+    let (mut reactor, mut client, _) = with_client(Config::default());
     client.send(b"abort\n");
     turn_until(&mut reactor, |reactor| reactor.connections() == 0);
-    assert_eq!(reactor.handler().ends, ["aborted by the handler"]);
+    assert_eq!(reactor.handler().close_reasons, ["aborted by the handler"]);
 }
 
 #[test]
-fn destructors_that_panic_are_contained() {
+fn panics_in_destructors_are_contained() {
     for line in [&b"arm\n"[..], b"throw\n"] {
-        let (mut reactor, mut client, _) = one(Config::default());
+        let (mut reactor, mut client, _) = with_client(Config::default());
         client.send(line);
         client.shut_write();
         turn_until(&mut reactor, |reactor| reactor.counters().closed == 1);
@@ -193,7 +194,7 @@ fn destructors_that_panic_are_contained() {
 }
 
 #[test]
-fn a_codec_that_takes_back_what_is_not_its_own_is_contained() {
+fn codec_that_clears_earlier_output_is_contained() {
     struct Clearing;
     impl Codec for Clearing {
         type Frame<'a> = &'a [u8];
@@ -242,7 +243,7 @@ fn a_codec_that_takes_back_what_is_not_its_own_is_contained() {
 }
 
 #[test]
-fn a_timeout_may_be_for_ever() {
+fn timeout_may_be_unlimited() {
     let config = Config {
         drain_timeout: Duration::MAX,
         linger_timeout: Duration::MAX,
@@ -261,7 +262,7 @@ fn a_timeout_may_be_for_ever() {
 }
 
 #[test]
-fn a_connection_the_handler_panicked_over_is_not_counted_as_accepted() {
+fn connection_is_not_counted_as_accepted_if_the_handler_panics() {
     struct Refuses;
     impl Handler for Refuses {
         type Codec = Line;
@@ -286,12 +287,12 @@ fn a_connection_the_handler_panicked_over_is_not_counted_as_accepted() {
 }
 
 #[test]
-fn an_end_does_not_cost_the_others_their_warm_buffer() {
+fn closed_connection_leaves_the_shared_write_buffer_in_use() {
     let (mut reactor, addr) = reactor(service(), Config::default());
     let requests = submit(id(1), b"").repeat(500);
     let acks = ack(id(1)).repeat(500);
     let (mut stays, mut leaves) = (Client::connect(addr), Client::connect(addr));
-    settle(&mut reactor, 2);
+    turn_until_idle(&mut reactor, 2);
     let serve = |reactor: &mut Reactor<_>, client: &mut Client| {
         client.send(&requests);
         let done = reactor.counters().bytes_written + acks.len() as u64;
@@ -313,7 +314,7 @@ fn an_end_does_not_cost_the_others_their_warm_buffer() {
 }
 
 #[test]
-fn at_the_limit_each_listener_gets_its_turn() {
+fn listeners_take_turns_at_the_connection_limit() {
     let mut reactor = Reactor::new(
         service(),
         Config {
@@ -326,24 +327,24 @@ fn at_the_limit_each_listener_gets_its_turn() {
         reactor.listen("127.0.0.1:0").unwrap(),
         reactor.listen("127.0.0.1:0").unwrap(),
     );
-    // All of them closed already, so that each is served and gone within a few turns.
+    // All peers have shut their sending side, so that each is served and closed within a few turns.
     for addr in [first; 20].into_iter().chain([second; 20]) {
         Client::connect(addr).shut_write();
     }
-    let mut through = [0, 0];
-    let seen = std::rc::Rc::new(std::cell::RefCell::new(Vec::new()));
-    let log = seen.clone();
+    let mut accepted = [0, 0];
+    let listeners = std::rc::Rc::new(std::cell::RefCell::new(Vec::new()));
+    let log = listeners.clone();
     reactor.set_observer(move |step: &glassloop::Step<'_>| {
         if let glassloop::Step::Accepted { listener, .. } = step {
             log.borrow_mut().push(*listener);
         }
     });
     turn_until(&mut reactor, |reactor| reactor.counters().closed == 40);
-    for listener in &seen.borrow()[..30] {
-        through[*listener] += 1;
+    for listener in &listeners.borrow()[..30] {
+        accepted[*listener] += 1;
     }
     assert!(
-        through[0] > 5 && through[1] > 5,
-        "{through:?} of the first 30"
+        accepted[0] > 5 && accepted[1] > 5,
+        "{accepted:?} of the first 30"
     );
 }

@@ -1,4 +1,5 @@
-//! The loop over a net that is played by hand: what the system does seldom, done on purpose, and by a clock of its own.
+//! The loop on a scripted network with its own clock: rare results of system calls, produced on
+//! purpose.
 
 #[path = "util/scripted.rs"]
 mod scripted;
@@ -18,7 +19,7 @@ use util::{Service, ack, id, service, submit};
 type Harness = scripted::Harness<Service>;
 
 /// A loop with one listener.
-fn by_hand(config: Config) -> Harness {
+fn scripted(config: Config) -> Harness {
     Harness::on(
         NetState {
             descriptors: Some(100),
@@ -29,17 +30,17 @@ fn by_hand(config: Config) -> Harness {
     )
 }
 
-/// One turn, which lasts as long as the loop likes.
+/// Takes one turn without a limit on its sleep.
 fn turn(harness: &mut Harness) -> Turn {
     harness.reactor.turn(None).unwrap()
 }
 
 #[test]
-fn an_event_for_an_earlier_connection_in_the_same_slot_is_ignored_and_counted() {
-    let mut harness = by_hand(Config::default());
-    let gone = harness.accept(1);
-    harness.net.borrow_mut().peers[gone].then_read = Err(ErrorKind::ConnectionReset);
-    harness.report_event(gone, |event| event.readable = true);
+fn event_for_an_earlier_connection_in_a_slot_is_counted_as_stale() {
+    let mut harness = scripted(Config::default());
+    let closed = harness.accept(1);
+    harness.net.borrow_mut().peers[closed].then_read = Err(ErrorKind::ConnectionReset);
+    harness.report_event(closed, |event| event.readable = true);
     let _ = turn(&mut harness);
     assert_eq!(
         (
@@ -49,8 +50,8 @@ fn an_event_for_an_earlier_connection_in_the_same_slot_is_ignored_and_counted() 
         (0, 1)
     );
 
-    let heir = harness.accept(1);
-    let [first, second] = [gone, heir].map(|peer| harness.net.borrow().peers[peer].token);
+    let next = harness.accept(1);
+    let [first, second] = [closed, next].map(|peer| harness.net.borrow().peers[peer].token);
     assert_ne!(first, second);
     let before = harness.reactor.counters();
     for token in [first, first + 0x55, usize::MAX] {
@@ -69,14 +70,15 @@ fn an_event_for_an_earlier_connection_in_the_same_slot_is_ignored_and_counted() 
     assert_eq!(harness.reactor.connections(), 1);
 }
 
-/// Has all others closed whenever somebody says `out`. What was said, and who was closed, is kept.
+/// Closes all other connections on the line `close others`. Keeps the lines and close reasons of
+/// each connection.
 #[derive(Default)]
-struct Rivals {
+struct ClosesOthers {
     all: Vec<ConnectionId>,
     log: Vec<(ConnectionId, String)>,
 }
 
-impl Handler for Rivals {
+impl Handler for ClosesOthers {
     type Codec = Line;
     type State = ();
     type Mail = ();
@@ -93,7 +95,7 @@ impl Handler for Rivals {
     fn frame(&mut self, line: &[u8], cx: &mut Context<'_, Self>) -> Verdict {
         self.log
             .push((cx.id(), String::from_utf8_lossy(line).into()));
-        if line == b"out" {
+        if line == b"close others" {
             let this = cx.id();
             self.all
                 .iter()
@@ -109,10 +111,10 @@ impl Handler for Rivals {
 }
 
 #[test]
-fn an_event_for_one_who_was_closed_earlier_in_the_same_batch_finds_nobody_else() {
-    // He is closed after the batch; or at once, where so much was asked of others already.
+fn slot_of_a_closed_connection_is_not_reused_within_the_batch() {
+    // The other connection is closed after the batch; or at once, if `command_high` is reached.
     let (after, at_once) = (Config::default().command_high, 1);
-    for (command_high, of_the_other) in [
+    for (command_high, log_of_other) in [
         (after, &["wait", "reset by the peer"][..]),
         (at_once, &["closed by the handler"]),
     ] {
@@ -121,10 +123,11 @@ fn an_event_for_one_who_was_closed_earlier_in_the_same_batch_finds_nobody_else()
             ..Config::default()
         };
         let mut harness =
-            scripted::Harness::on(NetState::with_listeners(1), Rivals::default(), config);
+            scripted::Harness::on(NetState::with_listeners(1), ClosesOthers::default(), config);
         let (one, other) = (harness.accept(1), harness.accept(1));
-        // One batch: he is closed, speaks, is reset, and is told of once more; and somebody new comes, who could have his place.
-        harness.peer_sends(one, b"out\n");
+        // One batch: the other connection is closed, its peer sends and resets, it gets one more
+        // event, and a new connection arrives that could take its slot.
+        harness.peer_sends(one, b"close others\n");
         harness.peer_sends(other, b"wait\n");
         harness.peer_resets(other);
         harness.report_event(other, |event| {
@@ -132,22 +135,22 @@ fn an_event_for_one_who_was_closed_earlier_in_the_same_batch_finds_nobody_else()
         });
         harness.queue_accepts(0, [Ok(())]);
         harness.turn();
-        let Rivals { all, log } = harness.reactor.handler();
-        let [first, second, newcomer] = all[..] else {
-            panic!("three in all: {all:?}")
+        let ClosesOthers { all, log } = harness.reactor.handler();
+        let [first, second, third] = all[..] else {
+            panic!("three connections expected: {all:?}")
         };
         let log: Vec<(ConnectionId, &str)> =
             log.iter().map(|(id, what)| (*id, what.as_str())).collect();
-        let of_the_other = of_the_other.iter().map(|what| (second, *what));
+        let log_of_other = log_of_other.iter().map(|what| (second, *what));
         assert_eq!(
             log,
-            [(first, "out")]
+            [(first, "close others")]
                 .into_iter()
-                .chain(of_the_other)
+                .chain(log_of_other)
                 .collect::<Vec<_>>(),
             "with command_high {command_high}"
         );
-        assert!(newcomer.slot() != first.slot() && newcomer.slot() != second.slot());
+        assert!(third.slot() != first.slot() && third.slot() != second.slot());
         assert_eq!(
             (
                 harness.reactor.connections(),
@@ -156,19 +159,19 @@ fn an_event_for_one_who_was_closed_earlier_in_the_same_batch_finds_nobody_else()
             ),
             (2, true, false)
         );
-        // Only after the batch is his place free.
+        // Its slot is free only after the batch.
         harness.accept(1);
         assert_eq!(harness.reactor.handler().all[3].slot(), second.slot());
     }
 }
 
 #[test]
-fn an_accept_that_fails_for_want_of_room_rests_and_is_asked_again_by_the_clock() {
+fn accept_without_descriptors_backs_off_and_retries_by_timer() {
     const EMFILE: i32 = 24;
-    let no_room = || Err(io::Error::from_raw_os_error(EMFILE));
-    let mut harness = by_hand(Config::default());
-    // One event for all: the system says so once.
-    harness.queue_accepts(0, (0..5).map(|_| no_room()).chain([Ok(())]));
+    let out_of_descriptors = || Err(io::Error::from_raw_os_error(EMFILE));
+    let mut harness = scripted(Config::default());
+    // One event for all: the poller reports the listener once.
+    harness.queue_accepts(0, (0..5).map(|_| out_of_descriptors()).chain([Ok(())]));
     while harness.reactor.connections() == 0 {
         let _ = turn(&mut harness);
         assert!(
@@ -179,8 +182,8 @@ fn an_accept_that_fails_for_want_of_room_rests_and_is_asked_again_by_the_clock()
     }
     assert_eq!(harness.net.borrow().timeouts[1..6], [Some(ms(50)); 5]);
     assert_eq!(harness.reactor.counters().accept_errors, 5);
-    // While it rests, other events do not make it ask.
-    harness.queue_accepts(0, [no_room()]);
+    // During the backoff, another event does not cause an accept.
+    harness.queue_accepts(0, [out_of_descriptors()]);
     let _ = turn(&mut harness);
     let calls = harness.net.borrow().listeners[0].calls;
     harness.queue_accepts(0, []);
@@ -189,8 +192,8 @@ fn an_accept_that_fails_for_want_of_room_rests_and_is_asked_again_by_the_clock()
 }
 
 #[test]
-fn a_connection_that_is_gone_before_it_is_accepted_does_not_keep_the_next_one_out() {
-    let mut harness = by_hand(Config::default());
+fn connection_aborted_before_accept_does_not_block_the_next() {
+    let mut harness = scripted(Config::default());
     harness.queue_accepts(
         0,
         [
@@ -210,8 +213,8 @@ fn a_connection_that_is_gone_before_it_is_accepted_does_not_keep_the_next_one_ou
 }
 
 #[test]
-fn writes_of_one_byte_and_signals_lose_nothing() {
-    let mut harness = by_hand(Config::default());
+fn partial_and_interrupted_writes_lose_no_byte() {
+    let mut harness = scripted(Config::default());
     let peer = harness.accept(1);
     let script = [
         Ok(1),
@@ -236,8 +239,8 @@ fn writes_of_one_byte_and_signals_lose_nothing() {
 }
 
 #[test]
-fn spurious_events_cost_a_read_and_nothing_else() {
-    let mut harness = by_hand(Config {
+fn spurious_events_cost_one_read_each() {
+    let mut harness = scripted(Config {
         idle_timeout: None,
         ..Config::default()
     });
@@ -260,13 +263,13 @@ fn spurious_events_cost_a_read_and_nothing_else() {
     assert_eq!(
         harness.net.borrow().timeouts.last(),
         Some(&None),
-        "and then it sleeps"
+        "the loop sleeps without a limit afterwards"
     );
 }
 
 #[test]
-fn urgent_data_with_nothing_behind_it_costs_a_read_and_nothing_else() {
-    let mut harness = by_hand(Config {
+fn urgent_data_with_nothing_behind_it_costs_one_read() {
+    let mut harness = scripted(Config {
         idle_timeout: None,
         ..Config::default()
     });
@@ -279,7 +282,8 @@ fn urgent_data_with_nothing_behind_it_costs_a_read_and_nothing_else() {
     let _ = turn(&mut harness);
     assert_eq!(harness.received(peer), ack(id(1)));
     let counters = harness.reactor.counters();
-    // From now on a short read proves nothing; so the request costs one more.
+    // After urgent data a short read does not prove that the socket is empty, so the request costs
+    // one more read.
     assert_eq!(
         (
             counters.reads_blocked,
@@ -292,36 +296,40 @@ fn urgent_data_with_nothing_behind_it_costs_a_read_and_nothing_else() {
     assert_eq!(
         harness.net.borrow().timeouts.last(),
         Some(&None),
-        "and then it sleeps"
+        "the loop sleeps without a limit afterwards"
     );
 }
 
 #[test]
-fn a_broken_poller_ends_the_loop_with_its_error_and_nothing_stays_open() {
+fn broken_poller_ends_the_loop_and_leaves_no_socket_open() {
     const EBADF: i32 = 9;
-    let mut harness = by_hand(Config::default());
+    let mut harness = scripted(Config::default());
     harness.accept(3);
     harness.peer_sends(0, &submit(id(1), b"never finished")[..20]);
     harness.turn();
     harness.net.borrow_mut().poll_error = Some(EBADF);
     let polls = harness.net.borrow().timeouts.len();
     for _ in 0..3 {
-        let told = harness.reactor.turn(None);
+        let result = harness.reactor.turn(None);
         assert!(
-            matches!(&told, Err(Error::Poll(error)) if error.raw_os_error() == Some(EBADF)),
-            "{told:?}"
+            matches!(&result, Err(Error::Poll(error)) if error.raw_os_error() == Some(EBADF)),
+            "{result:?}"
         );
     }
     assert_eq!(
         harness.net.borrow().timeouts.len(),
         polls + 3,
-        "it is for the caller to try again"
+        "each turn polls once; the caller decides whether to try again"
     );
     assert_eq!(
         harness.reactor.run().unwrap_err().to_string(),
         "polling failed: Bad file descriptor (os error 9)"
     );
-    assert_eq!(harness.open_sockets(), 3, "nobody was at fault");
+    assert_eq!(
+        harness.open_sockets(),
+        3,
+        "a poll error closes no connection"
+    );
     let handle = harness.reactor.handle();
     let net = harness.net.clone();
     drop(harness);
@@ -330,10 +338,10 @@ fn a_broken_poller_ends_the_loop_with_its_error_and_nothing_stays_open() {
 }
 
 #[test]
-fn whom_the_poller_does_not_take_is_dropped_alone_be_he_accepted_or_dialed() {
+fn socket_that_cannot_be_registered_is_dropped_alone() {
     const ENOMEM: i32 = 12;
     const ENOSPC: i32 = 28;
-    let mut harness = by_hand(Config::default());
+    let mut harness = scripted(Config::default());
     harness.accept(1);
     harness
         .net
@@ -355,7 +363,7 @@ fn whom_the_poller_does_not_take_is_dropped_alone_be_he_accepted_or_dialed() {
         (2, 2, 2)
     );
 
-    // A dial goes on to the next address, as after any other failure.
+    // A dial continues with the next address, as after any other failure.
     harness.net.borrow_mut().register_errors.push_back(ENOSPC);
     harness
         .reactor
@@ -385,7 +393,7 @@ fn whom_the_poller_does_not_take_is_dropped_alone_be_he_accepted_or_dialed() {
         (false, 3, 0)
     );
 
-    // Nobody else has noticed.
+    // The other connections are not affected.
     for peer in [0, 3] {
         harness.peer_sends(peer, &submit(id(7), b"still here"));
         harness.report_event(peer, |event| event.writable = true);
@@ -395,14 +403,14 @@ fn whom_the_poller_does_not_take_is_dropped_alone_be_he_accepted_or_dialed() {
 }
 
 #[test]
-fn a_stopping_loop_ignores_its_old_listener_and_begins_nothing_new() {
-    let mut harness = by_hand(Config::default());
+fn stopping_loop_refuses_connects_and_listeners() {
+    let mut harness = scripted(Config::default());
     let peer = harness.accept(1);
     harness.reactor.stop(Stop::Gracefully);
     assert_eq!(
         turn(&mut harness),
         Turn::Running,
-        "the peer has still to leave"
+        "the peer has not closed yet"
     );
     let refused = harness
         .reactor
@@ -424,10 +432,10 @@ fn a_stopping_loop_ignores_its_old_listener_and_begins_nothing_new() {
 }
 
 #[test]
-fn without_a_number_there_are_as_many_connections_as_descriptors_less_a_reserve() {
-    assert_eq!(by_hand(Config::default()).reactor.max_connections(), 75);
+fn default_connection_limit_is_descriptors_minus_a_reserve() {
+    assert_eq!(scripted(Config::default()).reactor.max_connections(), 75);
     assert_eq!(
-        by_hand(Config {
+        scripted(Config {
             max_connections: Some(7),
             ..Config::default()
         })
@@ -438,8 +446,8 @@ fn without_a_number_there_are_as_many_connections_as_descriptors_less_a_reserve(
 }
 
 #[test]
-fn at_the_drain_deadline_the_last_replies_are_tried_once_more() {
-    let mut harness = by_hand(Config::default());
+fn drain_deadline_tries_the_last_replies_once_more() {
+    let mut harness = scripted(Config::default());
     let peer = harness.accept(1);
     harness.net.borrow_mut().peers[peer]
         .writes
@@ -447,7 +455,7 @@ fn at_the_drain_deadline_the_last_replies_are_tried_once_more() {
     harness.peer_sends(peer, &[submit(id(1), b"x"), vec![0; 4]].concat());
     let _ = turn(&mut harness);
     assert_eq!(harness.net.borrow().peers[peer].received, b"");
-    // The poller says nothing of room: it waits until much is free.
+    // The poller does not report the socket writable: it waits until much of the buffer is free.
     let _ = turn(&mut harness);
     let tick = ms(1);
     assert_eq!(
@@ -466,7 +474,7 @@ fn at_the_drain_deadline_the_last_replies_are_tried_once_more() {
 }
 
 #[test]
-fn longest_frame_behind_unanswered_requests_is_held_and_others_are_served() {
+fn longest_frame_behind_blocked_replies_leaves_others_served() {
     let config = Config {
         frame_timeout: None,
         buffered_high: usize::MAX,
@@ -486,7 +494,7 @@ fn longest_frame_behind_unanswered_requests_is_held_and_others_are_served() {
     );
     let flooder = harness.accept(1);
     let other = harness.accept(1);
-    // So many requests that their acks are held back; then a frame of 2^32 - 1 bytes begins.
+    // So many requests that their acks block on write; then a frame of 2^32 - 1 bytes begins.
     harness.set_room(flooder, 0);
     let (asked, payload) = (20_000, vec![2; 100_000]);
     harness.peer_sends(flooder, &submit(id(1), b"").repeat(asked));
@@ -498,7 +506,7 @@ fn longest_frame_behind_unanswered_requests_is_held_and_others_are_served() {
     assert_eq!(
         harness.received(flooder).len(),
         asked * ack(id(1)).len(),
-        "all that were asked are answered"
+        "all requests must be answered"
     );
     for _ in 0..10 {
         harness.peer_sends(flooder, &payload);
@@ -507,7 +515,7 @@ fn longest_frame_behind_unanswered_requests_is_held_and_others_are_served() {
     let held = 1_100_004;
     assert!(
         (held..5 * held).contains(&harness.reactor.buffered()),
-        "{} bytes of memory for {held}",
+        "{} bytes of memory for {held} bytes received",
         harness.reactor.buffered()
     );
     harness.peer_sends(other, &submit(id(2), b"alive"));

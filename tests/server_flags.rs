@@ -1,4 +1,5 @@
-//! The server's flags as a user sees them: times that end a connection, threads, Unix sockets, sockets that are handed over; and the client's two times.
+//! The server's flags as a user sees them: timeouts, threads, Unix sockets, sockets from systemd;
+//! and the client's two timeouts.
 
 #![cfg(unix)]
 
@@ -17,16 +18,16 @@ use std::time::{Duration, Instant};
 use process::{Process, client, example};
 use util::{Client, TIMEOUT, ack, id, request, submit, wait_until};
 
-/// What a peer says, and the end that it shall come to.
+/// What a peer sends, and the close reason that it must get.
 struct Case<'a> {
     flags: &'a [&'a str],
-    says: &'a [u8],
+    sends: &'a [u8],
     reason: &'a str,
 }
 
-/// A server with a limit of 400 ms ends such a peer, not before that and not a `--drain-timeout`
-/// later, and says why; with `off` it lets it be.
-fn ends_in_time(case: &Case<'_>, flag: &str) {
+/// Asserts that a server with a limit of 400 ms closes such a connection and logs the reason: not
+/// before that time, and not a `--drain-timeout` later. With `off` the connection stays open.
+fn closes_in_time(case: &Case<'_>, flag: &str) {
     let start = |time: &str| {
         Process::listening(
             &[
@@ -39,8 +40,8 @@ fn ends_in_time(case: &Case<'_>, flag: &str) {
     let (server, addr) = start("400ms");
     let begun = Instant::now();
     let mut peer = Client::connect(addr);
-    peer.send(case.says);
-    peer.expect_closed(); // in much less than `--drain-timeout`
+    peer.send(case.sends);
+    peer.expect_closed(); // much sooner than `--drain-timeout`
     assert!(
         begun.elapsed() >= Duration::from_millis(400),
         "{flag}: {:?}",
@@ -51,20 +52,20 @@ fn ends_in_time(case: &Case<'_>, flag: &str) {
 
     let (_server, addr) = start("off");
     let mut peer = Client::connect(addr);
-    peer.send(case.says);
+    peer.send(case.sends);
     peer.stream
         .set_read_timeout(Some(Duration::from_millis(700)))
         .unwrap();
-    let still_there = peer.stream.read(&mut [0]).unwrap_err();
-    assert_eq!(still_there.kind(), ErrorKind::WouldBlock, "{flag} off");
+    let still_open = peer.stream.read(&mut [0]).unwrap_err();
+    assert_eq!(still_open.kind(), ErrorKind::WouldBlock, "{flag} off");
 }
 
 #[test]
-fn idle_timeout_ends_a_silent_peer_in_time_and_off_does_not() {
-    ends_in_time(
+fn idle_timeout_closes_a_silent_peer_unless_off() {
+    closes_in_time(
         &Case {
             flags: &[],
-            says: b"",
+            sends: b"",
             reason: "closed: idle for 400ms",
         },
         "--idle-timeout",
@@ -72,13 +73,13 @@ fn idle_timeout_ends_a_silent_peer_in_time_and_off_does_not() {
 }
 
 #[test]
-fn frame_timeout_ends_an_unfinished_request_in_time_and_off_does_not() {
+fn frame_timeout_closes_on_an_unfinished_request_unless_off() {
     let reason =
         "closed: frame deadline passed: 7 bytes of an unfinished frame came from the peer in 400ms";
-    ends_in_time(
+    closes_in_time(
         &Case {
             flags: &[],
-            says: &submit(id(1), b"")[..7],
+            sends: &submit(id(1), b"")[..7],
             reason,
         },
         "--frame-timeout",
@@ -86,12 +87,12 @@ fn frame_timeout_ends_an_unfinished_request_in_time_and_off_does_not() {
 }
 
 #[test]
-fn handshake_timeout_ends_a_peer_without_a_conn_in_time_and_off_does_not() {
+fn handshake_timeout_closes_a_peer_without_conn_unless_off() {
     let reason = "closed: handshake deadline passed: no first frame from the peer in 400ms";
-    ends_in_time(
+    closes_in_time(
         &Case {
             flags: &["--require-conn"],
-            says: b"",
+            sends: b"",
             reason,
         },
         "--handshake-timeout",
@@ -99,13 +100,13 @@ fn handshake_timeout_ends_a_peer_without_a_conn_in_time_and_off_does_not() {
 }
 
 #[test]
-fn handshake_timeout_is_for_servers_that_require_a_conn_and_for_peers_that_have_sent_none() {
+fn handshake_timeout_applies_only_while_a_required_conn_is_missing() {
     let (_lax, lax) = Process::listening(&["--handshake-timeout", "1s"]);
     let (_strict, strict) = Process::listening(&["--handshake-timeout", "1s", "--require-conn"]);
     let (mut free, mut known) = (Client::connect(lax), Client::connect(strict));
     known.send(&request(0x01, id(1), b""));
     known.expect(&request(0x81, id(1), &[0]));
-    thread::sleep(Duration::from_millis(1500)); // half a time more than there would be
+    thread::sleep(Duration::from_millis(1500)); // 1.5 times the timeout
     for client in [&mut free, &mut known] {
         client.send(&submit(id(2), b"still here"));
         client.expect(&ack(id(2)));
@@ -113,14 +114,14 @@ fn handshake_timeout_is_for_servers_that_require_a_conn_and_for_peers_that_have_
 }
 
 #[test]
-fn write_timeout_ends_a_peer_that_takes_no_replies_and_off_does_not() {
+fn write_timeout_closes_a_peer_that_reads_nothing_unless_off() {
     let requests = submit(id(1), b"").repeat(5000);
-    for (time, ends) in [("400ms", true), ("off", false)] {
+    for (time, closes) in [("400ms", true), ("off", false)] {
         let (server, addr) = Process::listening(&["--write-timeout", time, "--log", "debug"]);
         let begun = Instant::now();
         let mut peer = Client::connect(addr);
         peer.stream
-            .set_write_timeout(Some(if ends {
+            .set_write_timeout(Some(if closes {
                 TIMEOUT
             } else {
                 Duration::from_millis(1500)
@@ -132,7 +133,7 @@ fn write_timeout_ends_a_peer_that_takes_no_replies_and_off_does_not() {
                 Err(error) => break error,
             }
         };
-        if ends {
+        if closes {
             assert!(
                 matches!(
                     error.kind(),
@@ -146,14 +147,14 @@ fn write_timeout_ends_a_peer_that_takes_no_replies_and_off_does_not() {
             assert_eq!(
                 error.kind(),
                 ErrorKind::WouldBlock,
-                "blocked, and nobody minds"
+                "blocked, and not closed"
             );
         }
     }
 }
 
 #[test]
-fn times_of_no_sense_are_refused_with_a_hint() {
+fn invalid_times_are_refused_with_a_hint() {
     for flag in [
         "--idle-timeout",
         "--frame-timeout",
@@ -161,15 +162,12 @@ fn times_of_no_sense_are_refused_with_a_hint() {
         "--handshake-timeout",
     ] {
         for (time, hint) in [
-            ("soon", "a time such as 400ms or 10s is wanted, or `off`"),
-            ("10", "a time such as 400ms or 10s is wanted, or `off`"),
-            ("", "a time such as 400ms or 10s is wanted, or `off`"),
-            ("OFF", "a time such as 400ms or 10s is wanted, or `off`"),
-            (
-                "0s",
-                "no time at all would end everything at once; `off` is for as long as it likes",
-            ),
-            ("0ms", "no time at all"),
+            ("soon", "expected a time such as 400ms or 10s, or `off`"),
+            ("10", "expected a time such as 400ms or 10s, or `off`"),
+            ("", "expected a time such as 400ms or 10s, or `off`"),
+            ("OFF", "expected a time such as 400ms or 10s, or `off`"),
+            ("0s", "zero would expire at once; `off` means no limit"),
+            ("0ms", "zero would expire at once"),
         ] {
             let (code, stderr) = Process::server(&["--listen", "127.0.0.1:0", flag, time]).end();
             assert_eq!(code, Some(2), "{flag} {time}: {stderr}");
@@ -192,7 +190,7 @@ fn times_of_no_sense_are_refused_with_a_hint() {
 }
 
 #[test]
-fn absurdly_long_and_absurdly_short_times_are_taken_at_their_word() {
+fn extreme_times_are_accepted() {
     let years = [
         "--idle-timeout",
         "500years",
@@ -214,7 +212,7 @@ fn absurdly_long_and_absurdly_short_times_are_taken_at_their_word() {
 }
 
 #[test]
-fn four_threads_serve_one_port_with_one_greeting_and_several_loops() {
+fn four_threads_share_one_port_and_announce_it_once() {
     let (server, addr) = Process::listening(&["--threads", "4", "--log", "trace"]);
     let mut clients: Vec<Client> = (0..64).map(|_| Client::connect(addr)).collect();
     for (n, client) in clients.iter_mut().enumerate() {
@@ -227,15 +225,16 @@ fn four_threads_serve_one_port_with_one_greeting_and_several_loops() {
     let (code, log) = server.end();
     assert_eq!(code, Some(0), "{log}");
     assert!(
-        log.contains("stopped: 64 connections were accepted, 64 requests taken"),
+        log.contains("stopped: 64 connections accepted, 64 requests handled"),
         "{log}"
     );
-    // Each loop numbers its connections from 1 on. Served by one of them, all 64 would have different numbers.
-    let ended = log.lines().filter_map(|line| {
+    // Each loop numbers its connections from 1. If one loop served all 64, their numbers would all
+    // differ.
+    let closed = log.lines().filter_map(|line| {
         line.split_once(": connection ")
             .or_else(|| line.split_once("] connection "))
     });
-    let mut numbers: Vec<&str> = ended
+    let mut numbers: Vec<&str> = closed
         .filter_map(|(_, rest)| {
             rest.split_once(' ')
                 .map(|(name, _)| name.rsplit('#').next().unwrap())
@@ -249,12 +248,12 @@ fn four_threads_serve_one_port_with_one_greeting_and_several_loops() {
 
 #[test]
 fn loops_share_one_limit_of_connections() {
-    const ROOM: u64 = 40;
-    // However the system spreads the connections over four loops, no other number is served.
+    const LIMIT: u64 = 40;
+    // The number does not depend on how the system spreads the connections over the four loops.
     let (server, addr) = Process::listening(&["--threads", "4", "--max-connections", "40"]);
     server.wait_for_log("room for 40 connections");
     let mut clients: Vec<Client> = Vec::new();
-    for n in 0..ROOM {
+    for n in 0..LIMIT {
         let mut client = Client::connect(addr);
         client.send(&submit(id(n), b""));
         client.expect(&ack(id(n)));
@@ -262,9 +261,10 @@ fn loops_share_one_limit_of_connections() {
     }
     let mut waiting: Vec<Client> = (0..8).map(|_| Client::connect(addr)).collect();
     for client in &mut waiting {
-        client.send(&submit(id(ROOM), b""));
+        client.send(&submit(id(LIMIT), b""));
     }
-    // Each that leaves lets in one that waits, also where that waits at another loop.
+    // Each connection that closes makes room for one that waits, even if that waits at another
+    // loop.
     let is_answered = |client: &Client| {
         client.stream.set_nonblocking(true).unwrap();
         let peeked = client.stream.peek(&mut [0]);
@@ -283,7 +283,7 @@ fn loops_share_one_limit_of_connections() {
         );
     }
     for client in &mut waiting {
-        client.expect(&ack(id(ROOM)));
+        client.expect(&ack(id(LIMIT)));
     }
     drop((clients, waiting));
     server.signal("TERM");
@@ -291,7 +291,7 @@ fn loops_share_one_limit_of_connections() {
 }
 
 #[test]
-fn fewer_connections_than_loops_are_served_one_after_the_other() {
+fn limit_below_the_number_of_loops_still_serves_all() {
     let (_server, addr) = Process::listening(&["--threads", "4", "--max-connections", "1"]);
     let mut clients: Vec<Client> = (0..12).map(|_| Client::connect(addr)).collect();
     for client in &mut clients {
@@ -304,19 +304,20 @@ fn fewer_connections_than_loops_are_served_one_after_the_other() {
     }
 }
 
-/// A path for a socket of this test's own.
+/// A socket path that no other test uses.
 fn socket_path(name: &str) -> PathBuf {
     let path = std::env::temp_dir().join(format!("glassloop-{name}-{}", std::process::id()));
     let _ = std::fs::remove_file(&path);
     path
 }
 
+/// Starts the server on a Unix socket.
 fn on_unix(path: &Path, args: &[&str]) -> Process {
     let listen = format!("unix:{}", path.display());
     Process::server(&[&["--listen", &listen], args].concat())
 }
 
-/// Asks at a Unix socket.
+/// Sends a request to a Unix socket and expects its ack.
 fn ask_unix(path: &Path) {
     let mut stream = UnixStream::connect(path).unwrap();
     stream.set_read_timeout(Some(TIMEOUT)).unwrap();
@@ -327,7 +328,7 @@ fn ask_unix(path: &Path) {
 }
 
 #[test]
-fn a_unix_socket_is_greeted_served_and_removed_at_the_end() {
+fn unix_socket_is_announced_served_and_removed_at_exit() {
     for threads in ["1", "4"] {
         let path = socket_path(&format!("served-{threads}"));
         let mut server = on_unix(&path, &["--threads", threads, "--listen", "127.0.0.1:0"]);
@@ -343,12 +344,12 @@ fn a_unix_socket_is_greeted_served_and_removed_at_the_end() {
         drop(client);
         server.signal("TERM");
         assert_eq!(server.end().0, Some(0));
-        assert!(!path.exists(), "the file is left behind");
+        assert!(!path.exists(), "the server must remove its socket file");
     }
 }
 
 #[test]
-fn a_stale_socket_file_is_taken_over_and_a_live_one_is_not() {
+fn stale_socket_file_is_replaced_and_a_live_one_is_not() {
     let path = socket_path("stale");
     drop(UnixListener::bind(&path).unwrap());
     assert!(path.exists());
@@ -364,8 +365,8 @@ fn a_stale_socket_file_is_taken_over_and_a_live_one_is_not() {
         )),
         "{stderr}"
     );
-    ask_unix(&path); // the first one has kept its file
-    // Killed, it leaves its file behind, and the next one takes that over.
+    ask_unix(&path); // the first server keeps its file
+    // A killed server leaves its file behind, and the next one replaces it.
     server.signal("KILL");
     assert_eq!(server.end().0, None);
     assert!(path.exists());
@@ -377,28 +378,28 @@ fn a_stale_socket_file_is_taken_over_and_a_live_one_is_not() {
 }
 
 #[test]
-fn a_file_that_is_no_socket_is_left_as_it_is() {
+fn file_that_is_not_a_socket_is_left_unchanged() {
     let path = socket_path("precious");
     std::fs::write(&path, "do not lose this").unwrap();
     let server = on_unix(&path, &[]);
-    let (mut taken, mut ended) = (false, false);
-    wait_until("a word of the server", || {
-        taken |= UnixStream::connect(&path).is_ok();
-        ended |= server.log().contains("cannot listen on");
-        taken || ended
+    let (mut replaced, mut refused) = (false, false);
+    wait_until("the server's start or error", || {
+        replaced |= UnixStream::connect(&path).is_ok();
+        refused |= server.log().contains("cannot listen on");
+        replaced || refused
     });
     drop(server);
     let left = std::fs::read_to_string(&path);
     let _ = std::fs::remove_file(&path);
     assert!(
-        ended && left.is_ok_and(|text| text == "do not lose this"),
-        "the user's file is gone"
+        refused && left.is_ok_and(|text| text == "do not lose this"),
+        "the server must not change the file"
     );
 }
 
 #[test]
-fn a_socket_file_that_is_another_one_s_by_now_is_left_to_it() {
-    let path = socket_path("heir");
+fn socket_file_of_another_server_is_not_removed() {
+    let path = socket_path("replaced");
     let mut first = on_unix(&path, &[]);
     first.line();
     std::fs::remove_file(&path).unwrap();
@@ -416,7 +417,7 @@ fn a_socket_file_that_is_another_one_s_by_now_is_left_to_it() {
 }
 
 #[test]
-fn a_socket_that_cannot_be_made_is_named_with_the_reason() {
+fn unusable_unix_path_is_reported_with_the_reason() {
     let missing = std::env::temp_dir().join("glassloop-no-such-directory/socket");
     let long = std::env::temp_dir().join("x".repeat(200));
     for (path, hint) in [
@@ -432,7 +433,8 @@ fn a_socket_that_cannot_be_made_is_named_with_the_reason() {
     }
 }
 
-/// A launcher that hands over listening sockets as systemd does: from descriptor 3 on, and with the server's own process id.
+/// A launcher that passes listening sockets as systemd does: from descriptor 3 on, with the
+/// server's own process id.
 const LAUNCHER: &str = r#"
 import os, socket, sys
 pid, kinds, server = str(os.getpid()), sys.argv[1].split(","), sys.argv[2:]
@@ -454,14 +456,14 @@ os.environ.update(LISTEN_PID=pid, LISTEN_FDS=str(len(kinds)))
 os.execv(server[0], server)
 "#;
 
-/// Starts the server with such sockets; `None` if there is nobody to do it.
-fn handed_over(kinds: &str, args: &[&str]) -> Option<Process> {
+/// Starts the server with inherited sockets; `None` if python3 is missing.
+fn with_inherited(kinds: &str, args: &[&str]) -> Option<Process> {
     if !Command::new("python3")
         .args(["-c", ""])
         .output()
         .is_ok_and(|output| output.status.success())
     {
-        println!("not tested: there is no python3 here to hand over sockets");
+        println!("not tested: there is no python3 here to pass sockets");
         return None;
     }
     Some(Process::run(
@@ -473,10 +475,10 @@ fn handed_over(kinds: &str, args: &[&str]) -> Option<Process> {
 }
 
 #[test]
-fn sockets_that_are_handed_over_are_greeted_and_served_and_the_default_address_is_not() {
+fn inherited_sockets_are_served_instead_of_the_default_address() {
     for threads in ["1", "3"] {
         let path = socket_path(&format!("handed-{threads}"));
-        let Some(mut server) = handed_over(
+        let Some(mut server) = with_inherited(
             &format!("tcp,{},tcp", path.display()),
             &["--threads", threads],
         ) else {
@@ -492,7 +494,7 @@ fn sockets_that_are_handed_over_are_greeted_and_served_and_the_default_address_i
         ask_unix(&path);
         for addr in [first, third].repeat(5) {
             let mut client = Client::connect(addr);
-            client.send(&submit(id(1), b"handed over"));
+            client.send(&submit(id(1), b"inherited"));
             client.expect(&ack(id(1)));
         }
         server.wait_for_log("room for");
@@ -501,7 +503,7 @@ fn sockets_that_are_handed_over_are_greeted_and_served_and_the_default_address_i
         assert_eq!(server.end().0, Some(0));
         assert!(
             path.exists(),
-            "what systemd has made is systemd's to remove"
+            "the server must not remove a socket file that systemd has made"
         );
         std::fs::remove_file(path).unwrap();
     }
@@ -509,17 +511,17 @@ fn sockets_that_are_handed_over_are_greeted_and_served_and_the_default_address_i
 
 #[test]
 #[cfg(target_os = "linux")]
-fn abstract_socket_that_is_handed_over_is_announced_by_its_name() {
+fn inherited_abstract_socket_is_announced_by_name() {
     let name = format!("@glassloop-handed-{}", std::process::id());
-    let Some(mut server) = handed_over(&name, &[]) else {
+    let Some(mut server) = with_inherited(&name, &[]) else {
         return;
     };
     assert_eq!(server.line(), format!("listening on unix:{name}"));
 }
 
 #[test]
-fn sockets_that_are_handed_over_stand_beside_those_of_listen() {
-    let Some(mut server) = handed_over("tcp", &["--listen", "127.0.0.1:0"]) else {
+fn inherited_sockets_are_served_beside_listen_flags() {
+    let Some(mut server) = with_inherited("tcp", &["--listen", "127.0.0.1:0"]) else {
         return;
     };
     for addr in [server.listening_on(), server.listening_on()] {
@@ -530,20 +532,20 @@ fn sockets_that_are_handed_over_stand_beside_those_of_listen() {
 }
 
 #[test]
-fn a_socket_of_no_use_that_is_handed_over_is_named() {
-    let Some(server) = handed_over("tcp,udp", &[]) else {
+fn unusable_inherited_socket_is_reported() {
+    let Some(server) = with_inherited("tcp,udp", &[]) else {
         return;
     };
     let (code, stderr) = server.end();
     assert_eq!(code, Some(1), "{stderr}");
     assert!(
-        stderr.contains("socket 1 of LISTEN_FDS is of no use"),
+        stderr.contains("socket 1 of LISTEN_FDS is not usable"),
         "{stderr}"
     );
 }
 
 #[test]
-fn sockets_that_were_handed_to_another_process_are_none_of_the_server_s_business() {
+fn sockets_passed_to_another_process_are_ignored() {
     let mut command = Command::new(example("server"));
     command
         .args(["--listen", "127.0.0.1:0"])
@@ -557,7 +559,7 @@ fn sockets_that_were_handed_to_another_process_are_none_of_the_server_s_business
 }
 
 #[test]
-fn systemd_s_own_launcher_hands_over_too() {
+fn systemd_socket_activate_passes_sockets() {
     if Command::new("systemd-socket-activate")
         .arg("--version")
         .output()
@@ -566,7 +568,7 @@ fn systemd_s_own_launcher_hands_over_too() {
         println!("not tested: systemd-socket-activate is not installed here");
         return;
     }
-    // It takes no port 0: one that was free a moment ago will do, and if not, another one.
+    // The launcher does not accept port 0. Each attempt uses a port that was free a moment ago.
     for _ in 0..5 {
         let addr = TcpListener::bind("127.0.0.1:0")
             .unwrap()
@@ -584,18 +586,19 @@ fn systemd_s_own_launcher_hands_over_too() {
         if server.log().contains("Failed") {
             continue;
         }
-        // It starts the server with the first connection.
+        // The launcher starts the server at the first connection.
         let mut client = Client::connect(addr);
         client.send(&submit(id(1), b"wake up"));
         client.expect(&ack(id(1)));
         drop(client);
-        // Who waited already is served while the process still begins; from the greeting on it listens to signals.
+        // The waiting connection is served while the process still starts. From the announcement on
+        // the process handles signals.
         assert_eq!(server.listening_on(), addr);
         server.signal("TERM");
         let (code, log) = server.end();
         assert_eq!(code, Some(0), "{log}");
         assert!(
-            log.contains("1 connections were accepted, 1 requests taken"),
+            log.contains("1 connections accepted, 1 requests handled"),
             "{log}"
         );
         return;
@@ -604,7 +607,7 @@ fn systemd_s_own_launcher_hands_over_too() {
 }
 
 #[test]
-fn ack_timeout_ends_a_client_whom_nobody_answers() {
+fn ack_timeout_ends_a_client_without_answers() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let addr = listener.local_addr().unwrap().to_string();
     let begun = Instant::now();
@@ -624,7 +627,7 @@ fn ack_timeout_ends_a_client_whom_nobody_answers() {
 }
 
 #[test]
-fn ack_timeout_is_for_each_ack_and_not_for_all_together() {
+fn ack_timeout_applies_to_each_ack_separately() {
     let (_server, addr) = Process::listening(&[]);
     let addr = addr.to_string();
     let output = client(&[
@@ -640,7 +643,7 @@ fn ack_timeout_is_for_each_ack_and_not_for_all_together() {
         "1s",
     ]);
     assert!(output.status.success(), "{output:?}");
-    // Between two requests no ack is awaited. And with `off` nothing is.
+    // Between two requests the client waits for no ack. With `off` there is no timeout at all.
     let output = client(&[
         "--addr",
         &addr,
@@ -658,7 +661,7 @@ fn ack_timeout_is_for_each_ack_and_not_for_all_together() {
 
 #[test]
 #[cfg(target_os = "linux")]
-fn connect_timeout_ends_a_client_that_nobody_lets_in() {
+fn connect_timeout_ends_a_client_that_is_not_accepted() {
     let silent = util::FullListener::listen().unwrap();
     let addr = silent.addr;
     let begun = Instant::now();
@@ -674,17 +677,18 @@ fn connect_timeout_ends_a_client_that_nobody_lets_in() {
     assert_eq!(output.status.code(), Some(1), "{stderr}");
     assert!(begun.elapsed() >= Duration::from_millis(400));
     let wanted = format!(
-        "client: conn 1: 0 of 10 acks came, then: cannot connect to {addr}: no answer within 400ms"
+        "client: conn 1: 0 of 10 acks received, then: \
+         cannot connect to {addr}: no answer within 400ms"
     );
     assert!(stderr.contains(&wanted), "{stderr}");
 }
 
 #[test]
-fn the_client_s_times_of_no_sense_are_refused_with_a_hint() {
+fn client_refuses_invalid_times_with_a_hint() {
     for flag in ["--connect-timeout", "--ack-timeout"] {
         for (time, hint) in [
-            ("never", "a time such as 400ms or 10s is wanted, or `off`"),
-            ("0s", "no time at all"),
+            ("never", "expected a time such as 400ms or 10s, or `off`"),
+            ("0s", "zero would expire at once"),
         ] {
             let output = client(&[flag, time]);
             let stderr = String::from_utf8_lossy(&output.stderr);

@@ -1,5 +1,4 @@
-//! Where the server listens, beside other servers and other addresses: names, wildcards, shared
-//! ports, Unix sockets; and keepalive.
+//! Where the server listens: host names, wildcards, shared ports, Unix sockets; and keepalive.
 
 #![cfg(unix)]
 
@@ -16,7 +15,7 @@ use std::process::Command;
 use process::{Process, example};
 use util::{Client, TIMEOUT, ack, id, submit, wait_until};
 
-/// One request, and its ack.
+/// Sends one request and expects its ack.
 #[track_caller]
 fn ask(addr: SocketAddr) {
     let mut client = Client::connect(addr);
@@ -40,7 +39,8 @@ fn has_ipv6() -> bool {
     has
 }
 
-/// Runs `test` with ports that were free a moment ago, until none was taken meanwhile.
+/// Runs `test` with a port that was free a moment ago, up to five times, until it returns true:
+/// another process may take the port meanwhile.
 fn with_free_port(test: impl Fn(u16) -> bool) {
     let free = || {
         TcpListener::bind("0.0.0.0:0")
@@ -53,7 +53,7 @@ fn with_free_port(test: impl Fn(u16) -> bool) {
 }
 
 #[test]
-fn name_with_several_addresses_is_served_at_each_of_them() {
+fn name_with_several_addresses_is_served_at_each() {
     let mut addrs: Vec<SocketAddr> = Vec::new();
     for addr in "localhost:0".to_socket_addrs().unwrap() {
         if !addrs.contains(&addr) && TcpListener::bind(addr).is_ok() {
@@ -75,8 +75,8 @@ fn name_with_several_addresses_is_served_at_each_of_them() {
 #[test]
 #[cfg(target_os = "linux")]
 fn name_with_two_addresses_in_the_hosts_file_has_two_listeners() {
-    // The same again where this machine's own file names one address only: with a file of the
-    // test's own, in a mount namespace.
+    // As above, also on a machine whose hosts file gives one address only: with its own hosts file,
+    // in a mount namespace.
     let hosts = std::env::temp_dir().join(format!("glassloop-hosts-{}", std::process::id()));
     let start = |lines: &str| {
         std::fs::write(&hosts, lines).unwrap();
@@ -87,17 +87,17 @@ fn name_with_two_addresses_in_the_hosts_file_has_two_listeners() {
             .arg(&hosts)
             .arg(example("server"));
         let mut server = Process::run(command.args(["--listen", "two.test:0"]));
-        let (mut ended, mut greeted) = (false, false);
+        let (mut ended, mut started) = (false, false);
         wait_until("the server's start or end", || {
             ended = !server.is_running();
-            greeted = server.log().contains("room for");
-            ended || greeted
+            started = server.log().contains("room for");
+            ended || started
         });
-        (server, greeted)
+        (server, started)
     };
-    let (mut server, greeted) =
+    let (mut server, started) =
         start("127.0.0.1 two.test\n127.0.0.2 two.test\n127.0.0.1 two.test\n");
-    if !greeted && server.log().contains("unshare") || server.log().contains("mount") {
+    if !started && server.log().contains("unshare") || server.log().contains("mount") {
         return println!("not tested: no mount namespace here: {}", server.log());
     }
     let two = [server.listening_on(), server.listening_on()];
@@ -107,11 +107,14 @@ fn name_with_two_addresses_in_the_hosts_file_has_two_listeners() {
     assert_eq!(ips, ["127.0.0.1", "127.0.0.2"], "{}", server.log());
     server.expect_no_line();
 
-    // An address that this machine does not have is left out, if it is not the only one.
+    // An address that this machine does not have is skipped if there are others.
     let (mut server, _) = start("127.0.0.1 two.test\n192.0.2.1 two.test\n");
     ask(server.listening_on());
     server.expect_no_line();
-    server.wait_for_log("cannot listen on 192.0.2.1:0: this machine has no such address; choose another with --listen; two.test:0 is served at its other addresses");
+    server.wait_for_log(
+        "cannot listen on 192.0.2.1:0: this machine has no such address; choose another with \
+         --listen; two.test:0 is served at its other addresses",
+    );
     let (server, _) = start("192.0.2.1 two.test\n");
     let (code, log) = server.end();
     assert!(
@@ -146,7 +149,7 @@ fn wildcards_of_both_families_share_a_port_in_either_order() {
                     server.log().contains("room for") || !server.is_running()
                 });
                 if server.log().contains("address already in use") {
-                    // Another server's, or its own? Only the latter stays.
+                    // Used by another process, or by this server itself? Only the latter repeats.
                     return false;
                 }
                 assert_eq!(
@@ -175,7 +178,7 @@ fn ipv6_wildcard_alone_takes_ipv4_connections_too() {
 }
 
 #[test]
-fn address_that_is_named_twice_is_served_once() {
+fn address_given_twice_is_served_once() {
     for threads in ["1", "2"] {
         with_free_port(|port| {
             let addr = format!("127.0.0.1:{port}");
@@ -195,7 +198,7 @@ fn address_that_is_named_twice_is_served_once() {
 }
 
 #[test]
-fn second_server_on_a_port_is_refused_whatever_the_threads() {
+fn second_server_on_a_port_is_refused_with_any_number_of_threads() {
     for threads in [["1", "1"], ["1", "2"], ["2", "1"], ["2", "2"]] {
         let (_first, addr) = Process::listening(&["--threads", threads[0]]);
         let (code, log) =
@@ -212,7 +215,7 @@ fn second_server_on_a_port_is_refused_whatever_the_threads() {
 }
 
 #[test]
-fn servers_that_ask_for_it_share_a_port() {
+fn servers_share_a_port_only_with_reuse_port() {
     for threads in ["1", "3"] {
         let (first, addr) = Process::listening(&["--reuse-port", "--threads", threads]);
         let mut second = Process::server(&[
@@ -223,7 +226,7 @@ fn servers_that_ask_for_it_share_a_port() {
             &addr.to_string(),
         ]);
         assert_eq!(second.listening_on(), addr);
-        // One that does not ask is refused; and so is one that asks where another does not.
+        // A server without the flag is refused, and so is one with it if the first has no flag.
         let (code, log) =
             Process::server(&["--listen", &addr.to_string(), "--threads", threads]).end();
         assert!(
@@ -236,7 +239,7 @@ fn servers_that_ask_for_it_share_a_port() {
             code == Some(1) && log.contains("ask for sharing too, with --reuse-port"),
             "{log}"
         );
-        // A rolling restart: the first stops, and the second serves on.
+        // A rolling restart: the first stops, and the second continues to serve.
         (0..32).for_each(|_| ask(addr));
         first.signal("TERM");
         assert_eq!(first.end().0, Some(0));
@@ -248,7 +251,7 @@ fn servers_that_ask_for_it_share_a_port() {
 
 #[test]
 #[cfg(target_os = "linux")]
-fn scope_may_have_its_name() {
+fn ipv6_scope_may_be_an_interface_name() {
     if !has_ipv6() {
         return;
     }
@@ -264,7 +267,7 @@ fn scope_may_have_its_name() {
     );
 }
 
-/// A path for a socket of this test's own.
+/// A socket path that no other test uses.
 fn socket_path(name: &str) -> PathBuf {
     let path = std::env::temp_dir().join(format!("glassloop-listen-{name}-{}", std::process::id()));
     let _ = std::fs::remove_file(&path);
@@ -276,7 +279,7 @@ fn lock_of(path: &Path) -> PathBuf {
 }
 
 #[test]
-fn of_many_starts_over_one_stale_socket_file_one_listens() {
+fn one_of_many_starts_on_a_stale_socket_file_listens() {
     const STARTS: usize = 8;
     let path = socket_path("race");
     for _ in 0..3 {
@@ -313,14 +316,14 @@ fn of_many_starts_over_one_stale_socket_file_one_listens() {
         assert_eq!(winner.end().0, Some(0));
         assert!(
             !path.exists() && !lock_of(&path).exists(),
-            "a file is left behind"
+            "the server must remove its socket file and the lock file"
         );
     }
 }
 
 #[test]
 #[cfg(target_os = "linux")]
-fn start_waits_for_another_one_over_the_same_socket_file() {
+fn start_waits_for_the_lock_of_another_start() {
     use nix::fcntl::{Flock, FlockArg};
 
     let path = socket_path("locked");
@@ -328,7 +331,7 @@ fn start_waits_for_another_one_over_the_same_socket_file() {
     let lock = std::fs::File::create(lock_of(&path)).unwrap();
     let lock = Flock::lock(lock, FlockArg::LockExclusive).unwrap();
     let server = Process::server(&["--listen", &format!("unix:{}", path.display())]);
-    // It has found the lock. Now the other one, which is this test, takes the file over.
+    // The server has found the lock. Now this test replaces the socket file.
     let fds = PathBuf::from(format!("/proc/{}/fd", server.pid()));
     wait_until("the server to wait for the lock", || {
         let links = std::fs::read_dir(&fds)
@@ -351,7 +354,7 @@ fn start_waits_for_another_one_over_the_same_socket_file() {
     UnixStream::connect(&path).unwrap();
     assert!(
         listener.incoming().take(2).flatten().count() > 0,
-        "the file leads elsewhere"
+        "the file must still belong to the test's listener"
     );
     std::fs::remove_file(&path).unwrap();
     assert!(!lock_of(&path).exists());
@@ -382,13 +385,13 @@ fn abstract_socket_is_announced_served_and_refused_to_a_second_server() {
     }
     let (code, log) = Process::server(&["--listen", "unix:@"]).end();
     assert!(
-        code == Some(1) && log.contains("cannot listen on unix:@: a name is wanted"),
+        code == Some(1) && log.contains("cannot listen on unix:@: expected a name"),
         "{log}"
     );
 }
 
-/// The timer of the server's end of a connection, and its time in hundredths of a second (`tr` and
-/// `tm->when` of `proc_net_tcp`).
+/// The kind of the timer at the server's end of a connection, and the time left in hundredths of a
+/// second (`tr` and `tm->when` of `proc_net_tcp`).
 #[cfg(target_os = "linux")]
 fn timer(local: SocketAddr, peer: SocketAddr) -> Option<(u8, u64)> {
     let hex = |addr: SocketAddr| format!(":{:04X}", addr.port());
@@ -405,7 +408,7 @@ fn timer(local: SocketAddr, peer: SocketAddr) -> Option<(u8, u64)> {
 
 #[test]
 #[cfg(target_os = "linux")]
-fn keepalive_is_on_by_default_and_follows_its_flag() {
+fn keepalive_defaults_to_on_and_follows_its_flag() {
     const KEEPALIVE: u8 = 2;
     for threads in ["1", "2"] {
         for (flags, most) in [
@@ -421,8 +424,8 @@ fn keepalive_is_on_by_default_and_follows_its_flag() {
             client.expect(&ack(id(1)));
             let peer = client.stream.local_addr().unwrap();
             let mut seen = None;
-            // The timer of a reply that is not acknowledged yet, or of a delayed acknowledgement,
-            // comes first.
+            // At first there may be a timer for an unacknowledged reply or a delayed
+            // acknowledgement.
             wait_until("the connection's timer to settle", || {
                 seen = timer(addr, peer);
                 matches!(seen, Some((0 | KEEPALIVE, _)))
@@ -455,29 +458,30 @@ fn burst_of_connections_fits_in_the_backlog() {
     let longest = std::fs::read_to_string("/proc/sys/net/core/somaxconn").unwrap();
     if longest.trim().parse::<usize>().unwrap() < BURST {
         return println!(
-            "not tested: this system allows a backlog of {} only",
+            "not tested: this system limits a backlog to {}",
             longest.trim()
         );
     }
     let (server, addr) = Process::listening(&[]);
-    // Stopped, the server accepts none of them, so the backlog must hold them all.
+    // A stopped server accepts none of them, so the backlog must hold them all.
     server.signal("STOP");
     let burst: Vec<Socket> = (0..BURST)
         .map(|_| {
             let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
             socket.set_nonblocking(true).unwrap();
-            let _ = socket.connect(&addr.into()); // over loopback it is established, or dropped, when the call returns
+            // Over loopback it is established, or dropped, when the call returns.
+            let _ = socket.connect(&addr.into());
             socket
         })
         .collect();
-    let outside = burst
+    let dropped = burst
         .iter()
         .filter(|socket| socket.peer_addr().is_err())
         .count();
     server.signal("CONT");
     assert_eq!(
-        outside, 0,
-        "of {BURST} connections these must try again after a second"
+        dropped, 0,
+        "of {BURST} connections these must retry after a second"
     );
     for socket in burst {
         socket.set_nonblocking(false).unwrap();

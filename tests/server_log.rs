@@ -1,4 +1,4 @@
-//! The server's log never holds up the server: a stderr that nothing reads, that is full, or
+//! The server's log never blocks the server: with a stderr that nothing reads, or that is full or
 //! closed.
 
 #![cfg(unix)]
@@ -18,13 +18,13 @@ use process::{Process, example};
 use util::wait_until;
 
 /// A server on a Unix socket whose stderr is a pipe that nothing reads yet.
-struct Unread {
+struct UnreadServer {
     child: Child,
     stderr: ChildStderr,
     path: PathBuf,
 }
 
-impl Unread {
+impl UnreadServer {
     fn start(name: &str) -> Self {
         let path =
             std::env::temp_dir().join(format!("glassloop-log-{name}-{}", std::process::id()));
@@ -47,8 +47,8 @@ impl Unread {
         }
     }
 
-    /// Opens connections, one after another, and waits for the end of each: a debug line each.
-    fn visit(&self, times: usize) {
+    /// Opens connections one after another, and waits for the end of each. Each makes a debug line.
+    fn open_and_close(&self, times: usize) {
         for n in 0..times {
             let mut stream = UnixStream::connect(&self.path)
                 .unwrap_or_else(|error| panic!("connection {n}: {error}"));
@@ -79,7 +79,7 @@ impl Unread {
     }
 }
 
-impl Drop for Unread {
+impl Drop for UnreadServer {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
@@ -99,29 +99,29 @@ fn code_with_stderr(args: &[&str], stderr: impl Into<Stdio>) -> Option<i32> {
 }
 
 #[test]
-fn stderr_that_nothing_reads_holds_up_no_connection_and_no_exit() {
-    let mut server = Unread::start("exit");
-    server.visit(2_000); // some 200 KB of lines; a pipe takes 64 KiB
+fn unread_stderr_blocks_neither_connections_nor_exit() {
+    let mut server = UnreadServer::start("exit");
+    server.open_and_close(2_000); // some 200 KB of lines; a pipe holds 64 KiB
     server.signal("TERM");
     assert_eq!(server.code(), Some(0));
 }
 
 #[test]
-fn lines_that_stderr_did_not_take_are_counted_and_reported() {
-    const VISITS: usize = 12_000; // more than the pipe and the queue take
-    let mut server = Unread::start("dropped");
-    server.visit(VISITS);
+fn dropped_log_lines_are_counted_and_reported() {
+    const CONNECTIONS: usize = 12_000; // more lines than the pipe and the queue hold
+    let mut server = UnreadServer::start("dropped");
+    server.open_and_close(CONNECTIONS);
     let mut log = Vec::new();
     let mut read_until = |text: &str| {
         let mut chunk = vec![0; 65_536];
         while !String::from_utf8_lossy(&log).contains(text) {
             let n = server.stderr.read(&mut chunk).unwrap();
-            assert_ne!(n, 0, "the end of the log, without {text:?}");
+            assert_ne!(n, 0, "the log ended without {text:?}");
             log.extend_from_slice(&chunk[..n]);
         }
     };
-    // Said while the server runs, as soon as there is room again, and not only at its end.
-    read_until(" log lines were dropped");
+    // Reported while the server runs, as soon as stderr accepts lines again.
+    read_until(" log lines dropped");
     server.signal("TERM");
     let mut rest = Vec::new();
     server.stderr.read_to_end(&mut rest).unwrap();
@@ -131,31 +131,31 @@ fn lines_that_stderr_did_not_take_are_counted_and_reported() {
     let log = String::from_utf8(log).unwrap();
     let dropped = |line: &str| -> Option<usize> {
         line.strip_prefix("server: ")?
-            .strip_suffix(" log lines were dropped: stderr did not take them")?
+            .strip_suffix(" log lines dropped: stderr did not take them")?
             .parse()
             .ok()
     };
     let dropped: usize = log.lines().filter_map(dropped).sum();
-    let ended = log
+    let logged = log
         .lines()
         .filter(|line| line.contains("] connection "))
         .count();
     assert!(
-        dropped > 0 && ended < VISITS,
-        "{dropped} dropped, {ended} there"
+        dropped > 0 && logged < CONNECTIONS,
+        "{dropped} dropped, {logged} logged"
     );
     assert!(
-        ended + dropped >= VISITS,
-        "{dropped} dropped and {ended} there are not all {VISITS}"
+        logged + dropped >= CONNECTIONS,
+        "{dropped} dropped and {logged} logged are fewer than {CONNECTIONS}"
     );
     assert!(
-        log.trim_end().ends_with("requests taken"),
-        "the last line is there"
+        log.trim_end().ends_with("requests handled"),
+        "the last line must be in the log"
     );
 }
 
 #[test]
-fn stderr_that_takes_nothing_does_not_change_the_exit_code() {
+fn unwritable_stderr_does_not_change_the_exit_code() {
     let refused = ["--listen", "nonsense"];
     if let Ok(full) = File::options().write(true).open("/dev/full") {
         assert_eq!(code_with_stderr(&refused, full), Some(1));
@@ -166,7 +166,7 @@ fn stderr_that_takes_nothing_does_not_change_the_exit_code() {
 }
 
 #[test]
-fn wrong_address_is_reported_on_stderr_before_the_exit() {
+fn invalid_address_is_reported_on_stderr_before_exit() {
     let (code, stderr) = Process::server(&["--listen", "nonsense"]).end();
     assert_eq!(code, Some(1));
     assert!(
@@ -176,7 +176,7 @@ fn wrong_address_is_reported_on_stderr_before_the_exit() {
 }
 
 #[test]
-fn client_exits_with_1_when_neither_stdout_nor_stderr_takes_a_line() {
+fn client_exits_with_1_if_stdout_and_stderr_are_unwritable() {
     let Ok(full) = File::options().write(true).open("/dev/full") else {
         return;
     };
@@ -190,8 +190,8 @@ fn client_exits_with_1_when_neither_stdout_nor_stderr_takes_a_line() {
             .unwrap()
             .code()
     };
-    let nowhere = util::bound(); // nothing listens on it
-    let addr = nowhere.1.to_string();
+    let unused = util::bound(); // nothing listens there
+    let addr = unused.1.to_string();
     assert_eq!(
         run(&["--addr", &addr, "--conns", "1"], Stdio::null()),
         Some(1)

@@ -1,4 +1,4 @@
-//! One of the server's loops fails: that is logged at once, and the others stop gracefully.
+//! A failure of one of the server's loops is logged at once, and the other loops stop gracefully.
 
 #[path = "../examples/server/loops.rs"]
 mod loops;
@@ -20,18 +20,18 @@ use glassloop::{Address, Config, Error, Reactor};
 use loops::Loops;
 use util::{Client, Service, ack, id, service, submit, wait_until};
 
-/// How a poller ends.
+/// How a poller breaks.
 #[derive(Clone, Copy, Debug)]
-enum End {
+enum Failure {
     Fails,
     Panics,
 }
 
-/// The system's sockets behind a poller that breaks on command.
+/// The system's sockets, with a poller that breaks on command.
 struct Breakable {
     net: MioNet,
     breaks: Arc<AtomicBool>,
-    end: End,
+    failure: Failure,
 }
 
 impl Net for Breakable {
@@ -41,10 +41,10 @@ impl Net for Breakable {
 
     fn poll(&mut self, events: &mut Vec<Event>, timeout: Option<Duration>) -> io::Result<Instant> {
         let now = self.net.poll(events, timeout)?;
-        match self.end {
+        match self.failure {
             _ if !self.breaks.load(Ordering::Relaxed) => Ok(now),
-            End::Fails => Err(io::Error::other("broken on command")),
-            End::Panics => panic!("broken on command"),
+            Failure::Fails => Err(io::Error::other("broken on command")),
+            Failure::Panics => panic!("broken on command"),
         }
     }
 
@@ -96,57 +96,64 @@ fn listener() -> (TcpListener, SocketAddr) {
 fn make(
     listener: TcpListener,
     breaks: Arc<AtomicBool>,
-    end: End,
+    failure: Failure,
 ) -> Result<Reactor<Service, Breakable>, Error> {
     let net = MioNet::new(64, Token::Waker.pack(), true).map_err(Error::Setup)?;
     let (addr, listener) = (
         listener.local_addr().unwrap(),
         net.adopt(listener).map_err(Error::Setup)?,
     );
-    let mut reactor =
-        Reactor::with_net(Breakable { net, breaks, end }, service(), Config::default())?;
+    let mut reactor = Reactor::with_net(
+        Breakable {
+            net,
+            breaks,
+            failure,
+        },
+        service(),
+        Config::default(),
+    )?;
     reactor.add_listener(listener, addr)?;
     Ok(reactor)
 }
 
 #[test]
-fn loop_that_fails_or_panics_makes_the_others_drain() {
+fn failed_or_panicked_loop_makes_the_others_drain() {
     for broken in [0, 1] {
-        for end in [End::Fails, End::Panics] {
+        for failure in [Failure::Fails, Failure::Panics] {
             let breaks = [0, 1].map(|_| Arc::new(AtomicBool::new(false)));
             let (listeners, addrs): (Vec<_>, Vec<_>) = [listener(), listener()].into_iter().unzip();
             let starts = listeners
                 .into_iter()
                 .zip(breaks.clone())
-                .map(|(listener, breaks)| move || make(listener, breaks, end));
+                .map(|(listener, breaks)| move || make(listener, breaks, failure));
             let loops = Loops::start(starts).unwrap_or_else(|error| panic!("{error}"));
             assert_eq!(loops.handles().len(), 2);
-            let (mut lost, mut kept) = (
+            let (mut failing, mut draining) = (
                 Client::connect(addrs[broken]),
                 Client::connect(addrs[1 - broken]),
             );
-            for client in [&mut lost, &mut kept] {
+            for client in [&mut failing, &mut draining] {
                 client.send(&submit(id(1), b""));
                 client.expect(&ack(id(1)));
             }
             let total = thread::spawn(|| loops.wait());
             breaks[broken].store(true, Ordering::Relaxed);
-            lost.send(&submit(id(2), b"")); // an event, so that the loop polls again
-            lost.expect_closed();
-            kept.expect_eof(); // and not a reset
-            drop(kept);
-            assert_eq!(total.join().unwrap().failed, 1, "loop {broken} {end:?}");
+            failing.send(&submit(id(2), b"")); // an event, so that the loop polls again
+            failing.expect_closed();
+            draining.expect_eof(); // and not a reset
+            drop(draining);
+            assert_eq!(total.join().unwrap().failed, 1, "loop {broken} {failure:?}");
         }
     }
 }
 
 #[test]
-fn loop_that_does_not_start_stops_those_that_did() {
+fn loop_that_fails_to_start_stops_the_others() {
     type Start = Box<dyn FnOnce() -> Result<Reactor<Service, Breakable>, Error> + Send>;
 
     let (served, addr) = listener();
-    let quiet = || Arc::new(AtomicBool::new(false));
-    let good: Start = Box::new(move || make(served, quiet(), End::Fails));
+    let never_breaks = || Arc::new(AtomicBool::new(false));
+    let good: Start = Box::new(move || make(served, never_breaks(), Failure::Fails));
     let bad: Start = Box::new(|| {
         Err(Error::Config {
             problem: "no good".into(),
@@ -176,7 +183,7 @@ fn loop_that_does_not_start_stops_those_that_did() {
 
 #[test]
 #[cfg(target_os = "linux")]
-fn server_whose_loop_fails_says_so_and_drains_the_others() {
+fn server_reports_a_failed_loop_and_drains_the_others() {
     use process::Process;
     use std::process::Command;
 
@@ -216,8 +223,8 @@ fn server_whose_loop_fails_says_so_and_drains_the_others() {
             return println!("not tested: strace may not trace here: {}", strace.log());
         }
         for mut client in clients {
-            // The loop that fails closes its connections; the other one ends them once they are
-            // answered.
+            // The loop that fails closes its connections. The other loop closes its connections
+            // once they are answered.
             let _ = io::Write::write_all(&mut client.stream, &submit(id(2), b""));
             let _ = client.stream.shutdown(std::net::Shutdown::Write);
             let _ = io::Read::read_to_end(&mut client.stream, &mut Vec::new());
@@ -225,15 +232,13 @@ fn server_whose_loop_fails_says_so_and_drains_the_others() {
         let (code, log) = server.end();
         assert_eq!(code, Some(1), "{log}");
         let wanted = format!(
-            "{broken} failed: polling failed: Bad file descriptor (os error 9); its connections are lost"
+            "{broken} failed: polling failed: Bad file descriptor (os error 9); \
+             its connections are lost"
         );
         assert!(
             log.contains(&wanted) && log.contains("the other loops stop gracefully"),
             "{log}"
         );
-        assert!(
-            log.contains("stopped: 16 connections were accepted"),
-            "{log}"
-        );
+        assert!(log.contains("stopped: 16 connections accepted"), "{log}");
     }
 }

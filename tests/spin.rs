@@ -1,4 +1,4 @@
-//! Waiting awake: it pays where events come soon, and delays nothing.
+//! Spinning: polling without sleep saves time if events come soon, and delays nothing.
 
 #[path = "util/scripted.rs"]
 mod scripted;
@@ -15,10 +15,10 @@ use glassloop::{
 };
 use scripted::{Harness, NetState};
 
-/// The longest that may be configured: whatever it delays shows.
+/// The longest spin that may be configured: with it, a delay would show.
 const LONGEST: Duration = Duration::from_millis(10);
 
-/// Says back what it is told, and remembers when its timers and letters came.
+/// Echoes lines, answers posts, and records when its timers fire.
 #[derive(Clone, Default)]
 struct Echo(Rc<RefCell<Vec<Instant>>>);
 
@@ -45,8 +45,8 @@ impl Handler for Echo {
     }
 }
 
-/// A kind world, in which answers take so long for their way.
-fn world(spin: Duration, latency: Duration) -> Sim<Echo> {
+/// A simulation without faults, with this latency on the network.
+fn sim_with(spin: Duration, latency: Duration) -> Sim<Echo> {
     let mut sim = Sim::with_faults(
         1,
         Faults::none(),
@@ -63,8 +63,8 @@ fn world(spin: Duration, latency: Duration) -> Sim<Echo> {
     sim
 }
 
-/// So many lines come, each on its way when the loop begins to wait for it.
-fn lines(sim: &mut Sim<Echo>, peer: &Peer, count: u64) {
+/// Sends `count` lines one after the other, each just before the loop begins to wait for it.
+fn exchange_lines(sim: &mut Sim<Echo>, peer: &Peer, count: u64) {
     for _ in 0..count {
         let frames = sim.reactor().counters().frames;
         peer.send(b"again\n");
@@ -74,41 +74,42 @@ fn lines(sim: &mut Sim<Echo>, peer: &Peer, count: u64) {
     }
 }
 
-fn a_thousand_lines(spin: Duration, latency: Duration) -> Counters {
-    let mut sim = world(spin, latency);
+fn exchange_thousand_lines(spin: Duration, latency: Duration) -> Counters {
+    let mut sim = sim_with(spin, latency);
     let addr = sim.listen();
     let peer = sim.connect(&addr);
-    lines(&mut sim, &peer, 1000);
+    exchange_lines(&mut sim, &peer, 1000);
     sim.finish(10);
     assert_eq!(peer.received(), b"again\n".repeat(1000));
     sim.reactor().counters()
 }
 
 #[test]
-fn it_waits_awake_for_a_client_that_asks_at_once_and_sleeps_for_one_that_takes_its_time() {
-    let quick = a_thousand_lines(Duration::from_micros(8), Duration::from_nanos(700));
+fn loop_spins_for_fast_clients_and_sleeps_for_slow_ones() {
+    let quick = exchange_thousand_lines(Duration::from_micros(8), Duration::from_nanos(700));
     assert!(quick.spin_hits > 700, "{quick:?}");
     assert!(quick.spin_misses < 20, "{quick:?}");
-    let slow = a_thousand_lines(Duration::from_micros(8), Duration::from_micros(200));
+    let slow = exchange_thousand_lines(Duration::from_micros(8), Duration::from_micros(200));
     assert!(
         slow.spins < 40 && slow.polls - slow.turns < 2000,
         "{slow:?}"
     );
-    let never = a_thousand_lines(Duration::ZERO, Duration::from_nanos(700));
+    let never = exchange_thousand_lines(Duration::ZERO, Duration::from_nanos(700));
     assert_eq!((never.spins, never.polls), (0, never.turns));
 }
 
 #[test]
-fn a_deadline_comes_no_later_than_without_it_and_never_early() {
-    let came = |spin| {
-        let mut sim = world(spin, Duration::from_micros(2));
+fn deadline_while_spinning_is_never_early_and_no_later() {
+    let run = |spin| {
+        let mut sim = sim_with(spin, Duration::from_micros(2));
         let addr = sim.listen();
         let peer = sim.connect(&addr);
         let echo = sim.reactor().handler().clone();
         let mut due = Vec::new();
         for n in 0..400 {
-            // Lines that come soon earn credit; a timer comes while the loop waits for the next one.
-            lines(&mut sim, &peer, 20);
+            // Lines that come soon earn credit for spinning. The timer fires while the loop waits
+            // for the next line.
+            exchange_lines(&mut sim, &peer, 20);
             let at = sim.instant() + Duration::from_micros(n * 37);
             due.push(at);
             sim.reactor().set_timer(at);
@@ -116,29 +117,34 @@ fn a_deadline_comes_no_later_than_without_it_and_never_early() {
                 let _ = sim.turn(None).unwrap();
             }
         }
-        let came = echo.0.borrow().clone();
-        assert_eq!(came.len(), due.len());
-        let late: Vec<Duration> = came
+        let fired = echo.0.borrow().clone();
+        assert_eq!(fired.len(), due.len());
+        let late: Vec<Duration> = fired
             .iter()
             .zip(&due)
-            .map(|(came, due)| came.checked_duration_since(*due).expect("not early"))
+            .map(|(fired, due)| fired.checked_duration_since(*due).expect("not early"))
             .collect();
         (late, sim.reactor().counters())
     };
-    let ((asleep, plain), (awake, spun)) = (came(Duration::ZERO), came(LONGEST));
-    assert!(plain.spins == 0 && spun.spin_hits > 400, "{spun:?}");
-    // Asleep the poller's own rounding makes them up to a millisecond late; awake none is later than that.
-    let most = |late: &[Duration]| *late.iter().max().expect("there were some");
+    let ((sleeping, sleep_counters), (spinning, spin_counters)) =
+        (run(Duration::ZERO), run(LONGEST));
     assert!(
-        most(&awake) <= most(&asleep),
-        "{:?} awake, {:?} asleep",
-        most(&awake),
-        most(&asleep)
+        sleep_counters.spins == 0 && spin_counters.spin_hits > 400,
+        "{spin_counters:?}"
+    );
+    // Without spinning, the poller's own rounding makes timers up to a millisecond late. With it,
+    // no timer is later than that.
+    let latest = |late: &[Duration]| *late.iter().max().expect("there were some");
+    assert!(
+        latest(&spinning) <= latest(&sleeping),
+        "{:?} late with spinning, {:?} without",
+        latest(&spinning),
+        latest(&sleeping)
     );
 }
 
 #[test]
-fn letters_of_other_threads_are_read_at_once() {
+fn posts_from_other_threads_are_delivered_while_spinning() {
     let mut reactor = Reactor::new(
         Echo::default(),
         Config {
@@ -152,7 +158,8 @@ fn letters_of_other_threads_are_read_at_once() {
         for _ in 0..2_000 {
             let (answer, answered) = std::sync::mpsc::channel();
             handle.post(answer).unwrap();
-            answered.recv().unwrap(); // the next one is written while the loop waits, awake as a rule
+            // The next one is posted while the loop waits; most of the time it spins.
+            answered.recv().unwrap();
         }
         handle.shutdown(Duration::ZERO);
     });
@@ -162,7 +169,7 @@ fn letters_of_other_threads_are_read_at_once() {
 }
 
 #[test]
-fn a_letter_that_comes_while_the_loop_spins_ends_the_spin() {
+fn post_during_a_spin_ends_the_spin() {
     let config = Config {
         spin: LONGEST,
         idle_timeout: None,
@@ -170,10 +177,10 @@ fn a_letter_that_comes_while_the_loop_spins_ends_the_spin() {
     };
     let mut harness = Harness::on(NetState::default(), Echo::default(), config);
     let (handle, (answer, answered)) = (harness.reactor.handle(), std::sync::mpsc::channel());
-    let mut spun = 0;
-    while spun == 0 {
-        // The third poll of a turn is one of a spin. The clock stands still: only the letter can
-        // end it so soon.
+    let mut spins = 0;
+    while spins == 0 {
+        // The third poll of a turn is one of a spin. The clock stands still: only the post can end
+        // the spin so soon.
         let (handle, answer) = (handle.clone(), answer.clone());
         let mut polls = 0;
         harness.net.borrow_mut().on_poll = Some(Box::new(move || {
@@ -188,12 +195,12 @@ fn a_letter_that_comes_while_the_loop_spins_ends_the_spin() {
             .turn(Some(Duration::from_millis(5)))
             .unwrap();
         let after = harness.reactor.counters();
-        spun = after.spins - before.spins;
+        spins = after.spins - before.spins;
         assert!(
-            spun == 0 || (after.polls - before.polls, after.spin_hits) == (3, 1),
+            spins == 0 || (after.polls - before.polls, after.spin_hits) == (3, 1),
             "{after:?}"
         );
-        assert!(after.turns < 100, "it never spins");
+        assert!(after.turns < 100, "the loop never spins");
     }
     harness.turn();
     assert_eq!(
@@ -203,7 +210,7 @@ fn a_letter_that_comes_while_the_loop_spins_ends_the_spin() {
 }
 
 #[test]
-fn a_loop_that_another_one_drives_polls_once_and_goes_back() {
+fn turn_with_zero_timeout_polls_once() {
     let mut harness = Harness::on(
         NetState::default(),
         Echo::default(),
@@ -213,7 +220,7 @@ fn a_loop_that_another_one_drives_polls_once_and_goes_back() {
         },
     );
     for turns in 1..500 {
-        harness.turn(); // of no time
+        harness.turn(); // with a timeout of zero
         assert_eq!(
             harness.net.borrow().timeouts,
             vec![Some(Duration::ZERO); turns]
@@ -223,7 +230,7 @@ fn a_loop_that_another_one_drives_polls_once_and_goes_back() {
 }
 
 #[test]
-fn a_clock_that_stands_still_does_not_keep_it_awake() {
+fn spin_ends_even_if_the_clock_does_not_advance() {
     let mut harness = Harness::on(
         NetState::default(),
         Echo::default(),

@@ -1,4 +1,5 @@
-//! Stops under load: whoever was connected gets an answer to all that was taken, and an orderly end.
+//! Stops under load: every request that the server has read is answered, and every connection ends
+//! without a reset.
 
 #![cfg(unix)]
 
@@ -21,16 +22,17 @@ use util::{
     Client, Server, TIMEOUT, ack, addr_of, id, reactor, service, submit, turn_until, wait_until,
 };
 
-/// What the clients saw, all together.
+/// Totals of what all clients observed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Seen {
     acks: u64,
-    /// Resets of connections that had been served.
+    /// Resets of connections that were served before.
     resets: u64,
-    /// Resets of connections that had not been served yet: they may have been in the backlog when the listener closed.
+    /// Resets of connections that were not served yet: they may have been in the backlog when the
+    /// listener closed.
     early_resets: u64,
-    /// Connections made after the load had begun.
-    newcomers: u64,
+    /// Connections made after the load began.
+    late_connections: u64,
 }
 
 impl std::ops::AddAssign for Seen {
@@ -38,25 +40,25 @@ impl std::ops::AddAssign for Seen {
         self.acks += other.acks;
         self.resets += other.resets;
         self.early_resets += other.early_resets;
-        self.newcomers += other.newcomers;
+        self.late_connections += other.late_connections;
     }
 }
 
-/// Sends so many requests at a time and reads their acks, until the server has ended the connection.
-fn load(mut client: Client, depth: u64, progress: &AtomicU64) -> Seen {
+/// Sends `depth` requests at a time and reads their acks, until the server closes the connection.
+fn run_client(mut client: Client, depth: u64, progress: &AtomicU64) -> Seen {
     let mut seen = Seen::default();
     let requests: Vec<u8> = (0..depth).flat_map(|n| submit(id(n), b"load")).collect();
     let mut chunk = [0; 4096];
     let mut unread = 0;
     'rounds: loop {
-        // A write that fails says nothing of what is there to be read.
+        // After a failed write there may still be bytes to read.
         let _ = client.stream.write_all(&requests);
         unread += depth as usize * 14;
         while unread > 0 {
             match client.stream.read(&mut chunk) {
                 Ok(0) => break 'rounds,
                 Ok(n) => {
-                    seen.acks += n as u64; // bytes, for now
+                    seen.acks += n as u64; // in bytes until the end of this function
                     unread -= n;
                 }
                 Err(error) if error.kind() == ErrorKind::ConnectionReset => {
@@ -73,8 +75,9 @@ fn load(mut client: Client, depth: u64, progress: &AtomicU64) -> Seen {
     seen
 }
 
-/// Connects, asks once, reads the answer and leaves, again and again, until nobody listens any more.
-fn come_and_go(addr: SocketAddr) -> Seen {
+/// Connects, sends one request, reads its ack and closes, over and over until the listener is
+/// closed.
+fn reconnect_loop(addr: SocketAddr) -> Seen {
     let mut seen = Seen::default();
     let begun = Instant::now();
     loop {
@@ -88,16 +91,16 @@ fn come_and_go(addr: SocketAddr) -> Seen {
             }
             Err(error) => panic!("{error}"),
         };
-        seen.newcomers += 1;
+        seen.late_connections += 1;
         stream.set_read_timeout(Some(TIMEOUT)).unwrap();
-        let _ = stream.write_all(&submit(id(1), b"new here"));
+        let _ = stream.write_all(&submit(id(1), b"reconnect"));
         let mut answer = [0; 14];
         match stream.read_exact(&mut answer) {
             Ok(()) => {
                 assert_eq!(answer[..], ack(id(1)));
                 seen.acks += 1;
             }
-            // Let in, and ended before its request was read.
+            // Accepted, and closed before its request was read.
             Err(error) if error.kind() == ErrorKind::UnexpectedEof => {}
             Err(error) if error.kind() == ErrorKind::ConnectionReset => seen.early_resets += 1,
             Err(error) => panic!("{error}"),
@@ -105,60 +108,61 @@ fn come_and_go(addr: SocketAddr) -> Seen {
     }
 }
 
-/// The load on one server.
-struct Crowd {
+/// Clients that load one server.
+struct Load {
     threads: Vec<JoinHandle<Seen>>,
     progress: Arc<AtomicU64>,
 }
 
-impl Crowd {
-    /// So many connections, half of them with one request under way and half with 16, and three who come and go.
-    fn gather(addr: SocketAddr, count: usize) -> Self {
+impl Load {
+    /// Starts `count` connections, half of them with one request in flight and half with 16, and
+    /// three clients that reconnect over and over.
+    fn start(addr: SocketAddr, count: usize) -> Self {
         let progress = Arc::new(AtomicU64::new(0));
-        let together = Arc::new(Barrier::new(count + 1));
+        let barrier = Arc::new(Barrier::new(count + 1));
         let mut threads: Vec<_> = (0..count)
             .map(|n| {
-                let (progress, together) = (progress.clone(), together.clone());
+                let (progress, barrier) = (progress.clone(), barrier.clone());
                 let client = Client::connect(addr);
                 thread::spawn(move || {
-                    together.wait();
-                    load(client, if n % 2 == 0 { 1 } else { 16 }, &progress)
+                    barrier.wait();
+                    run_client(client, if n % 2 == 0 { 1 } else { 16 }, &progress)
                 })
             })
             .collect();
-        together.wait();
-        threads.extend((0..3).map(|_| thread::spawn(move || come_and_go(addr))));
+        barrier.wait();
+        threads.extend((0..3).map(|_| thread::spawn(move || reconnect_loop(addr))));
         Self { threads, progress }
     }
 
-    /// Waits until so many requests were answered.
+    /// Waits until at least `answers` requests were answered.
     fn wait_for(&self, answers: u64) {
         wait_until("the load", || {
             self.progress.load(Ordering::Relaxed) >= answers
         });
     }
 
-    /// What all of them saw, once the server has ended.
-    fn disperse(self) -> Seen {
+    /// Waits until all clients have ended, and returns their totals.
+    fn finish(self) -> Seen {
         let mut seen = Seen::default();
         self.threads
             .into_iter()
-            .for_each(|thread| seen += thread.join().expect("no client may see anything else"));
+            .for_each(|thread| seen += thread.join().expect("a client met an unexpected result"));
         seen
     }
 }
 
 #[track_caller]
-fn check(seen: Seen, taken: u64, round: &str) {
-    println!("{round}: {taken} requests taken, {seen:?}");
+fn check(seen: Seen, handled: u64, round: &str) {
+    println!("{round}: {handled} requests handled, {seen:?}");
     assert_eq!(seen.resets, 0, "{round}");
     assert_eq!(
-        seen.acks, taken,
-        "{round}: the clients have other acks than the server took requests"
+        seen.acks, handled,
+        "{round}: acks read by the clients and requests handled by the server differ"
     );
 }
 
-/// The number before `what` in the server's last words.
+/// The number before `what` in the server's log.
 fn number(log: &str, what: &str) -> u64 {
     let (head, _) = log
         .split_once(what)
@@ -168,45 +172,45 @@ fn number(log: &str, what: &str) -> u64 {
 
 fn stop_a_process(round: &str, args: &[&str], connections: usize) {
     let (server, addr) = Process::listening(args);
-    let crowd = Crowd::gather(addr, connections);
-    crowd.wait_for(3000);
+    let load = Load::start(addr, connections);
+    load.wait_for(3000);
     server.signal("TERM");
     let (code, log) = server.end();
-    let seen = crowd.disperse();
+    let seen = load.finish();
     assert_eq!(code, Some(0), "{log}");
-    check(seen, number(&log, " requests taken"), round);
+    check(seen, number(&log, " requests handled"), round);
     assert!(!log.contains("dropped"), "{log}");
 }
 
 #[test]
-fn three_processes_under_load_stop_with_every_request_acked_and_exit_with_0() {
+fn process_under_load_stops_with_all_acked_and_exit_code_0() {
     for (n, connections) in [30, 40, 50].into_iter().enumerate() {
         stop_a_process(&format!("process {n}"), &[], connections);
     }
 }
 
 #[test]
-fn three_processes_of_four_loops_under_load_stop_with_every_request_acked_and_exit_with_0() {
+fn process_of_four_loops_stops_with_all_acked_and_exit_code_0() {
     for n in 0..3 {
         stop_a_process(&format!("four loops, {n}"), &["--threads", "4"], 40);
     }
 }
 
 #[test]
-fn seven_loops_under_load_stop_with_every_request_acked() {
+fn loop_under_load_stops_with_every_request_acked() {
     for n in 0..7 {
         let server = Server::submit();
-        let crowd = Crowd::gather(server.addr, 30 + 3 * n);
-        crowd.wait_for(1000 + 300 * n as u64);
+        let load = Load::start(server.addr, 30 + 3 * n);
+        load.wait_for(1000 + 300 * n as u64);
         let counters = server.stop();
-        check(crowd.disperse(), counters.frames, &format!("loop {n}"));
+        check(load.finish(), counters.frames, &format!("loop {n}"));
         assert_eq!(counters.bytes_dropped, 0);
     }
 }
 
 #[test]
-fn those_who_wait_in_the_backlog_when_the_stop_comes_are_answered_too() {
-    // More than a turn lets in, and with what they have to say already sent.
+fn connections_in_the_backlog_at_a_stop_are_answered() {
+    // More connections than one turn accepts, with their requests sent already.
     let (mut reactor, addr) = reactor(service(), Config::default());
     let mut clients: Vec<Client> = (0..200).map(|_| Client::connect(addr)).collect();
     for client in &mut clients {
@@ -228,7 +232,7 @@ fn those_who_wait_in_the_backlog_when_the_stop_comes_are_answered_too() {
 }
 
 #[test]
-fn of_two_loops_on_one_port_the_one_that_stops_answers_who_waits_at_it() {
+fn stopping_loop_answers_its_backlog_on_a_shared_port() {
     const CLIENTS: u64 = 100;
     let on_port = |port| {
         let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
@@ -241,15 +245,15 @@ fn of_two_loops_on_one_port_the_one_that_stops_answers_who_waits_at_it() {
         reactor.listen_on(socket.into()).unwrap();
         reactor
     };
-    let mut leaves = on_port(0);
-    let addr = addr_of(&leaves);
-    let mut stays = on_port(addr.port());
+    let mut stopping = on_port(0);
+    let addr = addr_of(&stopping);
+    let mut serving = on_port(addr.port());
     // The system has put each of them into one of the two queues already.
     let mut clients: Vec<Client> = (0..CLIENTS).map(|_| Client::connect(addr)).collect();
     for client in &mut clients {
-        client.send(&submit(id(1), b"whoever"));
+        client.send(&submit(id(1), b"backlog"));
     }
-    leaves.stop(Stop::Gracefully);
+    stopping.stop(Stop::Gracefully);
     let reading = thread::spawn(move || {
         for client in &mut clients {
             client.expect(&ack(id(1)));
@@ -257,20 +261,21 @@ fn of_two_loops_on_one_port_the_one_that_stops_answers_who_waits_at_it() {
             client.expect_eof();
         }
     });
-    turn_until(&mut stays, |_| {
-        leaves.turn(Some(Duration::ZERO)).is_ok() && reading.is_finished()
+    turn_until(&mut serving, |_| {
+        stopping.turn(Some(Duration::ZERO)).is_ok() && reading.is_finished()
     });
     reading.join().unwrap();
-    let served = [leaves.counters().frames, stays.counters().frames];
+    let served = [stopping.counters().frames, serving.counters().frames];
     assert_eq!(served.iter().sum::<u64>(), CLIENTS);
     assert!(
         !cfg!(target_os = "linux") || served.iter().all(|served| *served > 0),
-        "Linux spreads them: {served:?}"
+        "Linux spreads connections over both: {served:?}"
     );
 }
 
-/// Peers that neither leave nor read: one is silent, one is in the middle of a frame, one sends without end, one takes no reply.
-fn stubborn(addr: SocketAddr) -> Vec<Client> {
+/// Peers that neither close nor read: one is silent, one is in the middle of a frame, and two have
+/// filled their connection with requests.
+fn unresponsive_peers(addr: SocketAddr) -> Vec<Client> {
     let mut peers: Vec<Client> = (0..4).map(|_| Client::connect(addr)).collect();
     peers[1].send(&submit(id(1), b"never finished")[..20]);
     let requests = submit(id(1), b"").repeat(5000);
@@ -278,7 +283,7 @@ fn stubborn(addr: SocketAddr) -> Vec<Client> {
         peer.stream
             .set_write_timeout(Some(Duration::from_millis(200)))
             .unwrap();
-        // The server stands still once nothing more is taken, several times in a row.
+        // The server has stopped reading once several writes in a row accept nothing.
         let (mut sent, mut blocked) = (0, 0);
         while blocked < 3 {
             match peer.stream.write(&requests[sent % requests.len()..]) {
@@ -291,7 +296,7 @@ fn stubborn(addr: SocketAddr) -> Vec<Client> {
 }
 
 #[test]
-fn peers_that_never_leave_or_never_read_cannot_hold_the_stop_beyond_the_drain_time() {
+fn stop_ends_at_the_drain_timeout_despite_unresponsive_peers() {
     let drain_timeout = Duration::from_millis(500);
     let config = Config {
         drain_timeout,
@@ -299,7 +304,7 @@ fn peers_that_never_leave_or_never_read_cannot_hold_the_stop_beyond_the_drain_ti
         ..Config::default()
     };
     let server = Server::start(service(), config);
-    let peers = stubborn(server.addr);
+    let peers = unresponsive_peers(server.addr);
     let mut more = peers[2].stream.try_clone().unwrap();
     let sending = thread::spawn(move || while more.write(&[0; 100]).is_ok() {});
     let begun = Instant::now();
@@ -312,13 +317,13 @@ fn peers_that_never_leave_or_never_read_cannot_hold_the_stop_beyond_the_drain_ti
 }
 
 #[test]
-fn a_process_with_such_peers_exits_with_0_and_says_what_was_dropped() {
+fn process_with_unresponsive_peers_exits_with_0_and_reports_drops() {
     for args in [
         &["--drain-timeout", "400ms"][..],
         &["--drain-timeout", "400ms", "--threads", "4"],
     ] {
         let (server, addr) = Process::listening(args);
-        let peers = stubborn(addr);
+        let peers = unresponsive_peers(addr);
         let begun = Instant::now();
         server.signal("TERM");
         let (code, log) = server.end();
@@ -328,13 +333,13 @@ fn a_process_with_such_peers_exits_with_0_and_says_what_was_dropped() {
             begun.elapsed()
         );
         assert_eq!(code, Some(0), "{log}");
-        assert!(number(&log, " bytes of replies were dropped") > 0, "{log}");
+        assert!(number(&log, " bytes of replies dropped") > 0, "{log}");
         drop(peers);
     }
 }
 
 #[test]
-fn a_shorter_wish_to_stop_overrules_a_longer_one_and_never_the_other_way() {
+fn shorter_stop_grace_overrides_a_longer_one() {
     for graces in [&[3600, 0][..], &[0, 3600], &[3600, 3600, 0, 3600]] {
         let config = Config {
             linger_timeout: Duration::from_secs(3600),
@@ -356,7 +361,7 @@ fn a_shorter_wish_to_stop_overrules_a_longer_one_and_never_the_other_way() {
 }
 
 #[test]
-fn a_shutdown_that_comes_before_run_lets_in_who_waits_answers_and_ends() {
+fn shutdown_before_run_still_serves_the_backlog() {
     let (mut reactor, addr) = reactor(service(), Config::default());
     let handle = reactor.handle();
     handle.shutdown(Duration::from_secs(10));
@@ -369,18 +374,19 @@ fn a_shutdown_that_comes_before_run_lets_in_who_waits_answers_and_ends() {
     });
     reactor.run().unwrap();
     waiting.join().unwrap();
-    handle.shutdown(Duration::ZERO); // nobody listens any more, and nobody minds
+    handle.shutdown(Duration::ZERO); // the loop has stopped: no effect
     reactor.run().unwrap();
     assert_eq!((reactor.counters().frames, reactor.connections()), (1, 0));
 }
 
-/// Stops its loop when it is asked the seventh time: by its verdict, or by a hand on the loop, from within the callback.
-struct Seventh {
-    asked: u64,
-    by_hand: Option<glassloop::Handle<()>>,
+/// Stops its loop at the seventh request: by its verdict, or by a handle that is used in the
+/// callback.
+struct StopsAtSeventh {
+    requests: u64,
+    handle: Option<glassloop::Handle<()>>,
 }
 
-impl Handler for Seventh {
+impl Handler for StopsAtSeventh {
     type Codec = ServerCodec;
     type State = ();
     type Mail = ();
@@ -391,9 +397,9 @@ impl Handler for Seventh {
 
     fn frame(&mut self, request: Request<'_>, cx: &mut Context<'_, Self>) -> Verdict {
         cx.send(request.ack(glassloop::submit::Outcome::Done));
-        self.asked += 1;
-        match &self.by_hand {
-            _ if self.asked != 7 => Verdict::Continue,
+        self.requests += 1;
+        match &self.handle {
+            _ if self.requests != 7 => Verdict::Continue,
             Some(handle) => {
                 handle.shutdown(Duration::from_secs(10));
                 Verdict::Continue
@@ -404,18 +410,18 @@ impl Handler for Seventh {
 }
 
 #[test]
-fn a_stop_from_within_a_callback_answers_the_rest_of_the_batch_and_everybody_else() {
-    for by_hand in [false, true] {
+fn stop_from_a_callback_answers_the_batch_and_all_others() {
+    for by_handle in [false, true] {
         let mut reactor = Reactor::bind(
             "127.0.0.1:0",
-            Seventh {
-                asked: 0,
-                by_hand: None,
+            StopsAtSeventh {
+                requests: 0,
+                handle: None,
             },
         )
         .unwrap();
         let handle = reactor.handle();
-        reactor.handler().by_hand = Some(handle).filter(|_| by_hand);
+        reactor.handler().handle = Some(handle).filter(|_| by_handle);
         let addr = addr_of(&reactor);
         let (mut client, mut other) = (Client::connect(addr), Client::connect(addr));
         other.send(&submit(id(1), b""));
@@ -434,7 +440,7 @@ fn a_stop_from_within_a_callback_answers_the_rest_of_the_batch_and_everybody_els
 }
 
 #[test]
-fn a_listener_whose_duplicate_lives_on_does_not_wake_the_loop() {
+fn closed_listener_with_a_duplicate_does_not_wake_the_loop() {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let duplicate = listener.try_clone().unwrap();
     let long = Duration::from_secs(3600);
@@ -445,13 +451,13 @@ fn a_listener_whose_duplicate_lives_on_does_not_wake_the_loop() {
     };
     let mut reactor = Reactor::new(service(), config).unwrap();
     let addr = reactor.listen_on(listener).unwrap();
-    let stays = Client::connect(addr);
+    let connected = Client::connect(addr);
     turn_until(&mut reactor, |reactor| reactor.connections() == 1);
     reactor.stop(Stop::Gracefully);
     turn_until(&mut reactor, |reactor| reactor.local_addrs().is_empty());
-    // Whoever comes now waits in the queue of the duplicate, and is none of the loop's business.
+    // New connections now wait in the queue of the duplicate, and must not wake the loop.
     let stale = reactor.counters().stale;
-    let newcomers: Vec<Client> = (0..20).map(|_| Client::connect(addr)).collect();
+    let clients: Vec<Client> = (0..20).map(|_| Client::connect(addr)).collect();
     for _ in 0..20 {
         assert_eq!(
             reactor.turn(Some(Duration::from_millis(1))).unwrap(),
@@ -462,10 +468,10 @@ fn a_listener_whose_duplicate_lives_on_does_not_wake_the_loop() {
         (reactor.counters().stale, reactor.connections()),
         (stale, 1)
     );
-    for _ in &newcomers {
+    for _ in &clients {
         duplicate.accept().unwrap();
     }
-    drop(stays);
+    drop(connected);
     turn_until(&mut reactor, |reactor| {
         reactor.turn(Some(Duration::ZERO)).unwrap() == Turn::Stopped
     });

@@ -1,4 +1,5 @@
-//! Peers that mean no good: they drip, they never read, they flood, they fill the memory. The honest ones beside them are served.
+//! Hostile peers: they send byte by byte, never read, flood, or fill the memory. Other peers are
+//! served all the same.
 
 #[path = "util/scripted.rs"]
 mod scripted;
@@ -23,17 +24,17 @@ use util::{
 
 const MAX_FRAME: usize = 65_536;
 
-/// All but the last byte of a request of so many bytes.
+/// All but the last byte of a request of `len` bytes.
 fn unfinished(len: usize) -> Vec<u8> {
     let mut request = submit(id(0), &vec![0; len - 13]);
     request.pop();
     request
 }
 
-/// Peers in lock-step: all ask, then all read.
-struct Honest(Vec<Client>);
+/// Well-behaved peers in lock-step: all send a request, then all read the ack.
+struct GoodPeers(Vec<Client>);
 
-impl Honest {
+impl GoodPeers {
     fn connect(addr: SocketAddr, count: usize) -> Self {
         Self((0..count).map(|_| Client::connect(addr)).collect())
     }
@@ -41,7 +42,7 @@ impl Honest {
     fn ask(&mut self, round: u64) {
         self.0
             .iter_mut()
-            .for_each(|client| client.send(&submit(id(round), b"honest")));
+            .for_each(|client| client.send(&submit(id(round), b"good")));
     }
 
     fn expect(&mut self, round: u64) {
@@ -51,15 +52,15 @@ impl Honest {
     }
 }
 
-/// Peers that send one long request a byte at a time. Each remembers when it began.
-struct Drippers {
+/// Peers that send one long request a byte at a time, each with the time at which it began.
+struct SlowSenders {
     peers: Vec<(Client, Instant)>,
     request: Vec<u8>,
     sent: usize,
 }
 
-impl Drippers {
-    fn begin(addr: SocketAddr, count: usize) -> Self {
+impl SlowSenders {
+    fn start(addr: SocketAddr, count: usize) -> Self {
         let request = unfinished(MAX_FRAME);
         let one = |_| {
             let mut client = Client::connect(addr);
@@ -75,24 +76,29 @@ impl Drippers {
         }
     }
 
-    /// Drips a byte each and drops those who are gone; the shortest time that one of those had lasted is returned.
-    fn drip(&mut self) -> Duration {
+    /// Sends one byte from each peer and removes those whose connection is closed. Returns the
+    /// shortest lifetime of those.
+    fn send_one_byte(&mut self) -> Duration {
         let (mut shortest, byte) = (Duration::MAX, &self.request[self.sent..=self.sent]);
         self.sent += 1;
         self.peers.retain_mut(|(client, begun)| {
-            let gone = client.stream.write(byte).is_err()
-                || !matches!(client.stream.read(&mut [0]), Err(error) if error.kind() == ErrorKind::WouldBlock);
-            if gone {
+            let is_open = client.stream.write(byte).is_ok()
+                && client
+                    .stream
+                    .read(&mut [0])
+                    .is_err_and(|error| error.kind() == ErrorKind::WouldBlock);
+            if !is_open {
                 shortest = shortest.min(begun.elapsed());
             }
-            !gone
+            is_open
         });
         shortest
     }
 }
 
-/// As many as the limit of descriptors allows, both ends of each being in this process, up to 2,000.
-fn many() -> usize {
+/// The number of peers that the descriptor limit allows, up to 2,000. Both ends of each connection
+/// are in this process.
+fn peer_count() -> usize {
     #[cfg(unix)]
     if let Ok(limit) = rlimit::increase_nofile_limit(6000) {
         return (limit as usize)
@@ -104,9 +110,9 @@ fn many() -> usize {
 }
 
 #[test]
-fn two_thousand_dripping_peers_are_gone_at_the_frame_deadline_and_the_honest_do_not_feel_them() {
+fn slow_senders_close_at_the_frame_deadline_and_delay_no_others() {
     let frame_timeout = Duration::from_secs(1);
-    let count = many();
+    let count = peer_count();
     let (mut reactor, addr) = reactor(
         service(),
         Config {
@@ -114,76 +120,74 @@ fn two_thousand_dripping_peers_are_gone_at_the_frame_deadline_and_the_honest_do_
             ..Config::default()
         },
     );
-    let ended = ends(&mut reactor);
-    let mut honest = Honest::connect(addr, 50);
+    let closed = record_closes(&mut reactor);
+    let mut good = GoodPeers::connect(addr, 50);
     turn_until(&mut reactor, |reactor| reactor.connections() == 50);
-    let mut drippers = Drippers::begin(addr, count);
+    let mut slow = SlowSenders::start(addr, count);
     turn_until(&mut reactor, |reactor| {
         reactor.counters().accepted == 50 + count as u64
     });
-    // All events fit into so many polls, and the honest ones' are the last. The turns are counted,
-    // since they do not depend on the machine.
-    let enough = (count + 50).div_ceil(reactor.config().events_per_turn) as u64;
+    // This many polls report all events, with those of the good peers last. Turns are counted,
+    // since their number does not depend on the machine.
+    let max_turns = (count + 50).div_ceil(reactor.config().events_per_turn) as u64;
     let (mut shortest, mut rounds, begun) = (Duration::MAX, 0, Instant::now());
-    while !drippers.peers.is_empty() {
+    while !slow.peers.is_empty() {
         assert!(
             begun.elapsed() < TIMEOUT,
-            "{} still drip",
-            drippers.peers.len()
+            "{} slow senders are still open",
+            slow.peers.len()
         );
-        shortest = shortest.min(drippers.drip());
-        honest.ask(rounds);
+        shortest = shortest.min(slow.send_one_byte());
+        good.ask(rounds);
         rounds += 1;
         let (turns, frames) = (reactor.counters().turns, 50 * rounds);
         turn_until(&mut reactor, |reactor| reactor.counters().frames == frames);
         let turns = reactor.counters().turns - turns;
         assert!(
-            turns <= enough,
-            "beside {} dripping peers the honest waited for {turns} turns",
-            drippers.peers.len()
+            turns <= max_turns,
+            "beside {} slow senders, good peers waited for {turns} turns",
+            slow.peers.len()
         );
-        honest.expect(rounds - 1);
+        good.expect(rounds - 1);
     }
-    println!(
-        "{rounds} rounds beside {count} dripping peers, the first of which was gone after {shortest:?}"
-    );
-    assert!(shortest >= frame_timeout, "one was gone after {shortest:?}");
-    drop(honest);
+    println!("{rounds} rounds beside {count} slow senders, the first closed after {shortest:?}");
+    assert!(shortest >= frame_timeout, "one closed after {shortest:?}");
+    drop(good);
     turn_until(&mut reactor, |reactor| reactor.connections() == 0);
-    let ended = ended.lock().unwrap();
+    let closed = closed.lock().unwrap();
     assert_eq!(
-        ended
+        closed
             .iter()
             .filter(|(reason, _)| *reason == "frame_timeout")
             .count(),
         count
     );
-    assert_eq!(ended.len(), count + 50);
+    assert_eq!(closed.len(), count + 50);
 }
 
 #[test]
-fn a_peer_that_falls_silent_is_gone_at_its_deadline_and_not_a_drain_time_later() {
-    let time = Some(Duration::from_millis(300));
-    let eternal = || Config {
+fn silent_peer_is_closed_at_its_deadline_without_a_drain_timeout() {
+    let timeout = Some(Duration::from_millis(300));
+    let long_drain = || Config {
         drain_timeout: Duration::from_secs(3600),
         ..Config::default()
     };
     let (idle, frame, handshake) = (
         Config {
-            idle_timeout: time,
-            ..eternal()
+            idle_timeout: timeout,
+            ..long_drain()
         },
         Config {
-            frame_timeout: time,
-            ..eternal()
+            frame_timeout: timeout,
+            ..long_drain()
         },
         Config {
-            handshake_timeout: time,
-            ..eternal()
+            handshake_timeout: timeout,
+            ..long_drain()
         },
     );
     let mut late = Vec::new();
-    for (config, said, require_conn, reason) in [
+    for (config, sent, require_conn, reason) in [
         (idle, &b""[..], false, "idle for 300ms"),
         (
             frame,
@@ -207,7 +211,7 @@ fn a_peer_that_falls_silent_is_gone_at_its_deadline_and_not_a_drain_time_later()
         );
         let begun = Instant::now();
         let mut client = server.connect();
-        client.send(said);
+        client.send(sent);
         match client.stream.read(&mut [0]) {
             Ok(0) => assert!(begun.elapsed() >= Duration::from_millis(300)),
             Err(error) if error.kind() == ErrorKind::WouldBlock => late.push(reason),
@@ -216,11 +220,11 @@ fn a_peer_that_falls_silent_is_gone_at_its_deadline_and_not_a_drain_time_later()
         drop(client);
         assert_eq!(server.next_close_reason(), reason);
     }
-    assert!(late.is_empty(), "not gone after {TIMEOUT:?}: {late:?}");
+    assert!(late.is_empty(), "not closed after {TIMEOUT:?}: {late:?}");
 }
 
 #[test]
-fn a_peer_that_finishes_its_frames_in_time_may_drip_for_as_long_as_it_likes() {
+fn slow_sender_that_completes_frames_in_time_stays_open() {
     let mut harness = Harness::on(
         NetState::with_listeners(1),
         service(),
@@ -230,7 +234,8 @@ fn a_peer_that_finishes_its_frames_in_time_may_drip_for_as_long_as_it_likes() {
         },
     );
     let peer = harness.accept(1);
-    // The last byte of a request comes together with the first of the next: there is always an unfinished one.
+    // The last byte of a request arrives together with the first byte of the next, so there is
+    // always an unfinished request.
     let stream: Vec<u8> = (0..13).flat_map(|n| submit(id(n), b"")).collect();
     harness.peer_sends(peer, &stream[..1]);
     for (n, chunk) in stream[1..].chunks(13).enumerate() {
@@ -242,7 +247,7 @@ fn a_peer_that_finishes_its_frames_in_time_may_drip_for_as_long_as_it_likes() {
 }
 
 #[test]
-fn peers_that_never_read_are_gone_at_the_write_deadline_and_not_before() {
+fn peers_that_never_read_close_at_the_write_deadline_not_before() {
     let write_timeout = Duration::from_millis(600);
     let server = Server::start(
         service(),
@@ -258,7 +263,7 @@ fn peers_that_never_read_are_gone_at_the_write_deadline_and_not_before() {
                 let mut client = Client::connect(addr);
                 let requests = submit(id(1), b"").repeat(5000);
                 let begun = Instant::now();
-                // Until the sockets are full, and then until the server has gone.
+                // Until the sockets are full, and then until the server closes the connection.
                 while client.stream.write_all(&requests).is_ok() {
                     assert!(begun.elapsed() < TIMEOUT);
                 }
@@ -266,32 +271,33 @@ fn peers_that_never_read_are_gone_at_the_write_deadline_and_not_before() {
             })
         })
         .collect();
-    let mut honest = Honest::connect(addr, 3);
-    // Each flooder has its time, so this ends.
+    let mut good = GoodPeers::connect(addr, 3);
+    // Each flooding peer reaches its write deadline, so this loop ends.
     for round in 0.. {
-        honest.ask(round);
-        honest.expect(round);
+        good.ask(round);
+        good.expect(round);
         if flooding.iter().all(thread::JoinHandle::is_finished) {
             break;
         }
     }
     for flooder in flooding {
         let lasted = flooder.join().unwrap();
-        assert!(lasted >= write_timeout, "gone after {lasted:?}");
-        let end = server.next_close_reason();
+        assert!(lasted >= write_timeout, "closed after {lasted:?}");
+        let reason = server.next_close_reason();
         assert!(
-            end.starts_with("write deadline passed: the peer took none of ")
-                && end.ends_with(" bytes in 600ms"),
-            "{end}"
+            reason.starts_with("write deadline passed: the peer took none of ")
+                && reason.ends_with(" bytes in 600ms"),
+            "{reason}"
         );
     }
     server.stop();
 }
 
-/// Of each connection that a loop has closed: why, and how many bytes it held then.
-fn ends<H: Handler>(reactor: &mut Reactor<H>) -> Arc<Mutex<Vec<(&'static str, usize)>>> {
-    let ends = Arc::new(Mutex::new(Vec::new()));
-    let kept = ends.clone();
+/// Records of each closed connection the name of its close reason, and for `overload` the bytes
+/// that it held.
+fn record_closes<H: Handler>(reactor: &mut Reactor<H>) -> Arc<Mutex<Vec<(&'static str, usize)>>> {
+    let closed = Arc::new(Mutex::new(Vec::new()));
+    let record = closed.clone();
     reactor.set_observer(move |step: &Step<'_>| {
         if let Step::Closed { reason, .. } = step {
             let held = if let CloseReason::Overload { held, .. } = reason {
@@ -299,15 +305,15 @@ fn ends<H: Handler>(reactor: &mut Reactor<H>) -> Arc<Mutex<Vec<(&'static str, us
             } else {
                 0
             };
-            kept.lock().unwrap().push((reason.name(), held));
+            record.lock().unwrap().push((reason.name(), held));
         }
     });
-    ends
+    closed
 }
 
-/// Asks and is answered, whatever the others do; and never are there more bytes than allowed.
+/// Sends a request and expects its ack, and raises `peak` to the most bytes buffered meanwhile.
 fn ask<H: Handler>(reactor: &mut Reactor<H>, client: &mut Client, peak: &mut usize) {
-    client.send(&submit(id(1), b"honest"));
+    client.send(&submit(id(1), b"good"));
     let mut answer = [0; 14];
     client.stream.set_nonblocking(true).unwrap();
     turn_until(reactor, |reactor| {
@@ -323,8 +329,7 @@ fn ask<H: Handler>(reactor: &mut Reactor<H>, client: &mut Client, peak: &mut usi
 }
 
 #[test]
-fn when_unfinished_frames_fill_the_memory_those_who_hold_most_are_closed_and_the_others_are_served()
-{
+fn unfinished_frames_over_the_memory_limit_close_the_largest() {
     let (high, low) = (4 << 20, 3 << 20);
     let config = Config {
         buffered_high: high,
@@ -332,51 +337,51 @@ fn when_unfinished_frames_fill_the_memory_those_who_hold_most_are_closed_and_the
         ..Config::default()
     };
     let (mut reactor, addr) = reactor(service(), config);
-    let ends = ends(&mut reactor);
-    let mut honest = Client::connect(addr);
+    let closed = record_closes(&mut reactor);
+    let mut good = Client::connect(addr);
     let mut peak = 0;
-    // Unfinished as well, but not much: they are not to pay for the others.
-    let modest: Vec<Client> = (0..50)
-        .map(|_| held_open(addr, &unfinished(8_000)))
+    // Unfinished as well, but small: these connections must stay open.
+    let small: Vec<Client> = (0..50)
+        .map(|_| connect_and_send(addr, &unfinished(8_000)))
         .collect();
     turn_until(&mut reactor, |reactor| {
         reactor.counters().bytes_read == 50 * 7_999
     });
-    let greedy: Vec<Client> = (0..200)
+    let large: Vec<Client> = (0..200)
         .map(|_| {
-            let client = held_open(addr, &unfinished(MAX_FRAME));
-            ask(&mut reactor, &mut honest, &mut peak);
+            let client = connect_and_send(addr, &unfinished(MAX_FRAME));
+            ask(&mut reactor, &mut good, &mut peak);
             client
         })
         .collect();
     turn_until(&mut reactor, |reactor| reactor.counters().accepted == 251);
-    ask(&mut reactor, &mut honest, &mut peak);
-    let ends = ends.lock().unwrap();
+    ask(&mut reactor, &mut good, &mut peak);
+    let closed = closed.lock().unwrap();
     println!(
-        "of 200 greedy peers {} were closed; at most {peak} bytes were held, {high} are allowed",
-        ends.len()
+        "{} of 200 large connections closed; peak {peak} bytes, {high} allowed",
+        closed.len()
     );
     assert!(peak <= high && peak > low, "{peak} bytes held");
-    assert!(!ends.is_empty() && ends.len() < 200);
-    // A modest one holds 8,000 bytes, in a buffer that may have doubled to grow.
+    assert!(!closed.is_empty() && closed.len() < 200);
+    // A small one holds 8,000 bytes, in a buffer that may have doubled to grow.
     assert!(
-        ends.iter()
+        closed
+            .iter()
             .all(|(name, held)| *name == "overload" && *held > 16_000),
-        "{ends:?}"
+        "{closed:?}"
     );
-    assert_eq!(reactor.connections(), 251 - ends.len());
-    drop((modest, greedy));
+    assert_eq!(reactor.connections(), 251 - closed.len());
+    drop((small, large));
 }
 
-fn held_open(addr: SocketAddr, bytes: &[u8]) -> Client {
+fn connect_and_send(addr: SocketAddr, bytes: &[u8]) -> Client {
     let mut client = Client::connect(addr);
     client.send(bytes);
     client
 }
 
 #[test]
-fn when_unread_replies_fill_the_memory_those_who_do_not_read_are_closed_and_the_others_are_served()
-{
+fn unread_replies_over_the_memory_limit_close_slow_readers() {
     let high = 1 << 20;
     let config = Config {
         buffered_high: high,
@@ -385,45 +390,46 @@ fn when_unread_replies_fill_the_memory_those_who_do_not_read_are_closed_and_the_
         ..Config::default()
     };
     let (mut reactor, addr) = reactor(service(), config);
-    let ends = ends(&mut reactor);
-    let mut honest = Client::connect(addr);
+    let closed = record_closes(&mut reactor);
+    let mut good = Client::connect(addr);
     let requests = submit(id(1), b"").repeat(5000);
-    let mut deaf: Vec<Client> = (0..12).map(|_| Client::connect(addr)).collect();
-    for client in &deaf {
+    let mut unreading: Vec<Client> = (0..12).map(|_| Client::connect(addr)).collect();
+    for client in &unreading {
         client.stream.set_nonblocking(true).unwrap();
     }
     let (mut peak, begun, mut sent) = (0, Instant::now(), BTreeMap::new());
-    while ends.lock().unwrap().is_empty() {
-        assert!(begun.elapsed() < TIMEOUT, "{peak} bytes held at most");
-        for (n, client) in deaf.iter_mut().enumerate() {
+    while closed.lock().unwrap().is_empty() {
+        assert!(begun.elapsed() < TIMEOUT, "peak {peak} bytes");
+        for (n, client) in unreading.iter_mut().enumerate() {
             let so_far: &mut usize = sent.entry(n).or_default();
             if let Ok(n) = client.stream.write(&requests[*so_far % 13..]) {
                 *so_far += n;
             }
         }
-        ask(&mut reactor, &mut honest, &mut peak);
+        ask(&mut reactor, &mut good, &mut peak);
     }
-    ask(&mut reactor, &mut honest, &mut peak);
-    let ends = ends.lock().unwrap();
+    ask(&mut reactor, &mut good, &mut peak);
+    let closed = closed.lock().unwrap();
     println!(
-        "of 12 deaf peers {} were closed; at most {peak} bytes were held, {high} are allowed",
-        ends.len()
+        "{} of 12 peers that do not read were closed; peak {peak} bytes, {high} allowed",
+        closed.len()
     );
     assert!(peak <= high);
     assert!(
-        ends.iter()
+        closed
+            .iter()
             .all(|(name, held)| *name == "overload" && *held > 10_000),
-        "{ends:?}"
+        "{closed:?}"
     );
 }
 
-/// Every connection sends much of its own accord when its timer comes; no peer reads.
+/// Sends a large message on each connection when its timer fires.
 #[derive(Default)]
-struct Alarm(Vec<ConnectionId>);
+struct SendsOnTimer(Vec<ConnectionId>);
 
-const SPEECH: usize = 500_000;
+const MESSAGE: usize = 500_000;
 
-impl Handler for Alarm {
+impl Handler for SendsOnTimer {
     type Codec = Line;
     type State = ();
     type Mail = ();
@@ -442,20 +448,20 @@ impl Handler for Alarm {
     }
 
     fn timer(&mut self, _: TimerId, cx: &mut Context<'_, Self>) -> Verdict {
-        cx.send(&*"x".repeat(SPEECH).into_bytes());
+        cx.send(&*"x".repeat(MESSAGE).into_bytes());
         Verdict::Continue
     }
 }
 
 #[test]
-fn what_timers_make_all_connections_send_at_once_is_held_to_the_cap_too() {
+fn replies_sent_from_timers_respect_the_memory_limit() {
     const HIGH: usize = 2 << 20;
     let config = Config {
         buffered_high: HIGH,
         buffered_low: HIGH / 2,
         ..Config::default()
     };
-    let (mut reactor, addr) = reactor(Alarm::default(), config);
+    let (mut reactor, addr) = reactor(SendsOnTimer::default(), config);
     let peers: Vec<Client> = (0..40).map(|_| Client::connect(addr)).collect();
     turn_until(&mut reactor, |reactor| reactor.counters().accepted == 40);
     for id in std::mem::take(&mut reactor.handler().0) {
@@ -464,26 +470,25 @@ fn what_timers_make_all_connections_send_at_once_is_held_to_the_cap_too() {
             Verdict::Continue
         }));
     }
-    // `buffered` is true again when the turn is over, so it cannot tell; the allocator can. Only this thread is counted.
+    // After the turn `buffered` is below the limit again, so the allocator is measured instead; it
+    // counts this thread only.
     let allocated = allocation_counter::measure(|| {
         turn_until(&mut reactor, |reactor| {
             reactor.counters().timers + reactor.counters().closed >= 40
         });
     });
-    let (peak, allowed) = (allocated.bytes_max, HIGH as u64 + 4 * SPEECH as u64);
+    let (peak, allowed) = (allocated.bytes_max, HIGH as u64 + 4 * MESSAGE as u64);
     assert!(
-        peak > SPEECH as u64,
-        "{peak} bytes were held: nothing was tested"
+        peak > MESSAGE as u64,
+        "peak {peak} bytes: the test does not reach the limit"
     );
-    assert!(
-        peak <= allowed,
-        "{peak} bytes were held at once, {allowed} are allowed"
-    );
+    assert!(peak <= allowed, "peak {peak} bytes, {allowed} allowed");
     drop(peers);
 }
 
-/// Floods with requests and reads what comes back, over several connections, until it is told to stop.
-fn flood(addr: SocketAddr, peers: usize, over: Arc<AtomicBool>) -> thread::JoinHandle<usize> {
+/// Floods a server over `peers` connections and reads the acks, in a thread, until `stop` is set.
+/// The thread returns the number of bytes sent.
+fn flood(addr: SocketAddr, peers: usize, stop: Arc<AtomicBool>) -> thread::JoinHandle<usize> {
     thread::spawn(move || {
         let requests = submit(id(7), &[0; 300]).repeat(200);
         let mut flooders: Vec<(Client, usize)> =
@@ -492,8 +497,11 @@ fn flood(addr: SocketAddr, peers: usize, over: Arc<AtomicBool>) -> thread::JoinH
             client.stream.set_nonblocking(true).unwrap();
         }
         let (mut acks, begun) = (vec![0; 64 * 1024], Instant::now());
-        while !over.load(Ordering::Relaxed) {
-            assert!(begun.elapsed() < 5 * TIMEOUT, "nobody says that it is over");
+        while !stop.load(Ordering::Relaxed) {
+            assert!(
+                begun.elapsed() < 5 * TIMEOUT,
+                "the test does not stop the flood"
+            );
             for (client, sent) in &mut flooders {
                 if let Ok(n) = client.stream.write(&requests[*sent % 313..]) {
                     *sent += n;
@@ -514,31 +522,31 @@ fn flood(addr: SocketAddr, peers: usize, over: Arc<AtomicBool>) -> thread::JoinH
 }
 
 #[test]
-fn with_as_many_flooders_as_quiet_peers_each_quiet_request_is_answered_within_two_turns() {
+fn quiet_peers_are_answered_within_two_turns_beside_flooding_peers() {
     let mut reactor = Reactor::bind("127.0.0.1:0", service()).unwrap();
     let addr = addr_of(&reactor);
-    let mut quiet = Honest::connect(addr, 20);
-    let over = Arc::new(AtomicBool::new(false));
-    let flooding = flood(addr, 20, over.clone());
+    let mut quiet = GoodPeers::connect(addr, 20);
+    let stop = Arc::new(AtomicBool::new(false));
+    let flooding = flood(addr, 20, stop.clone());
     turn_until(&mut reactor, |reactor| {
         reactor.connections() == 40 && reactor.counters().bytes_read > 1_000_000
     });
     let before = reactor.counters().bytes_read;
     let (mut round, begun) = (0, Instant::now());
-    // How much comes beside them is up to the other thread.
+    // At least 150 rounds, and until the flood has sent enough beside them.
     while round < 150 || reactor.counters().bytes_read - before <= 1_000_000 {
-        assert!(begun.elapsed() < TIMEOUT, "no peer floods");
+        assert!(begun.elapsed() < TIMEOUT, "the flood sends too little");
         quiet.ask(round);
         for _ in 0..2 {
             let _ = reactor.turn(Some(Duration::from_millis(100))).unwrap();
         }
-        quiet.expect(round); // the loop stands still meanwhile: what is not there now will not come
+        quiet.expect(round); // no turn meanwhile: an ack that is not sent yet would be missing
         round += 1;
     }
     let read = reactor.counters().bytes_read - before;
-    over.store(true, Ordering::Relaxed);
+    stop.store(true, Ordering::Relaxed);
     println!(
-        "{read} bytes read beside them, {} sent",
+        "{read} bytes of the flood read meanwhile, {} sent",
         flooding.join().unwrap()
     );
 }

@@ -1,4 +1,4 @@
-//! Other threads and a loop: what a handle can ask for, and what it is told when that cannot be.
+//! Handles used by other threads: sends, posts, closes and stops, and the errors that they return.
 
 mod util;
 
@@ -16,23 +16,24 @@ use glassloop::{
 };
 use util::{Client, Server, TIMEOUT, turn_until};
 
-/// Mail that says itself what is to be done with it.
+/// Mail that is a function, which the loop calls.
 struct Job(Box<Work>);
-type Work = dyn FnOnce(&mut LoopContext<'_, Desk>) + Send;
+type Work = dyn FnOnce(&mut LoopContext<'_, JobHandler>) + Send;
 
-fn job(work: impl FnOnce(&mut LoopContext<'_, Desk>) + Send + 'static) -> Job {
+fn job(work: impl FnOnce(&mut LoopContext<'_, JobHandler>) + Send + 'static) -> Job {
     Job(Box::new(work))
 }
 
-/// Does its mail, sends every line back, and tells who came.
-struct Desk {
-    came: Sender<ConnectionId>,
-    /// With it, a line is not sent back but handed to the loop's own handle; and so is a last word.
+/// Runs the jobs in its mail, echoes every line, and reports each new connection.
+struct JobHandler {
+    opened: Sender<ConnectionId>,
+    /// If set, lines are echoed through this handle, and `close` tries to send through it too.
     handle: Option<Handle<Job>>,
-    last_word: Option<PostError<bytes::Bytes>>,
+    /// The error of that send in `close`.
+    close_error: Option<PostError<bytes::Bytes>>,
 }
 
-impl Handler for Desk {
+impl Handler for JobHandler {
     type Codec = Line;
     type State = ();
     type Mail = Job;
@@ -42,7 +43,7 @@ impl Handler for Desk {
     }
 
     fn open(&mut self, cx: &mut Context<'_, Self>) -> Verdict {
-        let _ = self.came.send(cx.id());
+        let _ = self.opened.send(cx.id());
         Verdict::Continue
     }
 
@@ -63,51 +64,52 @@ impl Handler for Desk {
     }
 
     fn close(&mut self, cx: &mut Context<'_, Self>, _: &CloseReason) {
-        self.last_word = self
+        self.close_error = self
             .handle
             .as_ref()
             .and_then(|handle| handle.send(cx.id(), &b"too late\n"[..]).err());
     }
 }
 
-fn desk() -> (Desk, Receiver<ConnectionId>) {
-    let (came, comes) = mpsc::channel();
+fn job_handler() -> (JobHandler, Receiver<ConnectionId>) {
+    let (opened, opens) = mpsc::channel();
     (
-        Desk {
-            came,
+        JobHandler {
+            opened,
             handle: None,
-            last_word: None,
+            close_error: None,
         },
-        comes,
+        opens,
     )
 }
 
 /// A loop in a thread of its own.
-fn office(config: Config) -> (Server<Job>, Receiver<ConnectionId>) {
-    let (desk, comes) = desk();
-    (Server::start(desk, config), comes)
+fn in_thread(config: Config) -> (Server<Job>, Receiver<ConnectionId>) {
+    let (handler, opens) = job_handler();
+    (Server::start(handler, config), opens)
 }
 
-/// A loop in the test's own hands, and one client in it.
-fn by_hand(config: Config) -> (Reactor<Desk>, Client, ConnectionId) {
-    let (mut reactor, addr, comes) = empty(config);
+/// A loop that the test turns, with one client.
+fn with_client(config: Config) -> (Reactor<JobHandler>, Client, ConnectionId) {
+    let (mut reactor, addr, opens) = without_clients(config);
     let client = Client::connect(addr);
     turn_until(&mut reactor, |reactor| reactor.connections() == 1);
-    (reactor, client, comes.recv().unwrap())
+    (reactor, client, opens.recv().unwrap())
 }
 
-fn empty(config: Config) -> (Reactor<Desk>, SocketAddr, Receiver<ConnectionId>) {
-    let (desk, comes) = desk();
-    let (reactor, addr) = util::reactor(desk, config);
-    (reactor, addr, comes)
+/// A loop that the test turns.
+fn without_clients(config: Config) -> (Reactor<JobHandler>, SocketAddr, Receiver<ConnectionId>) {
+    let (handler, opens) = job_handler();
+    let (reactor, addr) = util::reactor(handler, config);
+    (reactor, addr, opens)
 }
 
-fn turn(reactor: &mut Reactor<Desk>) -> Turn {
+fn turn(reactor: &mut Reactor<JobHandler>) -> Turn {
     reactor.turn(Some(Duration::ZERO)).unwrap()
 }
 
-/// Posts it, however full the mailbox is.
-fn post_patiently(handle: &Handle<Job>, mut mail: Job) {
+/// Posts `mail`, again and again while the mailbox is full.
+fn post_with_retry(handle: &Handle<Job>, mut mail: Job) {
     let end = Instant::now() + TIMEOUT;
     while let Err(error) = handle.post(mail) {
         assert!(
@@ -119,13 +121,13 @@ fn post_patiently(handle: &Handle<Job>, mut mail: Job) {
     }
 }
 
-/// Mail that tells its number when it is read.
+/// Mail that reports its thread and number when it is handled.
 fn numbered(tell: &Sender<(usize, usize)>, thread: usize, n: usize) -> Job {
     let tell = tell.clone();
     job(move |_| tell.send((thread, n)).unwrap())
 }
 
-/// Runs `work` in eight threads at once, each with its number.
+/// Runs `work` in eight threads at the same time, each with its number.
 fn eight_threads(work: impl Fn(usize) + Sync) {
     thread::scope(|scope| {
         for number in 0..8 {
@@ -137,33 +139,34 @@ fn eight_threads(work: impl Fn(usize) + Sync) {
 
 #[track_caller]
 fn next<T>(from: &Receiver<T>) -> T {
-    from.recv_timeout(TIMEOUT).expect("something was to come")
+    from.recv_timeout(TIMEOUT)
+        .expect("a value within the time limit")
 }
 
 #[test]
-fn a_handle_can_be_cloned_and_shared_by_all_threads_even_if_its_mail_cannot() {
+fn handle_is_clone_send_and_sync_even_if_its_mail_is_not() {
     fn shared<T: Clone + Send + Sync + 'static>() {}
     shared::<Handle<()>>();
     shared::<Handle<Cell<u8>>>();
 }
 
 #[test]
-fn frames_of_eight_threads_never_mix_and_each_thread_s_order_holds() {
+fn frames_from_eight_threads_never_mix_and_keep_order() {
     const EACH: usize = 100;
-    let (server, comes) = office(Config {
+    let (server, opens) = in_thread(Config {
         write_cap: 64 << 20,
         mailbox_cap: 20_000,
         ..Config::default()
     });
     let client = server.connect();
-    let id = next(&comes);
+    let id = next(&opens);
     let reading = thread::spawn(move || {
         let mut lines = BufReader::new(client.stream).lines();
         let mut lengths = [const { Vec::new() }; 8];
         for _ in 0..8 * EACH {
             let line = lines
                 .next()
-                .expect("no end before the last line")
+                .expect("the connection ended before the last line")
                 .unwrap()
                 .into_bytes();
             assert!(
@@ -197,30 +200,30 @@ fn frames_of_eight_threads_never_mix_and_each_thread_s_order_holds() {
     }
 }
 
-/// The mail of eight threads, `each` of theirs, to a loop that sleeps and wakes as it comes.
+/// Posts mail from eight threads, `each` from every thread, and checks that all arrive in order.
 fn exchange(config: Config, each: usize) {
-    let (server, _) = office(config);
+    let (server, _) = in_thread(config);
     let (tell, told) = mpsc::channel();
     eight_threads(|number| {
-        (0..each).for_each(|n| post_patiently(&server.handle, numbered(&tell, number, n)));
+        (0..each).for_each(|n| post_with_retry(&server.handle, numbered(&tell, number, n)));
     });
     let mut seen = [0; 8];
     for _ in 0..8 * each {
         let (number, n) = next(&told);
-        assert_eq!(n, seen[number], "out of order, or lost, or twice");
+        assert_eq!(n, seen[number], "out of order, lost or duplicated");
         seen[number] += 1;
     }
     assert_eq!(server.stop().posts, 8 * each as u64);
-    assert!(told.try_recv().is_err(), "a letter came twice");
+    assert!(told.try_recv().is_err(), "mail arrived twice");
 }
 
 #[test]
-fn mail_of_eight_threads_arrives_exactly_once_and_in_each_thread_s_order() {
+fn mail_from_eight_threads_arrives_once_and_in_order() {
     exchange(Config::default(), 5000);
 }
 
 #[test]
-fn a_mailbox_that_is_always_full_loses_nothing_either() {
+fn full_mailbox_loses_no_mail() {
     exchange(
         Config {
             mailbox_cap: 500,
@@ -231,7 +234,7 @@ fn a_mailbox_that_is_always_full_loses_nothing_either() {
 }
 
 #[test]
-fn mail_that_comes_while_earlier_mail_is_still_read_wakes_the_loop_too() {
+fn mail_sent_while_earlier_mail_is_read_wakes_the_loop() {
     exchange(
         Config {
             calls_per_turn: 1,
@@ -242,8 +245,8 @@ fn mail_that_comes_while_earlier_mail_is_still_read_wakes_the_loop_too() {
 }
 
 #[test]
-fn a_loop_does_not_sleep_over_a_bell_that_rang_while_it_read_the_rest_of_its_mail() {
-    let (mut reactor, _, _) = empty(Config {
+fn wake_up_during_leftover_mail_is_not_lost() {
+    let (mut reactor, _, _) = without_clients(Config {
         calls_per_turn: 2,
         ..Config::default()
     });
@@ -256,32 +259,32 @@ fn a_loop_does_not_sleep_over_a_bell_that_rang_while_it_read_the_rest_of_its_mai
     assert_eq!(
         reactor.counters().posts,
         3,
-        "the bell was heard, but the rest came first"
+        "the turn saw the wake-up, and handled the leftover mail first"
     );
-    let (begun, patience) = (Instant::now(), TIMEOUT);
-    let _ = reactor.turn(Some(patience)).unwrap();
+    let begun = Instant::now();
+    let _ = reactor.turn(Some(TIMEOUT)).unwrap();
     assert!(
-        begun.elapsed() < patience,
-        "it slept although a letter lay there"
+        begun.elapsed() < TIMEOUT,
+        "the turn slept although there was mail"
     );
     assert_eq!(reactor.counters().posts, 4);
 }
 
 #[test]
-fn a_loop_that_is_busy_is_woken_once_for_many_letters() {
-    let (server, _) = office(Config::default());
-    let ((open, gate), (tell, told)) = (mpsc::channel::<()>(), mpsc::channel());
+fn busy_loop_is_woken_once_for_many_messages() {
+    let (server, _) = in_thread(Config::default());
+    let ((release, released), (tell, told)) = (mpsc::channel::<()>(), mpsc::channel());
     let (tell_busy, is_busy) = mpsc::channel();
     let busy = job(move |_| {
         tell_busy.send(()).unwrap();
-        let _ = gate.recv_timeout(TIMEOUT);
+        let _ = released.recv_timeout(TIMEOUT);
     });
     server.handle.post(busy).ok().unwrap();
     next(&is_busy);
     eight_threads(|number| {
         (0..1000).for_each(|n| server.handle.post(numbered(&tell, number, n)).unwrap());
     });
-    drop(open);
+    drop(release);
     for _ in 0..8000 {
         next(&told);
     }
@@ -289,15 +292,15 @@ fn a_loop_that_is_busy_is_woken_once_for_many_letters() {
     assert_eq!(counters.posts, 8001);
     assert!(
         counters.turns * 100 < counters.posts,
-        "{} turns for {} letters",
+        "{} turns for {} messages",
         counters.turns,
         counters.posts
     );
 }
 
 #[test]
-fn mail_that_was_posted_before_the_loop_ran_is_read() {
-    let (mut reactor, _, _) = empty(Config::default());
+fn mail_posted_before_run_is_delivered() {
+    let (mut reactor, _, _) = without_clients(Config::default());
     reactor
         .handle()
         .post(job(|cx| cx.stop(Stop::Gracefully)))
@@ -307,8 +310,8 @@ fn mail_that_was_posted_before_the_loop_ran_is_read() {
 }
 
 #[test]
-fn what_one_thread_asks_is_done_in_its_order_the_stop_included() {
-    let (mut reactor, mut client, id) = by_hand(Config {
+fn commands_of_one_thread_keep_their_order_including_stop() {
+    let (mut reactor, mut client, id) = with_client(Config {
         calls_per_turn: 10,
         ..Config::default()
     });
@@ -329,8 +332,8 @@ fn what_one_thread_asks_is_done_in_its_order_the_stop_included() {
 }
 
 #[test]
-fn all_the_mail_that_was_posted_before_a_stop_is_read_before_it() {
-    let (mut reactor, _, _) = empty(Config {
+fn mail_posted_before_a_stop_is_delivered_before_it() {
+    let (mut reactor, _, _) = without_clients(Config {
         calls_per_turn: 10,
         ..Config::default()
     });
@@ -342,10 +345,10 @@ fn all_the_mail_that_was_posted_before_a_stop_is_read_before_it() {
 }
 
 #[test]
-fn a_close_lets_out_what_was_sent_before_it() {
-    let (server, comes) = office(Config::default());
+fn close_flushes_frames_sent_before_it() {
+    let (server, opens) = in_thread(Config::default());
     let mut client = server.connect();
-    let id = next(&comes);
+    let id = next(&opens);
     server.handle.send(id, &b"one\ntwo\n"[..]).unwrap();
     server.handle.close(id).unwrap();
     client.expect(b"one\ntwo\n");
@@ -356,38 +359,38 @@ fn a_close_lets_out_what_was_sent_before_it() {
 }
 
 #[test]
-fn a_letter_for_one_that_is_gone_comes_back_and_never_reaches_the_next_in_its_slot() {
-    let (server, comes) = office(Config::default());
+fn send_to_a_closed_connection_is_returned_and_never_misdelivered() {
+    let (server, opens) = in_thread(Config::default());
     let client = server.connect();
-    let gone = next(&comes);
+    let closed = next(&opens);
     drop(client);
     assert_eq!(server.next_close_reason(), "closed by the peer");
-    let mut newcomer = server.connect();
-    let here = next(&comes);
-    assert_eq!((here.slot(), here == gone), (gone.slot(), false));
+    let mut client = server.connect();
+    let open = next(&opens);
+    assert_eq!((open.slot(), open == closed), (closed.slot(), false));
     let frame = bytes::Bytes::from_static(b"secret\n");
     assert_eq!(
-        server.handle.send(gone, frame.clone()),
+        server.handle.send(closed, frame.clone()),
         Err(PostError::Gone(frame.clone()))
     );
-    assert_eq!(server.handle.close(gone), Err(PostError::Gone(gone)));
-    // Names that this loop never gave.
+    assert_eq!(server.handle.close(closed), Err(PostError::Gone(closed)));
+    // Ids that this loop never issued.
     for (slot, generation) in [(0, 77), (4000, 1), (u32::MAX, u32::MAX)] {
-        let nobody = ConnectionId::new(slot, generation.try_into().unwrap());
+        let unknown = ConnectionId::new(slot, generation.try_into().unwrap());
         assert_eq!(
-            server.handle.send(nobody, frame.clone()),
+            server.handle.send(unknown, frame.clone()),
             Err(PostError::Gone(frame.clone()))
         );
-        assert_eq!(server.handle.close(nobody), Err(PostError::Gone(nobody)));
+        assert_eq!(server.handle.close(unknown), Err(PostError::Gone(unknown)));
     }
-    server.handle.send(here, &b"hello\n"[..]).unwrap();
-    newcomer.expect(b"hello\n");
+    server.handle.send(open, &b"hello\n"[..]).unwrap();
+    client.expect(b"hello\n");
     assert_eq!(server.stop().posts, 1);
 }
 
 #[test]
-fn a_letter_whose_connection_goes_before_it_is_read_is_counted_as_stale() {
-    let (mut reactor, client, id) = by_hand(Config::default());
+fn message_for_a_connection_closed_meanwhile_is_counted_as_stale() {
+    let (mut reactor, client, id) = with_client(Config::default());
     let handle = reactor.handle();
     handle.close(id).unwrap();
     handle.send(id, &b"too late\n"[..]).unwrap();
@@ -399,38 +402,38 @@ fn a_letter_whose_connection_goes_before_it_is_read_is_counted_as_stale() {
 }
 
 #[test]
-fn a_full_mailbox_gives_the_letter_back_queues_nothing_and_works_again_after_a_turn() {
-    let (mut reactor, mut client, id) = by_hand(Config {
+fn full_mailbox_returns_the_message_and_works_again_after_a_turn() {
+    let (mut reactor, mut client, id) = with_client(Config {
         mailbox_cap: 5000,
         ..Config::default()
     });
     let handle = reactor.handle();
     for round in 1..=3 {
         let frame = bytes::Bytes::from(format!("{round}{}\n", "x".repeat(500)));
-        let mut taken = 0;
-        let refusal = loop {
+        let mut accepted = 0;
+        let error = loop {
             match handle.send(id, frame.clone()) {
-                Ok(()) => taken += 1,
-                Err(refusal) => break refusal,
+                Ok(()) => accepted += 1,
+                Err(error) => break error,
             }
-            assert!(taken < 10, "the mailbox has no bottom");
+            assert!(accepted < 10, "the mailbox is never full");
         };
-        assert_eq!(refusal, PostError::Full(frame.clone()));
+        assert_eq!(error, PostError::Full(frame.clone()));
         assert!(
-            taken >= 5,
-            "{taken} letters of 503 bytes are all that go into 5,000"
+            accepted >= 5,
+            "only {accepted} messages of 503 bytes fit into 5,000"
         );
-        // As full as it is for a large one: a small one may still fit in, and a stop always does.
+        // Full for a message of this size: a smaller one may still fit, and a stop always does.
         assert_eq!(
             handle.send(id, frame.clone()),
             Err(PostError::Full(frame.clone()))
         );
         let before = reactor.counters().posts;
         let _ = turn(&mut reactor);
-        assert_eq!(reactor.counters().posts - before, taken);
-        client.expect(&frame.repeat(taken as usize));
+        assert_eq!(reactor.counters().posts - before, accepted);
+        client.expect(&frame.repeat(accepted as usize));
     }
-    // What is heavier than the whole mailbox goes in alone.
+    // A message larger than the whole mailbox is accepted if the mailbox is empty.
     let huge = [vec![b'y'; 10_000], vec![b'\n']].concat();
     handle.send(id, huge.clone()).unwrap();
     assert!(matches!(handle.post(job(|_| ())), Err(PostError::Full(_))));
@@ -441,7 +444,7 @@ fn a_full_mailbox_gives_the_letter_back_queues_nothing_and_works_again_after_a_t
 }
 
 #[test]
-fn a_stopped_loop_says_so_and_gives_everything_back() {
+fn stopped_loop_refuses_and_returns_every_message() {
     let refused = |handle: &Handle<Job>, id: ConnectionId| {
         assert_eq!(
             handle.send(id, &b"x\n"[..]),
@@ -456,7 +459,7 @@ fn a_stopped_loop_says_so_and_gives_everything_back() {
         handle.stop(Stop::AtOnce);
     };
     for how in [Stop::Gracefully, Stop::Within(TIMEOUT), Stop::AtOnce] {
-        let (mut reactor, client, id) = by_hand(Config::default());
+        let (mut reactor, client, id) = with_client(Config::default());
         let handle = reactor.handle();
         handle.stop(how);
         drop(client);
@@ -466,24 +469,24 @@ fn a_stopped_loop_says_so_and_gives_everything_back() {
         drop(reactor);
         refused(&handle, id);
     }
-    // Never stopped, and dropped or taken apart instead.
-    let (reactor, _client, id) = by_hand(Config::default());
+    // Dropped, or turned into its handler, without a stop.
+    let (reactor, _client, id) = with_client(Config::default());
     let handle = reactor.handle();
     drop(reactor);
     refused(&handle, id);
-    let (reactor, _client, id) = by_hand(Config::default());
+    let (reactor, _client, id) = with_client(Config::default());
     let handle = reactor.handle();
-    let _desk = reactor.into_handler();
+    let _handler = reactor.into_handler();
     refused(&handle, id);
 }
 
 #[test]
-fn mail_that_will_never_be_read_is_dropped_with_the_loop() {
+fn unread_mail_is_dropped_with_the_loop() {
     for stopped in [false, true] {
-        let (mut reactor, _, _) = empty(Config::default());
+        let (mut reactor, _, _) = without_clients(Config::default());
         let handle = reactor.handle();
         if stopped {
-            // It asks for the end, and writes one more letter that nobody will read.
+            // The job stops the loop, and then posts mail that will never be handled.
             let own = handle.clone();
             let (promise, answer) = mpsc::channel::<()>();
             let last = job(move |cx| {
@@ -503,44 +506,47 @@ fn mail_that_will_never_be_read_is_dropped_with_the_loop() {
     }
 }
 
-/// When the loop would give up, counted from its last turn at the latest.
-fn left(reactor: &Reactor<Desk>) -> Duration {
+/// The time until the loop gives up its graceful stop.
+fn time_left(reactor: &Reactor<JobHandler>) -> Duration {
     reactor
         .next_deadline()
-        .expect("a stopping loop has a time")
+        .expect("a stopping loop has a deadline")
         .saturating_duration_since(Instant::now())
 }
 
 #[test]
-fn the_shortest_grace_counts_whatever_came_first_and_whatever_the_config_says() {
+fn shortest_grace_wins_over_earlier_ones_and_the_config() {
     let secs = Duration::from_secs;
-    // All other times are longer than these.
+    // All other timeouts are longer than the graces below.
     let config = Config {
         drain_timeout: secs(3000),
         linger_timeout: secs(3000),
         idle_timeout: None,
         ..Config::default()
     };
-    let (mut reactor, _client, _) = by_hand(config);
+    let (mut reactor, _client, _) = with_client(config);
     let handle = reactor.handle();
-    let mut after = |asked: &[Stop]| {
-        for how in asked {
+    let mut time_left_after = |stops: &[Stop]| {
+        for how in stops {
             handle.stop(*how);
         }
         assert_eq!(turn(&mut reactor), Turn::Running);
-        left(&reactor)
+        time_left(&reactor)
     };
-    let within = |time: Duration, at_most: u64| {
+    let assert_about = |time: Duration, expected: u64| {
         assert!(
-            time <= secs(at_most) && time > secs(at_most - 100),
+            time <= secs(expected) && time > secs(expected - 100),
             "{time:?}"
         );
     };
-    within(after(&[Stop::Gracefully]), 3000);
-    within(after(&[Stop::Within(secs(2000))]), 2000);
-    within(after(&[Stop::Within(secs(2500)), Stop::Gracefully]), 2000);
-    within(
-        after(&[
+    assert_about(time_left_after(&[Stop::Gracefully]), 3000);
+    assert_about(time_left_after(&[Stop::Within(secs(2000))]), 2000);
+    assert_about(
+        time_left_after(&[Stop::Within(secs(2500)), Stop::Gracefully]),
+        2000,
+    );
+    assert_about(
+        time_left_after(&[
             Stop::Within(secs(1800)),
             Stop::Within(secs(1000)),
             Stop::Within(secs(1700)),
@@ -553,7 +559,7 @@ fn the_shortest_grace_counts_whatever_came_first_and_whatever_the_config_says() 
 }
 
 #[test]
-fn a_short_grace_ends_a_loop_whose_peers_never_read() {
+fn short_grace_ends_a_loop_with_peers_that_never_read() {
     let hour = Duration::from_secs(3600);
     let config = Config {
         drain_timeout: hour,
@@ -562,11 +568,11 @@ fn a_short_grace_ends_a_loop_whose_peers_never_read() {
         write_cap: 64 << 20,
         ..Config::default()
     };
-    let (server, comes) = office(config);
+    let (server, opens) = in_thread(config);
     let client = server.connect();
     server
         .handle
-        .send(next(&comes), vec![b'\n'; 32 << 20])
+        .send(next(&opens), vec![b'\n'; 32 << 20])
         .unwrap();
     server.handle.shutdown(Duration::from_millis(50));
     assert!(
@@ -578,20 +584,20 @@ fn a_short_grace_ends_a_loop_whose_peers_never_read() {
 }
 
 #[test]
-fn a_long_grace_overrules_a_short_configured_time() {
+fn long_grace_overrides_a_short_drain_timeout() {
     let frame = vec![b'\n'; 20 << 20];
     let config = Config {
         drain_timeout: Duration::from_millis(250),
         write_cap: 64 << 20,
         ..Config::default()
     };
-    let (server, comes) = office(config);
+    let (server, opens) = in_thread(config);
     let mut client = server.connect();
-    server.handle.send(next(&comes), frame.clone()).unwrap();
+    server.handle.send(next(&opens), frame.clone()).unwrap();
     server.handle.shutdown(TIMEOUT);
     let begun = Instant::now();
     for chunk in frame.chunks(128 << 10) {
-        thread::sleep(Duration::from_millis(4)); // that is what makes it slow
+        thread::sleep(Duration::from_millis(4)); // a slow reader
         client.expect(chunk);
     }
     client.expect_eof();
@@ -599,23 +605,23 @@ fn a_long_grace_overrules_a_short_configured_time() {
     assert_eq!(server.next_close_reason(), "shut down");
     assert!(
         begun.elapsed() > Duration::from_millis(500),
-        "the test was meant to take several drain times"
+        "the test must take several drain timeouts"
     );
 }
 
 #[test]
-fn a_long_grace_lets_a_peer_pause_for_longer_than_the_configured_time() {
+fn long_grace_allows_pauses_longer_than_the_drain_timeout() {
     let (pause, frame) = (Duration::from_millis(400), vec![b'\n'; 20 << 20]);
     let config = Config {
         drain_timeout: pause / 10,
         write_cap: 64 << 20,
         ..Config::default()
     };
-    let (server, comes) = office(config);
+    let (server, opens) = in_thread(config);
     let mut client = server.connect();
-    server.handle.send(next(&comes), frame.clone()).unwrap();
+    server.handle.send(next(&opens), frame.clone()).unwrap();
     server.handle.shutdown(TIMEOUT);
-    thread::sleep(pause); // that is what makes it slow
+    thread::sleep(pause); // the peer reads nothing meanwhile
     client.expect(&frame);
     client.expect_eof();
     drop(client);
@@ -623,32 +629,32 @@ fn a_long_grace_lets_a_peer_pause_for_longer_than_the_configured_time() {
 }
 
 #[test]
-fn a_flood_of_mail_leaves_the_sockets_their_part() {
+fn flood_of_mail_does_not_starve_sockets() {
     const FLOOD: u64 = 10_000;
-    let (mut reactor, mut client, _) = by_hand(Config {
+    let (mut reactor, mut client, _) = with_client(Config {
         calls_per_turn: 10,
         ..Config::default()
     });
     let handle = reactor.handle();
     (0..FLOOD).for_each(|_| handle.post(job(|_| ())).unwrap());
     for round in 1..=20 {
-        client.send(b"still there?\n");
+        client.send(b"still alive?\n");
         turn_until(&mut reactor, |reactor| reactor.counters().frames == round);
-        client.expect(b"still there?\n");
+        client.expect(b"still alive?\n");
     }
-    let letters = reactor.counters().posts;
+    let posts = reactor.counters().posts;
     assert!(
-        letters * 10 < FLOOD,
-        "{letters} letters came before twenty lines"
+        posts * 10 < FLOOD,
+        "{posts} posts were handled before twenty lines"
     );
     turn_until(&mut reactor, |reactor| reactor.counters().posts == FLOOD);
 }
 
 #[test]
-fn a_panic_over_mail_or_a_loop_timer_is_counted_and_nobody_s_end() {
-    let (server, comes) = office(Config::default());
+fn panic_in_mail_or_loop_timer_is_counted_and_closes_nothing() {
+    let (server, opens) = in_thread(Config::default());
     let mut client = server.connect();
-    let id = next(&comes);
+    let id = next(&opens);
     server.handle.post(job(|_| panic!("as asked"))).unwrap();
     server
         .handle
@@ -656,11 +662,11 @@ fn a_panic_over_mail_or_a_loop_timer_is_counted_and_nobody_s_end() {
             let _ = cx.set_timer(cx.now());
         }))
         .unwrap();
-    // In a call for one connection, that one ends; the call itself goes on.
+    // A panic in `with` closes that connection; the mail callback continues.
     let mut victim = server.connect();
-    let other = next(&comes);
+    let other = next(&opens);
     let (tell, told) = mpsc::channel();
-    let harsh = job(move |cx| {
+    let panics = job(move |cx| {
         tell.send((
             cx.with(other, |_| panic!("as asked")),
             cx.with(other, |_| Verdict::Continue),
@@ -668,7 +674,7 @@ fn a_panic_over_mail_or_a_loop_timer_is_counted_and_nobody_s_end() {
         ))
         .unwrap();
     });
-    server.handle.post(harsh).unwrap();
+    server.handle.post(panics).unwrap();
     assert_eq!(next(&told), (true, false, true));
     victim.expect_eof();
     drop(victim);
@@ -676,15 +682,16 @@ fn a_panic_over_mail_or_a_loop_timer_is_counted_and_nobody_s_end() {
     client.expect(b"alive\n");
     client.send(b"and well\n");
     client.expect(b"and well\n");
-    // The timer's tick has passed by now, or passes before the stop: it was set for a turn that is long over.
+    // The timer has fired by now, or fires before the stop: it was set for the time of an earlier
+    // turn.
     assert_eq!(server.stop().panics, 3);
 }
 
 #[test]
-fn message_to_many_reaches_open_connections_and_keeps_its_place() {
-    let (server, comes) = office(Config::default());
+fn message_to_many_reaches_open_connections_in_order() {
+    let (server, opens) = in_thread(Config::default());
     let (mut one, mut closing, mut other) = (server.connect(), server.connect(), server.connect());
-    let ids = [next(&comes), next(&comes), next(&comes)];
+    let ids = [next(&opens), next(&opens), next(&opens)];
     let (tell, told) = mpsc::channel();
     let first = job(move |cx| {
         cx.with(ids[1], |_| Verdict::Close);
@@ -700,7 +707,7 @@ fn message_to_many_reaches_open_connections_and_keeps_its_place() {
     closing.expect_eof();
     drop(closing);
     assert_eq!(server.next_close_reason(), "closed by the handler");
-    // A message that the codec refuses ends the one whose codec that is.
+    // A message that the codec refuses closes the connection of that codec.
     let (tell, told) = mpsc::channel();
     let refused = job(move |cx| {
         tell.send(cx.send_to_many([ids[2], ids[0]], &b"two\nlines"[..]))
@@ -714,8 +721,8 @@ fn message_to_many_reaches_open_connections_and_keeps_its_place() {
 }
 
 #[test]
-fn a_handle_can_be_used_inside_the_callbacks_of_its_own_loop() {
-    let (mut reactor, mut client, id) = by_hand(Config::default());
+fn handle_works_inside_callbacks_of_its_own_loop() {
+    let (mut reactor, mut client, id) = with_client(Config::default());
     let handle = reactor.handle();
     reactor.handler().handle = Some(handle.clone());
     client.send(b"through the mailbox\n");
@@ -724,7 +731,7 @@ fn a_handle_can_be_used_inside_the_callbacks_of_its_own_loop() {
     });
     client.expect(b"through the mailbox\n");
     let own = handle.clone();
-    let busybody = job(move |cx| {
+    let uses_handle = job(move |cx| {
         let again = own.clone();
         own.send(id, &b"one\n"[..]).unwrap();
         own.post(job(move |_| again.close(id).unwrap())).unwrap();
@@ -733,14 +740,14 @@ fn a_handle_can_be_used_inside_the_callbacks_of_its_own_loop() {
             Verdict::Continue
         });
     });
-    handle.post(busybody).unwrap();
+    handle.post(uses_handle).unwrap();
     turn_until(&mut reactor, |reactor| reactor.counters().posts == 6);
     client.expect(b"one\ntwo\n");
     client.expect_eof();
     drop(client);
     turn_until(&mut reactor, |reactor| reactor.connections() == 0);
     let frame = bytes::Bytes::from_static(b"too late\n");
-    assert_eq!(reactor.handler().last_word, Some(PostError::Gone(frame)));
+    assert_eq!(reactor.handler().close_error, Some(PostError::Gone(frame)));
     handle
         .post(job({
             let own = handle.clone();

@@ -1,4 +1,4 @@
-//! The protocol on real sockets, byte by byte.
+//! The submit protocol on real sockets: every cut, every size, and invalid input.
 
 mod util;
 
@@ -6,7 +6,7 @@ use glassloop::submit::Dialect;
 use glassloop::{Config, Reactor};
 use util::{Client, Server, ack, id, reactor, request, service, submit, turn_until};
 
-/// Sends `bytes`, and lets the loop read just them, apart from what is sent later.
+/// Sends `bytes`, and turns the loop until it has read them, so that later bytes need another read.
 fn deliver(reactor: &mut Reactor<util::Service>, client: &mut Client, bytes: &[u8]) {
     let read = reactor.counters().bytes_read + bytes.len() as u64;
     client.send(bytes);
@@ -14,13 +14,13 @@ fn deliver(reactor: &mut Reactor<util::Service>, client: &mut Client, bytes: &[u
 }
 
 #[test]
-fn a_stream_of_two_frames_is_served_wherever_it_is_cut() {
+fn two_frames_are_served_wherever_the_stream_is_cut() {
     let (mut reactor, addr) = reactor(service(), Config::default());
     let stream = [submit(id(1), b"hello"), submit(id(2), b"")].concat();
     let mut client = Client::connect(addr);
     for cut in 0..=stream.len() {
         deliver(&mut reactor, &mut client, &stream[..cut]);
-        // What is whole is answered without waiting for the rest.
+        // A complete request is answered without waiting for further bytes.
         if cut >= 18 {
             client.expect(&ack(id(1)));
         }
@@ -32,16 +32,16 @@ fn a_stream_of_two_frames_is_served_wherever_it_is_cut() {
     }
     assert!(
         reactor.counters().reads as usize >= 2 * stream.len(),
-        "each piece was read by itself"
+        "each piece must be read separately"
     );
 }
 
 #[test]
-fn one_byte_at_a_time_is_enough() {
+fn frames_sent_one_byte_at_a_time_are_served() {
     let (mut reactor, addr) = reactor(service(), Config::default());
     let mut client = Client::connect(addr);
     for n in 0..10 {
-        for byte in submit(id(n), b"drip") {
+        for byte in submit(id(n), b"slow") {
             deliver(&mut reactor, &mut client, &[byte]);
         }
         client.expect(&ack(id(n)));
@@ -50,7 +50,7 @@ fn one_byte_at_a_time_is_enough() {
 }
 
 #[test]
-fn five_thousand_pipelined_requests_are_answered_in_order() {
+fn pipelined_requests_are_answered_in_order() {
     let server = Server::submit();
     let mut client = server.connect();
     let requests: Vec<u8> = (0..5000)
@@ -62,10 +62,10 @@ fn five_thousand_pipelined_requests_are_answered_in_order() {
 }
 
 #[test]
-fn any_eight_bytes_are_an_id() {
+fn any_eight_bytes_are_a_valid_id() {
     let server = Server::submit();
     let mut client = server.connect();
-    let odd = [
+    let unusual = [
         *b"\0\0\0\0\0\0\0\0",
         [0xff; 8],
         *b"\r\n\x1b[2J\"\0",
@@ -73,14 +73,14 @@ fn any_eight_bytes_are_an_id() {
         *b"00000001",
     ];
     let random = (0..200).map(|_| std::array::from_fn(|_| fastrand::u8(..)));
-    for id in odd.into_iter().chain(random) {
+    for id in unusual.into_iter().chain(random) {
         client.send(&submit(id, b"x"));
         client.expect(&ack(id));
     }
 }
 
 #[test]
-fn payloads_of_every_size_are_taken_up_to_the_largest_frame() {
+fn payloads_up_to_the_largest_frame_are_accepted() {
     let server = Server::submit();
     let mut client = server.connect();
     let sizes = (0..70).chain([
@@ -105,7 +105,7 @@ fn payloads_of_every_size_are_taken_up_to_the_largest_frame() {
 }
 
 #[test]
-fn large_frames_in_small_pieces_arrive_whole() {
+fn large_frames_in_small_pieces_are_reassembled() {
     let server = Server::submit();
     let mut client = server.connect();
     let frames: Vec<u8> = (0..4)
@@ -118,9 +118,9 @@ fn large_frames_in_small_pieces_arrive_whole() {
 }
 
 #[test]
-fn hostile_input_is_refused_after_the_good_requests_before_it_and_nobody_else_notices() {
+fn hostile_input_is_refused_after_valid_requests_before_it() {
     let server = Server::submit();
-    let mut bystander = server.connect();
+    let mut other = server.connect();
     let lengths = [
         0,
         1,
@@ -178,13 +178,13 @@ fn hostile_input_is_refused_after_the_good_requests_before_it_and_nobody_else_no
         );
 
         let id = id(n as u64);
-        bystander.send(&submit(id, b"still here"));
-        bystander.expect(&ack(id));
+        other.send(&submit(id, b"still open"));
+        other.expect(&ack(id));
     }
 }
 
 #[test]
-fn conn_is_answered_and_optional() {
+fn conn_is_optional_and_answered() {
     let server = Server::submit();
     let mut client = server.connect();
     client.send(
@@ -208,7 +208,7 @@ fn conn_is_answered_and_optional() {
 }
 
 #[test]
-fn the_source_dialect_counts_its_acks_from_0x80() {
+fn source_dialect_numbers_its_acks_from_0x80() {
     let server = Server::start(
         util::Service {
             dialect: Dialect::Source,
@@ -222,7 +222,7 @@ fn the_source_dialect_counts_its_acks_from_0x80() {
 }
 
 #[test]
-fn a_server_that_requires_conn_refuses_a_submit_before_it() {
+fn submit_before_a_required_conn_is_refused() {
     let server = Server::start(
         util::Service {
             require_conn: true,
@@ -230,14 +230,14 @@ fn a_server_that_requires_conn_refuses_a_submit_before_it() {
         },
         Config::default(),
     );
-    let mut polite = server.connect();
-    polite.send(&[request(0x01, id(1), b""), submit(id(2), b"")].concat());
-    polite.expect(&[request(0x81, id(1), &[0]), ack(id(2))].concat());
+    let mut with_conn = server.connect();
+    with_conn.send(&[request(0x01, id(1), b""), submit(id(2), b"")].concat());
+    with_conn.expect(&[request(0x81, id(1), &[0]), ack(id(2))].concat());
 
-    let mut rude = server.connect();
-    rude.send(&[submit(id(1), b""), request(0x01, id(2), b"")].concat());
-    rude.expect(&request(0x82, id(1), &[1]));
-    rude.expect_eof();
-    drop(rude);
+    let mut without_conn = server.connect();
+    without_conn.send(&[submit(id(1), b""), request(0x01, id(2), b"")].concat());
+    without_conn.expect(&request(0x82, id(1), &[1]));
+    without_conn.expect_eof();
+    drop(without_conn);
     assert_eq!(server.next_close_reason(), "closed by the handler");
 }
