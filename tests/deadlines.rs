@@ -113,7 +113,7 @@ fn queued_bytes_that_are_not_written_do_not_count_as_activity() {
     harness.set_room(peer, 0);
     for _ in 0..9 {
         harness.with_last(|cx| {
-            cx.send(&b"never read"[..]);
+            cx.send(&b"unread reply"[..]);
             Verdict::Continue
         });
         harness.run_for(ms(100));
@@ -440,7 +440,7 @@ fn earliest_expired_guard_names_the_close_reason() {
 fn violate_all_guards(harness: &mut Harness) -> usize {
     harness.reactor.handler().on_open = |cx| {
         cx.expect_handshake();
-        cx.send(&b"not read"[..]);
+        cx.send(&b"written"[..]);
         Verdict::Continue
     };
     // The connection has no room from the start, before the poller reports anything.
@@ -448,7 +448,7 @@ fn violate_all_guards(harness: &mut Harness) -> usize {
     harness.peer_sends(peer, b"half a fra");
     harness.set_room(peer, 0);
     harness.with_last(|cx| {
-        cx.send(&b"not read either"[..]);
+        cx.send(&b"not read"[..]);
         Verdict::Continue
     });
     harness.turn();

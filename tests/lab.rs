@@ -372,7 +372,7 @@ fn killed_lab_leaves_no_process() {
     );
 }
 
-/// The first result of a function that is called again and again, within [`PATIENCE`].
+/// The first result of a function that is called again and again, within [`TIMEOUT`].
 fn until<T>(mut look: impl FnMut() -> Option<T>) -> Option<T> {
     let end = Instant::now() + TIMEOUT;
     while Instant::now() < end {
