@@ -66,7 +66,7 @@ impl Listener {
 pub(crate) struct Listeners {
     options: Options,
     /// For each loop, the listeners that it accepts from.
-    pub(crate) of_loops: Vec<Vec<Listener>>,
+    pub(crate) per_loop: Vec<Vec<Listener>>,
     /// The addresses to announce, each once.
     pub(crate) names: Vec<String>,
     /// TCP addresses that are open; none is opened twice.
@@ -77,7 +77,7 @@ pub(crate) struct Listeners {
 }
 
 /// A parsed value of `--listen`.
-enum Place<'a> {
+enum ListenAddress<'a> {
     /// The text, and all addresses of it: several if the host name has several.
     Tcp(&'a str, Vec<SocketAddr>),
     /// The text after `unix:`.
@@ -93,7 +93,7 @@ impl Listeners {
     pub(crate) fn open(listen: &[String], options: Options) -> Result<Self, Box<dyn Error>> {
         let mut listeners = Self {
             options,
-            of_loops: (0..options.loops).map(|_| Vec::new()).collect(),
+            per_loop: (0..options.loops).map(|_| Vec::new()).collect(),
             names: Vec::new(),
             addrs: Vec::new(),
             #[cfg(unix)]
@@ -106,21 +106,21 @@ impl Listeners {
         } else {
             listen
         };
-        let places = listen.iter().map(|text| match text.strip_prefix("unix:") {
-            Some(path) => Ok(Place::Unix(path)),
-            None => tcp::resolve(text).map(|addrs| Place::Tcp(text, addrs)),
+        let addresses = listen.iter().map(|text| match text.strip_prefix("unix:") {
+            Some(path) => Ok(ListenAddress::Unix(path)),
+            None => tcp::resolve(text).map(|addrs| ListenAddress::Tcp(text, addrs)),
         });
-        let places: Vec<Place<'_>> = places.collect::<Result<_, _>>()?;
-        let all: Vec<SocketAddr> = places
+        let addresses: Vec<ListenAddress<'_>> = addresses.collect::<Result<_, _>>()?;
+        let all: Vec<SocketAddr> = addresses
             .iter()
-            .flat_map(Place::addrs)
+            .flat_map(ListenAddress::addrs)
             .chain(&listeners.addrs)
             .copied()
             .collect();
-        for place in places {
-            match place {
-                Place::Tcp(text, addrs) => listeners.open_all(text, &addrs, &all)?,
-                Place::Unix(path) => listeners.open_unix(path)?,
+        for address in addresses {
+            match address {
+                ListenAddress::Tcp(text, addrs) => listeners.open_all(text, &addrs, &all)?,
+                ListenAddress::Unix(path) => listeners.open_unix(path)?,
             }
         }
         Ok(listeners)
@@ -176,7 +176,7 @@ impl Listeners {
             && all
                 .iter()
                 .any(|other| other.is_ipv4() && other.port() == addr.port());
-        for (number, listeners) in self.of_loops.iter_mut().enumerate() {
+        for (number, listeners) in self.per_loop.iter_mut().enumerate() {
             let listener = tcp::bind(addr, only_v6, number, self.options)?;
             addr = listener.local_addr()?; // with port 0, all use the port of the first
             listeners.push(Listener::Tcp(listener));
@@ -190,7 +190,7 @@ impl Listeners {
     #[cfg(unix)]
     fn share(&mut self, name: String, listener: Listener) -> io::Result<()> {
         let (first, others) = self
-            .of_loops
+            .per_loop
             .split_first_mut()
             .expect("there is at least one loop");
         for listeners in others {
@@ -254,11 +254,11 @@ impl Listeners {
     }
 }
 
-impl Place<'_> {
+impl ListenAddress<'_> {
     fn addrs(&self) -> &[SocketAddr] {
         match self {
-            Place::Tcp(_, addrs) => addrs,
-            Place::Unix(_) => &[],
+            ListenAddress::Tcp(_, addrs) => addrs,
+            ListenAddress::Unix(_) => &[],
         }
     }
 }

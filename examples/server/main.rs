@@ -272,7 +272,7 @@ fn serve(args: &Args) -> Result<ExitCode, Box<dyn Error>> {
     let signals = signals::watch().map_err(|error| format!("cannot watch for signals: {error}"))?;
     let limit = Arc::new(OnceLock::new());
     let starts = listeners
-        .of_loops
+        .per_loop
         .drain(..)
         .enumerate()
         .map(|(number, listeners)| {
