@@ -150,7 +150,8 @@ fn fuzz(target: &str, cases: u32, run: fn(&[u8])) {
         fs::write(&path, &input).unwrap();
         panic!(
             "{reason}\ninput: {}\nsaved as {path}; to replay it:\n    \
-             cp {path} tests/fuzz/corpus/{target}/a-descriptive-name && cargo test --test fuzz {target}",
+             cp {path} tests/fuzz/corpus/{target}/a-descriptive-name && \
+             cargo test --test fuzz {target}",
             input.escape_ascii(),
             path = path.display()
         );

@@ -105,12 +105,22 @@ fn c22(_: Lab) -> io::Result<Outcome> {
             && (said.calls.is_empty() || refused >= 3 && took == 3 && waited >= 3)
     })?;
     let go = go.map(|said| {
-        shown(said, &SHOWN, |Trace { refused, took, waited, .. }| {
-            format!(
-                "read: {refused} times -1 EAGAIN, {took} times 5; epoll_pwait with events: {waited} \
+        shown(
+            said,
+            &SHOWN,
+            |Trace {
+                 refused,
+                 took,
+                 waited,
+                 ..
+             }| {
+                format!(
+                    "read: {refused} times -1 EAGAIN, {took} times 5; epoll_pwait with events: \
+                 {waited} \
                  times"
-            )
-        })
+                )
+            },
+        )
     });
     let (mut clients, mut sockets, mut nonblocking) = (Vec::new(), Vec::new(), true);
     for name in ["A", "B"] {

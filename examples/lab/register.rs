@@ -104,7 +104,8 @@ pub(crate) fn choose(text: &str) -> Result<Vec<&'static Claim>, String> {
         let [first, last] =
             [claims.first(), claims.last()].map(|claim| claim.map_or("", |claim| &claim.text.id));
         return Err(format!(
-            "{text}: {what}; there are {first} to {last} (see `lab list`), ranges such as C32..C38, \
+            "{text}: {what}; there are {first} to {last} (see `lab list`), ranges such as \
+             C32..C38, \
              and `all`"
         ));
     }

@@ -151,7 +151,8 @@ pub(crate) fn exercise(claim: &Claim) -> String {
     let right = match claim.run {
         None => String::new(),
         Some(_) => format!(
-            "// It is right if it answers this as `cargo run --release --example lab -- run {}` does: {}\n",
+            "// It is right if it answers this as \
+             `cargo run --release --example lab -- run {}` does: {}\n",
             text.id, text.asks
         ),
     };

@@ -217,7 +217,8 @@ impl InvariantChecker {
             for (expiry, since, time) in tracked.deadlines(&self.config, self.drain_time) {
                 if now > since.saturating_add(time).saturating_add(slack(time)) {
                     self.violations.push(format!(
-                        "{id}: its {expiry:?} timeout is overdue: {time:?} from {since:?}, now {now:?}"
+                        "{id}: its {expiry:?} timeout is overdue: {time:?} from {since:?}, \
+                         now {now:?}"
                     ));
                 }
             }

@@ -149,7 +149,8 @@ impl fmt::Display for Report {
         )?;
         writeln!(
             f,
-            "{lost} lost, {duplicated} duplicated, {reordered} reordered, {altered} altered, {} stuck, {} panics",
+            "{lost} lost, {duplicated} duplicated, {reordered} reordered, {altered} altered, \
+             {} stuck, {} panics",
             self.stuck, self.panics
         )?;
         let silent: Vec<&str> = self.silent().iter().map(|fault| fault.name()).collect();

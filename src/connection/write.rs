@@ -3,7 +3,9 @@
 //! # A peer that stops reading
 //!
 //! 1. The kernel's send buffer fills. `Slot::flush` in `reactor/serve.rs` writes until the socket
-//!    would block, which clears the slot's writable bit. The unsent bytes stay in the connection's write buffer (`out`), and the loop continues with the next connection. (That a peer *takes* bytes means here that our socket accepts them.)
+//!    would block, which clears the slot's writable bit. The unsent bytes stay in the connection's
+//!    write buffer (`out`), and the loop continues with the next connection. (That a peer *takes*
+//!    bytes means here that our socket accepts them.)
 //! 2. Requests of this peer are still read and handled, and replies are appended. When they take
 //!    `out` to [`Config::write_high`](crate::Config::write_high), the batch stops (`handle_frames`
 //!    in `callbacks.rs`) and the state becomes [`Reading::WriteBlocked`]. Frames that are left stay

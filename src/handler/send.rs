@@ -116,7 +116,8 @@ impl<H: Handler> Context<'_, H> {
         }
     }
 
-    /// From [`Config::write_high`](crate::Config::write_high) on, makes the batch check for back-pressure. Beyond the cap, removes the last message again.
+    /// From [`Config::write_high`](crate::Config::write_high) on, makes the batch check for
+    /// back-pressure. Beyond the cap, removes the last message again.
     ///
     /// Called when the last message has made the queue long.
     #[cold]

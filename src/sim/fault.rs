@@ -117,8 +117,8 @@ faults! {
     /// The process is stopped in the poller and continued much later: the poll is interrupted, and
     /// reports nothing of what arrived meanwhile.
     Stopped "stopped" 20_000,
-    /// The process is stopped between the poller's report and the reading of the clock: what arrived
-    /// meanwhile is not in the report.
+    /// The process is stopped between the poller's report and the reading of the clock: what
+    /// arrived meanwhile is not in the report.
     StoppedAfterPoll "stopped_after_poll" 20_000,
 }
 
