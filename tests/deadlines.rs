@@ -124,7 +124,7 @@ fn queued_bytes_that_are_not_written_do_not_count_as_activity() {
     let (at, last_call) = log.last().unwrap();
     assert_eq!(
         *last_call,
-        closed("drain deadline passed, 99 bytes of replies not read by the peer")
+        closed("drain deadline passed, 117 bytes of replies not read by the peer")
     );
     assert_in_time(at - 10_000, 1000);
 }
@@ -507,7 +507,7 @@ fn guards_of_one_millisecond_are_never_early() {
         (|config| config.idle_timeout = Some(ms(1)), "idle for 1ms"),
         (
             |config| config.write_timeout = Some(ms(1)),
-            "write timeout: the peer took none of 16 bytes in 1ms",
+            "write timeout: the peer took none of 9 bytes in 1ms",
         ),
     ];
     for (set, reason) in guards {
@@ -526,7 +526,7 @@ fn guards_of_one_millisecond_are_never_early() {
         assert!(at >= 1, "{reason}: early");
         // Unread replies get their drain timeout, which then names the close reason.
         assert!(
-            end == reason || end.starts_with("drain deadline passed, 16 bytes"),
+            end == reason || end.starts_with("drain deadline passed, 9 bytes"),
             "{end}"
         );
     }
