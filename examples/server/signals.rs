@@ -62,7 +62,7 @@ pub(crate) fn stop_on(
                 };
                 match how {
                     Stop::Gracefully => {
-                        log::info!("{name}: stopping gracefully; a second signal stops at once")
+                        log::info!("{name}: stopping gracefully; a second signal stops at once");
                     }
                     Stop::AtOnce | Stop::Within(_) => {
                         log::warn!("{name} again: stopping at once");
