@@ -165,9 +165,9 @@ pub struct Config {
     /// Queued bytes at which the connection is neither read nor handled (back-pressure). Default 64
     /// KiB.
     ///
-    /// Only replies to the connection's own frames block it. A handler that sends unasked is notified
-    /// at the low mark ([`Handler::drained`](crate::Handler::drained)), and its connection is read
-    /// meanwhile. So two peers that flood each other do not both wait forever.
+    /// Only replies to the connection's own frames block it. A handler that sends unasked is
+    /// notified at the low mark ([`Handler::drained`](crate::Handler::drained)), and its connection
+    /// is read meanwhile. So two peers that flood each other do not both wait forever.
     ///
     /// **Trap:** if both sides send requests *and* answer those of the other side, without a limit
     /// on unanswered requests, no buffer is large enough. Limit them.
@@ -224,81 +224,57 @@ impl Config {
     /// [`Error::Config`], with both numbers, if a limit is zero that may not be, is too large, or
     /// two limits are in the wrong order.
     pub fn check(&self) -> Result<(), Error> {
-        let at_least_one = [
-            (
-                "accept_backoff, in ms,",
-                self.accept_backoff
-                    .as_millis()
-                    .try_into()
-                    .unwrap_or(usize::MAX),
-            ),
-            ("accepts_per_turn", self.accepts_per_turn),
-            ("calls_per_turn", self.calls_per_turn),
-            ("command_high", self.command_high),
-            ("events_per_turn", self.events_per_turn),
-            ("loops", self.loops),
-            ("max_connections", self.max_connections.unwrap_or(1)),
-            ("scratch", self.scratch),
-            ("write_high", self.write_high),
-        ];
-        if let Some((name, _)) = at_least_one.iter().find(|(_, value)| *value == 0) {
-            return Err(Error::Config {
-                problem: format!("{name} is 0, at least 1 is needed"),
-            });
-        }
-        let in_order = [
-            (
-                "write_low",
-                self.write_low,
-                "write_high",
-                self.write_high.saturating_sub(1),
-            ),
-            ("write_high", self.write_high, "write_cap", self.write_cap),
-            (
-                "buffered_low",
-                self.buffered_low,
-                "buffered_high",
-                self.buffered_high,
-            ),
-            (
-                "accept_backoff, in ms,",
-                self.accept_backoff
-                    .as_millis()
-                    .try_into()
-                    .unwrap_or(usize::MAX),
-                "one backoff",
-                60_000,
-            ),
-            (
-                "max_connections",
-                self.max_connections.unwrap_or(0),
-                "a poller token",
-                Token::MAX_SLOTS,
-            ),
-            ("loops", self.loops, "a process", 65_536),
-            ("scratch", self.scratch, "a read", 1024 * 1024 * KIB),
-            (
-                "events_per_turn",
-                self.events_per_turn,
-                "a poll",
-                1024 * KIB,
-            ),
-            (
-                "spin, in µs,",
-                self.spin.as_micros().try_into().unwrap_or(usize::MAX),
-                "busy-polling",
-                10_000,
-            ),
-        ];
-        if let Some((low, below, high, above)) =
-            in_order.iter().find(|(_, below, _, above)| below > above)
-        {
-            return Err(Error::Config {
-                problem: format!("{low} is {below}, but {high} allows at most {above}"),
-            });
-        }
-        Ok(())
+        let backoff = usize::try_from(self.accept_backoff.as_millis()).unwrap_or(usize::MAX);
+        let spin = usize::try_from(self.spin.as_micros()).unwrap_or(usize::MAX);
+        let max_connections = self.max_connections.unwrap_or(1);
+        at_least_one("accept_backoff, in ms,", backoff)?;
+        at_least_one("accepts_per_turn", self.accepts_per_turn)?;
+        at_least_one("calls_per_turn", self.calls_per_turn)?;
+        at_least_one("command_high", self.command_high)?;
+        at_least_one("events_per_turn", self.events_per_turn)?;
+        at_least_one("loops", self.loops)?;
+        at_least_one("max_connections", max_connections)?;
+        at_least_one("scratch", self.scratch)?;
+        at_least_one("write_high", self.write_high)?;
+
+        let (low, high) = (self.write_low, self.write_high.saturating_sub(1));
+        at_most("write_low", low, "write_high", high)?;
+        let (low, high) = (self.buffered_low, self.buffered_high);
+        at_most("buffered_low", low, "buffered_high", high)?;
+        at_most("write_high", self.write_high, "write_cap", self.write_cap)?;
+        at_most("accept_backoff, in ms,", backoff, "one backoff", 60_000)?;
+        at_most(
+            "max_connections",
+            max_connections,
+            "a poller token",
+            Token::MAX_SLOTS,
+        )?;
+        at_most("loops", self.loops, "a process", 65_536)?;
+        at_most("scratch", self.scratch, "a read", 1024 * 1024 * KIB)?;
+        at_most(
+            "events_per_turn",
+            self.events_per_turn,
+            "a poll",
+            1024 * KIB,
+        )?;
+        at_most("spin, in µs,", spin, "busy-polling", 10_000)
     }
+}
+
+fn at_least_one(name: &str, value: usize) -> Result<(), Error> {
+    if value == 0 {
+        let problem = format!("{name} is 0, at least 1 is needed");
+        return Err(Error::Config { problem });
+    }
+    Ok(())
+}
+
+fn at_most(name: &str, value: usize, bound: &str, most: usize) -> Result<(), Error> {
+    if value > most {
+        let problem = format!("{name} is {value}, but {bound} allows at most {most}");
+        return Err(Error::Config { problem });
+    }
+    Ok(())
 }
 
 #[cfg(test)]

@@ -44,8 +44,8 @@
 //!
 //! A request crosses each module once, from left to right. Three arrows lead back, each in one
 //! place: the *resume queue* (a budget was spent, or back-pressure ended), the handler's *verdict*,
-//! and *deadlines*. User code never re-enters the loop. What a callback asks of other connections or
-//! of the loop is a value, which the loop carries out after the batch.
+//! and *deadlines*. User code never re-enters the loop. What a callback asks of other connections
+//! or of the loop is a value, which the loop carries out after the batch.
 //!
 //! # The rooms
 //!
@@ -64,7 +64,7 @@
 //! | 2 | `state` | a connection's states, and the verdicts of callbacks |
 //! | 2 | `config` | every limit, its default and its reason |
 //! | 1 | `error` | errors, close reasons, and where panics are caught |
-//! | 0 | `net` | the one seam to the operating system: sockets, poller, the only read and write |
+//! | 0 | `net` | the seam to the operating system; the only read and write |
 //! | 0 | [`codec`] | bytes to frames and back; the [`submit`] protocol |
 //! | 0 | `id` | connection ids and poller tokens |
 //! | 0 | [`guide`] | how it works and why, with code that runs |

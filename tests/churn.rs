@@ -1,4 +1,5 @@
-//! Many connections, at once and one after the other. Alone in its process, since it counts what the process holds.
+//! Many connections, at once and in turn. It runs alone in its process, since it counts what the
+//! process holds.
 
 mod util;
 
@@ -8,7 +9,7 @@ use glassloop::Config;
 use socket2::{Domain, Socket, Type};
 use util::{Client, ack, id, reactor, service, submit, turn_until};
 
-/// Descriptors and resident kilobytes of this process, where the system tells.
+/// The open descriptors and resident kilobytes of this process; `None` if the system does not tell.
 fn held() -> Option<(usize, usize)> {
     let descriptors = std::fs::read_dir("/proc/self/fd").ok()?.count();
     let status = std::fs::read_to_string("/proc/self/status").ok()?;
@@ -18,7 +19,8 @@ fn held() -> Option<(usize, usize)> {
     Some((descriptors, line.split_whitespace().next()?.parse().ok()?))
 }
 
-/// Where the whole of 127.0.0.0/8 is local, connects from another address each time: a closed connection keeps its port for a minute.
+/// Connects from a different local address each time, where all of 127.0.0.0/8 is local. A closed
+/// connection keeps its port for a minute.
 fn connect_from_anywhere(addr: SocketAddr, n: u32) -> Client {
     let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
     if cfg!(target_os = "linux") {
@@ -34,11 +36,12 @@ fn connect_from_anywhere(addr: SocketAddr, n: u32) -> Client {
 }
 
 #[test]
-fn five_hundred_at_once_and_ten_thousand_in_turn_leave_nothing_behind() {
+fn eleven_thousand_connections_leak_no_memory_or_descriptors() {
     let (mut reactor, addr) = reactor(service(), Config::default());
     let mut before = None;
     for round in 0..11_u64 {
-        // Rounds of 1,000 in two halves of 500 that are open together; the first round is the warm-up.
+        // Rounds of 1,000 connections, in two halves of 500 that are open together. The first round
+        // is the warm-up.
         for _ in 0..2 {
             let mut clients: Vec<Client> =
                 (0..500).map(|n| connect_from_anywhere(addr, n)).collect();
@@ -53,7 +56,7 @@ fn five_hundred_at_once_and_ten_thousand_in_turn_leave_nothing_behind() {
             for (n, client) in clients.iter_mut().enumerate() {
                 client.expect(&ack(id(n as u64)));
             }
-            // A third closes, a third half-closes first, a third resets in mid-frame.
+            // A third closes, a third half-closes, and a third resets within a frame.
             for (n, mut client) in clients.into_iter().enumerate() {
                 match n % 3 {
                     0 => drop(client),
@@ -75,7 +78,7 @@ fn five_hundred_at_once_and_ten_thousand_in_turn_leave_nothing_behind() {
         assert_eq!(
             counters.registrations,
             2 * counters.accepted,
-            "each is registered once and deregistered once"
+            "each connection is registered and deregistered once"
         );
         if round == 0 {
             before = held();
@@ -89,6 +92,6 @@ fn five_hundred_at_once_and_ten_thousand_in_turn_leave_nothing_behind() {
                 "{memory} KiB before, {memory_after} KiB after"
             );
         }
-        _ => println!("not checked here: this system does not tell what a process holds"),
+        _ => println!("not checked: this system does not tell what a process holds"),
     }
 }

@@ -1,7 +1,7 @@
 //! How connections and loops end, on real sockets; and on simulated ones where the moment matters.
 
-#[path = "util/played.rs"]
-mod played;
+#[path = "util/scripted.rs"]
+mod scripted;
 mod util;
 
 use std::cell::RefCell;
@@ -11,15 +11,15 @@ use std::time::{Duration, Instant};
 
 use glassloop::codec::Line;
 use glassloop::internals::Net;
-use glassloop::sim::{Fate, Faults, Path, Sim};
+use glassloop::sim::{Faults, Path, PeerState, Sim};
 use glassloop::{
     Config, ConnectionId, Context, Handler, Origin, Reactor, Step, Stop, Turn, Verdict,
 };
-use played::{Play, Stage, ms};
-use util::{Client, PATIENCE, Server, ack, addr_of, id, service, submit, turn_until};
+use scripted::{Harness, NetState, ms};
+use util::{Client, Server, TIMEOUT, ack, addr_of, id, service, submit, turn_until};
 
 #[test]
-fn a_half_closed_peer_gets_all_its_answers_and_then_the_end() {
+fn half_closed_peer_gets_all_replies_and_then_eof() {
     let server = Server::submit();
     for count in [1, 1000, 20_000] {
         let mut client = server.connect();
@@ -32,36 +32,39 @@ fn a_half_closed_peer_gets_all_its_answers_and_then_the_end() {
             writer.shutdown(std::net::Shutdown::Write).unwrap();
         });
         client.expect(&(0..count).flat_map(|n| ack(id(n))).collect::<Vec<_>>());
-        client.expect_end();
+        client.expect_eof();
         writing.join().unwrap();
-        assert_eq!(server.next_end(), "closed by the peer");
+        assert_eq!(server.next_close_reason(), "closed by the peer");
     }
 }
 
 #[test]
-fn bytes_and_the_end_before_the_accept_are_answered_too() {
+fn bytes_and_fin_sent_before_the_accept_are_answered() {
     let mut reactor = Reactor::bind("127.0.0.1:0", service()).unwrap();
     let mut client = Client::connect(addr_of(&reactor));
     client.send(&submit(id(1), b"early"));
     client.shut_write();
     turn_until(&mut reactor, |reactor| reactor.counters().closed == 1);
     client.expect(&ack(id(1)));
-    client.expect_end();
+    client.expect_eof();
 }
 
 #[test]
-fn an_end_in_mid_frame_is_told_from_a_clean_one() {
+fn eof_inside_a_frame_is_reported_with_its_byte_count() {
     let server = Server::submit();
     let mut client = server.connect();
     client.send(&[submit(id(1), b""), submit(id(2), b"cut off")[..7].to_vec()].concat());
     client.shut_write();
     client.expect(&ack(id(1)));
-    client.expect_end();
-    assert_eq!(server.next_end(), "closed by the peer 7 bytes into a frame");
+    client.expect_eof();
+    assert_eq!(
+        server.next_close_reason(),
+        "closed by the peer 7 bytes into a frame"
+    );
 }
 
 #[test]
-fn a_reset_ends_one_connection_and_is_not_taken_for_an_end() {
+fn reset_closes_one_connection_and_is_reported_as_reset() {
     let server = Server::submit();
     let mut bystander = server.connect();
     for n in 0..50 {
@@ -70,14 +73,14 @@ fn a_reset_ends_one_connection_and_is_not_taken_for_an_end() {
         client.expect(&ack(id(1)));
         client.send(&submit(id(2), b"in the middle of")[..12]);
         client.reset();
-        assert_eq!(server.next_end(), "reset by the peer");
+        assert_eq!(server.next_close_reason(), "reset by the peer");
         bystander.send(&submit(id(n), b""));
         bystander.expect(&ack(id(n)));
     }
     // Before it is accepted, or with nothing said at all.
     for _ in 0..50 {
         server.connect().reset();
-        assert_eq!(server.next_end(), "reset by the peer");
+        assert_eq!(server.next_close_reason(), "reset by the peer");
     }
 }
 
@@ -103,7 +106,7 @@ impl Register {
 }
 
 #[test]
-fn a_reset_takes_queued_replies_and_timers_with_it_and_is_told_once() {
+fn reset_drops_queued_replies_and_timers_and_is_reported_once() {
     let config = Config {
         write_cap: 64 << 20,
         ..Config::default()
@@ -139,7 +142,7 @@ fn a_reset_takes_queued_replies_and_timers_with_it_and_is_told_once() {
 }
 
 #[test]
-fn two_who_close_at_the_same_time_both_have_a_clean_end() {
+fn simultaneous_close_ends_cleanly_on_both_sides() {
     // The peer's end is there, and unread, when the loop closes.
     let mut reactor = Reactor::bind("127.0.0.1:0", service()).unwrap();
     let register = Register::of(&mut reactor);
@@ -152,7 +155,7 @@ fn two_who_close_at_the_same_time_both_have_a_clean_end() {
         reactor.with(id, |_, _| Verdict::Close);
         turn_until(&mut reactor, |reactor| reactor.connections() == 0);
         client.expect(&ack(util::id(1)));
-        client.expect_end();
+        client.expect_eof();
     }
     assert_eq!(register.borrow().ends, ["closed by the handler"; 20]);
     // The two ends meet on the way.
@@ -169,12 +172,12 @@ fn two_who_close_at_the_same_time_both_have_a_clean_end() {
     let id = register.borrow().came[0];
     assert!(sim.reactor().with(id, |_, _| Verdict::Close));
     sim.run(Duration::from_millis(200)); // much less than the linger time
-    assert_eq!((peer.fate(), peer.blame()), (Fate::Ended, None));
+    assert_eq!((peer.state(), peer.blame()), (PeerState::Ended, None));
     assert_eq!(register.borrow().ends, ["closed by the handler"]);
 }
 
 #[test]
-fn a_refused_peer_that_is_still_sending_reads_its_last_replies_and_the_end_instead_of_a_reset() {
+fn refused_peer_that_still_sends_reads_replies_and_eof() {
     let server = Server::submit();
     let mut client = server.connect();
     client.send(&[submit(id(1), b"good"), vec![0; 4]].concat());
@@ -186,19 +189,19 @@ fn a_refused_peer_that_is_still_sending_reads_its_last_replies_and_the_end_inste
         writer.shutdown(std::net::Shutdown::Write)
     });
     client.expect(&ack(id(1)));
-    client.expect_end();
+    client.expect_eof();
     flood
         .join()
         .unwrap()
         .expect("the server must have read to the end");
     assert_eq!(
-        server.next_end(),
+        server.next_close_reason(),
         "protocol error by the peer: frame of 0 bytes, at least 13 needed"
     );
 }
 
 #[test]
-fn a_refused_peer_that_never_leaves_is_let_go_after_the_linger_time() {
+fn refused_peer_that_never_closes_is_dropped_after_linger_timeout() {
     let config = Config {
         linger_timeout: Duration::from_millis(50),
         ..Config::default()
@@ -206,14 +209,14 @@ fn a_refused_peer_that_never_leaves_is_let_go_after_the_linger_time() {
     let server = Server::start(service(), config);
     let mut client = server.connect();
     client.send(&[0; 4]);
-    client.expect_end();
-    assert!(server.next_end().starts_with("protocol error"));
+    client.expect_eof();
+    assert!(server.next_close_reason().starts_with("protocol error"));
     let counters = server.stop();
     assert_eq!((counters.deadlines, counters.closed), (1, 1));
 }
 
 #[test]
-fn a_peer_that_does_not_read_its_last_replies_is_let_go_after_the_drain_time() {
+fn peer_that_reads_nothing_is_dropped_after_drain_timeout() {
     let config = Config {
         drain_timeout: Duration::from_millis(50),
         write_cap: 64 << 20,
@@ -222,7 +225,7 @@ fn a_peer_that_does_not_read_its_last_replies_is_let_go_after_the_drain_time() {
     let server = Server::start(Flood, config);
     let mut client = server.connect();
     client.send(b"bye\n");
-    let end = server.next_end();
+    let end = server.next_close_reason();
     assert!(
         end.starts_with("drain deadline passed, ")
             && end.ends_with(" bytes of replies not read by the peer"),
@@ -255,7 +258,7 @@ impl Handler for Flood {
 }
 
 #[test]
-fn a_peer_that_reads_slowly_gets_all_its_last_replies_however_many_drain_times_it_takes() {
+fn slow_reader_gets_all_last_replies_beyond_drain_timeout() {
     const ALL: usize = 300 * 60_001;
     for poller_says_so in [true, false] {
         let config = Config {
@@ -263,25 +266,25 @@ fn a_peer_that_reads_slowly_gets_all_its_last_replies_however_many_drain_times_i
             write_cap: 64 << 20,
             ..Config::default()
         };
-        let mut play = Play::on(Stage::with_doors(1), Flood, config);
-        let register = Register::of(&mut play.reactor);
-        let peer = play.admit(1);
-        play.set_room(peer, 0);
-        play.say(peer, b"bye\n");
-        play.turn();
+        let mut harness = Harness::on(NetState::with_listeners(1), Flood, config);
+        let register = Register::of(&mut harness.reactor);
+        let peer = harness.accept(1);
+        harness.set_room(peer, 0);
+        harness.peer_sends(peer, b"bye\n");
+        harness.turn();
         let mut got = 0;
         while got < ALL {
             if poller_says_so {
-                play.pass(ms(900));
-                play.set_room(peer, 1 << 20);
-                play.tell(peer, |event| event.writable = true);
-                play.turn();
+                harness.run_for(ms(900));
+                harness.set_room(peer, 1 << 20);
+                harness.report_event(peer, |event| event.writable = true);
+                harness.turn();
             } else {
                 // The loop finds the room when it tries once more, at the deadline.
-                play.set_room(peer, 1 << 20);
-                play.pass(ms(1020));
+                harness.set_room(peer, 1 << 20);
+                harness.run_for(ms(1020));
             }
-            let more = play.got(peer).len();
+            let more = harness.received(peer).len();
             assert!(
                 more > 0,
                 "the end came after {got} bytes: {:?}",
@@ -290,41 +293,41 @@ fn a_peer_that_reads_slowly_gets_all_its_last_replies_however_many_drain_times_i
             got += more;
         }
         assert_eq!(got, ALL);
-        play.end(peer);
-        play.pass(ms(10));
+        harness.peer_shuts_write(peer);
+        harness.run_for(ms(10));
         assert_eq!(register.borrow().ends, ["closed by the handler"]);
     }
 }
 
 #[test]
-fn a_closed_peer_that_goes_on_sending_is_borne_until_the_drain_time_and_no_longer() {
+fn refused_peer_that_keeps_sending_is_dropped_after_drain_timeout() {
     let config = Config {
         linger_timeout: ms(500),
         drain_timeout: ms(2500),
         idle_timeout: None,
         ..Config::default()
     };
-    let mut play = Play::on(Stage::with_doors(1), service(), config);
-    let register = Register::of(&mut play.reactor);
-    let peer = play.admit(1);
-    play.say(peer, &[0; 4]);
-    play.turn();
-    let begun = play.now();
-    while play.is_open(peer) {
-        play.say(peer, b"x");
-        play.pass(ms(100));
-        assert!(play.now() - begun <= ms(2700), "it is still there");
+    let mut harness = Harness::on(NetState::with_listeners(1), service(), config);
+    let register = Register::of(&mut harness.reactor);
+    let peer = harness.accept(1);
+    harness.peer_sends(peer, &[0; 4]);
+    harness.turn();
+    let begun = harness.now();
+    while harness.is_open(peer) {
+        harness.peer_sends(peer, b"x");
+        harness.run_for(ms(100));
+        assert!(harness.now() - begun <= ms(2700), "it is still there");
     }
     assert!(
-        play.now() - begun >= ms(2500),
+        harness.now() - begun >= ms(2500),
         "let go after {:?}",
-        play.now() - begun
+        harness.now() - begun
     );
     assert!(register.borrow().ends[0].starts_with("protocol error"));
 }
 
 #[test]
-fn a_graceful_stop_answers_what_was_read_and_ends_with_no_reset() {
+fn graceful_stop_answers_read_requests_without_a_reset() {
     let server = Server::submit();
     let mut clients: Vec<Client> = (0..20).map(|_| server.connect()).collect();
     for client in &mut clients {
@@ -336,11 +339,11 @@ fn a_graceful_stop_answers_what_was_read_and_ends_with_no_reset() {
     let addr = server.addr;
     server.handle.stop(Stop::Gracefully);
     for client in &mut clients {
-        client.expect_end();
+        client.expect_eof();
     }
     drop(clients);
     for _ in 0..20 {
-        assert_eq!(server.next_end(), "shut down");
+        assert_eq!(server.next_close_reason(), "shut down");
     }
     assert_eq!(server.stop().frames, 20);
     assert!(
@@ -350,7 +353,7 @@ fn a_graceful_stop_answers_what_was_read_and_ends_with_no_reset() {
 }
 
 #[test]
-fn requests_read_but_not_yet_handled_are_answered_by_a_graceful_stop() {
+fn graceful_stop_answers_requests_that_wait_in_the_inbox() {
     // Each answer takes the connection over the high mark, so most of the requests wait inside.
     let config = Config {
         write_high: 1,
@@ -377,7 +380,7 @@ fn requests_read_but_not_yet_handled_are_answered_by_a_graceful_stop() {
 }
 
 #[test]
-fn a_graceful_stop_does_not_wait_for_peers_that_never_read() {
+fn graceful_stop_drops_peers_that_never_read() {
     let config = Config {
         drain_timeout: Duration::from_millis(50),
         write_cap: 64 << 20,
@@ -396,15 +399,15 @@ fn a_graceful_stop_does_not_wait_for_peers_that_never_read() {
 }
 
 #[test]
-fn a_stop_at_once_drops_everything() {
+fn immediate_stop_drops_everything() {
     let mut reactor = Reactor::bind("127.0.0.1:0", service()).unwrap();
     let mut client = Client::connect(addr_of(&reactor));
     turn_until(&mut reactor, |reactor| reactor.connections() == 1);
     reactor.handle().stop(Stop::Gracefully);
     reactor.handle().stop(Stop::AtOnce);
-    assert_eq!(reactor.turn(Some(PATIENCE)).unwrap(), Turn::Stopped);
+    assert_eq!(reactor.turn(Some(TIMEOUT)).unwrap(), Turn::Stopped);
     assert_eq!(reactor.connections(), 0);
-    client.expect_gone();
+    client.expect_closed();
     assert_eq!(
         reactor.turn(None).unwrap(),
         Turn::Stopped,

@@ -143,7 +143,7 @@ proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(300) })]
 
     #[test]
-    fn length_prefixed_frames_survive_any_cutting(
+    fn length_prefixed_frames_survive_any_split(
         payloads in payloads(), pieces in pieces(), marks in (0..5000_usize, 0..5000_usize),
         offset in 0..4_u8, width in 3..9_u8, whole in any::<bool>(),
     ) {
@@ -160,7 +160,7 @@ proptest! {
     }
 
     #[test]
-    fn lines_survive_any_cutting(mut payloads in payloads(), pieces in pieces(), marks in (0..5000_usize, 0..5000_usize)) {
+    fn lines_survive_any_split(mut payloads in payloads(), pieces in pieces(), marks in (0..5000_usize, 0..5000_usize)) {
         for line in &mut payloads {
             line.retain(|byte| *byte != b'\n' && *byte != b'\r');
         }
@@ -172,7 +172,7 @@ proptest! {
     }
 
     #[test]
-    fn no_bytes_make_the_protocol_panic(bytes in prop::collection::vec(any::<u8>(), 0..200), pieces in pieces()) {
+    fn arbitrary_bytes_never_panic_the_submit_codec(bytes in prop::collection::vec(any::<u8>(), 0..200), pieces in pieces()) {
         let (handler, shared) = (&mut util::service(), &mut Shared::new(Config::default(), Instant::now()));
         let mut connection = Connection::unconnected(handler);
         let (mut rest, mut pieces) = (&bytes[..], pieces.iter().cycle());
@@ -186,7 +186,7 @@ proptest! {
 }
 
 #[test]
-fn a_frame_s_memory_follows_what_has_arrived_and_not_what_was_claimed() {
+fn frame_memory_grows_with_received_bytes_not_claimed_length() {
     let (handler, shared) = (
         &mut util::service(),
         &mut Shared::new(Config::default(), Instant::now()),
@@ -213,7 +213,7 @@ fn a_frame_s_memory_follows_what_has_arrived_and_not_what_was_claimed() {
 }
 
 #[test]
-fn a_codec_that_breaks_its_word_is_contained() {
+fn codec_that_breaks_its_contract_closes_the_connection() {
     #[derive(Clone, Copy)]
     enum Broken {
         FramesOfNothing,
@@ -273,7 +273,7 @@ fn a_codec_that_breaks_its_word_is_contained() {
 }
 
 #[test]
-fn what_is_encoded_once_is_what_the_wire_shows() {
+fn encoded_messages_match_the_wire_format() {
     assert_eq!(
         &wire(Line::default(), [&b"a"[..], b"", b"bc"])[..],
         b"a\n\nbc\n"

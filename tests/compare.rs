@@ -41,7 +41,7 @@ fn reason<'a>(report: &'a Value, peer: &str) -> Option<&'a str> {
 }
 
 #[test]
-fn a_tiny_round_has_all_its_cells_or_says_why_not() {
+fn tiny_round_fills_every_cell_or_gives_a_reason() {
     let server = example("server").display().to_string();
     let mine = format!("mine={server} --log error --listen 127.0.0.1:{{port}}");
     let stranger =
@@ -82,11 +82,11 @@ fn a_tiny_round_has_all_its_cells_or_says_why_not() {
     assert!(
         reason(&report, "stranger")
             .unwrap()
-            .contains("does not answer properly: one request: "),
+            .contains("fails the protocol check: one request: "),
         "{report:#}"
     );
     assert!(
-        reason(&report, "gone").unwrap().contains("ended at once"),
+        reason(&report, "gone").unwrap().contains("exited at once"),
         "{report:#}"
     );
     let mut peers = vec!["c-epoll", "glassloop", "tokio-framed", "mine"];
@@ -140,7 +140,7 @@ fn a_tiny_round_has_all_its_cells_or_says_why_not() {
 }
 
 #[test]
-fn without_compilers_and_strace_the_rest_is_compared_and_they_are_named() {
+fn missing_compilers_and_strace_are_reported_and_the_rest_runs() {
     let (mut command, plots) = compare(
         "bare",
         &["--peers", "threads,go-lesson", "--scenarios", "lock-step"],
@@ -160,9 +160,9 @@ fn without_compilers_and_strace_the_rest_is_compared_and_they_are_named() {
         String::from_utf8_lossy(&output.stderr)
     );
     for line in [
-        "c-epoll: n/a: cc, a C compiler, is not here",
-        "go-lesson: n/a: go is not here",
-        "n/a: strace is not here",
+        "c-epoll: n/a: cc (a C compiler) not found",
+        "go-lesson: n/a: go not found",
+        "n/a: strace not found",
     ] {
         assert!(table.contains(line), "{line:?} is not said:\n{table}");
     }
@@ -179,11 +179,12 @@ fn wrong_flags_are_refused_with_a_hint() {
     for (args, hint) in [
         (
             &["--peers", "nobody"][..],
-            "--peers nobody: known are c-epoll, glassloop, threads, tokio, tokio-framed, go-lesson, go-batched",
+            "--peers nobody: the known peers are c-epoll, glassloop, threads, tokio, \
+             tokio-framed, go-lesson, go-batched",
         ),
         (
             &["--also", "mine=server"],
-            "wanted is NAME=COMMAND with {port} in it",
+            "expected NAME=COMMAND with {port} in the command",
         ),
         (
             &["--scenarios", "none"],

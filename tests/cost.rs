@@ -52,7 +52,7 @@ fn cost(pieces: &[&[u8]], acks: &[u8], rounds: u64) -> (Counters, AllocationInfo
 }
 
 #[test]
-fn a_lone_request_costs_one_wait_one_read_one_write_and_nothing_else() {
+fn single_request_costs_one_poll_one_read_and_one_write() {
     let (counters, allocated) = cost(&[&submit(id(1), b"hello")], &ack(id(1)), 1000);
     assert_eq!(counters.frames, 1000);
     assert_eq!((counters.turns, counters.events), (1000, 1000));
@@ -63,7 +63,7 @@ fn a_lone_request_costs_one_wait_one_read_one_write_and_nothing_else() {
 }
 
 #[test]
-fn a_batch_costs_one_read_and_one_write() {
+fn batch_costs_one_read_and_one_write() {
     let requests = submit(id(1), b"one of 128").repeat(128);
     let (counters, allocated) = cost(&[&requests], &ack(id(1)).repeat(128), 100);
     assert_eq!(counters.frames, 12_800);
@@ -81,7 +81,7 @@ fn cut(frame: &[u8], size: usize) -> Vec<&[u8]> {
 }
 
 #[test]
-fn a_large_request_that_comes_whole_costs_no_more_than_a_small_one() {
+fn large_request_in_one_read_costs_as_much_as_a_small_one() {
     let (counters, allocated) = cost(&[&submit(id(1), &[b'x'; 16_384])], &ack(id(1)), 100);
     assert_eq!(
         (
@@ -96,7 +96,7 @@ fn a_large_request_that_comes_whole_costs_no_more_than_a_small_one() {
 }
 
 #[test]
-fn a_request_in_two_pieces_costs_one_read_more_and_no_allocation() {
+fn request_in_two_pieces_costs_one_more_read_and_no_allocation() {
     let frame = submit(id(1), &[b'x'; 32]);
     for size in [2, 20] {
         let (front, back) = frame.split_at(size);
@@ -119,7 +119,7 @@ fn a_request_in_two_pieces_costs_one_read_more_and_no_allocation() {
 }
 
 #[test]
-fn a_long_request_in_many_pieces_is_not_copied_again_and_again() {
+fn long_request_in_many_pieces_copies_each_byte_once_on_average() {
     let frame = submit(id(1), &vec![b'x'; 65_536 - 13]);
     let (counters, allocated) = cost(&cut(&frame, 4096), &ack(id(1)), 100);
     assert_eq!(
@@ -146,7 +146,7 @@ fn a_long_request_in_many_pieces_is_not_copied_again_and_again() {
 }
 
 #[test]
-fn an_idle_connection_holds_its_slot_and_its_place_among_the_deadlines_and_nothing_else() {
+fn idle_connection_holds_only_its_slot_and_deadline_entry() {
     const CONNECTIONS: usize = 256;
     // The tables have their room from the beginning: what a loop for many takes more than one for a single connection is theirs.
     let made = |connections| {
@@ -198,7 +198,7 @@ fn footprint<H: Handler>(_: &Reactor<H>) -> usize {
 }
 
 #[test]
-fn an_idle_loop_sleeps() {
+fn idle_loop_polls_once_and_does_nothing_else() {
     let (mut reactor, addr) = reactor(
         service(),
         Config {

@@ -1,9 +1,9 @@
 //! Time: the guards, timers, and what it costs to have many of them; by a clock that the test moves.
 
-#[path = "util/played.rs"]
-mod played;
-#[path = "util/scribe.rs"]
-mod scribe;
+#[path = "util/recorder.rs"]
+mod recorder;
+#[path = "util/scripted.rs"]
+mod scripted;
 mod util;
 
 use std::cell::RefCell;
@@ -17,8 +17,8 @@ use glassloop::{
     CloseReason, Config, Context, Direction, Handler, LoopContext, Origin, Step, Stop, TimerId,
     Verdict,
 };
-use played::{Stage, loopback, ms};
-use scribe::{Call, Play, Scribe, Task, closed, frame};
+use recorder::{Call, Harness, Recorder, Task, closed, frame};
+use scripted::{NetState, loopback, ms};
 use util::{Client, reactor, turn_until};
 
 /// No guard at all, so that a test can add the one that it is about.
@@ -44,84 +44,84 @@ fn assert_in_time(after: u64, time: u64) {
 
 /// That the connection ended for `reason` after `time` ms, counted from `from`; and the rest of the log before that.
 #[track_caller]
-fn assert_ended(play: &mut Play, from: u64, time: u64, reason: &str) -> Vec<Call> {
-    let mut log = play.log();
+fn assert_ended(harness: &mut Harness, from: u64, time: u64, reason: &str) -> Vec<Call> {
+    let mut log = harness.log();
     let (at, call) = log.pop().expect("something should have happened");
     assert_eq!(call, closed(reason));
     assert_in_time(at - from, time);
     log.into_iter().map(|(_, call)| call).collect()
 }
 
-fn resume_connection(_: &mut Context<'_, Scribe>) -> Verdict {
+fn resume_connection(_: &mut Context<'_, Recorder>) -> Verdict {
     Verdict::Continue
 }
 
 // ---------------------------------------------------------------- guards
 
 #[test]
-fn a_silent_connection_is_closed_at_the_idle_time() {
-    let mut play = Play::new(Config {
+fn silent_connection_is_closed_after_idle_timeout() {
+    let mut harness = Harness::new(Config {
         idle_timeout: Some(ms(1000)),
         ..unguarded()
     });
-    let peer = play.admit(1);
-    play.pass(ms(999));
-    assert!(play.is_open(peer));
-    play.pass(ms(9000));
+    let peer = harness.accept(1);
+    harness.run_for(ms(999));
+    assert!(harness.is_open(peer));
+    harness.run_for(ms(9000));
     assert_eq!(
-        assert_ended(&mut play, 0, 1000, "idle for 1s"),
+        assert_ended(&mut harness, 0, 1000, "idle for 1s"),
         [Call::Open]
     );
-    assert!(!play.is_open(peer));
+    assert!(!harness.is_open(peer));
     assert_eq!(
-        play.reactor.next_deadline(),
+        harness.reactor.next_deadline(),
         None,
         "and nothing is left of it"
     );
 }
 
 #[test]
-fn bytes_in_either_direction_keep_a_connection_from_being_idle() {
-    let mut play = Play::new(Config {
+fn bytes_in_either_direction_restart_idle_timeout() {
+    let mut harness = Harness::new(Config {
         idle_timeout: Some(ms(1000)),
         ..unguarded()
     });
-    let peer = play.admit(1);
+    let peer = harness.accept(1);
     for n in 0..20 {
-        play.pass(ms(900));
+        harness.run_for(ms(900));
         if n % 2 == 0 {
-            play.say(peer, b"x"); // half a line is something too
+            harness.peer_sends(peer, b"x"); // half a line is something too
         } else {
-            play.with_last(|cx| {
+            harness.with_last(|cx| {
                 cx.send(&b"unasked"[..]);
                 Verdict::Continue
             });
         }
-        play.turn();
+        harness.turn();
     }
-    assert!(play.is_open(peer));
-    play.pass(ms(9000));
-    assert_ended(&mut play, 18_000, 1000, "idle for 1s");
+    assert!(harness.is_open(peer));
+    harness.run_for(ms(9000));
+    assert_ended(&mut harness, 18_000, 1000, "idle for 1s");
 }
 
 #[test]
-fn what_is_queued_and_not_taken_does_not_count_as_movement() {
-    let mut play = Play::new(Config {
+fn queued_bytes_that_are_not_written_do_not_count_as_activity() {
+    let mut harness = Harness::new(Config {
         idle_timeout: Some(ms(1000)),
         ..unguarded()
     });
-    let peer = play.admit(1);
-    play.set_room(peer, 0);
+    let peer = harness.accept(1);
+    harness.set_room(peer, 0);
     for _ in 0..9 {
-        play.with_last(|cx| {
+        harness.with_last(|cx| {
             cx.send(&b"into nothing"[..]);
             Verdict::Continue
         });
-        play.pass(ms(100));
+        harness.run_for(ms(100));
     }
-    play.pass(ms(30_000));
+    harness.run_for(ms(30_000));
     // The replies have their drain time, and nobody takes them.
-    let log = play.log();
+    let log = harness.log();
     let (at, end) = log.last().unwrap();
     assert_eq!(
         *end,
@@ -131,19 +131,19 @@ fn what_is_queued_and_not_taken_does_not_count_as_movement() {
 }
 
 #[test]
-fn a_dripping_peer_is_gone_at_the_frame_deadline() {
-    let mut play = Play::new(Config {
+fn peer_that_sends_byte_by_byte_is_closed_at_frame_deadline() {
+    let mut harness = Harness::new(Config {
         frame_timeout: Some(ms(1000)),
         ..unguarded()
     });
-    let peer = play.admit(1);
-    play.pass(ms(5000));
+    let peer = harness.accept(1);
+    harness.run_for(ms(5000));
     for _ in 0..60 {
-        play.say(peer, b"x");
-        play.turn();
-        play.pass(ms(50));
+        harness.peer_sends(peer, b"x");
+        harness.turn();
+        harness.run_for(ms(50));
     }
-    let Some((at, Call::Close(reason))) = play.log().pop() else {
+    let Some((at, Call::Close(reason))) = harness.log().pop() else {
         panic!("it should be closed")
     };
     assert_in_time(at - 5000, 1000);
@@ -154,134 +154,134 @@ fn a_dripping_peer_is_gone_at_the_frame_deadline() {
 }
 
 #[test]
-fn each_frame_has_a_time_of_its_own() {
-    let mut play = Play::new(Config {
+fn each_frame_has_its_own_timeout() {
+    let mut harness = Harness::new(Config {
         frame_timeout: Some(ms(1000)),
         ..unguarded()
     });
-    let peer = play.admit(1);
+    let peer = harness.accept(1);
     // Each piece ends one frame and begins the next, so that there is never a moment without an unfinished one.
     for piece in 0..20 {
-        play.say(peer, if piece == 0 { b"half" } else { b"whole\nhalf" });
-        play.turn();
-        play.pass(ms(900));
+        harness.peer_sends(peer, if piece == 0 { b"half" } else { b"whole\nhalf" });
+        harness.turn();
+        harness.run_for(ms(900));
     }
-    assert_eq!(play.calls().len(), 20, "opened, and 19 frames");
+    assert_eq!(harness.calls().len(), 20, "opened, and 19 frames");
     // And one that stands alone counts from its own first byte, however long it was silent before.
-    play.say(peer, b"\n");
-    play.turn();
-    play.pass(ms(20_000));
-    play.say(peer, b"x");
-    play.turn();
-    play.pass(ms(999));
-    play.say(peer, b"y\n");
-    play.turn();
+    harness.peer_sends(peer, b"\n");
+    harness.turn();
+    harness.run_for(ms(20_000));
+    harness.peer_sends(peer, b"x");
+    harness.turn();
+    harness.run_for(ms(999));
+    harness.peer_sends(peer, b"y\n");
+    harness.turn();
     assert_eq!(
-        play.calls(),
+        harness.calls(),
         [frame("wholehalf"), frame("xy")].map(|call| if call == frame("wholehalf") {
             frame("half")
         } else {
             call
         })
     );
-    play.pass(ms(60_000));
-    assert!(play.is_open(peer));
+    harness.run_for(ms(60_000));
+    assert!(harness.is_open(peer));
 }
 
 #[test]
-fn a_frame_s_time_is_not_counted_while_the_handler_pauses() {
-    let mut play = Play::new(Config {
+fn frame_timeout_stops_while_the_handler_pauses() {
+    let mut harness = Harness::new(Config {
         frame_timeout: Some(ms(1000)),
         ..unguarded()
     });
-    play.reactor.handler().on_frame = |_, _| Verdict::Pause;
-    let peer = play.admit(1);
-    play.say(peer, b"pause\nhal");
-    play.turn();
-    play.pass(ms(60_000));
-    let id = play.last();
-    play.with_last(move |cx| {
+    harness.reactor.handler().on_frame = |_, _| Verdict::Pause;
+    let peer = harness.accept(1);
+    harness.peer_sends(peer, b"pause\nhal");
+    harness.turn();
+    harness.run_for(ms(60_000));
+    let id = harness.last();
+    harness.with_last(move |cx| {
         cx.resume(id);
         Verdict::Continue
     });
-    play.pass(ms(990));
-    play.say(peer, b"f\n");
-    play.pass(ms(60_000));
-    assert_eq!(play.calls(), [Call::Open, frame("pause"), frame("half")]);
-    assert!(play.is_open(peer));
+    harness.run_for(ms(990));
+    harness.peer_sends(peer, b"f\n");
+    harness.run_for(ms(60_000));
+    assert_eq!(harness.calls(), [Call::Open, frame("pause"), frame("half")]);
+    assert!(harness.is_open(peer));
 }
 
 #[test]
-fn a_frame_s_time_is_not_counted_while_replies_hold_the_connection_back() {
-    let mut play = Play::new(Config {
+fn frame_timeout_stops_under_write_back_pressure() {
+    let mut harness = Harness::new(Config {
         frame_timeout: Some(ms(1000)),
         write_high: 4,
         write_low: 0,
         ..unguarded()
     });
-    let peer = play.admit(1);
-    play.set_room(peer, 0);
-    play.say(peer, b"choke\nhal");
-    play.turn();
-    play.pass(ms(60_000));
-    play.set_room(peer, 100);
-    play.tell(peer, |event| event.writable = true);
-    play.turn();
-    play.pass(ms(990));
-    play.say(peer, b"f\n");
-    play.pass(ms(60_000));
-    assert_eq!(play.calls(), [Call::Open, frame("choke"), frame("half")]);
-    assert_eq!(play.got(peer), b"choke\nhalf\n");
+    let peer = harness.accept(1);
+    harness.set_room(peer, 0);
+    harness.peer_sends(peer, b"choke\nhal");
+    harness.turn();
+    harness.run_for(ms(60_000));
+    harness.set_room(peer, 100);
+    harness.report_event(peer, |event| event.writable = true);
+    harness.turn();
+    harness.run_for(ms(990));
+    harness.peer_sends(peer, b"f\n");
+    harness.run_for(ms(60_000));
+    assert_eq!(harness.calls(), [Call::Open, frame("choke"), frame("half")]);
+    assert_eq!(harness.received(peer), b"choke\nhalf\n");
 }
 
 #[test]
-fn a_frame_s_time_is_not_counted_while_a_read_deadline_has_passed() {
-    let mut play = Play::new(Config {
+fn frame_timeout_stops_while_a_read_deadline_is_expired() {
+    let mut harness = Harness::new(Config {
         frame_timeout: Some(ms(1000)),
         ..unguarded()
     });
-    let peer = play.admit(1);
-    let at = play.at(100);
-    play.with_last(|cx| {
+    let peer = harness.accept(1);
+    let at = harness.at(100);
+    harness.with_last(|cx| {
         cx.set_read_deadline(Some(at));
         Verdict::Continue
     });
-    play.say(peer, b"hal");
-    play.pass(ms(60_000));
-    play.with_last(|cx| {
+    harness.peer_sends(peer, b"hal");
+    harness.run_for(ms(60_000));
+    harness.with_last(|cx| {
         cx.set_read_deadline(None);
         Verdict::Continue
     });
-    play.pass(ms(500));
-    play.say(peer, b"f\n");
-    play.pass(ms(500));
+    harness.run_for(ms(500));
+    harness.peer_sends(peer, b"f\n");
+    harness.run_for(ms(500));
     assert_eq!(
-        play.calls(),
+        harness.calls(),
         [Call::Open, Call::Deadline(Direction::Read), frame("half")]
     );
 }
 
 #[test]
-fn a_read_deadline_that_the_handler_sets_anew_does_not_give_a_frame_more_time() {
-    let mut play = Play::new(Config {
+fn renewed_read_deadline_does_not_extend_frame_timeout() {
+    let mut harness = Harness::new(Config {
         frame_timeout: Some(ms(1000)),
         ..unguarded()
     });
-    play.reactor.handler().on_deadline = |_, cx| {
+    harness.reactor.handler().on_deadline = |_, cx| {
         cx.set_read_deadline(Some(cx.now() + ms(100)));
         Verdict::Continue
     };
-    let peer = play.admit(1);
-    let at = play.at(100);
-    play.with_last(|cx| {
+    let peer = harness.accept(1);
+    let at = harness.at(100);
+    harness.with_last(|cx| {
         cx.set_read_deadline(Some(at));
         Verdict::Continue
     });
-    play.say(peer, b"hal");
-    play.turn();
-    play.pass(ms(9000));
+    harness.peer_sends(peer, b"hal");
+    harness.turn();
+    harness.run_for(ms(9000));
     let told = assert_ended(
-        &mut play,
+        &mut harness,
         0,
         1000,
         "frame deadline passed: 3 bytes of an unfinished frame came from the peer in 1s",
@@ -290,80 +290,80 @@ fn a_read_deadline_that_the_handler_sets_anew_does_not_give_a_frame_more_time() 
 }
 
 #[test]
-fn a_peer_that_takes_nothing_is_gone_at_the_write_time_and_the_rest_is_dropped() {
-    let mut play = Play::new(Config {
+fn peer_that_reads_nothing_is_closed_after_write_timeout() {
+    let mut harness = Harness::new(Config {
         write_timeout: Some(ms(1000)),
         ..unguarded()
     });
-    let peer = play.admit(1);
-    play.set_room(peer, 4);
-    play.pass(ms(3000));
-    play.say(peer, b"hello\n");
-    play.turn();
-    play.pass(ms(5000));
+    let peer = harness.accept(1);
+    harness.set_room(peer, 4);
+    harness.run_for(ms(3000));
+    harness.peer_sends(peer, b"hello\n");
+    harness.turn();
+    harness.run_for(ms(5000));
     let log = assert_ended(
-        &mut play,
+        &mut harness,
         3000,
         1000,
         "write deadline passed: the peer took none of 2 bytes in 1s",
     );
     assert_eq!(log, [Call::Open, frame("hello")]);
-    assert_eq!(play.got(peer), b"hell");
+    assert_eq!(harness.received(peer), b"hell");
 }
 
 #[test]
-fn every_byte_that_the_peer_takes_gives_it_a_new_write_time() {
+fn each_byte_written_restarts_write_timeout() {
     for poller_says_so in [true, false] {
-        let mut play = Play::new(Config {
+        let mut harness = Harness::new(Config {
             write_timeout: Some(ms(1000)),
             ..unguarded()
         });
-        let peer = play.admit(1);
-        play.set_room(peer, 0);
-        play.say(peer, &[&[b'x'; 30][..], b"\n"].concat());
-        play.turn();
+        let peer = harness.accept(1);
+        harness.set_room(peer, 0);
+        harness.peer_sends(peer, &[&[b'x'; 30][..], b"\n"].concat());
+        harness.turn();
         // The system's poller speaks of room only when much is free: then the loop has to try by itself.
         for _ in 0..30 {
-            play.pass(ms(900));
-            play.set_room(peer, 1);
+            harness.run_for(ms(900));
+            harness.set_room(peer, 1);
             if poller_says_so {
-                play.tell(peer, |event| event.writable = true);
+                harness.report_event(peer, |event| event.writable = true);
             }
         }
-        assert!(play.is_open(peer), "{:?}", play.log());
-        play.pass(ms(30_000));
-        let Some(Call::Close(reason)) = play.calls().pop() else {
+        assert!(harness.is_open(peer), "{:?}", harness.log());
+        harness.run_for(ms(30_000));
+        let Some(Call::Close(reason)) = harness.calls().pop() else {
             panic!("in the end it takes nothing more")
         };
         assert!(
             reason.starts_with("write deadline passed: the peer took none of "),
             "{reason}"
         );
-        assert!(play.got(peer).len() > 20);
+        assert!(harness.received(peer).len() > 20);
     }
 }
 
 #[test]
-fn the_write_time_begins_when_something_is_queued() {
-    let mut play = Play::new(Config {
+fn write_timeout_begins_when_bytes_are_queued() {
+    let mut harness = Harness::new(Config {
         write_timeout: Some(ms(1000)),
         ..unguarded()
     });
-    let peer = play.admit(1);
-    play.set_room(peer, 0);
-    play.pass(ms(60_000));
+    let peer = harness.accept(1);
+    harness.set_room(peer, 0);
+    harness.run_for(ms(60_000));
     // The loop did not turn for a while, which is not the peer's fault.
-    play.skip(ms(5000));
-    play.with_last(|cx| {
+    harness.skip(ms(5000));
+    harness.with_last(|cx| {
         cx.send(&b"hello"[..]);
         Verdict::Continue
     });
-    play.turn();
-    play.pass(ms(990));
-    assert!(play.is_open(peer), "{:?}", play.log());
-    play.pass(ms(5000));
+    harness.turn();
+    harness.run_for(ms(990));
+    assert!(harness.is_open(peer), "{:?}", harness.log());
+    harness.run_for(ms(5000));
     assert_ended(
-        &mut play,
+        &mut harness,
         65_000,
         1000,
         "write deadline passed: the peer took none of 6 bytes in 1s",
@@ -371,51 +371,51 @@ fn the_write_time_begins_when_something_is_queued() {
 }
 
 #[test]
-fn the_handshake_s_time_ends_with_the_first_whole_frame_and_not_with_a_byte() {
+fn handshake_timeout_ends_with_the_first_whole_frame() {
     let config = || Config {
         handshake_timeout: Some(ms(1000)),
         ..unguarded()
     };
     let expecting = || {
-        let mut play = Play::new(config());
-        play.reactor.handler().on_open = |cx| {
+        let mut harness = Harness::new(config());
+        harness.reactor.handler().on_open = |cx| {
             cx.expect_handshake();
             Verdict::Continue
         };
-        let peer = play.admit(1);
-        (play, peer)
+        let peer = harness.accept(1);
+        (harness, peer)
     };
-    let (mut play, peer) = expecting();
+    let (mut harness, peer) = expecting();
     for _ in 0..9 {
-        play.pass(ms(100));
-        play.say(peer, b"x");
+        harness.run_for(ms(100));
+        harness.peer_sends(peer, b"x");
     }
-    play.say(peer, b"\n");
-    play.pass(ms(60_000));
-    assert_eq!(play.calls(), [Call::Open, frame("xxxxxxxxx")]);
+    harness.peer_sends(peer, b"\n");
+    harness.run_for(ms(60_000));
+    assert_eq!(harness.calls(), [Call::Open, frame("xxxxxxxxx")]);
 
-    let (mut play, peer) = expecting();
+    let (mut harness, peer) = expecting();
     for _ in 0..60 {
-        play.say(peer, b"x");
-        play.turn();
-        play.pass(ms(50));
+        harness.peer_sends(peer, b"x");
+        harness.turn();
+        harness.run_for(ms(50));
     }
     assert_ended(
-        &mut play,
+        &mut harness,
         0,
         1000,
         "handshake deadline passed: no first frame from the peer in 1s",
     );
 
     // Who is not waited for has all the time.
-    let mut play = Play::new(config());
-    let peer = play.admit(1);
-    play.pass(ms(60_000));
-    assert!(play.is_open(peer));
+    let mut harness = Harness::new(config());
+    let peer = harness.accept(1);
+    harness.run_for(ms(60_000));
+    assert!(harness.is_open(peer));
 }
 
 #[test]
-fn of_several_guards_the_one_that_is_over_first_names_the_reason() {
+fn earliest_expired_guard_names_the_close_reason() {
     let config = Config {
         frame_timeout: Some(ms(300)),
         handshake_timeout: Some(ms(200)),
@@ -423,49 +423,49 @@ fn of_several_guards_the_one_that_is_over_first_names_the_reason() {
         write_timeout: Some(ms(400)),
         ..unguarded()
     };
-    let mut play = Play::new(config);
-    play.reactor.handler().on_open = |cx| {
+    let mut harness = Harness::new(config);
+    harness.reactor.handler().on_open = |cx| {
         cx.expect_handshake();
         Verdict::Continue
     };
-    let peer = play.admit(1);
-    play.say(peer, b"half");
-    play.turn();
-    play.pass(ms(9000));
-    assert_ended(&mut play, 0, 100, "idle for 100ms");
+    let peer = harness.accept(1);
+    harness.peer_sends(peer, b"half");
+    harness.turn();
+    harness.run_for(ms(9000));
+    assert_ended(&mut harness, 0, 100, "idle for 100ms");
 }
 
 /// A connection that every guard has something against: half a frame, unread replies, no handshake, and silence.
-fn offend(play: &mut Play) -> usize {
-    play.reactor.handler().on_open = |cx| {
+fn offend(harness: &mut Harness) -> usize {
+    harness.reactor.handler().on_open = |cx| {
         cx.expect_handshake();
         cx.send(&b"nobody takes this"[..]);
         Verdict::Continue
     };
     // No room from the start: so it is made before the poller says anything.
-    let peer = play.admit(1);
-    play.say(peer, b"half a fra");
-    play.set_room(peer, 0);
-    play.with_last(|cx| {
+    let peer = harness.accept(1);
+    harness.peer_sends(peer, b"half a fra");
+    harness.set_room(peer, 0);
+    harness.with_last(|cx| {
         cx.send(&b"nor this"[..]);
         Verdict::Continue
     });
-    play.turn();
-    play.turn();
+    harness.turn();
+    harness.turn();
     peer
 }
 
 #[test]
-fn none_turns_every_guard_off_and_the_loop_sleeps_for_ever() {
-    let mut play = Play::new(unguarded());
-    let peer = offend(&mut play);
-    assert_eq!(play.reactor.next_deadline(), None);
-    assert_eq!(play.pass(Duration::from_secs(86_400 * 365)), 1);
-    assert!(play.is_open(peer));
+fn none_disables_every_guard_and_the_loop_blocks() {
+    let mut harness = Harness::new(unguarded());
+    let peer = offend(&mut harness);
+    assert_eq!(harness.reactor.next_deadline(), None);
+    assert_eq!(harness.run_for(Duration::from_secs(86_400 * 365)), 1);
+    assert!(harness.is_open(peer));
 }
 
 #[test]
-fn for_ever_is_for_ever_wherever_the_configuration_has_a_time() {
+fn maximum_durations_in_the_configuration_never_expire() {
     let forever = Config {
         drain_timeout: Duration::MAX,
         frame_timeout: Some(Duration::MAX),
@@ -475,25 +475,25 @@ fn for_ever_is_for_ever_wherever_the_configuration_has_a_time() {
         write_timeout: Some(Duration::MAX),
         ..Config::default()
     };
-    let mut play = Play::new(forever);
-    let peer = offend(&mut play);
-    assert_eq!(play.reactor.next_deadline(), None);
-    assert_eq!(play.pass(Duration::from_secs(86_400 * 365)), 1);
-    play.reactor.stop(Stop::Gracefully);
-    play.pass(Duration::from_secs(86_400 * 365));
-    assert!(play.is_open(peer), "it drains as long as it takes");
-    play.set_room(peer, usize::MAX);
-    play.tell(peer, |event| event.writable = true);
-    play.end(peer);
-    play.pass(ms(1));
-    assert!(!play.is_open(peer));
-    assert_eq!(play.calls().last(), Some(&closed("shut down")));
+    let mut harness = Harness::new(forever);
+    let peer = offend(&mut harness);
+    assert_eq!(harness.reactor.next_deadline(), None);
+    assert_eq!(harness.run_for(Duration::from_secs(86_400 * 365)), 1);
+    harness.reactor.stop(Stop::Gracefully);
+    harness.run_for(Duration::from_secs(86_400 * 365));
+    assert!(harness.is_open(peer), "it drains as long as it takes");
+    harness.set_room(peer, usize::MAX);
+    harness.report_event(peer, |event| event.writable = true);
+    harness.peer_shuts_write(peer);
+    harness.run_for(ms(1));
+    assert!(!harness.is_open(peer));
+    assert_eq!(harness.calls().last(), Some(&closed("shut down")));
 }
 
 type Setting = fn(&mut Config);
 
 #[test]
-fn guards_of_a_millisecond_are_not_early_either() {
+fn guards_of_one_millisecond_are_never_early() {
     let guards: [(Setting, &str); 4] = [
         (
             |config| config.frame_timeout = Some(ms(1)),
@@ -515,11 +515,11 @@ fn guards_of_a_millisecond_are_not_early_either() {
             ..unguarded()
         };
         set(&mut config);
-        let mut play = Play::new(config);
-        let peer = offend(&mut play);
-        assert!(play.is_open(peer), "{reason}");
-        play.pass(ms(20));
-        let Some((at, Call::Close(end))) = play.log().pop() else {
+        let mut harness = Harness::new(config);
+        let peer = offend(&mut harness);
+        assert!(harness.is_open(peer), "{reason}");
+        harness.run_for(ms(20));
+        let Some((at, Call::Close(end))) = harness.log().pop() else {
             panic!("{reason}: nothing happened")
         };
         assert!(at >= 1, "{reason}: early");
@@ -532,81 +532,81 @@ fn guards_of_a_millisecond_are_not_early_either() {
 }
 
 #[test]
-fn what_came_while_the_loop_was_kept_is_heard_before_anybody_is_called_silent() {
+fn bytes_that_came_during_a_blocked_turn_count_before_guards_expire() {
     // A callback, or the program between two turns, takes five times as long as a peer may. The silence was not the peer's.
     let (time, kept) = (Some(ms(1000)), ms(5000));
-    let calls_after = |play: &mut Play| {
-        play.turn();
-        play.pass(ms(500));
-        play.calls()
+    let calls_after = |harness: &mut Harness| {
+        harness.turn();
+        harness.run_for(ms(500));
+        harness.calls()
     };
-    let mut play = Play::new(Config {
+    let mut harness = Harness::new(Config {
         idle_timeout: time,
         ..unguarded()
     });
-    let peer = play.admit(1);
-    play.skip(kept);
-    play.say(peer, b"not idle\n");
-    assert_eq!(calls_after(&mut play), [Call::Open, frame("not idle")]);
+    let peer = harness.accept(1);
+    harness.skip(kept);
+    harness.peer_sends(peer, b"not idle\n");
+    assert_eq!(calls_after(&mut harness), [Call::Open, frame("not idle")]);
 
-    let mut play = Play::new(Config {
+    let mut harness = Harness::new(Config {
         frame_timeout: time,
         ..unguarded()
     });
-    let peer = play.admit(1);
-    play.say(peer, b"one half");
-    play.turn();
-    play.skip(kept);
-    play.say(peer, b" and the other\n");
+    let peer = harness.accept(1);
+    harness.peer_sends(peer, b"one half");
+    harness.turn();
+    harness.skip(kept);
+    harness.peer_sends(peer, b" and the other\n");
     assert_eq!(
-        calls_after(&mut play),
+        calls_after(&mut harness),
         [Call::Open, frame("one half and the other")]
     );
 
-    let mut play = Play::new(Config {
+    let mut harness = Harness::new(Config {
         handshake_timeout: time,
         ..unguarded()
     });
-    play.reactor.handler().on_open = |cx| {
+    harness.reactor.handler().on_open = |cx| {
         cx.expect_handshake();
         Verdict::Continue
     };
-    let peer = play.admit(1);
-    play.skip(kept);
-    play.say(peer, b"hello\n");
-    assert_eq!(calls_after(&mut play), [Call::Open, frame("hello")]);
+    let peer = harness.accept(1);
+    harness.skip(kept);
+    harness.peer_sends(peer, b"hello\n");
+    assert_eq!(calls_after(&mut harness), [Call::Open, frame("hello")]);
 
-    let mut play = Play::new(Config {
+    let mut harness = Harness::new(Config {
         write_timeout: time,
         ..unguarded()
     });
-    let peer = play.admit(1);
-    play.set_room(peer, 0);
-    play.say(peer, b"echo\n");
-    play.turn();
-    play.skip(kept);
-    play.set_room(peer, 100);
-    play.tell(peer, |event| event.writable = true);
+    let peer = harness.accept(1);
+    harness.set_room(peer, 0);
+    harness.peer_sends(peer, b"echo\n");
+    harness.turn();
+    harness.skip(kept);
+    harness.set_room(peer, 100);
+    harness.report_event(peer, |event| event.writable = true);
     assert_eq!(
-        (calls_after(&mut play), play.got(peer)),
+        (calls_after(&mut harness), harness.received(peer)),
         (vec![Call::Open, frame("echo")], b"echo\n".to_vec())
     );
 }
 
 #[test]
-fn a_reset_is_noticed_where_a_passed_deadline_keeps_the_loop_from_reading() {
-    let mut play = Play::new(unguarded());
-    let peer = play.admit(1);
-    let at = play.at(100);
-    play.with_last(|cx| {
+fn reset_is_noticed_while_a_read_deadline_is_expired() {
+    let mut harness = Harness::new(unguarded());
+    let peer = harness.accept(1);
+    let at = harness.at(100);
+    harness.with_last(|cx| {
         cx.set_read_deadline(Some(at));
         Verdict::Continue
     });
-    play.pass(ms(200));
-    play.reset(peer);
-    play.pass(ms(1000));
+    harness.run_for(ms(200));
+    harness.peer_resets(peer);
+    harness.run_for(ms(1000));
     assert_eq!(
-        play.calls(),
+        harness.calls(),
         [
             Call::Open,
             Call::Deadline(Direction::Read),
@@ -616,18 +616,19 @@ fn a_reset_is_noticed_where_a_passed_deadline_keeps_the_loop_from_reading() {
 }
 
 #[test]
-fn a_dial_that_is_begun_between_turns_has_its_whole_time() {
-    let mut play = Play::new(unguarded());
-    play.turn();
-    play.skip(ms(5000));
-    play.reactor
+fn dial_between_turns_has_its_whole_timeout() {
+    let mut harness = Harness::new(unguarded());
+    harness.turn();
+    harness.skip(ms(5000));
+    harness
+        .reactor
         .connect_to(vec![loopback(1)], ms(1000))
         .unwrap();
-    play.turn();
-    play.pass(ms(999));
-    assert_eq!(play.log(), []);
-    play.pass(ms(10));
-    let log = play.log();
+    harness.turn();
+    harness.run_for(ms(999));
+    assert_eq!(harness.log(), []);
+    harness.run_for(ms(10));
+    let log = harness.log();
     assert!(
         matches!(&log[..], [(6000..=6002, Call::Close(reason))] if reason.contains("no answer within 1")),
         "{log:?}"
@@ -637,29 +638,29 @@ fn a_dial_that_is_begun_between_turns_has_its_whole_time() {
 // ---------------------------------------------------------------- timers
 
 #[test]
-fn timers_come_in_order_never_early_and_at_most_a_tick_late() {
+fn timers_fire_in_order_never_early_and_at_most_a_tick_late() {
     let mut rng = fastrand::Rng::with_seed(7);
-    let mut play = Play::new(unguarded());
-    play.admit(1);
+    let mut harness = Harness::new(unguarded());
+    harness.accept(1);
     let mut wanted: Vec<(Instant, TimerId)> = Vec::new();
     for n in 0..2000_u64 {
         // In microseconds: many fall into one tick, and none on its edge.
-        let at = play.now() + Duration::from_micros(rng.u64(1..300_000));
+        let at = harness.now() + Duration::from_micros(rng.u64(1..300_000));
         let timer = if n % 2 == 0 {
-            play.reactor.set_timer(at)
+            harness.reactor.set_timer(at)
         } else {
             let mut set = None;
-            play.with_last(|cx| {
+            harness.with_last(|cx| {
                 set = Some(cx.set_timer(at));
                 Verdict::Continue
             });
             set.unwrap()
         };
         wanted.push((at, timer));
-        play.pass(Duration::from_micros(rng.u64(..200)));
+        harness.run_for(Duration::from_micros(rng.u64(..200)));
     }
-    play.pass(ms(600));
-    let log = std::mem::take(&mut play.reactor.handler().log);
+    harness.run_for(ms(600));
+    let log = std::mem::take(&mut harness.reactor.handler().log);
     let came: Vec<(Instant, TimerId)> = log
         .into_iter()
         .filter_map(|(at, call)| match call {
@@ -674,115 +675,116 @@ fn timers_come_in_order_never_early_and_at_most_a_tick_late() {
         assert!(at >= *set_for, "early by {:?}", *set_for - at);
         assert!(at - *set_for <= ms(2), "late by {:?}", at - *set_for);
     }
-    assert_eq!(play.reactor.next_deadline(), None);
+    assert_eq!(harness.reactor.next_deadline(), None);
 }
 
 #[test]
-fn a_timer_that_an_earlier_one_of_the_same_tick_cancels_does_not_come() {
+fn timer_cancelled_in_its_own_tick_does_not_fire() {
     thread_local!(static VICTIM: RefCell<Option<TimerId>> = const { RefCell::new(None) });
-    let mut play = Play::new(unguarded());
-    play.reactor.handler().on_loop_timer = |_, cx| assert!(cx.cancel_timer(VICTIM.take().unwrap()));
-    play.reactor.handler().on_timer = |_, cx| {
+    let mut harness = Harness::new(unguarded());
+    harness.reactor.handler().on_loop_timer =
+        |_, cx| assert!(cx.cancel_timer(VICTIM.take().unwrap()));
+    harness.reactor.handler().on_timer = |_, cx| {
         if let Some(victim) = VICTIM.take() {
             assert!(cx.cancel_timer(victim));
         }
         Verdict::Continue
     };
-    play.admit(1);
-    let at = play.at(10);
-    let of_connection = |play: &mut Play| {
+    harness.accept(1);
+    let at = harness.at(10);
+    let of_connection = |harness: &mut Harness| {
         let mut set = None;
-        play.with_last(|cx| {
+        harness.with_last(|cx| {
             set = Some(cx.set_timer(at));
             Verdict::Continue
         });
         set.unwrap()
     };
-    let first = play.reactor.set_timer(at);
-    let victim = of_connection(&mut play);
-    let last = of_connection(&mut play);
+    let first = harness.reactor.set_timer(at);
+    let victim = of_connection(&mut harness);
+    let last = of_connection(&mut harness);
     VICTIM.set(Some(victim));
-    play.pass(ms(100));
+    harness.run_for(ms(100));
     assert_eq!(
-        play.calls(),
+        harness.calls(),
         [Call::Open, Call::LoopTimer(first), Call::Timer(last)]
     );
     assert!(
         ![first, victim, last]
             .into_iter()
-            .any(|timer| play.reactor.cancel_timer(timer)),
+            .any(|timer| harness.reactor.cancel_timer(timer)),
         "none is still to come"
     );
 }
 
 #[test]
-fn the_timers_of_a_closed_connection_never_come_and_leave_nothing_behind() {
-    let mut play = Play::new(unguarded());
-    let peer = play.admit(1);
+fn timers_of_a_closed_connection_never_fire_and_leave_nothing() {
+    let mut harness = Harness::new(unguarded());
+    let peer = harness.accept(1);
     let mut timers = Vec::new();
-    let begun = play.at(0);
-    play.with_last(|cx| {
+    let begun = harness.at(0);
+    harness.with_last(|cx| {
         timers = (0..1000)
             .map(|n| cx.set_timer(begun + ms(10 + n % 100)))
             .collect();
         Verdict::Continue
     });
-    play.say(peer, b"bye\n");
-    play.end(peer);
-    play.pass(ms(5));
+    harness.peer_sends(peer, b"bye\n");
+    harness.peer_shuts_write(peer);
+    harness.run_for(ms(5));
     assert_eq!(
-        play.calls(),
+        harness.calls(),
         [Call::Open, frame("bye"), closed("closed by the peer")]
     );
     assert!(
         !timers
             .into_iter()
-            .any(|timer| play.reactor.cancel_timer(timer))
+            .any(|timer| harness.reactor.cancel_timer(timer))
     );
-    assert_eq!(play.reactor.next_deadline(), None);
+    assert_eq!(harness.reactor.next_deadline(), None);
     // Another one in the same slot does not inherit them.
-    play.admit(1);
-    play.pass(ms(1000));
-    assert_eq!(play.calls(), [Call::Open]);
-    assert_eq!(play.reactor.counters().timers, 0);
+    harness.accept(1);
+    harness.run_for(ms(1000));
+    assert_eq!(harness.calls(), [Call::Open]);
+    assert_eq!(harness.reactor.counters().timers, 0);
 }
 
 #[test]
-fn a_timer_that_sets_itself_anew_in_the_past_does_not_hold_up_the_turn() {
-    let mut play = Play::new(unguarded());
-    play.reactor.handler().on_loop_timer = |_, cx| {
+fn timer_that_renews_itself_in_the_past_does_not_block_the_turn() {
+    let mut harness = Harness::new(unguarded());
+    harness.reactor.handler().on_loop_timer = |_, cx| {
         cx.set_timer(cx.now().checked_sub(Duration::from_nanos(1)).unwrap());
     };
-    play.reactor.set_timer(play.at(0));
-    let turns = play.pass(ms(100));
-    assert_eq!(play.reactor.counters().timers, 100, "once a tick");
+    harness.reactor.set_timer(harness.at(0));
+    let turns = harness.run_for(ms(100));
+    assert_eq!(harness.reactor.counters().timers, 100, "once a tick");
     assert!(turns <= 102, "{turns} turns");
 }
 
 #[test]
-fn a_deadline_that_is_set_anew_in_the_past_does_not_hold_up_the_turn_nor_the_other_deadline() {
-    let mut play = Play::new(unguarded());
-    play.reactor.handler().on_deadline = |which, cx| {
+fn deadline_renewed_in_the_past_blocks_neither_turn_nor_other_deadline() {
+    let mut harness = Harness::new(unguarded());
+    harness.reactor.handler().on_deadline = |which, cx| {
         match which {
             Direction::Read => cx.set_read_deadline(Some(cx.now())),
             Direction::Write => cx.set_write_deadline(Some(cx.now())),
         }
         Verdict::Continue
     };
-    play.admit(1);
-    play.calls();
-    let at = play.at(10);
-    play.with_last(|cx| {
+    harness.accept(1);
+    harness.calls();
+    let at = harness.at(10);
+    harness.with_last(|cx| {
         cx.set_deadline(Some(at));
         Verdict::Continue
     });
-    play.turn();
-    play.skip(ms(10));
-    play.turn();
-    let mut calls = play.calls();
+    harness.turn();
+    harness.skip(ms(10));
+    harness.turn();
+    let mut calls = harness.calls();
     assert!(calls.len() <= 2, "{} calls in one turn", calls.len());
-    play.turn();
-    calls.extend(play.calls());
+    harness.turn();
+    calls.extend(harness.calls());
     assert!(
         calls.contains(&Call::Deadline(Direction::Write)),
         "{calls:?}"
@@ -790,57 +792,58 @@ fn a_deadline_that_is_set_anew_in_the_past_does_not_hold_up_the_turn_nor_the_oth
 }
 
 #[test]
-fn a_hundred_thousand_timers_in_one_tick_leave_the_sockets_their_part_of_the_time() {
-    let mut play = Play::new(Config::default());
-    let peer = play.admit(1);
-    let (soon, later) = (play.at(100), play.at(3_600_000));
+fn hundred_thousand_timers_in_one_tick_do_not_starve_sockets() {
+    let mut harness = Harness::new(Config::default());
+    let peer = harness.accept(1);
+    let (soon, later) = (harness.at(100), harness.at(3_600_000));
     for n in 0..1_000_000_u32 {
-        play.reactor.set_timer(if n < 100_000 {
+        harness.reactor.set_timer(if n < 100_000 {
             soon
         } else {
             later + Duration::from_micros(u64::from(n))
         });
     }
-    play.pass(ms(99));
-    assert_eq!(play.reactor.counters().timers, 0);
-    play.skip(ms(1));
+    harness.run_for(ms(99));
+    assert_eq!(harness.reactor.counters().timers, 0);
+    harness.skip(ms(1));
     let (mut waited, mut asked) = (0_u64, 0_u64);
-    while play.reactor.counters().timers < 100_000 {
-        let turns = play.reactor.counters().turns;
-        play.say(peer, b"are you there?\n");
+    while harness.reactor.counters().timers < 100_000 {
+        let turns = harness.reactor.counters().turns;
+        harness.peer_sends(peer, b"are you there?\n");
         asked += 1;
-        while play.got(peer) != b"are you there?\n" {
-            play.turn();
+        while harness.received(peer) != b"are you there?\n" {
+            harness.turn();
             assert!(
-                play.reactor.counters().turns < turns + 1000,
+                harness.reactor.counters().turns < turns + 1000,
                 "no answer: {:?}",
-                play.reactor
+                harness.reactor
             );
         }
-        waited = waited.max(play.reactor.counters().turns - turns);
+        waited = waited.max(harness.reactor.counters().turns - turns);
         assert!(asked < 10_000);
     }
     assert!(waited <= 2, "a request waited for {waited} turns");
     assert!(asked >= 50, "only {asked} requests were served meanwhile");
     assert_eq!(
-        play.reactor.counters().timers,
+        harness.reactor.counters().timers,
         100_000,
         "and no other timer came"
     );
-    play.reactor.handler().log.clear();
+    harness.reactor.handler().log.clear();
 }
 
 #[test]
-fn setting_and_cancelling_a_timer_among_a_million_costs_little_more_than_among_a_thousand() {
-    let mut play = Play::new(unguarded());
+fn timer_set_and_cancel_cost_hardly_grows_with_a_million_timers() {
+    let mut harness = Harness::new(unguarded());
     let mut rng = fastrand::Rng::with_seed(11);
-    let begun = play.at(0);
-    let mut time = |play: &mut Play, armed: u32| {
-        while play.reactor.counters().timers == 0 && play.reactor.next_deadline().is_none() {
-            play.reactor.set_timer(begun + ms(1_000));
+    let begun = harness.at(0);
+    let mut time = |harness: &mut Harness, armed: u32| {
+        while harness.reactor.counters().timers == 0 && harness.reactor.next_deadline().is_none() {
+            harness.reactor.set_timer(begun + ms(1_000));
         }
         for _ in 1..armed {
-            play.reactor
+            harness
+                .reactor
                 .set_timer(begun + ms(rng.u64(1_000..10_000_000)));
         }
         // The quickest of several rounds: the others were disturbed.
@@ -848,18 +851,18 @@ fn setting_and_cancelling_a_timer_among_a_million_costs_little_more_than_among_a
             .map(|_| {
                 let clock = Instant::now();
                 for _ in 0..1000 {
-                    let timer = play
+                    let timer = harness
                         .reactor
                         .set_timer(begun + ms(rng.u64(1_000..10_000_000)));
-                    assert!(play.reactor.cancel_timer(timer));
+                    assert!(harness.reactor.cancel_timer(timer));
                 }
                 clock.elapsed()
             })
             .min()
             .unwrap()
     };
-    let few = time(&mut play, 1_000);
-    let many = time(&mut play, 1_000_000);
+    let few = time(&mut harness, 1_000);
+    let many = time(&mut harness, 1_000_000);
     println!(
         "set and cancel: {:?} among a thousand, {:?} among a million",
         few / 1000,
@@ -901,7 +904,7 @@ impl Handler for Guarded {
 }
 
 #[test]
-fn deadlines_that_move_with_every_request_cost_no_allocation_and_no_turn() {
+fn deadlines_moved_by_each_request_cost_no_allocation_and_no_turn() {
     let (mut reactor, addr) = reactor(Guarded, Config::default());
     let mut client = Client::connect(addr);
     for line in [&b"hello\n"[..], b"deadline\n"] {
@@ -933,129 +936,129 @@ fn deadlines_that_move_with_every_request_cost_no_allocation_and_no_turn() {
 }
 
 #[test]
-fn guards_ask_for_no_turn_of_their_own_while_requests_come() {
-    let mut play = Play::new(Config::default());
-    play.reactor.handler().on_open = |cx| {
+fn guards_need_no_extra_turn_while_requests_arrive() {
+    let mut harness = Harness::new(Config::default());
+    harness.reactor.handler().on_open = |cx| {
         cx.expect_handshake();
         Verdict::Continue
     };
-    let peer = play.admit(1);
-    let before = play.reactor.counters().turns;
+    let peer = harness.accept(1);
+    let before = harness.reactor.counters().turns;
     for n in 0..1000_u64 {
-        play.skip(ms(5));
-        play.say(peer, b"hello\n");
-        play.turn();
-        assert_eq!(play.reactor.counters().turns, before + n + 1);
+        harness.skip(ms(5));
+        harness.peer_sends(peer, b"hello\n");
+        harness.turn();
+        assert_eq!(harness.reactor.counters().turns, before + n + 1);
     }
-    assert_eq!(play.got(peer).len(), 6000);
+    assert_eq!(harness.received(peer).len(), 6000);
     // From here on: the rest of the handshake's time and of the idle time, and nothing in between but looks that come to nothing.
-    let turns = play.pass(ms(50_000));
+    let turns = harness.run_for(ms(50_000));
     assert!(turns <= 3, "{turns} turns");
-    assert!(play.is_open(peer));
+    assert!(harness.is_open(peer));
 }
 
 #[test]
-fn an_idle_loop_with_ten_thousand_connections_wakes_for_its_nearest_deadline_only() {
+fn ten_thousand_idle_connections_share_few_wake_ups() {
     const CONNECTIONS: usize = 10_000;
-    let mut play = Play::new(Config {
+    let mut harness = Harness::new(Config {
         idle_timeout: Some(Duration::from_secs(300)),
         ..Config::default()
     });
-    play.admit(CONNECTIONS);
-    assert_eq!(play.reactor.connections(), CONNECTIONS);
+    harness.accept(CONNECTIONS);
+    assert_eq!(harness.reactor.connections(), CONNECTIONS);
     assert_eq!(
-        play.pass(Duration::from_secs(60)),
+        harness.run_for(Duration::from_secs(60)),
         1,
         "only the one that ends the minute"
     );
 
     // Those who come one after the other do not each have a wake-up of their own.
-    let mut play = Play::new(Config::default());
+    let mut harness = Harness::new(Config::default());
     for _ in 0..100 {
-        play.admit(100);
-        play.pass(ms(10));
+        harness.accept(100);
+        harness.run_for(ms(10));
     }
-    assert_eq!(play.reactor.connections(), CONNECTIONS);
+    assert_eq!(harness.reactor.connections(), CONNECTIONS);
     // The loop wakes three times or so; each time it may look at 1,024 a turn.
-    let turns = play.pass(Duration::from_secs(100));
+    let turns = harness.run_for(Duration::from_secs(100));
     assert!(turns <= 30, "{turns} turns");
-    assert_eq!(play.reactor.connections(), 0);
+    assert_eq!(harness.reactor.connections(), 0);
 }
 
 #[test]
-fn ten_thousand_connections_without_guards_let_the_loop_sleep_for_ever() {
-    let mut play = Play::new(unguarded());
-    play.admit(10_000);
-    assert_eq!(play.reactor.next_deadline(), None);
-    assert_eq!(play.pass(Duration::from_secs(60)), 1);
+fn ten_thousand_connections_without_guards_cause_no_wake_up() {
+    let mut harness = Harness::new(unguarded());
+    harness.accept(10_000);
+    assert_eq!(harness.reactor.next_deadline(), None);
+    assert_eq!(harness.run_for(Duration::from_secs(60)), 1);
 }
 
 // ---------------------------------------------------------------- how they meet
 
 /// A connection that is choked and may not write any more, though its peer takes something again; its read deadline passes in 40 ms.
-fn choked_and_late(play: &mut Play) -> usize {
-    let peer = play.admit(1);
-    play.set_room(peer, 0);
-    play.say(peer, b"choke\n");
-    play.turn();
-    let (write, read) = (play.at(100), play.at(200));
-    play.with_last(|cx| {
+fn choked_and_late(harness: &mut Harness) -> usize {
+    let peer = harness.accept(1);
+    harness.set_room(peer, 0);
+    harness.peer_sends(peer, b"choke\n");
+    harness.turn();
+    let (write, read) = (harness.at(100), harness.at(200));
+    harness.with_last(|cx| {
         cx.set_write_deadline(Some(write));
         cx.set_read_deadline(Some(read));
         Verdict::Continue
     });
-    play.pass(ms(150));
-    play.set_room(peer, 100);
-    play.tell(peer, |event| event.writable = true);
-    play.pass(ms(10));
-    assert_eq!(play.got(peer), b"");
+    harness.run_for(ms(150));
+    harness.set_room(peer, 100);
+    harness.report_event(peer, |event| event.writable = true);
+    harness.run_for(ms(10));
+    assert_eq!(harness.received(peer), b"");
     peer
 }
 
 #[test]
-fn the_callback_of_a_read_deadline_may_clear_the_write_deadline_of_a_choked_connection() {
-    let mut play = Play::new(Config {
+fn read_deadline_callback_can_clear_the_write_deadline() {
+    let mut harness = Harness::new(Config {
         write_high: 4,
         write_low: 0,
         ..unguarded()
     });
-    play.reactor.handler().on_deadline = |which, cx| {
+    harness.reactor.handler().on_deadline = |which, cx| {
         if which == Direction::Read {
             cx.set_deadline(None);
         }
         Verdict::Continue
     };
-    let peer = choked_and_late(&mut play);
-    play.pass(ms(100));
-    assert_eq!(play.got(peer), b"choke\n");
+    let peer = choked_and_late(&mut harness);
+    harness.run_for(ms(100));
+    assert_eq!(harness.received(peer), b"choke\n");
 }
 
 #[test]
-fn a_letter_may_clear_the_write_deadline_of_a_choked_connection_in_the_turn_of_its_read_deadline() {
-    let mut play = Play::new(Config {
+fn post_can_clear_the_write_deadline_when_the_read_deadline_expires() {
+    let mut harness = Harness::new(Config {
         write_high: 4,
         write_low: 0,
         ..unguarded()
     });
-    let peer = choked_and_late(&mut play);
-    let id = play.last();
-    play.skip(ms(100));
+    let peer = choked_and_late(&mut harness);
+    let id = harness.last();
+    harness.skip(ms(100));
     let clear: Task = Box::new(move |_, cx| {
         assert!(cx.with(id, |cx| {
             cx.set_write_deadline(None);
             Verdict::Continue
         }));
     });
-    play.reactor.handle().post(clear).unwrap();
-    play.pass(ms(100));
-    assert_eq!(play.got(peer), b"choke\n");
+    harness.reactor.handle().post(clear).unwrap();
+    harness.run_for(ms(100));
+    assert_eq!(harness.received(peer), b"choke\n");
 }
 
 /// On a real loop, since it is the poller's own report of the bell that is used up.
 #[test]
-fn a_letter_that_comes_while_others_still_wait_is_not_slept_over() {
+fn post_behind_the_turn_limit_is_not_forgotten() {
     let (mut reactor, _) = reactor(
-        Scribe::default(),
+        Recorder::default(),
         Config {
             calls_per_turn: 2,
             ..unguarded()
@@ -1064,7 +1067,7 @@ fn a_letter_that_comes_while_others_still_wait_is_not_slept_over() {
     let handle = reactor.handle();
     let post = || {
         handle
-            .post(Box::new(|_: &mut Scribe, _: &mut LoopContext<'_, Scribe>| {}) as Task)
+            .post(Box::new(|_: &mut Recorder, _: &mut LoopContext<'_, Recorder>| {}) as Task)
             .unwrap();
     };
     (0..3).for_each(|_| post());
@@ -1079,16 +1082,16 @@ fn a_letter_that_comes_while_others_still_wait_is_not_slept_over() {
 }
 
 #[test]
-fn panics_in_timers_and_deadlines_end_their_own_connection_only() {
-    let mut play = Play::new(unguarded());
-    play.reactor.handler().on_timer = |_, _| panic!("in a timer");
-    play.reactor.handler().on_deadline = |_, _| panic!("in a deadline");
-    play.reactor.handler().on_loop_timer = |_, _| panic!("in a timer of the loop");
+fn panics_in_timers_and_deadlines_close_their_connection_only() {
+    let mut harness = Harness::new(unguarded());
+    harness.reactor.handler().on_timer = |_, _| panic!("in a timer");
+    harness.reactor.handler().on_deadline = |_, _| panic!("in a deadline");
+    harness.reactor.handler().on_loop_timer = |_, _| panic!("in a timer of the loop");
     let mut peers = Vec::new();
     for n in 0..3 {
-        peers.push(play.admit(1));
-        let at = play.at(100 + n);
-        play.with_last(|cx| {
+        peers.push(harness.accept(1));
+        let at = harness.at(100 + n);
+        harness.with_last(|cx| {
             match n {
                 0 => drop(cx.set_timer(at)),
                 1 => cx.set_read_deadline(Some(at)),
@@ -1097,14 +1100,14 @@ fn panics_in_timers_and_deadlines_end_their_own_connection_only() {
             Verdict::Continue
         });
     }
-    play.reactor.set_timer(play.at(200));
-    play.pass(ms(300));
-    assert_eq!(play.reactor.counters().panics, 3);
+    harness.reactor.set_timer(harness.at(200));
+    harness.run_for(ms(300));
+    assert_eq!(harness.reactor.counters().panics, 3);
     for peer in &peers {
-        play.end(*peer);
+        harness.peer_shuts_write(*peer);
     }
-    play.pass(ms(10));
-    let mut ends: Vec<Call> = play
+    harness.run_for(ms(10));
+    let mut ends: Vec<Call> = harness
         .calls()
         .into_iter()
         .filter(|call| matches!(call, Call::Close(_)))
@@ -1121,7 +1124,7 @@ fn panics_in_timers_and_deadlines_end_their_own_connection_only() {
 }
 
 #[test]
-fn a_timer_that_is_set_in_the_very_last_callback_never_comes() {
+fn timer_set_in_the_close_callback_never_fires() {
     struct AtTheEnd;
     impl Handler for AtTheEnd {
         type Codec = Line;
@@ -1141,23 +1144,23 @@ fn a_timer_that_is_set_in_the_very_last_callback_never_comes() {
             cx.set_deadline(Some(cx.now()));
         }
     }
-    let mut play = played::Play::on(Stage::with_doors(1), AtTheEnd, unguarded());
-    let peer = play.admit(1);
-    play.say(peer, b"bye\n");
-    play.end(peer);
-    play.pass(ms(100));
+    let mut harness = scripted::Harness::on(NetState::with_listeners(1), AtTheEnd, unguarded());
+    let peer = harness.accept(1);
+    harness.peer_sends(peer, b"bye\n");
+    harness.peer_shuts_write(peer);
+    harness.run_for(ms(100));
     assert_eq!(
         (
-            play.reactor.connections(),
-            play.reactor.next_deadline(),
-            play.reactor.counters().panics
+            harness.reactor.connections(),
+            harness.reactor.next_deadline(),
+            harness.reactor.counters().panics
         ),
         (0, None, 0)
     );
 }
 
 /// Does something to a connection, as chance will have it.
-fn at_random(cx: &mut Context<'_, Scribe>) -> Verdict {
+fn at_random(cx: &mut Context<'_, Recorder>) -> Verdict {
     let at = cx.now() + Duration::from_micros(fastrand::u64(..50_000));
     match fastrand::u32(..24) {
         0 => cx.set_read_deadline(Some(at)),
@@ -1177,7 +1180,7 @@ fn at_random(cx: &mut Context<'_, Scribe>) -> Verdict {
 }
 
 #[test]
-fn whatever_meets_whatever_the_loop_lives_and_nothing_is_left() {
+fn random_operations_never_panic_and_leave_nothing() {
     let some_time = || (fastrand::u32(..4) > 0).then(|| ms(fastrand::u64(1..200)));
     for seed in 0..20_000 {
         fastrand::seed(seed);
@@ -1195,22 +1198,22 @@ fn whatever_meets_whatever_the_loop_lives_and_nothing_is_left() {
             write_timeout: some_time(),
             ..Config::default()
         };
-        let mut play = Play::new(config);
-        let scribe = play.reactor.handler();
-        scribe.on_open = at_random;
-        scribe.on_frame = |line, cx| {
+        let mut harness = Harness::new(config);
+        let recorder = harness.reactor.handler();
+        recorder.on_open = at_random;
+        recorder.on_frame = |line, cx| {
             let _ = cx.try_send(line);
             at_random(cx)
         };
-        scribe.on_deadline = |_, cx| at_random(cx);
-        scribe.on_timer = |_, cx| at_random(cx);
-        play.admit(1);
+        recorder.on_deadline = |_, cx| at_random(cx);
+        recorder.on_timer = |_, cx| at_random(cx);
+        harness.accept(1);
         for _ in 0..200 {
-            let peer = fastrand::usize(..play.sockets());
-            let last = play.last();
+            let peer = fastrand::usize(..harness.socket_count());
+            let last = harness.last();
             match fastrand::u32(..16) {
-                0 => drop(play.admit(1)),
-                1..5 => play.say(
+                0 => drop(harness.accept(1)),
+                1..5 => harness.peer_sends(
                     peer,
                     [
                         &b"x"[..],
@@ -1219,46 +1222,47 @@ fn whatever_meets_whatever_the_loop_lives_and_nothing_is_left() {
                         b"long enough to be cut into pieces\n",
                     ][fastrand::usize(..4)],
                 ),
-                5 => play.set_room(peer, fastrand::usize(..100)),
-                6..8 => play.tell(peer, |event| {
+                5 => harness.set_room(peer, fastrand::usize(..100)),
+                6..8 => harness.report_event(peer, |event| {
                     (event.readable, event.writable) = (true, true);
                 }),
-                8 if fastrand::u32(..3) == 0 => play.end(peer),
-                9 if fastrand::u32(..3) == 0 => play.reset(peer),
-                10 => drop(play.reactor.with(last, |_, cx| at_random(cx))),
-                11 => drop(play.reactor.handle().send(last, &b"letter\n"[..])),
+                8 if fastrand::u32(..3) == 0 => harness.peer_shuts_write(peer),
+                9 if fastrand::u32(..3) == 0 => harness.peer_resets(peer),
+                10 => drop(harness.reactor.with(last, |_, cx| at_random(cx))),
+                11 => drop(harness.reactor.handle().send(last, &b"letter\n"[..])),
                 12 => drop(
-                    play.reactor
+                    harness
+                        .reactor
                         .connect_to(vec![loopback(1), loopback(1)], ms(fastrand::u64(..100))),
                 ),
-                13 => play.answer(peer, Ok(Established::Yes)),
-                14 => play.skip(Duration::from_micros(fastrand::u64(..30_000))),
-                15 => drop(play.pass(Duration::from_micros(fastrand::u64(..30_000)))),
+                13 => harness.set_connect_state(peer, Ok(Established::Yes)),
+                14 => harness.skip(Duration::from_micros(fastrand::u64(..30_000))),
+                15 => drop(harness.run_for(Duration::from_micros(fastrand::u64(..30_000)))),
                 _ => {}
             }
             if fastrand::bool() {
-                play.turn();
+                harness.turn();
             }
         }
-        play.reactor.stop(Stop::Gracefully);
-        play.pass(Duration::from_secs(1));
+        harness.reactor.stop(Stop::Gracefully);
+        harness.run_for(Duration::from_secs(1));
         assert_eq!(
             (
-                play.reactor.connections(),
-                play.reactor.buffered(),
-                play.reactor.counters().panics
+                harness.reactor.connections(),
+                harness.reactor.buffered(),
+                harness.reactor.counters().panics
             ),
             (0, 0, 0),
             "seed {seed}"
         );
-        assert_eq!(play.open(), 0, "seed {seed}");
-        let closes = play
+        assert_eq!(harness.open_sockets(), 0, "seed {seed}");
+        let closes = harness
             .calls()
             .iter()
             .filter(|call| matches!(call, Call::Close(_)))
             .count();
         assert!(
-            closes as u64 >= play.reactor.counters().closed,
+            closes as u64 >= harness.reactor.counters().closed,
             "seed {seed}"
         );
     }
@@ -1274,34 +1278,34 @@ fn end_of_time() -> Instant {
 }
 
 #[test]
-fn no_instant_is_too_far_away_to_be_a_time() {
+fn extreme_instants_are_valid_deadlines_and_timers() {
     let far = end_of_time();
     let past = (0..64).rev().fold(Instant::now(), |at, bit| {
         at.checked_sub(Duration::from_secs(1 << bit)).unwrap_or(at)
     });
-    let mut play = Play::new(Config::default());
-    let peer = play.admit(1);
-    play.calls();
-    let never = play.reactor.set_timer(far);
-    play.with_last(|cx| {
+    let mut harness = Harness::new(Config::default());
+    let peer = harness.accept(1);
+    harness.calls();
+    let never = harness.reactor.set_timer(far);
+    harness.with_last(|cx| {
         cx.set_deadline(Some(far));
         cx.set_timer(far);
         assert!(cx.try_send(&b"it is not over"[..]).is_ok());
         Verdict::Continue
     });
-    play.say(peer, b"hello\n");
-    play.turn();
-    assert_eq!(play.calls(), [frame("hello")]);
-    play.pass(Duration::from_secs(30));
-    assert!(play.reactor.cancel_timer(never));
+    harness.peer_sends(peer, b"hello\n");
+    harness.turn();
+    assert_eq!(harness.calls(), [frame("hello")]);
+    harness.run_for(Duration::from_secs(30));
+    assert!(harness.reactor.cancel_timer(never));
 
-    let now = play.reactor.set_timer(past);
-    play.with_last(|cx| {
+    let now = harness.reactor.set_timer(past);
+    harness.with_last(|cx| {
         cx.set_deadline(Some(past));
         Verdict::Continue
     });
-    play.pass(ms(2));
-    let mut calls = play.calls();
+    harness.run_for(ms(2));
+    let mut calls = harness.calls();
     calls.sort_by_key(|call| matches!(call, Call::LoopTimer(_)));
     assert_eq!(
         calls,
@@ -1314,56 +1318,57 @@ fn no_instant_is_too_far_away_to_be_a_time() {
 }
 
 #[test]
-fn a_stop_that_may_take_for_ever_and_a_dial_that_may_too_overflow_nothing() {
-    let mut play = Play::new(unguarded());
+fn maximum_stop_and_dial_timeouts_do_not_overflow() {
+    let mut harness = Harness::new(unguarded());
     for timeout in [
         Duration::MAX,
         Duration::from_secs(u64::MAX / 2),
         Duration::from_secs(86_400 * 30),
         Duration::from_secs(86_400 * 50),
     ] {
-        play.reactor
+        harness
+            .reactor
             .connect_to(vec![loopback(1), loopback(1), loopback(1)], timeout)
             .unwrap();
     }
-    play.pass(Duration::from_secs(86_400));
+    harness.run_for(Duration::from_secs(86_400));
     assert_eq!(
-        (play.reactor.connections(), play.calls()),
+        (harness.reactor.connections(), harness.calls()),
         (4, Vec::new()),
         "a day is not yet for ever"
     );
-    play.reactor.stop(Stop::Within(Duration::MAX));
-    play.pass(Duration::from_secs(86_400));
+    harness.reactor.stop(Stop::Within(Duration::MAX));
+    harness.run_for(Duration::from_secs(86_400));
     assert_eq!(
-        play.reactor.connections(),
+        harness.reactor.connections(),
         0,
         "a dial is not worth waiting for"
     );
 }
 
 #[test]
-fn each_time_that_is_up_is_shown_with_its_name() {
-    let mut play = Play::new(Config {
+fn observer_sees_each_expired_deadline_with_its_kind() {
+    let mut harness = Harness::new(Config {
         write_timeout: Some(ms(100)),
         drain_timeout: ms(100),
         ..unguarded()
     });
     let seen: Rc<RefCell<Vec<String>>> = Rc::default();
     let shown = seen.clone();
-    play.reactor.set_observer(move |step: &Step<'_>| {
+    harness.reactor.set_observer(move |step: &Step<'_>| {
         if let Step::Deadline { expiry, .. } = step {
             shown.borrow_mut().push(format!("{expiry:?}"));
         }
     });
-    let peer = play.admit(1);
-    play.set_room(peer, 0);
-    let at = play.at(50);
-    play.with_last(|cx| {
+    let peer = harness.accept(1);
+    harness.set_room(peer, 0);
+    let at = harness.at(50);
+    harness.with_last(|cx| {
         cx.set_read_deadline(Some(at));
         cx.send(&b"hello"[..]);
         resume_connection(cx)
     });
-    play.pass(ms(1000));
+    harness.run_for(ms(1000));
     assert_eq!(*seen.borrow(), ["Deadline(Read)", "Write"]);
-    assert_eq!(play.reactor.counters().deadlines, 2);
+    assert_eq!(harness.reactor.counters().deadlines, 2);
 }

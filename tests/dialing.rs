@@ -1,7 +1,7 @@
 //! Outgoing connections: every way in which they can fail, and exactly one outcome for each.
 
-#[path = "util/played.rs"]
-mod played;
+#[path = "util/scripted.rs"]
+mod scripted;
 mod util;
 
 use std::collections::{BTreeMap, VecDeque};
@@ -17,8 +17,8 @@ use glassloop::{
     Address, CloseReason, Config, ConnectFailure, ConnectionId, Context, Expiry, Handler,
     LoopContext, Origin, Reactor, Step, Stop, Turn, Verdict,
 };
-use played::{Stage, loopback, ms};
-use util::{PATIENCE, turn_until};
+use scripted::{NetState, loopback, ms};
+use util::{TIMEOUT, turn_until};
 
 /// A dial that a callback shall begin.
 type Wish = (Vec<Address>, Duration, u64);
@@ -143,12 +143,12 @@ fn alive() -> (TcpListener, SocketAddr) {
 
 /// A listener that answers nobody; Linux has that.
 #[cfg(target_os = "linux")]
-fn silent() -> util::Silent {
-    util::Silent::listen().unwrap()
+fn silent() -> util::FullListener {
+    util::FullListener::listen().unwrap()
 }
 
 #[test]
-fn where_nobody_listens_the_dial_is_refused() {
+fn dial_without_listener_is_refused() {
     let mut reactor = dialer();
     let addr = dead();
     let id = reactor.connect(addr, LONG).unwrap();
@@ -170,7 +170,7 @@ fn where_nobody_listens_the_dial_is_refused() {
 
 #[test]
 #[cfg(target_os = "linux")]
-fn where_nobody_answers_the_dial_ends_at_its_deadline_and_not_before() {
+fn unanswered_dial_ends_at_its_deadline_and_not_before() {
     let silent = silent();
     let mut reactor = dialer();
     let timeout = Duration::from_millis(300);
@@ -187,7 +187,7 @@ fn where_nobody_answers_the_dial_ends_at_its_deadline_and_not_before() {
 
 #[test]
 #[cfg(target_os = "linux")]
-fn of_several_addresses_each_is_tried_in_turn_until_one_answers() {
+fn addresses_are_tried_in_order_until_one_answers() {
     let (mut reactor, silent, dead, (_listener, alive)) = (dialer(), silent(), dead(), alive());
     reactor.connect(&[dead, alive][..], LONG).unwrap();
     assert_eq!(outcomes(&mut reactor, 1), [format!("open to {alive}")]);
@@ -217,7 +217,7 @@ fn of_several_addresses_each_is_tried_in_turn_until_one_answers() {
 }
 
 #[test]
-fn what_cannot_be_begun_is_an_error_for_the_caller_and_an_end_for_a_callback() {
+fn dial_that_cannot_start_is_an_error_or_a_close_callback() {
     let (_listener, addr) = alive();
     let mut reactor = Reactor::new(
         Dialer::default(),
@@ -266,7 +266,7 @@ fn what_cannot_be_begun_is_an_error_for_the_caller_and_an_end_for_a_callback() {
 }
 
 #[test]
-fn a_callback_dials_under_a_key_and_knows_its_connection_by_it() {
+fn callback_dials_with_a_key_and_gets_it_in_the_origin() {
     let (mut reactor, dead, (_listener, alive)) = (dialer(), dead(), alive());
     reactor.handler().in_open.extend([
         (vec![alive.into()], LONG, 77),
@@ -284,7 +284,7 @@ fn a_callback_dials_under_a_key_and_knows_its_connection_by_it() {
 
 #[test]
 #[cfg(unix)]
-fn a_unix_socket_is_dialed_by_its_path() {
+fn unix_socket_is_dialed_by_its_path() {
     let path = std::env::temp_dir().join(format!("glassloop-dialing-{}", std::process::id()));
     let mut reactor = dialer();
     let addr = Address::unix(&path);
@@ -372,7 +372,7 @@ fn one_outcome_each(handler: &Dialer, dials: &[ConnectionId]) {
 
 #[test]
 #[cfg(target_os = "linux")]
-fn each_of_many_dials_has_exactly_one_outcome_also_when_the_loop_stops_in_their_midst() {
+fn each_dial_has_one_outcome_even_if_the_loop_stops() {
     for how in [None, Some(Stop::Gracefully), Some(Stop::AtOnce)] {
         let (silent, dead, (_listener, alive)) = (silent(), dead(), alive());
         let mut reactor = dialer();
@@ -441,8 +441,8 @@ fn descriptors() -> usize {
 
 #[test]
 #[cfg(target_os = "linux")]
-fn dials_that_fail_leave_no_descriptor_behind_and_late_successes_neither() {
-    if !alone("dials_that_fail_leave_no_descriptor_behind_and_late_successes_neither") {
+fn failed_and_late_dials_leave_no_descriptor() {
+    if !alone("failed_and_late_dials_leave_no_descriptor") {
         return;
     }
     let mut silent = silent();
@@ -490,7 +490,7 @@ fn dials_that_fail_leave_no_descriptor_behind_and_late_successes_neither() {
 
 #[test]
 #[cfg(target_os = "linux")]
-fn a_real_socket_that_is_connected_with_itself_is_not_taken_for_an_answer() {
+fn real_self_connection_is_not_a_success() {
     let mut reactor = dialer();
     let encounters = Arc::new(AtomicU64::new(0));
     let kept = encounters.clone();
@@ -549,7 +549,7 @@ fn a_real_socket_that_is_connected_with_itself_is_not_taken_for_an_answer() {
 }
 
 #[test]
-fn a_dialed_connection_that_falls_silent_is_idle_like_any_other_whatever_time_the_dial_had() {
+fn silent_dialed_connection_is_closed_after_idle_timeout() {
     for timeout in [Duration::from_millis(10), LONG, Duration::MAX] {
         let (_listener, addr) = alive();
         let idle = Arc::new(AtomicU64::new(0));
@@ -575,7 +575,7 @@ fn a_dialed_connection_that_falls_silent_is_idle_like_any_other_whatever_time_th
         turn_until(&mut reactor, |reactor| {
             !reactor.handler().outcomes.is_empty()
         });
-        let end = Instant::now() + PATIENCE;
+        let end = Instant::now() + TIMEOUT;
         while idle.load(Ordering::Relaxed) == 0 {
             assert!(
                 Instant::now() < end,
@@ -589,16 +589,16 @@ fn a_dialed_connection_that_falls_silent_is_idle_like_any_other_whatever_time_th
 
 // By hand: on the played net.
 
-type Play = played::Play<Dialer>;
+type Harness = scripted::Harness<Dialer>;
 
 /// A loop that nobody can come to.
-fn by_hand() -> Play {
+fn by_hand() -> Harness {
     by_hand_with_room_for(None)
 }
 
-fn by_hand_with_room_for(max_connections: Option<usize>) -> Play {
-    Play::on(
-        Stage::default(),
+fn by_hand_with_room_for(max_connections: Option<usize>) -> Harness {
+    Harness::on(
+        NetState::default(),
         Dialer::default(),
         Config {
             idle_timeout: None,
@@ -609,14 +609,15 @@ fn by_hand_with_room_for(max_connections: Option<usize>) -> Play {
 }
 
 /// The dial under way is answered, or comes to this error of the system.
-fn decide(play: &mut Play, how: Result<Established, i32>) {
-    play.answer(play.sockets() - 1, how);
-    play.turn();
+fn decide(harness: &mut Harness, how: Result<Established, i32>) {
+    harness.set_connect_state(harness.socket_count() - 1, how);
+    harness.turn();
 }
 
 /// What became of the dials so far.
-fn told(play: &mut Play) -> Vec<String> {
-    play.reactor
+fn told(harness: &mut Harness) -> Vec<String> {
+    harness
+        .reactor
         .handler()
         .outcomes
         .iter()
@@ -626,7 +627,7 @@ fn told(play: &mut Play) -> Vec<String> {
 
 #[test]
 #[cfg(target_os = "linux")]
-fn each_error_of_the_system_has_its_name_be_it_told_at_once_or_later() {
+fn system_errors_have_their_text_at_once_and_later() {
     const EADDRNOTAVAIL: i32 = 99;
     const ENETUNREACH: i32 = 101;
     const ETIMEDOUT: i32 = 110;
@@ -645,197 +646,224 @@ fn each_error_of_the_system_has_its_name_be_it_told_at_once_or_later() {
         (EMFILE, "Too many open files (os error 24)"),
     ] {
         let wanted = format!("never: cannot connect to 127.0.0.1:9: {text}");
-        let mut play = by_hand();
-        play.stage
+        let mut harness = by_hand();
+        harness
+            .net
             .borrow_mut()
-            .dials
+            .connect_results
             .push_back(Err(io::Error::from_raw_os_error(error)));
-        play.reactor.connect_to(vec![loopback(9)], LONG).unwrap();
+        harness.reactor.connect_to(vec![loopback(9)], LONG).unwrap();
         assert!(
-            play.reactor.handler().outcomes.is_empty(),
+            harness.reactor.handler().outcomes.is_empty(),
             "the handler is told in a turn, and not before the caller has the name"
         );
-        play.turn();
-        assert_eq!(told(&mut play), std::slice::from_ref(&wanted));
+        harness.turn();
+        assert_eq!(told(&mut harness), std::slice::from_ref(&wanted));
 
-        let mut play = by_hand();
-        play.reactor.connect_to(vec![loopback(9)], LONG).unwrap();
-        decide(&mut play, Err(error));
-        assert_eq!(told(&mut play), [wanted]);
-        assert_eq!((play.open(), play.reactor.connections()), (0, 0));
+        let mut harness = by_hand();
+        harness.reactor.connect_to(vec![loopback(9)], LONG).unwrap();
+        decide(&mut harness, Err(error));
+        assert_eq!(told(&mut harness), [wanted]);
+        assert_eq!(
+            (harness.open_sockets(), harness.reactor.connections()),
+            (0, 0)
+        );
     }
 }
 
 #[test]
-fn a_socket_that_is_connected_with_itself_is_tried_twice_more() {
+fn self_connection_is_retried_twice() {
     let itself = Ok(Established::WithItself);
-    let mut play = by_hand();
-    play.reactor.connect_to(vec![loopback(9)], LONG).unwrap();
+    let mut harness = by_hand();
+    harness.reactor.connect_to(vec![loopback(9)], LONG).unwrap();
     for how in [itself, itself, Ok(Established::Yes)] {
-        decide(&mut play, how);
+        decide(&mut harness, how);
     }
-    assert_eq!(told(&mut play), ["open to 127.0.0.1:9"]);
+    assert_eq!(told(&mut harness), ["open to 127.0.0.1:9"]);
 
-    let mut play = by_hand();
-    play.reactor.connect_to(vec![loopback(9)], LONG).unwrap();
+    let mut harness = by_hand();
+    harness.reactor.connect_to(vec![loopback(9)], LONG).unwrap();
     for how in [itself; 3] {
-        decide(&mut play, how);
+        decide(&mut harness, how);
     }
     assert_eq!(
-        told(&mut play),
+        told(&mut harness),
         ["never: cannot connect to 127.0.0.1:9: connected with itself: nothing listens there"]
     );
-    assert_eq!((play.open(), play.stage.borrow().dialed.len()), (0, 3));
+    assert_eq!(
+        (harness.open_sockets(), harness.net.borrow().dialed.len()),
+        (0, 3)
+    );
 }
 
 #[test]
-fn a_success_that_comes_after_the_deadline_is_closed_and_nobody_hears_of_it() {
-    let mut play = by_hand();
-    play.reactor.connect_to(vec![loopback(9)], ms(500)).unwrap();
-    play.pass(ms(499));
+fn success_after_the_deadline_is_dropped_without_callback() {
+    let mut harness = by_hand();
+    harness
+        .reactor
+        .connect_to(vec![loopback(9)], ms(500))
+        .unwrap();
+    harness.run_for(ms(499));
     assert_eq!(
-        (play.reactor.handler().outcomes.len(), play.open()),
+        (
+            harness.reactor.handler().outcomes.len(),
+            harness.open_sockets()
+        ),
         (0, 1),
         "not before its time"
     );
-    play.pass(ms(3));
-    assert_eq!((told(&mut play).len(), play.open()), (1, 0));
-    decide(&mut play, Ok(Established::Yes));
+    harness.run_for(ms(3));
+    assert_eq!((told(&mut harness).len(), harness.open_sockets()), (1, 0));
+    decide(&mut harness, Ok(Established::Yes));
     assert_eq!(
-        (play.reactor.counters().stale, play.stage.borrow().asked),
+        (
+            harness.reactor.counters().stale,
+            harness.net.borrow().established_calls
+        ),
         (1, 0),
         "the old socket is not even asked"
     );
     assert_eq!(
-        told(&mut play),
+        told(&mut harness),
         ["never: cannot connect to 127.0.0.1:9: no answer within 500ms"]
     );
 }
 
 #[test]
-fn a_dial_that_is_begun_long_after_the_last_turn_has_its_whole_time() {
-    let mut play = by_hand();
-    play.pass(ms(10));
+fn dial_long_after_the_last_turn_has_its_whole_timeout() {
+    let mut harness = by_hand();
+    harness.run_for(ms(10));
     // The program does something else, looks up a name for instance.
-    play.skip(Duration::from_secs(1));
-    play.reactor.connect_to(vec![loopback(9)], ms(500)).unwrap();
-    play.turn();
-    play.pass(ms(400));
-    assert_eq!(told(&mut play), [""; 0]);
-    play.pass(ms(110));
-    assert_eq!(told(&mut play).len(), 1);
+    harness.skip(Duration::from_secs(1));
+    harness
+        .reactor
+        .connect_to(vec![loopback(9)], ms(500))
+        .unwrap();
+    harness.turn();
+    harness.run_for(ms(400));
+    assert_eq!(told(&mut harness), [""; 0]);
+    harness.run_for(ms(110));
+    assert_eq!(told(&mut harness).len(), 1);
 }
 
 #[test]
-fn an_address_has_its_part_of_the_time_to_the_last_tick() {
-    let mut play = by_hand();
-    play.pass(Duration::from_micros(900));
-    play.reactor
+fn address_has_its_share_of_the_timeout_to_the_last_tick() {
+    let mut harness = by_hand();
+    harness.run_for(Duration::from_micros(900));
+    harness
+        .reactor
         .connect_to(vec![loopback(8), loopback(9)], Duration::from_secs(4))
         .unwrap();
-    play.pass(Duration::from_micros(1_999_500));
+    harness.run_for(Duration::from_micros(1_999_500));
     assert_eq!(
-        play.stage.borrow().dialed,
+        harness.net.borrow().dialed,
         [loopback(8)],
         "two seconds are not over yet"
     );
 }
 
 #[test]
-fn an_event_of_the_address_before_is_not_taken_for_an_answer_of_this_one() {
-    let mut play = by_hand();
-    play.reactor
+fn event_of_the_previous_address_is_not_an_answer() {
+    let mut harness = by_hand();
+    harness
+        .reactor
         .connect_to(vec![loopback(8), loopback(9)], Duration::from_secs(4))
         .unwrap();
-    play.pass(ms(2010));
-    assert_eq!(play.stage.borrow().dialed, [loopback(8), loopback(9)]);
-    decide(&mut play, Ok(Established::NotYet)); // of which socket nobody can say: what counts is what the present one answers
-    assert!(play.reactor.handler().outcomes.is_empty());
-    decide(&mut play, Ok(Established::Yes));
-    assert_eq!(told(&mut play), ["open to 127.0.0.1:9"]);
+    harness.run_for(ms(2010));
+    assert_eq!(harness.net.borrow().dialed, [loopback(8), loopback(9)]);
+    decide(&mut harness, Ok(Established::NotYet)); // of which socket nobody can say: what counts is what the present one answers
+    assert!(harness.reactor.handler().outcomes.is_empty());
+    decide(&mut harness, Ok(Established::Yes));
+    assert_eq!(told(&mut harness), ["open to 127.0.0.1:9"]);
 }
 
 #[test]
-fn no_time_at_all_is_over_with_the_next_tick_and_all_the_time_is_never_over() {
-    let mut play = by_hand();
-    play.reactor
+fn zero_timeout_ends_next_tick_and_maximum_never_ends() {
+    let mut harness = by_hand();
+    harness
+        .reactor
         .connect_to(vec![loopback(9), loopback(10)], Duration::ZERO)
         .unwrap();
-    play.pass(ms(5));
-    assert_eq!((told(&mut play).len(), play.open()), (1, 0));
+    harness.run_for(ms(5));
+    assert_eq!((told(&mut harness).len(), harness.open_sockets()), (1, 0));
 
-    let mut play = by_hand();
-    play.reactor
+    let mut harness = by_hand();
+    harness
+        .reactor
         .connect_to(vec![loopback(9), loopback(10)], Duration::MAX)
         .unwrap();
-    let turns = play.pass(Duration::from_secs(365 * 24 * 60 * 60));
-    assert_eq!((told(&mut play).len(), play.open()), (0, 1));
+    let turns = harness.run_for(Duration::from_secs(365 * 24 * 60 * 60));
+    assert_eq!((told(&mut harness).len(), harness.open_sockets()), (0, 1));
     assert!(turns < 100, "{turns} turns of waiting");
-    decide(&mut play, Ok(Established::Yes));
-    assert_eq!(told(&mut play), ["open to 127.0.0.1:9"]);
+    decide(&mut harness, Ok(Established::Yes));
+    assert_eq!(told(&mut harness), ["open to 127.0.0.1:9"]);
 }
 
 #[test]
-fn what_is_sent_to_one_who_is_not_established_is_counted_and_never_arrives() {
+fn message_to_an_unestablished_dial_is_counted_and_dropped() {
     const ECONNREFUSED: i32 = if cfg!(target_os = "linux") { 111 } else { 61 };
     for (how, wanted) in [
         (Ok(Established::Yes), "open to "),
         (Err(ECONNREFUSED), "never: cannot connect to "),
     ] {
-        let mut play = by_hand();
-        let id = play.reactor.connect_to(vec![loopback(9)], LONG).unwrap();
-        let handle = play.reactor.handle();
+        let mut harness = by_hand();
+        let id = harness.reactor.connect_to(vec![loopback(9)], LONG).unwrap();
+        let handle = harness.reactor.handle();
         for _ in 0..3 {
             handle.send(id, &b"too early\n"[..]).unwrap();
         }
-        play.turn();
+        harness.turn();
         assert_eq!(
-            (play.reactor.counters().posts, play.reactor.counters().stale),
+            (
+                harness.reactor.counters().posts,
+                harness.reactor.counters().stale
+            ),
             (3, 3)
         );
-        decide(&mut play, how);
-        play.turn();
-        assert_eq!(play.got(0), b"");
-        let told = told(&mut play);
+        decide(&mut harness, how);
+        harness.turn();
+        assert_eq!(harness.received(0), b"");
+        let told = told(&mut harness);
         assert!(told.len() == 1 && told[0].starts_with(wanted), "{told:?}");
     }
 }
 
 #[test]
-fn a_stop_ends_dials_that_are_under_way() {
+fn stop_ends_pending_dials() {
     for how in [Stop::Gracefully, Stop::Within(Duration::ZERO), Stop::AtOnce] {
-        let mut play = by_hand();
-        play.reactor
+        let mut harness = by_hand();
+        harness
+            .reactor
             .connect_to(vec![loopback(8), loopback(9)], Duration::MAX)
             .unwrap();
-        play.reactor.stop(how);
+        harness.reactor.stop(how);
         assert_eq!(
-            play.reactor.turn(Some(Duration::ZERO)).unwrap(),
+            harness.reactor.turn(Some(Duration::ZERO)).unwrap(),
             Turn::Stopped
         );
         assert_eq!(
-            (told(&mut play), play.open()),
+            (told(&mut harness), harness.open_sockets()),
             (vec!["never: shut down".to_string()], 0)
         );
     }
 }
 
 #[test]
-fn a_handler_that_dials_again_whenever_one_has_failed_leaves_the_others_their_turn() {
+fn redial_on_every_failure_does_not_block_the_turn() {
     // As long as the loop is stopping, or full, or there is no address, each such dial fails at once.
     const MANY: usize = 10_000;
-    let mut play = by_hand();
-    play.reactor.handler().again = MANY;
-    let one = play.reactor.connect_to(vec![loopback(8)], LONG).unwrap();
+    let mut harness = by_hand();
+    harness.reactor.handler().again = MANY;
+    let one = harness.reactor.connect_to(vec![loopback(8)], LONG).unwrap();
     for _ in 0..2 {
-        decide(&mut play, Ok(Established::Yes));
-        play.reactor.connect_to(vec![loopback(9)], LONG).unwrap();
+        decide(&mut harness, Ok(Established::Yes));
+        harness.reactor.connect_to(vec![loopback(9)], LONG).unwrap();
     }
-    play.reactor.with(one, |_, _| Verdict::Abort);
-    play.reactor.stop(Stop::Gracefully);
-    play.pass(Duration::from_secs(1)); // the one is over, and is dialed again; the other one lingers
-    let turns = play.reactor.counters().turns as usize;
-    let failed = play.reactor.handler().outcomes.len();
+    harness.reactor.with(one, |_, _| Verdict::Abort);
+    harness.reactor.stop(Stop::Gracefully);
+    harness.run_for(Duration::from_secs(1)); // the one is over, and is dialed again; the other one lingers
+    let turns = harness.reactor.counters().turns as usize;
+    let failed = harness.reactor.handler().outcomes.len();
     assert!(
         failed <= 100 * turns,
         "{failed} dials failed in {turns} turns"
@@ -843,34 +871,35 @@ fn a_handler_that_dials_again_whenever_one_has_failed_leaves_the_others_their_tu
 }
 
 #[test]
-fn in_a_full_loop_a_handler_that_dials_again_does_not_hold_up_the_turn_either() {
+fn redial_in_a_full_loop_does_not_block_the_turn() {
     const MANY: usize = 10_000;
-    let mut play = by_hand_with_room_for(Some(1));
-    play.reactor.connect_to(vec![loopback(9)], LONG).unwrap();
-    play.reactor.handler().again = MANY;
-    play.reactor
+    let mut harness = by_hand_with_room_for(Some(1));
+    harness.reactor.connect_to(vec![loopback(9)], LONG).unwrap();
+    harness.reactor.handler().again = MANY;
+    harness
+        .reactor
         .handler()
         .in_open
         .push_back((vec![loopback(9)], LONG, 1));
-    decide(&mut play, Ok(Established::Yes));
-    let failed = play.reactor.handler().outcomes.len();
+    decide(&mut harness, Ok(Established::Yes));
+    let failed = harness.reactor.handler().outcomes.len();
     assert!(failed <= 100, "{failed} dials failed in one turn");
 }
 
 #[test]
-fn a_dial_that_the_last_callback_asks_for_has_an_outcome_too() {
+fn dial_from_the_last_callback_has_an_outcome() {
     for how in [Stop::Gracefully, Stop::AtOnce] {
-        let mut play = by_hand();
-        play.reactor.handler().again = 1;
-        play.reactor.connect_to(vec![loopback(9)], LONG).unwrap();
-        play.reactor.stop(how);
+        let mut harness = by_hand();
+        harness.reactor.handler().again = 1;
+        harness.reactor.connect_to(vec![loopback(9)], LONG).unwrap();
+        harness.reactor.stop(how);
         assert_eq!(
-            play.reactor.turn(Some(Duration::ZERO)).unwrap(),
+            harness.reactor.turn(Some(Duration::ZERO)).unwrap(),
             Turn::Stopped
         );
-        let _ = play.reactor.turn(Some(Duration::ZERO)).unwrap();
+        let _ = harness.reactor.turn(Some(Duration::ZERO)).unwrap();
         assert_eq!(
-            play.reactor.handler().of_key(1),
+            harness.reactor.handler().of_key(1),
             ["never: cannot connect to 127.0.0.1:1: the loop is stopping"],
             "{how:?}"
         );
@@ -878,7 +907,7 @@ fn a_dial_that_the_last_callback_asks_for_has_an_outcome_too() {
 }
 
 #[test]
-fn a_peer_that_refuses_after_it_was_reached_ends_an_open_connection_and_not_a_dial() {
+fn reset_after_the_connect_closes_an_open_connection() {
     let (mut reactor, (listener, addr)) = (dialer(), alive());
     reactor.connect(addr, LONG).unwrap();
     assert_eq!(outcomes(&mut reactor, 1).len(), 1);

@@ -241,12 +241,12 @@ const PLAIN: Plan = Plan {
 };
 
 #[test]
-fn two_who_flood_each_other_both_receive_everything() {
+fn mutual_flood_loses_nothing() {
     Ring::over_tcp(PLAIN, config()).run_to_the_end();
 }
 
 #[test]
-fn two_who_flood_each_other_with_small_marks_and_lines_longer_than_them_both_receive_everything() {
+fn mutual_flood_with_lines_above_the_write_marks_loses_nothing() {
     let small = Config {
         write_high: 2,
         write_low: 1,
@@ -264,7 +264,7 @@ fn two_who_flood_each_other_with_small_marks_and_lines_longer_than_them_both_rec
 }
 
 #[test]
-fn two_who_flood_each_other_with_tiny_lines_both_receive_everything() {
+fn mutual_flood_of_tiny_lines_loses_nothing() {
     Ring::over_tcp(
         Plan {
             requests: [100_000, 100_000],
@@ -278,7 +278,7 @@ fn two_who_flood_each_other_with_tiny_lines_both_receive_everything() {
 
 #[test]
 #[cfg(unix)]
-fn over_a_unix_socket_two_who_flood_each_other_both_receive_everything() {
+fn mutual_flood_over_a_unix_socket_loses_nothing() {
     let path = std::env::temp_dir().join(format!("glassloop-duplex-{}", std::process::id()));
     let listener = std::os::unix::net::UnixListener::bind(&path).unwrap();
     Ring::new(PLAIN, config(), |reactor| {
@@ -289,7 +289,7 @@ fn over_a_unix_socket_two_who_flood_each_other_both_receive_everything() {
 }
 
 #[test]
-fn a_client_that_floods_without_waiting_gets_every_ack() {
+fn client_that_floods_without_waiting_gets_every_ack() {
     Ring::over_tcp(
         Plan {
             requests: [MUCH, 0],
@@ -313,7 +313,7 @@ fn a_client_that_floods_without_waiting_gets_every_ack() {
 }
 
 #[test]
-fn the_side_that_accepts_may_flood_as_well() {
+fn accepting_side_can_flood_too() {
     Ring::over_tcp(
         Plan {
             requests: [0, MUCH],
@@ -326,7 +326,7 @@ fn the_side_that_accepts_may_flood_as_well() {
 }
 
 #[test]
-fn requests_and_acks_both_ways_come_through_if_each_side_bounds_what_it_has_under_way() {
+fn bounded_windows_let_all_requests_and_acks_through() {
     // Of the first windows all fits into the marks alone, of the last only into marks and sockets together.
     for (window, len) in [(9, 1000), (500, 11), (40, 1000)] {
         let plan = Plan {
@@ -340,7 +340,7 @@ fn requests_and_acks_both_ways_come_through_if_each_side_bounds_what_it_has_unde
 }
 
 #[test]
-fn requests_and_acks_both_ways_come_through_or_end_at_the_write_deadline_if_nothing_bounds_them() {
+fn unbounded_windows_finish_or_close_at_write_timeout() {
     // With requests and acks both ways and no window both sides may come to wait for the other one to read: no bounded
     // buffer can help that. It must not be silent, and not for ever: the write deadline ends it.
     let short = Config {
@@ -368,7 +368,7 @@ fn requests_and_acks_both_ways_come_through_or_end_at_the_write_deadline_if_noth
 }
 
 #[test]
-fn two_loops_in_two_threads_that_flood_each_other_both_receive_everything() {
+fn mutual_flood_between_two_threads_loses_nothing() {
     let wanted = (MUCH, 0);
     let handler = || Ends {
         plan: PLAIN,

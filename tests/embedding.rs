@@ -16,11 +16,11 @@ use glassloop::{Config, Context, Handler, Origin, Reactor, Stop, Turn, Verdict};
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token};
 use process::{Process, example};
-use util::{Client, PATIENCE, turn_until, wait_until};
+use util::{Client, TIMEOUT, turn_until, wait_until};
 
 /// An example that runs, and where it listens.
 fn run(name: &str) -> (Process, SocketAddr) {
-    Process::greeting(&mut Command::new(example(name)))
+    Process::run_listening(&mut Command::new(example(name)))
 }
 
 /// Several clients in turn, each of whose lines comes back before the next is sent: one lost edge, and it stands still.
@@ -58,22 +58,22 @@ fn talk_all_at_once(addr: SocketAddr) {
 
 /// Nothing but a deadline wakes the loop: who says nothing is let go when his time is up, and not before.
 fn fall_silent((mut clients, silent): (Vec<Client>, Instant)) {
-    clients[0].expect_end();
+    clients[0].expect_eof();
     let idle = silent.elapsed();
     assert!(idle >= Duration::from_secs(2), "let go after {idle:?}");
     for client in &mut clients[1..] {
-        client.expect_end();
+        client.expect_eof();
     }
 }
 
 #[test]
-fn embed_thread_serves_while_its_main_blocks_and_tells_all_what_is_typed() {
+fn embed_thread_serves_and_broadcasts_stdin_lines() {
     let (mut process, addr) = run("embed_thread");
     talk_all_at_once(addr);
     let (mut clients, _) = talk_in_lock_step(addr);
     for n in 0..100 {
         let news = format!("news {n}\n");
-        process.type_in(&news);
+        process.write_stdin(&news);
         for client in &mut clients {
             client.expect(news.as_bytes());
         }
@@ -83,18 +83,18 @@ fn embed_thread_serves_while_its_main_blocks_and_tells_all_what_is_typed() {
         .map(|n| format!("{n}\n"))
         .collect::<Vec<_>>()
         .concat();
-    process.type_in(&news);
-    process.end_of_input();
+    process.write_stdin(&news);
+    process.close_stdin();
     for client in &mut clients {
         client.expect(news.as_bytes());
-        client.expect_end();
+        client.expect_eof();
     }
     drop(clients);
     assert_eq!(process.end().0, Some(0));
 }
 
 #[test]
-fn embed_tokio_serves_and_lets_go_while_another_task_ticks() {
+fn embed_tokio_serves_and_closes_idle_connections_beside_a_task() {
     let (mut process, addr) = run("embed_tokio");
     talk_all_at_once(addr);
     fall_silent(talk_in_lock_step(addr));
@@ -107,12 +107,12 @@ fn embed_tokio_serves_and_lets_go_while_another_task_ticks() {
 }
 
 #[test]
-fn embed_nested_serves_and_lets_go_beside_another_source() {
+fn embed_nested_serves_and_closes_idle_connections() {
     let (_process, addr) = run("embed_nested");
     talk_all_at_once(addr);
     let clients = talk_in_lock_step(addr);
     let asker = UdpSocket::bind("127.0.0.1:0").unwrap();
-    asker.set_read_timeout(Some(PATIENCE)).unwrap();
+    asker.set_read_timeout(Some(TIMEOUT)).unwrap();
     let ask = |wanted: &[u8]| {
         let mut answer = [0; 16];
         asker.send_to(b"how many?", addr).unwrap();
@@ -127,7 +127,7 @@ fn embed_nested_serves_and_lets_go_beside_another_source() {
 }
 
 #[test]
-fn an_example_that_cannot_listen_says_so_and_fails() {
+fn example_that_cannot_listen_exits_with_an_error() {
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let addr = taken.local_addr().unwrap().to_string();
     for name in ["embed_thread", "embed_tokio", "embed_nested"] {
@@ -219,7 +219,7 @@ fn settle(reactor: &mut Reactor<Echo>) -> u32 {
 }
 
 #[test]
-fn an_idle_loop_has_no_deadline_unless_somebody_waits_for_something() {
+fn idle_loop_without_guards_has_no_deadline() {
     let (mut reactor, addr) = util::reactor(Echo, no_guards());
     assert_eq!(reactor.next_deadline(), None);
     let mut client = Client::connect(addr);
@@ -235,7 +235,7 @@ fn an_idle_loop_has_no_deadline_unless_somebody_waits_for_something() {
 }
 
 #[test]
-fn the_nearest_deadline_counts_and_nothing_that_was_taken_back() {
+fn next_deadline_is_the_nearest_and_ignores_cancelled_timers() {
     let secs = Duration::from_secs;
     let (mut reactor, addr) = util::reactor(
         Echo,
@@ -271,7 +271,7 @@ fn the_nearest_deadline_counts_and_nothing_that_was_taken_back() {
 }
 
 #[test]
-fn a_full_batch_of_events_counts_as_work_left() {
+fn full_event_batch_counts_as_unfinished_work() {
     const CLIENTS: u32 = 7;
     let (mut reactor, addr) = util::reactor(
         Echo,
@@ -293,7 +293,7 @@ fn a_full_batch_of_events_counts_as_work_left() {
         // There may be one edge for all of them; after it nothing but `next_deadline` says that
         // there is more.
         while reactor.counters().frames < u64::from(round * CLIENTS) {
-            assert!(outer.hears(PATIENCE), "{reactor:?}");
+            assert!(outer.hears(TIMEOUT), "{reactor:?}");
             let _ = turn(&mut reactor);
             settle(&mut reactor);
         }
@@ -304,7 +304,7 @@ fn a_full_batch_of_events_counts_as_work_left() {
 }
 
 #[test]
-fn what_a_turn_leaves_undone_is_due_at_once() {
+fn unfinished_work_of_a_turn_is_due_at_once() {
     // More is read than a connection may in one turn.
     let (mut reactor, addr) = util::reactor(
         Echo,
@@ -318,7 +318,7 @@ fn what_a_turn_leaves_undone_is_due_at_once() {
     settle(&mut reactor);
     client.send(&b"0123456789abcde\n".repeat(50));
     let mut outer = Outer::around(&reactor);
-    assert!(outer.hears(PATIENCE));
+    assert!(outer.hears(TIMEOUT));
     let _ = turn(&mut reactor);
     assert!(settle(&mut reactor) >= 49);
     client.expect(&b"0123456789abcde\n".repeat(50));
@@ -369,7 +369,7 @@ fn what_a_turn_leaves_undone_is_due_at_once() {
 }
 
 #[test]
-fn a_turn_of_zero_never_waits() {
+fn turn_with_zero_timeout_never_blocks() {
     let (mut reactor, addr) = util::reactor(
         Echo,
         Config {
@@ -385,18 +385,18 @@ fn a_turn_of_zero_never_waits() {
         let _ = turn(&mut reactor);
     }
     // It would be a second if each waited for a millisecond, and for ever if one of them waited for the deadline.
-    assert!(begun.elapsed() < PATIENCE, "{:?}", begun.elapsed());
+    assert!(begun.elapsed() < TIMEOUT, "{:?}", begun.elapsed());
     assert!(reactor.counters().turns >= 1000);
 }
 
 #[test]
-fn the_poller_s_descriptor_is_readable_exactly_when_there_is_something_to_hear() {
+fn poller_descriptor_is_readable_only_when_events_are_pending() {
     let (mut reactor, addr) = util::reactor(Echo, no_guards());
     let mut outer = Outer::around(&reactor);
     let quiet = Duration::from_millis(20);
     assert!(!outer.hears(quiet));
     let mut client = Client::connect(addr);
-    assert!(outer.hears(PATIENCE), "somebody wants in");
+    assert!(outer.hears(TIMEOUT), "somebody wants in");
     turn_until(&mut reactor, |reactor| reactor.connections() == 1);
     settle(&mut reactor);
     while outer.hears(Duration::ZERO) {
@@ -406,12 +406,12 @@ fn the_poller_s_descriptor_is_readable_exactly_when_there_is_something_to_hear()
     for _ in 0..3 {
         assert!(!outer.hears(quiet) && reactor.next_deadline().is_none());
         client.send(b"x\n");
-        assert!(outer.hears(PATIENCE), "a line has come");
+        assert!(outer.hears(TIMEOUT), "a line has come");
         let _ = turn(&mut reactor);
         client.expect(b"x\n");
         assert!(!outer.hears(quiet) && reactor.next_deadline().is_none());
         handle.post(()).unwrap();
-        assert!(outer.hears(PATIENCE), "a letter has come");
+        assert!(outer.hears(TIMEOUT), "a letter has come");
         let _ = turn(&mut reactor);
     }
     assert_eq!(
@@ -419,10 +419,10 @@ fn the_poller_s_descriptor_is_readable_exactly_when_there_is_something_to_hear()
         (3, 3)
     );
     drop(client);
-    assert!(outer.hears(PATIENCE), "somebody leaves");
+    assert!(outer.hears(TIMEOUT), "somebody leaves");
     turn_until(&mut reactor, |reactor| reactor.connections() == 0);
     handle.stop(Stop::Gracefully);
-    assert!(outer.hears(PATIENCE), "it is to stop");
+    assert!(outer.hears(TIMEOUT), "it is to stop");
     assert_eq!(turn(&mut reactor), Turn::Stopped);
 }
 
@@ -445,12 +445,12 @@ fn inherited() -> Vec<String> {
 
 #[test]
 #[cfg(target_os = "linux")]
-fn a_child_process_inherits_nothing_of_the_loop() {
+fn child_process_inherits_no_descriptor_of_the_loop() {
     let before = inherited();
     let (mut reactor, addr) = util::reactor(Echo, no_guards());
     reactor.listen("127.0.0.1:0").unwrap();
     let _client = Client::connect(addr);
-    reactor.connect(addr, PATIENCE).unwrap();
+    reactor.connect(addr, TIMEOUT).unwrap();
     // Accepted, dialed, and accepted again.
     turn_until(&mut reactor, |reactor| {
         reactor.connections() == 3 && reactor.counters().accepted == 2

@@ -2,19 +2,19 @@
 
 #![cfg(unix)]
 
-#[path = "util/played.rs"]
-mod played;
 #[path = "util/process.rs"]
 mod process;
+#[path = "util/scripted.rs"]
+mod scripted;
 mod util;
 
 use std::io::{ErrorKind, Read};
 use std::time::{Duration, Instant};
 
 use glassloop::Config;
-use played::Stage;
 use process::Process;
-use util::{Client, PATIENCE, Service, ack, id, service, submit, wait_until};
+use scripted::NetState;
+use util::{Client, Service, TIMEOUT, ack, id, service, submit, wait_until};
 
 const PEERS: usize = 120;
 
@@ -90,7 +90,7 @@ fn failures(log: &str) -> (usize, usize) {
 
 #[test]
 #[cfg(target_os = "linux")]
-fn out_of_descriptors_the_server_rests_serves_on_and_lets_in_those_who_wait_when_there_is_room() {
+fn out_of_descriptors_server_pauses_accepts_and_serves_on() {
     let (server, addr) =
         Process::with_descriptors(64, &["--max-connections", "1000", "--idle-timeout", "off"]);
     let mut peers = crowd(addr);
@@ -101,7 +101,7 @@ fn out_of_descriptors_the_server_rests_serves_on_and_lets_in_those_who_wait_when
         peer.expect(&ack(id(n as u64)));
     }
 
-    let (begun, ticks, before) = (Instant::now(), server.ticks(), failures(&server.log()));
+    let (begun, ticks, before) = (Instant::now(), server.cpu_ticks(), failures(&server.log()));
     let mut rounds = 0;
     while begun.elapsed() < Duration::from_secs(3) {
         let peer = &mut peers[rounds % inside];
@@ -112,7 +112,7 @@ fn out_of_descriptors_the_server_rests_serves_on_and_lets_in_those_who_wait_when
     }
     let (after, used, took) = (
         failures(&server.log()),
-        server.ticks() - ticks,
+        server.cpu_ticks() - ticks,
         begun.elapsed(),
     );
     let (lines, attempts) = (after.0 - before.0, after.1 - before.1);
@@ -143,7 +143,7 @@ fn out_of_descriptors_the_server_rests_serves_on_and_lets_in_those_who_wait_when
 }
 
 #[test]
-fn by_default_the_server_stops_accepting_before_it_runs_out_of_descriptors() {
+fn default_limit_stops_accepts_before_descriptors_run_out() {
     let (server, addr) = Process::with_descriptors(64, &[]);
     server.wait_for_log("room for 48 connections");
     let mut peers = crowd(addr);
@@ -159,7 +159,7 @@ fn by_default_the_server_stops_accepting_before_it_runs_out_of_descriptors() {
 }
 
 #[test]
-fn several_loops_stop_accepting_before_the_process_runs_out_of_descriptors_too() {
+fn several_loops_stop_accepts_before_descriptors_run_out() {
     let (server, addr) = Process::with_descriptors(64, &["--threads", "4"]);
     // Each further loop needs a few for itself.
     server.wait_for_log("room for 36 connections");
@@ -175,7 +175,7 @@ fn several_loops_stop_accepting_before_the_process_runs_out_of_descriptors_too()
 
 #[test]
 #[cfg(target_os = "linux")]
-fn more_newcomers_than_the_queue_holds_are_all_let_in_by_and_by() {
+fn connections_beyond_the_backlog_are_accepted_later() {
     const NEWCOMERS: usize = 8;
     let (listener, addr) = util::bound();
     listener.listen(2).unwrap();
@@ -230,20 +230,21 @@ mod errno {
     pub(crate) const ENOBUFS: i32 = 105;
 }
 
-type Play = played::Play<Service>;
+type Harness = scripted::Harness<Service>;
 
 /// A loop with so many listeners.
-fn by_hand(config: Config, doors: usize) -> Play {
-    Play::on(Stage::with_doors(doors), service(), config)
+fn by_hand(config: Config, listeners: usize) -> Harness {
+    Harness::on(NetState::with_listeners(listeners), service(), config)
 }
 
 /// How often each listener was asked for a connection.
-fn calls(play: &Play) -> Vec<u64> {
-    play.stage
+fn calls(harness: &Harness) -> Vec<u64> {
+    harness
+        .net
         .borrow()
-        .doors
+        .listeners
         .iter()
-        .map(|door| door.calls)
+        .map(|listener| listener.calls)
         .collect()
 }
 
@@ -259,53 +260,53 @@ const SECOND: Duration = Duration::from_secs(1);
 
 #[test]
 #[cfg(target_os = "linux")]
-fn without_room_in_the_system_there_are_at_most_20_attempts_a_second_over_all_listeners() {
+fn resource_errors_limit_accepts_to_20_attempts_a_second() {
     for error in [errno::EMFILE, errno::ENFILE, errno::ENOBUFS, errno::ENOMEM] {
-        let mut play = by_hand(idle(), 2);
-        for door in 0..2 {
-            play.stage.borrow_mut().doors[door].then = Some(error);
-            play.knock(door, []);
+        let mut harness = by_hand(idle(), 2);
+        for listener in 0..2 {
+            harness.net.borrow_mut().listeners[listener].then_error = Some(error);
+            harness.queue_accepts(listener, []);
         }
-        let turns = play.pass(3 * SECOND);
-        let calls: u64 = calls(&play).iter().sum();
+        let turns = harness.run_for(3 * SECOND);
+        let calls: u64 = calls(&harness).iter().sum();
         assert!(
             (55..=61).contains(&calls),
             "{calls} attempts in three seconds with error {error}"
         );
         assert!(turns <= calls + 2, "{turns} turns for {calls} attempts");
-        assert_eq!(play.reactor.counters().accept_errors, calls);
+        assert_eq!(harness.reactor.counters().accept_errors, calls);
         // Room again: no new event tells, and both are asked.
-        for door in &mut play.stage.borrow_mut().doors {
-            door.then = None;
-            door.script.push_back(Ok(()));
+        for listener in &mut harness.net.borrow_mut().listeners {
+            listener.then_error = None;
+            listener.script.push_back(Ok(()));
         }
-        play.pass(SECOND / 10);
-        assert_eq!(play.reactor.connections(), 2, "error {error}");
-        assert!(play.pass(60 * SECOND) <= 2, "and then it sleeps");
+        harness.run_for(SECOND / 10);
+        assert_eq!(harness.reactor.connections(), 2, "error {error}");
+        assert!(harness.run_for(60 * SECOND) <= 2, "and then it sleeps");
     }
 }
 
 #[test]
 #[cfg(target_os = "linux")]
-fn a_listener_that_is_sick_rests_alone_and_the_others_are_served_meanwhile() {
+fn failing_listener_pauses_alone_and_others_accept() {
     for error in [errno::EINVAL, errno::EPERM, errno::EOPNOTSUPP] {
-        let mut play = by_hand(idle(), 3);
+        let mut harness = by_hand(idle(), 3);
         for sick in [0, 2] {
-            play.stage.borrow_mut().doors[sick].then = Some(error);
-            play.knock(sick, []);
+            harness.net.borrow_mut().listeners[sick].then_error = Some(error);
+            harness.queue_accepts(sick, []);
         }
-        play.turn();
+        harness.turn();
         for served in 1..=20 {
-            play.knock(1, [Ok(())]);
-            play.turn();
+            harness.queue_accepts(1, [Ok(())]);
+            harness.turn();
             assert_eq!(
-                play.reactor.connections(),
+                harness.reactor.connections(),
                 served,
                 "in the very turn in which it came, with error {error} beside it"
             );
         }
-        let turns = play.pass(3 * SECOND);
-        let calls = calls(&play);
+        let turns = harness.run_for(3 * SECOND);
+        let calls = calls(&harness);
         assert!(
             [calls[0], calls[2]]
                 .iter()
@@ -314,35 +315,39 @@ fn a_listener_that_is_sick_rests_alone_and_the_others_are_served_meanwhile() {
         );
         assert!(turns <= 125, "{turns} turns in three seconds");
         // It recovers without an event.
-        play.stage.borrow_mut().doors[0].then = None;
-        play.stage.borrow_mut().doors[0].script.push_back(Ok(()));
-        play.pass(SECOND / 10);
-        assert_eq!(play.reactor.connections(), 21);
+        harness.net.borrow_mut().listeners[0].then_error = None;
+        harness.net.borrow_mut().listeners[0]
+            .script
+            .push_back(Ok(()));
+        harness.run_for(SECOND / 10);
+        assert_eq!(harness.reactor.connections(), 21);
     }
 }
 
 #[test]
 #[cfg(target_os = "linux")]
-fn a_storm_of_connections_that_are_gone_before_the_accept_costs_no_rest_and_no_more_than_a_turn_s_share_at_a_time()
- {
-    let mut play = by_hand(idle(), 2);
+fn aborted_connections_cause_no_pause_and_stay_within_the_turn_limit() {
+    let mut harness = by_hand(idle(), 2);
     let aborted = || Err(std::io::Error::from_raw_os_error(errno::ECONNABORTED));
-    play.knock(0, (0..100).map(|_| aborted()).chain([Ok(())]));
-    play.knock(1, [Ok(())]);
-    play.turn();
+    harness.queue_accepts(0, (0..100).map(|_| aborted()).chain([Ok(())]));
+    harness.queue_accepts(1, [Ok(())]);
+    harness.turn();
     assert_eq!(
-        (play.reactor.connections(), calls(&play)[0]),
+        (harness.reactor.connections(), calls(&harness)[0]),
         (1, 16),
         "the other one is served in the first turn"
     );
-    let turns = play.pass(Duration::from_millis(1));
-    assert_eq!((play.reactor.connections(), calls(&play)[0]), (2, 102));
+    let turns = harness.run_for(Duration::from_millis(1));
+    assert_eq!(
+        (harness.reactor.connections(), calls(&harness)[0]),
+        (2, 102)
+    );
     assert!(turns <= 8, "{turns} turns");
 }
 
 #[test]
 #[cfg(target_os = "linux")]
-fn an_error_of_one_newcomer_does_not_make_the_others_wait() {
+fn network_error_of_one_connection_does_not_delay_others() {
     // accept(2): "For reliable operation the application should detect the network errors defined for the protocol after
     // accept() and treat them like EAGAIN by retrying. In the case of TCP/IP, these are ENETDOWN, EPROTO, ENOPROTOOPT,
     // EHOSTDOWN, ENONET, EHOSTUNREACH, EOPNOTSUPP, and ENETUNREACH."
@@ -362,16 +367,16 @@ fn an_error_of_one_newcomer_does_not_make_the_others_wait() {
         EHOSTDOWN,
         EHOSTUNREACH,
     ] {
-        let mut play = by_hand(idle(), 2);
-        play.knock(0, [Err(std::io::Error::from_raw_os_error(error)), Ok(())]);
-        play.knock(1, [Ok(())]);
-        play.turn();
-        if play.reactor.connections() != 2 {
+        let mut harness = by_hand(idle(), 2);
+        harness.queue_accepts(0, [Err(std::io::Error::from_raw_os_error(error)), Ok(())]);
+        harness.queue_accepts(1, [Ok(())]);
+        harness.turn();
+        if harness.reactor.connections() != 2 {
             late.push(error);
         }
-        play.pass(SECOND / 10);
+        harness.run_for(SECOND / 10);
         assert_eq!(
-            play.reactor.connections(),
+            harness.reactor.connections(),
             2,
             "at the latest after a rest, with error {error}"
         );
@@ -383,23 +388,23 @@ fn an_error_of_one_newcomer_does_not_make_the_others_wait() {
 }
 
 #[test]
-fn a_full_house_with_somebody_at_the_door_is_no_reason_to_stay_awake() {
-    let mut play = by_hand(
+fn full_loop_with_pending_connections_does_not_spin() {
+    let mut harness = by_hand(
         Config {
             max_connections: Some(3),
             ..idle()
         },
         1,
     );
-    play.knock(0, (0..10).map(|_| Ok(())));
-    play.turn();
-    assert_eq!(play.reactor.connections(), 3);
-    assert!(play.pass(60 * SECOND) <= 2);
-    assert_eq!(calls(&play)[0], 3);
+    harness.queue_accepts(0, (0..10).map(|_| Ok(())));
+    harness.turn();
+    assert_eq!(harness.reactor.connections(), 3);
+    assert!(harness.run_for(60 * SECOND) <= 2);
+    assert_eq!(calls(&harness)[0], 3);
 }
 
 #[test]
-fn the_fixed_limit_lets_in_one_for_one_that_leaves_on_real_sockets() {
+fn connection_limit_accepts_one_for_each_close_on_real_sockets() {
     // The same as above with the real poller, which tells of those who wait only once.
     let server = util::Server::start(
         service(),
@@ -415,7 +420,7 @@ fn the_fixed_limit_lets_in_one_for_one_that_leaves_on_real_sockets() {
     for (n, mut client) in clients.into_iter().enumerate() {
         client.expect(&ack(id(n as u64)));
         client.shut_write();
-        client.stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        client.stream.set_read_timeout(Some(TIMEOUT)).unwrap();
         assert_eq!(client.stream.read(&mut [0]).unwrap(), 0);
     }
 }

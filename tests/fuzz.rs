@@ -1,4 +1,4 @@
-//! What holds for any bytes, tried with many: the fuzzer's targets for some seconds, and on all that it has found before.
+//! Runs the fuzz targets for some seconds, and on all inputs of the corpus.
 
 #[path = "fuzz/targets.rs"]
 mod targets;
@@ -11,9 +11,9 @@ use std::{env, fs, panic};
 use glassloop::submit::Dialect;
 use proptest::prelude::*;
 use proptest::test_runner::{TestError, TestRunner};
-use targets::{Acks, Field, Line, Piece, Requests, Rules};
+use targets::{Acks, Field, Line, Piece, ReferenceCodec, Requests};
 
-/// The inputs that are worth keeping, by name.
+/// The inputs of the corpus, by path.
 fn corpus(target: &str) -> Vec<(PathBuf, Vec<u8>)> {
     let dir = Path::new(env!("CARGO_MANIFEST_DIR"))
         .join("tests/fuzz/corpus")
@@ -29,13 +29,10 @@ fn corpus(target: &str) -> Vec<(PathBuf, Vec<u8>)> {
 
 fn replay(target: &str, run: fn(&[u8])) {
     let inputs = corpus(target);
-    assert!(
-        inputs.len() >= 10,
-        "the corpus of {target} is not where it was"
-    );
+    assert!(inputs.len() >= 10, "the corpus of {target} is missing");
     for (path, input) in inputs {
         if let Err(why) = panic::catch_unwind(|| run(&input)) {
-            eprintln!("this came of {}", path.display());
+            eprintln!("failed on {}", path.display());
             panic::resume_unwind(why);
         }
     }
@@ -43,11 +40,11 @@ fn replay(target: &str, run: fn(&[u8])) {
 
 #[derive(Clone, Debug)]
 enum Change {
-    Put(Vec<u8>),
+    Insert(Vec<u8>),
     Overwrite(Vec<u8>),
     Remove(usize),
     Repeat(usize),
-    CutOff,
+    Truncate,
 }
 
 fn change() -> impl Strategy<Value = Change> {
@@ -65,13 +62,13 @@ fn change() -> impl Strategy<Value = Change> {
         u32::MAX,
     ];
     prop_oneof![
-        bytes().prop_map(Change::Put),
+        bytes().prop_map(Change::Insert),
         bytes().prop_map(Change::Overwrite),
         prop::sample::select(lengths.to_vec())
             .prop_map(|length| Change::Overwrite(length.to_be_bytes().to_vec())),
         (1..20_usize).prop_map(Change::Remove),
         (1..60_usize).prop_map(Change::Repeat),
-        Just(Change::CutOff),
+        Just(Change::Truncate),
     ]
 }
 
@@ -79,7 +76,7 @@ fn changed(mut input: Vec<u8>, changes: &[(prop::sample::Index, Change)]) -> Vec
     for (at, change) in changes {
         let at = at.index(input.len() + 1);
         match change {
-            Change::Put(bytes) => drop(input.splice(at..at, bytes.iter().copied())),
+            Change::Insert(bytes) => drop(input.splice(at..at, bytes.iter().copied())),
             Change::Overwrite(bytes) => drop(input.splice(
                 at..(at + bytes.len()).min(input.len()),
                 bytes.iter().copied(),
@@ -89,13 +86,13 @@ fn changed(mut input: Vec<u8>, changes: &[(prop::sample::Index, Change)]) -> Vec
                 let again = input[at..(at + n).min(input.len())].to_vec();
                 input.splice(at..at, again);
             }
-            Change::CutOff => input.truncate(at),
+            Change::Truncate => input.truncate(at),
         }
     }
     input
 }
 
-/// Random bytes, and what is like an input of the corpus.
+/// Random bytes, and mutations of corpus inputs.
 fn inputs(target: &str) -> impl Strategy<Value = Vec<u8>> + use<> {
     let kept = corpus(target)
         .into_iter()
@@ -109,24 +106,24 @@ fn inputs(target: &str) -> impl Strategy<Value = Vec<u8>> + use<> {
 }
 
 thread_local! {
-    /// Whether the panics of this thread are told already: a failing input is made smaller by failing again and again.
-    static HAS_FAILED: Cell<bool> = const { Cell::new(false) };
+    /// True once a panic of this thread was printed. Shrinking repeats the failure many times.
+    static FAILURE_PRINTED: Cell<bool> = const { Cell::new(false) };
 }
 
-fn hush_while_shrinking() {
+fn print_only_first_panic() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
-        let tell = panic::take_hook();
+        let print = panic::take_hook();
         panic::set_hook(Box::new(move |info| {
-            if !HAS_FAILED.replace(true) {
-                tell(info);
+            if !FAILURE_PRINTED.replace(true) {
+                print(info);
             }
         }));
     });
-    HAS_FAILED.set(false);
+    FAILURE_PRINTED.set(false);
 }
 
-/// Tries so many inputs; `PROPTEST_CASES` asks for another number.
+/// Runs `cases` inputs, or `PROPTEST_CASES` if that is set.
 fn fuzz(target: &str, cases: u32, run: fn(&[u8])) {
     let default = ProptestConfig {
         failure_persistence: None,
@@ -139,12 +136,12 @@ fn fuzz(target: &str, cases: u32, run: fn(&[u8])) {
         cases
     };
     let mut runner = TestRunner::new(ProptestConfig { cases, ..default });
-    hush_while_shrinking();
+    print_only_first_panic();
     let outcome = runner.run(&inputs(target), |input| {
         run(&input);
         Ok(())
     });
-    HAS_FAILED.set(false);
+    FAILURE_PRINTED.set(false);
     if let Err(error) = outcome {
         let TestError::Fail(reason, input) = error else {
             panic!("{error}")
@@ -152,15 +149,16 @@ fn fuzz(target: &str, cases: u32, run: fn(&[u8])) {
         let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("{target}.input"));
         fs::write(&path, &input).unwrap();
         panic!(
-            "{reason}\nthe input: {}\nIt is in {path}. To replay it:\n    cp {path} tests/fuzz/corpus/{target}/a-telling-name && cargo test --test fuzz {target}",
+            "{reason}\ninput: {}\nsaved as {path}; to replay it:\n    \
+             cp {path} tests/fuzz/corpus/{target}/a-descriptive-name && cargo test --test fuzz {target}",
             input.escape_ascii(),
             path = path.display()
         );
     }
 }
 
-/// Cuts a stream in every way there is, read into place and not.
-fn cut_in_every_way<R: Rules>(rules: &R, stream: &[u8]) {
+/// Cuts a stream in every possible way, with direct reads and without.
+fn cut_everywhere<R: ReferenceCodec>(codec: &R, stream: &[u8]) {
     for cuts in 0..1_u32 << (stream.len() - 1) {
         let mut sizes = vec![1];
         for byte in 1..stream.len() {
@@ -170,13 +168,13 @@ fn cut_in_every_way<R: Rules>(rules: &R, stream: &[u8]) {
                 *sizes.last_mut().unwrap() += 1;
             }
         }
-        for placed in [false, true] {
+        for direct in [false, true] {
             targets::cut(
-                rules,
+                codec,
                 stream,
                 sizes.iter().map(|size| Piece {
                     size: *size,
-                    placed,
+                    direct,
                 }),
             );
         }
@@ -184,15 +182,15 @@ fn cut_in_every_way<R: Rules>(rules: &R, stream: &[u8]) {
 }
 
 #[test]
-fn a_short_stream_may_be_cut_in_every_way_there_is() {
-    cut_in_every_way(
+fn short_streams_decode_alike_however_they_are_cut() {
+    cut_everywhere(
         &Line {
             delimiter: b'\n',
             max: 4,
         },
         b"\na\r\n\r\nabc\nabcd",
     );
-    cut_in_every_way(
+    cut_everywhere(
         &Field {
             offset: 1,
             width: 2,
@@ -202,13 +200,13 @@ fn a_short_stream_may_be_cut_in_every_way_there_is() {
         },
         b"x\0\x03y\0\x05abz\0\x0a!",
     );
-    cut_in_every_way(
+    cut_everywhere(
         &Acks {
             dialect: Dialect::Text,
         },
         b"\0\0\0\x0e\x82\0\0\0\0\0\0\0\x01\x02",
     );
-    cut_in_every_way(
+    cut_everywhere(
         &Requests {
             dialect: Dialect::Text,
             max: 14,
@@ -218,19 +216,19 @@ fn a_short_stream_may_be_cut_in_every_way_there_is() {
 }
 
 #[test]
-fn codecs_cut_any_stream_alike() {
+fn codecs_match_their_references_on_any_stream() {
     replay("codecs", targets::codecs);
     fuzz("codecs", 3000, targets::codecs);
 }
 
 #[test]
-fn packets_are_what_they_were_and_nothing_else_is_one() {
+fn packets_round_trip_and_other_bytes_are_refused() {
     replay("packets", targets::packets);
     fuzz("packets", 3000, targets::packets);
 }
 
 #[test]
-fn a_connection_does_what_its_model_does() {
+fn connection_matches_its_model() {
     replay("connection", targets::connection);
     fuzz("connection", 3000, targets::connection);
 }

@@ -4,10 +4,10 @@
 //! [`Handler::deadline`](glassloop::Handler::deadline), a write is [`Context::send`], `CloseWrite` is what the loop does itself when all is sent,
 //! and what another goroutine does to a connection is a letter.
 
-#[path = "util/played.rs"]
-mod played;
-#[path = "util/scribe.rs"]
-mod scribe;
+#[path = "util/recorder.rs"]
+mod recorder;
+#[path = "util/scripted.rs"]
+mod scripted;
 mod util;
 
 use std::collections::BTreeSet;
@@ -24,9 +24,9 @@ use glassloop::{
 };
 use socket2::{Domain, Socket, Type};
 
-use played::{loopback, ms};
-use scribe::{Call, Play, Scribe, Task, closed, frame};
-use util::{Client, PATIENCE, Server, Silent, addr_of, own_host, turn_until, wait_until};
+use recorder::{Call, Harness, Recorder, Task, closed, frame};
+use scripted::{loopback, ms};
+use util::{Client, FullListener, Server, TIMEOUT, addr_of, turn_until, unique_host, wait_until};
 
 /// How one of Go's tests stands here.
 enum Parity {
@@ -40,7 +40,7 @@ use Parity::{Here, Not};
 const SELF: &str = "tests/go_parity.rs";
 const NO_UDP: &str = "there are no datagrams";
 const NO_RAW: &str = "no descriptor is handed out: a socket is read and written by its loop only";
-const CAUGHT: &str = "an_accept_that_fails_for_want_of_room_rests_and_is_asked_again_by_the_clock";
+const CAUGHT: &str = "accept_without_descriptors_backs_off_and_retries_by_timer";
 
 /// Every test of Go's that was looked at: those of its net package in the order of its files, then net/http's, then those of x/net's nettest.
 const TABLE: &[(&str, Parity)] = &[
@@ -107,7 +107,7 @@ const TABLE: &[(&str, Parity)] = &[
     ("TestConnClose", Here(SELF, "test_conn_close")),
     (
         "TestListenerClose",
-        Here("tests/closing.rs", "a_stop_at_once_drops_everything"),
+        Here("tests/closing.rs", "immediate_stop_drops_everything"),
     ),
     (
         "TestListenCloseListen",
@@ -117,7 +117,7 @@ const TABLE: &[(&str, Parity)] = &[
         "TestAcceptIgnoreAbortedConnRequest",
         Here(
             "tests/seam.rs",
-            "a_connection_that_is_gone_before_it_is_accepted_does_not_keep_the_next_one_out",
+            "connection_aborted_before_accept_does_not_block_the_next",
         ),
     ),
     ("TestZeroByteRead", Here(SELF, "test_zero_byte_read")),
@@ -133,7 +133,7 @@ const TABLE: &[(&str, Parity)] = &[
         "TestNotTemporaryRead",
         Here(
             "tests/closing.rs",
-            "a_reset_ends_one_connection_and_is_not_taken_for_an_end",
+            "reset_closes_one_connection_and_is_reported_as_reset",
         ),
     ),
     ("TestErrors", Here(SELF, "test_errors")),
@@ -151,7 +151,7 @@ const TABLE: &[(&str, Parity)] = &[
         "TestDialerPartialDeadline",
         Here(
             "src/reactor/dial.rs",
-            "addresses_share_the_time_and_none_gets_too_little_to_be_of_use",
+            "addresses_share_the_timeout_with_a_minimum_of_two_seconds",
         ),
     ),
     (
@@ -187,7 +187,7 @@ const TABLE: &[(&str, Parity)] = &[
         "TestTCPReadWriteAllocs",
         Here(
             "tests/cost.rs",
-            "a_lone_request_costs_one_wait_one_read_one_write_and_nothing_else",
+            "single_request_costs_one_poll_one_read_and_one_write",
         ),
     ),
     ("TestTCPStress", Here(SELF, "test_tcp_stress")),
@@ -205,14 +205,14 @@ const TABLE: &[(&str, Parity)] = &[
         "TestWritevError",
         Here(
             "tests/handler.rs",
-            "frames_that_came_before_a_reset_are_handled",
+            "frames_received_before_a_reset_are_handled",
         ),
     ),
     (
         "TestBuffers",
         Here(
             "tests/seam.rs",
-            "writes_of_one_byte_and_signals_lose_nothing",
+            "partial_and_interrupted_writes_lose_no_byte",
         ),
     ),
     (
@@ -236,14 +236,14 @@ const TABLE: &[(&str, Parity)] = &[
         "TestServerGracefulClose",
         Here(
             "tests/closing.rs",
-            "a_graceful_stop_answers_what_was_read_and_ends_with_no_reset",
+            "graceful_stop_answers_read_requests_without_a_reset",
         ),
     ),
     (
         "TestServerShutdown",
         Here(
             "tests/closing.rs",
-            "requests_read_but_not_yet_handled_are_answered_by_a_graceful_stop",
+            "graceful_stop_answers_requests_that_wait_in_the_inbox",
         ),
     ),
     (
@@ -258,14 +258,14 @@ const TABLE: &[(&str, Parity)] = &[
         "TestServerShutdownThenServe",
         Here(
             "tests/seam.rs",
-            "a_stopping_loop_ignores_its_old_listener_and_begins_nothing_new",
+            "stopping_loop_refuses_connects_and_listeners",
         ),
     ),
     (
         "nettest/BasicIO",
         Here(
             "tests/wire.rs",
-            "payloads_of_every_size_are_taken_up_to_the_largest_frame",
+            "payloads_up_to_the_largest_frame_are_accepted",
         ),
     ),
     ("nettest/PingPong", Here(SELF, "test_dial_listener_addr")),
@@ -287,7 +287,7 @@ const TABLE: &[(&str, Parity)] = &[
 ];
 
 #[test]
-fn every_test_that_the_table_names_is_there() {
+fn every_test_in_the_table_exists() {
     let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
     let mut names = BTreeSet::new();
     for (name, parity) in TABLE {
@@ -320,19 +320,19 @@ fn every_test_that_the_table_names_is_there() {
 }
 
 /// Lets a test of one connection set what it likes, between turns.
-fn set(play: &mut Play, setting: impl FnOnce(&mut Context<'_, Scribe>)) {
-    play.with_last(|cx| {
+fn set(harness: &mut Harness, setting: impl FnOnce(&mut Context<'_, Recorder>)) {
+    harness.with_last(|cx| {
         setting(cx);
         Verdict::Continue
     });
 }
 
 /// A played loop with one connection, and nothing written down yet.
-fn connected() -> (Play, usize) {
-    let mut play = Play::new(Config::default());
-    let peer = play.admit(1);
-    assert_eq!(play.calls(), [Call::Open]);
-    (play, peer)
+fn connected() -> (Harness, usize) {
+    let mut harness = Harness::new(Config::default());
+    let peer = harness.accept(1);
+    assert_eq!(harness.calls(), [Call::Open]);
+    (harness, peer)
 }
 
 const READ: Call = Call::Deadline(Direction::Read);
@@ -340,7 +340,7 @@ const WRITE: Call = Call::Deadline(Direction::Write);
 
 /// A loop in a thread, and a client that it has let in.
 fn served() -> (Server<Task>, Client) {
-    let server = Server::start(Scribe::default(), Config::default());
+    let server = Server::start(Recorder::default(), Config::default());
     let mut client = server.connect();
     client.send(b"hello\n");
     client.expect(b"hello\n");
@@ -350,26 +350,26 @@ fn served() -> (Server<Task>, Client) {
 /// Has something done in the loop's thread, and brings back what it says.
 fn ask<T: Send + 'static>(
     server: &Server<Task>,
-    question: impl FnOnce(&mut Scribe, &mut LoopContext<'_, Scribe>) -> T + Send + 'static,
+    question: impl FnOnce(&mut Recorder, &mut LoopContext<'_, Recorder>) -> T + Send + 'static,
 ) -> T {
     let (tell, told) = mpsc::channel();
     server
         .handle
-        .post(Box::new(move |scribe, cx| {
-            tell.send(question(scribe, cx)).unwrap();
+        .post(Box::new(move |recorder, cx| {
+            tell.send(question(recorder, cx)).unwrap();
         }))
         .unwrap();
-    told.recv_timeout(PATIENCE).expect("the loop should answer")
+    told.recv_timeout(TIMEOUT).expect("the loop should answer")
 }
 
 /// The same for the connection that was let in last.
 fn ask_last<T: Send + 'static>(
     server: &Server<Task>,
-    question: impl FnOnce(&mut Context<'_, Scribe>) -> T + Send + 'static,
+    question: impl FnOnce(&mut Context<'_, Recorder>) -> T + Send + 'static,
 ) -> T {
-    ask(server, |scribe, cx| {
+    ask(server, |recorder, cx| {
         let mut answer = None;
-        assert!(cx.with(scribe.last.unwrap(), |cx| {
+        assert!(cx.with(recorder.last.unwrap(), |cx| {
             answer = Some(question(cx));
             Verdict::Continue
         }));
@@ -382,8 +382,8 @@ fn ask_last<T: Send + 'static>(
 fn wait_for(server: &Server<Task>, call: &Call, count: usize) {
     wait_until(&format!("{call:?}, {count} times"), || {
         let wanted = call.clone();
-        ask(server, move |scribe, _| {
-            scribe
+        ask(server, move |recorder, _| {
+            recorder
                 .log
                 .iter()
                 .filter(|(_, call)| *call == wanted)
@@ -392,8 +392,8 @@ fn wait_for(server: &Server<Task>, call: &Call, count: usize) {
     });
 }
 
-fn scribe_loop() -> (Reactor<Scribe>, SocketAddr) {
-    util::reactor(Scribe::default(), Config::default())
+fn scribe_loop() -> (Reactor<Recorder>, SocketAddr) {
+    util::reactor(Recorder::default(), Config::default())
 }
 
 // ---------------------------------------------------------------- timeout_test.go
@@ -401,7 +401,7 @@ fn scribe_loop() -> (Reactor<Scribe>, SocketAddr) {
 /// Go: a dial with a timeout, or a deadline in the past, fails with a timeout and never hangs. Here it fails once, and in a turn of its own.
 #[test]
 fn test_dial_timeout() {
-    let Some(silent) = Silent::listen() else {
+    let Some(silent) = FullListener::listen() else {
         return;
     };
     let (mut reactor, _) = scribe_loop();
@@ -457,7 +457,7 @@ fn test_accept_timeout_must_return() {
         idle_timeout: None,
         ..Config::default()
     };
-    let server = Server::start(Scribe::default(), config);
+    let server = Server::start(Recorder::default(), config);
     let timer = ask(&server, |_, cx| cx.set_timer(cx.now() + ms(10)));
     wait_for(&server, &Call::LoopTimer(timer), 1);
 }
@@ -465,35 +465,35 @@ fn test_accept_timeout_must_return() {
 /// Go: a deadline that is over and then cleared must not make an accept return.
 #[test]
 fn test_accept_timeout_must_not_return() {
-    let (mut play, _) = connected();
-    let timer = play.reactor.set_timer(play.at(0));
-    play.skip(ms(100));
-    assert!(play.reactor.cancel_timer(timer));
-    play.pass(ms(1000));
-    assert_eq!(play.calls(), []);
+    let (mut harness, _) = connected();
+    let timer = harness.reactor.set_timer(harness.at(0));
+    harness.skip(ms(100));
+    assert!(harness.reactor.cancel_timer(timer));
+    harness.run_for(ms(1000));
+    assert_eq!(harness.calls(), []);
 }
 
 /// Go: a read with a deadline in the past fails though bytes are there, returns none of them, and fails again until the deadline is set anew.
 #[test]
 fn test_read_timeout() {
-    let (mut play, peer) = connected();
-    let past = play.at(0);
-    play.skip(ms(5));
-    play.turn();
-    set(&mut play, |cx| cx.set_read_deadline(Some(past)));
-    play.say(peer, b"one\ntwo\nthree\n");
-    play.pass(ms(1000));
-    assert_eq!(play.calls(), [READ], "no frame, and told once");
-    play.say(peer, b"four\n");
-    play.pass(ms(1000));
-    assert_eq!(play.calls(), [], "it stays passed");
-    set(&mut play, |cx| {
+    let (mut harness, peer) = connected();
+    let past = harness.at(0);
+    harness.skip(ms(5));
+    harness.turn();
+    set(&mut harness, |cx| cx.set_read_deadline(Some(past)));
+    harness.peer_sends(peer, b"one\ntwo\nthree\n");
+    harness.run_for(ms(1000));
+    assert_eq!(harness.calls(), [READ], "no frame, and told once");
+    harness.peer_sends(peer, b"four\n");
+    harness.run_for(ms(1000));
+    assert_eq!(harness.calls(), [], "it stays passed");
+    set(&mut harness, |cx| {
         cx.set_read_deadline(Some(cx.now() + ms(100)));
     });
-    play.pass(ms(50));
-    assert_eq!(play.calls(), ["one", "two", "three", "four"].map(frame));
-    play.pass(ms(1000));
-    assert_eq!(play.calls(), [READ], "the new one passes too");
+    harness.run_for(ms(50));
+    assert_eq!(harness.calls(), ["one", "two", "three", "four"].map(frame));
+    harness.run_for(ms(1000));
+    assert_eq!(harness.calls(), [READ], "the new one passes too");
 }
 
 /// Go: both deadlines in the past, the reading one cleared: the read waits, and what ends it is the close, not a timeout.
@@ -508,33 +508,33 @@ fn test_read_timeout_must_not_return() {
     client.send(b"still read\n");
     // The echo cannot be written any more, and that ends it; so it is another one that is closed.
     assert_eq!(
-        server.next_end(),
+        server.next_close_reason(),
         "write deadline passed, 0 bytes not read by the peer"
     );
-    let (mut play, peer) = connected();
-    set(&mut play, |cx| {
+    let (mut harness, peer) = connected();
+    set(&mut harness, |cx| {
         cx.set_deadline(Some(cx.now()));
         cx.set_read_deadline(None);
     });
-    play.pass(ms(1000));
+    harness.run_for(ms(1000));
     assert_eq!(
-        play.calls(),
+        harness.calls(),
         [WRITE],
         "no read deadline: it was cleared before it was told"
     );
-    let id = play.last();
-    play.reactor.handle().close(id).unwrap();
-    play.turn();
-    play.end(peer);
-    play.pass(ms(10));
-    assert_eq!(play.calls(), [closed("closed by the handler")]);
+    let id = harness.last();
+    harness.reactor.handle().close(id).unwrap();
+    harness.turn();
+    harness.peer_shuts_write(peer);
+    harness.run_for(ms(10));
+    assert_eq!(harness.calls(), [closed("closed by the handler")]);
 }
 
 /// Go: a write with a deadline in the past fails though there is room, writes nothing, and fails again until the deadline is set anew.
 #[test]
 fn test_write_timeout() {
-    let (mut play, peer) = connected();
-    set(&mut play, |cx| {
+    let (mut harness, peer) = connected();
+    set(&mut harness, |cx| {
         cx.set_write_deadline(Some(cx.now()));
         for _ in 0..3 {
             assert!(matches!(
@@ -544,39 +544,42 @@ fn test_write_timeout() {
         }
         assert_eq!(cx.pending(), 0);
     });
-    play.pass(ms(1000));
-    set(&mut play, |cx| {
+    harness.run_for(ms(1000));
+    set(&mut harness, |cx| {
         assert!(
             matches!(cx.try_send(&b"late"[..]), Err(SendError::DeadlinePassed)),
             "it stays passed"
         );
     });
-    play.pass(ms(10));
-    assert_eq!((play.calls(), play.got(peer)), (vec![WRITE], Vec::new()));
-    set(&mut play, |cx| {
+    harness.run_for(ms(10));
+    assert_eq!(
+        (harness.calls(), harness.received(peer)),
+        (vec![WRITE], Vec::new())
+    );
+    set(&mut harness, |cx| {
         cx.set_write_deadline(Some(cx.now() + ms(100)));
         assert!(cx.try_send(&b"in time"[..]).is_ok());
     });
-    play.pass(ms(10));
-    assert_eq!(play.got(peer), b"in time\n");
+    harness.run_for(ms(10));
+    assert_eq!(harness.received(peer), b"in time\n");
 }
 
 /// Go: both deadlines in the past, the writing one cleared: the write waits for room, and what ends it is the close.
 #[test]
 fn test_write_timeout_must_not_return() {
-    let (mut play, peer) = connected();
-    play.set_room(peer, 0);
-    set(&mut play, |cx| {
+    let (mut harness, peer) = connected();
+    harness.set_room(peer, 0);
+    set(&mut harness, |cx| {
         cx.set_deadline(Some(cx.now()));
         cx.set_write_deadline(None);
         assert!(cx.try_send(&b"patience"[..]).is_ok());
     });
-    play.pass(ms(1000));
-    assert_eq!(play.calls(), [READ]);
-    play.set_room(peer, 100);
-    play.tell(peer, |event| event.writable = true);
-    play.pass(ms(10));
-    assert_eq!(play.got(peer), b"patience\n");
+    harness.run_for(ms(1000));
+    assert_eq!(harness.calls(), [READ]);
+    harness.set_room(peer, 100);
+    harness.report_event(peer, |event| event.writable = true);
+    harness.run_for(ms(10));
+    assert_eq!(harness.received(peer), b"patience\n");
 }
 
 /// Go: a read deadline of 100 ms passes after 50 to 250 ms. Here never before 100; how much later is the machine's affair.
@@ -590,7 +593,7 @@ fn test_read_timeout_fluctuation() {
             now
         });
         wait_for(&server, &READ, n);
-        let came = ask(&server, |scribe, _| scribe.log.last().unwrap().0);
+        let came = ask(&server, |recorder, _| recorder.log.last().unwrap().0);
         assert!(came >= set_at + ms(100), "{:?}", came - set_at);
     }
 }
@@ -603,9 +606,9 @@ fn test_write_timeout_fluctuation() {
         ..Config::default()
     };
     let server = Server::start(
-        Scribe {
+        Recorder {
             on_deadline: |_, _| Verdict::Close,
-            ..Scribe::default()
+            ..Recorder::default()
         },
         config,
     );
@@ -618,7 +621,7 @@ fn test_write_timeout_fluctuation() {
         cx.set_write_deadline(Some(now + ms(100)));
         now
     });
-    let end = server.next_end();
+    let end = server.next_close_reason();
     assert!(set_at.elapsed() >= ms(100));
     assert!(
         end.starts_with("write deadline passed, ") && end.ends_with(" bytes not read by the peer"),
@@ -667,7 +670,7 @@ fn test_various_deadlines() {
             wanted.push(at);
         }
     }
-    let passed = |reactor: &mut Reactor<Scribe>| {
+    let passed = |reactor: &mut Reactor<Recorder>| {
         reactor
             .handler()
             .log
@@ -693,31 +696,31 @@ fn test_various_deadlines() {
 /// Go: deadlines that are moved on with each of a thousand reads and writes never pass.
 #[test]
 fn test_read_write_prolonged_timeout() {
-    let (mut play, peer) = connected();
-    play.reactor.handler().on_frame = |line, cx| {
+    let (mut harness, peer) = connected();
+    harness.reactor.handler().on_frame = |line, cx| {
         cx.set_read_deadline(Some(cx.now() + ms(3)));
         cx.set_write_deadline(Some(cx.now() + ms(3)));
         cx.send(line);
         Verdict::Continue
     };
     for _ in 0..1000 {
-        play.say(peer, b"more\n");
-        play.turn();
-        play.pass(ms(2));
+        harness.peer_sends(peer, b"more\n");
+        harness.turn();
+        harness.run_for(ms(2));
     }
-    assert_eq!(play.got(peer), b"more\n".repeat(1000));
+    assert_eq!(harness.received(peer), b"more\n".repeat(1000));
     assert!(
-        play.calls().iter().all(|call| *call == frame("more")),
+        harness.calls().iter().all(|call| *call == frame("more")),
         "no stale one came"
     );
-    play.pass(ms(10));
-    assert_eq!(play.calls(), [READ, WRITE], "the last ones do pass");
+    harness.run_for(ms(10));
+    assert_eq!(harness.calls(), [READ, WRITE], "the last ones do pass");
 }
 
 /// Go: deadlines of two microseconds, set a thousand times by another goroutine amid reads and writes: no race, no hang.
 #[test]
 fn test_read_write_deadline_race() {
-    let scribe = Scribe {
+    let recorder = Recorder {
         on_deadline: |_, cx| {
             cx.set_deadline(None);
             Verdict::Continue
@@ -727,17 +730,17 @@ fn test_read_write_deadline_race() {
             cx.send(line);
             Verdict::Continue
         },
-        ..Scribe::default()
+        ..Recorder::default()
     };
-    let server = Server::start(scribe, Config::default());
+    let server = Server::start(recorder, Config::default());
     let mut client = server.connect();
     client.send(b"hello\n");
     client.expect(b"hello\n");
     let handle = server.handle.clone();
     let setting = thread::spawn(move || {
         for n in 0..1000_u32 {
-            let task: Task = Box::new(move |scribe, cx| {
-                cx.with(scribe.last.unwrap(), |cx| {
+            let task: Task = Box::new(move |recorder, cx| {
+                cx.with(recorder.last.unwrap(), |cx| {
                     let at = Instant::now() + Duration::from_micros(2);
                     if n % 2 == 0 {
                         cx.set_read_deadline(Some(at));
@@ -757,8 +760,8 @@ fn test_read_write_deadline_race() {
     setting.join().unwrap();
     // All that was posted may be read in one turn, and so may the first question.
     wait_until("a deadline", || {
-        ask(&server, |scribe, _| {
-            scribe
+        ask(&server, |recorder, _| {
+            recorder
                 .log
                 .iter()
                 .any(|(_, call)| matches!(call, Call::Deadline(_)))
@@ -769,12 +772,12 @@ fn test_read_write_deadline_race() {
 /// Go: eight goroutines bring the deadlines of ten connections nearer and nearer, a hundred times each; they pass, and nothing panics.
 #[test]
 fn test_concurrent_set_deadline() {
-    let server = Server::start(Scribe::default(), Config::default());
+    let server = Server::start(Recorder::default(), Config::default());
     let let_in = |_| {
         let mut client = server.connect();
         client.send(b"hello\n");
         client.expect(b"hello\n");
-        (client, ask(&server, |scribe, _| scribe.last.unwrap()))
+        (client, ask(&server, |recorder, _| recorder.last.unwrap()))
     };
     let (_clients, ids): (Vec<Client>, Vec<ConnectionId>) = (0..10).map(let_in).unzip();
     thread::scope(|scope| {
@@ -803,19 +806,19 @@ fn test_concurrent_set_deadline() {
 /// Go: after `CloseWrite` the peer reads the end and may still write; a further write on this side fails; reading goes on to the peer's own end.
 #[test]
 fn test_close_write() {
-    let scribe = Scribe {
+    let recorder = Recorder {
         on_frame: |line, cx| {
             cx.send(line);
             Verdict::Close
         },
-        ..Scribe::default()
+        ..Recorder::default()
     };
-    let server = Server::start(scribe, Config::default());
+    let server = Server::start(recorder, Config::default());
     let mut client = server.connect();
     client.send(b"bye\n");
     client.expect(b"bye\n");
-    client.expect_end();
-    let id = ask(&server, |scribe, _| scribe.last.unwrap());
+    client.expect_eof();
+    let id = ask(&server, |recorder, _| recorder.last.unwrap());
     assert!(
         !ask(&server, move |_, cx| cx.send_to(id, &b"too late"[..])),
         "nothing is sent after the end"
@@ -823,7 +826,7 @@ fn test_close_write() {
     client.send(&vec![b'x'; 100_000]);
     client.shut_write();
     assert_eq!(
-        server.next_end(),
+        server.next_close_reason(),
         "closed by the handler",
         "read to the end, with no reset"
     );
@@ -834,11 +837,11 @@ fn test_close_write() {
 #[test]
 fn test_conn_close() {
     let (server, mut client) = served();
-    let id = ask(&server, |scribe, _| scribe.last.unwrap());
+    let id = ask(&server, |recorder, _| recorder.last.unwrap());
     server.handle.close(id).unwrap();
-    client.expect_end();
+    client.expect_eof();
     drop(client);
-    assert_eq!(server.next_end(), "closed by the handler");
+    assert_eq!(server.next_close_reason(), "closed by the handler");
     assert!(!ask(&server, move |_, cx| cx
         .with(id, |_| unreachable!("it is gone"))));
     assert!(!ask(&server, move |_, cx| cx.with(id, |_| Verdict::Close)));
@@ -852,9 +855,9 @@ fn test_conn_close() {
 /// Go: the address of a closed listener can be listened on again at once, with connections of the old one still about.
 #[test]
 fn test_listen_close_listen() {
-    let mut addr = SocketAddr::from((own_host(), 0));
+    let mut addr = SocketAddr::from((unique_host(), 0));
     for _ in 0..10 {
-        let mut reactor = Reactor::bind(addr, Scribe::default()).unwrap();
+        let mut reactor = Reactor::bind(addr, Recorder::default()).unwrap();
         addr = addr_of(&reactor);
         let mut client = Client::connect(addr);
         client.send(b"hello\n");
@@ -866,7 +869,7 @@ fn test_listen_close_listen() {
         assert!(reactor.with(id, |_, _| Verdict::Close));
         let _ = reactor.turn(Some(Duration::ZERO)).unwrap();
         client.expect(b"hello\n");
-        client.expect_end();
+        client.expect_eof();
         drop(client);
         turn_until(&mut reactor, |reactor| reactor.connections() == 0);
     }
@@ -875,19 +878,19 @@ fn test_listen_close_listen() {
 /// Go: a read into an empty buffer is not the end. Here nobody has a buffer to be empty: but the budget may be used up to the byte, and a frame may be empty.
 #[test]
 fn test_zero_byte_read() {
-    let mut play = Play::new(Config {
+    let mut harness = Harness::new(Config {
         scratch: 1,
         ..Config::default()
     });
-    let peer = play.admit(1);
-    play.say(peer, b"\nab\n\n");
-    play.pass(ms(10));
+    let peer = harness.accept(1);
+    harness.peer_sends(peer, b"\nab\n\n");
+    harness.run_for(ms(10));
     assert_eq!(
-        play.calls(),
+        harness.calls(),
         [Call::Open, frame(""), frame("ab"), frame("")]
     );
-    assert_eq!(play.got(peer), b"\nab\n\n");
-    assert!(play.is_open(peer));
+    assert_eq!(harness.received(peer), b"\nab\n\n");
+    assert!(harness.is_open(peer));
 }
 
 /// Go: setting the deadline to the past, from elsewhere, ends a read that waits.
@@ -898,9 +901,9 @@ fn test_read_timeout_unblocks_read() {
         ..Config::default()
     };
     let server = Server::start(
-        Scribe {
+        Recorder {
             on_deadline: |_, _| Verdict::Close,
-            ..Scribe::default()
+            ..Recorder::default()
         },
         config,
     );
@@ -910,16 +913,16 @@ fn test_read_timeout_unblocks_read() {
     ask_last(&server, |cx| {
         cx.set_read_deadline(cx.now().checked_sub(Duration::from_secs(1)));
     });
-    client.expect_end();
-    assert_eq!(server.next_end(), "read deadline passed");
+    client.expect_eof();
+    assert_eq!(server.next_close_reason(), "read deadline passed");
 }
 
 /// Go: a close on one side wakes the read on the other one, which finds the end.
 #[test]
 fn test_close_unblocks_read() {
     let (server, mut client) = served();
-    let id = ask(&server, |scribe, _| scribe.last.unwrap());
-    let reading = thread::spawn(move || client.expect_end());
+    let id = ask(&server, |recorder, _| recorder.last.unwrap());
+    let reading = thread::spawn(move || client.expect_eof());
     server.handle.close(id).unwrap();
     reading.join().unwrap();
 }
@@ -963,7 +966,7 @@ fn test_conn_and_listener() {
     assert_eq!(reactor.local_addrs(), [tcp.into(), unix.clone()]);
     assert_eq!(unix.to_string(), format!("unix:{}", path.display()));
     for (n, addr) in [tcp.into(), unix].into_iter().enumerate() {
-        let id = reactor.connect_to(vec![addr.clone()], PATIENCE).unwrap();
+        let id = reactor.connect_to(vec![addr.clone()], TIMEOUT).unwrap();
         let both = 2 * (n + 1);
         turn_until(&mut reactor, |reactor| {
             reactor
@@ -974,13 +977,13 @@ fn test_conn_and_listener() {
                 .count()
                 == both
         });
-        assert!(reactor.with(id, |scribe, cx| {
-            scribe.on_frame = |_, cx| {
+        assert!(reactor.with(id, |recorder, cx| {
+            recorder.on_frame = |_, cx| {
                 assert!(cx.try_send(&b"x"[..]).is_ok());
                 Verdict::Close
             };
             assert_eq!(cx.peer_addr(), addr);
-            cx.set_deadline(Some(cx.now() + PATIENCE));
+            cx.set_deadline(Some(cx.now() + TIMEOUT));
             cx.send(&b"hello"[..]);
             Verdict::Continue
         }));
@@ -1003,7 +1006,7 @@ fn test_dial_listener_addr() {
         cx.send(format!("{}", n - 1).as_bytes());
         Verdict::Continue
     };
-    let id = reactor.connect(addr, PATIENCE).unwrap();
+    let id = reactor.connect(addr, TIMEOUT).unwrap();
     turn_until(&mut reactor, |reactor| reactor.handler().log.len() == 2);
     assert!(reactor.with(id, |_, cx| {
         assert_eq!(cx.peer_addr().tcp(), Some(addr));
@@ -1017,19 +1020,19 @@ fn test_dial_listener_addr() {
 /// Go: a dial that nobody answers can be cancelled, and ends at once.
 #[test]
 fn test_dial_cancel() {
-    let mut play = Play::new(Config::default());
-    let id = play
+    let mut harness = Harness::new(Config::default());
+    let id = harness
         .reactor
         .connect_to(vec![loopback(1)], Duration::from_secs(3600))
         .unwrap();
-    play.pass(ms(100));
-    assert_eq!(play.reactor.connections(), 1);
-    play.reactor.handle().close(id).unwrap();
-    play.pass(ms(100));
-    assert_eq!(play.reactor.connections(), 0);
-    assert!(!play.is_open(0), "its socket is closed");
+    harness.run_for(ms(100));
+    assert_eq!(harness.reactor.connections(), 1);
+    harness.reactor.handle().close(id).unwrap();
+    harness.run_for(ms(100));
+    assert_eq!(harness.reactor.connections(), 0);
+    assert!(!harness.is_open(0), "its socket is closed");
     assert!(
-        matches!(&play.calls()[..], [Call::Close(_)]),
+        matches!(&harness.calls()[..], [Call::Close(_)]),
         "and the handler is told once"
     );
 }
@@ -1037,58 +1040,63 @@ fn test_dial_cancel() {
 /// Go: what would have cancelled the dial does no harm once it has succeeded: here its time, which is over later.
 #[test]
 fn test_cancel_after_dial() {
-    let mut play = Play::new(Config::default());
-    play.reactor.connect_to(vec![loopback(1)], ms(100)).unwrap();
-    play.pass(ms(50));
-    play.answer(0, Ok(Established::Yes));
-    play.pass(ms(1000));
-    play.say(0, b"well?\n");
-    play.pass(ms(1000));
-    assert_eq!(play.calls(), [Call::Open, frame("well?")]);
-    assert_eq!(play.got(0), b"well?\n");
+    let mut harness = Harness::new(Config::default());
+    harness
+        .reactor
+        .connect_to(vec![loopback(1)], ms(100))
+        .unwrap();
+    harness.run_for(ms(50));
+    harness.set_connect_state(0, Ok(Established::Yes));
+    harness.run_for(ms(1000));
+    harness.peer_sends(0, b"well?\n");
+    harness.run_for(ms(1000));
+    assert_eq!(harness.calls(), [Call::Open, frame("well?")]);
+    assert_eq!(harness.received(0), b"well?\n");
 }
 
 /// Go: of two addresses the one that loses is closed, however late it answers. Here it had its time before the other one was tried.
 #[test]
 fn test_dial_parallel_spurious_connection() {
-    let mut play = Play::new(Config::default());
-    play.reactor
+    let mut harness = Harness::new(Config::default());
+    harness
+        .reactor
         .connect_to(vec![loopback(1), loopback(1)], Duration::from_secs(4))
         .unwrap();
-    play.pass(ms(1900));
-    assert_eq!(play.sockets(), 1);
-    play.pass(ms(200));
-    assert_eq!(play.sockets(), 2, "the second one is tried");
-    assert!(!play.is_open(0), "and the first one is closed");
+    harness.run_for(ms(1900));
+    assert_eq!(harness.socket_count(), 1);
+    harness.run_for(ms(200));
+    assert_eq!(harness.socket_count(), 2, "the second one is tried");
+    assert!(!harness.is_open(0), "and the first one is closed");
     // The same token, and the same slot: the report on the first one must not be taken for the second one's success.
-    play.answer(0, Ok(Established::Yes));
-    play.turn();
-    assert_eq!(play.calls(), []);
-    play.answer(1, Ok(Established::Yes));
-    play.turn();
-    assert_eq!(play.calls(), [Call::Open]);
-    assert_eq!(play.reactor.connections(), 1);
+    harness.set_connect_state(0, Ok(Established::Yes));
+    harness.turn();
+    assert_eq!(harness.calls(), []);
+    harness.set_connect_state(1, Ok(Established::Yes));
+    harness.turn();
+    assert_eq!(harness.calls(), [Call::Open]);
+    assert_eq!(harness.reactor.connections(), 1);
 }
 
 /// Go: dials that fail leave no descriptor behind.
 #[test]
 fn test_dialer_dual_stack_fd_leak() {
-    let mut play = Play::new(Config::default());
+    let mut harness = Harness::new(Config::default());
     for _ in 0..10 {
         for _ in 0..10 {
-            play.reactor
+            harness
+                .reactor
                 .connect_to(vec![loopback(1), loopback(1)], ms(10))
                 .unwrap();
         }
-        play.pass(ms(100));
+        harness.run_for(ms(100));
         assert_eq!(
-            (play.reactor.connections(), play.reactor.buffered()),
+            (harness.reactor.connections(), harness.reactor.buffered()),
             (0, 0)
         );
     }
-    assert_eq!(play.open(), 0, "every socket is closed again");
-    assert_eq!(play.calls().len(), 100, "and each was told of once");
-    assert_eq!(play.reactor.next_deadline(), None);
+    assert_eq!(harness.open_sockets(), 0, "every socket is closed again");
+    assert_eq!(harness.calls().len(), 100, "and each was told of once");
+    assert_eq!(harness.reactor.next_deadline(), None);
 }
 
 // ---------------------------------------------------------------- tcpsock_test.go
@@ -1101,7 +1109,7 @@ fn test_tcp_spurious_conn_setup_completion() {
     // connected, and drops it without a word when the listener closes.
     let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
     socket
-        .bind(&SocketAddr::from((own_host(), 0)).into())
+        .bind(&SocketAddr::from((unique_host(), 0)).into())
         .unwrap();
     socket.listen(2 * DIALS as i32).unwrap();
     let listener = TcpListener::from(socket);
@@ -1115,9 +1123,9 @@ fn test_tcp_spurious_conn_setup_completion() {
         }
         // And from here on nobody listens.
     });
-    let mut reactor = Reactor::new(Scribe::default(), Config::default()).unwrap();
+    let mut reactor = Reactor::new(Recorder::default(), Config::default()).unwrap();
     for _ in 0..DIALS {
-        reactor.connect(addr, PATIENCE).unwrap();
+        reactor.connect(addr, TIMEOUT).unwrap();
         let _ = reactor.turn(Some(Duration::ZERO)).unwrap();
     }
     turn_until(&mut reactor, |reactor| reactor.connections() == 0);
@@ -1150,20 +1158,23 @@ fn test_tcp_spurious_conn_setup_completion() {
 /// Go: the same with dials that are given up: none succeeds later.
 #[test]
 fn test_tcp_spurious_conn_setup_completion_with_cancel() {
-    let mut play = Play::new(Config::default());
+    let mut harness = Harness::new(Config::default());
     for n in 0..100 {
-        play.reactor.connect_to(vec![loopback(1)], ms(10)).unwrap();
-        play.pass(ms(11));
+        harness
+            .reactor
+            .connect_to(vec![loopback(1)], ms(10))
+            .unwrap();
+        harness.run_for(ms(11));
         // The answer comes just before it is given up, or just after.
-        play.answer(n, Ok(Established::Yes));
+        harness.set_connect_state(n, Ok(Established::Yes));
         if n % 2 == 0 {
-            play.skip(ms(5));
+            harness.skip(ms(5));
         }
-        play.turn();
-        play.end(n);
-        play.pass(ms(100));
+        harness.turn();
+        harness.peer_shuts_write(n);
+        harness.run_for(ms(100));
     }
-    let calls = play.calls();
+    let calls = harness.calls();
     assert_eq!(
         calls
             .iter()
@@ -1177,30 +1188,31 @@ fn test_tcp_spurious_conn_setup_completion_with_cancel() {
             "{pair:?}"
         );
     }
-    assert_eq!((play.sockets(), play.open()), (100, 0));
-    assert_eq!(play.reactor.connections(), 0);
+    assert_eq!((harness.socket_count(), harness.open_sockets()), (100, 0));
+    assert_eq!(harness.reactor.connections(), 0);
 }
 
 /// Go: a socket that the system has connected with itself is no connection; it is tried again, twice.
 #[test]
 fn test_tcp_self_connect() {
-    let mut play = Play::new(Config::default());
-    play.reactor
-        .connect_to(vec![loopback(1)], PATIENCE)
+    let mut harness = Harness::new(Config::default());
+    harness
+        .reactor
+        .connect_to(vec![loopback(1)], TIMEOUT)
         .unwrap();
     for n in 0..3 {
-        assert_eq!((play.sockets(), play.is_open(n)), (n + 1, true));
-        play.answer(n, Ok(Established::WithItself));
-        play.turn();
+        assert_eq!((harness.socket_count(), harness.is_open(n)), (n + 1, true));
+        harness.set_connect_state(n, Ok(Established::WithItself));
+        harness.turn();
     }
-    play.pass(ms(10));
-    assert_eq!(play.sockets(), 3);
-    let calls = play.calls();
+    harness.run_for(ms(10));
+    assert_eq!(harness.socket_count(), 3);
+    let calls = harness.calls();
     assert!(
         matches!(&calls[..], [Call::Close(reason)] if reason.contains("connected with itself")),
         "{calls:?}"
     );
-    assert_eq!(play.reactor.connections(), 0);
+    assert_eq!(harness.reactor.connections(), 0);
 }
 
 /// Go: several goroutines accept on one listener, and all who dial are served. Here it is several loops.
@@ -1214,7 +1226,7 @@ fn test_tcp_concurrent_accept() {
             let (listener, tell) = (listener.try_clone().unwrap(), tell.clone());
             thread::spawn(move || {
                 let mut reactor = Reactor::new(
-                    Scribe::default(),
+                    Recorder::default(),
                     Config {
                         loops: 3,
                         ..Config::default()
@@ -1229,7 +1241,7 @@ fn test_tcp_concurrent_accept() {
         })
         .collect();
     let handles: Vec<_> = (0..3)
-        .map(|_| told.recv_timeout(PATIENCE).unwrap())
+        .map(|_| told.recv_timeout(TIMEOUT).unwrap())
         .collect();
     for n in 0..10 {
         let mut clients: Vec<Client> = (0..10).map(|_| Client::connect(addr)).collect();
@@ -1277,7 +1289,7 @@ fn test_tcp_stress() {
 #[test]
 fn test_close_error() {
     let (server, client) = served();
-    let id = ask(&server, |scribe, _| scribe.last.unwrap());
+    let id = ask(&server, |recorder, _| recorder.last.unwrap());
     drop(client);
     for _ in 0..3 {
         // While it is going either is right.
@@ -1286,7 +1298,7 @@ fn test_close_error() {
             Ok(()) | Err(PostError::Gone(_))
         ));
     }
-    server.next_end();
+    server.next_close_reason();
     assert_eq!(server.handle.close(id), Err(PostError::Gone(id)));
     let handle = server.handle.clone();
     server.stop();
@@ -1308,7 +1320,7 @@ fn test_close_error() {
 #[test]
 fn test_closing_listener() {
     for _ in 0..10 {
-        let server = Server::start(Scribe::default(), Config::default());
+        let server = Server::start(Recorder::default(), Config::default());
         let addr = server.addr;
         server.stop();
         let _again = TcpListener::bind(addr).unwrap();
@@ -1318,12 +1330,12 @@ fn test_closing_listener() {
 /// Go: using a connection while another goroutine closes it is safe: it works or it says that it is gone, and never reaches another one.
 #[test]
 fn test_file_close_race() {
-    let server = Server::start(Scribe::default(), Config::default());
+    let server = Server::start(Recorder::default(), Config::default());
     for _ in 0..30 {
         let mut client = server.connect();
         client.send(b"hello\n");
         client.expect(b"hello\n");
-        let id = ask(&server, |scribe, _| scribe.last.unwrap());
+        let id = ask(&server, |recorder, _| recorder.last.unwrap());
         thread::scope(|scope| {
             for closes in [false, false, true] {
                 let handle = &server.handle;
@@ -1349,39 +1361,39 @@ fn test_file_close_race() {
             rest.escape_ascii()
         );
         drop(client);
-        assert_eq!(server.next_end(), "closed by the handler");
+        assert_eq!(server.next_close_reason(), "closed by the handler");
     }
 }
 
 /// Go: a write deadline that is over is an error, and not a success in silence.
 #[test]
 fn test_sendfile_on_write_timeout_exceeded() {
-    let (mut play, peer) = connected();
-    play.set_room(peer, 2);
-    set(&mut play, |cx| {
+    let (mut harness, peer) = connected();
+    harness.set_room(peer, 2);
+    set(&mut harness, |cx| {
         cx.send(&b"first"[..]);
         cx.set_write_deadline(Some(cx.now() + ms(100)));
     });
-    play.pass(ms(50));
-    assert_eq!(play.got(peer), b"fi");
-    play.pass(ms(100));
-    set(&mut play, |cx| cx.send(&b"second"[..]));
-    play.pass(ms(10));
+    harness.run_for(ms(50));
+    assert_eq!(harness.received(peer), b"fi");
+    harness.run_for(ms(100));
+    set(&mut harness, |cx| cx.send(&b"second"[..]));
+    harness.run_for(ms(10));
     assert_eq!(
-        play.calls(),
+        harness.calls(),
         [
             WRITE,
             closed("write deadline passed, 4 bytes not read by the peer")
         ]
     );
     // And so it is with what others send.
-    let (mut play, peer) = connected();
-    set(&mut play, |cx| cx.set_write_deadline(Some(cx.now())));
-    let id = play.last();
-    play.reactor.handle().send(id, &b"late\n"[..]).unwrap();
-    play.pass(ms(10));
-    assert_eq!(play.got(peer), b"");
-    assert!(!play.is_open(peer));
+    let (mut harness, peer) = connected();
+    set(&mut harness, |cx| cx.set_write_deadline(Some(cx.now())));
+    let id = harness.last();
+    harness.reactor.handle().send(id, &b"late\n"[..]).unwrap();
+    harness.run_for(ms(10));
+    assert_eq!(harness.received(peer), b"");
+    assert!(!harness.is_open(peer));
 }
 
 // ---------------------------------------------------------------- net/http's serve_test.go
@@ -1389,10 +1401,10 @@ fn test_sendfile_on_write_timeout_exceeded() {
 /// Go: a connection that has said nothing yet does not hold up a graceful end for long. Here not at all.
 #[test]
 fn test_server_shutdown_state_new() {
-    let server = Server::start(Scribe::default(), Config::default());
+    let server = Server::start(Recorder::default(), Config::default());
     let mut silent = server.connect();
     server.handle.stop(Stop::Gracefully);
-    silent.expect_end();
+    silent.expect_eof();
     drop(silent);
     server.stop();
 }
@@ -1400,16 +1412,16 @@ fn test_server_shutdown_state_new() {
 /// Go: a listener is closed once, however often the end is asked for.
 #[test]
 fn test_server_close_listener_once() {
-    let (mut play, peer) = connected();
+    let (mut harness, peer) = connected();
     for how in [Stop::Gracefully, Stop::Gracefully, Stop::Within(ms(10))] {
-        play.reactor.stop(how);
-        play.turn();
+        harness.reactor.stop(how);
+        harness.turn();
     }
-    assert_eq!(play.stage.borrow().unlistened, 1);
-    play.reactor.stop(Stop::AtOnce);
-    assert_eq!(play.reactor.turn(None).unwrap(), Turn::Stopped);
-    assert_eq!(play.stage.borrow().unlistened, 1);
-    assert!(!play.is_open(peer));
+    assert_eq!(harness.net.borrow().listeners_closed, 1);
+    harness.reactor.stop(Stop::AtOnce);
+    assert_eq!(harness.reactor.turn(None).unwrap(), Turn::Stopped);
+    assert_eq!(harness.net.borrow().listeners_closed, 1);
+    assert!(!harness.is_open(peer));
 }
 
 // ---------------------------------------------------------------- x/net/nettest
@@ -1418,7 +1430,7 @@ fn test_server_close_listener_once() {
 #[test]
 fn racy_write() {
     let (server, mut client) = served();
-    let id = ask(&server, |scribe, _| scribe.last.unwrap());
+    let id = ask(&server, |recorder, _| recorder.last.unwrap());
     thread::scope(|scope| {
         for name in *b"abcdefghij" {
             let handle = &server.handle;
@@ -1427,7 +1439,7 @@ fn racy_write() {
                     handle.send(id, [&[name; 63][..], b"\n"].concat()).unwrap();
                     let task: Task = Box::new(move |_, cx| {
                         cx.with(id, |cx| {
-                            cx.set_write_deadline(Some(cx.now() + PATIENCE));
+                            cx.set_write_deadline(Some(cx.now() + TIMEOUT));
                             Verdict::Continue
                         });
                     });
@@ -1450,15 +1462,15 @@ fn racy_write() {
 /// A read deadline does not keep anybody from writing.
 #[test]
 fn read_timeout() {
-    let (mut play, peer) = connected();
-    set(&mut play, |cx| cx.set_read_deadline(Some(cx.now())));
-    play.pass(ms(10));
-    set(&mut play, |cx| {
+    let (mut harness, peer) = connected();
+    set(&mut harness, |cx| cx.set_read_deadline(Some(cx.now())));
+    harness.run_for(ms(10));
+    set(&mut harness, |cx| {
         assert!(cx.try_send(&b"written"[..]).is_ok());
     });
-    play.pass(ms(10));
+    harness.run_for(ms(10));
     assert_eq!(
-        (play.calls(), play.got(peer)),
+        (harness.calls(), harness.received(peer)),
         (vec![READ], b"written\n".to_vec())
     );
 }
@@ -1466,39 +1478,39 @@ fn read_timeout() {
 /// A write deadline does not keep anybody from reading.
 #[test]
 fn write_timeout() {
-    let (mut play, peer) = connected();
-    play.reactor.handler().on_frame = |_, _| Verdict::Continue;
-    set(&mut play, |cx| cx.set_write_deadline(Some(cx.now())));
-    play.pass(ms(10));
-    play.say(peer, b"read\n");
-    play.pass(ms(10));
-    assert_eq!(play.calls(), [WRITE, frame("read")]);
+    let (mut harness, peer) = connected();
+    harness.reactor.handler().on_frame = |_, _| Verdict::Continue;
+    set(&mut harness, |cx| cx.set_write_deadline(Some(cx.now())));
+    harness.run_for(ms(10));
+    harness.peer_sends(peer, b"read\n");
+    harness.run_for(ms(10));
+    assert_eq!(harness.calls(), [WRITE, frame("read")]);
 }
 
 /// Deadlines in the past act at once, on both directions, and the connection can be used again once they are cleared.
 #[test]
 fn past_timeout() {
-    let (mut play, peer) = connected();
-    set(&mut play, |cx| {
+    let (mut harness, peer) = connected();
+    set(&mut harness, |cx| {
         cx.set_deadline(
             cx.now()
                 .checked_sub(Duration::from_secs(1))
                 .or(Some(cx.now())),
         );
     });
-    play.say(peer, b"waits\n");
-    play.pass(ms(10));
-    set(&mut play, |cx| {
+    harness.peer_sends(peer, b"waits\n");
+    harness.run_for(ms(10));
+    set(&mut harness, |cx| {
         assert!(matches!(
             cx.try_send(&b"late"[..]),
             Err(SendError::DeadlinePassed)
         ));
     });
-    assert_eq!(play.calls(), [READ, WRITE]);
-    set(&mut play, |cx| cx.set_deadline(None));
-    play.pass(ms(10));
+    assert_eq!(harness.calls(), [READ, WRITE]);
+    set(&mut harness, |cx| cx.set_deadline(None));
+    harness.run_for(ms(10));
     assert_eq!(
-        (play.calls(), play.got(peer)),
+        (harness.calls(), harness.received(peer)),
         (vec![frame("waits")], b"waits\n".to_vec())
     );
 }
@@ -1506,23 +1518,23 @@ fn past_timeout() {
 /// A deadline that is now acts on what waits already.
 #[test]
 fn present_timeout() {
-    let (mut play, peer) = connected();
-    play.set_room(peer, 0);
-    set(&mut play, |cx| cx.send(&b"stuck"[..]));
-    play.pass(ms(100));
-    set(&mut play, |cx| cx.set_deadline(Some(cx.now())));
-    play.set_room(peer, 100);
-    play.tell(peer, |event| event.writable = true);
-    play.pass(ms(10));
+    let (mut harness, peer) = connected();
+    harness.set_room(peer, 0);
+    set(&mut harness, |cx| cx.send(&b"stuck"[..]));
+    harness.run_for(ms(100));
+    set(&mut harness, |cx| cx.set_deadline(Some(cx.now())));
+    harness.set_room(peer, 100);
+    harness.report_event(peer, |event| event.writable = true);
+    harness.run_for(ms(10));
     assert_eq!(
-        (play.calls(), play.got(peer)),
+        (harness.calls(), harness.received(peer)),
         (vec![READ, WRITE], Vec::new()),
         "what is queued stays so"
     );
-    set(&mut play, |cx| cx.set_write_deadline(None));
-    play.pass(ms(10));
+    set(&mut harness, |cx| cx.set_write_deadline(None));
+    harness.run_for(ms(10));
     assert_eq!(
-        play.got(peer),
+        harness.received(peer),
         b"stuck\n",
         "and goes out when the deadline is cleared"
     );
@@ -1531,17 +1543,17 @@ fn present_timeout() {
 /// A deadline in the future acts then, and the connection can be used again once it is set anew.
 #[test]
 fn future_timeout() {
-    let (mut play, peer) = connected();
-    set(&mut play, |cx| cx.set_deadline(Some(cx.now() + ms(100))));
-    play.pass(ms(99));
-    assert_eq!(play.calls(), []);
-    play.pass(ms(2));
-    assert_eq!(play.calls(), [READ, WRITE]);
-    set(&mut play, |cx| cx.set_deadline(None));
-    play.say(peer, b"again\n");
-    play.pass(ms(10));
+    let (mut harness, peer) = connected();
+    set(&mut harness, |cx| cx.set_deadline(Some(cx.now() + ms(100))));
+    harness.run_for(ms(99));
+    assert_eq!(harness.calls(), []);
+    harness.run_for(ms(2));
+    assert_eq!(harness.calls(), [READ, WRITE]);
+    set(&mut harness, |cx| cx.set_deadline(None));
+    harness.peer_sends(peer, b"again\n");
+    harness.run_for(ms(10));
     assert_eq!(
-        (play.calls(), play.got(peer)),
+        (harness.calls(), harness.received(peer)),
         (vec![frame("again")], b"again\n".to_vec())
     );
 }
@@ -1549,63 +1561,63 @@ fn future_timeout() {
 /// A close ends what waits, with its own reason and not with a deadline's.
 #[test]
 fn close_timeout() {
-    let (mut play, peer) = connected();
-    set(&mut play, |cx| cx.set_deadline(Some(cx.now() + ms(100))));
-    play.with_last(|_| Verdict::Close);
-    play.turn();
-    play.pass(ms(500));
-    play.end(peer);
-    play.pass(ms(10));
-    assert_eq!(play.calls(), [closed("closed by the handler")]);
+    let (mut harness, peer) = connected();
+    set(&mut harness, |cx| cx.set_deadline(Some(cx.now() + ms(100))));
+    harness.with_last(|_| Verdict::Close);
+    harness.turn();
+    harness.run_for(ms(500));
+    harness.peer_shuts_write(peer);
+    harness.run_for(ms(10));
+    assert_eq!(harness.calls(), [closed("closed by the handler")]);
 }
 
 // ---------------------------------------------------------------- what a loop adds to Go's rules
 
 /// A handler that sets the read deadline to the past in the middle of a batch gets no further frame of it.
 #[test]
-fn deadline_in_the_past_comes_before_the_rest_of_the_batch() {
-    let (mut play, peer) = connected();
-    play.reactor.handler().on_frame = |line, cx| {
+fn deadline_in_the_past_expires_before_the_rest_of_the_batch() {
+    let (mut harness, peer) = connected();
+    harness.reactor.handler().on_frame = |line, cx| {
         if line == b"stop" {
             cx.set_read_deadline(Some(cx.now()));
         }
         Verdict::Continue
     };
-    play.say(peer, b"one\nstop\ntwo\nthree\nhal");
-    play.pass(ms(100));
-    assert_eq!(play.calls(), [frame("one"), frame("stop"), READ]);
-    play.say(peer, b"f\n");
-    play.pass(ms(100));
-    assert_eq!(play.calls(), []);
-    set(&mut play, |cx| cx.set_read_deadline(None));
-    play.pass(ms(100));
-    assert_eq!(play.calls(), ["two", "three", "half"].map(frame));
+    harness.peer_sends(peer, b"one\nstop\ntwo\nthree\nhal");
+    harness.run_for(ms(100));
+    assert_eq!(harness.calls(), [frame("one"), frame("stop"), READ]);
+    harness.peer_sends(peer, b"f\n");
+    harness.run_for(ms(100));
+    assert_eq!(harness.calls(), []);
+    set(&mut harness, |cx| cx.set_read_deadline(None));
+    harness.run_for(ms(100));
+    assert_eq!(harness.calls(), ["two", "three", "half"].map(frame));
 }
 
 /// A handler that sets it anew in its callback goes on with the very frames that were waiting, in the same turn.
 #[test]
-fn deadline_that_is_set_anew_in_the_callback_lets_the_batch_go_on() {
-    let (mut play, peer) = connected();
-    play.reactor.handler().on_deadline = |which, cx| {
+fn deadline_renewed_in_the_callback_lets_the_batch_continue() {
+    let (mut harness, peer) = connected();
+    harness.reactor.handler().on_deadline = |which, cx| {
         assert_eq!(which, Direction::Read);
         cx.set_read_deadline(Some(cx.now() + ms(50)));
         Verdict::Continue
     };
-    set(&mut play, |cx| {
+    set(&mut harness, |cx| {
         cx.set_read_deadline(Some(cx.now() + ms(50)));
     });
-    play.turn();
-    play.skip(ms(50));
-    play.say(peer, b"already there\n");
-    play.turn();
+    harness.turn();
+    harness.skip(ms(50));
+    harness.peer_sends(peer, b"already there\n");
+    harness.turn();
     assert_eq!(
-        play.calls(),
+        harness.calls(),
         [READ, frame("already there")],
         "the deadline first"
     );
-    play.pass(ms(60));
+    harness.run_for(ms(60));
     assert_eq!(
-        play.calls(),
+        harness.calls(),
         [READ],
         "and it is absolute: what came did not move it"
     );
@@ -1615,37 +1627,37 @@ fn deadline_that_is_set_anew_in_the_callback_lets_the_batch_go_on() {
 #[test]
 fn deadline_by_default_closes_with_its_own_reason() {
     let closing = || {
-        let (mut play, peer) = connected();
-        play.reactor.handler().on_deadline = |_, _| Verdict::Close;
-        play.set_room(peer, 2);
-        set(&mut play, |cx| cx.send(&b"hello"[..]));
-        play.turn();
-        (play, peer)
+        let (mut harness, peer) = connected();
+        harness.reactor.handler().on_deadline = |_, _| Verdict::Close;
+        harness.set_room(peer, 2);
+        set(&mut harness, |cx| cx.send(&b"hello"[..]));
+        harness.turn();
+        (harness, peer)
     };
-    let (mut play, peer) = closing();
-    set(&mut play, |cx| {
+    let (mut harness, peer) = closing();
+    set(&mut harness, |cx| {
         cx.set_read_deadline(Some(cx.now() + ms(100)));
     });
-    play.pass(ms(200));
-    assert!(play.is_open(peer), "what is queued goes out first");
-    play.set_room(peer, 100);
-    play.tell(peer, |event| event.writable = true);
-    play.pass(ms(10));
+    harness.run_for(ms(200));
+    assert!(harness.is_open(peer), "what is queued goes out first");
+    harness.set_room(peer, 100);
+    harness.report_event(peer, |event| event.writable = true);
+    harness.run_for(ms(10));
     assert_eq!(
-        (play.calls(), play.got(peer)),
+        (harness.calls(), harness.received(peer)),
         (
             vec![READ, closed("read deadline passed")],
             b"hello\n".to_vec()
         )
     );
 
-    let (mut play, peer) = closing();
-    set(&mut play, |cx| {
+    let (mut harness, peer) = closing();
+    set(&mut harness, |cx| {
         cx.set_write_deadline(Some(cx.now() + ms(100)));
     });
-    play.pass(ms(200));
+    harness.run_for(ms(200));
     assert_eq!(
-        (play.calls(), play.got(peer)),
+        (harness.calls(), harness.received(peer)),
         (
             vec![
                 WRITE,
@@ -1656,28 +1668,28 @@ fn deadline_by_default_closes_with_its_own_reason() {
     );
 
     // And with nothing queued.
-    let (mut play, peer) = connected();
-    play.reactor.handler().on_deadline = |_, _| Verdict::Close;
-    set(&mut play, |cx| {
+    let (mut harness, peer) = connected();
+    harness.reactor.handler().on_deadline = |_, _| Verdict::Close;
+    set(&mut harness, |cx| {
         cx.set_read_deadline(Some(cx.now() + ms(100)));
     });
-    play.pass(ms(200));
+    harness.run_for(ms(200));
     assert_eq!(
-        play.log(),
+        harness.log(),
         [(100, READ), (100, closed("read deadline passed"))]
     );
-    assert!(!play.is_open(peer));
+    assert!(!harness.is_open(peer));
 }
 
 /// A deadline that has passed but was not told yet, in the turn that would have told it, is forgotten if something clears it before.
 #[test]
-fn deadline_that_is_cleared_in_its_own_turn_is_never_told() {
-    let (mut play, peer) = connected();
-    set(&mut play, |cx| cx.set_deadline(Some(cx.now() + ms(50))));
-    play.turn();
-    play.skip(ms(60));
+fn deadline_cleared_in_its_own_turn_is_never_reported() {
+    let (mut harness, peer) = connected();
+    set(&mut harness, |cx| cx.set_deadline(Some(cx.now() + ms(50))));
+    harness.turn();
+    harness.skip(ms(60));
     // A letter is read before the deadlines are looked at.
-    let id = play.last();
+    let id = harness.last();
     let clear: Task = Box::new(move |_, cx| {
         assert!(cx.with(id, |cx| {
             assert!(
@@ -1689,24 +1701,24 @@ fn deadline_that_is_cleared_in_its_own_turn_is_never_told() {
             Verdict::Continue
         }));
     });
-    play.reactor.handle().post(clear).unwrap();
-    play.pass(ms(1000));
+    harness.reactor.handle().post(clear).unwrap();
+    harness.run_for(ms(1000));
     assert_eq!(
-        (play.calls(), play.got(peer)),
+        (harness.calls(), harness.received(peer)),
         (Vec::new(), b"in time\n".to_vec())
     );
 }
 
 /// A connection that is closing has no deadlines of its handler's any more, and one that is new in the same slot has none of the old one's.
 #[test]
-fn deadline_goes_with_its_connection() {
-    let (mut play, peer) = connected();
-    set(&mut play, |cx| cx.set_deadline(Some(cx.now() + ms(50))));
-    play.end(peer);
-    play.pass(ms(10));
-    assert_eq!(play.calls(), [closed("closed by the peer")]);
-    let next = play.admit(1);
-    play.say(next, b"hello\n");
-    play.pass(ms(200));
-    assert_eq!(play.calls(), [Call::Open, frame("hello")]);
+fn deadline_is_not_inherited_by_the_next_connection_of_the_slot() {
+    let (mut harness, peer) = connected();
+    set(&mut harness, |cx| cx.set_deadline(Some(cx.now() + ms(50))));
+    harness.peer_shuts_write(peer);
+    harness.run_for(ms(10));
+    assert_eq!(harness.calls(), [closed("closed by the peer")]);
+    let next = harness.accept(1);
+    harness.peer_sends(next, b"hello\n");
+    harness.run_for(ms(200));
+    assert_eq!(harness.calls(), [Call::Open, frame("hello")]);
 }

@@ -1,4 +1,5 @@
-//! The guide, `src/guide/*.md`: what it names is there, and nothing that belongs in it is left out.
+//! The guide, `src/guide/*.md`: everything that it names exists, and no page or lab number is
+//! missing.
 
 #[path = "util/pages.rs"]
 mod pages;
@@ -7,7 +8,7 @@ use std::collections::BTreeSet;
 
 use pages::{files, is_there, quoted, read, root};
 
-/// The chapters, in their order. The other pages are for looking things up.
+/// The chapters, in order. The other pages are for looking things up.
 const CHAPTERS: [&str; 12] = [
     "sockets",
     "models",
@@ -22,35 +23,38 @@ const CHAPTERS: [&str; 12] = [
     "tasks",
     "measuring",
 ];
-/// The lab's numbers: claims on sockets, on the protocol, on the speed; and wrong reactors.
+/// The lab's numbers, and the highest of each kind: claims about sockets, the protocol and the
+/// speed; wrong reactors.
 const LAB: [(char, u32); 4] = [('C', 67), ('D', 18), ('E', 8), ('w', 8)];
-/// What the last line of a chapter begins with.
+/// The beginning of a chapter's last line.
 const LAST: &str = "In the lab: ";
 
-/// Each page with its name.
+/// Each page with its name. The parts of a page stand in a folder of its name.
 fn guide() -> Vec<(String, String)> {
     let name = |path: &std::path::PathBuf| path.file_stem().unwrap().to_str().unwrap().to_string();
+    let folder = root().join("src/guide");
     files("src/guide", "md")
         .iter()
+        .filter(|path| path.parent() == Some(&folder))
         .map(|path| (name(path), std::fs::read_to_string(path).unwrap()))
         .collect()
 }
 
-/// The same, the front page and the README: whatever a learner reads.
+/// The pages of the guide, its front page, and the README.
 fn all_pages() -> Vec<(String, String)> {
     let others =
         ["src/guide/mod.rs", "README.md"].map(|file| (file.to_string(), read(file).unwrap()));
     guide().into_iter().chain(others).collect()
 }
 
-/// All numbers that the lab should have.
+/// Returns all numbers that the lab should have.
 fn lab() -> BTreeSet<String> {
     LAB.iter()
         .flat_map(|(letter, most)| (1..=*most).map(move |number| format!("{letter}{number}")))
         .collect()
 }
 
-/// Whether a word is one of the lab's numbers, or looks like one.
+/// True if a word looks like one of the lab's numbers.
 fn is_number(word: &str) -> bool {
     let digits = word.strip_prefix(|letter| LAB.iter().any(|(its, _)| *its == letter));
     digits.is_some_and(|digits| {
@@ -58,7 +62,7 @@ fn is_number(word: &str) -> bool {
     })
 }
 
-/// The lab's numbers that a page names.
+/// Returns the lab's numbers in a page's text.
 fn numbers(text: &str) -> BTreeSet<String> {
     let words = text.split(|char: char| !(char.is_ascii_alphanumeric() || char == '_'));
     words
@@ -67,7 +71,8 @@ fn numbers(text: &str) -> BTreeSet<String> {
         .collect()
 }
 
-/// The numbers that a program's text has as strings by themselves: `id: "C43"`.
+/// Returns the lab's numbers in a program's text: string literals that are a number, as in
+/// `id: "C43"`.
 fn numbers_in_code(text: &str) -> BTreeSet<String> {
     text.split('"')
         .filter(|piece| is_number(piece))
@@ -76,7 +81,7 @@ fn numbers_in_code(text: &str) -> BTreeSet<String> {
 }
 
 #[test]
-fn numbers_are_found_in_prose_and_in_code() {
+fn lab_numbers_are_found_in_prose_and_code() {
     let found = |numbers: BTreeSet<String>| numbers.into_iter().collect::<Vec<_>>().join(" ");
     assert_eq!(
         found(numbers(
@@ -84,18 +89,28 @@ fn numbers_are_found_in_prose_and_in_code() {
         )),
         "C1 C32 C38 w8"
     );
-    let stub = r#"Claim { id: "C43", says: "as C44 does", look: "lab run C43" }, Wrong { id: "w1" }, ("E8", e8)"#;
+    let stub = r#"Claim { id: "C43", says: "as C44 does", look: "lab run C43" },
+        Wrong { id: "w1" }, ("E8", e8)"#;
     assert_eq!(found(numbers_in_code(stub)), "C43 E8 w1");
     assert_eq!(lab().len(), 67 + 18 + 8 + 8);
 }
 
 #[test]
-fn the_lab_has_each_of_its_numbers() {
+fn lab_has_every_number() {
     let code: String = files("examples/lab", "rs")
         .iter()
         .map(|path| std::fs::read_to_string(path).unwrap())
         .collect();
-    let there = numbers_in_code(&code);
+    let mut there = numbers_in_code(&code);
+    // A claim that does not run has its text only.
+    let texts = files("src/guide/lab", "md");
+    for text in texts
+        .iter()
+        .map(|path| std::fs::read_to_string(path).unwrap())
+    {
+        let headings = text.lines().filter_map(|line| line.strip_prefix("## "));
+        there.extend(headings.map(str::to_string));
+    }
     let missing: Vec<_> = lab().difference(&there).cloned().collect();
     assert!(
         missing.is_empty(),
@@ -103,16 +118,20 @@ fn the_lab_has_each_of_its_numbers() {
         missing.join(" ")
     );
     let unknown: Vec<_> = there.difference(&lab()).cloned().collect();
-    assert!(unknown.is_empty(), "what are {}?", unknown.join(" "));
+    assert!(
+        unknown.is_empty(),
+        "examples/lab has {}, which is no number of the lab",
+        unknown.join(" ")
+    );
 }
 
 #[test]
-fn each_number_of_the_lab_is_named_in_a_chapter_and_no_other_is_anywhere() {
+fn lab_numbers_are_all_in_chapters_and_none_is_unknown() {
     for (page, text) in all_pages() {
         let unknown: Vec<_> = numbers(&text).difference(&lab()).cloned().collect();
         assert!(
             unknown.is_empty(),
-            "{page} names {}, and the lab has none such",
+            "{page} names {}, which the lab does not have",
             unknown.join(" ")
         );
     }
@@ -131,7 +150,7 @@ fn each_number_of_the_lab_is_named_in_a_chapter_and_no_other_is_anywhere() {
 }
 
 #[test]
-fn each_chapter_begins_with_what_it_answers_and_ends_with_its_numbers() {
+fn chapters_begin_with_a_sentence_and_end_with_lab_numbers() {
     let front = read("src/guide/mod.rs").unwrap();
     for name in CHAPTERS {
         let text = read(&format!("src/guide/{name}.md"))
@@ -173,7 +192,8 @@ fn each_chapter_begins_with_what_it_answers_and_ends_with_its_numbers() {
     }
 }
 
-/// Whether something between backticks is meant as a test's name: in a known file of tests, or in the sources, or as long as only a test's is. `name` is any.
+/// True if a code span names a test: its file is a test file or a source file, or its name is as
+/// long as only a test's is. The name `name` is a placeholder; `guide::closing` is a page.
 fn is_test(quoted: &str) -> bool {
     let Some((file, name)) = quoted.rsplit_once("::") else {
         return false;
@@ -183,11 +203,16 @@ fn is_test(quoted: &str) -> bool {
             .all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"_/".contains(&byte))
     };
     let is_file = file.starts_with("src/") || root().join(format!("tests/{file}.rs")).exists();
-    is_plain(file) && is_plain(name) && name != "name" && (is_file || name.matches('_').count() > 2)
+    let is_page = file == "guide" && root().join(format!("src/guide/{name}.md")).exists();
+    is_plain(file)
+        && is_plain(name)
+        && name != "name"
+        && !is_page
+        && (is_file || name.matches('_').count() > 2)
 }
 
 #[test]
-fn each_test_that_is_named_is_there() {
+fn tests_named_in_pages_exist() {
     let mut wrong = Vec::new();
     for (page, text) in all_pages() {
         let tests = quoted(&text).filter(|quoted| is_test(quoted));
@@ -201,15 +226,17 @@ fn each_test_that_is_named_is_there() {
 }
 
 #[test]
-fn each_file_that_is_named_is_there() {
+fn files_named_in_pages_exist() {
     let is_of_a_path = |char: char| char.is_ascii_alphanumeric() || "_-./:*@".contains(char);
     let mut wrong = Vec::new();
     for (page, text) in all_pages() {
         let words = text
             .split(|char: char| !is_of_a_path(char))
             .map(|word| word.trim_end_matches(['.', ':']));
-        // A test's name stands for its file, which the test above looks for; a star is for several.
-        let paths = words.filter(|word| !word.contains("::") && !word.contains('*'));
+        // The test above checks the names of tests. A path with a star stands for several files,
+        // and `NAME` is a placeholder.
+        let paths =
+            words.filter(|word| !["::", "*", "NAME"].iter().any(|part| word.contains(part)));
         let paths = paths.filter(|word| {
             ["src/", "examples/", "tests/"]
                 .iter()
@@ -222,4 +249,33 @@ fn each_file_that_is_named_is_there() {
         );
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[test]
+fn pages_fit_their_width() {
+    let mut wrong = Vec::new();
+    for (page, text) in guide() {
+        let mut fence = None;
+        for (number, line) in text.lines().enumerate() {
+            if let Some(language) = line.trim_start().strip_prefix("```") {
+                fence = if fence.is_none() {
+                    Some(language)
+                } else {
+                    None
+                };
+                continue;
+            }
+            // A code block is cut by a scroll bar beyond 84 columns; the source may have 100.
+            let most = match fence {
+                Some("rust,ignore") | None => 100,
+                Some(_) => 84,
+            };
+            let is_table = fence.is_none() && line.starts_with('|');
+            let is_one_word = !line.trim_start_matches(['-', ' ']).contains(' ');
+            if line.chars().count() > most && !is_table && !is_one_word {
+                wrong.push(format!("{page}.md:{}", number + 1));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "too wide: {}", wrong.join(", "));
 }

@@ -11,7 +11,7 @@ use glassloop::internals::{Shared, State};
 use glassloop::{
     CloseReason, Config, ConnectionId, Context, Handler, Origin, Reactor, Step, Turn, Verdict,
 };
-use util::{Client, PATIENCE, Server, addr_of, bound, turn_until};
+use util::{Client, Server, TIMEOUT, addr_of, bound, turn_until};
 
 /// Does what each line says, and remembers who is there.
 #[derive(Default)]
@@ -115,7 +115,7 @@ fn state_belongs_to_one_connection() {
 }
 
 #[test]
-fn messages_to_others_arrive_and_a_close_can_send_some_too() {
+fn messages_to_other_connections_arrive_even_from_close() {
     let server = obedient();
     let (mut heir, mut other) = pair(&server);
     other.send(b"tell heir one\ntell heir two\necho x\n");
@@ -126,11 +126,11 @@ fn messages_to_others_arrive_and_a_close_can_send_some_too() {
 }
 
 #[test]
-fn messages_to_one_that_is_gone_are_ignored_and_counted() {
+fn messages_to_a_closed_connection_are_dropped_and_counted() {
     let server = obedient();
     let (heir, mut other) = pair(&server);
     drop(heir);
-    assert_eq!(server.next_end(), "closed by the peer");
+    assert_eq!(server.next_close_reason(), "closed by the peer");
     // Its slot is taken by a newcomer, who must not get them.
     let mut newcomer = server.connect();
     newcomer.expect(b"welcome\n");
@@ -146,17 +146,17 @@ fn messages_to_one_that_is_gone_are_ignored_and_counted() {
 }
 
 #[test]
-fn a_close_lets_the_replies_out_and_an_abort_does_not_wait() {
+fn close_sends_queued_replies_and_abort_does_not() {
     let server = obedient();
     let (mut heir, mut other) = pair(&server);
     other.send(b"echo 1\nclose\necho 2\n");
     other.expect(b"echo 1\n");
-    other.expect_end();
+    other.expect_eof();
     drop(other);
-    assert_eq!(server.next_end(), "closed by the handler");
+    assert_eq!(server.next_close_reason(), "closed by the handler");
     heir.send(b"abort\n");
     heir.stream.read_to_end(&mut Vec::new()).ok();
-    assert_eq!(server.next_end(), "aborted by the handler");
+    assert_eq!(server.next_close_reason(), "aborted by the handler");
 }
 
 #[test]
@@ -164,11 +164,11 @@ fn one_connection_can_close_another() {
     let server = obedient();
     let (mut heir, mut other) = pair(&server);
     other.send(b"kick heir\n");
-    heir.expect_end();
+    heir.expect_eof();
 }
 
 #[test]
-fn a_paused_connection_gets_no_frames_until_it_is_resumed() {
+fn paused_connection_gets_no_frames_until_resumed() {
     let server = obedient();
     let (mut heir, mut other) = pair(&server);
     // The first is behind the pause in the same read, the second comes later.
@@ -191,7 +191,7 @@ fn a_paused_connection_gets_no_frames_until_it_is_resumed() {
 }
 
 #[test]
-fn frames_that_came_before_a_reset_are_handled() {
+fn frames_received_before_a_reset_are_handled() {
     let mut reactor = Reactor::bind("127.0.0.1:0", Obedient::default()).unwrap();
     let mut client = Client::connect(addr_of(&reactor));
     client.send(b"echo 1\necho 2\n");
@@ -204,7 +204,7 @@ fn frames_that_came_before_a_reset_are_handled() {
 }
 
 #[test]
-fn a_reset_is_noticed_even_where_nobody_reads_or_writes() {
+fn reset_is_noticed_without_reads_or_writes() {
     // Together with the pause, and long after it.
     for wait_for_the_pause in [false, true] {
         let mut reactor = Reactor::bind("127.0.0.1:0", Obedient::default()).unwrap();
@@ -229,21 +229,21 @@ fn a_reset_is_noticed_even_where_nobody_reads_or_writes() {
 }
 
 #[test]
-fn a_message_that_cannot_be_encoded_ends_the_connection_after_what_was_sent_before_it() {
+fn encode_error_closes_after_earlier_replies_are_sent() {
     let server = obedient();
     let (_heir, mut other) = pair(&server);
     other.send(b"half\necho never\n");
     other.expect(b"before\n");
-    other.expect_end();
+    other.expect_eof();
     drop(other);
     assert_eq!(
-        server.next_end(),
+        server.next_close_reason(),
         "reply could not be encoded: delimiter inside a message, at byte 3"
     );
 }
 
 #[test]
-fn the_write_cap_ends_a_connection_that_is_sent_too_much() {
+fn write_cap_closes_a_connection_with_too_much_queued() {
     let server = obedient();
     let (_heir, mut other) = pair(&server);
     other.send(b"fill xxxxxxxxxxxxxxxxxxxx\n");
@@ -252,20 +252,20 @@ fn the_write_cap_ends_a_connection_that_is_sent_too_much() {
     assert_eq!(got.len(), 17 * 60_001, "whole messages up to the cap");
     drop(other);
     assert_eq!(
-        server.next_end(),
+        server.next_close_reason(),
         "write buffer full: 1080018 bytes to queue, 1048576 allowed"
     );
 }
 
 #[test]
-fn a_panic_closes_its_own_connection_only_and_lets_the_earlier_replies_out() {
+fn panic_closes_its_connection_after_earlier_replies_are_sent() {
     let server = obedient();
     let (mut heir, mut other) = pair(&server);
     other.send(b"echo first\npanic\necho never\n");
     other.expect(b"echo first\nlast words\n");
-    other.expect_end();
+    other.expect_eof();
     drop(other);
-    assert_eq!(server.next_end(), "the handler panicked");
+    assert_eq!(server.next_close_reason(), "the handler panicked");
     heir.expect(b"somebody left\n");
     heir.send(b"echo alive\n");
     heir.expect(b"echo alive\n");
@@ -273,7 +273,7 @@ fn a_panic_closes_its_own_connection_only_and_lets_the_earlier_replies_out() {
 }
 
 #[test]
-fn a_batch_that_asks_for_much_of_others_yields_and_loses_nothing() {
+fn batch_with_many_commands_yields_and_loses_nothing() {
     // One command takes more than this: every frame ends its batch.
     let server = Server::start(
         Obedient::default(),
@@ -286,23 +286,23 @@ fn a_batch_that_asks_for_much_of_others_yields_and_loses_nothing() {
     other.send(&b"tell heir x\n".repeat(100));
     heir.expect(&b"tell heir x\n".repeat(100));
     other.send(b"close\n");
-    other.expect_end();
+    other.expect_eof();
     drop((heir, other));
     assert!(server.stop().deferred >= 99);
 }
 
 #[test]
-fn a_handler_can_stop_the_loop() {
+fn handler_can_stop_the_loop() {
     let server = obedient();
     let (mut heir, mut other) = pair(&server);
     other.send(b"echo 1\nstop\necho 2\n");
     other.expect(b"echo 1\necho 2\n");
-    other.expect_end();
-    heir.expect_end();
+    other.expect_eof();
+    heir.expect_eof();
 }
 
 #[test]
-fn the_calls_come_in_order_and_close_comes_once() {
+fn callbacks_come_in_order_and_close_comes_once() {
     let mut reactor = Reactor::bind("127.0.0.1:0", Obedient::default()).unwrap();
     let mut client = Client::connect(addr_of(&reactor));
     client.send(b"echo 1\necho 2\n");
@@ -319,11 +319,11 @@ fn the_calls_come_in_order_and_close_comes_once() {
         ]
     );
     client.expect(b"welcome\necho 1\necho 2\n");
-    client.expect_end();
+    client.expect_eof();
 }
 
 #[test]
-fn a_half_closed_peer_can_be_written_to_until_the_handler_closes() {
+fn half_closed_peer_can_be_written_to_until_the_handler_closes() {
     let mut reactor = Reactor::bind(
         "127.0.0.1:0",
         Obedient {
@@ -356,11 +356,11 @@ fn a_half_closed_peer_can_be_written_to_until_the_handler_closes() {
     assert!(!reactor.with(id, |_, _| unreachable!("it is closing")));
     turn_until(&mut reactor, |reactor| reactor.connections() == 0);
     client.expect(b"welcome\npush 0\npush 1\npush 2\n");
-    client.expect_end();
+    client.expect_eof();
 }
 
 #[test]
-fn a_write_to_one_who_has_left_ends_that_connection_only() {
+fn write_to_a_closed_peer_closes_that_connection_only() {
     let mut reactor = Reactor::bind(
         "127.0.0.1:0",
         Obedient {
@@ -423,7 +423,7 @@ fn a_write_to_one_who_has_left_ends_that_connection_only() {
 }
 
 #[test]
-fn panics_in_every_callback_are_contained() {
+fn panic_in_any_callback_does_not_stop_the_loop() {
     struct Brittle(&'static str);
     impl Handler for Brittle {
         type Codec = Line;
@@ -457,7 +457,7 @@ fn panics_in_every_callback_are_contained() {
         turn_until(&mut reactor, |reactor| {
             reactor.counters().panics == 1 && reactor.connections() == 0
         });
-        client.expect_gone();
+        client.expect_closed();
         assert_eq!(
             reactor.turn(Some(Duration::ZERO)).unwrap(),
             Turn::Running,
@@ -467,7 +467,7 @@ fn panics_in_every_callback_are_contained() {
 }
 
 #[test]
-fn a_panicking_observer_is_taken_off() {
+fn panicking_observer_is_removed() {
     let mut reactor = Reactor::bind("127.0.0.1:0", Obedient::default()).unwrap();
     reactor.set_observer(|_: &Step<'_>| panic!("as asked"));
     let mut client = Client::connect(addr_of(&reactor));
@@ -477,7 +477,7 @@ fn a_panicking_observer_is_taken_off() {
 }
 
 #[test]
-fn every_step_is_shown_in_order() {
+fn observer_sees_every_step_in_order() {
     use std::cell::RefCell;
     use std::rc::Rc;
     let seen = Rc::new(RefCell::new(Vec::new()));
@@ -524,17 +524,17 @@ fn every_step_is_shown_in_order() {
 }
 
 #[test]
-fn an_outgoing_connection_reports_how_it_went() {
+fn dial_reports_success_or_failure_to_the_handler() {
     let server = obedient();
     let mut reactor = Reactor::new(Obedient::default(), Config::default()).unwrap();
-    let id = reactor.connect(server.addr, PATIENCE).unwrap();
+    let id = reactor.connect(server.addr, TIMEOUT).unwrap();
     assert!(!reactor.with(id, |_, _| unreachable!("it is not established yet")));
     turn_until(&mut reactor, |reactor| reactor.handler().calls.len() >= 3);
     assert_eq!(reactor.handler().calls[..3], ["open", "welcome", "what?"]);
 
     let (_bound, nobody) = bound();
     let mut reactor = Reactor::new(Obedient::default(), Config::default()).unwrap();
-    reactor.connect(nobody, PATIENCE).unwrap();
+    reactor.connect(nobody, TIMEOUT).unwrap();
     turn_until(&mut reactor, |reactor| reactor.counters().closed == 1);
     let calls = &reactor.handler().calls;
     assert!(
@@ -546,7 +546,7 @@ fn an_outgoing_connection_reports_how_it_went() {
 }
 
 #[test]
-fn the_machine_can_be_driven_with_bytes_alone() {
+fn connection_can_be_driven_without_socket() {
     use glassloop::internals::Connection;
     let shared = &mut Shared::new(
         Config {
@@ -587,7 +587,7 @@ fn the_machine_can_be_driven_with_bytes_alone() {
 }
 
 #[test]
-fn the_cap_holds_where_it_is_below_the_mark_too() {
+fn write_cap_below_write_high_still_holds() {
     use glassloop::internals::Connection;
     let shared = &mut Shared::new(
         Config {
@@ -618,7 +618,7 @@ fn the_cap_holds_where_it_is_below_the_mark_too() {
 }
 
 #[test]
-fn the_codec_s_own_error_can_be_had_back() {
+fn close_reason_returns_the_codec_error() {
     struct Strict(Option<LineError>);
     impl Handler for Strict {
         type Codec = Line;

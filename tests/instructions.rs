@@ -1,6 +1,8 @@
-//! What a request costs in instructions of the program's own, beside a peer: counted by callgrind, and compared as a ratio within one run.
+//! The instructions that a request costs in the program itself, counted by callgrind and compared
+//! with tokio's within one run.
 //!
-//! It counts what is optimised as users have it, so it needs `cargo build --release --examples` first, as in continuous integration; else it says so and passes.
+//! It counts the release build, so run `cargo build --release --examples` first, as continuous
+//! integration does. Without that build the test says so and passes.
 
 #![cfg(target_os = "linux")]
 
@@ -12,24 +14,26 @@ use std::process::{Child, Command, Stdio};
 
 use util::{Client, ack, id, submit, wait_until};
 
-/// Requests that come together, and how many times the instructions of plain tokio one of them may take at most.
+/// Requests that are sent at once, and the most instructions that one of them may take, as a
+/// multiple of plain tokio's.
 ///
-/// The aim is 0.5. These are what is reached, and a little more: lower them with each step.
+/// The aim is 0.5. These limits are a little above what is reached: lower them with each step.
 const MOST: [(usize, f64); 3] = [(1, 0.95), (16, 1.2), (128, 1.55)];
 
 #[test]
-fn a_request_takes_no_more_instructions_beside_tokio_than_it_did() {
+fn instructions_per_request_stay_within_limits() {
     if !Command::new("valgrind")
         .arg("--version")
         .output()
         .is_ok_and(|output| output.status.success())
     {
-        println!("not looked at: valgrind is not installed here");
+        println!("not checked: valgrind is not installed");
         return;
     }
-    let Some([server, compare]) = fresh(["server", "compare"]) else {
+    let Some([server, compare]) = up_to_date(["server", "compare"]) else {
         println!(
-            "not looked at: the release build is not there or not of this state; cargo build --release --examples makes it"
+            "not checked: the release build is missing or out of date; \
+             run cargo build --release --examples"
         );
         return;
     };
@@ -48,19 +52,19 @@ fn a_request_takes_no_more_instructions_beside_tokio_than_it_did() {
         );
         let tokio = instructions(&compare, &["serve", "tokio", "--port", "PORT"], batch);
         println!(
-            "{batch} at once: {own:.0} instructions a request, {:.2} of the {tokio:.0} on tokio",
+            "{batch} at once: {own:.0} instructions per request, {:.2} of the {tokio:.0} on tokio",
             own / tokio
         );
         assert!(
             own <= most * tokio,
-            "{batch} at once: {own:.0} instructions a request, which is {:.2} of the {tokio:.0} on tokio",
+            "{batch} at once: {own:.0} instructions per request, {:.2} of the {tokio:.0} on tokio",
             own / tokio
         );
     }
 }
 
-/// The release build of examples, if none of what they were made of has changed since.
-fn fresh<const N: usize>(names: [&str; N]) -> Option<[PathBuf; N]> {
+/// The release builds of the examples, if none of their sources has changed since.
+fn up_to_date<const N: usize>(names: [&str; N]) -> Option<[PathBuf; N]> {
     let test = std::env::current_exe().unwrap();
     let programs = names.map(|name| {
         test.ancestors()
@@ -70,8 +74,8 @@ fn fresh<const N: usize>(names: [&str; N]) -> Option<[PathBuf; N]> {
             .join(name)
     });
     let changed = |path: &Path| path.metadata().and_then(|data| data.modified()).ok();
-    let is_fresh = |program: &PathBuf| {
-        // Cargo leaves a list of all sources beside it.
+    let is_up_to_date = |program: &PathBuf| {
+        // Cargo writes a list of all sources beside it.
         let sources = std::fs::read_to_string(program.with_extension("d")).unwrap_or_default();
         let mut sources = sources.split_whitespace().skip(1).map(Path::new).peekable();
         sources.peek().is_some()
@@ -79,17 +83,18 @@ fn fresh<const N: usize>(names: [&str; N]) -> Option<[PathBuf; N]> {
                 changed(source).is_some_and(|changed_at| changed(program) > Some(changed_at))
             })
     };
-    programs.iter().all(is_fresh).then_some(programs)
+    programs.iter().all(is_up_to_date).then_some(programs)
 }
 
-/// Instructions a request of a server that gets so many at once: what start and connection take falls out of the difference between many batches and few.
+/// The instructions per request of a server that gets `batch` requests at once. The difference
+/// between many batches and few removes the cost of the start and of the connection.
 fn instructions(program: &Path, args: &[&str], batch: usize) -> f64 {
-    let few = instructions_in_all(program, args, batch, 100);
-    let many = instructions_in_all(program, args, batch, 600);
+    let few = total_instructions(program, args, batch, 100);
+    let many = total_instructions(program, args, batch, 600);
     (many - few) / (500.0 * f64::from(u32::try_from(batch).unwrap()))
 }
 
-fn instructions_in_all(program: &Path, args: &[&str], batch: usize, batches: usize) -> f64 {
+fn total_instructions(program: &Path, args: &[&str], batch: usize, batches: usize) -> f64 {
     let port = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))
         .unwrap()
         .local_addr()
@@ -103,7 +108,7 @@ fn instructions_in_all(program: &Path, args: &[&str], batch: usize, batches: usi
         args.iter()
             .map(|arg| arg.replace("PORT", &port.to_string())),
     );
-    let served = Served(
+    let server = Server(
         command
             .stdout(Stdio::null())
             .stderr(Stdio::piped())
@@ -124,22 +129,24 @@ fn instructions_in_all(program: &Path, args: &[&str], batch: usize, batches: usi
         client.expect(&acks);
     }
     drop(client);
-    let said = served.end();
-    let collected = said.lines().find_map(|line| line.split_once("Collected :"));
+    let output = server.stop();
+    let collected = output
+        .lines()
+        .find_map(|line| line.split_once("Collected :"));
     collected
-        .unwrap_or_else(|| panic!("callgrind has counted nothing: {said}"))
+        .unwrap_or_else(|| panic!("no count from callgrind: {output}"))
         .1
         .trim()
         .parse()
         .unwrap()
 }
 
-/// A server, killed with the test.
-struct Served(Child);
+/// A server process that is killed when the test ends.
+struct Server(Child);
 
-impl Served {
-    /// Ends it; returns what valgrind says of it.
-    fn end(mut self) -> String {
+impl Server {
+    /// Stops the server with SIGTERM, and returns the output of valgrind.
+    fn stop(mut self) -> String {
         let status = Command::new("kill")
             .args(["-s", "TERM", &self.0.id().to_string()])
             .status()
@@ -149,7 +156,7 @@ impl Served {
     }
 }
 
-impl Drop for Served {
+impl Drop for Server {
     fn drop(&mut self) {
         let _ = self.0.kill();
         let _ = self.0.wait();

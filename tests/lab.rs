@@ -1,9 +1,14 @@
-//! The lab as a learner uses it: everything the lessons say has its number here, every number its verdict, and every wrong reactor its fix.
+//! The lab from outside: every claim has its text, its experiment and its verdict, and every wrong
+//! reactor is caught and has its fix.
 
 #![cfg(target_os = "linux")]
 
+#[path = "util/pages.rs"]
+mod pages;
 #[path = "util/process.rs"]
 mod process;
+#[path = "../examples/lab/text.rs"]
+mod text;
 mod util;
 
 use std::collections::BTreeSet;
@@ -13,10 +18,16 @@ use std::time::{Duration, Instant};
 
 use process::example;
 use serde_json::Value;
-use util::PATIENCE;
+use util::TIMEOUT;
 
-/// How many claims the lessons make, by their letters.
+/// The number of claims that the lessons make, by their letters.
 const CLAIMS: [(char, usize); 3] = [('C', 67), ('D', 18), ('E', 8)];
+
+/// The ids of all claims, in order.
+fn ids() -> Vec<String> {
+    let ids = |(letter, count)| (1..=count).map(move |number| format!("{letter}{number}"));
+    CLAIMS.into_iter().flat_map(ids).collect()
+}
 
 fn lab(args: &[&str]) -> Output {
     Command::new(example("lab"))
@@ -27,7 +38,7 @@ fn lab(args: &[&str]) -> Output {
 }
 
 #[track_caller]
-fn text(output: &Output) -> String {
+fn stdout(output: &Output) -> String {
     assert!(
         output.status.success(),
         "{}",
@@ -36,10 +47,10 @@ fn text(output: &Output) -> String {
     String::from_utf8(output.stdout.clone()).unwrap()
 }
 
-/// An array of objects, as a program would read it.
+/// The output as a JSON array.
 #[track_caller]
 fn json(output: &Output) -> Vec<Value> {
-    serde_json::from_str::<Value>(&text(output))
+    serde_json::from_str::<Value>(&stdout(output))
         .unwrap()
         .as_array()
         .unwrap()
@@ -52,15 +63,98 @@ fn word<'v>(value: &'v Value, key: &str) -> &'v str {
         .unwrap_or_else(|| panic!("no {key} in {value}"))
 }
 
+/// The claims of all sections, as the lab reads them.
+fn texts() -> Vec<text::Text> {
+    let files = pages::files("src/guide/lab", "md");
+    let sections = files.iter().filter(|file| !file.ends_with("wrong.md"));
+    let texts = sections.flat_map(|file| {
+        let text = std::fs::read_to_string(file).unwrap();
+        text::parse(&file.display().to_string(), &text).unwrap()
+    });
+    texts.collect()
+}
+
 #[test]
-fn every_claim_has_a_state_and_a_reason_if_it_is_not_run() {
+fn every_claim_has_every_field_once() {
+    // `parse` refuses a claim that lacks a field, or has one twice.
+    let texts = texts();
+    let found: BTreeSet<&str> = texts.iter().map(|text| &*text.id).collect();
+    let all = ids();
+    assert_eq!(found, all.iter().map(String::as_str).collect());
+    assert_eq!(texts.len(), all.len(), "an id has two texts");
+    for text in &texts {
+        let fields = [&text.says, &text.asks, &text.why, &text.exercise];
+        assert!(fields.iter().all(|field| field.len() > 10), "{text:?}");
+        assert!(text.asks.ends_with('?'), "{text:?}");
+    }
+}
+
+#[test]
+fn lab_list_prints_the_texts_of_the_guide() {
     let list = json(&lab(&["list", "--json"]));
-    let ids: Vec<&str> = list.iter().map(|claim| word(claim, "claim")).collect();
-    let all: Vec<String> = CLAIMS
-        .iter()
-        .flat_map(|(letter, count)| (1..=*count).map(move |number| format!("{letter}{number}")))
-        .collect();
-    assert_eq!(ids, all);
+    let texts = texts();
+    for claim in &list {
+        let id = word(claim, "claim");
+        let text = texts.iter().find(|text| text.id == id).unwrap();
+        assert_eq!(word(claim, "lesson_says"), text.says);
+        let (reason, state) = match (&text.not_here, &text.instead) {
+            (Some(reason), _) => (reason.as_str(), "not here"),
+            (None, Some(instead)) => (instead.as_str(), "substitute"),
+            (None, None) => ("", "runs"),
+        };
+        assert_eq!(
+            (word(claim, "reason"), word(claim, "state")),
+            (reason, state),
+            "{id}"
+        );
+    }
+}
+
+#[test]
+fn text_errors_name_the_claim_and_what_is_wrong() {
+    const WHOLE: &str = "# Title\n\n## C1\n\n**Says:** a \\*b\\* `c\\d`\nover two lines\n\n\
+                         **Asks:** a?\n\n**Why:** b\n\n**Measured:**\n\n- **c**: {d}\n  e\n\n\
+                         **Look:** `ls`\n\n**Exercise:** f\n";
+    let claim = &text::parse("f", WHOLE).unwrap()[0];
+    assert_eq!(claim.says, "a *b* `c\\d` over two lines");
+    assert_eq!(claim.measured, [("c".to_string(), "{d} e".to_string())]);
+    for (from, to, error) in [
+        ("## C1", "## 1C", "f:3: \"1C\" is no number such as C62"),
+        (
+            "**Why:**",
+            "**Whence:**",
+            "f:10: C1 has the unknown field \"Whence\"",
+        ),
+        ("**Why:**", "**Asks:**", "f:10: C1 has Asks twice"),
+        ("**Why:** b", "", "f: C1 has no text under Why"),
+        ("**Why:** b", "**Why:**", "f: C1 has no text under Why"),
+        ("`ls`", "ls", "f: C1: Look is no command in backticks"),
+        (
+            "- **c**: {d}",
+            "- c: {d}",
+            "f: C1: \"c: {d} e\" is not like `- **name**: value`",
+        ),
+        (
+            "**Exercise:** f",
+            "**Exercise:** f\n\n**Not here:** g",
+            "f: C1: what is not here has neither Measured nor Instead",
+        ),
+        (
+            "**Says:**",
+            "text\n**Says:**",
+            "f:5: text before the first field",
+        ),
+    ] {
+        let changed = WHOLE.replacen(from, to, 1);
+        assert_eq!(text::parse("f", &changed).unwrap_err(), error, "{changed}");
+    }
+}
+
+#[test]
+fn claims_that_do_not_run_have_a_reason() {
+    let list = json(&lab(&["list", "--json"]));
+    let listed: Vec<&str> = list.iter().map(|claim| word(claim, "claim")).collect();
+    assert_eq!(listed, ids());
     for claim in &list {
         assert!(word(claim, "lesson_says").len() > 10, "{claim}");
         match word(claim, "state") {
@@ -78,13 +172,10 @@ fn every_claim_has_a_state_and_a_reason_if_it_is_not_run() {
 }
 
 #[test]
-fn all_of_them_come_to_a_verdict_and_every_wrong_reactor_is_caught_and_mended() {
-    // One after the other: what is timed should have the machine to itself.
+fn every_claim_has_a_verdict_and_every_mistake_is_caught() {
+    // One after the other: timed experiments need the machine for themselves.
     let results = json(&lab(&["run", "all", "--json"]));
-    assert_eq!(
-        results.len(),
-        CLAIMS.iter().map(|(_, count)| count).sum::<usize>()
-    );
+    assert_eq!(results.len(), ids().len());
     let verdicts = BTreeSet::from([
         "REPRODUCED",
         "REFINED",
@@ -107,7 +198,7 @@ fn all_of_them_come_to_a_verdict_and_every_wrong_reactor_is_caught_and_mended() 
             "{result}"
         );
     }
-    // What follows from the sockets alone, and not from how a machine is set up.
+    // These follow from the sockets alone, and not from the settings of the machine.
     for (id, verdict) in [
         ("C8", "WRONG-AS-WRITTEN"),
         ("C10", "REPRODUCED"),
@@ -141,7 +232,7 @@ fn all_of_them_come_to_a_verdict_and_every_wrong_reactor_is_caught_and_mended() 
 }
 
 #[test]
-fn a_guess_is_asked_for_first_and_shown_beside_what_was_measured() {
+fn predict_asks_first_and_shows_the_guess_with_the_result() {
     let mut child = Command::new(example("lab"))
         .args(["run", "C43", "--predict"])
         .stdin(Stdio::piped())
@@ -154,7 +245,7 @@ fn a_guess_is_asked_for_first_and_shown_beside_what_was_measured() {
         .unwrap()
         .write_all(b"ten, I think\n")
         .unwrap();
-    let output = text(&child.wait_with_output().unwrap());
+    let output = stdout(&child.wait_with_output().unwrap());
     let (asked, told) = (
         output.find("your guess:").unwrap(),
         output.rfind("ten, I think").unwrap(),
@@ -165,25 +256,25 @@ fn a_guess_is_asked_for_first_and_shown_beside_what_was_measured() {
     );
     assert!(
         question < asked && asked < lesson,
-        "the lesson's words hold the answer: {output}"
+        "the lesson often has the answer: {output}"
     );
     assert!(
         lesson < told && told < output.find("verdict").unwrap(),
         "{output}"
     );
-    assert!(output.contains("strace"), "how to see it oneself: {output}");
+    assert!(output.contains("strace"), "{output}");
 }
 
 #[test]
-fn who_says_nothing_is_told_so_and_what_is_not_run_is_not_asked() {
-    let output = text(&lab(&["run", "C43", "--predict"]));
+fn predict_without_input_notes_that_there_is_no_guess() {
+    let output = stdout(&lab(&["run", "C43", "--predict"]));
     assert!(output.contains("your guess: (no guess)\n"), "{output}");
     let list = json(&lab(&["list", "--json"]));
     let not_here = list
         .iter()
         .find(|claim| word(claim, "state") == "not here")
         .unwrap();
-    let output = text(&lab(&["run", word(not_here, "claim"), "--predict"]));
+    let output = stdout(&lab(&["run", word(not_here, "claim"), "--predict"]));
     assert!(
         !output.contains("your guess") && output.contains("NOT HERE"),
         "{output}"
@@ -191,7 +282,7 @@ fn who_says_nothing_is_told_so_and_what_is_not_run_is_not_asked() {
 }
 
 #[test]
-fn what_cannot_be_written_is_an_error() {
+fn full_output_device_is_an_error() {
     let full = std::fs::File::options()
         .write(true)
         .open("/dev/full")
@@ -209,7 +300,7 @@ fn what_cannot_be_written_is_an_error() {
     );
 }
 
-/// The paragraphs of this name, each in one line.
+/// The paragraphs of this name, each as one line.
 fn paragraphs(text: &str, name: &str) -> Vec<String> {
     let mut found: Vec<String> = Vec::new();
     let mut within = false;
@@ -230,15 +321,12 @@ fn paragraphs(text: &str, name: &str) -> Vec<String> {
 }
 
 #[test]
-fn what_is_to_be_looked_at_is_a_command() {
-    let looks = paragraphs(&text(&lab(&["explain", "all"])), "see it");
-    assert_eq!(
-        looks.len(),
-        CLAIMS.iter().map(|(_, count)| count).sum::<usize>()
-    );
+fn every_look_is_a_valid_shell_command() {
+    let looks = paragraphs(&stdout(&lab(&["explain", "all"])), "see it");
+    assert_eq!(looks.len(), ids().len());
     for look in looks {
         let Ok(output) = Command::new("bash").args(["-n", "-c", &look]).output() else {
-            return println!("not looked at: there is no bash");
+            return println!("not checked: there is no bash");
         };
         assert!(
             output.status.success(),
@@ -249,7 +337,7 @@ fn what_is_to_be_looked_at_is_a_command() {
 }
 
 #[test]
-fn nothing_is_left_of_a_lab_that_was_killed() {
+fn killed_lab_leaves_no_process() {
     let mut lab = Command::new(example("lab"))
         .args(["run", "C26"])
         .stdin(Stdio::null())
@@ -276,7 +364,7 @@ fn nothing_is_left_of_a_lab_that_was_killed() {
     lab.kill().unwrap();
     lab.wait().unwrap();
     let Some(parts) = parts else {
-        return println!("not looked at: its parts are not to be seen in /proc");
+        return println!("not checked: /proc does not show its parts");
     };
     assert!(
         until(|| (!parts.iter().any(is_of_it)).then_some(())).is_some(),
@@ -284,9 +372,9 @@ fn nothing_is_left_of_a_lab_that_was_killed() {
     );
 }
 
-/// What it comes to, as soon as it does.
+/// The first result of a function that is called again and again, within [`PATIENCE`].
 fn until<T>(mut look: impl FnMut() -> Option<T>) -> Option<T> {
-    let end = Instant::now() + PATIENCE;
+    let end = Instant::now() + TIMEOUT;
     while Instant::now() < end {
         if let Some(seen) = look() {
             return Some(seen);
@@ -297,7 +385,7 @@ fn until<T>(mut look: impl FnMut() -> Option<T>) -> Option<T> {
 }
 
 #[test]
-fn ranges_are_run_in_order_and_what_is_no_claim_is_refused_with_what_there_is() {
+fn ranges_run_in_order_and_unknown_ids_are_refused() {
     let results = json(&lab(&["run", "C62..C63", "C43", "--json"]));
     assert_eq!(
         results
@@ -324,7 +412,7 @@ fn ranges_are_run_in_order_and_what_is_no_claim_is_refused_with_what_there_is() 
 }
 
 #[test]
-fn no_experiment_begins_when_the_time_is_over() {
+fn no_experiment_starts_after_the_budget() {
     let output = lab(&["run", "C43", "C44", "--budget", "0s", "--json"]);
     assert_eq!(output.status.code(), Some(1));
     let results: Value = serde_json::from_slice(&output.stdout).unwrap();
@@ -339,9 +427,9 @@ fn no_experiment_begins_when_the_time_is_over() {
 }
 
 #[test]
-fn an_exercise_is_a_program_to_begin_with() {
-    assert!(text(&lab(&["explain", "C43"])).contains("exercise"));
-    let exercise = text(&lab(&["exercise", "C43"]));
+fn exercise_is_a_program_that_compiles() {
+    assert!(stdout(&lab(&["explain", "C43"])).contains("exercise"));
+    let exercise = stdout(&lab(&["exercise", "C43"]));
     let out = std::env::temp_dir().join(format!("glassloop-exercise-{}", std::process::id()));
     let Ok(mut rustc) = Command::new("rustc")
         .args([

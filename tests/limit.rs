@@ -1,8 +1,8 @@
 //! One limit of connections for several loops: every place comes back, on whatever way, and goes to
 //! the loop that waits.
 
-#[path = "util/played.rs"]
-mod played;
+#[path = "util/scripted.rs"]
+mod scripted;
 mod util;
 
 use std::thread;
@@ -10,8 +10,8 @@ use std::time::Duration;
 
 use glassloop::codec::Line;
 use glassloop::{Address, Config, ConnectionLimit, Context, Handler, Origin, Stop, Verdict};
-use played::{Play, Stage, loopback};
-use util::{Client, PATIENCE, ack, id, reactor, service, submit, turn_until, wait_until};
+use scripted::{Harness, NetState, loopback};
+use util::{Client, TIMEOUT, ack, id, reactor, service, submit, turn_until, wait_until};
 
 /// Panics over every second connection.
 #[derive(Default)]
@@ -39,47 +39,51 @@ impl Handler for Fragile {
 }
 
 /// A played loop with one listener, at this limit.
-fn play(limit: &ConnectionLimit) -> Play<Fragile> {
-    let mut play = Play::on(Stage::with_doors(1), Fragile::default(), Config::default());
-    play.reactor.share_limit(limit);
-    play
+fn harness(limit: &ConnectionLimit) -> Harness<Fragile> {
+    let mut harness = Harness::on(
+        NetState::with_listeners(1),
+        Fragile::default(),
+        Config::default(),
+    );
+    harness.reactor.share_limit(limit);
+    harness
 }
 
 /// Each connection has its place, and nothing else has one.
 #[track_caller]
-fn assert_exact(limit: &ConnectionLimit, plays: &[&Play<Fragile>]) {
+fn assert_exact(limit: &ConnectionLimit, harnesses: &[&Harness<Fragile>]) {
     assert_eq!(
         limit.open(),
-        plays
+        harnesses
             .iter()
-            .map(|play| play.reactor.connections())
+            .map(|harness| harness.reactor.connections())
             .sum::<usize>()
     );
 }
 
 #[test]
-fn accept_that_fails_on_any_way_leaves_no_place_taken() {
+fn failed_accept_leaves_no_permit_taken() {
     const ECONNABORTED: i32 = 103;
     const EMFILE: i32 = 24;
     const EINVAL: i32 = 22;
     const ENOSPC: i32 = 28;
     let limit = ConnectionLimit::new(3);
-    let (mut one, mut other) = (play(&limit), play(&limit));
+    let (mut one, mut other) = (harness(&limit), harness(&limit));
     for error in [ECONNABORTED, EMFILE, EINVAL] {
-        one.knock(0, [Err(std::io::Error::from_raw_os_error(error))]);
+        one.queue_accepts(0, [Err(std::io::Error::from_raw_os_error(error))]);
         one.turn();
-        one.pass(Duration::from_millis(200)); // it is asked again after a rest, and nothing waits any more
+        one.run_for(Duration::from_millis(200)); // it is asked again after a rest, and nothing waits any more
         assert_exact(&limit, &[&one, &other]);
     }
     assert_eq!((limit.open(), one.reactor.counters().accept_errors), (0, 3));
     // Registered in vain, then one that is good, then one over which the handler panics.
-    one.stage.borrow_mut().refusals.push_back(ENOSPC);
-    one.knock(0, [Ok(()), Ok(()), Ok(())]);
+    one.net.borrow_mut().register_errors.push_back(ENOSPC);
+    one.queue_accepts(0, [Ok(()), Ok(()), Ok(())]);
     one.turn();
     assert_exact(&limit, &[&one, &other]);
     assert_eq!((limit.open(), one.reactor.handler().made), (1, 2));
     // The other loop has the rest, and its second connection panics too.
-    other.knock(0, [Ok(()), Ok(()), Ok(()), Ok(())]);
+    other.queue_accepts(0, [Ok(()), Ok(()), Ok(()), Ok(())]);
     other.turn();
     assert_exact(&limit, &[&one, &other]);
     assert_eq!((limit.open(), limit.max()), (3, 3));
@@ -91,12 +95,12 @@ fn accept_that_fails_on_any_way_leaves_no_place_taken() {
 }
 
 #[test]
-fn dial_that_fails_on_any_way_leaves_no_place_taken() {
+fn failed_dial_leaves_no_permit_taken() {
     const EADDRNOTAVAIL: i32 = 99;
     let limit = ConnectionLimit::new(1);
-    let (mut one, mut other) = (play(&limit), play(&limit));
-    let dial = |play: &mut Play<Fragile>, addrs: Vec<Address>| {
-        let begun = play
+    let (mut one, mut other) = (harness(&limit), harness(&limit));
+    let dial = |harness: &mut Harness<Fragile>, addrs: Vec<Address>| {
+        let begun = harness
             .reactor
             .connect_to(addrs, Duration::from_secs(1))
             .map_err(|error| error.to_string());
@@ -107,9 +111,9 @@ fn dial_that_fails_on_any_way_leaves_no_place_taken() {
         (Err("cannot connect: no address to connect to".into()), 0)
     );
     // One that fails at once, and one that is never decided.
-    one.stage
+    one.net
         .borrow_mut()
-        .dials
+        .connect_results
         .push_back(Err(std::io::Error::from_raw_os_error(EADDRNOTAVAIL)));
     assert_eq!(dial(&mut one, vec![loopback(1)]).1, 1);
     one.turn();
@@ -125,25 +129,25 @@ fn dial_that_fails_on_any_way_leaves_no_place_taken() {
     let refused =
         "cannot connect to 127.0.0.1:1: 1 connections are open, no more are allowed".to_string();
     assert_eq!(dial(&mut other, vec![loopback(1)]), (Err(refused), 1));
-    one.pass(Duration::from_secs(2));
+    one.run_for(Duration::from_secs(2));
     assert_exact(&limit, &[&one, &other]);
     assert_eq!(limit.open(), 0);
     assert!(dial(&mut other, vec![loopback(1)]).0.is_ok());
 }
 
 #[test]
-fn loop_that_joins_late_counts_the_connections_that_it_has() {
+fn loop_that_joins_later_counts_its_open_connections() {
     let limit = ConnectionLimit::new(1);
-    let mut one = Play::on(Stage::with_doors(1), service(), Config::default());
-    one.admit(2);
+    let mut one = Harness::on(NetState::with_listeners(1), service(), Config::default());
+    one.accept(2);
     one.reactor.share_limit(&limit);
     one.reactor.share_limit(&limit); // again: counted once
     assert_eq!((limit.open(), one.reactor.max_connections()), (2, 1));
-    one.knock(0, [Ok(())]);
+    one.queue_accepts(0, [Ok(())]);
     for (gone, left) in [(0, 1), (1, 1)] {
-        one.end(gone);
-        one.pass(Duration::ZERO);
-        one.pass(Duration::ZERO);
+        one.peer_shuts_write(gone);
+        one.run_for(Duration::ZERO);
+        one.run_for(Duration::ZERO);
         assert_eq!(
             limit.open(),
             left,
@@ -154,7 +158,7 @@ fn loop_that_joins_late_counts_the_connections_that_it_has() {
 }
 
 #[test]
-fn freed_place_goes_to_the_waiting_loop_and_not_to_the_busy_one() {
+fn freed_permit_goes_to_the_waiting_loop() {
     let limit = ConnectionLimit::new(1);
     let (mut busy, addr) = reactor(service(), Config::default());
     busy.share_limit(&limit);
@@ -168,7 +172,7 @@ fn freed_place_goes_to_the_waiting_loop_and_not_to_the_busy_one() {
         told.0.send((addr, other.handle())).unwrap();
         other.run().unwrap();
     });
-    let (addr, handle) = told.1.recv_timeout(PATIENCE).unwrap();
+    let (addr, handle) = told.1.recv_timeout(TIMEOUT).unwrap();
     let mut patient = Client::connect(addr);
     patient.send(&submit(id(1), b""));
     wait_until("the other loop to wait", || {
@@ -189,7 +193,7 @@ fn freed_place_goes_to_the_waiting_loop_and_not_to_the_busy_one() {
 }
 
 #[test]
-fn loop_that_panics_gives_its_places_back() {
+fn panicked_loop_releases_its_permits() {
     let limit = ConnectionLimit::new(1);
     let (sender, receiver) = std::sync::mpsc::channel();
     let shared = limit.clone();
@@ -200,7 +204,7 @@ fn loop_that_panics_gives_its_places_back() {
         turn_until(&mut reactor, |reactor| reactor.connections() == 1);
         panic!("the end of a loop");
     });
-    let client = Client::connect(receiver.recv_timeout(PATIENCE).unwrap());
+    let client = Client::connect(receiver.recv_timeout(TIMEOUT).unwrap());
     assert!(panics.join().is_err());
     drop(client);
     assert_eq!(limit.open(), 0);

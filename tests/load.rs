@@ -92,7 +92,7 @@ const KEYS: [&str; 20] = [
 ];
 
 #[test]
-fn the_server_has_taken_as_many_requests_as_the_load_has_acks_and_the_report_is_complete() {
+fn report_is_complete_and_acks_match_requests_of_the_server() {
     let (server, addr) = Process::listening(&[]);
     let pid = server.pid().to_string();
     let args = [
@@ -209,7 +209,7 @@ fn every_kind_of_load_is_answered() {
 }
 
 #[test]
-fn the_other_dialect_is_spoken_and_noticed() {
+fn wrong_dialect_is_reported() {
     let (_server, addr) = Process::listening(&["--dialect", "source"]);
     let report = report(&load(
         addr,
@@ -223,7 +223,7 @@ fn the_other_dialect_is_spoken_and_noticed() {
 }
 
 #[test]
-fn nothing_but_loopback_is_loaded_unless_its_owner_says_so() {
+fn hosts_beyond_loopback_need_the_owner_flag() {
     // Refused before anything is sent, or looked up.
     for addr in [
         "192.0.2.1:8888",
@@ -251,8 +251,8 @@ fn nothing_but_loopback_is_loaded_unless_its_owner_says_so() {
 fn wrong_flags_are_refused_with_a_hint() {
     for (args, hint) in [
         (&["--secs", "3601"][..], "not in 0..=3600"),
-        (&["--secs", "soon"], "a number of seconds is wanted"),
-        (&["--secs", "0"], "nothing is measured in no time"),
+        (&["--secs", "soon"], "expected a number of seconds"),
+        (&["--secs", "0"], "must be more than 0"),
         (&["--rate", "5", "--depth", "2"], "cannot be used with"),
         (&["--rate", "0"], "not in 0.001..="),
         (&["--conns", "0"], "0 is not in 1..="),
@@ -277,24 +277,24 @@ fn wrong_flags_are_refused_with_a_hint() {
 }
 
 #[test]
-fn a_lying_server_is_found_out() {
+fn wrong_acks_are_reported() {
     type Lie = fn(u64) -> Vec<u8>;
     let lies: [(Lie, &str); 7] = [
         (
             |_| ack(id(999)),
-            "the ack of 00000999 came where that of 00000102 was next",
+            "received the ack of 00000999 where that of 00000102 was next",
         ),
         (
             |n| [ack(id(n + 2)), ack(id(n + 1))].concat(),
-            "the ack of 00000103 came where that of 00000102 was next: wrong, lost or out of order",
+            "the ack of 00000103 where that of 00000102 was next: wrong, lost or out of order",
         ),
         (
             |n| ack(id(n)),
-            "the ack of 00000101 came where that of 00000102 was next",
+            "received the ack of 00000101 where that of 00000102 was next",
         ),
         (
             |n| request(0x82, id(n + 1), &[1]),
-            "request 00000102 was acked with result 1, which is no success",
+            "request 00000102 was acked with result 1, which is an error",
         ),
         (
             |n| request(0x81, id(n + 1), &[0]),
@@ -302,7 +302,7 @@ fn a_lying_server_is_found_out() {
         ),
         (
             |n| ack(id(n + 1)).repeat(9),
-            "came although no request waits for an ack",
+            "although no request waits for an ack",
         ),
         (
             |_| b"HTTP/1.1 400 Bad Request\r\n\r\n".to_vec(),
@@ -334,7 +334,7 @@ fn a_lying_server_is_found_out() {
 }
 
 #[test]
-fn a_server_that_goes_is_missed() {
+fn closed_server_is_reported() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let addr = listener.local_addr().unwrap();
     let serving = thread::spawn(move || {
@@ -361,7 +361,7 @@ fn a_server_that_goes_is_missed() {
 }
 
 #[test]
-fn a_silent_server_ends_the_run() {
+fn silent_server_ends_the_run_at_ack_timeout() {
     // It takes connections, and nothing more.
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let output = load(listener.local_addr().unwrap(), &["--ack-timeout", "200ms"]);
@@ -413,7 +413,7 @@ fn measured(addr: SocketAddr, args: &[&str]) -> Output {
 }
 
 #[test]
-fn an_open_loop_counts_from_when_a_request_was_due() {
+fn open_loop_latency_counts_from_the_due_time() {
     // It answers at once, but for one pause: after the warm-up, which is over with the first
     // request (that of the handshake).
     let stalls_once = |n| {
@@ -448,7 +448,7 @@ fn an_open_loop_counts_from_when_a_request_was_due() {
 }
 
 #[test]
-fn an_overloaded_server_is_called_one() {
+fn overloaded_server_is_reported() {
     // 1,500 requests are due in 0.3 s, and it answers fewer than 500 a second.
     let slow = |n| {
         thread::sleep(Duration::from_millis(2));
@@ -471,7 +471,7 @@ fn an_overloaded_server_is_called_one() {
 }
 
 #[test]
-fn idle_connections_that_the_server_closes_are_counted() {
+fn closed_idle_connections_are_counted() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let addr = listener.local_addr().unwrap();
     let serving = thread::spawn(move || {

@@ -1,10 +1,10 @@
 //! Time that the loop itself lost is not charged to its peers: a stopped process, a callback that blocks, more ready than one poll reports.
 
-#[path = "util/played.rs"]
-mod played;
 #[cfg(unix)]
 #[path = "util/process.rs"]
 mod process;
+#[path = "util/scripted.rs"]
+mod scripted;
 mod util;
 
 use std::sync::mpsc::{self, Receiver, Sender};
@@ -13,8 +13,8 @@ use std::time::{Duration, Instant};
 
 use glassloop::codec::{Framed, LengthField, Line};
 use glassloop::{Config, Context, Handler, Origin, Stop, Verdict};
-use played::{Play, Stage, ms};
-use util::{Client, PATIENCE, Server};
+use scripted::{Harness, NetState, ms};
+use util::{Client, Server, TIMEOUT};
 
 /// Answers each line with the same line.
 struct Echo;
@@ -55,70 +55,85 @@ fn idle(time: Duration) -> Config {
 }
 
 /// The process is stopped in the poll for `time`, and continued: the poll comes back with nothing.
-fn stop_and_continue<H: Handler>(play: &mut Play<H>, time: Duration) {
-    play.skip(time);
-    play.stage.borrow_mut().poll_fails = Some(EINTR);
-    play.turn();
-    play.stage.borrow_mut().poll_fails = None;
+fn stop_and_continue<H: Handler>(harness: &mut Harness<H>, time: Duration) {
+    harness.skip(time);
+    harness.net.borrow_mut().poll_error = Some(EINTR);
+    harness.turn();
+    harness.net.borrow_mut().poll_error = None;
 }
 
 #[test]
-fn request_that_waits_after_an_interrupted_poll_is_answered() {
-    let mut play = Play::on(Stage::with_doors(1), Echo, idle(ms(1000)));
-    let peer = play.admit(1);
-    stop_and_continue(&mut play, ms(1300));
-    assert!(play.is_open(peer), "closed before its socket was looked at");
-    play.say(peer, b"in time\n");
-    play.turn();
-    assert_eq!(play.got(peer), b"in time\n");
-    let before = play.now();
-    play.pass(ms(3000));
+fn request_pending_after_an_interrupted_poll_is_answered() {
+    let mut harness = Harness::on(NetState::with_listeners(1), Echo, idle(ms(1000)));
+    let peer = harness.accept(1);
+    stop_and_continue(&mut harness, ms(1300));
     assert!(
-        !play.is_open(peer),
+        harness.is_open(peer),
+        "closed before its socket was looked at"
+    );
+    harness.peer_sends(peer, b"in time\n");
+    harness.turn();
+    assert_eq!(harness.received(peer), b"in time\n");
+    let before = harness.now();
+    harness.run_for(ms(3000));
+    assert!(
+        !harness.is_open(peer),
         "a silent connection is closed all the same"
     );
-    assert!(play.now() - before >= ms(1000));
+    assert!(harness.now() - before >= ms(1000));
 }
 
 #[test]
 fn request_that_arrives_between_poll_and_clock_is_answered() {
-    let mut play = Play::on(Stage::with_doors(1), Echo, idle(ms(1000)));
-    let peer = play.admit(1);
-    play.say(peer, b"in time\n");
-    let arrived = std::mem::take(&mut play.stage.borrow_mut().events);
+    let mut harness = Harness::on(NetState::with_listeners(1), Echo, idle(ms(1000)));
+    let peer = harness.accept(1);
+    harness.peer_sends(peer, b"in time\n");
+    let arrived = std::mem::take(&mut harness.net.borrow_mut().events);
     // Back soon after the deadline: so little delay counts as watched time.
-    play.stage.borrow_mut().stopped_after_poll = Some((ms(1050), arrived));
-    play.turn();
-    assert!(play.is_open(peer), "closed before its socket was looked at");
-    play.turn();
-    assert_eq!(play.got(peer), b"in time\n");
+    harness.net.borrow_mut().stopped_after_poll = Some((ms(1050), arrived));
+    harness.turn();
+    assert!(
+        harness.is_open(peer),
+        "closed before its socket was looked at"
+    );
+    harness.turn();
+    assert_eq!(harness.received(peer), b"in time\n");
 }
 
 #[test]
-fn slow_frame_is_closed_on_time_where_each_turn_reads_little() {
+fn slow_frame_is_closed_on_time_with_a_small_read_budget() {
     let config = Config {
         frame_timeout: Some(ms(1000)),
         scratch: 64,
         ..unguarded()
     };
-    let mut play = Play::on(Stage::with_doors(1), Echo, config);
-    let peer = play.admit(1);
+    let mut harness = Harness::on(NetState::with_listeners(1), Echo, config);
+    let peer = harness.accept(1);
     for _ in 0..3 {
-        play.say(peer, &[b'x'; 130]); // more than a turn reads, so each time it is put off
-        play.pass(ms(400));
+        harness.peer_sends(peer, &[b'x'; 130]); // more than a turn reads, so each time it is put off
+        harness.run_for(ms(400));
     }
-    assert!(!play.is_open(peer), "the frame has had more than its time");
+    assert!(
+        !harness.is_open(peer),
+        "the frame has had more than its time"
+    );
 }
 
 #[test]
 fn silent_connection_is_closed_by_the_first_complete_poll() {
-    let mut play = Play::on(Stage::with_doors(1), Echo, idle(ms(1000)));
-    let peer = play.admit(1);
-    stop_and_continue(&mut play, ms(1050)); // a signal came when the time was over, and little of it was lost
-    stop_and_continue(&mut play, ms(1));
-    assert!(play.is_open(peer), "closed before its socket was looked at");
-    play.pass(ms(5));
-    assert!(!play.is_open(peer), "nothing is there, and nothing is lost");
+    let mut harness = Harness::on(NetState::with_listeners(1), Echo, idle(ms(1000)));
+    let peer = harness.accept(1);
+    stop_and_continue(&mut harness, ms(1050)); // a signal came when the time was over, and little of it was lost
+    stop_and_continue(&mut harness, ms(1));
+    assert!(
+        harness.is_open(peer),
+        "closed before its socket was looked at"
+    );
+    harness.run_for(ms(5));
+    assert!(
+        !harness.is_open(peer),
+        "nothing is there, and nothing is lost"
+    );
 }
 
 #[test]
@@ -139,110 +154,113 @@ fn handler_deadline_expires_in_an_interrupted_poll() {
             Verdict::Continue
         }
     }
-    let mut play = Play::on(Stage::with_doors(1), Strict, unguarded());
-    let peer = play.admit(1);
-    stop_and_continue(&mut play, ms(1300));
-    assert!(!play.is_open(peer), "what a handler sets is absolute");
+    let mut harness = Harness::on(NetState::with_listeners(1), Strict, unguarded());
+    let peer = harness.accept(1);
+    stop_and_continue(&mut harness, ms(1300));
+    assert!(!harness.is_open(peer), "what a handler sets is absolute");
 }
 
 #[test]
-fn no_connection_is_called_silent_while_polls_are_full() {
+fn no_guard_expires_while_polls_are_full() {
     let config = Config {
         events_per_turn: 2,
         ..idle(ms(1000))
     };
-    let mut play = Play::on(Stage::with_doors(1), Echo, config);
-    let last = play.admit(5);
-    play.skip(ms(3000)); // a callback has blocked; all have sent meanwhile
+    let mut harness = Harness::on(NetState::with_listeners(1), Echo, config);
+    let last = harness.accept(5);
+    harness.skip(ms(3000)); // a callback has blocked; all have sent meanwhile
     for pair in [[0, 1], [2, 3]] {
         for peer in &pair {
-            play.say(*peer, b"x\n");
+            harness.peer_sends(*peer, b"x\n");
         }
-        play.turn();
-        assert_eq!(play.open(), 5, "closed before all were reported");
+        harness.turn();
+        assert_eq!(harness.open_sockets(), 5, "closed before all were reported");
     }
-    play.say(last, b"x\n");
-    play.turn();
-    assert_eq!((play.open(), play.got(last)), (5, b"x\n".to_vec()));
+    harness.peer_sends(last, b"x\n");
+    harness.turn();
+    assert_eq!(
+        (harness.open_sockets(), harness.received(last)),
+        (5, b"x\n".to_vec())
+    );
 }
 
 #[test]
-fn silent_connection_is_closed_although_every_poll_is_full() {
+fn silent_connection_is_closed_even_if_every_poll_is_full() {
     let config = Config {
         events_per_turn: 2,
         ..idle(ms(1000))
     };
-    let mut play = Play::on(Stage::with_doors(1), Echo, config);
-    let silent = play.admit(5);
+    let mut harness = Harness::on(NetState::with_listeners(1), Echo, config);
+    let silent = harness.accept(5);
     for _ in 0..200 {
         for peer in &[0, 1] {
-            play.say(*peer, b"x\n");
+            harness.peer_sends(*peer, b"x\n");
         }
-        play.turn();
-        play.skip(ms(10));
+        harness.turn();
+        harness.skip(ms(10));
     }
     assert!(
-        !play.is_open(silent),
+        !harness.is_open(silent),
         "two peers that always have something to say keep all others open"
     );
-    assert!(play.is_open(0) && play.is_open(1));
+    assert!(harness.is_open(0) && harness.is_open(1));
 }
 
 #[test]
-fn slow_callbacks_delay_guards_and_do_not_suspend_them() {
-    let mut play = Play::on(Stage::with_doors(1), Echo, idle(ms(1000)));
-    let silent = play.admit(2);
-    let begun = play.now();
-    while play.is_open(silent) {
-        assert!(play.now() - begun < ms(20_000), "never closed");
-        play.say(0, b"x\n");
-        play.turn();
-        play.skip(ms(500)); // each turn takes as long
+fn slow_callbacks_delay_guards_but_do_not_suspend_them() {
+    let mut harness = Harness::on(NetState::with_listeners(1), Echo, idle(ms(1000)));
+    let silent = harness.accept(2);
+    let begun = harness.now();
+    while harness.is_open(silent) {
+        assert!(harness.now() - begun < ms(20_000), "never closed");
+        harness.peer_sends(0, b"x\n");
+        harness.turn();
+        harness.skip(ms(500)); // each turn takes as long
     }
-    assert!(play.now() - begun > ms(1000));
+    assert!(harness.now() - begun > ms(1000));
 }
 
 #[test]
-fn time_that_a_stopped_process_lost_is_not_the_write_deadline_s() {
+fn time_lost_to_a_stopped_process_does_not_count_as_write_timeout() {
     let config = Config {
         write_timeout: Some(ms(1000)),
         ..unguarded()
     };
-    let mut play = Play::on(Stage::with_doors(1), Echo, config);
-    let peer = play.admit(1);
-    play.set_room(peer, 0);
-    play.say(peer, b"reply\n");
-    play.turn();
-    play.set_room(peer, 100);
-    stop_and_continue(&mut play, ms(5000));
-    assert!(play.is_open(peer));
-    play.tell(peer, |event| event.writable = true);
-    play.turn();
+    let mut harness = Harness::on(NetState::with_listeners(1), Echo, config);
+    let peer = harness.accept(1);
+    harness.set_room(peer, 0);
+    harness.peer_sends(peer, b"reply\n");
+    harness.turn();
+    harness.set_room(peer, 100);
+    stop_and_continue(&mut harness, ms(5000));
+    assert!(harness.is_open(peer));
+    harness.report_event(peer, |event| event.writable = true);
+    harness.turn();
     assert_eq!(
-        (play.is_open(peer), play.got(peer)),
+        (harness.is_open(peer), harness.received(peer)),
         (true, b"reply\n".to_vec())
     );
 }
 
 #[test]
-fn draining_connection_gets_its_time_after_a_stopped_process() {
+fn draining_connection_gets_its_time_after_a_process_stop() {
     let config = Config {
         drain_timeout: ms(1000),
         ..unguarded()
     };
-    let mut play = Play::on(Stage::with_doors(1), Echo, config);
-    let peer = play.admit(1);
-    play.set_room(peer, 0);
-    play.say(peer, b"reply\n");
-    play.turn();
-    play.reactor.stop(Stop::Gracefully);
-    play.turn();
-    stop_and_continue(&mut play, ms(5000));
-    play.set_room(peer, 100);
-    play.tell(peer, |event| event.writable = true);
-    play.turn();
+    let mut harness = Harness::on(NetState::with_listeners(1), Echo, config);
+    let peer = harness.accept(1);
+    harness.set_room(peer, 0);
+    harness.peer_sends(peer, b"reply\n");
+    harness.turn();
+    harness.reactor.stop(Stop::Gracefully);
+    harness.turn();
+    stop_and_continue(&mut harness, ms(5000));
+    harness.set_room(peer, 100);
+    harness.report_event(peer, |event| event.writable = true);
+    harness.turn();
     assert_eq!(
-        play.got(peer),
+        harness.received(peer),
         b"reply\n",
         "the peer took its last reply as soon as the loop was there to give it"
     );
@@ -266,7 +284,7 @@ impl Handler for Blocks {
     fn frame(&mut self, frame: Framed<'_>, cx: &mut Context<'_, Self>) -> Verdict {
         if frame.body.starts_with(b"block") {
             self.entered.send(()).unwrap();
-            self.resume_connection.recv_timeout(PATIENCE).unwrap();
+            self.resume_connection.recv_timeout(TIMEOUT).unwrap();
         }
         cx.send(Framed {
             head: &[],
@@ -308,7 +326,7 @@ fn while_blocked(
 ) -> Client {
     let mut blocker = server.connect();
     blocker.send(&frame(b"block"));
-    entered.recv_timeout(PATIENCE).unwrap();
+    entered.recv_timeout(TIMEOUT).unwrap();
     let begun = Instant::now();
     meanwhile();
     thread::sleep(time.saturating_sub(begun.elapsed())); // the time has to pass, whatever else happens
@@ -318,7 +336,7 @@ fn while_blocked(
 }
 
 #[test]
-fn peers_that_spoke_while_a_callback_blocked_are_all_answered() {
+fn requests_sent_while_a_callback_blocked_are_all_answered() {
     let config = Config {
         events_per_turn: 8,
         ..idle(ms(1500))
@@ -345,7 +363,7 @@ fn peers_that_spoke_while_a_callback_blocked_are_all_answered() {
 }
 
 #[test]
-fn long_frame_that_came_while_a_callback_blocked_is_answered() {
+fn long_frame_received_while_a_callback_blocked_is_answered() {
     let config = Config {
         frame_timeout: Some(ms(1000)),
         ..unguarded()
@@ -377,7 +395,7 @@ mod stopped {
     use super::process::Process;
 
     #[test]
-    fn stopped_and_continued_server_answers_what_came_meanwhile() {
+    fn stopped_and_continued_server_answers_pending_requests() {
         let (mut server, addr) = Process::listening(&[
             "--idle-timeout",
             "1s",

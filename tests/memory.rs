@@ -12,7 +12,7 @@ use glassloop::codec::Line;
 use glassloop::{
     CloseReason, Config, ConnectionId, Context, Handler, LoopContext, Origin, Reactor, Verdict,
 };
-use util::{Client, PATIENCE, reactor, turn_until};
+use util::{Client, TIMEOUT, reactor, turn_until};
 
 const MIB: usize = 1 << 20;
 
@@ -51,7 +51,7 @@ impl Handler for Sender {
         match line {
             b"text" => cx.send(&*self.text),
             b"each" => self.all.iter().for_each(|id| cx.send_to(*id, &*self.text)),
-            b"dials" => (0..100_000).for_each(|_| cx.connect(Vec::new(), PATIENCE, 0)),
+            b"dials" => (0..100_000).for_each(|_| cx.connect(Vec::new(), TIMEOUT, 0)),
             b"many" => cx.send_to_many(self.all.iter().copied(), &*self.text),
             _ => cx.send(line),
         }

@@ -16,7 +16,7 @@ use std::time::Duration;
 use process::{Process, example};
 use serde_json::Value;
 use socket2::SockRef;
-use util::{PATIENCE, ack, id, submit};
+use util::{TIMEOUT, ack, id, submit};
 
 const MODELS: [&str; 9] = [
     "iterative",
@@ -155,7 +155,7 @@ const CASES: [(&str, Case); 21] = [
             client.send(&[submit(id(1), b"one"), submit(id(2), b"two")].concat())?;
             client.stream.shutdown(Shutdown::Write)?;
             client.expect(&[ack(id(1)), ack(id(2))].concat())?;
-            client.expect_end()
+            client.expect_eof()
         },
     ),
     (
@@ -164,7 +164,7 @@ const CASES: [(&str, Case); 21] = [
             let mut client = Client::connect(addr, timeout)?;
             client.send(&submit(id(1), b"one")[..9])?;
             client.stream.shutdown(Shutdown::Write)?;
-            client.expect_end()
+            client.expect_eof()
         },
     ),
     (
@@ -175,7 +175,7 @@ const CASES: [(&str, Case); 21] = [
                 client.send(&submit(id(1), b"before"))?;
                 client.expect(&ack(id(1)))?;
                 client.send(&length.to_be_bytes())?;
-                client.expect_end()?;
+                client.expect_eof()?;
             }
             Client::connect(addr, timeout)?.ask(1) // other clients are still served
         },
@@ -192,7 +192,7 @@ const CASES: [(&str, Case); 21] = [
                 .concat(),
             )?;
             client.expect(&ack(id(1)))?;
-            client.expect_end()
+            client.expect_eof()
         },
     ),
     (REFUSED, |addr, timeout| {
@@ -304,10 +304,10 @@ fn failures_of(model: &str) -> Vec<String> {
         let timeout = if limit.is_some() {
             Duration::from_millis(300)
         } else {
-            PATIENCE
+            TIMEOUT
         };
         // A server of its own for each case, so that no case affects another.
-        let (server, addr) = Process::greeting(Command::new(example("models")).args([
+        let (server, addr) = Process::run_listening(Command::new(example("models")).args([
             "serve",
             model,
             "--listen",
@@ -357,16 +357,16 @@ fn server_call_counts_match_strace() {
             .args(["-f", "-c", "-U", "calls", "-e", calls, "-o"])
             .arg(&summary)
             .arg(example("models"));
-        let (mut server, addr) = Process::greeting(command.args([
+        let (mut server, addr) = Process::run_listening(command.args([
             "serve",
             model,
             "--listen",
             "127.0.0.1:0",
             "--report",
         ]));
-        let mut client = Client::connect(addr, PATIENCE).unwrap();
+        let mut client = Client::connect(addr, TIMEOUT).unwrap();
         (0..1_000).try_for_each(|_| client.ask(1)).unwrap();
-        server.end_of_input(); // it prints its counts and ends
+        server.close_stdin(); // it prints its counts and ends
         let counted: f64 = server
             .line()
             .split(' ')
@@ -573,7 +573,7 @@ impl Client {
 
     /// Expects the end of the stream and no further byte. A reset is accepted too: some models
     /// close with bytes unread ([`REFUSED`]).
-    fn expect_end(&mut self) -> io::Result<()> {
+    fn expect_eof(&mut self) -> io::Result<()> {
         match self.stream.read(&mut [0; 16]) {
             Ok(0) => Ok(()),
             Err(error) if error.kind() == ErrorKind::ConnectionReset => Ok(()),

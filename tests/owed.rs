@@ -14,7 +14,7 @@ use glassloop::{
     Turn, Verdict,
 };
 use socket2::{Domain, SockRef, Socket, Type};
-use util::{Client, PATIENCE, Server, ack, id, reactor, service, submit, turn_until};
+use util::{Client, Server, TIMEOUT, ack, id, reactor, service, submit, turn_until};
 
 /// Does what each line asks for.
 #[derive(Default)]
@@ -94,7 +94,7 @@ fn with_clients(config: Config, clients: usize) -> (Reactor<CommandHandler>, Vec
 }
 
 fn run_until_stopped<H: Handler>(reactor: &mut Reactor<H>) {
-    let end = Instant::now() + PATIENCE;
+    let end = Instant::now() + TIMEOUT;
     while reactor.turn(Some(Duration::from_millis(1))).unwrap() == Turn::Running {
         assert!(Instant::now() < end, "the loop does not stop: {reactor:?}");
     }
@@ -112,17 +112,17 @@ fn graceful_stop_waits_for_a_reply_still_in_progress() {
     );
     let mut client = server.connect();
     client.send(b"later\n");
-    let id = asked.recv_timeout(PATIENCE).unwrap();
+    let id = asked.recv_timeout(TIMEOUT).unwrap();
     server.handle.stop(Stop::Gracefully);
     // The loop has seen the stop once its listener is closed.
-    let end = Instant::now() + PATIENCE;
+    let end = Instant::now() + TIMEOUT;
     while std::net::TcpStream::connect(server.addr).is_ok() {
         assert!(Instant::now() < end);
     }
     server.handle.send(id, &b"here it is\n"[..]).unwrap();
     server.handle.close(id).unwrap();
     client.expect(b"here it is\n");
-    client.expect_end();
+    client.expect_eof();
 }
 
 #[test]
@@ -133,8 +133,8 @@ fn messages_to_other_connections_are_sent_before_a_graceful_end() {
     let mut second = clients.pop().unwrap();
     let reading = std::thread::spawn(move || {
         clients[0].expect(b"another asked\nanother asked\n");
-        clients[0].expect_end();
-        second.expect_end();
+        clients[0].expect_eof();
+        second.expect_eof();
     });
     run_until_stopped(&mut reactor);
     reading.join().unwrap();
@@ -186,7 +186,7 @@ fn fast_reader_does_not_exceed_the_turn_budget() {
         }
     });
     clients[0].send(&b"big\n".repeat(500));
-    let (mut most, end) = (0, Instant::now() + PATIENCE);
+    let (mut most, end) = (0, Instant::now() + TIMEOUT);
     while !reading.is_finished() {
         assert!(Instant::now() < end);
         let before = reactor.counters().bytes_written;
@@ -230,7 +230,7 @@ fn partly_sent_buffer_is_counted_until_it_is_freed() {
     });
     let mut left = 1_000_000 - usize::try_from(reactor.counters().bytes_written).unwrap();
     let mut chunk = vec![0; 64 << 10];
-    let (first, end) = (left, Instant::now() + PATIENCE);
+    let (first, end) = (left, Instant::now() + TIMEOUT);
     while left > 0 {
         assert!(Instant::now() < end);
         // The buffer is freed when more than half of it is sent.
@@ -296,7 +296,7 @@ fn graceful_stop_accepts_the_backlog_above_the_connection_limit() {
     let reading = std::thread::spawn(move || {
         for client in &mut clients {
             client.expect(&ack(id(1)));
-            client.expect_end();
+            client.expect_eof();
         }
     });
     run_until_stopped(&mut reactor);

@@ -12,7 +12,7 @@ use glassloop::{
     CloseReason, Config, ConnectionId, Context, Direction, Either, Handler, LoopContext, Origin,
     Pair, Reactor, Step, TimerId, Verdict, submit,
 };
-use util::{Client, PATIENCE, Service, ack, id, request, service, turn_until};
+use util::{Client, Service, TIMEOUT, ack, id, request, service, turn_until};
 
 /// Records every call, and does what each line asks for.
 #[derive(Default)]
@@ -238,7 +238,7 @@ fn handshake_timeout_applies_through_a_pair() {
     let mut silent = Client::connect(addr);
     turn_until(&mut reactor, |reactor| reactor.counters().closed == 1);
     assert_eq!(reactor.counters().deadlines, 1);
-    silent.expect_end();
+    silent.expect_eof();
 }
 
 #[test]
@@ -258,7 +258,7 @@ fn callbacks_reach_only_the_handler_of_their_connection() {
         client.shut_write();
         turn_until(&mut reactor, |reactor| reactor.counters().closed == 1);
         client.expect(b"goodbye\n");
-        client.expect_end();
+        client.expect_eof();
         let Pair { left, right, .. } = reactor.handler();
         let (its, other) = if side == 0 {
             (left, right)
@@ -287,7 +287,7 @@ fn callbacks_reach_only_the_handler_of_their_connection() {
 fn dialed_connection_goes_to_the_selected_side() {
     let (mut reactor, clients) = recorders();
     let addr = reactor.local_addrs()[0].tcp().unwrap();
-    let dialed = reactor.connect(addr, PATIENCE).unwrap();
+    let dialed = reactor.connect(addr, TIMEOUT).unwrap();
     turn_until(&mut reactor, |reactor| {
         reactor.handler().right.ids.contains(&dialed)
     });
@@ -334,7 +334,7 @@ fn mail_reaches_its_side_which_accesses_only_its_own_connections() {
     assert_eq!(reactor.handler().right.take_notes(), ["mail: true"; 3]);
     for client in [&mut left, &mut right] {
         client.expect(b"from mail\nfrom with\n");
-        client.expect_end();
+        client.expect_eof();
     }
     drop((left, right));
     turn_until(&mut reactor, |reactor| reactor.connections() == 0);
@@ -374,7 +374,7 @@ fn panic_in_a_callback_of_one_side_leaves_the_other_unaffected() {
         };
         victim.send(b"panic\n");
         turn_until(&mut reactor, |reactor| reactor.counters().panics == 1);
-        victim.expect_end();
+        victim.expect_eof();
         drop(victim);
         turn_until(&mut reactor, |reactor| reactor.connections() == 1);
         ask(&mut reactor, &mut bystander, b"count\n", b"1\n");
@@ -417,7 +417,7 @@ fn panic_in_with_closes_that_connection_and_mail_continues() {
         ),
         (2, vec!["mail: true".to_string()])
     );
-    right.expect_end();
+    right.expect_eof();
     ask(&mut reactor, &mut left, b"alive\n", b"alive\n");
 }
 

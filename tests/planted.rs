@@ -1,13 +1,15 @@
-//! The simulation is proven by bugs that are planted: each patch in `planted/` breaks the loop in one way, and the simulation has to find it.
+//! Checks the simulation with planted bugs: each patch in `planted/` breaks the loop in one way,
+//! and the simulation must find it.
 //!
-//! That each still fits is tested with everything else. That each is found takes a build for each of them, and about ten minutes:
+//! Every test run checks that each patch still applies. Finding them takes one build for each bug,
+//! about ten minutes in all:
 //!
 //! ```sh
 //! cargo test --test planted -- --ignored --nocapture
 //! ```
 //!
-//! It works on copies, below `target`, and prints the table that the guide keeps (`src/guide/simulation.md`).
-//! `PLANTED=name,name` takes only those.
+//! It works on copies below `target`, and prints the table of the guide
+//! (`src/guide/simulation.md`). `PLANTED=name,name` runs only those bugs.
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
@@ -18,20 +20,20 @@ use std::sync::Mutex;
 use std::time::{Duration, Instant};
 use std::{env, fs, thread};
 
-/// Seeds within which each has to be found.
+/// The most seeds that a bug may need to be found.
 const SEEDS: u64 = 10_000;
-/// A loop that does not come back from a turn is found too, by whoever waits for it.
-const PATIENCE: Duration = Duration::from_secs(300);
+/// A run that takes longer counts as not found.
+const TIMEOUT: Duration = Duration::from_secs(300);
 
-/// A bug.
+/// A planted bug.
 struct Planted {
     name: String,
-    /// What is wrong, in one sentence.
-    what: String,
+    /// The bug, in one sentence.
+    description: String,
     changes: Vec<Change>,
 }
 
-/// What is to be found in a file, once, and what is to stand there instead.
+/// Text that occurs once in a file, and its replacement.
 struct Change {
     file: String,
     before: String,
@@ -49,11 +51,12 @@ fn planted() -> Vec<Planted> {
     paths.iter().map(|path| read(path)).collect()
 }
 
-/// Reads a patch: a sentence, and a unified diff. The numbers of its lines do not count, since code moves.
+/// Reads a patch: a sentence, an empty line, and a unified diff. Line numbers are ignored, since
+/// code moves.
 fn read(path: &Path) -> Planted {
     let text = fs::read_to_string(path).unwrap();
     let name = path.file_stem().unwrap().to_str().unwrap().to_string();
-    let (what, diff) = text
+    let (description, diff) = text
         .split_once("\n\n")
         .unwrap_or_else(|| panic!("{name}: a sentence, an empty line, a diff"));
     let mut changes: Vec<Change> = Vec::new();
@@ -79,14 +82,14 @@ fn read(path: &Path) -> Planted {
     }
     Planted {
         name,
-        what: what.into(),
+        description: description.into(),
         changes,
     }
 }
 
 impl Planted {
-    /// Plants it in the copy in `dir`.
-    fn plant(&self, dir: &Path) {
+    /// Applies the patch to the copy in `dir`.
+    fn apply_to(&self, dir: &Path) {
         for Change {
             file,
             before,
@@ -97,7 +100,7 @@ impl Planted {
             assert_eq!(
                 text.matches(before.as_str()).count(),
                 1,
-                "{}: it does not fit {file} any more:\n{before}",
+                "{}: the patch does not apply to {file}:\n{before}",
                 self.name
             );
             fs::write(dir.join(file), text.replace(before, after)).unwrap();
@@ -105,7 +108,8 @@ impl Planted {
     }
 }
 
-/// Copies what the simulation is built of; what has not changed keeps its time, so that it is not built again.
+/// Copies what the simulation is built from. Unchanged files keep their modification time, so that
+/// they are not rebuilt.
 fn copy_to(dir: &Path) {
     fs::create_dir_all(dir).unwrap();
     for part in [
@@ -131,7 +135,7 @@ fn copy(from: &Path, to: &Path) {
     }
 }
 
-/// Builds the copy, without what makes the build slow and the loop only faster.
+/// Builds the copy without link-time optimization, which is slow and not needed here.
 fn build(dir: &Path) -> PathBuf {
     let mut cargo = Command::new(env::var_os("CARGO").unwrap_or("cargo".into()));
     cargo
@@ -161,7 +165,7 @@ fn build(dir: &Path) -> PathBuf {
     dir.join("target/release/examples/simulate")
 }
 
-/// How many seeds it takes to find something, and what that is.
+/// Runs seeds until one fails. Returns how many that took, and the first violation.
 fn search(simulate: &Path) -> Option<(u64, String)> {
     let mut run = Command::new(simulate)
         .args([
@@ -176,21 +180,21 @@ fn search(simulate: &Path) -> Option<(u64, String)> {
         .stderr(Stdio::piped())
         .spawn()
         .unwrap();
-    let mut said = run.stderr.take().unwrap();
-    let words = thread::spawn(move || {
+    let mut stderr = run.stderr.take().unwrap();
+    let reader = thread::spawn(move || {
         let mut text = String::new();
-        said.read_to_string(&mut text).map(|_| text)
+        stderr.read_to_string(&mut text).map(|_| text)
     });
     let begun = Instant::now();
     while run.try_wait().unwrap().is_none() {
-        if begun.elapsed() > PATIENCE {
+        if begun.elapsed() > TIMEOUT {
             run.kill().unwrap();
             run.wait().unwrap();
             return None;
         }
         thread::sleep(Duration::from_millis(50));
     }
-    let text = words.join().unwrap().unwrap();
+    let text = reader.join().unwrap().unwrap();
     let (seed, what) = text
         .lines()
         .find_map(|line| line.strip_prefix("seed ")?.split_once(" failed: "))?;
@@ -201,12 +205,14 @@ fn search(simulate: &Path) -> Option<(u64, String)> {
 }
 
 #[test]
-fn each_planted_bug_still_fits() {
+fn every_planted_patch_applies() {
     let planted = planted();
     assert!(planted.len() >= 30);
     for bug in &planted {
         assert!(
-            !bug.changes.is_empty() && bug.what.ends_with('.') && !bug.what.contains('\n'),
+            !bug.changes.is_empty()
+                && bug.description.ends_with('.')
+                && !bug.description.contains('\n'),
             "{}",
             bug.name
         );
@@ -220,7 +226,7 @@ fn each_planted_bug_still_fits() {
             assert_eq!(
                 text.matches(before.as_str()).count(),
                 1,
-                "{}: it does not fit {file} any more:\n{before}",
+                "{}: the patch does not apply to {file}:\n{before}",
                 bug.name
             );
             assert_ne!(before, after, "{}", bug.name);
@@ -229,20 +235,23 @@ fn each_planted_bug_still_fits() {
 }
 
 #[test]
-fn the_guide_keeps_a_line_for_each_planted_bug() {
+fn guide_lists_every_planted_bug() {
     let guide = fs::read_to_string(root().join("src/guide/simulation.md")).unwrap();
-    let told: BTreeSet<&str> = guide
+    let listed: BTreeSet<&str> = guide
         .lines()
         .filter_map(|line| line.strip_prefix("| `")?.split_once('`'))
         .map(|(name, _)| name)
         .collect();
     let planted = planted();
-    assert_eq!(told, planted.iter().map(|bug| bug.name.as_str()).collect());
+    assert_eq!(
+        listed,
+        planted.iter().map(|bug| bug.name.as_str()).collect()
+    );
 }
 
 #[test]
 #[ignore = "builds the crate once for each bug: ten minutes"]
-fn each_planted_bug_is_found() {
+fn every_planted_bug_is_found() {
     let only = env::var("PLANTED").ok();
     let is_wanted = |bug: &Planted| {
         only.as_ref()
@@ -269,14 +278,15 @@ fn each_planted_bug_is_found() {
                         break;
                     };
                     copy_to(&dir);
-                    bug.plant(&dir);
+                    bug.apply_to(&dir);
                     let found = search(&build(&dir));
                     let (seeds, how) = found
                         .as_ref()
                         .map_or(("-".into(), "not found"), |(seeds, how)| {
                             (seeds.to_string(), how)
                         });
-                    let line = format!("| `{}` | {} | {seeds} | {how} |", bug.name, bug.what);
+                    let line =
+                        format!("| `{}` | {} | {seeds} | {how} |", bug.name, bug.description);
                     println!("{line}");
                     lines.lock().unwrap().push((line, found.is_some()));
                 }

@@ -1,7 +1,7 @@
 //! Back-pressure and limits under load: peers that send more than they read, and many connections.
 
-#[path = "util/played.rs"]
-mod played;
+#[path = "util/scripted.rs"]
+mod scripted;
 mod util;
 
 use std::io::{ErrorKind, Read, Write};
@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use glassloop::codec::Line;
 use glassloop::internals::{Connection, Shared};
 use glassloop::{Config, Context, Handler, Origin, Reactor, Verdict};
-use played::{Play, Stage};
+use scripted::{Harness, NetState};
 use util::{Client, ack, addr_of, id, service, submit, turn_until};
 
 /// Sends until neither the sockets nor the loop accept more bytes. Returns the number of bytes
@@ -176,22 +176,22 @@ fn accepts_above_the_turn_limit_wait_for_the_next_turn() {
 #[test]
 fn memory_follows_bytes_received_and_not_the_announced_length() {
     const PEERS: usize = 10_000;
-    let mut play = Play::on(
-        Stage::with_doors(1),
+    let mut harness = Harness::on(
+        NetState::with_listeners(1),
         service(),
         Config {
             max_connections: Some(PEERS),
             ..Config::default()
         },
     );
-    play.admit(PEERS);
+    harness.accept(PEERS);
     // Each announces the longest frame allowed: 655 MB in all.
     let length = 65_536_u32.to_be_bytes();
     let mut held = Vec::new();
     for piece in [&length[..], b"\x02", b"0", b"0"] {
-        (0..PEERS).for_each(|peer| play.say(peer, piece));
-        play.turn();
-        held.push(play.reactor.buffered() / PEERS);
+        (0..PEERS).for_each(|peer| harness.peer_sends(peer, piece));
+        harness.turn();
+        held.push(harness.reactor.buffered() / PEERS);
     }
     println!("{PEERS} peers announce 65,536 bytes each and send 7: {held:?} bytes held for each");
     assert!(
@@ -202,7 +202,7 @@ fn memory_follows_bytes_received_and_not_the_announced_length() {
         held[3] <= 2 * 7 + 4096,
         "{held:?}: at most one growth step beyond the received bytes is allowed"
     );
-    assert_eq!(play.reactor.connections(), PEERS);
+    assert_eq!(harness.reactor.connections(), PEERS);
 }
 
 /// Answers each line with as many empty lines as it has bytes.

@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use process::{Process, client, example};
-use util::{Client, PATIENCE, ack, bound, id, request, submit, wait_until};
+use util::{Client, TIMEOUT, ack, bound, id, request, submit, wait_until};
 
 #[test]
 fn server_announces_its_actual_addresses_and_serves_on_all() {
@@ -44,7 +44,7 @@ fn first_signal_stops_gracefully_with_exit_code_0() {
         client.expect(&ack(id(1)));
         client.send(&submit(id(2), b"half")[..10]);
         server.signal(signal);
-        client.expect_end();
+        client.expect_eof();
         drop(client);
         let (code, stderr) = server.end();
         assert_eq!(code, Some(0), "{stderr}");
@@ -156,7 +156,7 @@ fn sighup_pending_at_the_start_is_only_logged() {
         return println!("not tested: there is no python3 here to block the signal");
     }
     let mut launcher = Command::new("python3");
-    let (server, _addr) = Process::greeting(
+    let (server, _addr) = Process::run_listening(
         launcher
             .args(["-c", LAUNCHER])
             .arg(example("server"))
@@ -231,13 +231,13 @@ fn closed_connections_are_logged_at_debug_and_requests_are_not() {
     client.send(&[request(0x01, id(1), b""), submit(id(2), b"secret")].concat());
     client.expect(&[request(0x81, id(1), &[0]), ack(id(2))].concat());
     client.send(b"GET ");
-    client.expect_end();
+    client.expect_eof();
     drop(client);
     // Peer bytes in the log are escaped.
     let mut hostile = Client::connect(addr);
     hostile.send(&submit(*b"\x1b[31m\r\n!", b""));
     hostile.expect(&request(0x82, *b"\x1b[31m\r\n!", &[1]));
-    hostile.expect_end();
+    hostile.expect_eof();
     drop(hostile);
     server.signal("TERM");
     let (code, stderr) = server.end();
@@ -273,7 +273,7 @@ fn peers_of_other_protocols_do_not_fill_the_log() {
     for bytes in first_bytes.iter().cycle().take(200) {
         let mut other = Client::connect(addr);
         other.send(bytes);
-        other.expect_end();
+        other.expect_eof();
     }
     for _ in 0..100 {
         Client::connect(addr).reset();
@@ -314,7 +314,7 @@ fn repeated_signals_do_not_stop_the_server_or_move_a_deadline() {
     };
     while !is_closed(&mut silent) {
         assert!(
-            begun.elapsed() < PATIENCE,
+            begun.elapsed() < TIMEOUT,
             "the signals have moved the deadline; {}",
             server.log()
         );
@@ -365,7 +365,7 @@ fn traced(options: &[&str], visit: impl FnOnce(&mut Client)) -> Option<Traced> {
         .args(options)
         .arg(example("server"))
         .args(["--listen", "127.0.0.1:0", "--spin", "off"]);
-    let (server, addr) = Process::greeting(&mut command);
+    let (server, addr) = Process::run_listening(&mut command);
     visit(&mut Client::connect(addr));
     let pid = Command::new("pgrep")
         .args(["-P", &server.pid().to_string()])

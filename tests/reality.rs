@@ -1,125 +1,133 @@
-//! The simulator against reality: each behaviour of a system that it models is played in both, and must look the same.
+//! Compares the simulator with the kernel: each behavior that the simulator models runs on both,
+//! and must give the same results.
 //!
-//! A behaviour is one function, written once for any [`World`]. It says in words what came of it, in order and without times.
+//! A behavior is one function, written for any [`Backend`]. It returns its results as text, in
+//! order and without times.
 //!
-//! On Linux only, since that is the system that the simulator models where systems differ; [`Fault`]s are what any of them may do besides.
-//! One of those is no choice there: epoll reports all that is the case and not only what is new
-//! ([`Fault::FullEvent`]), so that fault always happens in the simulated world here.
+//! The tests run on Linux only, because the simulator models Linux where systems differ. A
+//! [`Fault`] is what any system may do besides. One fault is no choice on Linux: epoll reports all
+//! current readiness, not only what is new ([`Fault::FullEvent`]). So that fault always happens in
+//! the simulator here.
 //!
 //! What is not compared, and why:
 //!
-//! - A dial that is not decided yet, or never: on the loopback interface it is decided before connect(2) returns, and nobody
-//!   is there who drops packets. Nor a backlog that is full: a newcomer tries again after a second.
-//! - Faults that the system cannot be made to do on purpose and alone: interrupted calls, events that nothing stands
-//!   behind or that name a former registration, no descriptors or memory left, a listener that fails.
-//! - What a socket that meets itself would hear of itself: the simulator has no such connection, since the loop closes it at once.
-//! - Room that is told though no write found none: epoll does so after it was asked while there was little. [`Net`] does not
-//!   promise it, and so the simulator, which is the harsher one there, does not do it.
-//! - How a far end fares that sends to a closed socket: [`Peer::fate`](glassloop::sim::Peer::fate) is a verdict, not what its reads say.
-//! - Where urgent data stands without other bytes before it; the simulated byte always comes behind some.
+//! - A dial that is undecided for some time, or forever: on the loopback interface connect(2)
+//!   decides it before it returns, and no packet is dropped. Nor a full backlog: the client tries
+//!   again after a second.
+//! - Faults that a test cannot cause on purpose and alone: interrupted calls, spurious or stale
+//!   events, a lack of descriptors or memory, a listener that fails.
+//! - Further events of a socket that is connected to itself: the simulator has no such connection,
+//!   since the loop closes it at once.
+//! - Writable events although no write was blocked: epoll reports one if it was asked while there
+//!   was little room. [`Net`] does not promise it, so the simulator, which is the harsher one
+//!   there, does not report it.
+//! - What a peer sees that sends to a closed socket: [`Peer::state`](glassloop::sim::Peer::state)
+//!   is a summary, not the result of its reads.
+//! - Urgent data without other bytes before it: in the simulator other bytes always precede it.
 //! - Unix domain sockets, which are not simulated.
-//! - Times, sizes and how bytes are cut: the system's own business, and no program's.
+//! - Times, sizes and the segmentation of bytes: no program may rely on them.
 
 #![cfg(target_os = "linux")]
-#![allow(unreachable_pub)] // the modules are this file's own
+#![allow(unreachable_pub)] // the modules belong to this file only
 
+#[path = "reality/backend.rs"]
+mod backend;
 #[path = "reality/kernel.rs"]
 mod kernel;
 #[path = "reality/simulated.rs"]
 mod simulated;
-#[path = "reality/world.rs"]
-mod world;
 
 use std::time::Duration;
 
+use backend::{Arrival, Backend, ListenerOf, StreamOf, established, fill, read, write};
 use glassloop::internals::{Net, Token};
 use glassloop::sim::Fault;
 use kernel::Kernel;
 use simulated::Simulated;
-use world::{ListenerOf, Sign, StreamOf, World, established, fill, read, write};
 
-/// Under which the tests register what they have.
+/// The tokens that the tests register.
 const SOCKET: usize = 1;
 const OTHER: usize = 2;
-const DOOR: usize = 3;
+const LISTENER: usize = 3;
 
-/// Plays a behaviour in both worlds: they must agree, and be as a program expects.
-macro_rules! alike {
-    ($behaviour:ident, $expected:expr) => {
-        alike!($behaviour, [], $expected)
+/// Runs a behavior on the simulator and on the kernel: both must give the expected results.
+macro_rules! assert_same {
+    ($behavior:ident, $expected:expr) => {
+        assert_same!($behavior, [], $expected)
     };
-    ($behaviour:ident, $faults:expr, $expected:expr) => {
-        let real = $behaviour(Kernel::new());
-        let simulated = $behaviour(Simulated::new(&$faults));
-        assert_eq!(simulated, real, "left the simulator, right the kernel");
-        assert_eq!(
-            real, $expected,
-            "left the kernel, right what is expected of it"
-        );
+    ($behavior:ident, $faults:expr, $expected:expr) => {
+        let real = $behavior(Kernel::new());
+        let simulated = $behavior(Simulated::new(&$faults));
+        assert_eq!(simulated, real, "left: simulator, right: kernel");
+        assert_eq!(real, $expected, "left: kernel, right: expected");
     };
 }
 
-/// A listener that is registered.
-fn open_door<W: World>(world: &mut W) -> (ListenerOf<W>, glassloop::Address) {
-    let (mut listener, addr) = world.listener();
-    world.net().listen(&mut listener, DOOR).unwrap();
+/// A registered listener.
+fn registered_listener<W: Backend>(backend: &mut W) -> (ListenerOf<W>, glassloop::Address) {
+    let (mut listener, addr) = backend.listener();
+    backend.net().listen(&mut listener, LISTENER).unwrap();
     (listener, addr)
 }
 
-/// A connection that was accepted, not registered yet.
-fn accepted<W: World>(world: &mut W) -> (StreamOf<W>, W::Far) {
-    let (mut listener, addr) = open_door(world);
-    let far = world.client(&addr).unwrap();
-    world.event(DOOR);
-    let stream = world.accept(&mut listener).unwrap();
-    (stream, far)
+/// A connection that is accepted and not registered.
+fn accepted<W: Backend>(backend: &mut W) -> (StreamOf<W>, W::Peer) {
+    let (mut listener, addr) = registered_listener(backend);
+    let peer = backend.client(&addr).unwrap();
+    backend.event(LISTENER);
+    let stream = backend.accept(&mut listener).unwrap();
+    (stream, peer)
 }
 
-/// The same, registered, and its first event taken: it has room for writing.
-fn connected<W: World>(world: &mut W) -> (StreamOf<W>, W::Far) {
-    let (mut stream, far) = accepted(world);
-    world.register(&mut stream, SOCKET);
-    assert_eq!(world.event(SOCKET), "writable");
-    (stream, far)
+/// A connection that is accepted and registered, and whose first event, writable, is taken.
+fn connected<W: Backend>(backend: &mut W) -> (StreamOf<W>, W::Peer) {
+    let (mut stream, peer) = accepted(backend);
+    backend.register(&mut stream, SOCKET);
+    assert_eq!(backend.event(SOCKET), "writable");
+    (stream, peer)
 }
 
-// ---- What a registration tells.
+// ---- Registrations.
 
 #[test]
-fn a_fresh_registration_tells_at_once_what_is_ready() {
-    fn behaviour<W: World>(mut world: W) -> Vec<String> {
-        let (mut stream, mut far) = accepted(&mut world);
-        world.send(&mut far, b"early");
-        world.arrives(&stream, Sign::Bytes(5));
-        world.register(&mut stream, SOCKET);
+fn registration_reports_current_readiness() {
+    fn behavior<W: Backend>(mut backend: W) -> Vec<String> {
+        let (mut stream, mut peer) = accepted(&mut backend);
+        backend.send(&mut peer, b"early");
+        backend.wait_for(&stream, Arrival::Bytes(5));
+        backend.register(&mut stream, SOCKET);
         vec![
-            world.event(SOCKET),
-            world.silence(SOCKET),
+            backend.event(SOCKET),
+            backend.no_event(SOCKET),
             read(&mut stream, 9),
         ]
     }
     let expected = ["readable writable", "nothing", "\"early\""];
-    alike!(behaviour, expected);
-    assert_eq!(behaviour(Simulated::terse()), expected, "all of it is new");
+    assert_same!(behavior, expected);
+    assert_eq!(
+        behavior(Simulated::new_only()),
+        expected,
+        "all of it is new"
+    );
 }
 
 #[test]
-fn without_news_there_is_no_second_event_whether_all_was_read_or_not() {
-    fn behaviour<W: World>(mut world: W) -> Vec<String> {
-        let (mut stream, mut far) = connected(&mut world);
-        world.send(&mut far, b"one two");
-        world.arrives(&stream, Sign::Bytes(7));
-        let mut said = vec![world.event(SOCKET), world.silence(SOCKET)];
-        said.extend([read(&mut stream, 4), world.silence(SOCKET)]);
-        said.extend([
+fn no_second_event_without_new_bytes() {
+    fn behavior<W: Backend>(mut backend: W) -> Vec<String> {
+        let (mut stream, mut peer) = connected(&mut backend);
+        backend.send(&mut peer, b"one two");
+        backend.wait_for(&stream, Arrival::Bytes(7));
+        let mut results = vec![backend.event(SOCKET), backend.no_event(SOCKET)];
+        results.extend([read(&mut stream, 4), backend.no_event(SOCKET)]);
+        results.extend([
             read(&mut stream, 9),
             read(&mut stream, 9),
-            world.silence(SOCKET),
+            backend.no_event(SOCKET),
         ]);
-        said
+        results
     }
-    alike!(
-        behaviour,
+    assert_same!(
+        behavior,
         [
             "readable writable",
             "nothing",
@@ -133,19 +141,19 @@ fn without_news_there_is_no_second_event_whether_all_was_read_or_not() {
 }
 
 #[test]
-fn new_bytes_after_a_partial_read_bring_a_new_event() {
-    fn behaviour<W: World>(mut world: W) -> Vec<String> {
-        let (mut stream, mut far) = connected(&mut world);
-        world.send(&mut far, b"one");
-        world.arrives(&stream, Sign::Bytes(3));
-        let mut said = vec![world.event(SOCKET), read(&mut stream, 1)];
-        world.send(&mut far, b"two");
-        world.arrives(&stream, Sign::Bytes(5));
-        said.extend([world.event(SOCKET), read(&mut stream, 9)]);
-        said
+fn bytes_after_partial_read_cause_a_new_event() {
+    fn behavior<W: Backend>(mut backend: W) -> Vec<String> {
+        let (mut stream, mut peer) = connected(&mut backend);
+        backend.send(&mut peer, b"one");
+        backend.wait_for(&stream, Arrival::Bytes(3));
+        let mut results = vec![backend.event(SOCKET), read(&mut stream, 1)];
+        backend.send(&mut peer, b"two");
+        backend.wait_for(&stream, Arrival::Bytes(5));
+        results.extend([backend.event(SOCKET), read(&mut stream, 9)]);
+        results
     }
-    alike!(
-        behaviour,
+    assert_same!(
+        behavior,
         [
             "readable writable",
             "\"o\"",
@@ -156,22 +164,22 @@ fn new_bytes_after_a_partial_read_bring_a_new_event() {
 }
 
 #[test]
-fn new_bytes_after_a_short_read_bring_a_new_event() {
-    fn behaviour<W: World>(mut world: W) -> Vec<String> {
-        let (mut stream, mut far) = connected(&mut world);
-        world.send(&mut far, b"one");
-        world.arrives(&stream, Sign::Bytes(3));
-        let mut said = vec![world.event(SOCKET), read(&mut stream, 9)];
-        world.send(&mut far, b"two");
-        said.extend([
-            world.event(SOCKET),
+fn bytes_after_short_read_cause_a_new_event() {
+    fn behavior<W: Backend>(mut backend: W) -> Vec<String> {
+        let (mut stream, mut peer) = connected(&mut backend);
+        backend.send(&mut peer, b"one");
+        backend.wait_for(&stream, Arrival::Bytes(3));
+        let mut results = vec![backend.event(SOCKET), read(&mut stream, 9)];
+        backend.send(&mut peer, b"two");
+        results.extend([
+            backend.event(SOCKET),
             read(&mut stream, 9),
             read(&mut stream, 9),
         ]);
-        said
+        results
     }
-    alike!(
-        behaviour,
+    assert_same!(
+        behavior,
         [
             "readable writable",
             "\"one\"",
@@ -183,45 +191,42 @@ fn new_bytes_after_a_short_read_bring_a_new_event() {
 }
 
 #[test]
-fn nothing_is_told_of_a_socket_whose_registration_has_ended() {
-    fn behaviour<W: World>(mut world: W) -> Vec<String> {
-        let (mut stream, mut far) = connected(&mut world);
-        world.send(&mut far, b"waits already");
-        world.arrives(&stream, Sign::Bytes(13));
-        world.net().deregister(&mut stream).unwrap();
-        let mut said = vec![world.silence(SOCKET)];
-        world.shut_write(&mut far);
-        world.arrives(&stream, Sign::End);
-        said.extend([
-            world.silence(SOCKET),
+fn deregistered_socket_reports_no_events() {
+    fn behavior<W: Backend>(mut backend: W) -> Vec<String> {
+        let (mut stream, mut peer) = connected(&mut backend);
+        backend.send(&mut peer, b"waits already");
+        backend.wait_for(&stream, Arrival::Bytes(13));
+        backend.net().deregister(&mut stream).unwrap();
+        let mut results = vec![backend.no_event(SOCKET)];
+        backend.shut_write(&mut peer);
+        backend.wait_for(&stream, Arrival::End);
+        results.extend([
+            backend.no_event(SOCKET),
             read(&mut stream, 99),
             read(&mut stream, 99),
         ]);
-        said
+        results
     }
-    alike!(
-        behaviour,
-        ["nothing", "nothing", "\"waits already\"", "end"]
-    );
+    assert_same!(behavior, ["nothing", "nothing", "\"waits already\"", "end"]);
 }
 
 #[test]
-fn the_end_after_a_partial_read_brings_a_new_event() {
-    fn behaviour<W: World>(mut world: W) -> Vec<String> {
-        let (mut stream, mut far) = connected(&mut world);
-        world.send(&mut far, b"words");
-        world.arrives(&stream, Sign::Bytes(5));
-        let mut said = vec![world.event(SOCKET), read(&mut stream, 1)];
-        world.shut_write(&mut far);
-        said.extend([
-            world.event(SOCKET),
+fn fin_after_partial_read_causes_a_new_event() {
+    fn behavior<W: Backend>(mut backend: W) -> Vec<String> {
+        let (mut stream, mut peer) = connected(&mut backend);
+        backend.send(&mut peer, b"words");
+        backend.wait_for(&stream, Arrival::Bytes(5));
+        let mut results = vec![backend.event(SOCKET), read(&mut stream, 1)];
+        backend.shut_write(&mut peer);
+        results.extend([
+            backend.event(SOCKET),
             read(&mut stream, 9),
             read(&mut stream, 9),
         ]);
-        said
+        results
     }
-    alike!(
-        behaviour,
+    assert_same!(
+        behavior,
         [
             "readable writable",
             "\"w\"",
@@ -232,29 +237,29 @@ fn the_end_after_a_partial_read_brings_a_new_event() {
     );
 }
 
-// ---- Ends.
+// ---- FINs.
 
 #[test]
-fn bytes_and_the_end_behind_them_are_one_event() {
-    fn behaviour<W: World>(mut world: W) -> Vec<String> {
-        let (mut stream, mut far) = connected(&mut world);
-        world.send(&mut far, b"last words");
-        world.shut_write(&mut far);
-        world.arrives(&stream, Sign::End);
-        let mut said = vec![
-            world.event(SOCKET),
+fn bytes_and_fin_are_one_event() {
+    fn behavior<W: Backend>(mut backend: W) -> Vec<String> {
+        let (mut stream, mut peer) = connected(&mut backend);
+        backend.send(&mut peer, b"last words");
+        backend.shut_write(&mut peer);
+        backend.wait_for(&stream, Arrival::End);
+        let mut results = vec![
+            backend.event(SOCKET),
             read(&mut stream, 4),
-            world.silence(SOCKET),
+            backend.no_event(SOCKET),
         ];
-        said.extend([
+        results.extend([
             read(&mut stream, 99),
             read(&mut stream, 99),
             read(&mut stream, 99),
         ]);
-        said
+        results
     }
-    alike!(
-        behaviour,
+    assert_same!(
+        behavior,
         [
             "readable writable read_closed",
             "\"last\"",
@@ -264,8 +269,8 @@ fn bytes_and_the_end_behind_them_are_one_event() {
             "end"
         ]
     );
-    alike!(
-        behaviour,
+    assert_same!(
+        behavior,
         [Fault::EndWithData],
         [
             "readable writable read_closed",
@@ -279,20 +284,20 @@ fn bytes_and_the_end_behind_them_are_one_event() {
 }
 
 #[test]
-fn an_end_without_bytes_is_readable_and_says_that_the_peer_sends_no_more() {
-    fn behaviour<W: World>(mut world: W) -> Vec<String> {
-        let (mut stream, mut far) = connected(&mut world);
-        let mut said = vec![read(&mut stream, 9)];
-        world.shut_write(&mut far);
-        said.extend([
-            world.event(SOCKET),
+fn fin_without_bytes_is_readable_and_read_closed() {
+    fn behavior<W: Backend>(mut backend: W) -> Vec<String> {
+        let (mut stream, mut peer) = connected(&mut backend);
+        let mut results = vec![read(&mut stream, 9)];
+        backend.shut_write(&mut peer);
+        results.extend([
+            backend.event(SOCKET),
             read(&mut stream, 9),
-            world.silence(SOCKET),
+            backend.no_event(SOCKET),
         ]);
-        said
+        results
     }
-    alike!(
-        behaviour,
+    assert_same!(
+        behavior,
         [
             "WouldBlock",
             "readable writable read_closed",
@@ -303,21 +308,21 @@ fn an_end_without_bytes_is_readable_and_says_that_the_peer_sends_no_more() {
 }
 
 #[test]
-fn who_has_ended_its_sending_still_hears() {
-    fn behaviour<W: World>(mut world: W) -> Vec<String> {
-        let (mut stream, mut far) = connected(&mut world);
-        world.shut_write(&mut far);
-        let mut said = vec![
-            world.event(SOCKET),
+fn half_closed_peer_still_receives() {
+    fn behavior<W: Backend>(mut backend: W) -> Vec<String> {
+        let (mut stream, mut peer) = connected(&mut backend);
+        backend.shut_write(&mut peer);
+        let mut results = vec![
+            backend.event(SOCKET),
             read(&mut stream, 9),
             write(&mut stream, b"answer"),
         ];
-        shut_write(&mut stream, &mut said);
-        said.push(heard(&mut world, &mut far));
-        said
+        shut_write(&mut stream, &mut results);
+        results.push(recv_all(&mut backend, &mut peer));
+        results
     }
-    alike!(
-        behaviour,
+    assert_same!(
+        behavior,
         [
             "readable writable read_closed",
             "end",
@@ -329,25 +334,25 @@ fn who_has_ended_its_sending_still_hears() {
 }
 
 #[test]
-fn our_half_close_ends_our_sending_and_nothing_else() {
-    fn behaviour<W: World>(mut world: W) -> Vec<String> {
-        let (mut stream, mut far) = connected(&mut world);
-        let mut said = vec![write(&mut stream, b"request")];
-        shut_write(&mut stream, &mut said);
-        said.push(write(&mut stream, b"too late"));
-        shut_write(&mut stream, &mut said);
-        said.push(heard(&mut world, &mut far));
-        world.send(&mut far, b"answer");
-        world.arrives(&stream, Sign::Bytes(6));
-        said.extend([
-            world.event(SOCKET),
+fn half_close_ends_only_our_sending() {
+    fn behavior<W: Backend>(mut backend: W) -> Vec<String> {
+        let (mut stream, mut peer) = connected(&mut backend);
+        let mut results = vec![write(&mut stream, b"request")];
+        shut_write(&mut stream, &mut results);
+        results.push(write(&mut stream, b"too late"));
+        shut_write(&mut stream, &mut results);
+        results.push(recv_all(&mut backend, &mut peer));
+        backend.send(&mut peer, b"answer");
+        backend.wait_for(&stream, Arrival::Bytes(6));
+        results.extend([
+            backend.event(SOCKET),
             read(&mut stream, 9),
             read(&mut stream, 9),
         ]);
-        said
+        results
     }
-    alike!(
-        behaviour,
+    assert_same!(
+        behavior,
         [
             "all",
             "shut",
@@ -362,25 +367,25 @@ fn our_half_close_ends_our_sending_and_nothing_else() {
 }
 
 #[test]
-fn after_both_have_ended_their_sending_nothing_goes_either_way() {
-    fn behaviour<W: World>(mut world: W) -> Vec<String> {
-        let (mut stream, mut far) = connected(&mut world);
-        let mut said = Vec::new();
-        shut_write(&mut stream, &mut said);
-        said.push(world.hear_out(&mut far).1.into());
-        world.send(&mut far, b"bye");
-        world.shut_write(&mut far);
-        world.arrives(&stream, Sign::End);
-        said.extend([
-            world.event(SOCKET),
+fn nothing_is_sent_after_both_sides_half_close() {
+    fn behavior<W: Backend>(mut backend: W) -> Vec<String> {
+        let (mut stream, mut peer) = connected(&mut backend);
+        let mut results = Vec::new();
+        shut_write(&mut stream, &mut results);
+        results.push(backend.recv_to_end(&mut peer).1.into());
+        backend.send(&mut peer, b"bye");
+        backend.shut_write(&mut peer);
+        backend.wait_for(&stream, Arrival::End);
+        results.extend([
+            backend.event(SOCKET),
             read(&mut stream, 9),
             read(&mut stream, 9),
             write(&mut stream, b"too late"),
         ]);
-        said
+        results
     }
-    alike!(
-        behaviour,
+    assert_same!(
+        behavior,
         [
             "shut",
             "end",
@@ -392,15 +397,15 @@ fn after_both_have_ended_their_sending_nothing_goes_either_way() {
     );
 }
 
-/// All that comes to the far end, and how it ends there.
-fn heard<W: World>(world: &mut W, far: &mut W::Far) -> String {
-    let (bytes, how) = world.hear_out(far);
+/// Everything that the peer receives, and how it ends.
+fn recv_all<W: Backend>(backend: &mut W, peer: &mut W::Peer) -> String {
+    let (bytes, how) = backend.recv_to_end(peer);
     format!("{} {how}", String::from_utf8_lossy(&bytes))
 }
 
-/// Ends our sending.
-fn shut_write(stream: &mut impl glassloop::internals::Stream, said: &mut Vec<String>) {
-    said.push(
+/// Shuts down our sending side.
+fn shut_write(stream: &mut impl glassloop::internals::Stream, results: &mut Vec<String>) {
+    results.push(
         stream
             .shut_write()
             .map_or_else(|error| format!("{:?}", error.kind()), |()| "shut".into()),
@@ -410,26 +415,26 @@ fn shut_write(stream: &mut impl glassloop::internals::Stream, said: &mut Vec<Str
 // ---- Resets.
 
 #[test]
-fn a_reset_leaves_what_had_arrived_before_it() {
-    fn behaviour<W: World>(mut world: W) -> Vec<String> {
-        let (mut stream, mut far) = connected(&mut world);
-        world.send(&mut far, b"last words");
-        world.arrives(&stream, Sign::Bytes(10));
-        world.reset(far);
-        world.arrives(&stream, Sign::Reset);
-        let mut said = vec![world.event(SOCKET)];
-        said.extend([
+fn bytes_before_a_reset_stay_readable() {
+    fn behavior<W: Backend>(mut backend: W) -> Vec<String> {
+        let (mut stream, mut peer) = connected(&mut backend);
+        backend.send(&mut peer, b"last words");
+        backend.wait_for(&stream, Arrival::Bytes(10));
+        backend.reset(peer);
+        backend.wait_for(&stream, Arrival::Reset);
+        let mut results = vec![backend.event(SOCKET)];
+        results.extend([
             read(&mut stream, 4),
             read(&mut stream, 99),
             read(&mut stream, 99),
             read(&mut stream, 99),
         ]);
-        said.extend([write(&mut stream, b"x"), world.silence(SOCKET)]);
-        said
+        results.extend([write(&mut stream, b"x"), backend.no_event(SOCKET)]);
+        results
     }
     let event = "readable writable read_closed write_closed broken";
-    alike!(
-        behaviour,
+    assert_same!(
+        behavior,
         [
             event,
             "\"last\"",
@@ -440,8 +445,8 @@ fn a_reset_leaves_what_had_arrived_before_it() {
             "nothing"
         ]
     );
-    // Linux keeps them; other systems may not, and so the simulator can do both.
-    let purged = behaviour(Simulated::new(&[Fault::ResetPurges]));
+    // Linux keeps those bytes. Other systems may not, so the simulator can do both.
+    let purged = behavior(Simulated::new(&[Fault::ResetPurges]));
     assert_eq!(
         purged,
         [
@@ -457,25 +462,25 @@ fn a_reset_leaves_what_had_arrived_before_it() {
 }
 
 #[test]
-fn a_reset_while_the_send_buffer_is_full_is_said_once_by_a_write() {
-    fn behaviour<W: World>(mut world: W) -> Vec<String> {
-        let (mut stream, far) = connected(&mut world);
-        fill_up(&mut world, &mut stream, &far);
-        world.reset(far);
-        world.arrives(&stream, Sign::Reset);
-        let mut said = vec![world.event(SOCKET)];
-        said.extend([
+fn reset_with_full_send_buffer_fails_one_write() {
+    fn behavior<W: Backend>(mut backend: W) -> Vec<String> {
+        let (mut stream, peer) = connected(&mut backend);
+        fill_both_buffers(&mut backend, &mut stream, &peer);
+        backend.reset(peer);
+        backend.wait_for(&stream, Arrival::Reset);
+        let mut results = vec![backend.event(SOCKET)];
+        results.extend([
             write(&mut stream, b"x"),
             write(&mut stream, b"x"),
             read(&mut stream, 9),
             established(&mut stream),
         ]);
-        shut_write(&mut stream, &mut said);
-        said
+        shut_write(&mut stream, &mut results);
+        results
     }
     let event = "readable writable read_closed write_closed broken";
-    alike!(
-        behaviour,
+    assert_same!(
+        behavior,
         [
             event,
             "ConnectionReset",
@@ -488,42 +493,46 @@ fn a_reset_while_the_send_buffer_is_full_is_said_once_by_a_write() {
 }
 
 #[test]
-fn a_reset_is_said_once_by_a_read() {
-    fn behaviour<W: World>(mut world: W) -> Vec<String> {
-        let (mut stream, far) = connected(&mut world);
-        world.reset(far);
-        let mut said = vec![
-            world.event(SOCKET),
+fn reset_fails_one_read() {
+    fn behavior<W: Backend>(mut backend: W) -> Vec<String> {
+        let (mut stream, peer) = connected(&mut backend);
+        backend.reset(peer);
+        let mut results = vec![
+            backend.event(SOCKET),
             read(&mut stream, 9),
             read(&mut stream, 9),
         ];
-        said.extend([write(&mut stream, b"x"), write(&mut stream, b"x")]);
-        said
+        results.extend([write(&mut stream, b"x"), write(&mut stream, b"x")]);
+        results
     }
     let event = "readable writable read_closed write_closed broken";
     let expected = [event, "ConnectionReset", "end", "BrokenPipe", "BrokenPipe"];
-    alike!(behaviour, expected);
-    assert_eq!(behaviour(Simulated::terse()), expected, "all of it is new");
+    assert_same!(behavior, expected);
+    assert_eq!(
+        behavior(Simulated::new_only()),
+        expected,
+        "all of it is new"
+    );
 }
 
 #[test]
-fn a_reset_behind_the_end_is_a_broken_pipe_and_no_failed_read() {
-    fn behaviour<W: World>(mut world: W) -> Vec<String> {
-        let (mut stream, mut far) = connected(&mut world);
-        world.shut_write(&mut far);
-        let mut said = vec![world.event(SOCKET), read(&mut stream, 9)];
-        world.reset(far);
-        said.extend([
-            world.event(SOCKET),
+fn reset_after_fin_is_a_broken_pipe_for_writes_only() {
+    fn behavior<W: Backend>(mut backend: W) -> Vec<String> {
+        let (mut stream, mut peer) = connected(&mut backend);
+        backend.shut_write(&mut peer);
+        let mut results = vec![backend.event(SOCKET), read(&mut stream, 9)];
+        backend.reset(peer);
+        results.extend([
+            backend.event(SOCKET),
             read(&mut stream, 9),
             established(&mut stream),
             write(&mut stream, b"x"),
         ]);
-        said
+        results
     }
     let event = "readable writable read_closed write_closed broken";
-    alike!(
-        behaviour,
+    assert_same!(
+        behavior,
         [
             "readable writable read_closed",
             "end",
@@ -533,8 +542,8 @@ fn a_reset_behind_the_end_is_a_broken_pipe_and_no_failed_read() {
             "BrokenPipe"
         ]
     );
-    // Who throws away what was not read cannot know that all of it was.
-    let purged = behaviour(Simulated::new(&[Fault::ResetPurges]));
+    // A system that purges unread bytes does not know that all were read.
+    let purged = behavior(Simulated::new(&[Fault::ResetPurges]));
     assert_eq!(
         purged,
         [
@@ -549,27 +558,27 @@ fn a_reset_behind_the_end_is_a_broken_pipe_and_no_failed_read() {
 }
 
 #[test]
-fn a_write_after_the_peer_has_closed_is_taken_once() {
-    fn behaviour<W: World>(mut world: W) -> Vec<String> {
-        let (mut stream, far) = connected(&mut world);
-        world.close(far);
-        let mut said = vec![
-            world.event(SOCKET),
+fn first_write_after_peer_close_succeeds() {
+    fn behavior<W: Backend>(mut backend: W) -> Vec<String> {
+        let (mut stream, peer) = connected(&mut backend);
+        backend.close(peer);
+        let mut results = vec![
+            backend.event(SOCKET),
             read(&mut stream, 9),
             write(&mut stream, b"x"),
         ];
-        world.arrives(&stream, Sign::Reset);
-        said.extend([
-            world.event(SOCKET),
+        backend.wait_for(&stream, Arrival::Reset);
+        results.extend([
+            backend.event(SOCKET),
             write(&mut stream, b"x"),
             write(&mut stream, b"x"),
             read(&mut stream, 9),
         ]);
-        said
+        results
     }
     let event = "readable writable read_closed write_closed broken";
-    alike!(
-        behaviour,
+    assert_same!(
+        behavior,
         [
             "readable writable read_closed",
             "end",
@@ -583,57 +592,57 @@ fn a_write_after_the_peer_has_closed_is_taken_once() {
 }
 
 #[test]
-fn closing_with_bytes_unread_resets_the_peer() {
-    fn behaviour<W: World>(mut world: W) -> Vec<String> {
-        let (mut stream, mut far) = connected(&mut world);
-        world.send(&mut far, b"unread");
-        world.arrives(&stream, Sign::Bytes(6));
-        let mut said = vec![world.event(SOCKET), read(&mut stream, 2)];
+fn close_with_unread_bytes_resets_the_peer() {
+    fn behavior<W: Backend>(mut backend: W) -> Vec<String> {
+        let (mut stream, mut peer) = connected(&mut backend);
+        backend.send(&mut peer, b"unread");
+        backend.wait_for(&stream, Arrival::Bytes(6));
+        let mut results = vec![backend.event(SOCKET), read(&mut stream, 2)];
         drop(stream);
-        said.push(world.hear_out(&mut far).1.into());
-        said
+        results.push(backend.recv_to_end(&mut peer).1.into());
+        results
     }
-    alike!(behaviour, ["readable writable", "\"un\"", "reset"]);
+    assert_same!(behavior, ["readable writable", "\"un\"", "reset"]);
 }
 
 #[test]
-fn closing_with_all_read_ends_in_good_order() {
-    fn behaviour<W: World>(mut world: W) -> Vec<String> {
-        let (mut stream, mut far) = connected(&mut world);
-        world.send(&mut far, b"read");
-        world.arrives(&stream, Sign::Bytes(4));
-        let mut said = vec![read(&mut stream, 9), write(&mut stream, b"bye")];
+fn close_with_all_bytes_read_sends_fin() {
+    fn behavior<W: Backend>(mut backend: W) -> Vec<String> {
+        let (mut stream, mut peer) = connected(&mut backend);
+        backend.send(&mut peer, b"read");
+        backend.wait_for(&stream, Arrival::Bytes(4));
+        let mut results = vec![read(&mut stream, 9), write(&mut stream, b"bye")];
         drop(stream);
-        said.push(heard(&mut world, &mut far));
-        said
+        results.push(recv_all(&mut backend, &mut peer));
+        results
     }
-    alike!(behaviour, ["\"read\"", "all", "bye end"]);
+    assert_same!(behavior, ["\"read\"", "all", "bye end"]);
 }
 
 #[test]
-fn what_is_still_in_the_send_buffer_arrives_after_our_close() {
-    fn behaviour<W: World>(mut world: W) -> Vec<String> {
-        let (mut stream, mut far) = connected(&mut world);
-        let sum = fill_up(&mut world, &mut stream, &far);
+fn send_buffer_is_delivered_after_close() {
+    fn behavior<W: Backend>(mut backend: W) -> Vec<String> {
+        let (mut stream, mut peer) = connected(&mut backend);
+        let sum = fill_both_buffers(&mut backend, &mut stream, &peer);
         drop(stream);
-        let (bytes, how) = world.hear_out(&mut far);
+        let (bytes, how) = backend.recv_to_end(&mut peer);
         vec![format!("all of it: {}, then {how}", bytes.len() == sum)]
     }
-    alike!(behaviour, ["all of it: true, then end"]);
+    assert_same!(behavior, ["all of it: true, then end"]);
 }
 
 #[test]
-fn a_peer_that_closes_with_bytes_unread_resets_us() {
-    fn behaviour<W: World>(mut world: W) -> Vec<String> {
-        let (mut stream, far) = connected(&mut world);
-        let mut said = vec![write(&mut stream, b"unread")];
-        world.arrives_there(&far);
-        world.close(far);
-        said.extend([world.event(SOCKET), read(&mut stream, 9)]);
-        said
+fn peer_close_with_unread_bytes_resets_our_socket() {
+    fn behavior<W: Backend>(mut backend: W) -> Vec<String> {
+        let (mut stream, peer) = connected(&mut backend);
+        let mut results = vec![write(&mut stream, b"unread")];
+        backend.wait_for_peer(&peer);
+        backend.close(peer);
+        results.extend([backend.event(SOCKET), read(&mut stream, 9)]);
+        results
     }
-    alike!(
-        behaviour,
+    assert_same!(
+        behavior,
         [
             "all",
             "readable writable read_closed write_closed broken",
@@ -643,39 +652,39 @@ fn a_peer_that_closes_with_bytes_unread_resets_us() {
 }
 
 #[test]
-fn bytes_of_ours_that_had_arrived_survive_the_reset_that_our_close_makes() {
-    fn behaviour<W: World>(mut world: W) -> Vec<String> {
-        let (mut stream, mut far) = connected(&mut world);
-        world.send(&mut far, b"unread");
-        world.arrives(&stream, Sign::Bytes(6));
-        let mut said = vec![write(&mut stream, b"answer")];
-        world.arrives_there(&far);
+fn delivered_bytes_survive_the_reset_of_our_close() {
+    fn behavior<W: Backend>(mut backend: W) -> Vec<String> {
+        let (mut stream, mut peer) = connected(&mut backend);
+        backend.send(&mut peer, b"unread");
+        backend.wait_for(&stream, Arrival::Bytes(6));
+        let mut results = vec![write(&mut stream, b"answer")];
+        backend.wait_for_peer(&peer);
         drop(stream);
-        said.push(heard(&mut world, &mut far));
-        said
+        results.push(recv_all(&mut backend, &mut peer));
+        results
     }
-    alike!(behaviour, ["all", "answer reset"]);
+    assert_same!(behavior, ["all", "answer reset"]);
 }
 
 #[test]
-fn a_reset_after_our_half_close_fails_the_read() {
-    fn behaviour<W: World>(mut world: W) -> Vec<String> {
-        let (mut stream, mut far) = connected(&mut world);
-        let mut said = Vec::new();
-        shut_write(&mut stream, &mut said);
-        said.push(heard(&mut world, &mut far));
-        world.reset(far);
-        said.extend([
-            world.event(SOCKET),
+fn reset_after_half_close_fails_one_read() {
+    fn behavior<W: Backend>(mut backend: W) -> Vec<String> {
+        let (mut stream, mut peer) = connected(&mut backend);
+        let mut results = Vec::new();
+        shut_write(&mut stream, &mut results);
+        results.push(recv_all(&mut backend, &mut peer));
+        backend.reset(peer);
+        results.extend([
+            backend.event(SOCKET),
             read(&mut stream, 9),
             read(&mut stream, 9),
             write(&mut stream, b"x"),
         ]);
-        said
+        results
     }
     let event = "readable writable read_closed write_closed broken";
-    alike!(
-        behaviour,
+    assert_same!(
+        behavior,
         [
             "shut",
             " end",
@@ -687,58 +696,64 @@ fn a_reset_after_our_half_close_fails_the_read() {
     );
 }
 
-// ---- Room.
+// ---- Room in the send buffer.
 
-/// Writes until both buffers on the way are full; how much it was.
-fn fill_up<W: World>(world: &mut W, stream: &mut StreamOf<W>, far: &W::Far) -> usize {
+/// Writes until our send buffer and the peer's receive buffer are full. Returns the number of
+/// bytes.
+fn fill_both_buffers<W: Backend>(
+    backend: &mut W,
+    stream: &mut StreamOf<W>,
+    peer: &W::Peer,
+) -> usize {
     let mut sum = 0;
-    for round in 0..world::ROUNDS {
+    for round in 0..backend::MAX_POLLS {
         let more = fill(stream);
         sum += more;
         if more == 0 && round > 0 {
             return sum;
         }
-        world.arrives_there(far); // which makes room for more
+        backend.wait_for_peer(peer); // which makes room for more
     }
-    panic!("a buffer without end");
+    panic!("the buffers never fill up");
 }
 
 #[test]
-fn what_does_not_fit_is_taken_in_part_and_the_rest_when_the_peer_has_read() {
-    fn behaviour<W: World>(mut world: W) -> Vec<String> {
-        let (mut stream, mut far) = connected(&mut world);
+fn partial_write_continues_when_the_peer_reads() {
+    fn behavior<W: Backend>(mut backend: W) -> Vec<String> {
+        let (mut stream, mut peer) = connected(&mut backend);
         let much = vec![b'x'; 1 << 22];
-        let mut said = vec![write(&mut stream, &much)];
-        fill_up(&mut world, &mut stream, &far);
-        said.extend([write(&mut stream, b"x"), world.silence(SOCKET)]);
+        let mut results = vec![write(&mut stream, &much)];
+        fill_both_buffers(&mut backend, &mut stream, &peer);
+        results.extend([write(&mut stream, b"x"), backend.no_event(SOCKET)]);
         let mut taken = 0;
-        let event = (0..world::ROUNDS).find_map(|_| {
-            taken += world.take_some(&mut far);
-            world.poll_once(SOCKET)
+        let event = (0..backend::MAX_POLLS).find_map(|_| {
+            taken += backend.recv_some(&mut peer);
+            backend.poll_once(SOCKET)
         });
-        said.extend([
-            world::words(&event.expect("an event should have come")),
+        results.extend([
+            backend::describe(&event.expect("an event should have come")),
             write(&mut stream, b"x"),
         ]);
         assert!(taken > 0);
-        said
+        results
     }
-    alike!(
-        behaviour,
+    assert_same!(
+        behavior,
         ["a part", "WouldBlock", "nothing", "writable", "all"]
     );
 }
 
 #[test]
-fn room_is_told_only_when_about_a_third_of_the_buffer_is_free() {
-    fn behaviour<W: World>(mut world: W) -> Vec<String> {
-        let (mut stream, mut far) = connected(&mut world);
-        let whole = fill_up(&mut world, &mut stream, &far) - world.arrived_there(&mut far);
+fn writable_is_reported_when_a_third_of_the_buffer_is_free() {
+    fn behavior<W: Backend>(mut backend: W) -> Vec<String> {
+        let (mut stream, mut peer) = connected(&mut backend);
+        let whole = fill_both_buffers(&mut backend, &mut stream, &peer)
+            - backend.arrived_at_peer(&mut peer);
         let mut taken_before = false;
         let mut room = None;
-        for _ in 0..world::ROUNDS {
-            world.take_some(&mut far);
-            if world.poll_once(SOCKET).is_some() {
+        for _ in 0..backend::MAX_POLLS {
+            backend.recv_some(&mut peer);
+            if backend.poll_once(SOCKET).is_some() {
                 room = Some(fill(&mut stream));
                 break;
             }
@@ -749,67 +764,71 @@ fn room_is_told_only_when_about_a_third_of_the_buffer_is_free() {
             "room before the event: {taken_before}; much room then: {much}"
         )]
     }
-    alike!(
-        behaviour,
+    assert_same!(
+        behavior,
         ["room before the event: true; much room then: true"]
     );
 }
 
 #[test]
-fn room_that_nobody_missed_is_not_told() {
-    fn behaviour<W: World>(mut world: W) -> Vec<String> {
-        let (mut stream, mut far) = connected(&mut world);
-        let said = write(&mut stream, &[b'x'; 4096]);
+fn room_is_not_reported_without_a_blocked_write() {
+    fn behavior<W: Backend>(mut backend: W) -> Vec<String> {
+        let (mut stream, mut peer) = connected(&mut backend);
+        let results = write(&mut stream, &[b'x'; 4096]);
         vec![
-            said,
-            world.hear(&mut far, 4096).len().to_string(),
-            world.silence(SOCKET),
+            results,
+            backend.recv_exact(&mut peer, 4096).len().to_string(),
+            backend.no_event(SOCKET),
         ]
     }
-    alike!(behaviour, ["all", "4096", "nothing"]);
+    assert_same!(behavior, ["all", "4096", "nothing"]);
 }
 
 #[test]
-fn after_our_half_close_a_full_socket_counts_as_writable() {
-    fn behaviour<W: World>(mut world: W) -> Vec<String> {
-        let (mut stream, mut far) = connected(&mut world);
-        fill_up(&mut world, &mut stream, &far);
-        world.send(&mut far, b"one");
-        world.arrives(&stream, Sign::Bytes(3));
-        let mut said = vec![world.event(SOCKET)];
-        shut_write(&mut stream, &mut said);
-        world.send(&mut far, b"two");
-        world.arrives(&stream, Sign::Bytes(6));
-        said.push(world.event(SOCKET));
-        said
+fn full_socket_is_writable_after_half_close() {
+    fn behavior<W: Backend>(mut backend: W) -> Vec<String> {
+        let (mut stream, mut peer) = connected(&mut backend);
+        fill_both_buffers(&mut backend, &mut stream, &peer);
+        backend.send(&mut peer, b"one");
+        backend.wait_for(&stream, Arrival::Bytes(3));
+        let mut results = vec![backend.event(SOCKET)];
+        shut_write(&mut stream, &mut results);
+        backend.send(&mut peer, b"two");
+        backend.wait_for(&stream, Arrival::Bytes(6));
+        results.push(backend.event(SOCKET));
+        results
     }
-    alike!(behaviour, ["readable", "shut", "readable writable"]);
+    assert_same!(behavior, ["readable", "shut", "readable writable"]);
 }
 
 // ---- Listeners.
 
 #[test]
-fn those_who_wait_are_one_event_and_are_accepted_until_nobody_is_left() {
-    fn behaviour<W: World>(mut world: W) -> Vec<String> {
-        let (mut listener, addr) = open_door(&mut world);
-        let mut fars: Vec<_> = (0..3).map(|_| world.client(&addr).unwrap()).collect();
-        let mut said = vec![world.event(DOOR), world.silence(DOOR)];
-        let mut accept = |world: &mut W| {
-            world
+fn backlog_is_one_event_until_it_is_empty() {
+    fn behavior<W: Backend>(mut backend: W) -> Vec<String> {
+        let (mut listener, addr) = registered_listener(&mut backend);
+        let mut peers: Vec<_> = (0..3).map(|_| backend.client(&addr).unwrap()).collect();
+        let mut results = vec![backend.event(LISTENER), backend.no_event(LISTENER)];
+        let mut accept = |backend: &mut W| {
+            backend
                 .accept(&mut listener)
                 .map_or_else(|error| error, |_| "one".into())
         };
-        said.extend([accept(&mut world), world.silence(DOOR)]);
-        // One more, while some still wait.
-        fars.extend(world.client(&addr));
-        said.push(world.event(DOOR));
-        said.extend((0..4).map(|_| accept(&mut world)));
-        fars.extend(world.client(&addr));
-        said.extend([world.event(DOOR), accept(&mut world), accept(&mut world)]);
-        said
+        results.extend([accept(&mut backend), backend.no_event(LISTENER)]);
+        // One more connection, while some are still in the backlog.
+        peers.extend(backend.client(&addr));
+        results.push(backend.event(LISTENER));
+        results.extend((0..4).map(|_| accept(&mut backend)));
+        peers.extend(backend.client(&addr));
+        results.extend([
+            backend.event(LISTENER),
+            accept(&mut backend),
+            accept(&mut backend),
+        ]);
+        results
     }
-    alike!(
-        behaviour,
+    assert_same!(
+        behavior,
         [
             "readable",
             "nothing",
@@ -828,54 +847,59 @@ fn those_who_wait_are_one_event_and_are_accepted_until_nobody_is_left() {
 }
 
 #[test]
-fn what_was_said_before_the_accept_is_there_after_it() {
-    fn behaviour<W: World>(mut world: W) -> Vec<String> {
-        let (mut listener, addr) = open_door(&mut world);
-        let mut far = world.client(&addr).unwrap();
-        world.send(&mut far, b"in a hurry");
-        world.close(far);
-        world.event(DOOR);
-        let mut stream = world.accept(&mut listener).unwrap();
-        world.arrives(&stream, Sign::End);
-        world.register(&mut stream, SOCKET);
+fn bytes_sent_before_accept_are_readable_after_it() {
+    fn behavior<W: Backend>(mut backend: W) -> Vec<String> {
+        let (mut listener, addr) = registered_listener(&mut backend);
+        let mut peer = backend.client(&addr).unwrap();
+        backend.send(&mut peer, b"sent early");
+        backend.close(peer);
+        backend.event(LISTENER);
+        let mut stream = backend.accept(&mut listener).unwrap();
+        backend.wait_for(&stream, Arrival::End);
+        backend.register(&mut stream, SOCKET);
         vec![
-            world.event(SOCKET),
+            backend.event(SOCKET),
             read(&mut stream, 99),
             read(&mut stream, 99),
         ]
     }
-    alike!(
-        behaviour,
-        ["readable writable read_closed", "\"in a hurry\"", "end"]
+    assert_same!(
+        behavior,
+        ["readable writable read_closed", "\"sent early\"", "end"]
     );
 }
 
 #[test]
-fn a_connection_that_was_reset_before_the_accept_is_accepted_and_fails_then() {
-    fn behaviour<W: World>(world: W) -> Vec<String> {
-        play(world, |world, stream| world.arrives(stream, Sign::Reset))
+fn connection_reset_before_accept_fails_after_it() {
+    fn behavior<W: Backend>(backend: W) -> Vec<String> {
+        with_reset_before_accept(backend, |backend, stream| {
+            backend.wait_for(stream, Arrival::Reset);
+        })
     }
-    fn play<W: World>(mut world: W, wait: impl Fn(&mut W, &StreamOf<W>)) -> Vec<String> {
-        let (mut listener, addr) = open_door(&mut world);
-        let far = world.client(&addr).unwrap();
-        let from = world.addr(&far);
-        world.reset(far);
-        world.event(DOOR);
-        world.silence(DOOR);
-        let (mut stream, named) = world.net().accept(&mut listener).unwrap();
-        wait(&mut world, &stream);
-        world.register(&mut stream, SOCKET);
-        let mut said = vec![
+    fn with_reset_before_accept<W: Backend>(
+        mut backend: W,
+        wait: impl Fn(&mut W, &StreamOf<W>),
+    ) -> Vec<String> {
+        let (mut listener, addr) = registered_listener(&mut backend);
+        let peer = backend.client(&addr).unwrap();
+        let from = backend.addr(&peer);
+        backend.reset(peer);
+        backend.event(LISTENER);
+        backend.no_event(LISTENER);
+        let (mut stream, named) = backend.net().accept(&mut listener).unwrap();
+        wait(&mut backend, &stream);
+        backend.register(&mut stream, SOCKET);
+        let mut results = vec![
             (named == from).to_string(),
-            world.event(SOCKET),
+            backend.event(SOCKET),
             read(&mut stream, 9),
         ];
-        said.extend([
-            world.silence(SOCKET),
+        results.extend([
+            backend.no_event(SOCKET),
             read(&mut stream, 9),
             write(&mut stream, b"x"),
         ]);
-        said
+        results
     }
     let event = "readable writable read_closed write_closed broken";
     let expected = [
@@ -886,68 +910,72 @@ fn a_connection_that_was_reset_before_the_accept_is_accepted_and_fails_then() {
         "end",
         "BrokenPipe",
     ];
-    alike!(behaviour, expected);
-    // Here a second reset, of the network's, is still under way when the first one is read: it must not be heard.
+    assert_same!(behavior, expected);
+    // Here a second reset, from the network, is in flight when the first one is read. It must not
+    // be reported.
     assert_eq!(
-        play(Simulated::new(&[Fault::ResetBeforeAccept]), |_, _| {}),
+        with_reset_before_accept(Simulated::new(&[Fault::ResetBeforeAccept]), |_, _| {}),
         expected
     );
 }
 
 #[test]
-fn a_listener_that_closes_resets_those_who_wait_and_refuses_newcomers() {
-    fn behaviour<W: World>(mut world: W) -> Vec<String> {
-        let (listener, addr) = open_door(&mut world);
-        let mut far = world.client(&addr).unwrap();
-        world.net().unlisten(listener).unwrap();
-        let how = world.hear_out(&mut far).1.to_string();
+fn closed_listener_resets_its_backlog_and_refuses() {
+    fn behavior<W: Backend>(mut backend: W) -> Vec<String> {
+        let (listener, addr) = registered_listener(&mut backend);
+        let mut peer = backend.client(&addr).unwrap();
+        backend.net().unlisten(listener).unwrap();
+        let how = backend.recv_to_end(&mut peer).1.to_string();
         vec![
             how,
-            world.client(&addr).map_or("refused", |_| "let in").into(),
-            world.silence(DOOR),
+            backend
+                .client(&addr)
+                .map_or("refused", |_| "accepted")
+                .into(),
+            backend.no_event(LISTENER),
         ]
     }
-    alike!(behaviour, ["reset", "refused", "nothing"]);
+    assert_same!(behavior, ["reset", "refused", "nothing"]);
 }
 
-// ---- Dials.
+// ---- Outgoing connections.
 
 #[test]
-fn a_dial_that_succeeds_is_writable_and_established_though_nobody_accepts() {
-    fn behaviour<W: World>(mut world: W) -> Vec<String> {
-        let host = world.host();
-        let mut stream = world.net().connect(&host).unwrap();
-        world.register(&mut stream, SOCKET);
-        let mut said = vec![
-            world.event(SOCKET),
+fn dial_is_established_before_the_accept() {
+    fn behavior<W: Backend>(mut backend: W) -> Vec<String> {
+        let host = backend.host();
+        let mut stream = backend.net().connect(&host).unwrap();
+        backend.register(&mut stream, SOCKET);
+        let mut results = vec![
+            backend.event(SOCKET),
             established(&mut stream),
             write(&mut stream, b"hello"),
             read(&mut stream, 9),
         ];
-        let mut far = world.visitor(&host);
-        said.push(String::from_utf8(world.hear(&mut far, 5)).unwrap());
-        said
+        let mut peer = backend.accept_at(&host);
+        results.push(String::from_utf8(backend.recv_exact(&mut peer, 5)).unwrap());
+        results
     }
-    alike!(behaviour, ["writable", "Yes", "all", "WouldBlock", "hello"]);
+    assert_same!(behavior, ["writable", "Yes", "all", "WouldBlock", "hello"]);
 }
 
 #[test]
-fn a_dial_that_is_refused_says_so_once() {
-    fn behaviour<W: World>(mut world: W) -> Vec<String> {
-        let nobody = world.nobody();
-        let mut stream = world.net().connect(&nobody).unwrap();
-        world.register(&mut stream, SOCKET);
-        let mut said = vec![
-            world.event(SOCKET),
+fn refused_dial_reports_its_error_once() {
+    fn behavior<W: Backend>(mut backend: W) -> Vec<String> {
+        let refusing_addr = backend.refusing_addr();
+        let mut stream = backend.net().connect(&refusing_addr).unwrap();
+        backend.register(&mut stream, SOCKET);
+        let mut results = vec![
+            backend.event(SOCKET),
             established(&mut stream),
             established(&mut stream),
         ];
-        said.extend([
+        results.extend([
             write(&mut stream, b"x"),
             read(&mut stream, 9),
-            world.silence(SOCKET),
+            backend.no_event(SOCKET),
         ]);
-        said
+        results
     }
     let event = "readable writable read_closed write_closed broken";
     let expected = [
@@ -958,29 +986,33 @@ fn a_dial_that_is_refused_says_so_once() {
         "end",
         "nothing",
     ];
-    alike!(behaviour, expected);
-    assert_eq!(behaviour(Simulated::terse()), expected, "all of it is new");
+    assert_same!(behavior, expected);
+    assert_eq!(
+        behavior(Simulated::new_only()),
+        expected,
+        "all of it is new"
+    );
 }
 
 #[test]
-fn a_dial_between_two_of_our_own_sockets_reaches_the_listener() {
-    fn behaviour<W: World>(mut world: W) -> Vec<String> {
-        let (mut listener, addr) = open_door(&mut world);
-        let mut one = world.net().connect(&addr).unwrap();
-        world.register(&mut one, SOCKET);
-        let mut said = vec![world.event(SOCKET), established(&mut one)];
-        let mut other = world.accept(&mut listener).unwrap();
-        world.register(&mut other, OTHER);
-        said.extend([
-            world.event(OTHER),
+fn dial_to_our_own_listener_is_accepted() {
+    fn behavior<W: Backend>(mut backend: W) -> Vec<String> {
+        let (mut listener, addr) = registered_listener(&mut backend);
+        let mut one = backend.net().connect(&addr).unwrap();
+        backend.register(&mut one, SOCKET);
+        let mut results = vec![backend.event(SOCKET), established(&mut one)];
+        let mut other = backend.accept(&mut listener).unwrap();
+        backend.register(&mut other, OTHER);
+        results.extend([
+            backend.event(OTHER),
             write(&mut one, b"to myself"),
-            world.event(OTHER),
+            backend.event(OTHER),
             read(&mut other, 99),
         ]);
-        said
+        results
     }
-    alike!(
-        behaviour,
+    assert_same!(
+        behavior,
         [
             "writable",
             "Yes",
@@ -993,99 +1025,102 @@ fn a_dial_between_two_of_our_own_sockets_reaches_the_listener() {
 }
 
 #[test]
-fn a_dial_that_meets_itself_can_be_told_from_others() {
-    fn behaviour<W: World>(mut world: W) -> Vec<String> {
-        let mut stream = world.dial_itself();
-        world.register(&mut stream, SOCKET);
-        vec![world.event(SOCKET), established(&mut stream)]
+fn dial_to_itself_is_detected() {
+    fn behavior<W: Backend>(mut backend: W) -> Vec<String> {
+        let mut stream = backend.dial_self();
+        backend.register(&mut stream, SOCKET);
+        vec![backend.event(SOCKET), established(&mut stream)]
     }
-    alike!(
-        behaviour,
+    assert_same!(
+        behavior,
         [Fault::DialMeetsItself],
         ["writable", "WithItself"]
     );
 }
 
-// ---- The poller itself.
+// ---- The poller.
 
 #[test]
-fn what_one_poll_has_no_room_for_comes_with_the_next_in_order() {
-    fn behaviour<W: World>(mut world: W) -> Vec<Vec<usize>> {
-        let (mut listener, addr) = open_door(&mut world);
-        let tokens = 10..10 + world::EVENTS + 3;
+fn events_beyond_the_limit_come_in_order_with_the_next_poll() {
+    fn behavior<W: Backend>(mut backend: W) -> Vec<Vec<usize>> {
+        let (mut listener, addr) = registered_listener(&mut backend);
+        let tokens = 10..10 + backend::EVENTS + 3;
         let mut held = Vec::new();
         for token in tokens {
-            let far = world.client(&addr).unwrap();
-            world.event(DOOR);
-            let mut stream = world.accept(&mut listener).unwrap();
-            assert_eq!(world.accept(&mut listener).err().unwrap(), "WouldBlock");
-            world.register(&mut stream, token);
-            world.event(token);
-            held.push((stream, far));
+            let peer = backend.client(&addr).unwrap();
+            backend.event(LISTENER);
+            let mut stream = backend.accept(&mut listener).unwrap();
+            assert_eq!(backend.accept(&mut listener).err().unwrap(), "WouldBlock");
+            backend.register(&mut stream, token);
+            backend.event(token);
+            held.push((stream, peer));
         }
-        // The last one first, each through before the next.
-        for (stream, far) in held.iter_mut().rev() {
-            world.send(far, b"x");
-            world.arrives(stream, Sign::Bytes(1));
+        // The last connection first, and each event queued before the next.
+        for (stream, peer) in held.iter_mut().rev() {
+            backend.send(peer, b"x");
+            backend.wait_for(stream, Arrival::Bytes(1));
         }
         let mut poll = || {
             let mut events = Vec::new();
-            world.net().poll(&mut events, Some(world::ROUND)).unwrap();
+            backend
+                .net()
+                .poll(&mut events, Some(backend::POLL_TIME))
+                .unwrap();
             events.iter().map(|event| event.token).collect()
         };
         vec![poll(), poll(), poll()]
     }
     let (first, second) = ((13..21).rev().collect(), vec![12, 11, 10]);
-    alike!(behaviour, [first, second, vec![]]);
+    assert_same!(behavior, [first, second, vec![]]);
 }
 
 #[test]
-fn many_wakes_are_one_event() {
-    fn behaviour<W: World>(mut world: W) -> Vec<String> {
-        let (token, waker) = (Token::Waker.pack(), world.net().waker());
+fn repeated_wakes_are_one_event() {
+    fn behavior<W: Backend>(mut backend: W) -> Vec<String> {
+        let (token, waker) = (Token::Waker.pack(), backend.net().waker());
         (0..3).for_each(|_| waker.wake());
-        let mut said = vec![world.event(token), world.silence(token)];
+        let mut results = vec![backend.event(token), backend.no_event(token)];
         waker.wake();
-        said.push(world.event(token));
-        said
+        results.push(backend.event(token));
+        results
     }
-    alike!(behaviour, ["readable", "nothing", "readable"]);
+    assert_same!(behavior, ["readable", "nothing", "readable"]);
 }
 
 #[test]
-fn a_poll_sleeps_for_full_milliseconds_and_never_less_than_asked() {
-    fn behaviour<W: World>(mut world: W) -> Vec<bool> {
+fn poll_timeout_rounds_up_to_milliseconds() {
+    fn behavior<W: Backend>(mut backend: W) -> Vec<bool> {
         let asked = [0, 1, 999_999, 1_000_000, 1_000_001, 2_500_000].map(Duration::from_nanos);
         let slept = asked.map(|asked| {
-            let (before, mut events) = (world.net().now(), Vec::new());
-            let after = world.net().poll(&mut events, Some(asked)).unwrap();
+            let (before, mut events) = (backend.net().now(), Vec::new());
+            let after = backend.net().poll(&mut events, Some(asked)).unwrap();
             let full = Duration::from_millis(asked.as_nanos().div_ceil(1_000_000) as u64);
             events.is_empty() && after - before >= full
         });
         slept.into()
     }
-    alike!(behaviour, [true; 6]);
+    assert_same!(behavior, [true; 6]);
 }
 
 // ---- Urgent data.
 
 #[test]
-fn a_read_stops_short_at_the_urgent_mark() {
-    fn behaviour<W: World>(mut world: W) -> Vec<String> {
-        let (mut stream, mut far) = connected(&mut world);
-        world.send(&mut far, b"before");
-        world.send_urgent(&mut far, b'!');
-        let mut said = vec![world.event(SOCKET)];
-        world.send(&mut far, b"behind");
-        said.extend([
+fn read_stops_at_the_urgent_mark() {
+    fn behavior<W: Backend>(mut backend: W) -> Vec<String> {
+        let (mut stream, mut peer) = connected(&mut backend);
+        backend.send(&mut peer, b"before");
+        backend.send_urgent(&mut peer, b'!');
+        let mut results = vec![backend.event(SOCKET)];
+        backend.send(&mut peer, b"behind");
+        results.extend([
             read(&mut stream, 99),
             read(&mut stream, 99),
             read(&mut stream, 99),
         ]);
-        said
+        results
     }
-    alike!(
-        behaviour,
+    assert_same!(
+        behavior,
         [Fault::Urgent],
         [
             "readable writable urgent",

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use bytes::{BufMut, BytesMut};
 use glassloop::codec::{Codec, Input, Line};
 use glassloop::{CloseReason, Config, ConnectionId, Context, Handler, Origin, Reactor, Verdict};
-use util::{Client, PATIENCE, ack, addr_of, id, reactor, service, submit, turn_until};
+use util::{Client, TIMEOUT, ack, addr_of, id, reactor, service, submit, turn_until};
 
 /// Does what each line asks for, and keeps the ids of all connections.
 #[derive(Default)]
@@ -99,7 +99,7 @@ fn verdict_given_between_turns_takes_effect_without_an_event() {
         let (mut reactor, mut client, id) = with_client(Config::default());
         assert!(reactor.with(id, |_, _| verdict));
         let _ = reactor.turn(None).unwrap(); // without the fix it never returns
-        client.expect_gone();
+        client.expect_closed();
     }
 }
 
@@ -153,7 +153,7 @@ fn commands_from_many_close_callbacks_use_bounded_memory() {
     turn_until_idle(&mut reactor, PEERS);
     let stays = clients.pop().unwrap();
     drop(clients);
-    let (mut peak, end) = (0, Instant::now() + PATIENCE);
+    let (mut peak, end) = (0, Instant::now() + TIMEOUT);
     while reactor.connections() > 1 {
         assert!(Instant::now() < end, "connections stay open: {reactor:?}");
         let turn = allocation_counter::measure(|| {
@@ -253,7 +253,7 @@ fn timeout_may_be_unlimited() {
     let mut client = Client::connect(addr);
     client.send(&[0; 4]);
     turn_until(&mut reactor, |reactor| reactor.counters().bytes_read == 4);
-    client.expect_end();
+    client.expect_eof();
     reactor.stop(glassloop::Stop::Gracefully);
     let _ = reactor.turn(None).unwrap();
     assert_eq!(reactor.connections(), 1);
@@ -278,7 +278,7 @@ fn connection_is_not_counted_as_accepted_if_the_handler_panics() {
     let mut reactor = Reactor::bind("127.0.0.1:0", Refuses).unwrap();
     let mut client = Client::connect(addr_of(&reactor));
     turn_until(&mut reactor, |reactor| reactor.counters().panics == 1);
-    client.expect_gone();
+    client.expect_closed();
     let counters = reactor.counters();
     assert_eq!(
         (counters.accepted, counters.closed, counters.accept_errors),
@@ -298,7 +298,7 @@ fn closed_connection_leaves_the_shared_write_buffer_in_use() {
         let done = reactor.counters().bytes_written + acks.len() as u64;
         let info = allocation_counter::measure(|| {
             while reactor.counters().bytes_written < done {
-                let _ = reactor.turn(Some(PATIENCE)).unwrap();
+                let _ = reactor.turn(Some(TIMEOUT)).unwrap();
             }
         });
         client.expect(&acks);

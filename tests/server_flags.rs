@@ -16,7 +16,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use process::{Process, client, example};
-use util::{Client, PATIENCE, ack, id, request, submit, wait_until};
+use util::{Client, TIMEOUT, ack, id, request, submit, wait_until};
 
 /// What a peer sends, and the close reason that it must get.
 struct Case<'a> {
@@ -41,7 +41,7 @@ fn closes_in_time(case: &Case<'_>, flag: &str) {
     let begun = Instant::now();
     let mut peer = Client::connect(addr);
     peer.send(case.sends);
-    peer.expect_gone(); // much sooner than `--drain-timeout`
+    peer.expect_closed(); // much sooner than `--drain-timeout`
     assert!(
         begun.elapsed() >= Duration::from_millis(400),
         "{flag}: {:?}",
@@ -122,14 +122,14 @@ fn write_timeout_closes_a_peer_that_reads_nothing_unless_off() {
         let mut peer = Client::connect(addr);
         peer.stream
             .set_write_timeout(Some(if closes {
-                PATIENCE
+                TIMEOUT
             } else {
                 Duration::from_millis(1500)
             }))
             .unwrap();
         let error = loop {
             match peer.stream.write_all(&requests) {
-                Ok(()) => assert!(begun.elapsed() < PATIENCE),
+                Ok(()) => assert!(begun.elapsed() < TIMEOUT),
                 Err(error) => break error,
             }
         };
@@ -300,7 +300,7 @@ fn limit_below_the_number_of_loops_still_serves_all() {
     }
     for client in &mut clients {
         client.expect(&ack(id(1)));
-        client.expect_end();
+        client.expect_eof();
     }
 }
 
@@ -320,7 +320,7 @@ fn on_unix(path: &Path, args: &[&str]) -> Process {
 /// Sends a request to a Unix socket and expects its ack.
 fn ask_unix(path: &Path) {
     let mut stream = UnixStream::connect(path).unwrap();
-    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    stream.set_read_timeout(Some(TIMEOUT)).unwrap();
     stream.write_all(&submit(id(1), b"by path")).unwrap();
     let mut answer = [0; 14];
     stream.read_exact(&mut answer).unwrap();
@@ -662,7 +662,7 @@ fn ack_timeout_applies_to_each_ack_separately() {
 #[test]
 #[cfg(target_os = "linux")]
 fn connect_timeout_ends_a_client_that_is_not_accepted() {
-    let silent = util::Silent::listen().unwrap();
+    let silent = util::FullListener::listen().unwrap();
     let addr = silent.addr;
     let begun = Instant::now();
     let output = client(&[

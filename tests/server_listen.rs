@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use process::{Process, example};
-use util::{Client, PATIENCE, ack, id, submit, wait_until};
+use util::{Client, TIMEOUT, ack, id, submit, wait_until};
 
 /// Sends one request and expects its ack.
 #[track_caller]
@@ -24,7 +24,7 @@ fn ask(addr: SocketAddr) {
 }
 
 fn ask_unix(mut stream: UnixStream) {
-    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    stream.set_read_timeout(Some(TIMEOUT)).unwrap();
     stream.write_all(&submit(id(1), b"")).unwrap();
     let mut answer = [0; 14];
     stream.read_exact(&mut answer).unwrap();
@@ -488,7 +488,7 @@ fn burst_of_connections_fits_in_the_backlog() {
         let mut client = Client {
             stream: socket.into(),
         };
-        client.stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        client.stream.set_read_timeout(Some(TIMEOUT)).unwrap();
         client.send(&submit(id(1), b""));
         client.expect(&ack(id(1)));
     }

@@ -52,7 +52,7 @@ impl UnreadServer {
         for n in 0..times {
             let mut stream = UnixStream::connect(&self.path)
                 .unwrap_or_else(|error| panic!("connection {n}: {error}"));
-            stream.set_read_timeout(Some(util::PATIENCE)).unwrap();
+            stream.set_read_timeout(Some(util::TIMEOUT)).unwrap();
             stream.shutdown(std::net::Shutdown::Write).unwrap();
             let end = stream
                 .read(&mut [0; 1])

@@ -139,8 +139,8 @@ fn failed_or_panicked_loop_makes_the_others_drain() {
             let total = thread::spawn(|| loops.wait());
             breaks[broken].store(true, Ordering::Relaxed);
             failing.send(&submit(id(2), b"")); // an event, so that the loop polls again
-            failing.expect_gone();
-            draining.expect_end(); // and not a reset
+            failing.expect_closed();
+            draining.expect_eof(); // and not a reset
             drop(draining);
             assert_eq!(total.join().unwrap().failed, 1, "loop {broken} {failure:?}");
         }

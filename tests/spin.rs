@@ -1,7 +1,7 @@
 //! Spinning: polling without sleep saves time if events come soon, and delays nothing.
 
-#[path = "util/played.rs"]
-mod played;
+#[path = "util/scripted.rs"]
+mod scripted;
 
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -13,7 +13,7 @@ use glassloop::sim::{Faults, Path, Peer, Sim};
 use glassloop::{
     Config, Context, Counters, Handler, LoopContext, Origin, Reactor, TimerId, Turn, Verdict,
 };
-use played::{Play, Stage};
+use scripted::{Harness, NetState};
 
 /// The longest spin that may be configured: with it, a delay would show.
 const LONGEST: Duration = Duration::from_millis(10);
@@ -175,23 +175,26 @@ fn post_during_a_spin_ends_the_spin() {
         idle_timeout: None,
         ..Config::default()
     };
-    let mut play = Play::on(Stage::default(), Echo::default(), config);
-    let (handle, (answer, answered)) = (play.reactor.handle(), std::sync::mpsc::channel());
+    let mut harness = Harness::on(NetState::default(), Echo::default(), config);
+    let (handle, (answer, answered)) = (harness.reactor.handle(), std::sync::mpsc::channel());
     let mut spins = 0;
     while spins == 0 {
         // The third poll of a turn is one of a spin. The clock stands still: only the post can end
         // the spin so soon.
         let (handle, answer) = (handle.clone(), answer.clone());
         let mut polls = 0;
-        play.stage.borrow_mut().on_poll = Some(Box::new(move || {
+        harness.net.borrow_mut().on_poll = Some(Box::new(move || {
             polls += 1;
             if polls == 3 {
                 handle.post(answer.clone()).unwrap();
             }
         }));
-        let before = play.reactor.counters();
-        let _ = play.reactor.turn(Some(Duration::from_millis(5))).unwrap();
-        let after = play.reactor.counters();
+        let before = harness.reactor.counters();
+        let _ = harness
+            .reactor
+            .turn(Some(Duration::from_millis(5)))
+            .unwrap();
+        let after = harness.reactor.counters();
         spins = after.spins - before.spins;
         assert!(
             spins == 0 || (after.polls - before.polls, after.spin_hits) == (3, 1),
@@ -199,17 +202,17 @@ fn post_during_a_spin_ends_the_spin() {
         );
         assert!(after.turns < 100, "the loop never spins");
     }
-    play.turn();
+    harness.turn();
     assert_eq!(
-        (play.reactor.counters().posts, answered.try_recv()),
+        (harness.reactor.counters().posts, answered.try_recv()),
         (1, Ok(()))
     );
 }
 
 #[test]
 fn turn_with_zero_timeout_polls_once() {
-    let mut play = Play::on(
-        Stage::default(),
+    let mut harness = Harness::on(
+        NetState::default(),
         Echo::default(),
         Config {
             spin: LONGEST,
@@ -217,19 +220,19 @@ fn turn_with_zero_timeout_polls_once() {
         },
     );
     for turns in 1..500 {
-        play.turn(); // with a timeout of zero
+        harness.turn(); // with a timeout of zero
         assert_eq!(
-            play.stage.borrow().timeouts,
+            harness.net.borrow().timeouts,
             vec![Some(Duration::ZERO); turns]
         );
     }
-    assert_eq!(play.reactor.counters().spins, 0);
+    assert_eq!(harness.reactor.counters().spins, 0);
 }
 
 #[test]
 fn spin_ends_even_if_the_clock_does_not_advance() {
-    let mut play = Play::on(
-        Stage::default(),
+    let mut harness = Harness::on(
+        NetState::default(),
         Echo::default(),
         Config {
             spin: Duration::from_micros(8),
@@ -237,9 +240,12 @@ fn spin_ends_even_if_the_clock_does_not_advance() {
         },
     );
     for _ in 0..200 {
-        let _ = play.reactor.turn(Some(Duration::from_millis(5))).unwrap();
+        let _ = harness
+            .reactor
+            .turn(Some(Duration::from_millis(5)))
+            .unwrap();
     }
-    let counters = play.reactor.counters();
+    let counters = harness.reactor.counters();
     assert_eq!(
         (counters.turns, counters.spins, counters.spin_misses),
         (200, 2, 2)

@@ -19,7 +19,7 @@ use glassloop::{Config, Context, Handler, Origin, Reactor, Stop, Turn, Verdict};
 use process::Process;
 use socket2::{Domain, Socket, Type};
 use util::{
-    Client, PATIENCE, Server, ack, addr_of, id, reactor, service, submit, turn_until, wait_until,
+    Client, Server, TIMEOUT, ack, addr_of, id, reactor, service, submit, turn_until, wait_until,
 };
 
 /// Totals of what all clients observed.
@@ -81,7 +81,7 @@ fn reconnect_loop(addr: SocketAddr) -> Seen {
     let mut seen = Seen::default();
     let begun = Instant::now();
     loop {
-        assert!(begun.elapsed() < PATIENCE, "the listener is never closed");
+        assert!(begun.elapsed() < TIMEOUT, "the listener is never closed");
         let mut stream = match TcpStream::connect(addr) {
             Ok(stream) => stream,
             Err(error) if error.kind() == ErrorKind::ConnectionRefused => return seen,
@@ -92,7 +92,7 @@ fn reconnect_loop(addr: SocketAddr) -> Seen {
             Err(error) => panic!("{error}"),
         };
         seen.late_connections += 1;
-        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        stream.set_read_timeout(Some(TIMEOUT)).unwrap();
         let _ = stream.write_all(&submit(id(1), b"reconnect"));
         let mut answer = [0; 14];
         match stream.read_exact(&mut answer) {
@@ -220,7 +220,7 @@ fn connections_in_the_backlog_at_a_stop_are_answered() {
     let reading = thread::spawn(move || {
         for client in &mut clients {
             client.expect(&ack(id(1)).repeat(3));
-            client.expect_end();
+            client.expect_eof();
         }
     });
     turn_until(&mut reactor, |reactor| reactor.counters().closed == 200);
@@ -258,7 +258,7 @@ fn stopping_loop_answers_its_backlog_on_a_shared_port() {
         for client in &mut clients {
             client.expect(&ack(id(1)));
             client.shut_write();
-            client.expect_end();
+            client.expect_eof();
         }
     });
     turn_until(&mut serving, |_| {
@@ -353,10 +353,10 @@ fn shorter_stop_grace_overrides_a_longer_one() {
         for grace in graces {
             server.handle.shutdown(Duration::from_secs(*grace));
         }
-        silent.expect_gone();
+        silent.expect_closed();
         let begun = Instant::now();
         assert_eq!(server.stop().closed, 1);
-        assert!(begun.elapsed() < PATIENCE);
+        assert!(begun.elapsed() < TIMEOUT);
     }
 }
 
@@ -370,7 +370,7 @@ fn shutdown_before_run_still_serves_the_backlog() {
     client.send(&submit(id(1), b"just in time"));
     let waiting = thread::spawn(move || {
         client.expect(&ack(id(1)));
-        client.expect_end();
+        client.expect_eof();
     });
     reactor.run().unwrap();
     waiting.join().unwrap();
@@ -429,9 +429,9 @@ fn stop_from_a_callback_answers_the_batch_and_all_others() {
         client.send(&(0..20).flat_map(|n| submit(id(n), b"")).collect::<Vec<_>>());
         let waiting = thread::spawn(move || {
             client.expect(&(0..20).flat_map(|n| ack(id(n))).collect::<Vec<_>>());
-            client.expect_end();
+            client.expect_eof();
             other.expect(&ack(id(1)));
-            other.expect_end();
+            other.expect_eof();
         });
         reactor.run().unwrap();
         waiting.join().unwrap();

@@ -1,8 +1,8 @@
 //! Hostile peers: they send byte by byte, never read, flood, or fill the memory. Other peers are
 //! served all the same.
 
-#[path = "util/played.rs"]
-mod played;
+#[path = "util/scripted.rs"]
+mod scripted;
 mod util;
 
 use std::collections::BTreeMap;
@@ -17,9 +17,9 @@ use glassloop::codec::Line;
 use glassloop::{
     CloseReason, Config, ConnectionId, Context, Handler, Origin, Reactor, Step, TimerId, Verdict,
 };
-use played::{Play, Stage, ms};
+use scripted::{Harness, NetState, ms};
 use util::{
-    Client, PATIENCE, Server, Service, ack, addr_of, id, reactor, service, submit, turn_until,
+    Client, Server, Service, TIMEOUT, ack, addr_of, id, reactor, service, submit, turn_until,
 };
 
 const MAX_FRAME: usize = 65_536;
@@ -133,7 +133,7 @@ fn slow_senders_close_at_the_frame_deadline_and_delay_no_others() {
     let (mut shortest, mut rounds, begun) = (Duration::MAX, 0, Instant::now());
     while !slow.peers.is_empty() {
         assert!(
-            begun.elapsed() < PATIENCE,
+            begun.elapsed() < TIMEOUT,
             "{} slow senders are still open",
             slow.peers.len()
         );
@@ -218,31 +218,31 @@ fn silent_peer_is_closed_at_its_deadline_without_a_drain_timeout() {
             other => panic!("{other:?}"),
         }
         drop(client);
-        assert_eq!(server.next_end(), reason);
+        assert_eq!(server.next_close_reason(), reason);
     }
-    assert!(late.is_empty(), "not closed after {PATIENCE:?}: {late:?}");
+    assert!(late.is_empty(), "not closed after {TIMEOUT:?}: {late:?}");
 }
 
 #[test]
 fn slow_sender_that_completes_frames_in_time_stays_open() {
-    let mut play = Play::on(
-        Stage::with_doors(1),
+    let mut harness = Harness::on(
+        NetState::with_listeners(1),
         service(),
         Config {
             frame_timeout: Some(ms(1000)),
             ..Config::default()
         },
     );
-    let peer = play.admit(1);
+    let peer = harness.accept(1);
     // The last byte of a request arrives together with the first byte of the next, so there is
     // always an unfinished request.
     let stream: Vec<u8> = (0..13).flat_map(|n| submit(id(n), b"")).collect();
-    play.say(peer, &stream[..1]);
+    harness.peer_sends(peer, &stream[..1]);
     for (n, chunk) in stream[1..].chunks(13).enumerate() {
-        play.pass(ms(990));
-        play.say(peer, chunk);
-        play.turn();
-        assert_eq!(play.got(peer), ack(id(n as u64)));
+        harness.run_for(ms(990));
+        harness.peer_sends(peer, chunk);
+        harness.turn();
+        assert_eq!(harness.received(peer), ack(id(n as u64)));
     }
 }
 
@@ -265,7 +265,7 @@ fn peers_that_never_read_close_at_the_write_deadline_not_before() {
                 let begun = Instant::now();
                 // Until the sockets are full, and then until the server closes the connection.
                 while client.stream.write_all(&requests).is_ok() {
-                    assert!(begun.elapsed() < PATIENCE);
+                    assert!(begun.elapsed() < TIMEOUT);
                 }
                 begun.elapsed()
             })
@@ -283,7 +283,7 @@ fn peers_that_never_read_close_at_the_write_deadline_not_before() {
     for flooder in flooding {
         let lasted = flooder.join().unwrap();
         assert!(lasted >= write_timeout, "closed after {lasted:?}");
-        let reason = server.next_end();
+        let reason = server.next_close_reason();
         assert!(
             reason.starts_with("write deadline passed: the peer took none of ")
                 && reason.ends_with(" bytes in 600ms"),
@@ -399,7 +399,7 @@ fn unread_replies_over_the_memory_limit_close_slow_readers() {
     }
     let (mut peak, begun, mut sent) = (0, Instant::now(), BTreeMap::new());
     while closed.lock().unwrap().is_empty() {
-        assert!(begun.elapsed() < PATIENCE, "peak {peak} bytes");
+        assert!(begun.elapsed() < TIMEOUT, "peak {peak} bytes");
         for (n, client) in unreading.iter_mut().enumerate() {
             let so_far: &mut usize = sent.entry(n).or_default();
             if let Ok(n) = client.stream.write(&requests[*so_far % 13..]) {
@@ -499,7 +499,7 @@ fn flood(addr: SocketAddr, peers: usize, stop: Arc<AtomicBool>) -> thread::JoinH
         let (mut acks, begun) = (vec![0; 64 * 1024], Instant::now());
         while !stop.load(Ordering::Relaxed) {
             assert!(
-                begun.elapsed() < 5 * PATIENCE,
+                begun.elapsed() < 5 * TIMEOUT,
                 "the test does not stop the flood"
             );
             for (client, sent) in &mut flooders {
@@ -535,7 +535,7 @@ fn quiet_peers_are_answered_within_two_turns_beside_flooding_peers() {
     let (mut round, begun) = (0, Instant::now());
     // At least 150 rounds, and until the flood has sent enough beside them.
     while round < 150 || reactor.counters().bytes_read - before <= 1_000_000 {
-        assert!(begun.elapsed() < PATIENCE, "the flood sends too little");
+        assert!(begun.elapsed() < TIMEOUT, "the flood sends too little");
         quiet.ask(round);
         for _ in 0..2 {
             let _ = reactor.turn(Some(Duration::from_millis(100))).unwrap();

@@ -14,7 +14,7 @@ use glassloop::{
     CloseReason, Config, ConnectionId, Context, Handle, Handler, LoopContext, Origin, PostError,
     Reactor, Stop, TimerId, Turn, Verdict,
 };
-use util::{Client, PATIENCE, Server, turn_until};
+use util::{Client, Server, TIMEOUT, turn_until};
 
 /// Mail that is a function, which the loop calls.
 struct Job(Box<Work>);
@@ -110,7 +110,7 @@ fn turn(reactor: &mut Reactor<JobHandler>) -> Turn {
 
 /// Posts `mail`, again and again while the mailbox is full.
 fn post_with_retry(handle: &Handle<Job>, mut mail: Job) {
-    let end = Instant::now() + PATIENCE;
+    let end = Instant::now() + TIMEOUT;
     while let Err(error) = handle.post(mail) {
         assert!(
             matches!(error, PostError::Full(_)) && Instant::now() < end,
@@ -139,7 +139,7 @@ fn eight_threads(work: impl Fn(usize) + Sync) {
 
 #[track_caller]
 fn next<T>(from: &Receiver<T>) -> T {
-    from.recv_timeout(PATIENCE)
+    from.recv_timeout(TIMEOUT)
         .expect("a value within the time limit")
 }
 
@@ -181,7 +181,7 @@ fn frames_from_eight_threads_never_mix_and_keep_order() {
         for n in 0..EACH {
             let mut frame = vec![b'a' + u8::try_from(number).unwrap(); 1 + number + 17 * n];
             frame.push(b'\n');
-            let (mut frame, end) = (bytes::Bytes::from(frame), Instant::now() + PATIENCE);
+            let (mut frame, end) = (bytes::Bytes::from(frame), Instant::now() + TIMEOUT);
             while let Err(error) = server.handle.send(id, frame) {
                 assert!(
                     matches!(error, PostError::Full(_)) && Instant::now() < end,
@@ -262,9 +262,9 @@ fn wake_up_during_leftover_mail_is_not_lost() {
         "the turn saw the wake-up, and handled the leftover mail first"
     );
     let begun = Instant::now();
-    let _ = reactor.turn(Some(PATIENCE)).unwrap();
+    let _ = reactor.turn(Some(TIMEOUT)).unwrap();
     assert!(
-        begun.elapsed() < PATIENCE,
+        begun.elapsed() < TIMEOUT,
         "the turn slept although there was mail"
     );
     assert_eq!(reactor.counters().posts, 4);
@@ -277,7 +277,7 @@ fn busy_loop_is_woken_once_for_many_messages() {
     let (report_busy, is_busy) = mpsc::channel();
     let busy = job(move |_| {
         report_busy.send(()).unwrap();
-        let _ = released.recv_timeout(PATIENCE);
+        let _ = released.recv_timeout(TIMEOUT);
     });
     server.handle.post(busy).ok().unwrap();
     next(&is_busy);
@@ -324,7 +324,7 @@ fn commands_of_one_thread_keep_their_order_including_stop() {
         for n in 0..100 {
             client.expect(format!("{n}\n").as_bytes());
         }
-        client.expect_end();
+        client.expect_eof();
     });
     turn_until(&mut reactor, |reactor| turn(reactor) == Turn::Stopped);
     assert_eq!(reactor.counters().stale, 0);
@@ -339,7 +339,7 @@ fn mail_posted_before_a_stop_is_delivered_before_it() {
     });
     let handle = reactor.handle();
     (0..100).for_each(|_| handle.post(job(|_| ())).unwrap());
-    handle.shutdown(PATIENCE);
+    handle.shutdown(TIMEOUT);
     reactor.run().unwrap();
     assert_eq!(reactor.counters().posts, 100);
 }
@@ -352,9 +352,9 @@ fn close_flushes_frames_sent_before_it() {
     server.handle.send(id, &b"one\ntwo\n"[..]).unwrap();
     server.handle.close(id).unwrap();
     client.expect(b"one\ntwo\n");
-    client.expect_end();
+    client.expect_eof();
     drop(client);
-    assert_eq!(server.next_end(), "closed by the handler");
+    assert_eq!(server.next_close_reason(), "closed by the handler");
     assert_eq!(server.handle.close(id), Err(PostError::Gone(id)));
 }
 
@@ -364,7 +364,7 @@ fn send_to_a_closed_connection_is_returned_and_never_misdelivered() {
     let client = server.connect();
     let closed = next(&opens);
     drop(client);
-    assert_eq!(server.next_end(), "closed by the peer");
+    assert_eq!(server.next_close_reason(), "closed by the peer");
     let mut client = server.connect();
     let open = next(&opens);
     assert_eq!((open.slot(), open == closed), (closed.slot(), false));
@@ -440,7 +440,7 @@ fn full_mailbox_returns_the_message_and_works_again_after_a_turn() {
     handle.stop(Stop::Gracefully);
     let _ = turn(&mut reactor);
     client.expect(&huge);
-    client.expect_end();
+    client.expect_eof();
 }
 
 #[test]
@@ -458,7 +458,7 @@ fn stopped_loop_refuses_and_returns_every_message() {
         handle.shutdown(Duration::ZERO);
         handle.stop(Stop::AtOnce);
     };
-    for how in [Stop::Gracefully, Stop::Within(PATIENCE), Stop::AtOnce] {
+    for how in [Stop::Gracefully, Stop::Within(TIMEOUT), Stop::AtOnce] {
         let (mut reactor, client, id) = with_client(Config::default());
         let handle = reactor.handle();
         handle.stop(how);
@@ -575,7 +575,11 @@ fn short_grace_ends_a_loop_with_peers_that_never_read() {
         .send(next(&opens), vec![b'\n'; 32 << 20])
         .unwrap();
     server.handle.shutdown(Duration::from_millis(50));
-    assert!(server.next_end().starts_with("drain deadline passed"));
+    assert!(
+        server
+            .next_close_reason()
+            .starts_with("drain deadline passed")
+    );
     drop(client);
 }
 
@@ -590,15 +594,15 @@ fn long_grace_overrides_a_short_drain_timeout() {
     let (server, opens) = in_thread(config);
     let mut client = server.connect();
     server.handle.send(next(&opens), frame.clone()).unwrap();
-    server.handle.shutdown(PATIENCE);
+    server.handle.shutdown(TIMEOUT);
     let begun = Instant::now();
     for chunk in frame.chunks(128 << 10) {
         thread::sleep(Duration::from_millis(4)); // a slow reader
         client.expect(chunk);
     }
-    client.expect_end();
+    client.expect_eof();
     drop(client);
-    assert_eq!(server.next_end(), "shut down");
+    assert_eq!(server.next_close_reason(), "shut down");
     assert!(
         begun.elapsed() > Duration::from_millis(500),
         "the test must take several drain timeouts"
@@ -616,12 +620,12 @@ fn long_grace_allows_pauses_longer_than_the_drain_timeout() {
     let (server, opens) = in_thread(config);
     let mut client = server.connect();
     server.handle.send(next(&opens), frame.clone()).unwrap();
-    server.handle.shutdown(PATIENCE);
+    server.handle.shutdown(TIMEOUT);
     thread::sleep(pause); // the peer reads nothing meanwhile
     client.expect(&frame);
-    client.expect_end();
+    client.expect_eof();
     drop(client);
-    assert_eq!(server.next_end(), "shut down");
+    assert_eq!(server.next_close_reason(), "shut down");
 }
 
 #[test]
@@ -673,9 +677,9 @@ fn panic_in_mail_or_loop_timer_is_counted_and_closes_nothing() {
     });
     server.handle.post(panics).unwrap();
     assert_eq!(next(&reports), (true, false, true));
-    victim.expect_end();
+    victim.expect_eof();
     drop(victim);
-    assert_eq!(server.next_end(), "the handler panicked");
+    assert_eq!(server.next_close_reason(), "the handler panicked");
     client.expect(b"alive\n");
     client.send(b"and well\n");
     client.expect(b"and well\n");
@@ -701,9 +705,9 @@ fn message_to_many_reaches_open_connections_in_order() {
     assert_eq!(next(&reports), 2);
     one.expect(b"before\nto all\nafter\n");
     other.expect(b"to all\n");
-    closing.expect_end();
+    closing.expect_eof();
     drop(closing);
-    assert_eq!(server.next_end(), "closed by the handler");
+    assert_eq!(server.next_close_reason(), "closed by the handler");
     // A message that the codec refuses closes the connection of that codec.
     let (report, reports) = mpsc::channel();
     let refused = job(move |cx| {
@@ -713,7 +717,7 @@ fn message_to_many_reaches_open_connections_in_order() {
     });
     server.handle.post(refused).unwrap();
     assert_eq!(next(&reports), 0);
-    other.expect_end();
+    other.expect_eof();
     one.send(b"still there\n");
     one.expect(b"still there\n");
 }
@@ -741,7 +745,7 @@ fn handle_works_inside_callbacks_of_its_own_loop() {
     handle.post(uses_handle).unwrap();
     turn_until(&mut reactor, |reactor| reactor.counters().posts == 6);
     client.expect(b"one\ntwo\n");
-    client.expect_end();
+    client.expect_eof();
     drop(client);
     turn_until(&mut reactor, |reactor| reactor.connections() == 0);
     let frame = bytes::Bytes::from_static(b"too late\n");

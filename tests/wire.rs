@@ -97,9 +97,9 @@ fn payloads_up_to_the_largest_frame_are_accepted() {
     client.expect(&ack(id(1)));
     largest[..4].copy_from_slice(&65_537_u32.to_be_bytes());
     client.send(&largest);
-    client.expect_end();
+    client.expect_eof();
     assert_eq!(
-        server.next_end(),
+        server.next_close_reason(),
         "protocol error by the peer: frame of 65537 bytes, at most 65536 allowed"
     );
 }
@@ -170,10 +170,10 @@ fn hostile_input_is_refused_after_valid_requests_before_it() {
         .concat();
         client.send(&stream);
         client.expect(&[ack(id(1)), ack(id(2))].concat());
-        client.expect_end();
+        client.expect_eof();
         drop(client);
         assert_eq!(
-            server.next_end(),
+            server.next_close_reason(),
             format!("protocol error by the peer: {reason}")
         );
 
@@ -237,7 +237,7 @@ fn submit_before_a_required_conn_is_refused() {
     let mut without_conn = server.connect();
     without_conn.send(&[submit(id(1), b""), request(0x01, id(2), b"")].concat());
     without_conn.expect(&request(0x82, id(1), &[1]));
-    without_conn.expect_end();
+    without_conn.expect_eof();
     drop(without_conn);
-    assert_eq!(server.next_end(), "closed by the handler");
+    assert_eq!(server.next_close_reason(), "closed by the handler");
 }

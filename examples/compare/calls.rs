@@ -1,7 +1,9 @@
-//! System calls a request, counted by strace.
+//! Counts the system calls a request, with strace.
 //!
-//! A server is run twice under `strace -f -c`: with hardly any requests, and with many. What both have in common (its start, its connections) is in the difference no
-//! more. strace slows the server down, so where several requests may come together more do; in lock-step the count is exact.
+//! A server runs twice under `strace -f -c`: with hardly any requests, and with many. The
+//! difference leaves out the calls that both runs make, such as those for its start and its
+//! connections. strace slows the server down, so requests that can arrive together do so more
+//! often. In lock-step the count is exact.
 
 use std::collections::HashMap;
 use std::fs;
@@ -12,49 +14,49 @@ use super::peers::Peer;
 use super::process::{self, Cores, Server};
 use super::scenarios::Scenario;
 
-/// Counts calls, and remembers what a server makes without requests.
+/// Counts calls. Keeps each server's counts of the run with hardly any requests.
 pub(crate) struct Counter<'a> {
     load: &'a Path,
     cores: &'a Cores,
-    /// Why it cannot count.
-    cannot: Option<String>,
-    /// Calls and requests with next to none, by peer and number of connections.
+    /// Why strace cannot count, if it cannot.
+    unavailable: Option<String>,
+    /// Calls and requests of a run with hardly any requests, by peer and number of connections.
     bases: HashMap<(String, u32), (f64, f64)>,
 }
 
 impl<'a> Counter<'a> {
     pub(crate) fn new(load: &'a Path, cores: &'a Cores) -> Self {
-        let cannot = match Command::new("strace")
+        let unavailable = match Command::new("strace")
             .args(["-o", "/dev/null", "true"])
             .output()
         {
             Ok(output) if output.status.success() => None,
             Ok(output) => Some(format!(
-                "strace may not trace here: {}",
+                "strace is not allowed to trace: {}",
                 String::from_utf8_lossy(&output.stderr).trim()
             )),
-            Err(error) => Some(format!("strace is not here ({error})")),
+            Err(error) => Some(format!("strace not found ({error})")),
         };
         Self {
             load,
             cores,
-            cannot,
+            unavailable,
             bases: HashMap::new(),
         }
     }
 
-    /// Calls for each request, or why they are not known.
+    /// Returns the calls a request, or why they cannot be counted.
     pub(crate) fn count(
         &mut self,
         peer: &Peer,
         scenario: Scenario,
         secs: f64,
     ) -> Result<f64, String> {
-        if let Some(why) = &self.cannot {
+        if let Some(why) = &self.unavailable {
             return Err(why.clone());
         }
         if scenario == Scenario::OpenLoop {
-            return Err("slowed down by strace it could not keep up with the rate".into());
+            return Err("under strace the server is too slow for the rate".into());
         }
         let key = (peer.name.clone(), scenario.conns());
         if !self.bases.contains_key(&key) {
@@ -62,23 +64,24 @@ impl<'a> Counter<'a> {
             self.bases.insert(key.clone(), base);
         }
         let (base_calls, base_requests) = self.bases[&key];
-        // The more connections, the more requests it takes to make their beginning and end vanish.
+        // With more connections, more requests are needed until opening and closing them no longer
+        // shows in the result.
         let (calls, requests) = self.run(
             peer,
             scenario,
             secs * (1.0 + f64::from(scenario.conns()) / 250.0),
         )?;
         if requests - base_requests < 1.0 {
-            return Err("too few requests in the time".into());
+            return Err("too few requests were answered in the time".into());
         }
         Ok((calls - base_calls) / (requests - base_requests))
     }
 
-    /// Calls and requests of a whole run.
+    /// Returns the calls and requests of a whole run.
     fn run(&self, peer: &Peer, scenario: Scenario, secs: f64) -> Result<(f64, f64), String> {
         let summary =
             std::env::temp_dir().join(format!("glassloop-compare-{}-strace", std::process::id()));
-        // -I 2: it listens to a signal, passes it on, and then says what it has counted.
+        // -I 2: strace passes a signal on to the server, then writes its counts.
         let strace = [
             "strace",
             "-I",
@@ -105,13 +108,13 @@ impl<'a> Counter<'a> {
         let text = fs::read_to_string(&summary);
         let _ = fs::remove_file(&summary);
         let requests = outcome?["acked_total"].as_f64().unwrap_or(0.0);
-        let text = text.map_err(|error| format!("strace has left no summary: {error}"))?;
+        let text = text.map_err(|error| format!("strace wrote no summary: {error}"))?;
         let total = text
             .lines()
             .find_map(|line| line.trim().strip_suffix(" total"));
         let calls = total
             .and_then(|calls| calls.trim().parse().ok())
-            .ok_or_else(|| format!("strace has counted nothing: {text}"))?;
+            .ok_or_else(|| format!("no total in the summary of strace: {text}"))?;
         Ok((calls, requests))
     }
 }

@@ -1,4 +1,4 @@
-//! What was measured: by scenario, peer and figure, a value a round; and what that comes to.
+//! The measured values, one per scenario, peer, figure and round; their medians and ratios.
 
 use std::collections::HashMap;
 
@@ -25,7 +25,7 @@ impl Figure {
         Figure::Idle,
     ];
 
-    /// In the JSON.
+    /// Returns its key in the JSON.
     pub(crate) fn key(self) -> &'static str {
         match self {
             Figure::Rate => "requests_per_second",
@@ -37,7 +37,7 @@ impl Figure {
         }
     }
 
-    /// In the table.
+    /// Returns its column head in the table.
     pub(crate) fn head(self) -> &'static str {
         match self {
             Figure::Rate => "req/s",
@@ -49,13 +49,13 @@ impl Figure {
         }
     }
 
-    /// Whether it belongs to a scenario at all.
+    /// True if it is measured in this scenario.
     pub(crate) fn is_of(self, scenario: Scenario) -> bool {
         (self == Figure::Idle) == (scenario == Scenario::Idle)
     }
 }
 
-/// Of some values.
+/// The median, the least and the greatest of some values.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct Spread {
     pub(crate) median: f64,
@@ -64,6 +64,7 @@ pub(crate) struct Spread {
 }
 
 impl Spread {
+    /// Returns `None` without values.
     pub(crate) fn of(mut values: Vec<f64>) -> Option<Self> {
         values.sort_by(f64::total_cmp);
         let (least, most) = (*values.first()?, *values.last()?);
@@ -81,19 +82,20 @@ impl Spread {
     }
 }
 
+/// All measured values, and the reasons for missing ones.
 #[derive(Default)]
 pub(crate) struct Results {
     pub(crate) scenarios: Vec<Scenario>,
     pub(crate) peers: Vec<String>,
     values: HashMap<(Scenario, String, Figure), Vec<(u32, f64)>>,
-    /// What could not be measured: where, of whom, which figure (all of them if none is named), and why.
+    /// Figures that could not be measured: scenario, peer, figure (`None`: all of them) and reason.
     pub(crate) gaps: Vec<(Scenario, String, Option<Figure>, String)>,
-    /// Who could not be measured at all, and why.
+    /// Peers that could not be measured at all, and why.
     pub(crate) missing: Vec<(String, String)>,
 }
 
 impl Results {
-    /// None yet.
+    /// Creates results without values.
     pub(crate) fn of(scenarios: &[Scenario], peers: Vec<String>) -> Self {
         Self {
             scenarios: scenarios.to_vec(),
@@ -102,6 +104,7 @@ impl Results {
         }
     }
 
+    /// Adds a value, unless it is missing or not finite.
     pub(crate) fn add(
         &mut self,
         scenario: Scenario,
@@ -118,12 +121,14 @@ impl Results {
         }
     }
 
+    /// Returns the values by round.
     fn rounds(&self, scenario: Scenario, peer: &str, figure: Figure) -> &[(u32, f64)] {
         self.values
             .get(&(scenario, peer.into(), figure))
             .map_or(&[], Vec::as_slice)
     }
 
+    /// Returns the spread of a figure over the rounds.
     pub(crate) fn value(&self, scenario: Scenario, peer: &str, figure: Figure) -> Option<Spread> {
         Spread::of(
             self.rounds(scenario, peer, figure)
@@ -133,7 +138,8 @@ impl Results {
         )
     }
 
-    /// Its values as multiples of the yardstick's in the same rounds; the yardstick's own, of its median.
+    /// Returns the spread of the ratios to the yardstick's values in the same rounds. The
+    /// yardstick's own values are divided by their median.
     pub(crate) fn ratio(&self, scenario: Scenario, peer: &str, figure: Figure) -> Option<Spread> {
         let own = self.value(scenario, YARDSTICK, figure)?;
         let yardstick = self.rounds(scenario, YARDSTICK, figure);
@@ -151,15 +157,16 @@ impl Results {
         Spread::of(ratios.filter(|ratio| ratio.is_finite()).collect())
     }
 
-    /// Why a figure is not there.
+    /// Returns the reason why a figure is missing.
     pub(crate) fn gap(&self, scenario: Scenario, peer: &str, figure: Figure) -> Option<&str> {
-        let is_it = |gap: &&(Scenario, String, Option<Figure>, String)| {
+        let matches = |gap: &&(Scenario, String, Option<Figure>, String)| {
             gap.0 == scenario && gap.1 == peer && gap.2.is_none_or(|of| of == figure)
         };
-        self.gaps.iter().find(is_it).map(|gap| gap.3.as_str())
+        self.gaps.iter().find(matches).map(|gap| gap.3.as_str())
     }
 }
 
+/// Returns the value of a round.
 fn find(values: &[(u32, f64)], round: u32) -> Option<f64> {
     values
         .iter()

@@ -1,4 +1,4 @@
-//! What the command line asks for, and all the modules.
+//! The command line, and the list of modules.
 
 mod calls;
 mod check;
@@ -20,37 +20,46 @@ use peers::Peer;
 use peers::rust::RustPeer;
 use scenarios::Scenario;
 
-/// Runs glassloop's example server and its peers side by side under the same loads, and prints what each costs.
+/// Runs glassloop's example server and its peers under the same loads, and prints what each costs.
 ///
-/// All servers of a scenario are up at once, on one processor, and idle but for the one under load; the load has another processor. A round
-/// loads each of them once, in an order that is shuffled anew for each round. Machines drift, by more than the peers differ; so a peer's ratio is
-/// to the yardstick, epoll by hand in C, in the same round, and what is printed is the median over the rounds and how far they spread.
+/// All servers of a scenario run at the same time on one processor, and all but the one under load
+/// are idle. The load runs on another processor. A round loads each server once, in an order that
+/// is shuffled for each round. A machine's speed drifts by more than the peers differ. So a peer's
+/// ratio is to the yardstick (epoll by hand in C) in the same round, and the table shows the median
+/// of the ratios over the rounds, and their spread.
 ///
-/// CPU is what the server's threads ran, and the kernel's network thread on its processor, for each request.
-/// System calls are counted by strace, in a run of its own that counts for nothing else.
+/// CPU is the time of the server's threads, and of the kernel's network thread on its processor,
+/// for each request. strace counts the system calls, in a separate run that measures nothing else.
 #[derive(Parser)]
 #[command(name = "compare", version, args_conflicts_with_subcommands = true)]
 struct Args {
     #[command(subcommand)]
     command: Option<Command>,
 
-    /// How often each peer is loaded in each scenario; the more, the less the noise of single runs matters
-    #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    /// Rounds in each scenario; more rounds reduce the noise
+    #[arg(
+        long,
+        value_name = "N",
+        default_value_t = 3,
+        value_parser = clap::value_parser!(u32).range(1..=1000)
+    )]
     rounds: u32,
 
-    /// How long each time, in seconds
+    /// Duration of each measurement, in seconds
     #[arg(long, value_name = "S", default_value_t = 0.3, value_parser = seconds)]
     secs: f64,
 
-    /// Only these scenarios [default: all]
+    /// Run only these scenarios [default: all]
     #[arg(long, value_enum, value_delimiter = ',')]
     scenarios: Vec<Scenario>,
 
-    /// Only these peers: glassloop, threads, tokio, tokio-framed, go-lesson, go-batched [default: all that are there]; the yardstick c-epoll is always one of them
+    /// Run only these peers: glassloop, threads, tokio, tokio-framed, go-lesson, go-batched
+    /// [default: all that are available]; the yardstick c-epoll always runs
     #[arg(long, value_delimiter = ',', value_name = "NAME")]
     peers: Vec<String>,
 
-    /// One more server, which gets its port in place of {port}: a command for sh, which is to become the server itself
+    /// Add a server: a command for sh, in which {port} is replaced by the port. The process must
+    /// become the server itself
     #[arg(long, value_name = "NAME=COMMAND", value_parser = also)]
     also: Vec<(String, String)>,
 
@@ -58,14 +67,14 @@ struct Args {
     #[arg(long)]
     json: bool,
 
-    /// Where the plot goes
+    /// Directory for the plot
     #[arg(long, value_name = "DIR", default_value = "target/compare")]
     svg: PathBuf,
 }
 
 #[derive(Subcommand)]
 enum Command {
-    /// Run one of the peers that are written in Rust
+    /// Run one of the peers written in Rust
     #[command(hide = true)]
     Serve {
         #[arg(value_enum)]
@@ -73,7 +82,7 @@ enum Command {
         #[arg(long)]
         port: u16,
     },
-    /// Become another program, on one processor, that ends with whoever started this one
+    /// Become another program, on one processor, that is killed when the parent process ends
     #[command(hide = true)]
     Become {
         #[arg(long)]
@@ -86,7 +95,7 @@ enum Command {
 fn seconds(text: &str) -> Result<f64, String> {
     let seconds: f64 = text
         .parse()
-        .map_err(|_| "a number of seconds is wanted, such as 0.3".to_string())?;
+        .map_err(|_| "expected a number of seconds, such as 0.3".to_string())?;
     if (0.01..=600.0).contains(&seconds) {
         Ok(seconds)
     } else {
@@ -96,8 +105,12 @@ fn seconds(text: &str) -> Result<f64, String> {
 
 fn also(text: &str) -> Result<(String, String), String> {
     match text.split_once('=') {
-        Some((name, command)) if !name.is_empty() && command.contains("{port}") => Ok((name.into(), command.into())),
-        _ => Err("wanted is NAME=COMMAND with {port} in it, such as mine='target/release/mine --port {port}'".into()),
+        Some((name, command)) if !name.is_empty() && command.contains("{port}") => {
+            Ok((name.into(), command.into()))
+        }
+        _ => Err("expected NAME=COMMAND with {port} in the command, \
+                  such as mine='target/release/mine --port {port}'"
+            .into()),
     }
 }
 
@@ -105,7 +118,7 @@ pub(crate) fn main() -> ExitCode {
     let args = Args::parse();
     let done = match &args.command {
         Some(Command::Serve { peer, port }) => peers::rust::serve(*peer, *port),
-        Some(Command::Become { core, command }) => process::become_one(*core, command),
+        Some(Command::Become { core, command }) => process::exec_pinned(*core, command),
         None => compare(&args),
     };
     match done {
@@ -131,7 +144,7 @@ fn compare(args: &Args) -> Result<(), Box<dyn Error>> {
         }
     }
     let names: Vec<&str> = present.iter().map(|peer| peer.name.as_str()).collect();
-    eprintln!("they answer properly: {}", names.join(", "));
+    eprintln!("peers that pass the protocol check: {}", names.join(", "));
     for (name, why) in &missing {
         eprintln!("left out: {name}: {why}");
     }

@@ -1,13 +1,18 @@
-//! glassloop beside its peers: who answers how many requests, at what price, in interleaved rounds on one machine.
+//! Compares glassloop with other servers: requests a second and the cost of each, in interleaved
+//! rounds on one machine.
 //!
-//! `cargo run --release --example compare` takes about two minutes; `… -- --help` says how it measures.
-//! `rounds` runs it all; `scenarios` is what is asked of each, `peers` who they are, `check` whether they answer properly, `process` starts and pins
-//! them, `calls` counts their system calls; `figures`, `table` and `plot` make sense of it.
+//! `cargo run --release --example compare` takes about two minutes; `… -- --help` explains how it
+//! measures. The modules:
+//!
+//! - `rounds` runs the measurements, `scenarios` lists the loads, and `peers` the servers;
+//! - `check` tests the protocol of each server, `process` starts and pins processes, and `calls`
+//!   counts system calls;
+//! - `figures` keeps the values, `table` and `plot` present them.
 
-#![allow(clippy::cast_precision_loss)] // figures for people
+#![allow(clippy::cast_precision_loss)] // printed figures need no more precision
 
 #[cfg(target_os = "linux")]
-#[path = "linux.rs"] // so that its modules stand beside it
+#[path = "linux.rs"] // keeps its modules in this directory
 mod linux;
 
 #[cfg(target_os = "linux")]
@@ -17,8 +22,6 @@ fn main() -> std::process::ExitCode {
 
 #[cfg(not(target_os = "linux"))]
 fn main() {
-    eprintln!(
-        "compare: the yardstick is epoll, and what a server costs stands in /proc: both are Linux's; on this system there is nothing to be compared"
-    );
+    eprintln!("compare: needs Linux: the yardstick uses epoll, and the figures come from /proc");
     std::process::exit(1);
 }

@@ -1,4 +1,5 @@
-//! Who is compared: each of them a command that serves on a port. Who cannot be had is named, with the reason.
+//! The servers to compare. Each is a command that serves on a port. A server that cannot be built
+//! or started is listed with the reason.
 
 pub(crate) mod rust;
 
@@ -12,15 +13,15 @@ use clap::ValueEnum;
 
 use rust::RustPeer;
 
-/// The one whose figures are 1.
+/// The peer that all ratios refer to.
 pub(crate) const YARDSTICK: &str = "c-epoll";
-/// The one that all this is about.
+/// The name of this crate's server.
 pub(crate) const OURS: &str = "glassloop";
 
 /// A server to be compared.
 pub(crate) struct Peer {
     pub(crate) name: String,
-    /// With `{port}` where the port belongs.
+    /// The words of the command, with `{port}` in place of the port.
     command: Vec<String>,
 }
 
@@ -32,7 +33,7 @@ impl Peer {
         }
     }
 
-    /// What to start for it to serve on this port.
+    /// Returns the command that serves on this port.
     pub(crate) fn command(&self, port: u16) -> impl Iterator<Item = String> {
         self.command
             .iter()
@@ -40,20 +41,23 @@ impl Peer {
     }
 }
 
-/// The project's own programs, beside this one.
+/// The project's own programs, in the same directory as this one.
 pub(crate) struct Programs {
     compare: PathBuf,
     server: PathBuf,
     pub(crate) load: PathBuf,
-    /// Where peers are built.
+    /// Directory in which peers are built.
     built: PathBuf,
 }
 
 impl Programs {
-    /// Has cargo bring them up to date if it is cargo that has started this one, and also if they are not there.
+    /// Finds the programs. Builds them with cargo if cargo has started this program, or if they are
+    /// missing.
     pub(crate) fn find() -> Result<Self, Box<dyn Error>> {
         let compare = std::env::current_exe()?;
-        let examples = compare.parent().ok_or("this program lies nowhere")?;
+        let examples = compare
+            .parent()
+            .ok_or("the path of this program has no directory")?;
         let profile = examples
             .parent()
             .ok_or("this program is not where cargo puts examples")?;
@@ -67,7 +71,7 @@ impl Programs {
         }
         let built = target.join("compare");
         fs::create_dir_all(&built)
-            .map_err(|error| format!("cannot make {}: {error}", built.display()))?;
+            .map_err(|error| format!("cannot create {}: {error}", built.display()))?;
         Ok(Self {
             compare,
             server,
@@ -97,9 +101,12 @@ fn build_examples(cargo: &OsString, profile: &Path, target: &Path) -> Result<(),
         .arg(if name == "debug" { "dev" } else { name })
         .arg("--target-dir")
         .arg(target);
-    let status = build
-        .status()
-        .map_err(|error| format!("server and load must stand beside this program, and cargo, which builds them, does not run: {error}"))?;
+    let status = build.status().map_err(|error| {
+        format!(
+            "the examples server and load must be next to this program, \
+                 and cargo, which builds them, does not run: {error}"
+        )
+    })?;
     if status.success() {
         Ok(())
     } else {
@@ -107,10 +114,11 @@ fn build_examples(cargo: &OsString, profile: &Path, target: &Path) -> Result<(),
     }
 }
 
-/// Peers, and why some are missing.
+/// The peers that were found, and the names of the missing ones with the reasons.
 pub(crate) type Found = (Vec<Peer>, Vec<(String, String)>);
 
-/// All that can be had of those asked for; of all if nobody asks.
+/// Builds or finds the peers in `wanted`, or all known peers if it is empty, and adds those in
+/// `also`.
 pub(crate) fn all(
     programs: &Programs,
     wanted: &[String],
@@ -121,7 +129,7 @@ pub(crate) fn all(
     names.extend(GO.map(|(name, _)| name.to_string()));
     if let Some(unknown) = wanted.iter().find(|name| !names.contains(name)) {
         return Err(format!(
-            "--peers {unknown}: known are {}; others come with --also",
+            "--peers {unknown}: the known peers are {}; add others with --also",
             names.join(", ")
         ));
     }
@@ -135,7 +143,7 @@ pub(crate) fn all(
             Err(why) => missing.push((name.clone(), why)),
         }
     }
-    // A shell that becomes the server: so the process that is started is the one that is measured.
+    // `exec` makes the shell become the server, so the started process is the measured one.
     peers.extend(
         also.iter()
             .map(|(name, command)| Peer::new(name, &["sh", "-c", &format!("exec {command}")])),
@@ -148,6 +156,7 @@ const GO: [(&str, &str); 2] = [
     ("go-batched", include_str!("peers/batched.go")),
 ];
 
+/// Builds a peer, if it must be built, and returns it.
 fn get(programs: &Programs, name: &str) -> Result<Peer, String> {
     if name == OURS {
         return Ok(Peer::new(
@@ -169,7 +178,7 @@ fn get(programs: &Programs, name: &str) -> Result<Peer, String> {
                 .args(["-O2", "-Wall", "-o"])
                 .arg(&program)
                 .arg(source),
-            "cc, a C compiler,",
+            "cc (a C compiler)",
         )?;
         return Ok(Peer::new(name, &[&path(&program), "{port}"]));
     }
@@ -202,16 +211,16 @@ fn write(programs: &Programs, name: &str, text: &str) -> Result<PathBuf, String>
     Ok(path)
 }
 
-/// Builds always: what was built before may be of another day.
+/// Runs a compiler. It always runs, since an earlier build may be out of date.
 fn build(command: &mut Command, what: &str) -> Result<(), String> {
     let output = command
         .output()
-        .map_err(|error| format!("{what} is not here ({error})"))?;
+        .map_err(|error| format!("{what} not found ({error})"))?;
     if output.status.success() {
         Ok(())
     } else {
         Err(format!(
-            "{what} could not build it: {}",
+            "{what} failed to build it: {}",
             String::from_utf8_lossy(&output.stderr).trim()
         ))
     }

@@ -1,4 +1,4 @@
-//! The ratios as a picture: what a request costs, and how many there are, beside the yardstick's.
+//! Draws the ratios to the yardstick as an SVG plot: CPU a request, and requests a second.
 
 use std::error::Error;
 use std::fs;
@@ -14,20 +14,22 @@ use super::scenarios::Scenario;
 const WIDTH: u32 = 1040;
 const TOP: i32 = 64;
 const LINE: i32 = 18;
-/// Between two scenarios.
+/// Space between two scenarios.
 const GAP: i32 = 40;
-/// Where the bars begin, and how wide a ratio of 1 is; a bar is no longer than [`LONGEST`] of those.
+/// Where the bars of the two panels begin.
 const PANELS: [i32; 2] = [140, 610];
+/// Width of a ratio of 1.
 const ONE: f64 = 130.0;
+/// Ratios above this one are drawn this long.
 const LONGEST: f64 = 2.4;
 
 type Area<'a> = DrawingArea<SVGBackend<'a>, Shift>;
 
-/// Draws into a directory, and says which file it is.
+/// Writes the plot into a directory, and returns the path of the file.
 pub(crate) fn draw(results: &Results, directory: &Path) -> Result<PathBuf, Box<dyn Error>> {
     fs::create_dir_all(directory).map_err(|error| {
         format!(
-            "cannot make the directory {} for the plot: {error}",
+            "cannot create the directory {} for the plot: {error}",
             directory.display()
         )
     })?;
@@ -37,7 +39,7 @@ pub(crate) fn draw(results: &Results, directory: &Path) -> Result<PathBuf, Box<d
     let root = SVGBackend::new(&file, (WIDTH, height.unsigned_abs())).into_drawing_area();
     root.fill(&WHITE)?;
     root.draw(&Text::new(
-        "ratios to the yardstick, epoll by hand in C: median, least and most of the rounds",
+        "ratios to the yardstick, epoll by hand in C: median, least and greatest of the rounds",
         (16, 14),
         ("sans-serif", 20),
     ))?;

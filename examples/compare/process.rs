@@ -1,4 +1,4 @@
-//! Servers and loads as processes, each on a processor of its own.
+//! Starts servers and loads as processes, each pinned to its processor.
 
 use std::error::Error;
 use std::fmt;
@@ -17,19 +17,20 @@ use serde_json::Value;
 
 use super::peers::Peer;
 
-/// How long a server may take to listen, or to end.
-const PATIENCE: Duration = Duration::from_secs(10);
-/// The last resort against a load that does not end by itself.
+/// Time limit for a server to start listening, and to stop.
+const TIMEOUT: Duration = Duration::from_secs(10);
+/// A load that runs this much longer than its duration is killed.
 const OVERTIME: Duration = Duration::from_secs(60);
 
-/// Where servers run, and where the load does.
+/// The processors of the servers and of the load; `None`: not pinned.
 pub(crate) struct Cores {
     pub(crate) server: Option<usize>,
     pub(crate) load: Option<usize>,
 }
 
 impl Cores {
-    /// The first and the last processor that this process may use: of those, no two share a core, unless there are two in all.
+    /// Chooses the first and the last processor that this process may use. They may share a
+    /// core if there are just two.
     pub(crate) fn choose() -> io::Result<Self> {
         let allowed = sched_getaffinity(None)?;
         let mut cores = (0..CpuSet::MAX_CPU).filter(|core| allowed.is_set(*core));
@@ -57,13 +58,13 @@ impl fmt::Display for Cores {
             ),
             _ => write!(
                 f,
-                "there is one processor only: servers and load share it, and no rate says much; the counts do"
+                "servers and load share the only processor: rates mean little, compare counts"
             ),
         }
     }
 }
 
-/// What all this runs on.
+/// Describes the machine: its processors and its kernel.
 pub(crate) fn machine() -> String {
     let cpus = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let models: Vec<&str> = cpus
@@ -80,8 +81,9 @@ pub(crate) fn machine() -> String {
     )
 }
 
-/// Pins this process to a processor, sees to it that it ends with its parent, and becomes the program. So the program keeps this process's number.
-pub(crate) fn become_one(core: Option<usize>, command: &[String]) -> Result<(), Box<dyn Error>> {
+/// Pins this process to a processor, has it killed when its parent ends, and replaces it by the
+/// program with `exec`. So the program keeps this process's ID.
+pub(crate) fn exec_pinned(core: Option<usize>, command: &[String]) -> Result<(), Box<dyn Error>> {
     if let Some(core) = core {
         let mut only = CpuSet::new();
         only.set(core);
@@ -93,8 +95,8 @@ pub(crate) fn become_one(core: Option<usize>, command: &[String]) -> Result<(), 
     Err(format!("{}: {error}", command[0]).into())
 }
 
-/// How to start this program so that it becomes another one, whose command follows.
-fn itself(core: Option<usize>) -> io::Result<Vec<String>> {
+/// Returns the words before a command that run it through [`exec_pinned`].
+fn exec_prefix(core: Option<usize>) -> io::Result<Vec<String>> {
     let mut command = vec![
         std::env::current_exe()?.display().to_string(),
         "become".into(),
@@ -107,26 +109,27 @@ fn itself(core: Option<usize>) -> io::Result<Vec<String>> {
     Ok(command)
 }
 
-/// A command to be run on a processor.
-fn on(core: Option<usize>, command: &[String]) -> io::Result<Command> {
-    let whole = [&itself(core)?[..], command].concat();
+/// Returns a command that runs on this processor.
+fn pinned(core: Option<usize>, command: &[String]) -> io::Result<Command> {
+    let whole = [&exec_prefix(core)?[..], command].concat();
     let mut start = Command::new(&whole[0]);
     start.args(&whole[1..]);
     Ok(start)
 }
 
-/// A server that has begun to listen. It ends with this value.
+/// A server that listens. Dropping this value kills it.
 pub(crate) struct Server {
     child: Child,
     pub(crate) addr: SocketAddr,
 }
 
 impl Server {
+    /// Starts a peer on a free port, and waits until it accepts connections.
     pub(crate) fn start(peer: &Peer, cores: &Cores) -> Result<Self, String> {
         Self::start_under(peer, cores, &[])
     }
 
-    /// The same, as the child of another program, which is the one that is watched.
+    /// The same, under another program such as strace: [`Server::pid`] is that program's ID.
     pub(crate) fn start_under(
         peer: &Peer,
         cores: &Cores,
@@ -135,26 +138,28 @@ impl Server {
         let port = free_port().map_err(|error| format!("no free port: {error}"))?;
         let mut command = under.to_vec();
         if !under.is_empty() {
-            command.extend(itself(None).map_err(|error| error.to_string())?); // to end with that one
+            // The server is killed when that program ends.
+            command.extend(exec_prefix(None).map_err(|error| error.to_string())?);
         }
         command.extend(peer.command(port));
         let log =
             std::env::temp_dir().join(format!("glassloop-compare-{}-{port}", std::process::id()));
         let server = Self::start_at(port, &command, cores, &log);
-        let said = fs::read_to_string(&log).unwrap_or_default();
-        let _ = fs::remove_file(&log); // what it says from here on is nobody's to read
+        let output = fs::read_to_string(&log).unwrap_or_default();
+        let _ = fs::remove_file(&log); // later output is not read
         server.map_err(|error| {
             format!(
                 "{error}{}{}",
-                if said.is_empty() { "" } else { "; it said: " },
-                said.trim()
+                if output.is_empty() { "" } else { "; its log: " },
+                output.trim()
             )
         })
     }
 
     fn start_at(port: u16, command: &[String], cores: &Cores, log: &Path) -> Result<Self, String> {
-        let log = File::create(log).map_err(|error| format!("no place for its log: {error}"))?;
-        let mut start = on(cores.server, command).map_err(|error| error.to_string())?;
+        let log =
+            File::create(log).map_err(|error| format!("cannot create its log file: {error}"))?;
+        let mut start = pinned(cores.server, command).map_err(|error| error.to_string())?;
         start.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
         let child = start
             .spawn()
@@ -166,14 +171,14 @@ impl Server {
         let begun = Instant::now();
         loop {
             if let Ok(Some(status)) = server.child.try_wait() {
-                return Err(format!("ended at once, with {status}"));
+                return Err(format!("exited at once with {status}"));
             }
             if TcpStream::connect(server.addr).is_ok() {
                 return Ok(server);
             }
-            if begun.elapsed() > PATIENCE {
+            if begun.elapsed() > TIMEOUT {
                 return Err(format!(
-                    "does not listen on {} after {PATIENCE:?}",
+                    "not listening on {} after {TIMEOUT:?}",
                     server.addr
                 ));
             }
@@ -185,12 +190,13 @@ impl Server {
         self.child.id()
     }
 
-    /// Asks it to end, and waits until it has.
+    /// Sends SIGTERM, and waits until the server has ended; kills it after [`TIMEOUT`].
     pub(crate) fn stop(mut self) {
         let pid = i32::try_from(self.pid()).ok().and_then(Pid::from_raw);
-        let asked = pid.is_some_and(|pid| rustix::process::kill_process(pid, Signal::TERM).is_ok());
+        let signalled =
+            pid.is_some_and(|pid| rustix::process::kill_process(pid, Signal::TERM).is_ok());
         let begun = Instant::now();
-        while asked && begun.elapsed() < PATIENCE && matches!(self.child.try_wait(), Ok(None)) {
+        while signalled && begun.elapsed() < TIMEOUT && matches!(self.child.try_wait(), Ok(None)) {
             thread::sleep(Duration::from_millis(5));
         }
     }
@@ -203,14 +209,14 @@ impl Drop for Server {
     }
 }
 
-/// One at which nobody listens; what nobody ever connected to is free again at once.
+/// Returns a free port. A port without any connection is free again as soon as it is closed.
 fn free_port() -> io::Result<u16> {
     Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?
         .local_addr()?
         .port())
 }
 
-/// Loads a server, and returns what `load --json` says of it.
+/// Puts a server under load, and returns the report of `load --json`.
 pub(crate) fn load(
     load: &Path,
     server: &Server,
@@ -226,7 +232,7 @@ pub(crate) fn load(
     ];
     command.extend(["--secs".into(), secs.to_string()]);
     command.extend_from_slice(args);
-    let mut start = on(cores.load, &command).map_err(|error| error.to_string())?;
+    let mut start = pinned(cores.load, &command).map_err(|error| error.to_string())?;
     let child = start
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
@@ -245,7 +251,7 @@ pub(crate) fn load(
             }
         }
     };
-    // It says less than a pipe holds, so it could end before it was read.
+    // Its output fits into a pipe, so the load could end before the pipe was read.
     let read = |pipe: Option<&mut dyn Read>| {
         let mut text = String::new();
         let _ = pipe.map(|pipe| pipe.read_to_string(&mut text));
@@ -257,9 +263,9 @@ pub(crate) fn load(
         return Err(stderr
             .lines()
             .last()
-            .unwrap_or("the load failed, and did not say why")
+            .unwrap_or("the load failed without an error message")
             .to_string());
     }
     serde_json::from_str(&stdout)
-        .map_err(|error| format!("what load says is not to be read: {error}: {stdout}"))
+        .map_err(|error| format!("cannot parse the report of load: {error}: {stdout}"))
 }

@@ -1,4 +1,4 @@
-//! The rounds: who is loaded when.
+//! Runs the rounds: puts each server under load, in a shuffled order.
 
 use std::fs;
 use std::path::Path;
@@ -13,11 +13,12 @@ use super::peers::Peer;
 use super::process::{self, Cores, Server};
 use super::scenarios::Scenario;
 
-/// The order in each round is drawn from this, so it is the same in each run.
+/// Seed of the order of the servers, so that each run uses the same order.
 const SEED: u64 = 38;
-/// Before each measurement, in seconds.
+/// Warm-up before each measurement, in seconds.
 const WARM_UP: &str = "0.1";
 
+/// What to run.
 pub(crate) struct Plan<'a> {
     pub(crate) peers: &'a [Peer],
     pub(crate) scenarios: &'a [Scenario],
@@ -27,13 +28,14 @@ pub(crate) struct Plan<'a> {
     pub(crate) load: &'a Path,
 }
 
+/// Runs all scenarios.
 pub(crate) fn run(plan: &Plan<'_>) -> Results {
     let mut results = Results::of(
         plan.scenarios,
         plan.peers.iter().map(|peer| peer.name.clone()).collect(),
     );
     let mut counter = Counter::new(plan.load, plan.cores);
-    let mut dice = fastrand::Rng::with_seed(SEED);
+    let mut rng = fastrand::Rng::with_seed(SEED);
     for (number, scenario) in plan.scenarios.iter().enumerate() {
         eprintln!(
             "{} of {}: {} ({})",
@@ -45,7 +47,7 @@ pub(crate) fn run(plan: &Plan<'_>) -> Results {
         if *scenario == Scenario::Idle {
             plan.measure_memory(&mut results);
         } else {
-            plan.measure(*scenario, &mut dice, &mut results);
+            plan.measure(*scenario, &mut rng, &mut results);
             plan.count_calls(*scenario, &mut counter, &mut results);
         }
     }
@@ -53,8 +55,8 @@ pub(crate) fn run(plan: &Plan<'_>) -> Results {
 }
 
 impl Plan<'_> {
-    /// All servers up, and each loaded once a round.
-    fn measure(&self, scenario: Scenario, dice: &mut fastrand::Rng, results: &mut Results) {
+    /// Starts all servers, and puts each under load once a round.
+    fn measure(&self, scenario: Scenario, rng: &mut fastrand::Rng, results: &mut Results) {
         let mut servers: Vec<(&Peer, Server)> = Vec::new();
         for peer in self.peers {
             match Server::start(peer, self.cores) {
@@ -64,11 +66,11 @@ impl Plan<'_> {
         }
         for round in 0..self.rounds {
             eprintln!("  round {} of {}", round + 1, self.rounds);
-            dice.shuffle(&mut servers);
+            rng.shuffle(&mut servers);
             let mut failed = Vec::new();
             for (peer, server) in &servers {
                 match self.load(scenario, server, WARM_UP) {
-                    Ok(report) => note(scenario, &peer.name, round, &report, results),
+                    Ok(report) => add_report(scenario, &peer.name, round, &report, results),
                     Err(why) => {
                         eprintln!("  {}: {why}", peer.name);
                         results.gaps.push((
@@ -80,15 +82,17 @@ impl Plan<'_> {
                         failed.push(peer.name.clone());
                     }
                 }
-                settle(server.pid());
+                wait_until_idle(server.pid());
             }
-            servers.retain(|(peer, _)| !failed.contains(&peer.name)); // whoever failed once would again
+            // A server that failed once would fail again.
+            servers.retain(|(peer, _)| !failed.contains(&peer.name));
         }
         for (_, server) in servers {
             server.stop();
         }
     }
 
+    /// Puts a server under the scenario's load, and returns the report.
     fn load(&self, scenario: Scenario, server: &Server, warm_up: &str) -> Result<Value, String> {
         let mut args = vec![
             "--warmup".into(),
@@ -106,6 +110,7 @@ impl Plan<'_> {
         process::load(self.load, server, self.cores, self.secs, &args)
     }
 
+    /// Counts the system calls of each peer.
     fn count_calls(&self, scenario: Scenario, counter: &mut Counter<'_>, results: &mut Results) {
         for peer in self.peers {
             match counter.count(peer, scenario, self.secs) {
@@ -119,7 +124,9 @@ impl Plan<'_> {
         }
     }
 
-    /// Once: it is counted, not timed. A server that has served others already would have memory to spare.
+    /// Measures the memory of idle connections, once: it is a count, and does not vary as times do.
+    /// Each server is started for this, since one that has served others already has free memory
+    /// left.
     fn measure_memory(&self, results: &mut Results) {
         for peer in self.peers {
             let report = Server::start(peer, self.cores)
@@ -127,7 +134,7 @@ impl Plan<'_> {
             let bytes = report.and_then(|report| {
                 report["idle"]["bytes_per_connection"]
                     .as_f64()
-                    .ok_or_else(|| "load does not say it".into())
+                    .ok_or_else(|| "missing in the report of load".into())
             });
             match bytes {
                 Ok(bytes) => results.add(Scenario::Idle, &peer.name, Figure::Idle, 0, Some(bytes)),
@@ -139,7 +146,8 @@ impl Plan<'_> {
     }
 }
 
-fn note(scenario: Scenario, peer: &str, round: u32, report: &Value, results: &mut Results) {
+/// Adds the figures of a report. CPU includes the kernel's network thread.
+fn add_report(scenario: Scenario, peer: &str, round: u32, report: &Value, results: &mut Results) {
     let server = &report["server"];
     let cpu = server["cpu_us_per_request"]
         .as_f64()
@@ -171,8 +179,9 @@ fn note(scenario: Scenario, peer: &str, round: u32, report: &Value, results: &mu
     );
 }
 
-/// Waits until a server has done what was left to be done, such as closing: the next one is not to pay for that.
-fn settle(pid: u32) {
+/// Waits until a server uses no more CPU time, for example to close its connections. That work must
+/// not count for the next server.
+fn wait_until_idle(pid: u32) {
     let ran = || -> u64 {
         let tasks = fs::read_dir(format!("/proc/{pid}/task"))
             .into_iter()

@@ -1,4 +1,4 @@
-//! What is asked of each server.
+//! The loads that each server is put under.
 
 use clap::ValueEnum;
 
@@ -6,7 +6,7 @@ use clap::ValueEnum;
 pub(crate) enum Scenario {
     /// 1 connection, depth 1
     LockStep,
-    /// The same, and the client polls without sleeping
+    /// The same, with a client that busy-polls
     LockStepSpin,
     /// 100 connections, depth 1
     Hundred,
@@ -29,14 +29,15 @@ impl Scenario {
         Self::value_variants().to_vec()
     }
 
-    /// As on the command line.
+    /// Returns its name on the command line.
     pub(crate) fn name(self) -> String {
         self.value().get_name().to_string()
     }
 
     pub(crate) fn title(self) -> String {
         match self {
-            Self::LockStepSpin => "1 connection, depth 1, and the client spins".into(), // not as in the help, where it stands below the other
+            // The help text refers to the line above it.
+            Self::LockStepSpin => "1 connection, depth 1, with a client that busy-polls".into(),
             _ => self
                 .value()
                 .get_help()
@@ -57,7 +58,7 @@ impl Scenario {
         }
     }
 
-    /// What `load` is told of it, besides connections, time and payload.
+    /// Returns the flags of `load`, besides connections, time and payload.
     pub(crate) fn load(self) -> &'static [&'static str] {
         match self {
             Self::LockStep | Self::Hundred | Self::Thousand => &["--depth", "1"],

@@ -1,4 +1,4 @@
-//! The results as text and as JSON.
+//! Formats the results as text and as JSON.
 
 use std::fmt::Write;
 
@@ -10,7 +10,7 @@ use super::peers::YARDSTICK;
 use super::process::{Cores, machine};
 use super::scenarios::Scenario;
 
-/// One table, a block for each scenario.
+/// Formats the table, with a block for each scenario.
 pub(crate) fn text(results: &Results, args: &Args, cores: &Cores) -> String {
     let mut notes = Vec::new();
     let mut text = String::new();
@@ -35,10 +35,14 @@ pub(crate) fn text(results: &Results, args: &Args, cores: &Cores) -> String {
     }
     let _ = write!(
         text,
-        "{} rounds of {} s, and medians over them; {}; {cores}\n\
-         × is the ratio to {YARDSTICK} in the same round, and in brackets how far the rounds spread, if they do; {YARDSTICK}'s own, how far it is from its median: that is the noise\n\
-         calls/req: system calls, under strace, which slows a server down: where several requests may come together, more do\n\
-         bytes/idle: memory of the process for each idle connection, without the kernel's buffers\n",
+        "{} rounds of {} s, medians over the rounds; {}; {cores}\n\
+         ×: ratio to {YARDSTICK} in the same round; in brackets the least and greatest of the \
+         rounds, if they differ\n\
+         × of {YARDSTICK} itself: ratio to its own median, which shows the noise\n\
+         calls/req: system calls a request under strace, which slows a server down, so that \
+         requests arrive together more often\n\
+         bytes/idle: memory of the process for each idle connection, without the kernel's \
+         buffers\n",
         args.rounds,
         args.secs,
         machine()
@@ -77,7 +81,7 @@ fn line(results: &Results, scenario: Scenario, peer: &str, notes: &mut Vec<Strin
     line
 }
 
-/// A mark, whose reason stands below the table.
+/// Returns a mark for a missing value, and adds the reason to the notes below the table.
 fn no_value(
     results: &Results,
     scenario: Scenario,
@@ -87,7 +91,7 @@ fn no_value(
 ) -> String {
     let why = results
         .gap(scenario, peer, figure)
-        .unwrap_or("nothing was measured")
+        .unwrap_or("no value was measured")
         .to_string();
     let number = notes
         .iter()
@@ -99,18 +103,19 @@ fn no_value(
     format!("n/a [{}]", number + 1)
 }
 
-/// With three digits that count, or more.
+/// Formats a value with at least three significant digits.
 fn number(value: f64) -> String {
     match value.abs() {
         1e6.. => format!("{:.2}M", value / 1e6),
         1e5.. => format!("{:.0}k", value / 1e3),
-        100.0.. => format!("{value:.0}"), // also of thousands: who reads microseconds wants no k behind them
+        100.0.. => format!("{value:.0}"), // thousands too: microseconds read badly with a k
         10.0.. => format!("{value:.1}"),
         1.0.. => format!("{value:.2}"),
         _ => format!("{value:.3}"),
     }
 }
 
+/// Formats a ratio, with its spread if there is one.
 fn ratio(spread: Spread) -> String {
     let Spread {
         median,
@@ -138,7 +143,7 @@ fn columns(lines: &[Vec<String>]) -> String {
             let _ = match column {
                 0 => write!(text, "  {cell}{pad}"),
                 _ if column % 2 == 1 => write!(text, "   {pad}{cell}"),
-                _ => write!(text, " {cell}{pad}"), // a ratio, beside its value
+                _ => write!(text, " {cell}{pad}"), // a ratio, next to its value
             };
         }
         text.truncate(text.trim_end().len());
@@ -147,15 +152,23 @@ fn columns(lines: &[Vec<String>]) -> String {
     text
 }
 
-/// Everything, as one object.
+/// Formats all results as one JSON object.
 pub(crate) fn json(results: &Results, args: &Args, cores: &Cores) -> Value {
-    let spread = |spread: Spread| json!({ "median": spread.median, "min": spread.least, "max": spread.most });
-    let cell = |scenario, peer: &str, figure| match results.value(scenario, peer, figure) {
-        Some(value) => {
-            json!({ "value": spread(value), "ratio": results.ratio(scenario, peer, figure).map(spread) })
-        }
-        None => {
-            json!({ "missing": results.gap(scenario, peer, figure).unwrap_or("nothing was measured") })
+    let spread = |spread: Spread| {
+        let Spread {
+            median,
+            least,
+            most,
+        } = spread;
+        json!({ "median": median, "min": least, "max": most })
+    };
+    let cell = |scenario, peer: &str, figure| {
+        if let Some(value) = results.value(scenario, peer, figure) {
+            let ratio = results.ratio(scenario, peer, figure).map(spread);
+            json!({ "value": spread(value), "ratio": ratio })
+        } else {
+            let gap = results.gap(scenario, peer, figure);
+            json!({ "missing": gap.unwrap_or("no value was measured") })
         }
     };
     let row = |scenario: Scenario, peer: &String| {

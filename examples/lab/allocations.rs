@@ -9,10 +9,12 @@ thread_local! {
 
 /// The system's allocator with a number in front.
 ///
-/// The crate `allocation-counter`, which the tests use, keeps 3 KiB for each thread: the lab would find them again where it measures what a thread takes.
+/// The crate `allocation-counter`, which the tests use, keeps 3 KiB for each thread: the lab would
+/// find them again where it measures what a thread takes.
 struct Counting;
 
-// SAFETY: all is left to the system's allocator. The number belongs to the thread, takes no memory from the heap, and needs no end.
+// SAFETY: all is left to the system's allocator. The number belongs to the thread, takes no memory
+// from the heap, and needs no end.
 #[allow(unsafe_code)] // only an allocator sees every allocation
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
@@ -38,7 +40,8 @@ unsafe impl GlobalAlloc for Counting {
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
 
-/// How often this thread allocates, or lets a block grow, while it does something; and what that comes to.
+/// How often this thread allocates, or lets a block grow, while it does something; and what that
+/// comes to.
 pub(crate) fn allocations<T>(work: impl FnOnce() -> T) -> (u64, T) {
     let before = COUNT.get();
     let result = work();

@@ -1,7 +1,8 @@
-//! Go beside it: small Go programs of our own, built once a run where Go is installed, and what they print.
+//! Small Go programs, built once a run where Go is installed, and what they print.
 //!
-//! They stand in `go/*.go`. An experiment asks for one with [`run`], lets what it says count in its verdict ([`Beside::agrees`]), and
-//! shows it ([`Beside::show`]). Where there is no Go, nothing objects, and the note says so.
+//! Their sources are `go/*.go`. An experiment runs one with [`run`], checks what it prints, and
+//! shows that with [`Beside::measured`]. Without Go the verdict depends on the experiment alone,
+//! and the note says so.
 
 use std::collections::HashMap;
 use std::env;
@@ -13,7 +14,8 @@ use std::path::Path;
 use std::process::{self, Command, Output, Stdio};
 use std::sync::OnceLock;
 
-use super::claim::Outcome;
+use super::claim::{Outcome, Verdict};
+use super::value::{Lines, Values};
 
 const SOURCES: [(&str, &str); 5] = [
     ("main.go", include_str!("go/main.go")),
@@ -23,54 +25,53 @@ const SOURCES: [(&str, &str); 5] = [
     ("deadline.go", include_str!("go/deadline.go")),
 ];
 
-/// What a Go program printed, line by line, and the system calls that strace saw it make, if they were asked for.
+/// What a Go program printed, line by line, and the system calls that strace saw, if asked for.
 #[derive(Debug, Default)]
 pub(crate) struct Said {
-    lines: Vec<(String, String)>,
+    lines: Lines,
     pub(crate) calls: Vec<String>,
 }
 
 impl Said {
-    /// What it said of a thing; nothing if it did not.
+    /// The value of this line; nothing if there is no such line.
     pub(crate) fn text(&self, what: &str) -> &str {
-        self.lines
-            .iter()
-            .find(|(name, _)| name == what)
-            .map_or("", |(_, value)| value)
+        let line = self.lines.iter().find(|(name, _)| name == what);
+        line.map_or("", |(_, value)| value)
     }
 
-    /// A number that it said, if it is one.
+    /// The same as a number.
     pub(crate) fn number(&self, what: &str) -> Option<u64> {
         self.text(what).parse().ok()
     }
 
-    /// Of all that it said, these things only.
+    /// Of all lines, these only.
     pub(crate) fn only(mut self, what: &[&str]) -> Self {
         self.lines.retain(|(name, _)| what.contains(&name.as_str()));
         self
     }
 
-    /// Adds a thing that is known from all of it.
+    /// Adds a line.
     pub(crate) fn with(mut self, what: &str, value: &str) -> Self {
-        self.lines.push((what.to_string(), value.to_string()));
+        self.lines.push((what.into(), value.into()));
         self
     }
 }
 
-/// What Go does on its own sockets: a second witness, where it can be heard.
+/// What Go does on its own sockets, where it can run.
 #[derive(Debug)]
 pub(crate) struct Beside {
+    /// False only if Go ran, and with another result.
     as_known: bool,
     said: Result<Said, String>,
 }
 
 impl Beside {
-    /// Whether it came out as known. Who cannot be heard has nothing against it.
-    pub(crate) fn agrees(&self) -> bool {
-        self.as_known
+    /// The outcome with this verdict, if Go agrees with it, and with what Go printed.
+    pub(crate) fn measured(self, verdict: Verdict, values: Values) -> io::Result<Outcome> {
+        Ok(self.show(Outcome::new(verdict, values)))
     }
 
-    /// Chooses what is to be shown of what it said.
+    /// Chooses which lines to show.
     pub(crate) fn map(self, choose: impl FnOnce(Said) -> Said) -> Self {
         Self {
             said: self.said.map(choose),
@@ -78,30 +79,30 @@ impl Beside {
         }
     }
 
-    /// Adds what it said to what was measured, or to the note why it said nothing. To be called last: a later note would replace that.
-    pub(crate) fn show(self, outcome: Outcome) -> Outcome {
+    /// The same for an outcome that is made already. Call it last: a later note would replace its
+    /// note.
+    pub(crate) fn show(self, mut outcome: Outcome) -> Outcome {
+        outcome.verdict = outcome.verdict.only_if(self.as_known);
         match self.said {
-            Ok(said) => said
-                .lines
-                .into_iter()
-                .fold(outcome, |outcome, (what, value)| {
-                    outcome.with(format!("Go, {what}"), value)
-                }),
+            Ok(said) => {
+                let lines = said.lines.into_iter();
+                outcome.with_all(lines.map(|(what, value)| (format!("Go, {what}"), value)))
+            }
             Err(why) => {
-                let note = format!("{} Go could not be heard beside it: {why}.", outcome.note);
+                let note = format!("{} Go did not run beside it: {why}.", outcome.note);
                 outcome.note(note.trim())
             }
         }
     }
 }
 
-/// Runs one of the programs, and judges what it says.
+/// Runs one of the programs, and checks what it prints.
 pub(crate) fn run(
     program: &str,
     args: &[&str],
     as_known: impl FnOnce(&Said) -> bool,
 ) -> io::Result<Beside> {
-    Ok(heard(go(program, args)?, as_known))
+    Ok(judged(go(program, args)?, as_known))
 }
 
 /// The same under strace, where that is installed and allowed: only then are there [`Said::calls`].
@@ -111,19 +112,20 @@ pub(crate) fn run_traced(
     as_known: impl FnOnce(&Said) -> bool,
 ) -> io::Result<Beside> {
     match traced(program, calls) {
-        Some(said) => Ok(heard(Ok(said), as_known)),
+        Some(said) => Ok(judged(Ok(said), as_known)),
         None => run(program, &[], as_known),
     }
 }
 
-fn heard(said: Result<Said, String>, as_known: impl FnOnce(&Said) -> bool) -> Beside {
+fn judged(said: Result<Said, String>, as_known: impl FnOnce(&Said) -> bool) -> Beside {
     Beside {
         as_known: said.as_ref().map_or(true, as_known),
         said,
     }
 }
 
-/// C45, C46: after a read deadline has passed every `Read` fails, though bytes are there, until it is set anew.
+/// C45, C46: after a read deadline has passed every `Read` fails, even with bytes there, until it
+/// is set again.
 pub(crate) fn sticky_read_deadline() -> io::Result<Beside> {
     run("read-deadline", &[], |said| {
         said.text("Read, nothing there") == TIMEOUT
@@ -132,12 +134,12 @@ pub(crate) fn sticky_read_deadline() -> io::Result<Beside> {
     })
 }
 
-/// C55, C56: a `Write` that runs out of time says how much it has sent, and every one after it fails, though there is room, until the
-/// deadline is set anew.
+/// C55, C56: a `Write` that runs into its deadline returns how much it has sent. Every later one
+/// fails, even with room, until the deadline is set again.
 pub(crate) fn partial_write() -> io::Result<Beside> {
     run("write-deadline", &[], |said| {
-        let sent = said
-            .text("Write, nobody reads")
+        let first = said.text("Write, the peer does not read");
+        let sent = first
             .strip_prefix("n=")
             .and_then(|text| text.strip_suffix(" err=i/o timeout"));
         let sent = sent.and_then(|sent| sent.parse().ok());
@@ -151,7 +153,7 @@ pub(crate) fn partial_write() -> io::Result<Beside> {
 
 const TIMEOUT: &str = "n=0 err=i/o timeout";
 
-/// What a program prints; or why it cannot be heard: there is no Go here, or the program fails.
+/// What a program prints; or why it prints nothing: there is no Go here, or the program fails.
 ///
 /// # Errors
 /// If it cannot be started.
@@ -160,67 +162,41 @@ fn go(program: &str, args: &[&str]) -> io::Result<Result<Said, String>> {
         Ok(built) => built,
         Err(why) => return Ok(Err(why.to_string())),
     };
-    let Output {
-        status,
-        stdout,
-        stderr,
-    } = Command::new(path_of(built))
-        .arg(program)
-        .args(args)
-        .stdin(Stdio::null())
-        .output()?;
-    if !status.success() {
-        let first = String::from_utf8_lossy(&stderr)
-            .lines()
-            .next()
-            .unwrap_or_default()
-            .to_string();
-        return Ok(Err(format!(
-            "its program {program} failed ({status}) {first}"
-        )
-        .trim()
-        .to_string()));
+    let mut go = Command::new(path_of(built));
+    let output = go.arg(program).args(args).stdin(Stdio::null()).output()?;
+    if output.status.success() {
+        let (lines, calls) = (lines(&output.stdout), Vec::new());
+        return Ok(Ok(Said { lines, calls }));
     }
-    Ok(Ok(Said {
-        lines: lines(&stdout),
-        calls: Vec::new(),
-    }))
+    let text = String::from_utf8_lossy(&output.stderr);
+    let first = text.lines().next().unwrap_or_default();
+    let failed = format!("its program {program} failed ({}) {first}", output.status);
+    Ok(Err(failed.trim().to_string()))
 }
 
-/// The same, watched by strace. None if that cannot be: no Go, no strace, or it may not trace, as under another strace.
+/// The same under strace. `None` without Go or strace, or if strace may not trace.
 fn traced(program: &str, calls: &str) -> Option<Said> {
     let mut strace = Command::new("strace");
-    strace.args([
-        "-f",
-        "-qq",
-        "-o",
-        "/dev/stderr",
-        "-e",
-        "signal=none",
-        "-e",
-        &format!("trace={calls}"),
-    ]);
-    let output = strace
-        .arg(path_of(built().ok()?))
-        .arg(program)
-        .stdin(Stdio::null())
-        .output()
-        .ok()?;
+    strace.args(["-f", "-qq", "-o", "/dev/stderr", "-e", "signal=none"]);
+    strace.args(["-e", &format!("trace={calls}")]);
+    let strace = strace.arg(path_of(built().ok()?)).arg(program);
+    let output = strace.stdin(Stdio::null()).output().ok()?;
     output.status.success().then(|| Said {
         lines: lines(&output.stdout),
         calls: whole(&String::from_utf8_lossy(&output.stderr)),
     })
 }
 
-fn lines(output: &[u8]) -> Vec<(String, String)> {
+fn lines(output: &[u8]) -> Lines {
     let text = String::from_utf8_lossy(output);
-    text.lines()
-        .filter_map(|line| line.split_once(": "))
-        .map(|(what, value)| (what.to_string(), value.to_string()))
+    let lines = text.lines().filter_map(|line| line.split_once(": "));
+    lines
+        .map(|(what, value)| (what.into(), value.into()))
         .collect()
 }
 
-/// The calls of a trace in the order in which they ended. strace writes those that others came between in two parts.
+/// The calls of a trace, in the order in which they ended. strace writes a call in two parts if
+/// other calls came between.
 fn whole(trace: &str) -> Vec<String> {
     let (mut begun, mut calls) = (HashMap::new(), Vec::new());
     for line in trace.lines() {
@@ -230,10 +206,8 @@ fn whole(trace: &str) -> Vec<String> {
         if let Some(first) = call.strip_suffix("<unfinished ...>") {
             begun.insert(thread, first.trim());
         } else if let Some((_, second)) = call.split_once(" resumed>") {
-            calls.push(format!(
-                "{}{second}",
-                begun.remove(thread).unwrap_or_default()
-            ));
+            let first = begun.remove(thread).unwrap_or_default();
+            calls.push(format!("{first}{second}"));
         } else {
             calls.push(call.trim().to_string());
         }
@@ -247,37 +221,33 @@ fn built() -> Result<&'static File, &'static str> {
     BUILT.get_or_init(build).as_ref().map_err(String::as_str)
 }
 
-/// It has no name any more: it lives as long as it is open here.
+/// The file has no name any more, and exists as long as it is open here.
 fn path_of(built: &File) -> String {
     format!("/proc/{}/fd/{}", process::id(), built.as_raw_fd())
 }
 
 fn build() -> Result<File, String> {
-    if !env::split_paths(&env::var_os("PATH").unwrap_or_default())
-        .any(|directory| directory.join("go").is_file())
-    {
+    let path = env::var_os("PATH").unwrap_or_default();
+    if !env::split_paths(&path).any(|directory| directory.join("go").is_file()) {
         return Err("go is not installed".into());
     }
     eprintln!("lab: building the Go programs, once (with an empty cache this takes a while)");
     sweep();
     let directory = env::temp_dir().join(format!("{DIRECTORY}{}", process::id()));
-    // An error if it is there already: what is run is what was built here, and nobody else's.
-    let built = DirBuilder::new()
-        .mode(0o700)
-        .create(&directory)
-        .map_err(|error| error.to_string())
-        .and_then(|()| {
-            let built = build_in(&directory);
-            let _ = fs::remove_dir_all(&directory);
-            built
-        });
+    // An error if it exists already: only what was built here may run.
+    let created = DirBuilder::new().mode(0o700).create(&directory);
+    let built = created.map_err(|error| error.to_string()).and_then(|()| {
+        let built = build_in(&directory);
+        let _ = fs::remove_dir_all(&directory);
+        built
+    });
     built.map_err(|why| format!("it cannot be built: {why}"))
 }
 
-/// What the directories are called in which it is built, before the number of the process.
+/// The name of a directory in which it is built, before the number of the process.
 const DIRECTORY: &str = "glassloop-lab-go-";
 
-/// Takes away what labs that were killed have left, as far as it is ours.
+/// Removes the directories of labs that were killed.
 fn sweep() {
     for entry in fs::read_dir(env::temp_dir())
         .into_iter()
@@ -285,9 +255,8 @@ fn sweep() {
         .flatten()
     {
         let name = entry.file_name();
-        let number = name
-            .to_str()
-            .and_then(|name| name.strip_prefix(DIRECTORY)?.parse::<u32>().ok());
+        let number = name.to_str().and_then(|name| name.strip_prefix(DIRECTORY));
+        let number = number.and_then(|number| number.parse::<u32>().ok());
         if number.is_some_and(|number| !Path::new(&format!("/proc/{number}")).exists()) {
             let _ = fs::remove_dir_all(entry.path());
         }

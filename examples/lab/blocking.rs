@@ -1,25 +1,17 @@
-//! One call, one connection: who waits in it, who does not, and what asking again and again costs. C8 to C13.
+//! One call, one connection: which calls wait, and what polling costs. C8 to C13.
 
-use std::io::{self, Read, Write};
 use std::os::fd::AsFd;
-use std::sync::mpsc;
-use std::thread;
-use std::time::Duration;
 
 use rustix::fs::{OFlags, fcntl_getfl};
 use rustix::net::RecvFlags;
-use socket2::{Domain, Socket, Type};
 
 use super::beside;
-use super::claim::{Lab, Outcome, Verdict};
-use super::client::Client;
+use super::prelude::*;
 use super::servers::Model;
 use super::servers::child::Server;
 use super::servers::sys::Call;
+use super::service::{Client, submit};
 use super::source::lines_of;
-use super::tools::{
-    self, PATIENCE, listen, pair, pair_with_buffers, queues_of, thousands, timed, wait_for,
-};
 use super::whereabouts;
 
 pub(crate) fn c8(_: Lab) -> io::Result<Outcome> {
@@ -28,153 +20,77 @@ pub(crate) fn c8(_: Lab) -> io::Result<Outcome> {
     let some = server.read(&mut [0; 10])?;
 
     client.write_all(b"hi")?;
-    let (tell, hear) = mpsc::channel();
-    let reader = thread::spawn(move || {
-        let _ = tell.send(whereabouts::own_id());
+    let reader = Watched::spawn(move || {
         let count = rustix::net::recv(&server, &mut [0; 10], RecvFlags::WAITALL);
         count.map(|(count, _)| (count, server))
-    });
-    let number = hear.recv().map_err(io::Error::other)?;
-    let waits = wait_for(|| whereabouts::sleeps_in(number, "recvfrom"));
+    })?;
+    let waits = reader.sleeps_in("recvfrom");
     client.write_all(b"12345678")?;
-    let (all, mut server) = reader.join().expect("it does not panic")?;
+    let (all, mut server) = reader.join()??;
 
     server.set_nonblocking(true)?;
     let none = server.read(&mut [0; 10]);
     let verdict = match some {
         10 => Verdict::Reproduced,
-        _ => Verdict::WrongAsWritten
-            .only_if(some == 2 && waits && all == 10 && tools::result(&none) == "-1 EAGAIN"),
+        _ => Verdict::WrongAsWritten.only_if(some == 2 && waits && all == 10 && is_eagain(&none)),
     };
-    Ok(Outcome::new(verdict)
-        .with("blocking, 2 bytes of the 10 wanted are there: read", some)
-        .with(
-            "the same with MSG_WAITALL",
-            format!(
-                "{}, then, with 8 more, {all}",
-                if waits {
-                    "it sleeps"
-                } else {
-                    "it does not sleep"
-                }
-            ),
-        )
-        .with("non-blocking, nothing is there: read", tools::result(&none)))
+    verdict.measured(values![some, waits, all, none])
 }
 
 pub(crate) fn c9(_: Lab) -> io::Result<Outcome> {
     let (mut client, mut server) = pair()?;
-    let (tell, hear) = mpsc::channel();
-    let reader = thread::spawn(move || {
-        let _ = tell.send(whereabouts::own_id());
+    let reader = Watched::spawn(move || {
         let mut buffer = [0; 10];
         let count = server.read(&mut buffer)?;
-        Ok::<_, io::Error>((buffer[..count].to_vec(), queues_of(&server)?.received))
-    });
-    let number = hear.recv().map_err(io::Error::other)?;
-    let asleep = wait_for(|| whereabouts::sleeps_in(number, "recvfrom"));
-    let before = whereabouts::of(number)?;
+        io::Result::Ok((buffer[..count].to_vec(), queues_of(&server)?.received))
+    })?;
+    let asleep = reader.sleeps_in("recvfrom");
+    let before = whereabouts::of(reader.id)?;
     thread::sleep(Duration::from_millis(50));
-    let after = whereabouts::of(number)?;
-    let still = whereabouts::sleeps_in(number, "recvfrom");
+    let after = whereabouts::of(reader.id)?;
+    let still = whereabouts::sleeps_in(reader.id, "recvfrom");
     client.write_all(b"hello")?;
-    let (bytes, left) = reader.join().expect("it does not panic")?;
+    let (bytes, left) = reader.join()??;
 
     let ran = after.ran.saturating_sub(before.ran);
     let holds =
         asleep && still && ran < Duration::from_millis(10) && bytes == b"hello" && left == 0;
     let call = after
         .call
-        .map_or("this kernel does not tell".into(), |call| {
+        .map_or("not shown by this kernel".into(), |call| {
             format!("{} (number {call})", whereabouts::name_of_call(call))
         });
-    Ok(Outcome::new(Verdict::reproduced_if(holds))
-        .with("state of the thread, 50 ms later", after.state)
-        .with("the system call that it is in", call)
-        .with("the kernel's function that it waits in", after.place)
-        .with(
-            "processor time in these 50 ms",
-            format!("{} µs", ran.as_micros()),
-        )
-        .with("when 5 bytes come: read", bytes.len())
-        .with("bytes left in the kernel then", left))
+    let (state, place, bytes) = (after.state, after.place, bytes.len());
+    Verdict::reproduced_if(holds).measured(values![state, call, place, ran, bytes, left])
 }
 
 pub(crate) fn c10(_: Lab) -> io::Result<Outcome> {
-    /// Whether B is answered while A is there and silent, and whether after A has left.
-    fn answered(model: Model) -> io::Result<[bool; 2]> {
+    /// Whether B is answered beside an idle A, and after A has closed.
+    fn answered(model: Model, patience: Duration) -> io::Result<[bool; 2]> {
         let server = Server::start(model)?;
         let mut a = Client::connect(server.addr)?;
-        a.ask()?; // it is A's turn from here on
+        a.hello()?; // from here on the server waits for A
         let mut b = Client::connect(server.addr)?;
-        b.send()?;
-        let patience = if model == Model::Iterative {
-            Duration::from_millis(200)
-        } else {
-            PATIENCE
-        };
-        let beside = b.answer(patience).is_ok();
+        b.send(&submit(1, b"hello"))?;
+        b.stream.set_read_timeout(Some(patience))?;
+        let beside = b.ack().is_ok();
         drop(a);
-        Ok([beside, beside || b.answer(PATIENCE).is_ok()])
+        b.stream.set_read_timeout(Some(PATIENCE))?;
+        Ok([beside, beside || b.ack().is_ok()])
     }
-    let iterative = answered(Model::Iterative)?;
-    let others = [Model::Threads, Model::Poll, Model::Reactor].map(answered);
-    let mut holds = iterative == [false, true];
-    let word = |answered| if answered { "answered" } else { "not answered" };
-    let mut outcome = Outcome::new(Verdict::Reproduced)
-        .with(
-            "one thread, blocking: B beside a silent A",
-            format!("{} in 200 ms", word(iterative[0])),
-        )
-        .with(
-            "one thread, blocking: B after A has left",
-            word(iterative[1]),
-        );
-    for (other, name) in others.into_iter().zip([
-        "a thread each",
-        "one thread, poll",
-        "one thread, the reactor",
-    ]) {
-        let [beside, _] = other?;
-        holds &= beside;
-        outcome = outcome.with(format!("{name}: B beside a silent A"), word(beside));
+    let [beside, after] = answered(Model::Iterative, Duration::from_millis(200))?;
+    let mut others = Vec::new();
+    for model in [Model::Threads, Model::Poll, Model::Reactor] {
+        if answered(model, PATIENCE)?[0] {
+            others.push(model.name());
+        }
     }
-    outcome.verdict = Verdict::reproduced_if(holds);
-    Ok(outcome)
+    let holds = !beside && after && others.len() == 3;
+    Verdict::reproduced_if(holds).measured(values![beside, after, others])
 }
 
 pub(crate) fn c11(_: Lab) -> io::Result<Outcome> {
-    let go = beside::run("flags", &[], |said| {
-        ["listener", "dialed", "accepted"]
-            .iter()
-            .all(|socket| said.text(&format!("{socket} O_NONBLOCK")) == "true")
-    })?;
-    let is_nonblocking =
-        |fd: &dyn AsFd| fcntl_getfl(fd.as_fd()).map(|flags| flags.contains(OFlags::NONBLOCK));
-    let (client, server) = pair()?;
-    let plain = Socket::new(Domain::IPV4, Type::STREAM, None)?;
-    let by_default = [
-        is_nonblocking(&plain)?,
-        is_nonblocking(&listen()?)?,
-        is_nonblocking(&client)?,
-        is_nonblocking(&server)?,
-    ];
-
-    let listener = mio::net::TcpListener::bind("127.0.0.1:0".parse().map_err(io::Error::other)?)?;
-    let dialed = mio::net::TcpStream::connect(listener.local_addr()?)?;
-    let mut accepted = None;
-    wait_for(|| {
-        accepted = listener.accept().ok();
-        accepted.is_some()
-    });
-    let (accepted, _) = accepted.ok_or(io::ErrorKind::TimedOut)?;
-    let in_mio = [
-        is_nonblocking(&listener)?,
-        is_nonblocking(&dialed)?,
-        is_nonblocking(&accepted)?,
-    ];
-
-    let lines = [
+    const MODELS: [Model; 7] = [
         Model::Iterative,
         Model::Threads,
         Model::Busy,
@@ -182,38 +98,34 @@ pub(crate) fn c11(_: Lab) -> io::Result<Outcome> {
         Model::Poll,
         Model::EpollLt,
         Model::EpollEt,
-    ]
-    .map(lines_of);
+    ];
+    let go = beside::run("flags", &[], |said| {
+        let is_set = |socket| said.text(&format!("{socket} O_NONBLOCK")) == "true";
+        ["listener", "dialed", "accepted"].into_iter().all(is_set)
+    })?;
+    let is_nonblocking =
+        |fd: &dyn AsFd| fcntl_getfl(fd.as_fd()).is_ok_and(|flags| flags.contains(OFlags::NONBLOCK));
+    let (client, server) = pair()?;
+    let std = [&listen()? as &dyn AsFd, &client, &server].map(is_nonblocking);
+    let socket = is_nonblocking(&socket(0, 0)?);
+
+    let listener = mio::net::TcpListener::bind("127.0.0.1:0".parse().map_err(io::Error::other)?)?;
+    let dialed = mio::net::TcpStream::connect(listener.local_addr()?)?;
+    let mut accepted = Err(ErrorKind::TimedOut.into());
+    wait_for(|| {
+        accepted = listener.accept();
+        accepted.is_ok()
+    });
+    let mio = [&listener as &dyn AsFd, &dialed, &accepted?.0].map(is_nonblocking);
+
+    let lines = MODELS.map(lines_of);
+    let longest_blocking = lines[..2].iter().max();
     let shortest = lines[2..]
         .iter()
-        .all(|&other| lines[..2].iter().all(|&blocking| blocking < other));
-    let holds = by_default == [false; 4] && in_mio == [true; 3] && shortest && go.agrees();
-    let [socket, listener, dialed, accepted] = by_default;
-    let outcome = Outcome::new(Verdict::reproduced_if(holds))
-        .with("socket(2) O_NONBLOCK", socket)
-        .with(
-            "Rust's std O_NONBLOCK",
-            format!("listener {listener}, dialed {dialed}, accepted {accepted}"),
-        )
-        .with(
-            "mio O_NONBLOCK",
-            format!(
-                "listener {}, dialed {}, accepted {}",
-                in_mio[0], in_mio[1], in_mio[2]
-            ),
-        )
-        .with(
-            "lines of a blocking server",
-            format!("{} (one client), {} (a thread each)", lines[0], lines[1]),
-        )
-        .with(
-            "lines of one that does not block",
-            format!(
-                "{} (busy), {} (select), {} (poll), {} and {} (epoll)",
-                lines[2], lines[3], lines[4], lines[5], lines[6]
-            ),
-        );
-    Ok(go.show(outcome))
+        .all(|lines| Some(lines) > longest_blocking);
+    let holds = !socket && std == [false; 3] && mio == [true; 3] && shortest;
+    let values = values![socket, std, mio, lines];
+    go.measured(Verdict::reproduced_if(holds), values)
 }
 
 pub(crate) fn c12(_: Lab) -> io::Result<Outcome> {
@@ -222,61 +134,36 @@ pub(crate) fn c12(_: Lab) -> io::Result<Outcome> {
     let (writer, _reader) = pair_with_buffers(4096)?;
     listener.set_nonblocking(true)?;
     writer.set_nonblocking(true)?;
-    // The first that says so: later there may be room again, when the kernel has moved some bytes on.
-    let full = (0..10_000)
-        .find_map(|_| (&writer).write(&[b'x'; 4096]).err())
-        .map_or(Ok(4096), Err);
+    // The first EAGAIN: later there may be room again, when the kernel has moved some bytes on.
+    let full = (0..10_000).find_map(|_| (&writer).write(&[b'x'; 4096]).err());
 
     server.set_read_timeout(Some(Duration::from_millis(20)))?;
     let (blocking, _) = timed(|| server.read(&mut [0; 10]));
     server.set_nonblocking(true)?;
-    let mut times = Vec::new();
-    let mut refused = 0;
+    let (mut times, mut refused) = (Vec::new(), 0);
     for _ in 0..1_000 {
-        let (time, result) = timed(|| server.read(&mut [0; 10]));
+        let (time, read) = timed(|| server.read(&mut [0; 10]));
         times.push(time);
-        refused += usize::from(tools::result(&result) == "-1 EAGAIN");
+        refused += usize::from(is_eagain(&read));
     }
     times.sort_unstable();
-    let median = times[times.len() / 2];
-    let others = [
-        ("accept, nobody waits", listener.accept().map(|_| 0)),
-        ("write, the buffers are full", full),
-    ];
-    let others = others.map(|(what, result)| (what, tools::result(&result)));
-    let at_once = median * 100 < blocking;
+    let (median, errno) = (times[times.len() / 2], libc::EAGAIN);
+    let accept = listener.accept().map(|_| 0);
+    let write = full.map_or(Ok(4096), Err);
     let holds =
-        refused == 1_000 && at_once && others.iter().all(|(_, result)| result == "-1 EAGAIN");
-    let outcome = Outcome::new(Verdict::reproduced_if(holds))
-        .with(
-            "1,000 reads, nothing is there",
-            format!(
-                "{} times -1 EAGAIN (number {}, also called EWOULDBLOCK)",
-                thousands(refused),
-                libc::EAGAIN
-            ),
-        )
-        .with(
-            "one of them takes (median)",
-            format!("{} ns", thousands(median.as_nanos() as usize)),
-        )
-        .with(
-            "a blocking one with a time-out of 20 ms takes",
-            format!("{:.1} ms", blocking.as_secs_f64() * 1e3),
-        );
-    Ok(others.into_iter().fold(outcome, |outcome, (what, result)| {
-        outcome.with(what, result)
-    }))
+        refused == 1_000 && median * 100 < blocking && is_eagain(&accept) && is_eagain(&write);
+    let values = values![refused, errno, median, blocking, accept, write];
+    Verdict::reproduced_if(holds).measured(values)
 }
 
 pub(crate) fn c13(_: Lab) -> io::Result<Outcome> {
     const SILENCE: Duration = Duration::from_millis(300);
-    /// The calls that a server makes and the time that it takes on a processor while its only client is silent.
+    /// A server's reads, calls and CPU time while its only client is silent.
     fn idle(model: Model) -> io::Result<(u64, u64, Duration)> {
         let mut server = Server::start(model)?;
         let mut client = Client::connect(server.addr)?;
-        client.ask()?;
-        thread::sleep(Duration::from_millis(5)); // what it does after the answer is not silence yet
+        client.hello()?;
+        thread::sleep(Duration::from_millis(5)); // its work after the answer is no silence yet
         let (calls, usage) = (server.calls()?, server.usage()?);
         thread::sleep(SILENCE);
         let (calls_then, usage_then) = (server.calls()?, server.usage()?);
@@ -286,26 +173,13 @@ pub(crate) fn c13(_: Lab) -> io::Result<Outcome> {
     }
     let (busy_reads, busy_calls, busy) = idle(Model::Busy)?;
     let (_, epoll_calls, epoll) = idle(Model::EpollLt)?;
-    // The whole processor is not asked for: others may want it too. So it is a tenth of what is there when nobody does.
+    // Not a whole CPU: other processes may need it too. A tenth is enough.
     let holds = busy_reads > 1_000 && epoll_calls < 10 && busy > 20 * epoll;
-    let time = |time: Duration| {
-        format!(
-            "{:.2} ms ({:.1} % of a processor)",
-            time.as_secs_f64() * 1e3,
-            time.as_secs_f64() / SILENCE.as_secs_f64() * 100.0
-        )
-    };
-    Ok(Outcome::new(Verdict::reproduced_if(holds))
-        .with("silence", format!("{} ms, one client", SILENCE.as_millis()))
-        .with(
-            "asking all the time: reads with EAGAIN",
-            thousands(busy_reads as usize),
-        )
-        .with(
-            "asking all the time: all calls",
-            thousands(busy_calls as usize),
-        )
-        .with("asking all the time: processor time", time(busy))
-        .with("epoll: all calls", thousands(epoll_calls as usize))
-        .with("epoll: processor time", time(epoll)))
+    let [busy, epoll] = [busy, epoll].map(|time| {
+        let share = 100.0 * time.as_secs_f64() / SILENCE.as_secs_f64();
+        format!("{:.2} ms ({share:.1} % of a CPU)", millis(time))
+    });
+    let silence = SILENCE;
+    let values = values![silence, busy_reads, busy_calls, busy, epoll_calls, epoll];
+    Verdict::reproduced_if(holds).measured(values)
 }

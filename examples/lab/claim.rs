@@ -1,73 +1,69 @@
-//! A claim of the lesson, and what came of it here.
+//! A claim of the lessons, and the result of its experiment.
 
 use std::fmt;
 use std::io;
 
-/// Something that the lesson says, or asks for, under the number that it has here.
+use super::text::Text;
+use super::value::Values;
+
+/// A claim of the lessons: its text, and what runs for it.
 pub(crate) struct Claim {
-    /// C for the lesson on the models and on the socket's calls, D for the protocol, E for the speed.
-    pub(crate) id: &'static str,
-    /// What the lesson says, in its own words where they are short, and in English.
-    pub(crate) says: &'static str,
-    /// What one is to guess before it is run: a question with a short answer.
-    pub(crate) asks: &'static str,
-    /// Why it comes out as it does here, for one who learns Go or Rust.
-    pub(crate) why: &'static str,
-    /// A command with which to see it oneself, as a rule with strace.
-    pub(crate) look: &'static str,
-    /// What to write to have tried it oneself.
-    pub(crate) exercise: &'static str,
-    pub(crate) state: State,
+    pub(crate) text: Text,
+    /// The experiment. A claim without one says why under `Not here`.
+    pub(crate) run: Option<Run>,
 }
 
-/// Whether a claim can be run.
-#[derive(Clone, Copy)]
-pub(crate) enum State {
-    Runs(Run),
-    /// Something else is run in its place: what, and why.
-    Substitute(Run, &'static str),
-    /// Nothing is run, for this reason.
-    NotHere(&'static str),
+impl Claim {
+    /// Whether it runs, and the reason if not, or if something else runs in its place.
+    pub(crate) fn state(&self) -> (&'static str, &str) {
+        match (&self.text.not_here, &self.text.instead) {
+            (Some(reason), _) => ("not here", reason),
+            (None, Some(instead)) => ("substitute", instead),
+            (None, None) => ("runs", ""),
+        }
+    }
 }
 
 pub(crate) type Run = fn(Lab) -> io::Result<Outcome>;
 
-/// What was asked for on the command line.
+/// Options of the command line that experiments read.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Lab {
     /// Whether experiments may take minutes.
     pub(crate) slow: bool,
 }
 
-/// What became of a claim.
+/// How a claim compares with what was measured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Verdict {
     /// It is as the lesson says.
     Reproduced,
-    /// It is, and there is more to it.
+    /// It is as the lesson says, and there is more to it.
     Refined,
     /// It is otherwise here: true of another system, or of another version.
     Differs,
-    /// It cannot be as it is written.
+    /// It cannot be true as it is written.
     WrongAsWritten,
     NotHere,
-    /// This run did not come out as it is known to. Its word is that of `Differs`, and `why` is not said without that.
+    /// This run did not give the known result. It prints the same word as `Differs`, and a warning
+    /// before `why`.
     Unexpected,
 }
 
 impl Verdict {
-    /// Reproduced if all is as known; else this run is not.
+    /// `Reproduced` if the result is the known one, else `Unexpected`.
     pub(crate) fn reproduced_if(holds: bool) -> Self {
-        if holds {
-            Self::Reproduced
-        } else {
-            Self::Unexpected
-        }
+        Self::Reproduced.only_if(holds)
     }
 
-    /// This one if all is as known; else this run is not.
+    /// This verdict if the result is the known one, else `Unexpected`.
     pub(crate) fn only_if(self, holds: bool) -> Self {
         if holds { self } else { Self::Unexpected }
+    }
+
+    /// The outcome with this verdict and these values, as experiments return it.
+    pub(crate) fn measured(self, values: Values) -> io::Result<Outcome> {
+        Ok(Outcome::new(self, values))
     }
 }
 
@@ -83,38 +79,47 @@ impl fmt::Display for Verdict {
     }
 }
 
-/// What an experiment came to.
+/// The result of an experiment.
 #[derive(Debug)]
 pub(crate) struct Outcome {
     pub(crate) verdict: Verdict,
-    pub(crate) measured: Vec<Measured>,
-    /// What is to be said of this run besides the claim's `why`.
+    /// What the claim's templates show.
+    pub(crate) values: Values,
+    /// Lines that no template has, since their number depends on the run.
+    pub(crate) lines: Vec<(String, String)>,
+    /// What this run adds to the claim's `why`.
     pub(crate) note: String,
 }
 
-/// A thing that was measured: what, and how much or what.
-#[derive(Debug)]
-pub(crate) struct Measured {
-    pub(crate) what: String,
-    pub(crate) value: String,
-}
-
 impl Outcome {
-    pub(crate) fn new(verdict: Verdict) -> Self {
+    pub(crate) fn new(verdict: Verdict, values: Values) -> Self {
         Self {
             verdict,
-            measured: Vec::new(),
+            values,
+            lines: Vec::new(),
             note: String::new(),
         }
     }
 
-    /// Adds a thing that was measured. With numbers go their units: `"12 ms"`.
-    pub(crate) fn with(mut self, what: impl Into<String>, value: impl fmt::Display) -> Self {
-        self.measured.push(Measured {
-            what: what.into(),
-            value: value.to_string(),
-        });
+    /// The outcome of an experiment that cannot run on this machine.
+    pub(crate) fn not_here(reason: impl Into<String>) -> Self {
+        Self::new(Verdict::NotHere, Vec::new()).note(reason)
+    }
+
+    /// Adds a line. Numbers come with their units: `"12 ms"`.
+    pub(crate) fn with(mut self, name: impl Into<String>, value: impl fmt::Display) -> Self {
+        self.lines.push((name.into(), value.to_string()));
         self
+    }
+
+    /// Adds several lines.
+    pub(crate) fn with_all<N: Into<String>, V: fmt::Display>(
+        self,
+        lines: impl IntoIterator<Item = (N, V)>,
+    ) -> Self {
+        lines
+            .into_iter()
+            .fold(self, |outcome, (name, value)| outcome.with(name, value))
     }
 
     pub(crate) fn note(mut self, note: impl Into<String>) -> Self {

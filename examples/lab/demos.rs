@@ -1,31 +1,33 @@
-//! Twins of the course's servers, with their calls counted: they trust a length, write a frame in two pieces, and the third forgets to flush.
+//! Copies of the course's servers, with their calls counted: they trust a length, write a frame in
+//! two pieces, and the third does not flush.
 
 use std::fmt;
-use std::io::{self, BufReader, ErrorKind, Read, Write};
-use std::net::{Shutdown, TcpStream};
+use std::io::BufReader;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::thread::{self, JoinHandle};
+use std::thread::JoinHandle;
 
-use super::tools::pair;
+use super::prelude::*;
 
 /// What the course's servers differ in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Demo {
     /// tcp-server-demo1 and 2: each piece of a frame is read from the socket, and written to it.
     Direct,
-    /// The same with an ack in one write.
+    /// The same, with each ack in one write.
     OneWrite,
-    /// tcp-server-demo3: bufio on both sides; what is written leaves when 4,096 bytes are together, or at the end.
+    /// tcp-server-demo3: bufio on both sides. It writes when 4,096 bytes are together, or at the
+    /// end.
     Buffered,
-    /// The same, and it flushes whenever it would have to wait for the next request.
+    /// The same, and it flushes before it waits for the next request.
     Flushing,
 }
 
 /// Bytes of a bufio.Reader and a bufio.Writer, unless told otherwise.
 const BUFFER: usize = 4096;
 
-/// frame.Decode: what comes after the length. It is believed, whatever it is; below the least number it wraps, as Go's int32 does.
+/// frame.Decode: what comes after the length. It trusts any length; below the smallest number it
+/// wraps, as Go's int32 does.
 #[allow(clippy::cast_sign_loss)] // a length below 4 is the experiment
 pub(crate) fn decode_frame(stream: &mut impl Read) -> io::Result<Vec<u8>> {
     let mut length = [0; 4];
@@ -35,16 +37,14 @@ pub(crate) fn decode_frame(stream: &mut impl Read) -> io::Result<Vec<u8>> {
     Ok(payload)
 }
 
-/// io.ReadFull: all of it, or an error, which is "EOF" before the first byte and "unexpected EOF" behind it.
+/// io.ReadFull: all of it, or an error: "EOF" before the first byte, and "unexpected EOF" after it.
 fn read_full(stream: &mut impl Read, buffer: &mut [u8]) -> io::Result<()> {
     let mut filled = 0;
     while filled < buffer.len() {
         match stream.read(&mut buffer[filled..]) {
             Ok(0) => {
-                return Err(io::Error::new(
-                    ErrorKind::UnexpectedEof,
-                    if filled == 0 { "EOF" } else { "unexpected EOF" },
-                ));
+                let name = if filled == 0 { "EOF" } else { "unexpected EOF" };
+                return Err(io::Error::new(ErrorKind::UnexpectedEof, name));
             }
             Ok(count) => filled += count,
             Err(error) if error.kind() == ErrorKind::Interrupted => {}
@@ -61,15 +61,16 @@ pub(crate) fn encode_frame(stream: &mut impl Write, payload: &[u8]) -> io::Resul
     stream.write_all(payload)
 }
 
-/// packet.Submit: an object on the heap for each request, as in Go, where a pointer to it leaves the function that makes it.
+/// packet.Submit: an object on the heap for each request, as in Go, where a pointer to it leaves
+/// the function.
 #[derive(Default)]
 pub(crate) struct Submit {
     id: String,
-    /// The frame; the payload is what stands behind its first nine bytes.
+    /// The frame; the payload follows its first nine bytes.
     frame: Vec<u8>,
 }
 
-/// packet.Decode. It slices without looking, as Go's `pktBody[:8]` does.
+/// packet.Decode. It slices without a check, as Go's `pktBody[:8]` does.
 pub(crate) fn decode_packet(frame: Vec<u8>, mut submit: Box<Submit>) -> io::Result<Box<Submit>> {
     let (command, body) = (frame[0], &frame[1..]);
     if command != 0x02 {
@@ -80,7 +81,7 @@ pub(crate) fn decode_packet(frame: Vec<u8>, mut submit: Box<Submit>) -> io::Resu
     Ok(submit)
 }
 
-/// The packets that nobody needs any more: sync.Pool, or none.
+/// Packets that are free again: sync.Pool, or none.
 pub(crate) type Pool = Option<Vec<Box<Submit>>>;
 
 /// handlePacket: the ack to a frame.
@@ -103,7 +104,7 @@ pub(crate) fn handle_packet(
     Ok(ack)
 }
 
-/// handleConn. Before it waits for the next request it may do something.
+/// handleConn. It calls a function before it waits for the next request.
 pub(crate) fn handle_conn<R: Read, W: Write>(
     reader: &mut R,
     writer: &mut W,
@@ -127,10 +128,12 @@ pub(crate) fn handle_conn<R: Read, W: Write>(
 /// What such a server has done so far.
 #[derive(Debug, Default)]
 pub(crate) struct Counts {
-    pub(crate) reads: AtomicUsize,
-    pub(crate) writes: AtomicUsize,
+    reads: AtomicUsize,
+    writes: AtomicUsize,
     /// Requests that it has taken.
-    pub(crate) requests: AtomicUsize,
+    requests: AtomicUsize,
+    /// Nanoseconds in calls.
+    spent: AtomicUsize,
 }
 
 impl Counts {
@@ -138,22 +141,36 @@ impl Counts {
     pub(crate) fn now(&self) -> [usize; 3] {
         [&self.reads, &self.writes, &self.requests].map(|count| count.load(Ordering::Relaxed))
     }
+
+    /// The time in calls.
+    pub(crate) fn spent(&self) -> Duration {
+        Duration::from_nanos(self.spent.load(Ordering::Relaxed) as u64)
+    }
 }
 
-/// A socket whose calls are counted.
-struct Counted<'a>(&'a TcpStream, &'a Counts);
+/// A socket whose calls are counted and timed.
+pub(crate) struct Counted<'a>(pub(crate) &'a TcpStream, pub(crate) &'a Counts);
+
+impl Counted<'_> {
+    fn call<T>(&self, count: &AtomicUsize, call: impl FnOnce(&TcpStream) -> T) -> T {
+        count.fetch_add(1, Ordering::Relaxed);
+        let (took, result) = timed(|| call(self.0));
+        self.1
+            .spent
+            .fetch_add(took.as_nanos() as usize, Ordering::Relaxed);
+        result
+    }
+}
 
 impl Read for Counted<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        self.1.reads.fetch_add(1, Ordering::Relaxed);
-        self.0.read(buffer)
+        self.call(&self.1.reads, |mut stream| stream.read(buffer))
     }
 }
 
 impl Write for Counted<'_> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.1.writes.fetch_add(1, Ordering::Relaxed);
-        self.0.write(bytes)
+        self.call(&self.1.writes, |mut stream| stream.write(bytes))
     }
 
     fn flush(&mut self) -> io::Result<()> {
@@ -161,7 +178,8 @@ impl Write for Counted<'_> {
     }
 }
 
-/// bufio.Writer, which fills its buffer to the brim and then writes it; std's `BufWriter` writes what it holds when the next piece does not fit.
+/// bufio.Writer, which writes its buffer when it is full; std's `BufWriter` writes it when the next
+/// piece does not fit.
 struct Bufio<W> {
     writer: W,
     held: Vec<u8>,
@@ -193,11 +211,11 @@ impl<W: Write> Write for Bufio<W> {
     }
 }
 
-/// One of them, that serves one client in a thread of its own.
+/// One of them, which serves one client in its own thread.
 pub(crate) struct Served {
     pub(crate) client: TcpStream,
     pub(crate) counts: Arc<Counts>,
-    /// It returns what the server has logged.
+    /// Returns what the server has logged.
     thread: Option<JoinHandle<io::Result<Vec<String>>>>,
 }
 
@@ -220,11 +238,8 @@ impl Served {
         self.client.shutdown(Shutdown::Write)?;
         let mut rest = Vec::new();
         self.client.read_to_end(&mut rest)?;
-        let log = self.thread.take().expect("only here it is taken").join();
-        Ok((
-            rest,
-            log.map_err(|_| io::Error::other("the server panicked"))??,
-        ))
+        let log = joined(self.thread.take().expect("only here it is taken"))??;
+        Ok((rest, log))
     }
 }
 
@@ -240,43 +255,32 @@ impl Drop for Served {
 impl Demo {
     fn serve(self, stream: &TcpStream, counts: &Counts) -> io::Result<Vec<String>> {
         let mut lines = Vec::new();
-        let mut log = |line: fmt::Arguments<'_>| {
+        let log = &mut |line: fmt::Arguments<'_>| {
             lines.push(line.to_string());
-            counts.requests.fetch_add(
-                usize::from(lines.last().is_some_and(|line| line.starts_with("recv"))),
-                Ordering::Relaxed,
-            );
+            let is_request = lines.last().is_some_and(|line| line.starts_with("recv"));
+            counts
+                .requests
+                .fetch_add(usize::from(is_request), Ordering::Relaxed);
         };
-        let (mut reader, mut writer) = (Counted(stream, counts), Counted(stream, counts));
-        let mut buffered = (
-            BufReader::with_capacity(BUFFER, Counted(stream, counts)),
-            Bufio::new(Counted(stream, counts)),
-        );
+        let counted = || Counted(stream, counts);
+        let (reader, writer) = (&mut counted(), &mut Bufio::new(counted()));
+        let buffered = &mut BufReader::with_capacity(BUFFER, counted());
         match self {
-            Demo::Direct => handle_conn(&mut reader, &mut writer, |_, _| Ok(()), &mut log)?,
-            Demo::OneWrite => handle_conn(
-                &mut reader,
-                &mut Bufio::new(writer),
-                |_, writer| writer.flush(),
-                &mut log,
-            )?,
-            Demo::Buffered => {
-                handle_conn(&mut buffered.0, &mut buffered.1, |_, _| Ok(()), &mut log)?;
-            }
-            Demo::Flushing => handle_conn(
-                &mut buffered.0,
-                &mut buffered.1,
-                |reader, writer| {
+            Demo::Direct => handle_conn(reader, &mut counted(), |_, _| Ok(()), log)?,
+            Demo::OneWrite => handle_conn(reader, writer, |_, writer| writer.flush(), log)?,
+            Demo::Buffered => handle_conn(buffered, writer, |_, _| Ok(()), log)?,
+            Demo::Flushing => {
+                let flush = |reader: &mut BufReader<_>, writer: &mut Bufio<_>| {
                     if reader.buffer().is_empty() {
                         writer.flush()
                     } else {
                         Ok(())
                     }
-                },
-                &mut log,
-            )?,
+                };
+                handle_conn(buffered, writer, flush, log)?;
+            }
         }
-        buffered.1.flush()?; // `defer wbuf.Flush()`
+        writer.flush()?; // `defer wbuf.Flush()`
         Ok(lines)
     }
 }

@@ -1,4 +1,5 @@
-//! Go's `poll.FD`, which waits in the middle of Read and Write, over the reactor's `fill` and `flush`, which do not.
+//! Go's `poll.FD`, which waits in the middle of Read and Write, over the reactor's `fill` and
+//! `flush`, which do not.
 
 use std::collections::VecDeque;
 use std::io::{self, ErrorKind, Read, Write};
@@ -57,7 +58,8 @@ impl<S: Read + Write> Fd<S> {
         Ok(written)
     }
 
-    /// Where Go's `waitRead` and `waitWrite` let another Goroutine run until the netpoller says that this one may go on. A list is ready at once.
+    /// Where Go's `waitRead` and `waitWrite` let another Goroutine run until the netpoller says
+    /// that this one may go on. A list is ready at once.
     fn park(&mut self) {
         self.parked += 1;
     }
@@ -70,6 +72,13 @@ pub(crate) struct Script {
 }
 
 impl Script {
+    pub(crate) fn of<const N: usize>(answers: [io::Result<usize>; N]) -> Self {
+        Self {
+            answers: answers.into(),
+            asked: Vec::new(),
+        }
+    }
+
     fn answer(&mut self, asked: usize) -> io::Result<usize> {
         self.asked.push(asked);
         self.answers
@@ -94,16 +103,14 @@ impl Write for Script {
     }
 }
 
-/// What an operation comes to on a stream with these answers: its result, what each call was asked for, and how often it waited.
+/// What an operation comes to on a stream with these answers: its result, what each call was asked
+/// for, and how often it waited.
 pub(crate) fn scripted<const N: usize>(
     answers: [io::Result<usize>; N],
     operation: impl FnOnce(&mut Fd<Script>) -> io::Result<usize>,
 ) -> String {
     let mut fd = Fd {
-        stream: Script {
-            answers: answers.into(),
-            asked: Vec::new(),
-        },
+        stream: Script::of(answers),
         max: 4,
         parked: 0,
     };

@@ -1,4 +1,5 @@
-//! A netpoller in fifty lines: tasks whose reads seem to wait, on one thread that waits in `epoll_wait` only.
+//! A netpoller in fifty lines: tasks whose reads seem to wait, on one thread that waits in
+//! `epoll_wait` only.
 
 use std::cell::RefCell;
 use std::future::poll_fn;
@@ -58,9 +59,11 @@ struct Task {
     code: Pin<Box<dyn Future<Output = io::Result<()>>>>,
 }
 
-/// Runs a task for each socket until all are over, and says what was done; meanwhile `over` counts those that are.
+/// Runs a task for each socket until all are over, and says what was done; meanwhile `over` counts
+/// those that are.
 ///
-/// Each goes on until it is parked, and again whenever its socket has news. Between them the thread waits for all sockets at once.
+/// Each goes on until it is parked, and again whenever its socket has news. Between them the thread
+/// waits for all sockets at once.
 pub(crate) fn run(
     sockets: Vec<(&'static str, TcpStream)>,
     over: &AtomicUsize,

@@ -1,11 +1,10 @@
-//! What the command line asks for, and all the modules.
+//! The command line, and all modules.
 
 mod allocations;
 mod beside;
 mod blocking;
 mod buffers;
 mod claim;
-mod client;
 mod close;
 mod course;
 mod demos;
@@ -13,8 +12,8 @@ mod dial;
 mod go;
 mod go_fd;
 mod illusion;
+mod lines;
 mod listen;
-mod lone;
 mod models;
 mod multiplexing;
 mod netpoller;
@@ -22,12 +21,13 @@ mod packets;
 mod packets_bytes;
 mod packets_server;
 mod parts;
+mod prelude;
 mod protocol;
 mod read;
 mod read_deadlines;
 mod register;
 mod report;
-#[allow(dead_code)] // all of the nine are there; the lab needs some, and not all that is known of them
+#[allow(dead_code)] // the lab uses only a part of it
 #[path = "../models/servers.rs"]
 mod servers;
 mod service;
@@ -35,7 +35,10 @@ mod share;
 mod source;
 mod speed;
 mod speed_calls;
+mod text;
 mod tools;
+mod value;
+#[allow(dead_code)]
 #[path = "../models/wait_cost.rs"]
 mod wait_cost;
 mod whereabouts;
@@ -52,9 +55,10 @@ use std::time::{Duration, Instant};
 use clap::{Parser, Subcommand};
 use serde_json::Value;
 
-use claim::{Claim, Lab, Outcome, State, Verdict};
+use claim::{Claim, Lab, Outcome};
+use report::Report;
 
-/// Replays the claims of the lessons on TCP servers, and says what came of each here.
+/// Runs the claims of the lessons on TCP servers, and compares them with what it measures
 #[derive(Parser)]
 #[command(version)]
 struct Args {
@@ -64,13 +68,13 @@ struct Args {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Name all claims, and whether they can be run
+    /// List all claims, and whether they can be run
     List {
         /// Print a JSON array
         #[arg(long)]
         json: bool,
     },
-    /// Run some of them: C43, C32..C38, all
+    /// Run claims: C43, C32..C38, all
     Run {
         #[arg(required = true, value_parser = register::choose)]
         claims: Vec<Vec<&'static Claim>>,
@@ -83,15 +87,15 @@ enum Command {
         #[arg(long)]
         json: bool,
 
-        /// Begin no further experiment after this time
+        /// Start no experiment after this time
         #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
         budget: Option<Duration>,
 
-        /// Run what takes minutes, too
+        /// Also run experiments that take minutes
         #[arg(long)]
         slow: bool,
     },
-    /// Say what a claim says, why it comes out as it does, and how to see that oneself
+    /// Explain a claim: what the lesson says, why it comes out as it does, and how to see it
     Explain {
         #[arg(required = true, value_parser = register::choose)]
         claims: Vec<Vec<&'static Claim>>,
@@ -101,9 +105,9 @@ enum Command {
         #[arg(required = true, value_parser = register::choose)]
         claims: Vec<Vec<&'static Claim>>,
     },
-    /// Show reactors that are wrong: the symptom, what catches it, and the fix
+    /// Show wrong reactors: the symptom, what catches it, and the fix
     Wrong {
-        /// Some of them: w1, w2, …
+        /// w1, w2, …; all by default
         #[arg(value_parser = wrong::find)]
         reactors: Vec<wrong::Wrong>,
 
@@ -158,15 +162,8 @@ fn ended(result: Result<(), Box<dyn Error>>) -> ExitCode {
 
 fn list(json: bool) {
     if json {
-        report::say(format!(
-            "{}\n",
-            Value::Array(
-                register::claims()
-                    .into_iter()
-                    .map(report::state_json)
-                    .collect()
-            )
-        ));
+        let claims = register::claims().iter().map(report::state_json).collect();
+        report::say(format!("{}\n", Value::Array(claims)));
     } else {
         for claim in register::claims() {
             report::say(report::state(claim) + "\n");
@@ -174,7 +171,7 @@ fn list(json: bool) {
     }
 }
 
-/// Runs them one after the other; two at once would be in each other's way.
+/// Runs the claims one after the other: two at once would disturb each other.
 fn run(
     claims: &[&'static Claim],
     predict: bool,
@@ -186,26 +183,21 @@ fn run(
     for (number, claim) in claims.iter().enumerate() {
         let over = budget.is_some_and(|budget| begun.elapsed() > budget);
         if json && claims.len() > 1 {
-            eprintln!("{} of {}: {}", number + 1, claims.len(), claim.id);
+            eprintln!("{} of {}: {}", number + 1, claims.len(), claim.text.id);
         }
-        let guess =
-            (predict && !over && !matches!(claim.state, State::NotHere(_))).then(|| ask(claim));
+        let guess = (predict && !over && claim.run.is_some()).then(|| ask(claim));
         let started = Instant::now();
         let outcome = if over {
-            Err(io::Error::other("the time for all of them was over"))
+            Err(io::Error::other("the time budget is used up"))
         } else {
             carry_out(claim, lab)
         };
-        failed += usize::from(outcome.is_err());
+        let report = Report::of(claim, outcome);
+        failed += usize::from(!report.has_verdict());
         if json {
-            results.push(report::outcome_json(claim, &outcome));
+            results.push(report.json());
         } else {
-            report::say(report::outcome(
-                claim,
-                &outcome,
-                guess.as_deref(),
-                started.elapsed(),
-            ));
+            report::say(report.text(guess.as_deref(), started.elapsed()));
         }
     }
     if json {
@@ -217,31 +209,27 @@ fn run(
             begun.elapsed().as_secs_f64()
         ));
     }
-    if failed > 0 {
-        ExitCode::FAILURE
-    } else {
-        ExitCode::SUCCESS
-    }
+    ExitCode::from(u8::from(failed > 0))
 }
 
 fn carry_out(claim: &Claim, lab: Lab) -> io::Result<Outcome> {
-    let outcome = match claim.state {
-        State::Runs(run) => run(lab),
-        State::Substitute(run, instead) => run(lab).map(|outcome| {
-            let note = format!("{instead} {}", outcome.note);
+    let (_, reason) = claim.state();
+    let outcome = match claim.run {
+        Some(run) => run(lab).map(|outcome| {
+            let note = format!("{reason} {}", outcome.note);
             outcome.note(note)
         }),
-        State::NotHere(reason) => Ok(Outcome::new(Verdict::NotHere).note(reason)),
+        None => Ok(Outcome::not_here(reason)),
     };
     match outcome {
-        Err(error) if lacks_descriptors(&error) => Ok(Outcome::new(Verdict::NotHere).note(TOO_FEW)),
+        Err(error) if lacks_descriptors(&error) => Ok(Outcome::not_here(TOO_FEW)),
         outcome => outcome,
     }
 }
 
-const TOO_FEW: &str = "There are too few descriptors for it (ulimit -n).";
+const TOO_FEW: &str = "This process may open too few descriptors (ulimit -n).";
 
-/// Whether it is EMFILE or ENFILE, or stands for one.
+/// Whether it is EMFILE or ENFILE, or has one as its cause.
 fn lacks_descriptors(error: &io::Error) -> bool {
     let named =
         |error: &io::Error| matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE));
@@ -255,10 +243,13 @@ fn lacks_descriptors(error: &io::Error) -> bool {
     named(error)
 }
 
-/// The learner's guess. What the lesson says comes with the result: it often is the answer.
+/// The learner's guess. The result shows what the lesson says: that is often the answer.
 fn ask(claim: &Claim) -> String {
     const NO_GUESS: &str = "(no guess)";
-    report::say(format!("{}  {}\n    your guess: ", claim.id, claim.asks));
+    report::say(format!(
+        "{}  {}\n    your guess: ",
+        claim.text.id, claim.text.asks
+    ));
     let mut guess = Vec::new();
     if !io::stdin()
         .lock()

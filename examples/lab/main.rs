@@ -1,8 +1,10 @@
-//! The lab: every claim of the lesson, run and measured here.
+//! The lab: every claim of the lessons, run and measured.
 //!
-//! `cargo run --release --example lab -- list`, then `… -- run C43`; `… -- wrong` shows eight reactors that are wrong.
+//! `cargo run --release --example lab -- list`, then `… -- run C43`; `… -- wrong` shows eight
+//! reactors that are wrong.
 
-#![allow(clippy::cast_precision_loss)] // figures for people
+#![allow(clippy::cast_precision_loss)] // the figures are rounded anyway
+#![allow(clippy::unnecessary_wraps)] // every experiment has the same form
 
 #[cfg(target_os = "linux")]
 #[path = "linux.rs"] // so that its modules stand beside it

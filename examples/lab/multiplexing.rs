@@ -1,77 +1,46 @@
-//! One call, many connections: select, poll and epoll, and what they ask of who uses them. C14 to C18.
+//! One call, many connections: select, poll and epoll, and what they ask of programs. C14 to C18.
 
-use std::io::{self, Read, Write};
-use std::net::TcpStream;
 use std::os::fd::AsRawFd;
-use std::sync::{Barrier, mpsc};
-use std::thread;
-use std::time::Duration;
+use std::sync::Barrier;
 
 use rustix::event::{
     FdSetElement, FdSetIter, PollFd, PollFlags, fd_set_insert, fd_set_num_elements,
 };
 
-use super::claim::{Lab, Outcome, Verdict};
-use super::client::{calls_per_request, crowd};
+use super::prelude::*;
 use super::servers::Model;
 use super::servers::child::Server;
 use super::servers::sys;
+use super::service::{calls_per_request, crowd};
 use super::source::lines_of;
-use super::tools::{self, pair, timed, wait_for};
-use super::wait_cost::{self, CALLS};
-use super::whereabouts;
+use super::wait_cost;
 
 pub(crate) fn c14(_: Lab) -> io::Result<Outcome> {
     let (mut client, server) = pair()?;
     server.set_nonblocking(true)?;
     let fd = server.as_raw_fd();
-    let (tell, hear) = mpsc::channel();
-    let waiter = thread::spawn(move || {
-        let _ = tell.send(whereabouts::own_id());
+    let waiter = Watched::spawn(move || {
         let mut set = vec![FdSetElement::default(); fd_set_num_elements(0, fd + 1)];
         let mut none = set.clone();
         fd_set_insert(&mut set, fd);
         let ready = sys::select(fd, &mut set, &mut none)?; // waits
         let members: Vec<_> = FdSetIter::new(&set).collect();
         let read = sys::read(&server, &mut [0; 10])?;
-        let again = sys::read(&server, &mut [0; 10]);
-        Ok::<_, io::Error>((ready, members, read, tools::result(&again)))
-    });
-    let number = hear.recv().map_err(io::Error::other)?;
-    let sleeps = wait_for(|| whereabouts::sleeps_in(number, "select"));
+        io::Result::Ok((ready, members, read, sys::read(&server, &mut [0; 10])))
+    })?;
+    let sleeps = waiter.sleeps_in("select");
     client.write_all(b"hello")?;
-    let (ready, members, read, again) = waiter.join().expect("it does not panic")?;
+    let (ready, members, read, again) = waiter.join()??;
 
-    let [blocking, select] = [
+    let (blocking, select) = (
         calls_per_request(Model::Threads)?,
         calls_per_request(Model::Select)?,
-    ];
-    let two_more = (blocking - 2.0).abs() < 0.1 && (select - 3.0).abs() < 0.1;
-    let holds =
-        sleeps && ready == 1 && members == [fd] && read == 5 && again == "-1 EAGAIN" && two_more;
-    Ok(Outcome::new(Verdict::reproduced_if(holds))
-        .with("1. the set that select gets", format!("{{{fd}}}"))
-        .with(
-            "2. nothing is there",
-            if sleeps {
-                "the thread sleeps in select"
-            } else {
-                "the thread was not seen asleep in select"
-            },
-        )
-        .with(
-            "3. 5 bytes come: select returns",
-            format!("{ready}, and the set {members:?}"),
-        )
-        .with("4. read", format!("{read}, and a second one {again}"))
-        .with(
-            "calls for a request, a server that blocks",
-            format!("{blocking:.1} (read, write)"),
-        )
-        .with(
-            "calls for a request, the server with select",
-            format!("{select:.1} (select, read, write)"),
-        ))
+    );
+    let one_more = (blocking - 2.0).abs() < 0.1 && (select - 3.0).abs() < 0.1;
+    let holds = ready == 1 && members == [fd] && read == 5 && is_eagain(&again) && one_more;
+    let members = format!("{members:?}");
+    let values = values![fd, sleeps, ready, members, read, again, blocking, select];
+    Verdict::reproduced_if(sleeps && holds).measured(values)
 }
 
 fn is_readable(stream: &TcpStream) -> io::Result<bool> {
@@ -79,21 +48,17 @@ fn is_readable(stream: &TcpStream) -> io::Result<bool> {
 }
 
 pub(crate) fn c15(_: Lab) -> io::Result<Outcome> {
-    // Two threads are told of the same byte before either of them takes it.
+    // poll reports the same byte to two threads before either of them takes it.
     let (mut client, server) = pair()?;
     server.set_nonblocking(true)?;
     client.write_all(b"x")?;
     let both_know = Barrier::new(2);
-    let (server, both_know) = (&server, &both_know);
     let results = thread::scope(|scope| {
         let waiters = [(); 2].map(|()| {
-            scope.spawn(move || {
-                let ready = is_readable(server);
+            scope.spawn(|| {
+                let ready = is_readable(&server).unwrap_or(false);
                 both_know.wait();
-                (
-                    ready.unwrap_or(false),
-                    tools::result(&sys::read(server, &mut [0; 10])),
-                )
+                (ready, result(&sys::read(&server, &mut [0; 10])))
             })
         });
         waiters.map(|waiter| waiter.join().expect("it does not panic"))
@@ -102,12 +67,12 @@ pub(crate) fn c15(_: Lab) -> io::Result<Outcome> {
     let mut reads = results.map(|(_, read)| read);
     reads.sort_unstable();
 
-    // The same in a row, on a socket that blocks.
+    // The same in one thread, on a blocking socket.
     let (mut client, mut blocking) = pair()?;
     blocking.set_read_timeout(Some(Duration::from_millis(50)))?;
     client.write_all(b"x")?;
-    let said_so = is_readable(&blocking)?;
-    blocking.read_exact(&mut [0])?; // somebody else was faster
+    let reported = is_readable(&blocking)?;
+    blocking.read_exact(&mut [0])?; // another reader was faster
     let (stood, late) = timed(|| blocking.read(&mut [0]));
 
     // Ready does not say for how much.
@@ -117,27 +82,11 @@ pub(crate) fn c15(_: Lab) -> io::Result<Outcome> {
     while parts.len() < 2 && is_readable(&server)? {
         parts.push(sys::read(&server, &mut [0; 10])?);
     }
-    let hint = told == 2
-        && reads == ["-1 EAGAIN", "1"]
-        && said_so
-        && late.is_err()
-        && stood >= Duration::from_millis(40);
-    Ok(
-        Outcome::new(Verdict::Refined.only_if(hint && parts == [10, 5]))
-            .with("threads that poll tells of 1 byte", told)
-            .with(
-                "what their reads come to, non-blocking",
-                reads.join(" and "),
-            )
-            .with(
-                "too late on a blocking socket: read stands still",
-                format!("{} ms, until its time-out", stood.as_millis()),
-            )
-            .with(
-                "15 bytes, ready; read of 10, ready; read of 10",
-                format!("{parts:?}"),
-            ),
-    )
+    let blocked = reported && late.is_err() && stood >= Duration::from_millis(40);
+    let hint = told == 2 && reads == ["-1 EAGAIN", "1"] && blocked && parts == [10, 5];
+    Verdict::Refined
+        .only_if(hint)
+        .measured(values![told, reads, stood, parts])
 }
 
 pub(crate) fn c16(_: Lab) -> io::Result<Outcome> {
@@ -153,77 +102,68 @@ pub(crate) fn c16(_: Lab) -> io::Result<Outcome> {
     let (calls_then, after) = (server.calls()?, server.usage()?);
     let answered = clients
         .iter_mut()
-        .map_while(|client| client.ask().ok())
+        .map_while(|client| client.hello().ok())
         .count();
-    drop(clients); // before others come: there may be no descriptors for both
+    drop(clients); // there may be too few descriptors for these and the next ones
 
     let other = Server::start(Model::Threads)?;
     let _others = crowd(other.addr, 100)?;
     let threads = other.usage()?.threads;
     let silent = calls_then.iter().sum::<u64>() - calls.iter().sum::<u64>();
-    let holds = answered == count && after.threads == 1 && silent < 10 && threads > 100;
-    Ok(Outcome::new(Verdict::reproduced_if(holds))
-        .with("the reactor: clients at the same time", count)
-        .with("the reactor: threads", after.threads)
-        .with(
-            "the reactor, 100 ms of silence: calls, processor time",
-            format!(
-                "{silent}, {} µs",
-                (after.cpu.saturating_sub(before.cpu)).as_micros()
-            ),
-        )
-        .with("the reactor: answered after it", answered)
-        .with("a thread each, 100 clients: threads", threads))
+    let (reactor, cpu) = (after.threads, after.cpu.saturating_sub(before.cpu));
+    let holds = answered == count && reactor == 1 && silent < 10 && threads > 100;
+    let values = values![count, reactor, silent, cpu, answered, threads];
+    Verdict::reproduced_if(holds).measured(values)
 }
 
 pub(crate) fn c17(_: Lab) -> io::Result<Outcome> {
     let limit = rlimit::increase_nofile_limit(u64::MAX)?;
-    let most = 1_000.min(limit.saturating_sub(200)) as usize; // all that this process may have, if it is less
-    let idle = [0, 10, 100, most];
-    let costs = wait_cost::measure(&idle);
-    let nanos = |call: usize, row: usize| costs[row].nanos[call].clone();
-    let mut outcome = Outcome::new(Verdict::Refined);
-    for (call, name) in CALLS.iter().enumerate() {
-        let cells = (0..idle.len()).map(|row| match nanos(call, row) {
-            Ok(nanos) => format!("{:.2} µs beside {}", nanos / 1e3, costs[row].idle),
-            Err(why) => format!("beside {}: {why}", costs[row].idle),
+    let most = 1_000.min(limit.saturating_sub(200)) as usize;
+    let costs = wait_cost::measure(&[0, 10, 100, most]);
+    let nanos = |call: usize| -> Result<Vec<f64>, String> {
+        costs.iter().map(|cost| cost.nanos[call].clone()).collect()
+    };
+    let shown = |call: usize| -> Vec<String> {
+        let cells = costs.iter().map(|cost| match &cost.nanos[call] {
+            Ok(nanos) => format!("{:.2} µs beside {}", nanos / 1e3, cost.idle),
+            Err(why) => format!("beside {}: {why}", cost.idle),
         });
-        outcome = outcome.with(
-            format!("{name}, one ready"),
-            cells.collect::<Vec<_>>().join(", "),
-        );
-    }
-    if let Some(missing) = (0..idle.len()).find_map(|row| nanos(1, row).and(nanos(2, row)).err()) {
-        return Ok(Outcome::new(Verdict::NotHere)
-            .note(format!("A wait could not be measured: {missing}.")));
-    }
-    let [poll, epoll] = [1, 2].map(|call| {
-        (0..idle.len())
-            .map(|row| nanos(call, row).unwrap_or(f64::NAN))
-            .collect::<Vec<_>>()
-    });
-    let faster = poll[3] > 5.0 * epoll[3];
+        cells.collect()
+    };
+    let [select_shown, poll_shown, epoll_shown] = [0, 1, 2].map(shown);
+    let (poll, epoll) = match (nanos(1), nanos(2)) {
+        (Ok(poll), Ok(epoll)) => (poll, epoll),
+        (Err(missing), _) | (_, Err(missing)) => {
+            return Ok(Outcome::not_here(format!(
+                "A wait could not be measured: {missing}."
+            )));
+        }
+    };
+    let times = poll[3] / epoll[3];
     let grows = epoll[3] < 3.0 * epoll[0] && poll[3] > 5.0 * poll[0];
     let equal_alone = poll[0] < 2.0 * epoll[0];
-    outcome.verdict = match (faster && grows, equal_alone) {
-        (true, true) => Verdict::Refined,
-        (true, false) => Verdict::Reproduced,
-        (false, _) => Verdict::Unexpected,
+    let verdict = if equal_alone {
+        Verdict::Refined
+    } else {
+        Verdict::Reproduced
     };
-    Ok(outcome.with(
-        format!("beside {most}, poll takes so many times what epoll takes"),
-        format!("{:.0}", poll[3] / epoll[3]),
-    ))
+    verdict.only_if(times > 5.0 && grows).measured(values![
+        select = select_shown,
+        poll = poll_shown,
+        epoll = epoll_shown,
+        most,
+        times
+    ])
 }
 
-#[allow(clippy::unnecessary_wraps)] // every experiment has this form
 pub(crate) fn c18(_: Lab) -> io::Result<Outcome> {
-    const WHAT: [(Model, &str); 9] = [
-        (Model::Iterative, "where one is, is where the code is"),
-        (Model::Threads, "where one is, is where the code is"),
+    const BLOCKING: &str = "the position in the code is the state";
+    const STORED: [(Model, &str); 9] = [
+        (Model::Iterative, BLOCKING),
+        (Model::Threads, BLOCKING),
         (
             Model::Busy,
-            "a state for each client, and nothing of when to ask",
+            "a state for each client, and no record of when to ask",
         ),
         (
             Model::Select,
@@ -235,39 +175,31 @@ pub(crate) fn c18(_: Lab) -> io::Result<Outcome> {
         ),
         (
             Model::EpollLt,
-            "a state for each client, and what it is registered for",
+            "a state for each client, and its registered interest",
         ),
         (
             Model::EpollEt,
-            "a state for each client, what was said of it, who was left half-way",
+            "a state for each client, its readiness, and unfinished clients",
         ),
         (
             Model::Reactor,
-            "what is left to write: the rest is the library's",
+            "what is left to write: the rest is in the library",
         ),
         (
             Model::Netpoll,
-            "where one is, is where the code is; below it, who waits for what",
+            "the position in the code, and below it what each task waits for",
         ),
     ];
-    let lines = WHAT.map(|(model, _)| lines_of(model));
+    let lines = STORED.map(|(model, _)| lines_of(model));
     let longest_blocking = lines[..2].iter().max();
     let holds = lines[2..7]
         .iter()
         .all(|lines| Some(lines) > longest_blocking);
-    let outcome = WHAT.iter().zip(lines).fold(
-        Outcome::new(Verdict::reproduced_if(holds)),
-        |outcome, ((model, what), lines)| {
-            outcome.with(
-                format!("{}: lines of code", model.name()),
-                format!("{lines}; {what}"),
-            )
-        },
-    );
-    Ok(outcome
-        .with("the loop", "Reactor::run; libevent event_base_dispatch, libev ev_run, libuv uv_run")
-        .with("a descriptor that is watched", "a slot of the slab; libevent struct event, libev ev_io, libuv uv_poll_t")
-        .with("a connection with its buffers", "connection::Connection; libevent bufferevent, libev has none, libuv uv_tcp_t (uv_stream_t)")
-        .with("time", "Context::set_timer; libevent evtimer_new, libev ev_timer, libuv uv_timer_t")
-        .with("a hand for other threads", "Handle; libevent event_active (with evthread), libev ev_async, libuv uv_async_t"))
+    let rows = STORED.iter().zip(lines).map(|((model, stored), lines)| {
+        (
+            format!("{}: lines of code", model.name()),
+            format!("{lines}; {stored}"),
+        )
+    });
+    Ok(Outcome::new(Verdict::reproduced_if(holds), values![]).with_all(rows))
 }

@@ -1,11 +1,8 @@
 //! Frames and packets without a server: D1 to D9, and D11.
 
-use std::collections::VecDeque;
 use std::fs;
-use std::io::{self, Cursor, ErrorKind, Read, Write};
+use std::io::Cursor;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::thread;
-use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
 use glassloop::codec::{Input, LengthField};
@@ -13,158 +10,91 @@ use glassloop::internals::{Connection, Readiness, Shared, fill, flush};
 use glassloop::submit::{
     Ack, ClientCodec, Dialect, Id, Kind, Outcome as Answer, Request, ServerCodec,
 };
-use glassloop::{Codec, Config, Context, Fill, Flush, Handler, Origin};
+use glassloop::{Codec, Config, Fill, Flush};
 
-use super::claim::{Lab, Outcome, Verdict};
 use super::demos::{decode_frame, decode_packet, encode_frame, handle_packet};
-use super::service::{Client, Loop, Service, hex, quietly, request, service, submit};
-use super::tools::{name_of, pair, thousands, timed};
+use super::go_fd::Script;
+use super::prelude::*;
+use super::service::{Answers, Client, Loop, Service, quietly, request, service, submit};
 
 pub(super) fn d1(_: Lab) -> io::Result<Outcome> {
-    let mut ours = BytesMut::new();
-    LengthField::whole(4)
+    let (mut codec, mut ours) = (LengthField::whole(4), BytesMut::new());
+    codec
         .encode((&b"hello"[..]).into(), &mut ours)
         .map_err(io::Error::other)?;
-    let (mut client, mut server) = pair()?;
-    encode_frame(&mut client, b"hello")?;
-    let mut theirs = [0; 9];
-    server.read_exact(&mut theirs)?;
+    let (ours, mut theirs) = (ours.to_vec(), Vec::new());
+    encode_frame(&mut theirs, b"hello")?;
     let mut input = Input::new(&theirs);
-    let frame = LengthField::whole(4)
-        .decode(&mut input)
-        .map_err(io::Error::other)?;
+    let frame = codec.decode(&mut input).map_err(io::Error::other)?;
     let body = frame.map_or(&[][..], |frame| frame.body);
-    let turned = u32::from_le_bytes([theirs[0], theirs[1], theirs[2], theirs[3]]);
-    Ok(Outcome::new(Verdict::reproduced_if(
-        ours[..] == theirs && theirs == *b"\0\0\0\x09hello" && body == b"hello",
-    ))
-    .with("frame.Encode's twin sends", hex(&theirs))
-    .with("this crate's LengthField", hex(&ours))
-    .with("decoded", body.escape_ascii())
-    .with(
-        "the same length, read as little-endian",
-        thousands(turned as usize),
-    ))
+    let turned = theirs
+        .first_chunk()
+        .map_or(0, |length| u32::from_le_bytes(*length));
+    let known = theirs == b"\0\0\0\x09hello" && ours == theirs && body == b"hello";
+    Verdict::reproduced_if(known).measured(values![theirs, ours, body, turned])
 }
 
 pub(super) fn d2(_: Lab) -> io::Result<Outcome> {
     let commands = |dialect| {
-        let server = Loop::start(
-            Service {
-                dialect,
-                ..service()
-            },
-            Config::default(),
-        )?;
-        let mut client = Client::connect(server.addr)?;
-        client.send(&request(Kind::Conn, Id::nth(0), b""))?;
-        client.send(&submit(1, b"hello"))?;
-        let mut acks = [0; 28];
-        client.stream.read_exact(&mut acks)?;
-        io::Result::Ok([acks[4], acks[18]])
+        let service = Service {
+            dialect,
+            ..service()
+        };
+        let server = Loop::start(service, Config::default())?;
+        let requests = [request(Kind::Conn, Id::nth(0), b""), submit(1, b"hello")];
+        let (acks, _) = server.talk(&requests.concat())?;
+        io::Result::Ok([4, 18].map(|place| acks.get(place).copied().unwrap_or(0)))
     };
     let (text, source) = (commands(Dialect::Text)?, commands(Dialect::Source)?);
     let packet = |command| [b"\0\0\0\x0e".as_slice(), &[command], b"00000001\0"].concat();
-    let taken = |dialect, command| match ClientCodec::new(dialect)
-        .decode(&mut Input::new(&packet(command)))
-    {
-        Ok(Some(Ack {
-            kind: Kind::Conn, ..
-        })) => "a connack",
-        Ok(Some(Ack {
-            kind: Kind::Submit, ..
-        })) => "a submitack",
-        _ => "unknown",
+    let taken = |dialect, command| {
+        let packet = packet(command);
+        match ClientCodec::new(dialect).decode(&mut Input::new(&packet)) {
+            Ok(Some(Ack {
+                kind: Kind::Conn, ..
+            })) => "a connack",
+            Ok(Some(_)) => "a submitack",
+            _ => "unknown",
+        }
     };
-    let requests = (0..=255)
-        .filter(|command| {
-            ServerCodec::default()
-                .decode(&mut Input::new(&packet(*command)))
-                .is_ok()
-        })
-        .count();
+    let is_request = |command: &u8| {
+        ServerCodec::default()
+            .decode(&mut Input::new(&packet(*command)))
+            .is_ok()
+    };
+    let requests = (0..=255).filter(is_request).count();
     let acks = (0..=255)
         .filter(|command| taken(Dialect::Text, *command) != "unknown")
         .count();
-    let mixed = [
-        taken(Dialect::Text, source[1]),
-        taken(Dialect::Source, text[1]),
-    ];
-    let holds = text == [0x81, 0x82]
-        && source == [0x80, 0x81]
-        && (requests, acks) == (2, 2)
-        && mixed == ["a connack", "unknown"];
-    Ok(Outcome::new(Verdict::Refined.only_if(holds))
-        .with(
-            "as the text says",
-            format!("connack {:#04x}, submitack {:#04x}", text[0], text[1]),
-        )
-        .with(
-            "as the published program does",
-            format!("connack {:#04x}, submitack {:#04x}", source[0], source[1]),
-        )
-        .with(
-            "the program's submitack, to a client that goes by the text",
-            mixed[0],
-        )
-        .with("the text's submitack, to the program's client", mixed[1])
-        .with(
-            "commands that a server knows, and a client",
-            format!("{requests} and {acks} of 256; all others are refused"),
-        ))
+    let to_text = taken(Dialect::Text, source[1]);
+    let to_source = taken(Dialect::Source, text[1]);
+    let as_known = text == [0x81, 0x82] && source == [0x80, 0x81] && (requests, acks) == (2, 2);
+    let mixed = (to_text, to_source) == ("a connack", "unknown");
+    let values = values![text, source, to_text, to_source, requests, acks];
+    Verdict::Refined.only_if(as_known && mixed).measured(values)
 }
 
 pub(super) fn d3(_: Lab) -> io::Result<Outcome> {
     let server = Loop::submit()?;
     let mut client = Client::connect(server.addr)?;
-    let mut same = 0;
     let sent = [1, 2, 99_999_998, 99_999_999, 100_000_000, 100_000_001].map(Id::nth);
-    let odd = Id(*b"\0\xff\r\n \"%s");
+    let (odd, mut same) = (Id(*b"\0\xff\r\n \"%s"), 0);
     for id in sent.into_iter().chain([odd]) {
         same += usize::from(client.ask(&request(Kind::Submit, id, b"hello"))?.id == id);
     }
-    let by_printf: Vec<String> = (99_999_999..=100_000_001)
-        .map(|n| format!("{n:08}")[..8].to_string())
-        .collect();
-    let wraps = sent[3..].iter().map(Id::to_string).collect::<Vec<_>>();
+    let by_printf =
+        [99_999_999, 100_000_000, 100_000_001].map(|n| format!("{n:08}")[..8].to_string());
+    let wraps: Vec<String> = sent[3..].iter().map(Id::to_string).collect();
     let holds = same == 7 && wraps == ["99999999", "00000000", "00000001"];
-    Ok(Outcome::new(Verdict::reproduced_if(holds))
-        .with(
-            "IDs sent",
-            format!("{}, {odd}", sent.map(|id| id.to_string()).join(", ")),
-        )
-        .with("acks that carry the same", format!("{same} of 7"))
-        .with("around the end, here", wraps.join(", "))
-        .with(
-            "around the end, in the program: Sprintf(\"%08d\", n)[:8]",
-            by_printf.join(", "),
-        ))
-}
-
-/// Refuses an empty payload.
-struct Picky;
-
-impl Handler for Picky {
-    type Codec = ServerCodec;
-    type State = ();
-    type Mail = ();
-
-    fn connection(&mut self, _: &Origin) -> (ServerCodec, ()) {
-        Default::default()
-    }
-
-    fn frame(&mut self, request: Request<'_>, cx: &mut Context<'_, Self>) -> glassloop::Verdict {
-        cx.send(request.ack(if request.payload.is_empty() {
-            Answer::Failed
-        } else {
-            Answer::Done
-        }));
-        glassloop::Verdict::Continue
-    }
+    Verdict::reproduced_if(holds).measured(values![sent, odd, same, wraps, by_printf])
 }
 
 pub(super) fn d4(_: Lab) -> io::Result<Outcome> {
-    let server = Loop::start(Picky, Config::default())?;
+    let picky = Answers(|request| match request.payload {
+        b"" => Answer::Failed,
+        _ => Answer::Done,
+    });
+    let server = Loop::start(picky, Config::default())?;
     let mut client = Client::connect(server.addr)?;
     let mut results = Vec::new();
     for (n, payload) in [(1, &b"hello"[..]), (2, b""), (3, b"hello")] {
@@ -175,12 +105,19 @@ pub(super) fn d4(_: Lab) -> io::Result<Outcome> {
     }
     drop(client);
     let end = server.next_end()?;
-    Ok(Outcome::new(Verdict::reproduced_if(
-        results == [0, 1, 0] && end == "closed by the peer",
-    ))
-    .with("payloads on one connection", "hello, none, hello")
-    .with("results", format!("{results:?}"))
-    .with("the connection ended", end))
+    let holds = results == [0, 1, 0] && end == "closed by the peer";
+    Verdict::reproduced_if(holds).measured(values![results, end])
+}
+
+/// What this crate's connection, without a socket, answers to these pieces.
+fn answers(pieces: &[&[u8]]) -> Vec<u8> {
+    let handler = &mut service();
+    let shared = &mut Shared::new(Config::default(), Instant::now());
+    let mut connection = Connection::unconnected(handler);
+    for piece in pieces {
+        connection.receive(piece, handler, shared);
+    }
+    connection.unsent().to_vec()
 }
 
 pub(super) fn d5(_: Lab) -> io::Result<Outcome> {
@@ -192,103 +129,55 @@ pub(super) fn d5(_: Lab) -> io::Result<Outcome> {
     let ack = handle_packet(frame, &mut None, &mut |_| ())?;
     let mut theirs = Vec::new();
     encode_frame(&mut theirs, &ack)?;
-    // This crate's: one codec that does both, in a connection that has no socket.
-    let (handler, shared) = (
-        &mut service(),
-        &mut Shared::new(Config::default(), Instant::now()),
-    );
-    let mut connection = Connection::unconnected(handler);
-    connection.receive(&stream, handler, shared);
-    let ours = connection.unsent();
+    // This crate's: one codec that does both.
+    let ours = answers(&[&stream]);
     let opened = descriptors()?.saturating_sub(before);
-    Ok(Outcome::new(Verdict::reproduced_if(
-        ours == theirs && ours.len() == 14 && opened == 0,
-    ))
-    .with("stream in", hex(&stream))
-    .with("frame, its length taken off", hex(&packet))
-    .with(
-        "packet",
-        format!(
-            "command {}, ID {}, payload {}",
-            packet[0],
-            packet[1..9].escape_ascii(),
-            packet[9..].escape_ascii()
-        ),
-    )
-    .with("ack as a packet", hex(&ack))
-    .with("stream out, by frame and packet", hex(&theirs))
-    .with("stream out, by this crate's connection", hex(ours))
-    .with("sockets opened for all this", opened))
+    let holds = ours == theirs && ours.len() == 14 && opened == 0;
+    let (command, id, payload) = (packet[0], &packet[1..9], &packet[9..]);
+    Verdict::reproduced_if(holds).measured(values![
+        stream, packet, command, id, payload, ack, theirs, ours, opened
+    ])
 }
 
 pub(super) fn d6(_: Lab) -> io::Result<Outcome> {
-    const PATIENCE: Duration = Duration::from_millis(100);
+    const LIMIT: Duration = Duration::from_millis(100);
     let stream = submit(1, b"fourteen bytes");
-    // A decoder that reads by itself has to wait, or to give up with half a frame in its hands.
+    // A decoder that reads by itself has to wait, or to give up with half a frame.
     let (mut client, mut server) = pair()?;
-    server.set_read_timeout(Some(PATIENCE))?;
+    server.set_read_timeout(Some(LIMIT))?;
     client.write_all(&stream[..10])?;
     let (waited, frame) = timed(|| decode_frame(&mut server));
     client.write_all(&stream[10..])?;
     let mut length = [0; 4];
-    server.read_exact(&mut length)?; // what it would begin with, the next time
-    let gave_up = frame
-        .as_ref()
-        .is_err_and(|error| error.kind() == ErrorKind::WouldBlock)
-        && waited >= PATIENCE;
-    let lost = length == stream[10..14];
+    server.read_exact(&mut length)?; // where it would begin the next time
+    let gave_up = error_or(&frame, "a frame");
+    let lost = gave_up == "EAGAIN" && waited >= LIMIT && length == stream[10..14];
 
-    // One that is handed bytes says that there are too few, and takes none.
+    // A decoder that gets bytes asks for more, and takes none.
     let (mut untaken, mut same) = (0, 0);
     for cut in 1..stream.len() {
-        let mut input = Input::new(&stream[..cut]);
+        let (first, second) = stream.split_at(cut);
+        let mut input = Input::new(first);
         let early = ServerCodec::default().decode(&mut input);
         untaken += usize::from(early == Ok(None) && input.taken() == 0);
-        let (handler, shared) = (
-            &mut service(),
-            &mut Shared::new(Config::default(), Instant::now()),
-        );
-        let mut connection = Connection::unconnected(handler);
-        connection.receive(&stream[..cut], handler, shared);
-        connection.receive(&stream[cut..], handler, shared);
-        same += usize::from(connection.unsent() == &b"\0\0\0\x0e\x8200000001\0"[..]);
+        same += usize::from(answers(&[first, second]) == b"\0\0\0\x0e\x8200000001\0");
     }
-    let length = u32::from_be_bytes(length) as usize;
-    Ok(
-        Outcome::new(Verdict::Refined.only_if(gave_up && lost && (untaken, same) == (26, 26)))
-            .with(
-                "10 of 27 bytes have come: a decoder that reads",
-                format!(
-                    "waits; its deadline of 100 ms ends that with {}",
-                    frame.map_or_else(|error| name_of(&error), |_| "a frame".into())
-                ),
-            )
-            .with(
-                "when the rest has come, it takes for a length",
-                format!("{} (in truth 27)", thousands(length)),
-            )
-            .with(
-                "a decoder that is handed bytes, cut at each place",
-                format!("{untaken} of 26 times it needs more, and takes none"),
-            )
-            .with(
-                "when the rest has come",
-                format!("{same} of 26 times the same ack"),
-            ),
-    )
+    let length = u32::from_be_bytes(length);
+    let verdict = Verdict::Refined.only_if(lost && (untaken, same) == (26, 26));
+    verdict.measured(values![gave_up, length, untaken, same])
 }
 
 pub(super) fn d7(_: Lab) -> io::Result<Outcome> {
     const FRAME_TIME: Duration = Duration::from_millis(100);
     let stream = submit(1, &[b'x'; 1000]);
-    let errors: Vec<String> = (0..stream.len())
-        .map(|cut| {
-            decode_frame(&mut Cursor::new(&stream[..cut]))
-                .map_or_else(|error| error.to_string(), |_| "a frame".into())
-        })
-        .collect();
-    let count = |word: &str| errors.iter().filter(|error| *error == word).count();
+    let error = |cut| match decode_frame(&mut Cursor::new(&stream[..cut])) {
+        Ok(_) => "a frame".into(),
+        Err(error) => error.to_string(),
+    };
+    let errors: Vec<String> = (0..stream.len()).map(error).collect();
+    let count = |name: &str| errors.iter().filter(|error| *error == name).count();
     let (at_once, later) = (count("EOF"), count("unexpected EOF"));
+    let (short, behind_length) = (errors.len() - at_once - later, errors[4] == "EOF");
 
     let config = Config {
         frame_timeout: Some(FRAME_TIME),
@@ -297,78 +186,28 @@ pub(super) fn d7(_: Lab) -> io::Result<Outcome> {
     };
     let server = Loop::start(service(), config)?;
     let (mut slow, mut other) = (Client::connect(server.addr)?, Client::connect(server.addr)?);
-    let begun = Instant::now();
-    let (end, took) = thread::scope(|scope| {
-        scope.spawn(|| {
-            for byte in &stream {
-                if slow.send(&[*byte]).is_err() {
-                    break; // it was shown the door
-                }
-                thread::sleep(Duration::from_millis(5));
-            }
-        });
-        let end = server.next_end()?;
-        io::Result::Ok((end, begun.elapsed()))
-    })?;
-    let other_lives = other.ask(&submit(1, b"hello"))?.outcome == Answer::Done;
+    let (took, end) = timed(|| {
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                let mut send = |byte: &u8| {
+                    thread::sleep(Duration::from_millis(5));
+                    slow.send(&[*byte])
+                };
+                let _ = stream.iter().try_for_each(&mut send); // until the server has closed it
+            });
+            server.next_end()
+        })
+    });
+    let (end, other_lives) = (end?, other.is_served(1)?);
     let dropped = end.starts_with("frame deadline passed") && took >= FRAME_TIME;
-    Ok(Outcome::new(Verdict::Refined.only_if(
-        (at_once, later) == (2, stream.len() - 2) && errors[4] == "EOF" && dropped && other_lives,
-    ))
-    .with(
-        "a stream that ends, at each of 1,013 places in a frame",
-        format!(
-            "{at_once} times EOF, {} times unexpected EOF",
-            thousands(later)
-        ),
-    )
-    .with(
-        "of these a short read without an error",
-        errors.len() - at_once - later,
-    )
-    .with("EOF right behind the length, too", errors[4] == "EOF")
-    .with(
-        "one who sends a byte each 5 ms",
-        format!("closed after {:.0} ms: {end}", took.as_secs_f64() * 1e3),
-    )
-    .with(
-        "another client meanwhile",
-        if other_lives { "served" } else { "not served" },
-    ))
+    let counts = (at_once, later) == (2, stream.len() - 2) && behind_length;
+    let values = values![at_once, later, short, behind_length, took, end, other_lives];
+    Verdict::Refined
+        .only_if(counts && dropped && other_lives)
+        .measured(values)
 }
 
-/// Answers from a list.
-struct Script(VecDeque<io::Result<usize>>);
-
-impl Script {
-    fn of<const N: usize>(answers: [io::Result<usize>; N]) -> Self {
-        Self(answers.into())
-    }
-
-    fn next(&mut self) -> io::Result<usize> {
-        self.0
-            .pop_front()
-            .unwrap_or(Err(ErrorKind::NotFound.into()))
-    }
-}
-
-impl Read for Script {
-    fn read(&mut self, _: &mut [u8]) -> io::Result<usize> {
-        self.next()
-    }
-}
-
-impl Write for Script {
-    fn write(&mut self, _: &[u8]) -> io::Result<usize> {
-        self.next()
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
-/// Bytes that can be read with so many calls; the next one fails.
+/// Bytes that can be read with this many calls; the next call fails.
 struct FailsAfter<'a>(usize, &'a [u8]);
 
 impl Read for FailsAfter<'_> {
@@ -378,21 +217,20 @@ impl Read for FailsAfter<'_> {
     }
 }
 
-#[allow(clippy::unnecessary_wraps)] // it is a `Run`
 pub(super) fn d8(_: Lab) -> io::Result<Outcome> {
-    let fails = || io::Error::from(ErrorKind::ConnectionReset);
-    // As in the lesson: the first call fails, or the second.
+    let fails = || Err(ErrorKind::ConnectionReset.into());
+    let interrupted = || Err(ErrorKind::Interrupted.into());
+    let blocked = || Err(ErrorKind::WouldBlock.into());
+    // As in the lesson: the first call fails, or the second, or none.
     let decoded =
         [0, 1, 2].map(|calls| decode_frame(&mut FailsAfter(calls, b"\0\0\0\x09hello")).is_err());
+    let encode = |mut script: Script| encode_frame(&mut script, b"hello").is_err();
     let encoded = [
-        Script::of([Err(fails())]),
-        Script::of([Ok(4), Err(fails())]),
-        Script::of([Ok(4), Ok(5)]),
-    ]
-    .map(|mut script| encode_frame(&mut script, b"hello").is_err());
+        encode(Script::of([fails()])),
+        encode(Script::of([Ok(4), fails()])),
+        encode(Script::of([Ok(4), Ok(5)])),
+    ];
 
-    let interrupted = || Err(io::Error::from(ErrorKind::Interrupted));
-    let blocked = || Err(io::Error::from(ErrorKind::WouldBlock));
     let read = |mut script: Script| {
         fill(
             &mut script,
@@ -404,76 +242,30 @@ pub(super) fn d8(_: Lab) -> io::Result<Outcome> {
     };
     let write = |mut script: Script| flush(&mut script, b"hello", &mut Readiness::default());
     let arms = [
-        (
-            "read: bytes",
-            matches!(read(Script::of([Ok(3)])), Fill::Bytes(3)),
-        ),
-        (
-            "read: the end",
-            matches!(read(Script::of([Ok(0)])), Fill::End),
-        ),
-        (
-            "read: would block",
-            matches!(read(Script::of([blocked()])), Fill::Blocked),
-        ),
-        (
-            "read: a signal, then bytes",
-            matches!(read(Script::of([interrupted(), Ok(3)])), Fill::Bytes(3)),
-        ),
-        (
-            "read: an error",
-            matches!(read(Script::of([Err(fails())])), Fill::Failed(_)),
-        ),
-        (
-            "write: bytes, fewer than given",
-            matches!(write(Script::of([Ok(3)])), Flush::Bytes(3)),
-        ),
-        (
-            "write: would block",
-            matches!(write(Script::of([blocked()])), Flush::Blocked),
-        ),
-        (
-            "write: a signal, then bytes",
-            matches!(write(Script::of([interrupted(), Ok(3)])), Flush::Bytes(3)),
-        ),
-        (
-            "write: none taken, and no error",
-            matches!(write(Script::of([Ok(0)])), Flush::Failed(_)),
-        ),
-        (
-            "write: an error",
-            matches!(write(Script::of([Err(fails())])), Flush::Failed(_)),
-        ),
+        matches!(read(Script::of([Ok(3)])), Fill::Bytes(3)),
+        matches!(read(Script::of([Ok(0)])), Fill::End),
+        matches!(read(Script::of([blocked()])), Fill::Blocked),
+        matches!(read(Script::of([interrupted(), Ok(3)])), Fill::Bytes(3)),
+        matches!(read(Script::of([fails()])), Fill::Failed(_)),
+        matches!(write(Script::of([Ok(3)])), Flush::Bytes(3)), // fewer than given
+        matches!(write(Script::of([blocked()])), Flush::Blocked),
+        matches!(write(Script::of([interrupted(), Ok(3)])), Flush::Bytes(3)),
+        matches!(write(Script::of([Ok(0)])), Flush::Failed(_)), // none taken, and no error
+        matches!(write(Script::of([fails()])), Flush::Failed(_)),
     ];
-    let met = arms.iter().filter(|(_, met)| *met).count();
-    Ok(Outcome::new(Verdict::reproduced_if(
-        [decoded, encoded] == [[true, true, false]; 2] && met == arms.len(),
-    ))
-    .with(
-        "frame.Decode's twin: 1st call fails, 2nd, none",
-        format!("returns an error: {decoded:?}"),
-    )
-    .with(
-        "frame.Encode's twin: 1st call fails, 2nd, none",
-        format!("returns an error: {encoded:?}"),
-    )
-    .with(
-        "what a call can come to, in this crate's fill and flush",
-        format!("{met} of {} met", arms.len()),
-    ))
+    let met = arms.iter().filter(|met| **met).count();
+    let arms = arms.len();
+    let as_in_the_lesson = [decoded, encoded] == [[true, true, false]; 2];
+    let values = values![decoded, encoded, met, arms];
+    Verdict::reproduced_if(as_in_the_lesson && met == arms).measured(values)
 }
 
-#[allow(clippy::unnecessary_wraps)] // it is a `Run`
 pub(super) fn d9(_: Lab) -> io::Result<Outcome> {
-    let panics = |length: usize| {
-        let frame = [&[0x02], &[b'1'; 20][..length]].concat();
+    let panics = |length: &usize| {
+        let frame = [&[0x02], &[b'1'; 20][..*length]].concat();
         catch_unwind(|| decode_packet(frame, Box::default()).is_ok()).is_err()
     };
-    let deadly = quietly(|| {
-        (0..=20)
-            .filter(|length| panics(*length))
-            .collect::<Vec<_>>()
-    });
+    let deadly: Vec<usize> = quietly(|| (0..=20).filter(panics).collect());
     let (mut dice, mut seen, mut panicked) = (fastrand::Rng::with_seed(37), [0; 3], 0);
     quietly(|| {
         for _ in 0..20_000 {
@@ -490,70 +282,69 @@ pub(super) fn d9(_: Lab) -> io::Result<Outcome> {
             both.map_or_else(|_| panicked += 1, |kind| seen[kind] += 1);
         }
     });
-    let holds = deadly == (0..8).collect::<Vec<_>>()
-        && panicked == 0
-        && seen.iter().all(|count| *count > 100);
-    Ok(Outcome::new(Verdict::Refined.only_if(holds))
-        .with(
-            "slicing [:8] panics with a body of so many bytes",
-            format!("{deadly:?}"),
-        )
-        .with(
-            "20,000 inputs at random, to this crate's codecs",
-            format!("{panicked} panics"),
-        )
-        .with(
-            "of these for the server",
-            format!(
-                "{} a request, {} need more, {} refused",
-                seen[0], seen[1], seen[2]
-            ),
-        ))
+    let as_known = deadly.iter().copied().eq(0..8) && panicked == 0;
+    let all_met = seen.iter().all(|count| *count > 100);
+    Verdict::Refined
+        .only_if(as_known && all_met)
+        .measured(values![deadly, panicked, seen])
+}
+
+/// The numbers of D11.
+#[derive(Default)]
+struct Cuts {
+    packets: usize,
+    cases: usize,
+    wrong: usize,
+}
+
+impl Cuts {
+    /// Encodes a packet, and decodes it cut at each length, and whole.
+    fn check<E>(
+        &mut self,
+        encode: impl FnOnce(&mut BytesMut) -> Result<(), E>,
+        mut decodes_to_nothing: impl FnMut(&[u8]) -> bool,
+        mut decodes_to_itself: impl FnMut(&[u8]) -> bool,
+    ) {
+        let mut wire = BytesMut::new();
+        let encoded = encode(&mut wire).is_ok();
+        let early = (0..wire.len())
+            .filter(|cut| !decodes_to_nothing(&wire[..*cut]))
+            .count();
+        self.packets += 1;
+        self.cases += wire.len();
+        self.wrong += early + usize::from(!encoded || !decodes_to_itself(&wire));
+    }
 }
 
 pub(super) fn d11(_: Lab) -> io::Result<Outcome> {
-    let (mut packets, mut cuts, mut wrong) = (0, 0, 0);
+    let (mut cuts, mut packets) = (Cuts::default(), Vec::new());
     for dialect in [Dialect::Text, Dialect::Source] {
-        let (mut server, mut client) = (ServerCodec::new(dialect), ClientCodec::new(dialect));
-        for (kind, length) in [Kind::Conn, Kind::Submit]
-            .into_iter()
-            .flat_map(|kind| [0, 1, 14, 500].map(|length| (kind, length)))
-        {
-            let request = Request {
-                kind,
-                id: Id::nth(7),
-                payload: &[b'x'; 500][..length],
-            };
-            let mut wire = BytesMut::new();
-            client
-                .encode(request, &mut wire)
-                .map_err(io::Error::other)?;
-            packets += 1;
-            cuts += wire.len();
-            wrong += (0..wire.len())
-                .filter(|cut| server.decode(&mut Input::new(&wire[..*cut])) != Ok(None))
-                .count();
-            wrong += usize::from(server.decode(&mut Input::new(&wire)) != Ok(Some(request)));
-            for outcome in [Answer::Done, Answer::Failed] {
-                let ack = request.ack(outcome);
-                let mut wire = BytesMut::new();
-                server.encode(ack, &mut wire).map_err(io::Error::other)?;
-                packets += 1;
-                cuts += wire.len();
-                wrong += (0..wire.len())
-                    .filter(|cut| client.decode(&mut Input::new(&wire[..*cut])) != Ok(None))
-                    .count();
-                wrong += usize::from(client.decode(&mut Input::new(&wire)) != Ok(Some(ack)));
-            }
+        for kind in [Kind::Conn, Kind::Submit] {
+            packets.extend([0, 1, 14, 500].map(|length| (dialect, kind, length)));
         }
     }
-    Ok(
-        Outcome::new(Verdict::reproduced_if(wrong == 0 && packets == 48))
-            .with("packets: four kinds, two dialects, both results", packets)
-            .with(
-                "each cut at every length: so many more cases",
-                thousands(cuts),
-            )
-            .with("cases that came out wrong", wrong),
-    )
+    for (dialect, kind, length) in packets {
+        let server = || ServerCodec::new(dialect);
+        let client = || ClientCodec::new(dialect);
+        let (id, payload) = (Id::nth(7), &[b'x'; 500][..length]);
+        let request = Request { kind, id, payload };
+        cuts.check(
+            |wire| client().encode(request, wire),
+            |wire| server().decode(&mut Input::new(wire)) == Ok(None),
+            |wire| server().decode(&mut Input::new(wire)) == Ok(Some(request)),
+        );
+        for ack in [request.ack(Answer::Done), request.ack(Answer::Failed)] {
+            cuts.check(
+                |wire| server().encode(ack, wire),
+                |wire| client().decode(&mut Input::new(wire)) == Ok(None),
+                |wire| client().decode(&mut Input::new(wire)) == Ok(Some(ack)),
+            );
+        }
+    }
+    let Cuts {
+        packets,
+        cases,
+        wrong,
+    } = cuts;
+    Verdict::reproduced_if(wrong == 0 && packets == 48).measured(values![packets, cases, wrong])
 }

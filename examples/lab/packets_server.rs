@@ -1,156 +1,110 @@
 //! The packets on the wire, served: D10, and D12 to D18.
 
-use std::io::{self, Read};
-use std::net::Shutdown;
 use std::panic::catch_unwind;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::thread;
-use std::time::{Duration, Instant};
 
 use glassloop::internals::{Connection, Shared};
-use glassloop::submit::{Ack, Id, Kind, Outcome as Answer, Request, ServerCodec};
-use glassloop::{Config, Context, Handler, Origin, Stop};
+use glassloop::submit::{Ack, Id, Kind, Outcome as Answer};
+use glassloop::{Config, Stop};
 
-use super::claim::{Lab, Outcome, Verdict};
 use super::demos::{Demo, Served, decode_frame, decode_packet};
+use super::prelude::*;
 use super::servers::Model;
 use super::servers::child::Server;
-use super::service::{Client, Loop, Service, hex, quietly, request, service, submit};
-use super::tools::{name_of, pair, thousands, timed, wait_for};
+use super::service::{Answers, Client, Loop, Service, hex, quietly, request, service, submit};
 
 pub(super) fn d10(_: Lab) -> io::Result<Outcome> {
+    const LIMIT: Duration = Duration::from_millis(100);
+    const PEER: &str = "closed by the peer";
     let demanding = Service {
         require_conn: true,
         ..service()
     };
-    let server = Loop::start(
-        demanding,
-        Config {
-            handshake_timeout: Some(Duration::from_millis(100)),
-            ..Config::default()
-        },
-    )?;
-    let (conn, submit) = (request(Kind::Conn, Id::nth(0), b""), submit(1, b"hello"));
-    // What is sent; the results that come back, up to the end.
-    let results = |packets: &[&[u8]]| {
-        let mut client = Client::connect(server.addr)?;
-        client.send(&packets.concat())?;
-        client.stream.shutdown(Shutdown::Write)?;
-        let acks = client.rest()?;
-        io::Result::Ok((
-            acks.chunks(Ack::LEN)
-                .map(|ack| ack[Ack::LEN - 1])
-                .collect::<Vec<_>>(),
-            server.next_end()?,
-        ))
+    let config = Config {
+        handshake_timeout: Some(LIMIT),
+        ..Config::default()
     };
+    let server = Loop::start(demanding, config)?;
+    let (conn, submit) = (request(Kind::Conn, Id::nth(0), b""), submit(1, b"hello"));
+    let (conn, submit) = (&conn[..], &submit[..]);
     let orders = [
-        (
-            "conn, submit",
-            results(&[&conn, &submit])?,
-            vec![0, 0],
-            "closed by the peer",
-        ),
+        ("conn, submit", vec![conn, submit], vec![0, 0], PEER),
         (
             "submit, conn",
-            results(&[&submit, &conn])?,
+            vec![submit, conn],
             vec![1],
             "closed by the handler",
         ),
         (
             "conn, conn, submit",
-            results(&[&conn, &conn, &submit])?,
+            vec![conn, conn, submit],
             vec![0, 0, 0],
-            "closed by the peer",
+            PEER,
         ),
-        (
-            "conn alone",
-            results(&[&conn])?,
-            vec![0],
-            "closed by the peer",
-        ),
+        ("conn alone", vec![conn], vec![0], PEER),
     ];
+    let (mut lines, mut as_known) = (Vec::new(), true);
+    for (order, packets, known, reason) in orders {
+        let (acks, end) = server.talk(&packets.concat())?;
+        let results = acks.chunks(Ack::LEN).map(|ack| ack[Ack::LEN - 1]);
+        let results: Vec<u8> = results.collect();
+        as_known &= results == known && end == reason;
+        lines.push((order, format!("results {results:?}, then {end}")));
+    }
     let begun = Instant::now();
     let silent = Client::connect(server.addr)?;
     let end = server.next_end()?;
     let waited = begun.elapsed();
     drop(silent);
-    let lenient = Client::connect(Loop::submit()?.addr).is_ok();
-    let as_wanted = orders
-        .iter()
-        .all(|(_, (results, end), wanted, why)| results == wanted && end == why);
-    let holds = as_wanted
-        && lenient
-        && end.starts_with("handshake deadline passed")
-        && waited >= Duration::from_millis(100);
-    let mut outcome = Outcome::new(Verdict::reproduced_if(holds));
-    for (order, (results, end), ..) in orders {
-        outcome = outcome.with(order, format!("results {results:?}, then {end}"));
-    }
-    Ok(outcome.with(
+    as_known &= end.starts_with("handshake deadline passed") && waited >= LIMIT;
+    lines.push((
         "nothing at all",
         format!("closed after {:.0} ms: {end}", millis(waited)),
-    ))
+    ));
+    Ok(Outcome::new(Verdict::reproduced_if(as_known), values![]).with_all(lines))
 }
 
 pub(super) fn d12(_: Lab) -> io::Result<Outcome> {
     const CLIENTS: usize = 5;
     // Each client's bytes, and the size of the pieces in which it sends them.
-    let sent: Vec<Vec<u8>> = (1..=CLIENTS)
-        .map(|size| {
-            (1..=20)
-                .flat_map(|n| submit(n, &vec![b'x'; size * 7]))
-                .collect()
-        })
-        .collect();
+    let submits = |size: usize| {
+        (1..=20)
+            .flat_map(|n| submit(n, &vec![b'x'; size * 7]))
+            .collect()
+    };
+    let sent: Vec<Vec<u8>> = (1..=CLIENTS).map(submits).collect();
     let serve = |model| {
         let mut server = Server::start(model)?;
-        server.calls()?; // from its first answer on the reporter has its name, and is not counted as a thread
-        let mut clients = (0..CLIENTS)
-            .map(|_| Client::connect(server.addr))
-            .collect::<io::Result<Vec<_>>>()?;
+        server.calls()?; // after its first answer the reporter does not count as a thread
+        let clients = sent.iter().map(|_| Client::connect(server.addr));
+        let mut clients = clients.collect::<io::Result<Vec<_>>>()?;
         for (client, bytes) in clients.iter_mut().zip(&sent) {
             bytes
                 .chunks(bytes.len() / 9)
                 .try_for_each(|piece| client.send(piece))?;
         }
         let mut came = vec![vec![0; 20 * Ack::LEN]; CLIENTS];
-        clients
-            .iter_mut()
-            .zip(&mut came)
-            .try_for_each(|(client, acks)| client.stream.read_exact(acks))?;
+        for (client, acks) in clients.iter_mut().zip(&mut came) {
+            client.stream.read_exact(acks)?;
+        }
         let threads = server.usage()?.threads;
         for (client, acks) in clients.iter_mut().zip(&mut came) {
-            client.stream.shutdown(Shutdown::Write)?;
             acks.extend(client.rest()?);
         }
         io::Result::Ok((came, threads))
     };
-    let ((by_threads, threads), (by_reactor, one)) =
-        (serve(Model::Threads)?, serve(Model::Reactor)?);
+    let (by_threads, threads) = serve(Model::Threads)?;
+    let (by_reactor, one) = serve(Model::Reactor)?;
     let same = by_threads
         .iter()
         .zip(&by_reactor)
         .filter(|(one, other)| one == other)
         .count();
     let whole = by_reactor.iter().all(|acks| acks.len() == 20 * Ack::LEN);
-    Ok(Outcome::new(Verdict::reproduced_if(
-        same == CLIENTS && whole && threads == CLIENTS as u64 + 1 && one == 1,
-    ))
-    .with("clients, each with 20 submits in 9 pieces", CLIENTS)
-    .with(
-        "a thread for each (the lesson: a goroutine)",
-        format!("{threads} threads"),
-    )
-    .with("the reactor", format!("{one} thread"))
-    .with(
-        "clients that got the same bytes from both",
-        format!("{same} of {CLIENTS}, {} bytes each", by_reactor[0].len()),
-    ))
-}
-
-fn millis(time: Duration) -> f64 {
-    time.as_secs_f64() * 1e3
+    let holds = same == CLIENTS && whole && threads == CLIENTS as u64 + 1 && one == 1;
+    let bytes = by_reactor[0].len();
+    let values = values![clients = CLIENTS, threads, one, same, bytes];
+    Verdict::reproduced_if(holds).measured(values)
 }
 
 /// What one client has seen of the end.
@@ -164,11 +118,8 @@ struct Seen {
 
 /// Sends 16 requests at once and reads their acks, again and again, until the server ends.
 fn load(mut client: Client, acked: &AtomicUsize) -> Seen {
-    let (requests, mut seen, mut buffer) = (
-        submit(1, b"hello").repeat(16),
-        Seen::default(),
-        [0; 16 * Ack::LEN],
-    );
+    let (requests, mut seen) = (submit(1, b"hello").repeat(16), Seen::default());
+    let mut buffer = [0; 16 * Ack::LEN];
     while client.send(&requests).is_ok() {
         seen.sent += 16;
         let mut filled = 0;
@@ -176,11 +127,9 @@ fn load(mut client: Client, acked: &AtomicUsize) -> Seen {
             match client.stream.read(&mut buffer[filled..]) {
                 Ok(count @ 1..) => filled += count,
                 end => {
-                    return Seen {
-                        acked: seen.acked + filled / Ack::LEN,
-                        orderly: end.is_ok() && filled % Ack::LEN == 0,
-                        ..seen
-                    };
+                    seen.acked += filled / Ack::LEN;
+                    seen.orderly = end.is_ok() && filled % Ack::LEN == 0;
+                    return seen;
                 }
             }
         }
@@ -196,131 +145,55 @@ pub(super) fn d13(_: Lab) -> io::Result<Outcome> {
     let clients = (0..4)
         .map(|_| Client::connect(addr))
         .collect::<io::Result<Vec<_>>>()?;
-    let (under_load, took, counters, seen) = thread::scope(|scope| {
-        let loads: Vec<_> = clients
-            .into_iter()
-            .map(|client| scope.spawn(move || load(client, acked)))
-            .collect();
+    let (under_load, (took, counters), seen) = thread::scope(|scope| {
+        let load = |client| scope.spawn(move || load(client, acked));
+        let loads: Vec<_> = clients.into_iter().map(load).collect();
         let under_load = wait_for(|| acked.load(Ordering::Relaxed) > 1_000);
-        let (took, counters) = timed(|| server.stop(Stop::Gracefully));
-        let seen: Vec<Seen> = loads
-            .into_iter()
-            .filter_map(|load| load.join().ok())
-            .collect();
-        (under_load, took, counters, seen)
+        let stopped = timed(|| server.stop(Stop::Gracefully));
+        let seen = loads.into_iter().filter_map(|load| load.join().ok());
+        (under_load, stopped, seen.collect::<Vec<Seen>>())
     });
     let counters = counters?;
     let sum = |of: fn(&Seen) -> usize| seen.iter().map(of).sum::<usize>();
-    let (sent, acks, orderly) = (
-        sum(|seen| seen.sent),
-        sum(|seen| seen.acked),
-        sum(|seen| usize::from(seen.orderly)),
-    );
-    let taken = counters.frames as usize;
-    let newcomer = Client::connect(addr)
-        .err()
-        .map_or("accepted".into(), |error| name_of(&error));
-    let holds = under_load
-        && acks == taken
-        && counters.bytes_dropped == 0
-        && orderly == 4
-        && newcomer == "ECONNREFUSED";
-    Ok(Outcome::new(Verdict::reproduced_if(
-        holds && took < Config::default().drain_timeout,
-    ))
-    .with(
-        "4 clients under full load have sent",
-        format!("{} requests", thousands(sent)),
-    )
-    .with(
-        "the stopping server has taken",
-        format!("{} requests", thousands(taken)),
-    )
-    .with(
-        "acks that came",
-        format!(
-            "{}, and {} bytes of acks were dropped",
-            thousands(acks),
-            counters.bytes_dropped
-        ),
-    )
-    .with(
-        "requests that came too late, and were read and dropped",
-        format!("{} bytes", thousands(counters.bytes_discarded as usize)),
-    )
-    .with(
-        "clients that saw an orderly end, and no reset",
-        format!("{orderly} of 4"),
-    )
-    .with("who comes afterwards", newcomer)
-    .with(
-        "from the wish to the end",
-        format!("{:.1} ms", millis(took)),
-    ))
-}
-
-/// Has a bug.
-struct Fragile;
-
-impl Handler for Fragile {
-    type Codec = ServerCodec;
-    type State = ();
-    type Mail = ();
-
-    fn connection(&mut self, _: &Origin) -> (ServerCodec, ()) {
-        Default::default()
-    }
-
-    fn frame(&mut self, request: Request<'_>, cx: &mut Context<'_, Self>) -> glassloop::Verdict {
-        assert!(request.payload != b"boom", "the bug");
-        cx.send(request.ack(Answer::Done));
-        glassloop::Verdict::Continue
-    }
+    let (sent, acks) = (sum(|seen| seen.sent), sum(|seen| seen.acked));
+    let orderly = sum(|seen| usize::from(seen.orderly));
+    let (taken, dropped) = (counters.frames as usize, counters.bytes_dropped);
+    let (late, newcomer) = (counters.bytes_discarded, TcpStream::connect(addr));
+    let newcomer = error_or(&newcomer, "accepted");
+    let refused = newcomer == "ECONNREFUSED" && took < Config::default().drain_timeout;
+    let holds = under_load && acks == taken && dropped == 0 && orderly == 4 && refused;
+    let values = values![sent, taken, acks, dropped, late, orderly, newcomer, took];
+    Verdict::reproduced_if(holds).measured(values)
 }
 
 pub(super) fn d14(_: Lab) -> io::Result<Outcome> {
+    fn buggy(request: &glassloop::submit::Request<'_>) -> Answer {
+        assert!(request.payload != b"boom", "the bug");
+        Answer::Done
+    }
     quietly(|| {
-        let server = Loop::start(Fragile, Config::default())?;
-        let (mut honest, mut bad) = (Client::connect(server.addr)?, Client::connect(server.addr)?);
-        honest.ask(&submit(1, b"hello"))?;
-        bad.send(&[submit(1, b"hello"), submit(2, b"boom"), submit(3, b"hello")].concat())?;
-        bad.stream.shutdown(Shutdown::Write)?;
-        let acked_before = bad.rest()?.len() / Ack::LEN;
-        let end = server.next_end()?;
-        let still_served = honest.ask(&submit(2, b"hello"))?.id == Id::nth(2);
-        let newcomer_served =
-            Client::connect(server.addr)?.ask(&submit(1, b"hello"))?.id == Id::nth(1);
+        let server = Loop::start(Answers(buggy), Config::default())?;
+        let mut honest = Client::connect(server.addr)?;
+        honest.hello()?;
+        let requests = [submit(1, b"hello"), submit(2, b"boom"), submit(3, b"hello")];
+        let (acks, end) = server.talk(&requests.concat())?;
+        let acked_before = acks.len() / Ack::LEN;
+        let still_served = honest.is_served(2)?;
+        let newcomer_served = Client::connect(server.addr)?.is_served(1)?;
         drop(honest);
         let panics = server.stop(Stop::Gracefully)?.panics;
-        let other_thread = thread::spawn(bug).join();
-        let holds = panics == 1
-            && end == "the handler panicked"
-            && still_served
-            && newcomer_served
-            && other_thread.is_err();
-        Ok(Outcome::new(Verdict::reproduced_if(holds))
-            .with("panics in the handler", panics)
-            .with(
-                "the connection that it was called for",
-                format!("{acked_before} ack of the request before, then: {end}"),
-            )
-            .with(
-                "a client that was there, and a new one",
-                format!("served: {still_served}, {newcomer_served}"),
-            )
-            .with(
-                "a panic in a thread of Rust",
-                if other_thread.is_err() {
-                    "ended that thread only"
-                } else {
-                    "did nothing"
-                },
-            ))
+        let thread_ended = thread::spawn(|| panic!("the bug")).join().is_err();
+        let others = still_served && newcomer_served && thread_ended;
+        let holds = panics == 1 && end == "the handler panicked" && others;
+        Verdict::reproduced_if(holds).measured(values![
+            panics,
+            acked_before,
+            end,
+            still_served,
+            newcomer_served,
+            thread_ended
+        ])
     })
-}
-
-fn bug() {
-    panic!("the bug");
 }
 
 pub(super) fn d15(_: Lab) -> io::Result<Outcome> {
@@ -328,17 +201,10 @@ pub(super) fn d15(_: Lab) -> io::Result<Outcome> {
     let server = Loop::submit()?;
     let addr = server.addr;
     let talk = move |number: u64| {
-        let mut client = Client::connect(addr)?;
-        let mut ids = Vec::new();
+        let (mut client, mut ids) = (Client::connect(addr)?, Vec::new());
         for n in 1..=10 {
-            ids.push(
-                client
-                    .ask(&submit(
-                        n,
-                        format!("gentle-otter-{number:02}{n:02}").as_bytes(),
-                    ))?
-                    .id,
-            );
+            let payload = format!("gentle-otter-{number:02}{n:02}");
+            ids.push(client.ask(&submit(n, payload.as_bytes()))?.id);
             thread::sleep(PAUSE);
         }
         io::Result::Ok(ids)
@@ -346,16 +212,11 @@ pub(super) fn d15(_: Lab) -> io::Result<Outcome> {
     let threads: Vec<_> = (1..=5)
         .map(|number| thread::spawn(move || talk(number)))
         .collect();
-    let ids: Vec<Vec<Id>> = threads
-        .into_iter()
-        .map(|thread| {
-            thread
-                .join()
-                .map_err(|_| io::Error::other("a client panicked"))?
-        })
-        .collect::<io::Result<_>>()?;
+    let ids = threads.into_iter().map(|thread| joined(thread)?);
+    let ids = ids.collect::<io::Result<Vec<Vec<Id>>>>()?;
     let wanted: Vec<Id> = (1..=10).map(Id::nth).collect();
     let complete = ids.iter().filter(|ids| **ids == wanted).count();
+    let acks: usize = ids.iter().map(Vec::len).sum();
 
     let (by_deadline, heard_late) = deadlines_until_quit(Some(Duration::from_millis(200)))?;
     let (by_shutdown, heard_soon) = deadlines_until_quit(None)?;
@@ -363,22 +224,24 @@ pub(super) fn d15(_: Lab) -> io::Result<Outcome> {
     let (stopped, counters) = timed(|| server.stop(Stop::AtOnce));
     drop(silent);
     let by_waker = counters?.deadlines;
-    Ok(Outcome::new(Verdict::Refined.only_if(complete == 5 && by_deadline >= 1 && (by_shutdown, by_waker) == (0, 0)))
-        .with("connections whose acks were 00000001 to 00000010", format!("{complete} of 5"))
-        .with("acks", ids.iter().map(Vec::len).sum::<usize>())
-        .with("deadlines that pass before a reader hears of the end", by_deadline)
-        .with("the same, if it is woken by shutdown(2)", by_shutdown)
-        .with("the same, of a reactor, which is woken by its eventfd", by_waker)
-        .with(
-            "it hears of it",
-            format!("after {heard_late:.0} ms of a deadline of 200 ms; after {heard_soon:.1} ms; after {:.1} ms", millis(stopped)),
-        ))
+    let holds = complete == 5 && by_deadline >= 1 && (by_shutdown, by_waker) == (0, 0);
+    Verdict::Refined.only_if(holds).measured(values![
+        complete,
+        acks,
+        by_deadline,
+        by_shutdown,
+        by_waker,
+        heard_late,
+        heard_soon,
+        stopped
+    ])
 }
 
-/// How many deadlines pass, and milliseconds, until a reader with nothing to read has heard that it is to end.
-fn deadlines_until_quit(deadline: Option<Duration>) -> io::Result<(usize, f64)> {
-    let ((client, _server), reads, quit) =
-        (pair()?, AtomicBool::new(false), AtomicBool::new(false));
+/// How many deadlines pass, and how long it takes, until a reader with nothing to read notices that
+/// it is told to end.
+fn deadlines_until_quit(deadline: Option<Duration>) -> io::Result<(usize, Duration)> {
+    let (client, _server) = pair()?;
+    let (reads, quit) = (AtomicBool::new(false), AtomicBool::new(false));
     client.set_read_timeout(deadline)?;
     thread::scope(|scope| {
         let reader = scope.spawn(|| {
@@ -398,118 +261,104 @@ fn deadlines_until_quit(deadline: Option<Duration>) -> io::Result<(usize, f64)> 
         if deadline.is_none() {
             client.shutdown(Shutdown::Both)?;
         }
-        let passed = reader
-            .join()
-            .map_err(|_| io::Error::other("the reader panicked"))?;
-        Ok((passed, millis(told.elapsed())))
+        let passed = reader.join().map_err(|_| fail("the reader panicked"))?;
+        Ok((passed, told.elapsed()))
     })
 }
 
 pub(super) fn d16(_: Lab) -> io::Result<Outcome> {
-    let talk = |bytes: &[u8]| {
+    let logged = |bytes: &[u8]| {
         let mut served = Served::by(Demo::Direct)?;
-        io::Write::write_all(&mut served.client, bytes)?;
-        Ok(served.end()?.1)
+        served.client.write_all(bytes)?;
+        io::Result::Ok(served.end()?.1)
     };
     let whole = [
         submit(1, b"credible-deathstrike"),
         submit(2, b"certain-deadpool"),
     ]
     .concat();
-    let lines: Vec<String> = (0..5)
-        .map(|_| talk(&whole))
+    let torn = &whole[..whole.len() - 3];
+    let lines = (0..5)
+        .map(|_| logged(&whole))
         .collect::<io::Result<Vec<_>>>()?
         .concat();
-    let torn = talk(&whole[..whole.len() - 3])?;
-    let (received, ends) = (
-        count(&lines, "recv submit: id = "),
-        count(&lines, "handleConn: frame decode error: EOF"),
-    );
-
-    let server = Loop::submit()?;
-    let ours = |bytes: &[u8]| {
-        let mut client = Client::connect(server.addr)?;
-        client.send(bytes)?;
-        client.stream.shutdown(Shutdown::Write)?;
-        client.rest()?;
-        server.next_end()
+    let count = |lines: &[String], beginning: &str| {
+        lines
+            .iter()
+            .filter(|line| line.starts_with(beginning))
+            .count()
     };
-    let clean = (0..5)
-        .map(|_| ours(&whole))
+    let received = count(&lines, "recv submit: id = ");
+    let ends = count(&lines, "handleConn: frame decode error: EOF");
+    let torn_line = logged(torn)?.pop().unwrap_or_default();
+
+    let reactor = Loop::submit()?;
+    let reasons = (0..5)
+        .map(|_| Ok(reactor.talk(&whole)?.1))
         .collect::<io::Result<Vec<_>>>()?;
-    let torn_here = ours(&whole[..whole.len() - 3])?;
-    let closed = count(&clean, "closed by the peer");
-    let torn_line = torn.last().cloned().unwrap_or_default();
+    let closed = count(&reasons, "closed by the peer");
+    let torn_here = reactor.talk(torn)?.1;
     let told_apart =
         torn_line.ends_with("unexpected EOF") && torn_here.contains("bytes into a frame");
-    Ok(
-        Outcome::new(
-            Verdict::Refined.only_if((received, ends, closed) == (10, 5, 5) && told_apart),
-        )
-        .with(
-            "a line of the log",
-            lines.first().cloned().unwrap_or_default(),
-        )
-        .with(
-            "lines “recv submit”",
-            format!("{received}, of 5 clients with 2 submits each"),
-        )
-        .with("lines “frame decode error: EOF”", ends)
-        .with(
-            "the same clients at the reactor",
-            format!("{closed} times: {}", clean[0]),
-        )
-        .with("one who leaves within a frame, the lesson's log", torn_line)
-        .with("one who leaves within a frame, the reactor", torn_here),
-    )
-}
-
-fn count(lines: &[String], beginning: &str) -> usize {
-    lines
-        .iter()
-        .filter(|line| line.starts_with(beginning))
-        .count()
+    let (line, reason) = (lines.first(), reasons.first());
+    let holds = (received, ends, closed) == (10, 5, 5) && told_apart;
+    let values = values![line, received, ends, closed, reason, torn_line, torn_here];
+    Verdict::Refined.only_if(holds).measured(values)
 }
 
 pub(super) fn d17(_: Lab) -> io::Result<Outcome> {
     const REQUESTS: usize = 200;
-    let mut served = Served::by(Demo::Direct)?;
+    let mut lesson = Served::by(Demo::Direct)?;
     let (mut in_pieces, mut buffer) = (0, [0; 64]);
     for n in 1..=REQUESTS {
-        io::Write::write_all(&mut served.client, &submit(n as u64, b"hello"))?;
-        let first = served.client.read(&mut buffer)?;
+        lesson.client.write_all(&submit(n as u64, b"hello"))?;
+        let first = lesson.client.read(&mut buffer)?;
         if first < Ack::LEN {
             in_pieces += 1;
-            served.client.read_exact(&mut buffer[first..Ack::LEN])?;
+            lesson.client.read_exact(&mut buffer[first..Ack::LEN])?;
         }
     }
-    let [_, writes, _] = served.counts.now();
+    let [_, writes, _] = lesson.counts.now();
 
-    let lock_step = Loop::submit()?;
-    let mut client = Client::connect(lock_step.addr)?;
-    (1..=REQUESTS as u64).try_for_each(|n| client.ask(&submit(n, b"hello")).map(|_| ()))?;
-    drop(client);
-    let one_by_one = lock_step.stop(Stop::Gracefully)?.writes as usize;
-    let batch = Loop::submit()?;
-    let mut client = Client::connect(batch.addr)?;
-    client.send(&submit(1, b"hello").repeat(REQUESTS))?;
-    (0..REQUESTS).try_for_each(|_| client.ack().map(|_| ()))?;
-    drop(client);
-    let at_once = batch.stop(Stop::Gracefully)?.writes as usize;
+    let writes_of = |talk: fn(&mut Client) -> io::Result<()>| {
+        let server = Loop::submit()?;
+        talk(&mut Client::connect(server.addr)?)?;
+        io::Result::Ok(server.stop(Stop::Gracefully)?.writes as usize)
+    };
+    let one_by_one = writes_of(|client| (0..REQUESTS).try_for_each(|_| client.hello()))?;
+    let at_once = writes_of(|client| {
+        client.send(&submit(1, b"hello").repeat(REQUESTS))?;
+        (0..REQUESTS).try_for_each(|_| client.ack().map(drop))
+    })?;
     let holds = writes == 2 * REQUESTS && one_by_one == REQUESTS && at_once < REQUESTS / 10;
-    Ok(Outcome::new(Verdict::reproduced_if(holds))
-        .with("requests, each after the ack before", REQUESTS)
-        .with("writes by the lesson's server", writes)
-        .with(
-            "acks that came in two pieces",
-            format!("{in_pieces} of {REQUESTS}"),
-        )
-        .with("writes by the reactor", one_by_one)
-        .with("the same, all requests sent at once", at_once))
+    let values = values![requests = REQUESTS, writes, in_pieces, one_by_one, at_once];
+    Verdict::reproduced_if(holds).measured(values)
+}
+
+/// What becomes of the lesson's server with these bytes.
+fn fate_of_the_lessons(bytes: &'static [u8]) -> String {
+    const MIB: i32 = 1 << 20;
+    let length = bytes
+        .first_chunk()
+        .map_or(0, |length| i32::from_be_bytes(*length));
+    let wanted = length.wrapping_sub(4);
+    if wanted > MIB {
+        let mebibytes = f64::from(wanted) / f64::from(MIB);
+        return format!("would take {mebibytes:.0} MiB, and wait (not tried)");
+    }
+    let served = quietly(|| {
+        catch_unwind(|| {
+            let frame = decode_frame(&mut &*bytes);
+            frame
+                .and_then(|frame| decode_packet(frame, Box::default()))
+                .is_ok()
+        })
+    });
+    served.map_or("panics".into(), |ok| format!("served: {ok}"))
 }
 
 pub(super) fn d18(_: Lab) -> io::Result<Outcome> {
-    let hostile: [&[u8]; 6] = [
+    const HOSTILE: [&[u8]; 6] = [
         b"\0\0\0\0",
         b"\0\0\0\x03",
         b"\0\0\0\x04",
@@ -517,60 +366,23 @@ pub(super) fn d18(_: Lab) -> io::Result<Outcome> {
         b"\x7f\xff\xff\xff",
         b"\x80\0\0\0",
     ];
-    let dies = |bytes: &[u8]| {
-        let mut stream = bytes;
-        let bytes_wanted =
-            i32::from_be_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]).wrapping_sub(4);
-        if bytes_wanted > 1 << 20 {
-            return format!(
-                "would take {:.0} MiB, and wait (not tried)",
-                f64::from(bytes_wanted) / f64::from(1 << 20)
-            );
-        }
-        let served = catch_unwind(move || {
-            decode_frame(&mut stream)
-                .and_then(|frame| decode_packet(frame, Box::default()))
-                .is_ok()
-        });
-        served.map_or("panics".into(), |ok| format!("served: {ok}"))
-    };
     let server = Loop::submit()?;
     let mut honest = Client::connect(server.addr)?;
-    let (mut rows, mut deadly, mut refused, mut others) = (Vec::new(), 0, 0, 0);
-    for (n, bytes) in hostile.into_iter().enumerate() {
-        let theirs = quietly(|| dies(bytes));
-        let mut client = Client::connect(server.addr)?;
-        client.send(bytes)?;
-        client.stream.shutdown(Shutdown::Write)?;
-        let silent = client.rest()?.is_empty();
-        let ours = server.next_end()?;
+    let (mut lines, mut deadly, mut refused, mut others) = (Vec::new(), 0, 0, 0);
+    for bytes in HOSTILE {
+        let theirs = fate_of_the_lessons(bytes);
+        let (acks, ours) = server.talk(bytes)?;
         deadly += usize::from(theirs == "panics");
-        refused += usize::from(silent && ours.starts_with("protocol error by the peer"));
-        others += usize::from(honest.ask(&submit(n as u64, b"hello"))?.id == Id::nth(n as u64));
-        rows.push((
-            hex(bytes),
-            format!("the lesson's {theirs}; the reactor's ends with: {ours}"),
-        ));
+        refused += usize::from(acks.is_empty() && ours.starts_with("protocol error by the peer"));
+        others += usize::from(honest.is_served(1)?);
+        let both = format!("the lesson's {theirs}; the reactor's ends with: {ours}");
+        lines.push((hex(bytes), both));
     }
-    let (handler, shared) = (
-        &mut service(),
-        &mut Shared::new(Config::default(), Instant::now()),
-    );
+    let handler = &mut service();
+    let shared = &mut Shared::new(Config::default(), Instant::now());
     let mut connection = Connection::unconnected(handler);
-    connection.receive(b"\0\x01\0\0", handler, shared); // the longest that is allowed, and not a byte of it
+    connection.receive(b"\0\x01\0\0", handler, shared); // the longest allowed, without its bytes
     let held = connection.heap();
-    let holds = (deadly, refused, others) == (4, 6, 6) && held <= 64;
-    let outcome = rows.into_iter().fold(
-        Outcome::new(Verdict::reproduced_if(holds)),
-        |outcome, (what, value)| outcome.with(what, value),
-    );
-    Ok(outcome
-        .with(
-            "another client, after each of them",
-            format!("served {others} of 6 times"),
-        )
-        .with(
-            "held for a frame of 65,536 bytes of which 4 have come",
-            format!("{held} bytes"),
-        ))
+    let verdict = Verdict::reproduced_if((deadly, refused, others) == (4, 6, 6) && held <= 64);
+    Ok(Outcome::new(verdict, values![others, held]).with_all(lines))
 }

@@ -1,4 +1,5 @@
-//! Parts of experiments that need a process of their own: one to be killed, one with few descriptors, one with no network.
+//! Parts of experiments that need their own process: to be killed, with few descriptors, or without
+//! a network.
 
 use std::io::{self, BufRead, BufReader, Write};
 use std::os::unix::process::CommandExt;
@@ -7,12 +8,12 @@ use std::thread;
 
 use rustix::event::{PollFd, PollFlags, poll};
 
-use super::tools::wait_for;
+use super::tools::{fail, wait_for};
 
-/// What such a process does. What it reads and prints is the experiment's own.
+/// What such a process does. Its input and output depend on the experiment.
 pub(crate) type Part = fn(&[String]) -> io::Result<()>;
 
-/// Those that there are, by their names: each group adds its own.
+/// All parts, by their names.
 const ALL: &[&[(&str, Part)]] = &[
     super::dial::PARTS,
     super::listen::PARTS,
@@ -20,16 +21,17 @@ const ALL: &[&[(&str, Part)]] = &[
     super::wrong::PARTS,
 ];
 
-/// Is such a process. It ends with its input at the latest: whoever killed the lab does not leave it behind.
+/// Is such a process. It ends with its input at the latest, so it does not survive a killed lab.
 pub(crate) fn play(name: &str, args: &[String]) -> io::Result<()> {
     let part = ALL
         .iter()
         .copied()
         .flatten()
         .find(|(other, _)| *other == name);
-    let (_, part) = part.ok_or_else(|| io::Error::other(format!("there is no part {name}")))?;
+    let (_, part) = part.ok_or_else(|| fail(format!("there is no part {name}")))?;
     thread::spawn(|| {
-        // Asked for nothing, it waits until nobody is left who could write into the pipe (poll(2)), and takes nothing from the part.
+        // Without interest, poll(2) waits until the other end of the pipe is closed, and takes no
+        // input from the part.
         if poll(&mut [PollFd::new(&io::stdin(), PollFlags::empty())], None).is_ok() {
             process::exit(0);
         }
@@ -53,9 +55,10 @@ impl Player {
         )
     }
 
-    /// Any other program, with its input and output in our hands.
+    /// Runs any other program, with its input and output as pipes.
     pub(crate) fn run(command: &mut Command) -> io::Result<Self> {
-        // In a group of its own: the learner's Ctrl-C is not for it, and whatever it starts can be ended with it.
+        // In a group of its own: the learner's Ctrl-C is not for it, and whatever it starts can be
+        // ended with it.
         let mut child = command
             .process_group(0)
             .stdin(Stdio::piped())

@@ -1,37 +1,24 @@
-//! Read deadlines: Go's, as the loop keeps them, beside the time-out of a blocking socket. C45 to C48, whose texts are in `read.rs`.
-
-use std::io::{self, Read, Write};
-use std::thread;
-use std::time::{Duration, Instant};
+//! Read deadlines: Go's, as the loop keeps them, beside the timeout of a blocking socket. C45 to
+//! C48.
 
 use glassloop::Verdict as Next;
 
 use super::beside;
-use super::claim::{Lab, Outcome, Verdict};
-use super::lone::Lone;
-use super::tools::{PATIENCE, has_come, name_of, pair, queues, result, timed};
+use super::lines::Lone;
+use super::prelude::*;
 
 /// How far ahead the deadlines are. The lesson's are a second.
 const AHEAD: Duration = Duration::from_millis(50);
-/// `SO_RCVTIMEO` is kept in ticks of the kernel, of up to 10 ms.
+/// The kernel keeps `SO_RCVTIMEO` in ticks of up to 10 ms.
 const TICK: Duration = Duration::from_millis(10);
 
-fn ms(time: Duration) -> String {
-    format!("{:.1} ms", time.as_secs_f64() * 1e3)
-}
-
-/// Sets the read deadline. Returns when it is.
+/// Sets the read deadline. Returns the time of it.
 fn set(lone: &mut Lone) -> io::Result<Instant> {
     lone.with(|cx| {
         let at = cx.now() + AHEAD;
         cx.set_read_deadline(Some(at));
         at
     })
-}
-
-/// Whether a read gave up for want of bytes.
-fn timed_out(read: &io::Result<usize>) -> bool {
-    read.as_ref().is_err_and(|error| name_of(error) == "EAGAIN")
 }
 
 pub(crate) fn c45(_: Lab) -> io::Result<Outcome> {
@@ -41,67 +28,48 @@ pub(crate) fn c45(_: Lab) -> io::Result<Outcome> {
         Next::Continue
     })?;
     let at = set(&mut lone)?;
-    lone.until(|diary| !diary.passed.is_empty())?;
-    let (_, told) = *lone
-        .diary()
-        .passed
-        .first()
-        .ok_or_else(|| io::Error::other("the deadline did not pass"))?;
+    lone.until(|record| !record.passed.is_empty())?;
+    let passed = lone.record().passed.first().map(|(_, told)| *told);
+    let told = passed.ok_or_else(|| fail("the deadline did not pass"))?;
     let asked = lone.read(13)?;
     lone.say("yes\n")?;
-    let usable = lone.until(|diary| diary.lines == ["yes"])? && asked == 13;
+    let usable = lone.until(|record| record.received == ["yes"])? && asked == 13;
 
     let (mut client, mut server) = pair()?;
     server.set_read_timeout(Some(AHEAD))?;
     let (took, read) = timed(|| server.read(&mut [0; 10]));
     client.write_all(b"yes")?;
     let next = server.read(&mut [0; 10]);
-    let in_time = told >= at && took + TICK >= AHEAD;
-    let as_known =
-        in_time && usable && timed_out(&read) && next.as_ref().is_ok_and(|count| *count == 3);
-    let go = beside::sticky_read_deadline()?;
-    let verdict = Verdict::reproduced_if(as_known && go.agrees());
-    Ok(go.show(
-        Outcome::new(verdict)
-            .with("deadline, or time-out", format!("in {}", ms(AHEAD)))
-            .with(
-                "loop, read deadline",
-                format!(
-                    "told {} after it, and not before: {}",
-                    ms(told.saturating_duration_since(at)),
-                    told >= at
-                ),
-            )
-            .with("then it sent, and read the answer", usable)
-            .with(
-                "blocking socket, SO_RCVTIMEO",
-                format!("{} after {}", result(&read), ms(took)),
-            )
-            .with("its next read, with 3 bytes there", result(&next)),
-    ))
+    let (late, in_time) = (told.saturating_duration_since(at), told >= at);
+    let as_known = in_time && took + TICK >= AHEAD && usable && is_eagain(&read);
+    let verdict = Verdict::reproduced_if(as_known && is_count(&next, 3));
+    let values = values![ahead = AHEAD, late, in_time, usable, read, took, next];
+    beside::sticky_read_deadline()?.measured(verdict, values)
 }
 
 pub(crate) fn c46(_: Lab) -> io::Result<Outcome> {
-    let mut lone = Lone::new(|_| Next::Continue)?; // it is not set anew
-    let at = set(&mut lone)?;
-    let mut drops = 0;
-    while lone.diary().passed.is_empty() && at.elapsed() < PATIENCE {
+    let mut lone = Lone::new(|_| Next::Continue)?; // it is not set again
+    let (at, mut sent) = (set(&mut lone)?, 0);
+    while lone.record().passed.is_empty() && at.elapsed() < PATIENCE {
         lone.say(".\n")?; // does not move it
-        drops += 1;
+        sent += 1;
         lone.during(Duration::from_millis(5))?;
     }
     let passed = lone
-        .diary()
+        .record()
         .passed
         .first()
         .is_some_and(|(_, told)| *told >= at);
-    let read_before = lone.diary().lines.len();
+    let read_before = lone.record().received.len();
     lone.say("hi\n")?;
     lone.during(2 * AHEAD)?;
-    let (lines, told) = (lone.diary().lines.len(), lone.diary().passed.len());
+    let (read_since, told) = (
+        lone.record().received.len() - read_before,
+        lone.record().passed.len(),
+    );
     let waiting = queues(lone.peer.peer_addr()?, Some(lone.peer.local_addr()?))?.received;
     lone.with(|cx| cx.set_read_deadline(Some(cx.now() + PATIENCE)))?;
-    let read = lone.until(|diary| diary.lines.last().is_some_and(|line| line == "hi"))?;
+    let read = lone.until(|record| record.received.last().is_some_and(|line| line == "hi"))?;
 
     let (mut client, mut server) = pair()?;
     server.set_read_timeout(Some(AHEAD))?;
@@ -109,53 +77,38 @@ pub(crate) fn c46(_: Lab) -> io::Result<Outcome> {
     let ((first, one), (second, two)) = (read_timed(), read_timed());
     client.write_all(b"hi\n")?;
     let (_, three) = read_timed();
-    let sticky = passed && lines == read_before && waiting >= 3 && told == 1 && read;
-    let per_call = timed_out(&one)
-        && timed_out(&two)
-        && second + TICK >= AHEAD
-        && three.as_ref().is_ok_and(|count| *count == 3);
-    let go = beside::sticky_read_deadline()?;
-    let verdict = Verdict::reproduced_if(sticky && per_call && go.agrees());
-    Ok(go.show(
-        Outcome::new(verdict)
-            .with(
-                "loop, deadline in 50 ms, a line every 5 ms",
-                format!("passed all the same: {passed}; {read_before} of {drops} lines read"),
-            )
-            .with(
-                "100 ms later, never set anew",
-                format!(
-                    "{} lines read since, {waiting} bytes wait in the socket",
-                    lines - read_before
-                ),
-            )
-            .with("set anew", format!("they are read: {read}"))
-            .with(
-                "SO_RCVTIMEO of 50 ms, two reads with nothing there",
-                format!(
-                    "{} after {}, {} after {}",
-                    result(&one),
-                    ms(first),
-                    result(&two),
-                    ms(second)
-                ),
-            )
-            .with("its third read, with 3 bytes there", result(&three))
-            .note("So SO_RCVTIMEO is neither absolute nor sticky: each call has its own 50 ms."),
-    ))
+    let sticky = passed && read_since == 0 && waiting >= 3 && told == 1 && read;
+    let waits_again = is_eagain(&one) && is_eagain(&two) && second + TICK >= AHEAD;
+    let verdict = Verdict::reproduced_if(sticky && waits_again && is_count(&three, 3));
+    beside::sticky_read_deadline()?.measured(
+        verdict,
+        values![
+            passed,
+            read_before,
+            sent,
+            read_since,
+            waiting,
+            read,
+            one,
+            first,
+            two,
+            second,
+            three
+        ],
+    )
 }
 
 pub(crate) fn c47(_: Lab) -> io::Result<Outcome> {
     let mut lone = Lone::new(|_| Next::Continue)?;
     let mut wakes = |at: Option<Duration>| {
         lone.with(|cx| cx.set_read_deadline(at.map(|at| cx.now() + at)))?;
-        lone.during(Duration::from_millis(1))?; // what is left to do by then is done
-        let next = lone.reactor.next_deadline();
-        Ok::<_, io::Error>(next.map_or("never".into(), |at| {
-            format!(
-                "in {:.0} s",
-                at.saturating_duration_since(Instant::now()).as_secs_f64()
-            )
+        lone.during(Duration::from_millis(1))?; // until the loop has nothing else to do
+        let left = lone
+            .reactor
+            .next_deadline()
+            .map(|at| at.saturating_duration_since(Instant::now()));
+        io::Result::Ok(left.map_or("never".into(), |left| {
+            format!("in {:.0} s", left.as_secs_f64())
         }))
     };
     let (without, with, cleared) = (wakes(None)?, wakes(Some(PATIENCE))?, wakes(None)?);
@@ -164,9 +117,9 @@ pub(crate) fn c47(_: Lab) -> io::Result<Outcome> {
         cx.set_read_deadline(None);
     })?;
     lone.during(2 * AHEAD)?;
-    let fired = lone.diary().passed.len();
+    let fired = lone.record().passed.len();
     lone.say("hi\n")?;
-    let read = lone.until(|diary| diary.lines == ["hi"])?;
+    let read = lone.until(|record| record.received == ["hi"])?;
 
     let (mut client, mut server) = pair()?;
     server.set_read_timeout(Some(AHEAD))?;
@@ -180,39 +133,26 @@ pub(crate) fn c47(_: Lab) -> io::Result<Outcome> {
             server.read(&mut [0; 10])
         })
     });
-    let waited = count.as_ref().is_ok_and(|count| *count == 2) && took >= 2 * AHEAD;
-    let as_known =
-        without == "never" && with != "never" && cleared == "never" && fired == 0 && read && waited;
-    Ok(Outcome::new(Verdict::reproduced_if(as_known))
-        .with("the loop wants to wake, with no deadline", without)
-        .with("with one in 5 s", with)
-        .with("when it is cleared", cleared)
-        .with(
-            "one in 50 ms, set and cleared: told within 100 ms",
-            format!("{fired} times; then the loop still reads: {read}"),
-        )
-        .with(
-            "blocking socket, SO_RCVTIMEO of 50 ms cleared, peer sends after 100 ms",
-            format!("{} after {}", result(&count), ms(took)),
-        ))
+    let waited = is_count(&count, 2) && took >= 2 * AHEAD;
+    let planned = without == "never" && with != "never" && cleared == "never";
+    let verdict = Verdict::reproduced_if(planned && fired == 0 && read && waited);
+    verdict.measured(values![without, with, cleared, fired, read, count, took])
 }
 
 pub(crate) fn c48(_: Lab) -> io::Result<Outcome> {
     const SILENCES: usize = 3;
     let (client, mut server) = pair()?;
     server.set_read_timeout(Some(AHEAD))?;
-    let (mut client, mut timeouts, mut content) = (Some(client), 0, Vec::new());
+    let (mut client, mut timeouts, mut content) = (Some(client), 0, String::new());
     let (mut buffer, begun) = ([0; 128], Instant::now());
     let silent = loop {
         match server.read(&mut buffer) {
             Ok(0) => break begun.elapsed(),
             Ok(count) => {
-                content.extend_from_slice(&buffer[..count]);
-                client = None; // has said all
+                content += &String::from_utf8_lossy(&buffer[..count]);
+                client = None; // it has sent all, and closes
             }
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock && timeouts < 100 => {
-                timeouts += 1;
-            }
+            Err(error) if error.kind() == ErrorKind::WouldBlock && timeouts < 100 => timeouts += 1,
             Err(error) => return Err(error),
         }
         if let (SILENCES.., Some(client), true) = (timeouts, &mut client, content.is_empty()) {
@@ -225,17 +165,19 @@ pub(crate) fn c48(_: Lab) -> io::Result<Outcome> {
         Next::Continue
     })?;
     set(&mut lone)?;
-    lone.until(|diary| diary.passed.len() >= SILENCES)?;
-    let told = lone.diary().passed.len();
+    lone.until(|record| record.passed.len() >= SILENCES)?;
+    let told = lone.record().passed.len();
     lone.say("hi\n")?;
-    let read = lone.until(|diary| diary.lines == ["hi"])? && lone.diary().ended.is_none();
+    let read = lone.until(|record| record.received == ["hi"])? && lone.record().ended.is_none();
     let blocking =
-        timeouts >= SILENCES && content == b"hi" && silent + TICK >= AHEAD * SILENCES as u32;
-    Ok(Outcome::new(Verdict::reproduced_if(blocking && told >= SILENCES && read))
-        .with("deadline", format!("{} instead of 1 s, set anew each time", ms(AHEAD)))
-        .with(
-            "the sample on a blocking socket",
-            format!("{timeouts} time-outs in {}, then {:?}", ms(silent), String::from_utf8_lossy(&content)),
-        )
-        .with("the sample in the loop", format!("{told} time-outs noted, then \"hi\" was read and the connection is open: {read}")))
+        timeouts >= SILENCES && content == "hi" && silent + TICK >= AHEAD * SILENCES as u32;
+    let verdict = Verdict::reproduced_if(blocking && told >= SILENCES && read);
+    verdict.measured(values![
+        ahead = AHEAD,
+        timeouts,
+        silent,
+        content,
+        told,
+        read
+    ])
 }

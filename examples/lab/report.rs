@@ -6,9 +6,10 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use super::claim::{Claim, Outcome, State, Verdict};
+use super::claim::{Claim, Outcome, Verdict};
+use super::value::{Lines, render};
 
-/// Prints a text. Who reads no further, as `head` does not, has seen enough.
+/// Prints a text. Exits if the reader has closed the pipe, as `head` does.
 pub(crate) fn say(text: impl AsRef<str>) {
     let mut out = io::stdout().lock();
     match out
@@ -24,138 +25,146 @@ pub(crate) fn say(text: impl AsRef<str>) {
     }
 }
 
-/// The width that running text is broken at.
+/// The width at which running text is broken.
 const WIDTH: usize = 110;
 
 pub(crate) fn state(claim: &Claim) -> String {
-    let (state, reason) = state_of(claim);
-    let reason = if reason.is_empty() {
-        String::new()
-    } else {
-        format!(" ({reason})")
+    let (state, reason) = claim.state();
+    let reason = match reason {
+        "" => String::new(),
+        reason => format!(" ({reason})"),
     };
-    format!("{:<4} {state:<10} {}{reason}", claim.id, claim.says)
+    format!(
+        "{:<4} {state:<10} {}{reason}",
+        claim.text.id, claim.text.says
+    )
 }
 
 pub(crate) fn state_json(claim: &Claim) -> Value {
-    let (state, reason) = state_of(claim);
-    json!({ "claim": claim.id, "state": state, "lesson_says": claim.says, "reason": reason })
+    let (state, reason) = claim.state();
+    let text = &claim.text;
+    json!({ "claim": text.id, "state": state, "lesson_says": text.says, "reason": reason })
 }
 
-fn state_of(claim: &Claim) -> (&'static str, &'static str) {
-    match claim.state {
-        State::Runs(_) => ("runs", ""),
-        State::Substitute(_, instead) => ("substitute", instead),
-        State::NotHere(reason) => ("not here", reason),
-    }
+/// What a claim's experiment gave, ready to be shown.
+pub(crate) struct Report<'c> {
+    claim: &'c Claim,
+    /// The verdict, the lines, and why; or the reason why there is no verdict.
+    shown: Result<(Verdict, Lines, String), String>,
 }
 
-/// All that came of one claim.
-pub(crate) fn outcome(
-    claim: &Claim,
-    outcome: &io::Result<Outcome>,
-    guess: Option<&str>,
-    took: Duration,
-) -> String {
-    let mut text = format!("{}  [{:.1} s]\n", claim.id, took.as_secs_f64());
-    text += &paragraph("the lesson", claim.says);
-    if let Some(guess) = guess {
-        text += &paragraph("the question", claim.asks);
-        text += &paragraph("your guess", guess);
+impl<'c> Report<'c> {
+    pub(crate) fn of(claim: &'c Claim, outcome: io::Result<Outcome>) -> Self {
+        let shown = outcome
+            .map_err(|error| error.to_string())
+            .and_then(|outcome| {
+                let why = why(claim, &outcome);
+                let Outcome {
+                    verdict,
+                    values,
+                    lines,
+                    ..
+                } = outcome;
+                let mut all = match verdict {
+                    Verdict::NotHere => Vec::new(),
+                    _ => render(&claim.text.measured, &values)?,
+                };
+                all.extend(lines);
+                Ok((verdict, all, why))
+            });
+        Self { claim, shown }
     }
-    match outcome {
-        Ok(Outcome {
-            verdict,
-            measured,
-            note,
-        }) => {
-            for measured in measured {
-                let _ = writeln!(
-                    text,
-                    "  {:<12} {}: {}",
-                    "here", measured.what, measured.value
-                );
+
+    pub(crate) fn has_verdict(&self) -> bool {
+        self.shown.is_ok()
+    }
+
+    pub(crate) fn text(&self, guess: Option<&str>, took: Duration) -> String {
+        let claim = &self.claim.text;
+        let mut text = format!("{}  [{:.1} s]\n", claim.id, took.as_secs_f64());
+        text += &paragraph("the lesson", &claim.says);
+        if let Some(guess) = guess {
+            text += &paragraph("the question", &claim.asks);
+            text += &paragraph("your guess", guess);
+        }
+        match &self.shown {
+            Ok((verdict, lines, why)) => {
+                for (name, value) in lines {
+                    let _ = writeln!(text, "  {:<12} {name}: {value}", "here");
+                }
+                text += &paragraph("verdict", &verdict.to_string());
+                text += &paragraph("why", why);
             }
-            text += &paragraph("verdict", &verdict.to_string());
-            text += &paragraph("why", &why(claim, *verdict, note));
+            Err(error) => text += &paragraph("no verdict", error),
         }
-        Err(error) => text += &paragraph("no verdict", &error.to_string()),
+        text += &paragraph("see it", &claim.look);
+        text + "\n"
     }
-    text += &paragraph("see it", claim.look);
-    text + "\n"
-}
 
-pub(crate) fn outcome_json(claim: &Claim, outcome: &io::Result<Outcome>) -> Value {
-    match outcome {
-        Ok(Outcome {
-            verdict,
-            measured,
-            note,
-        }) => {
-            let measured: serde_json::Map<_, _> = measured
-                .iter()
-                .map(|measured| (measured.what.clone(), json!(measured.value)))
-                .collect();
-            let why = why(claim, *verdict, note);
-            json!({ "claim": claim.id, "verdict": verdict.to_string(), "lesson_says": claim.says, "measured": measured, "why": why })
-        }
-        Err(error) => {
-            json!({ "claim": claim.id, "verdict": null, "lesson_says": claim.says, "measured": {}, "why": error.to_string() })
-        }
+    pub(crate) fn json(&self) -> Value {
+        let (verdict, lines, why) = match &self.shown {
+            Ok((verdict, lines, why)) => (Some(verdict.to_string()), &lines[..], why),
+            Err(error) => (None, &[][..], error),
+        };
+        let lines = lines
+            .iter()
+            .map(|(name, value)| (name.clone(), json!(value)));
+        json!({
+            "claim": self.claim.text.id,
+            "verdict": verdict,
+            "lesson_says": self.claim.text.says,
+            "measured": lines.collect::<serde_json::Map<_, _>>(),
+            "why": why,
+        })
     }
 }
 
-fn why(claim: &Claim, verdict: Verdict, note: &str) -> String {
-    const UNEXPECTED: &str = "The measurement did not come out as it is known to: this run does not bear out the explanation that follows.";
-    match verdict {
-        Verdict::NotHere => note.trim().to_string(),
-        Verdict::Unexpected => format!("{UNEXPECTED} {} {note}", claim.why)
-            .trim()
-            .to_string(),
-        _ => format!("{} {note}", claim.why).trim().to_string(),
-    }
+fn why(claim: &Claim, Outcome { verdict, note, .. }: &Outcome) -> String {
+    const UNEXPECTED: &str =
+        "This run did not give the known result; the explanation that follows is for that result.";
+    let why = &claim.text.why;
+    let all = match verdict {
+        Verdict::NotHere => note.clone(),
+        Verdict::Unexpected => format!("{UNEXPECTED} {why} {note}"),
+        _ => format!("{why} {note}"),
+    };
+    all.trim().to_string()
 }
 
 pub(crate) fn explanation(claim: &Claim) -> String {
-    let (state, reason) = state_of(claim);
-    let mut text = format!("{}\n", claim.id);
-    text += &paragraph("the lesson", claim.says);
-    text += &paragraph("why", claim.why);
-    text += &paragraph("state", format!("{state} {reason}").trim());
-    text += &paragraph("see it", claim.look);
-    text += &paragraph("exercise", claim.exercise);
-    text + "\n"
+    let (state, reason) = claim.state();
+    let text = &claim.text;
+    let paragraphs = [
+        ("the lesson", &text.says),
+        ("why", &text.why),
+        ("state", &format!("{state} {reason}")),
+        ("see it", &text.look),
+        ("exercise", &text.exercise),
+    ];
+    let paragraphs = paragraphs.map(|(name, text)| paragraph(name, text));
+    format!("{}\n{}\n", text.id, paragraphs.concat())
 }
 
 /// A program to begin with.
 pub(crate) fn exercise(claim: &Claim) -> String {
-    let Claim {
-        id,
-        says,
-        asks,
-        exercise,
-        ..
-    } = claim;
-    let right = match claim.state {
-        State::NotHere(_) => String::new(),
-        _ => format!(
-            "// It is right when it answers this as `cargo run --release --example lab -- run {id}` does: {asks}\n"
+    let text = &claim.text;
+    let right = match claim.run {
+        None => String::new(),
+        Some(_) => format!(
+            "// It is right if it answers this as `cargo run --release --example lab -- run {}` does: {}\n",
+            text.id, text.asks
         ),
     };
     format!(
-        "// {id}: {says}\n// Task: {exercise}\n{right}// To begin with, both ends of a connection, for a task that needs one.\n\
-         use std::io::{{self, Read, Write}};\n\
-         use std::net::{{TcpListener, TcpStream}};\n\n\
-         fn main() -> io::Result<()> {{\n    \
-             let listener = TcpListener::bind(\"127.0.0.1:0\")?;\n    \
-             let mut client = TcpStream::connect(listener.local_addr()?)?;\n    \
-             let (mut server, _) = listener.accept()?;\n    \
-             todo!(\"your guess first, then your code\")\n\
-         }}\n\n"
+        include_str!("exercise.txt"),
+        id = text.id,
+        says = text.says,
+        exercise = text.exercise,
+        right = right
     )
 }
 
-/// A word, and a text broken into lines beside it.
+/// A name, and a text broken into lines beside it.
 pub(crate) fn paragraph(name: &str, text: &str) -> String {
     let (mut lines, mut line) = (Vec::new(), String::new());
     for word in text.split_whitespace() {
@@ -171,7 +180,7 @@ pub(crate) fn paragraph(name: &str, text: &str) -> String {
     format!("  {name:<12} {}\n", lines.join(&format!("\n{:15}", "")))
 }
 
-/// How many columns a text takes: Chinese characters have two.
+/// How many columns a text takes: Chinese characters take two.
 fn width(text: &str) -> usize {
     text.chars()
         .map(|char| 1 + usize::from(char >= '\u{2e80}'))

@@ -27,7 +27,7 @@ const SOURCES: [(Model, &[&str]); 9] = [
     ),
 ];
 
-/// A connection as those have it who may not wait in the middle of it.
+/// A connection of the servers that may not block in the middle of it.
 const STEPS: &str = include_str!("../models/conn.rs");
 
 /// Lines of code, without blank ones and comments.

@@ -1,65 +1,31 @@
 //! What a request costs, counted: system calls and allocations. E5 to E8.
 
-use std::cell::Cell;
-use std::io::{self, Cursor, Read, Write};
-use std::net::{Shutdown, TcpStream};
-use std::thread;
-use std::time::{Duration, Instant};
+use std::io::Cursor;
 
 use glassloop::Reactor;
 use glassloop::submit::Ack;
 
 use super::allocations::allocations;
-use super::claim::{Lab, Outcome, Verdict};
-use super::demos::{Demo, Pool, Served, decode_frame, encode_frame, handle_conn, handle_packet};
+use super::demos::{
+    Counted, Counts, Demo, Pool, Served, decode_frame, encode_frame, handle_conn, handle_packet,
+};
+use super::prelude::*;
 use super::servers::Model;
 use super::servers::child::Server;
 use super::servers::sys::Call;
 use super::service::{Client, Service, service, submit};
-use super::speed::ask;
-use super::tools::{PATIENCE, pair, result};
+use super::speed::{ask, batch};
 
-/// A socket, and how long was spent in its calls.
-struct Timed<'a>(&'a TcpStream, &'a Cell<Duration>);
-
-impl Timed<'_> {
-    fn spend<T>(&self, call: impl FnOnce(&TcpStream) -> T) -> T {
-        let begun = Instant::now();
-        let result = call(self.0);
-        self.1.set(self.1.get() + begun.elapsed());
-        result
-    }
-}
-
-impl Read for Timed<'_> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        self.spend(|mut stream| stream.read(buffer))
-    }
-}
-
-impl Write for Timed<'_> {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.spend(|mut stream| stream.write(bytes))
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
-/// The share of its time that demo2 spends in system calls, when all requests are there and it need not wait.
+/// The share of its time that demo2 spends in system calls, when all requests are there.
 fn share_in_calls() -> io::Result<f64> {
     let (mut client, server) = pair()?;
-    client.write_all(&submit(1, b"0123456789abcdef").repeat(200))?;
+    client.write_all(&batch(200).0)?;
     client.shutdown(Shutdown::Write)?;
-    let (inside, begun) = (Cell::new(Duration::ZERO), Instant::now());
-    handle_conn(
-        &mut Timed(&server, &inside),
-        &mut Timed(&server, &inside),
-        |_, _| Ok(()),
-        &mut |_| (),
-    )?;
-    Ok(inside.get().as_secs_f64() / begun.elapsed().as_secs_f64())
+    let counts = Counts::default();
+    let [mut reader, mut writer] = [(); 2].map(|()| Counted(&server, &counts));
+    let (took, done) = timed(|| handle_conn(&mut reader, &mut writer, |_, _| Ok(()), &mut |_| ()));
+    done?;
+    Ok(counts.spent().as_secs_f64() / took.as_secs_f64())
 }
 
 pub(super) fn e5(_: Lab) -> io::Result<Outcome> {
@@ -71,61 +37,42 @@ pub(super) fn e5(_: Lab) -> io::Result<Outcome> {
         .map(|_| share_in_calls())
         .collect::<io::Result<Vec<_>>>()?;
     shares.sort_unstable_by(f64::total_cmp);
-    let of_threads = calls_of(Model::Threads, REQUESTS, 1)?;
-    let of_reactor = calls_of(Model::Reactor, REQUESTS, 1)?;
+    let share = 100.0 * shares[2];
     // The last read has perhaps begun already: it waits for a request that does not come.
     let four = requests == REQUESTS
         && writes == 2 * REQUESTS
         && (2 * REQUESTS..=2 * REQUESTS + 1).contains(&reads);
-    let each = |count: usize| count as f64 / REQUESTS as f64;
-    Ok(
-        Outcome::new(Verdict::reproduced_if(four && shares[2] > 0.5))
-            .with(
-                "demo2",
-                format!(
-                    "{:.2} reads and {:.2} writes a request",
-                    each(reads),
-                    each(writes)
-                ),
-            )
-            .with(
-                "of its time in these calls",
-                format!("{:.0} %", shares[2] * 100.0),
-            )
-            .with(
-                "threads, that read into a buffer",
-                said(of_threads, REQUESTS),
-            )
-            .with("the reactor", said(of_reactor, REQUESTS)),
-    )
+    let shown = |calls: [f64; 5]| {
+        let [reads, writes, waits] =
+            [Call::Read, Call::Write, Call::Wait].map(|call| calls[call as usize]);
+        format!("{reads:.2} reads, {writes:.2} writes and {waits:.2} waits a request")
+    };
+    let threads = shown(calls_of(Model::Threads, 1)?);
+    let reactor = shown(calls_of(Model::Reactor, 1)?);
+    let [reads, writes] = [reads, writes].map(|count| count as f64 / REQUESTS as f64);
+    let values = values![reads, writes, share, threads, reactor];
+    Verdict::reproduced_if(four && share > 50.0).measured(values)
 }
 
-/// The calls that one of our servers makes for so many requests, `depth` of them at once.
-fn calls_of(model: Model, requests: usize, depth: usize) -> io::Result<[u64; 5]> {
+/// The calls that one of our servers makes for a request, if `depth` come at once.
+fn calls_of(model: Model, depth: usize) -> io::Result<[f64; 5]> {
+    const REQUESTS: usize = 1_000;
     let mut server = Server::start(model)?;
     let client = Client::connect(server.addr)?;
     ask(&client.stream, depth, depth)?;
     let before = server.calls()?;
-    ask(&client.stream, requests, depth)?;
+    ask(&client.stream, REQUESTS, depth)?;
     let after = server.calls()?;
-    Ok(std::array::from_fn(|call| after[call] - before[call]))
-}
-
-fn said(calls: [u64; 5], requests: usize) -> String {
-    let each = |call: Call| calls[call as usize] as f64 / requests as f64;
-    format!(
-        "{:.2} reads, {:.2} writes and {:.2} waits a request",
-        each(Call::Read),
-        each(Call::Write),
-        each(Call::Wait)
-    )
+    Ok(std::array::from_fn(|call| {
+        (after[call] - before[call]) as f64 / REQUESTS as f64
+    }))
 }
 
 /// What a client sees of demo3.
 struct Starved {
-    /// What a read of 100 ms comes to, once the server has dealt with the first request.
+    /// A read of 100 ms, after the server has handled the first request.
     ack: io::Result<usize>,
-    /// The request after which it wrote for the first time, and how much.
+    /// The request after which the server wrote for the first time, and how much.
     request: usize,
     bytes: usize,
     /// Bytes of acks that it holds back then, and those that come when the client ends its sending.
@@ -135,7 +82,7 @@ struct Starved {
 
 fn starve() -> io::Result<Starved> {
     let mut served = Served::by(Demo::Buffered)?;
-    // Each request is one read; the server is done with the n-th when it has begun the read after it.
+    // Each request is one read; the server has handled the n-th when it begins the read after it.
     let ask = |served: &mut Served, n: usize| {
         served
             .client
@@ -150,21 +97,19 @@ fn starve() -> io::Result<Starved> {
     served
         .client
         .set_read_timeout(Some(Duration::from_millis(100)))?;
-    let (ack, mut request) = (served.client.read(&mut [0; 64]), 1);
-    while request < 1_000 {
+    let (ack, mut request) = (served.client.read(&mut [0; 64]), 2);
+    while ask(&mut served, request)? == 0 && request < 1_000 {
         request += 1;
-        if ask(&mut served, request)? > 0 {
-            break;
-        }
     }
     served.client.set_read_timeout(Some(PATIENCE))?;
     let bytes = served.client.read(&mut [0; 8192])?;
     let rest = served.end()?.0.len();
+    let stuck = request * Ack::LEN - bytes;
     Ok(Starved {
         ack,
         request,
         bytes,
-        stuck: request * Ack::LEN - bytes,
+        stuck,
         rest,
     })
 }
@@ -177,51 +122,27 @@ pub(super) fn e6(_: Lab) -> io::Result<Outcome> {
         stuck,
         rest,
     } = starve()?;
-    let mut outcome = Outcome::new(Verdict::Refined)
-        .with(
-            "demo3, one request: reading its ack, for 100 ms",
-            format!("read = {}", result(&ack)),
-        )
-        .with(
-            "demo3, the first bytes of acks",
-            format!("{bytes}, after request {request}"),
-        )
-        .with(
-            "demo3, held back then",
-            format!("{stuck} bytes of acks, and {rest} came when the client had ended"),
-        );
-    let hangs = ack.is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock);
-    let mut holds = hangs && (request, bytes) == (293, 4096) && rest == stuck;
+    let mut holds = is_eagain(&ack) && (request, bytes) == (293, 4096) && rest == stuck;
+    let mut lines = Vec::new();
     for depth in [1, 10, 100] {
-        let (direct, flushing) = (
-            demo_calls(Demo::Direct, depth)?,
-            demo_calls(Demo::Flushing, depth)?,
-        );
-        let reactor = calls_of(Model::Reactor, 1_000, depth)?;
-        let of_reactor = |calls: &[Call]| {
-            calls
-                .iter()
-                .map(|call| reactor[*call as usize])
-                .sum::<u64>() as f64
-                / 1_000.0
-        };
-        let (calls, waits) = (
-            of_reactor(&[Call::Read, Call::Write]),
-            of_reactor(&[Call::Wait]),
-        );
-        // A loop may wait awake, and then it waits more often than it is woken.
+        let direct = demo_calls(Demo::Direct, depth)?;
+        let flushing = demo_calls(Demo::Flushing, depth)?;
+        let reactor = calls_of(Model::Reactor, depth)?;
+        let calls = reactor[Call::Read as usize] + reactor[Call::Write as usize];
+        let waits = reactor[Call::Wait as usize];
+        // A loop may spin, and then it waits more often than it is woken.
         let few = calls < 2.01
             && waits < 5.0
             && (depth > 1 || calls > 1.99)
             && (depth < 100 || flushing.max(calls) < 1.0);
         holds &= (direct - 4.0).abs() < 0.01 && flushing < 2.1 && few;
-        outcome = outcome.with(
-            format!("calls a request, {depth} at once"),
-            format!("demo2 {direct:.2}; with buffers, flushed before waiting {flushing:.2}; the reactor {calls:.2}, and {waits:.2} waits"),
-        );
+        let buffered = format!("with buffers, flushed before waiting {flushing:.2}");
+        let ours = format!("the reactor {calls:.2}, and {waits:.2} waits");
+        let line = format!("demo2 {direct:.2}; {buffered}; {ours}");
+        lines.push((format!("calls a request, {depth} at once"), line));
     }
-    outcome.verdict = outcome.verdict.only_if(holds);
-    Ok(outcome)
+    let values = values![ack, request, bytes, stuck, rest];
+    Ok(Outcome::new(Verdict::Refined.only_if(holds), values).with_all(lines))
 }
 
 /// Calls a request of one of the lesson's servers.
@@ -235,7 +156,7 @@ fn demo_calls(demo: Demo, depth: usize) -> io::Result<f64> {
 /// Allocations a request of the lesson's way from bytes to bytes, with a pool or without.
 fn allocations_of_demo(mut pool: Pool) -> io::Result<f64> {
     const REQUESTS: usize = 100;
-    let (request, mut acks) = (submit(1, b"0123456789abcdef"), Vec::with_capacity(64));
+    let (request, mut acks) = (batch(1).0, Vec::with_capacity(64));
     let mut serve = |requests: usize| {
         (0..requests).try_for_each(|_| {
             acks.clear();
@@ -244,7 +165,7 @@ fn allocations_of_demo(mut pool: Pool) -> io::Result<f64> {
             encode_frame(&mut acks, &ack)
         })
     };
-    serve(1)?; // the pool is filled
+    serve(1)?; // fills the pool
     let (count, served) = allocations(|| serve(REQUESTS));
     served.map(|()| count as f64 / REQUESTS as f64)
 }
@@ -252,22 +173,17 @@ fn allocations_of_demo(mut pool: Pool) -> io::Result<f64> {
 /// What the reactor's thread does for a request: allocations, and calls (reads, writes and waits).
 fn costs_of_reactor(depth: usize) -> io::Result<(f64, f64)> {
     const ROUNDS: usize = 50;
-    let mut reactor = Reactor::bind("127.0.0.1:0", service()).map_err(io::Error::other)?;
-    let mut client = Client::connect(
-        reactor.local_addrs()[0]
-            .tcp()
-            .ok_or(io::ErrorKind::AddrNotAvailable)?,
-    )?;
-    let (requests, mut acks) = (
-        submit(1, b"0123456789abcdef").repeat(depth),
-        vec![0; depth * Ack::LEN],
-    );
+    let mut reactor = Reactor::bind("127.0.0.1:0", service())?;
+    let addr = reactor.local_addrs()[0]
+        .tcp()
+        .ok_or(ErrorKind::AddrNotAvailable)?;
+    let (mut client, (requests, mut acks)) = (Client::connect(addr)?, batch(depth));
     let mut round = |reactor: &mut Reactor<Service>| {
         client.send(&requests)?;
         let done = reactor.counters().bytes_written + acks.len() as u64;
         let (count, turned) = allocations(|| {
             while reactor.counters().bytes_written < done {
-                let _ = reactor.turn(Some(PATIENCE)).map_err(io::Error::other)?;
+                let _ = reactor.turn(Some(PATIENCE))?;
             }
             io::Result::Ok(())
         });
@@ -275,86 +191,45 @@ fn costs_of_reactor(depth: usize) -> io::Result<(f64, f64)> {
         client.stream.read_exact(&mut acks)?;
         io::Result::Ok(count)
     };
-    (0..5).try_for_each(|_| round(&mut reactor).map(|_| ()))?; // the buffers find their size
+    (0..5).try_for_each(|_| round(&mut reactor).map(|_| ()))?; // the buffers reach their size
     let calls = |reactor: &Reactor<Service>| {
-        reactor.counters().reads + reactor.counters().writes + reactor.counters().turns
+        let counters = reactor.counters();
+        counters.reads + counters.writes + counters.turns
     };
     let before = calls(&reactor);
     let allocated = (0..ROUNDS)
         .map(|_| round(&mut reactor))
         .sum::<io::Result<u64>>()?;
+    let made = calls(&reactor) - before;
     let requests = (ROUNDS * depth) as f64;
-    Ok((
-        allocated as f64 / requests,
-        (calls(&reactor) - before) as f64 / requests,
-    ))
+    Ok((allocated as f64 / requests, made as f64 / requests))
 }
 
 pub(super) fn e7(_: Lab) -> io::Result<Outcome> {
-    let (plain, pooled) = (
-        allocations_of_demo(None)?,
-        allocations_of_demo(Some(Vec::with_capacity(8)))?,
-    );
-    let (one, _) = costs_of_reactor(1)?;
-    let (many, _) = costs_of_reactor(100)?;
-    Ok(Outcome::new(
-        Verdict::Refined
-            .only_if((plain - pooled - 1.0).abs() < 0.05 && pooled > 1.0 && one + many < 0.001),
-    )
-    .with(
-        "the lesson's way",
-        format!("{plain:.2} allocations a request"),
-    )
-    .with(
-        "the same with a pool",
-        format!("{pooled:.2} allocations a request"),
-    )
-    .with(
-        "the reactor",
-        format!("{one:.2} allocations a request; {many:.2} with 100 at once"),
-    ))
+    let plain = allocations_of_demo(None)?;
+    let pooled = allocations_of_demo(Some(Vec::with_capacity(8)))?;
+    let ((one, _), (many, _)) = (costs_of_reactor(1)?, costs_of_reactor(100)?);
+    let one_less = (plain - pooled - 1.0).abs() < 0.05 && pooled > 1.0;
+    let verdict = Verdict::Refined.only_if(one_less && one + many < 0.001);
+    verdict.measured(values![plain, pooled, one, many])
 }
 
 pub(super) fn e8(_: Lab) -> io::Result<Outcome> {
     const DEPTH: usize = 100;
     let allocated = allocations_of_demo(None)?;
-    let (by_reactor, calls) = costs_of_reactor(DEPTH)?;
-    let steps = [
-        (
-            "as it is",
-            demo_calls(Demo::Direct, DEPTH)?,
-            Some(allocated),
-        ),
-        (
-            "an ack in one write",
-            demo_calls(Demo::OneWrite, DEPTH)?,
-            None,
-        ), // only the calls are others
-        (
-            "buffers on both sides, flushed before waiting",
-            demo_calls(Demo::Flushing, DEPTH)?,
-            None,
-        ),
-        (
-            "frames borrowed, acks encoded in place: the reactor",
-            calls,
-            Some(by_reactor),
-        ),
-    ];
-    let fewer_calls = steps[..3]
-        .windows(2)
-        .all(|pair| pair[1].1 < pair[0].1 - 0.5)
-        && steps[3].1 < 1.0;
-    let outcome = Outcome::new(Verdict::reproduced_if(
-        fewer_calls && by_reactor < 0.001 && allocated > 1.0,
-    ));
-    Ok(steps.into_iter().fold(
-        outcome.with("requests at once", DEPTH),
-        |outcome, (step, calls, allocated)| {
-            let allocated = allocated.map_or(String::new(), |allocated| {
-                format!(" and {allocated:.2} allocations")
-            });
-            outcome.with(step, format!("{calls:.2} calls{allocated} a request"))
-        },
-    ))
+    let (by_reactor, reactor) = costs_of_reactor(DEPTH)?;
+    let direct = demo_calls(Demo::Direct, DEPTH)?;
+    let one_write = demo_calls(Demo::OneWrite, DEPTH)?;
+    let flushing = demo_calls(Demo::Flushing, DEPTH)?;
+    let fewer = one_write < direct - 0.5 && flushing < one_write - 0.5 && reactor < 1.0;
+    let verdict = Verdict::reproduced_if(fewer && by_reactor < 0.001 && allocated > 1.0);
+    verdict.measured(values![
+        depth = DEPTH,
+        direct,
+        allocated,
+        one_write,
+        flushing,
+        reactor,
+        by_reactor
+    ])
 }

@@ -1,54 +1,89 @@
-//! What experiments are made of: connections with buffers of known sizes, full ones, and a look into the kernel's queues.
+//! The toolbox: sockets with known buffers, full connections, the kernel's queues, watched threads.
 
+use std::error::Error;
 use std::fs;
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
-use std::thread;
+use std::sync::mpsc;
+use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use socket2::{Domain, SockRef, Socket, Type};
 
-/// Nobody waits longer for anything that is to happen.
+use super::whereabouts;
+
+/// The longest wait for anything that has to happen.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(5);
+
+/// An error with this text.
+pub(crate) fn fail(what: impl Into<Box<dyn Error + Send + Sync>>) -> io::Error {
+    io::Error::other(what)
+}
+
+/// A socket with send and receive buffers of these sizes. The kernel doubles them (socket(7)); for
+/// 0 it chooses a size itself.
+pub(crate) fn socket(send: usize, receive: usize) -> io::Result<Socket> {
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
+    if send > 0 {
+        socket.set_send_buffer_size(send)?;
+    }
+    if receive > 0 {
+        socket.set_recv_buffer_size(receive)?;
+    }
+    Ok(socket)
+}
+
+/// Binds a socket to a free port.
+pub(crate) fn bind(socket: &Socket) -> io::Result<SocketAddr> {
+    socket.bind(&SocketAddr::from((Ipv4Addr::LOCALHOST, 0)).into())?;
+    let addr = socket.local_addr()?.as_socket();
+    addr.ok_or_else(|| ErrorKind::AddrNotAvailable.into())
+}
 
 /// A listener on a free port.
 pub(crate) fn listen() -> io::Result<TcpListener> {
     TcpListener::bind((Ipv4Addr::LOCALHOST, 0))
 }
 
-/// Both ends of a connection, blocking.
+/// The same with its address. The sockets that it accepts have buffers of these sizes.
+pub(crate) fn listening(send: usize, receive: usize) -> io::Result<(TcpListener, SocketAddr)> {
+    let socket = socket(send, receive)?;
+    let addr = bind(&socket)?;
+    socket.listen(16)?;
+    Ok((socket.into(), addr))
+}
+
+/// A client of this address, with buffers of these sizes.
+pub(crate) fn connected(addr: SocketAddr, send: usize, receive: usize) -> io::Result<TcpStream> {
+    let socket = socket(send, receive)?;
+    socket.connect(&addr.into())?;
+    patient(socket.into())
+}
+
+/// Sets `TCP_NODELAY`, and timeouts: an experiment that fails must not hang.
+fn patient(stream: TcpStream) -> io::Result<TcpStream> {
+    stream.set_nodelay(true)?;
+    stream.set_read_timeout(Some(PATIENCE))?;
+    Ok(stream)
+}
+
+/// Both ends of a connection, blocking: the client's, then the server's.
 pub(crate) fn pair() -> io::Result<(TcpStream, TcpStream)> {
-    let listener = listen()?;
-    let client = TcpStream::connect(listener.local_addr()?)?;
-    let (server, _) = listener.accept()?;
-    for end in [&client, &server] {
-        end.set_nodelay(true)?;
-        end.set_read_timeout(Some(PATIENCE))?; // an experiment that fails is not to stand still
-    }
-    Ok((client, server))
+    pair_with_buffers(0)
 }
 
-/// The same with send and receive buffers of this size, so that the kernel does not choose them; it doubles what is asked for (socket(7)).
+/// The same with a send buffer and a receive buffer of this size, from the client to the server.
 pub(crate) fn pair_with_buffers(size: usize) -> io::Result<(TcpStream, TcpStream)> {
-    let (listener, addr) = {
-        let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
-        socket.set_recv_buffer_size(size)?; // those whom it accepts have it from the beginning
-        socket.bind(&SocketAddr::from((Ipv4Addr::LOCALHOST, 0)).into())?;
-        socket.listen(1)?;
-        let addr = socket.local_addr()?.as_socket().expect("it is an IPv4 one");
-        (TcpListener::from(socket), addr)
-    };
-    let client = Socket::new(Domain::IPV4, Type::STREAM, None)?;
-    client.set_send_buffer_size(size)?;
-    client.connect(&addr.into())?;
-    let (server, _) = listener.accept()?;
-    server.set_read_timeout(Some(PATIENCE))?;
-    Ok((client.into(), server))
+    let (listener, addr) = listening(0, size)?;
+    let client = connected(addr, size, 0)?;
+    Ok((client, patient(listener.accept()?.0)?))
 }
 
-/// Writes into a connection whose other end does not read, `chunk` bytes at a time, until it would block. Returns what each write took.
+/// Writes into a connection whose other end does not read, `chunk` bytes at a time, until it would
+/// block. Returns what each write took.
 ///
-/// The socket is non-blocking afterwards. What is taken while the kernel still moves bytes into the other end's buffer counts too.
+/// The socket is non-blocking afterwards. What is taken while the kernel still moves bytes into the
+/// other end's buffer counts too.
 pub(crate) fn fill(mut stream: &TcpStream, chunk: usize) -> io::Result<Vec<usize>> {
     stream.set_nonblocking(true)?;
     let (bytes, mut taken, mut blocked) = (vec![b'x'; chunk], Vec::new(), 0);
@@ -82,9 +117,11 @@ pub(crate) fn drain(mut stream: &TcpStream) -> io::Result<usize> {
     }
 }
 
-/// The two queues of a socket: bytes that it has sent and that are not acknowledged, and bytes that have come and are not read.
+/// The two queues of a socket: bytes that it has sent and that are not acknowledged, and bytes that
+/// have come and are not read.
 ///
-/// For a listener they are 0, and how many wait to be accepted. From /proc/net/tcp (proc(5)), where anybody can look.
+/// For a listener they are 0, and the number of connections that wait to be accepted. They come
+/// from /proc/net/tcp (proc(5)).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Queues {
     pub(crate) sending: usize,
@@ -135,7 +172,59 @@ pub(crate) fn timed<T>(work: impl FnOnce() -> T) -> (Duration, T) {
     (begun.elapsed(), result)
 }
 
-/// Waits until something is so, with a pause between two looks. Says whether it was.
+/// A time in milliseconds.
+pub(crate) fn millis(time: Duration) -> f64 {
+    time.as_secs_f64() * 1e3
+}
+
+/// A thread, and its number below /proc/self/task.
+pub(crate) struct Watched<T> {
+    pub(crate) id: i32,
+    handle: JoinHandle<T>,
+}
+
+impl<T: Send + 'static> Watched<T> {
+    pub(crate) fn spawn(work: impl FnOnce() -> T + Send + 'static) -> io::Result<Self> {
+        let (tell, told) = mpsc::channel();
+        let handle = thread::spawn(move || {
+            let _ = tell.send(whereabouts::own_id());
+            work()
+        });
+        let id = told.recv().map_err(io::Error::other)?;
+        Ok(Self { id, handle })
+    }
+
+    /// Waits until it sleeps in this call. Returns whether it does.
+    pub(crate) fn sleeps_in(&self, call: &str) -> bool {
+        wait_for(|| whereabouts::sleeps_in(self.id, call))
+    }
+
+    pub(crate) fn join(self) -> io::Result<T> {
+        joined(self.handle)
+    }
+}
+
+/// What a thread returns.
+///
+/// # Errors
+/// If it panicked.
+pub(crate) fn joined<T>(handle: JoinHandle<T>) -> io::Result<T> {
+    handle.join().map_err(|_| fail("a thread panicked"))
+}
+
+/// Waits until something is so.
+///
+/// # Errors
+/// If it does not happen: with this text.
+pub(crate) fn await_that(otherwise: &str, is_so: impl FnMut() -> bool) -> io::Result<()> {
+    if wait_for(is_so) {
+        Ok(())
+    } else {
+        Err(fail(otherwise))
+    }
+}
+
+/// Waits until something is so. Returns whether it is.
 pub(crate) fn wait_for(mut is_so: impl FnMut() -> bool) -> bool {
     let end = Instant::now() + PATIENCE;
     while Instant::now() < end {
@@ -184,6 +273,26 @@ pub(crate) fn result(result: &io::Result<usize>) -> String {
     }
 }
 
+/// Whether a call had to wait, and did not.
+pub(crate) fn is_eagain(result: &io::Result<usize>) -> bool {
+    result
+        .as_ref()
+        .is_err_and(|error| error.kind() == ErrorKind::WouldBlock)
+}
+
+/// Whether a call took or gave just this many bytes.
+pub(crate) fn is_count(result: &io::Result<usize>, count: usize) -> bool {
+    result.as_ref().is_ok_and(|other| *other == count)
+}
+
+/// The name of an error, or what to call a success.
+pub(crate) fn error_or<T>(result: &io::Result<T>, success: &str) -> String {
+    result
+        .as_ref()
+        .err()
+        .map_or_else(|| success.into(), name_of)
+}
+
 /// Closes a connection with a reset.
 pub(crate) fn reset(stream: TcpStream) -> io::Result<()> {
     SockRef::from(&stream).set_linger(Some(Duration::ZERO))?;
@@ -191,7 +300,8 @@ pub(crate) fn reset(stream: TcpStream) -> io::Result<()> {
     Ok(())
 }
 
-/// Waits until just so many bytes have come that are not read. By `FIONREAD` (tcp(7)), which costs less than a look into a long /proc/net/tcp. Says whether they have.
+/// Waits until just so many bytes have come that are not read. By `FIONREAD` (tcp(7)), which costs
+/// less than a look into a long /proc/net/tcp. Says whether they have.
 pub(crate) fn has_come(stream: &TcpStream, bytes: usize) -> bool {
     wait_for(|| rustix::io::ioctl_fionread(stream).is_ok_and(|count| count == bytes as u64))
 }

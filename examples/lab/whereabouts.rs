@@ -9,7 +9,8 @@ use std::time::Duration;
 pub(crate) struct Whereabouts {
     /// `R`: it runs, or could; `S`: it sleeps until something happens; `t`: a tracer holds it.
     pub(crate) state: char,
-    /// The number of the system call that it is in; none if it is in none, or if this kernel does not tell.
+    /// The number of the system call that it is in; none if it is in none, or if this kernel does
+    /// not tell.
     pub(crate) call: Option<i64>,
     /// The function of the kernel that it waits in.
     pub(crate) place: String,
@@ -39,6 +40,11 @@ pub(crate) fn of(thread: i32) -> io::Result<Whereabouts> {
     })
 }
 
+/// Whether it sleeps.
+pub(crate) fn is_asleep(thread: i32) -> bool {
+    of(thread).is_ok_and(|seen| seen.state == 'S')
+}
+
 /// Whether it sleeps in a call of this name.
 pub(crate) fn sleeps_in(thread: i32, call: &str) -> bool {
     of(thread).is_ok_and(|seen| {
@@ -46,7 +52,8 @@ pub(crate) fn sleeps_in(thread: i32, call: &str) -> bool {
     })
 }
 
-/// The call's name in the manual; those that differ only in how they take the time have one name here.
+/// The call's name in the manual; those that differ only in how they take the time have one name
+/// here.
 pub(crate) fn name_of_call(number: i64) -> &'static str {
     match number {
         libc::SYS_read => "read",

@@ -1,98 +1,79 @@
-//! Writes that block, and what ends that: C51 to C54, whose texts are in `write.rs`.
+//! Writes that block, and what ends them: C51 to C54.
 
-use std::io::{self, Read, Write};
 use std::mem;
-use std::net::TcpStream;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, mpsc};
-use std::thread::{self, JoinHandle};
-use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::thread::{Pid, gettid};
 
-use super::claim::{Lab, Outcome, Verdict};
 use super::parts::Player;
-use super::read::state_of;
-use super::tools::{
-    PATIENCE, fill, listen, name_of, pair, pair_with_buffers, queues_of, result, thousands,
-    wait_for,
-};
+use super::prelude::*;
+use super::whereabouts::is_asleep;
 
 /// What the lesson's client writes at a time, and what its server reads.
 const WRITE: usize = 65_536;
 const READ: usize = 60_000;
-/// Where the lesson's client blocked, on macOS: after so many bytes in whole writes.
-const THE_LESSONS: usize = 655_360;
+/// Where the lesson's client blocked, on macOS: bytes in whole writes.
+const LESSON: usize = 655_360;
 
-/// The lesson's client: a thread that writes for as long as it can, and once more after an error.
+/// The lesson's client: a thread that writes as long as it can, and once more after an error.
 struct Writer {
-    id: Pid,
     /// Bytes in writes that have returned.
     total: Arc<AtomicUsize>,
-    thread: JoinHandle<Vec<io::Result<usize>>>,
+    thread: Watched<Vec<io::Result<usize>>>,
 }
 
 impl Writer {
     fn start(mut stream: TcpStream) -> io::Result<Self> {
         let total = Arc::new(AtomicUsize::new(0));
-        let (told, (tell_id, id)) = (total.clone(), mpsc::channel());
-        let thread = thread::spawn(move || {
-            let _ = tell_id.send(gettid());
+        let written_so_far = total.clone();
+        let thread = Watched::spawn(move || {
             let (data, mut results, mut errors) = (vec![b'x'; WRITE], Vec::new(), 0);
             while errors < 2 {
                 let written = stream.write(&data);
-                told.fetch_add(*written.as_ref().unwrap_or(&0), Ordering::Relaxed);
+                written_so_far.fetch_add(*written.as_ref().unwrap_or(&0), Ordering::Relaxed);
                 errors += usize::from(written.is_err());
                 results.push(written);
             }
             results
-        });
-        Ok(Self {
-            id: id.recv().map_err(io::Error::other)?,
-            total,
-            thread,
-        })
+        })?;
+        Ok(Self { total, thread })
     }
 
-    /// Waits until it has slept in a write for this time. Returns how far it has got.
+    /// Waits until it has slept in a write for this time. Returns the total.
     fn blocks(&self, time: Duration) -> usize {
         let (mut last, mut since, begun) = (0, Instant::now(), Instant::now());
         while (last == 0 || since.elapsed() < time) && begun.elapsed() < PATIENCE {
             thread::sleep(Duration::from_millis(2));
             let total = self.total.load(Ordering::Relaxed);
-            if total != last || state_of(self.id) != Some('S') {
+            if total != last || !is_asleep(self.thread.id) {
                 (last, since) = (total, Instant::now());
             }
         }
         last
     }
 
-    /// The results of its writes, when it has ended: its peer is gone.
+    /// The results of its writes, when it has ended because its peer is closed.
     fn end(self) -> io::Result<Vec<io::Result<usize>>> {
-        self.thread
-            .join()
-            .map_err(|_| io::Error::other("the writer panicked"))
+        self.thread.join()
     }
 }
 
-/// Whether there is room to write, or comes to be within 2 ms.
+/// Whether there is room to write, now or within 2 ms.
 fn is_writable(stream: &TcpStream) -> io::Result<bool> {
     let mut fds = [PollFd::new(stream, PollFlags::OUT)];
-    poll(
-        &mut fds,
-        Some(&Timespec {
-            tv_sec: 0,
-            tv_nsec: 2_000_000,
-        }),
-    )?;
+    let limit = Timespec {
+        tv_sec: 0,
+        tv_nsec: 2_000_000,
+    };
+    poll(&mut fds, Some(&limit))?;
     Ok(fds[0].revents().contains(PollFlags::OUT))
 }
 
 /// A full connection that was read bit by bit.
 struct Drained {
     full: usize,
-    /// What a blocking write said then.
+    /// The result of a blocking write then.
     blocked: io::Result<usize>,
     /// Bytes that were read until there was room to write.
     read: usize,
@@ -108,7 +89,7 @@ fn drain_until_writable(
     client.set_write_timeout(Some(Duration::from_millis(50)))?;
     let blocked = loop {
         match client.write(&vec![b'x'; WRITE]) {
-            Ok(count) if full < 1 << 30 => full += count, // a little, that has gone over meanwhile
+            Ok(count) if full < 1 << 30 => full += count, // the kernel has moved some bytes on
             other => break other,
         }
     };
@@ -124,103 +105,67 @@ fn drain_until_writable(
 }
 
 pub(crate) fn c51(_: Lab) -> io::Result<Outcome> {
-    let fixed = drain_until_writable(pair_with_buffers(262_144)?, 10_000)?;
-    let autotuned = drain_until_writable(pair()?, 60_000)?;
-    let blocks = |drained: &Drained| {
-        drained
-            .blocked
-            .as_ref()
-            .is_err_and(|error| name_of(error) == "EAGAIN")
-    };
+    let cases = [
+        (
+            drain_until_writable(pair_with_buffers(262_144)?, 10_000)?,
+            10_000,
+        ),
+        (drain_until_writable(pair()?, 60_000)?, 60_000),
+    ];
     // Not with the first bytes, and before all were read.
-    let late =
-        |drained: &Drained, step: usize| drained.read > 2 * step && drained.read < drained.full;
-    let as_known =
-        blocks(&fixed) && blocks(&autotuned) && late(&fixed, 10_000) && late(&autotuned, 60_000);
-    let tell = |Drained { full, read, .. }: &Drained| {
+    let as_known = cases.iter().all(|(drained, step)| {
+        let Drained {
+            full,
+            blocked,
+            read,
+        } = drained;
+        is_eagain(blocked) && *read > 2 * step && read < full
+    });
+    let [fixed, autotuned] = cases.each_ref().map(|(Drained { full, read, .. }, _)| {
         let share = 100.0 * *read as f64 / *full as f64;
-        format!(
-            "full with {} bytes, writable when {} were read: {share:.0} %",
-            thousands(*full),
-            thousands(*read)
-        )
-    };
-    Ok(Outcome::new(Verdict::Refined.only_if(as_known))
-        .with(
-            "write into full buffers, with a time-out of 50 ms",
-            result(&fixed.blocked),
-        )
-        .with(
-            "buffers of 262,144 bytes, read 10,000 at a time",
-            tell(&fixed),
-        )
-        .with(
-            "buffers as the kernel chooses, read 60,000 at a time",
-            tell(&autotuned),
-        )
-        .note("So it blocks as the lesson says, and for longer than until there is room."))
+        let [full, read] = [*full, *read].map(thousands);
+        format!("full with {full} bytes, writable when {read} were read: {share:.0} %")
+    });
+    let blocked = &cases[0].0.blocked;
+    Verdict::Refined
+        .only_if(as_known)
+        .measured(values![blocked, fixed, autotuned])
 }
 
 pub(crate) fn c52(_: Lab) -> io::Result<Outcome> {
     let (client, server) = pair()?;
     let writer = Writer::start(client.try_clone()?)?;
     let whole = writer.blocks(Duration::from_millis(200)); // the lesson's server sleeps for 10 s
-    let look = || Ok::<_, io::Error>((queues_of(&client)?.sending, queues_of(&server)?.received));
+    let look = || io::Result::Ok((queues_of(&client)?.sending, queues_of(&server)?.received));
     let mut last = look()?;
-    wait_for(|| look().is_ok_and(|now| now == mem::replace(&mut last, now))); // nothing moves between the two
+    // Until nothing moves between two looks.
+    wait_for(|| look().is_ok_and(|now| now == mem::replace(&mut last, now)));
     let (sending, received) = last;
     drop(server);
     writer.end()?;
     let all = sending + received;
     if whole < WRITE || all < whole || all - whole >= WRITE {
-        return Err(io::Error::other(format!(
-            "the writer did not block: {whole} bytes written, {all} in the buffers"
-        )));
+        let counts = format!("{whole} bytes written, {all} in the buffers");
+        return Err(fail(format!("the writer did not block: {counts}")));
     }
-    let mut outcome = Outcome::new(if whole == THE_LESSONS {
-        Verdict::Reproduced
-    } else {
-        Verdict::Differs
-    }) // as on another system
-    .with(
-        "the lesson, macOS",
-        format!(
-            "blocked after {} bytes, 24,108 more were taken",
-            thousands(THE_LESSONS)
-        ),
-    )
-    .with(
-        "buffers as the kernel chooses",
-        format!(
-            "blocked after {} bytes, {} more were taken",
-            thousands(whole),
-            thousands(all - whole)
-        ),
-    )
-    .with(
-        "where they are",
-        format!(
-            "sender's queue {} + receiver's queue {}",
-            thousands(sending),
-            thousands(received)
-        ),
-    );
-    for size in [16_384, 65_536, 262_144] {
-        let mut totals = [0; 3];
-        for total in &mut totals {
-            let (client, _server) = pair_with_buffers(size)?;
-            *total = fill(&client, WRITE)?.iter().sum();
-        }
-        let [first, second, third] = totals.map(thousands);
-        outcome = outcome.with(
-            format!("buffers of {} bytes, thrice", thousands(size)),
-            format!("{first}; {second}; {third}"),
-        );
-    }
-    Ok(outcome)
+    let three_runs = |size| {
+        let run = || io::Result::Ok(fill(&pair_with_buffers(size)?.0, WRITE)?.iter().sum());
+        let totals = [run()?, run()?, run()?].map(thousands);
+        io::Result::Ok(totals.join("; "))
+    };
+    let (small, medium) = (three_runs(16_384)?, three_runs(65_536)?);
+    let (large, more, lesson) = (three_runs(262_144)?, all - whole, LESSON);
+    let verdict = match whole {
+        LESSON => Verdict::Reproduced,
+        _ => Verdict::Differs, // as on another system
+    };
+    verdict.measured(values![
+        lesson, whole, more, sending, received, small, medium, large
+    ])
 }
 
-/// One line of the plot: `r` is where the reader is, `w` the writer, and between them is what the buffers hold.
+/// One line of the plot: `r` is the reader, `w` the writer, and between them is what the buffers
+/// hold.
 fn plot(read: usize, written: usize, most: usize) -> String {
     let column = |bytes: usize| bytes * 50 / most.max(1);
     let mut line = vec![' '; 51];
@@ -237,35 +182,30 @@ pub(crate) fn c53(_: Lab) -> io::Result<Outcome> {
     let mut buffer = vec![0; READ];
     while steps.len() <= 12 {
         server.read_exact(&mut buffer)?;
-        steps.push((steps.len() * READ, writer.blocks(Duration::from_millis(20)))); // the lesson's server waits for 5 s
+        // The lesson's server waits for 5 s.
+        steps.push((steps.len() * READ, writer.blocks(Duration::from_millis(20))));
     }
     drop(server);
     writer.end()?;
-    let (_, most) = *steps.last().expect("there are 13");
-    let rises: Vec<usize> = steps
-        .windows(2)
-        .map(|pair| (pair[1].1 - pair[0].1) / WRITE)
-        .collect();
-    let (flat, goes_on) = (rises.contains(&0), most > steps[0].1);
-    let mut outcome = Outcome::new(Verdict::Refined.only_if(goes_on && flat));
-    for (read, written) in steps {
-        outcome = outcome.with(
-            format!("read {:>7}", thousands(read)),
-            format!(
-                "written {:>9} |{}|",
-                thousands(written),
-                plot(read, written, most)
-            ),
-        );
-    }
-    outcome = outcome.with("writes that finished with each read", format!("{rises:?}"));
-    Ok(outcome.note("So the client can write again, as the lesson says, but not after each read."))
+    let (first, most) = (steps[0].1, steps[steps.len() - 1].1);
+    let rises = steps.windows(2).map(|pair| (pair[1].1 - pair[0].1) / WRITE);
+    let rises: Vec<usize> = rises.collect();
+    let verdict = Verdict::Refined.only_if(most > first && rises.contains(&0));
+    let lines = steps.into_iter().map(|(read, written)| {
+        let plot = plot(read, written, most);
+        let [read, written] = [read, written].map(thousands);
+        (
+            format!("read {read:>7}"),
+            format!("written {written:>9} |{plot}|"),
+        )
+    });
+    Ok(Outcome::new(verdict, values![rises]).with_all(lines))
 }
 
-/// The lesson's server, to be killed: reads once, says how much, and sleeps.
+/// The lesson's server, to be killed: reads once, prints how much, and sleeps.
 pub(crate) fn reader(_: &[String]) -> io::Result<()> {
-    let listener = listen()?;
-    println!("{}", listener.local_addr()?);
+    let (listener, addr) = listening(0, 0)?;
+    println!("{addr}");
     let (mut stream, _) = listener.accept()?;
     println!("{}", stream.read(&mut vec![0; READ])?);
     io::stdin().read_line(&mut String::new())?; // never comes
@@ -274,44 +214,24 @@ pub(crate) fn reader(_: &[String]) -> io::Result<()> {
 
 pub(crate) fn c54(_: Lab) -> io::Result<Outcome> {
     let mut server = Player::start("reader", &[])?;
-    let client = TcpStream::connect(server.line()?)?;
-    let writer = Writer::start(client)?;
+    let writer = Writer::start(TcpStream::connect(server.line()?)?)?;
     let read: usize = server.line()?.parse().map_err(io::Error::other)?;
     let whole = writer.blocks(Duration::from_millis(200));
     server.kill()?;
     let results = writer.end()?;
-    let total: usize = results
-        .iter()
-        .filter_map(|result| result.as_ref().ok())
-        .sum();
-    let errors: Vec<String> = results
-        .iter()
-        .filter_map(|result| result.as_ref().err())
-        .map(name_of)
-        .collect();
-    let verdict = match (
-        errors.first().map(String::as_str),
-        errors.get(1).map(String::as_str),
-    ) {
-        (Some("EPIPE"), _) => Verdict::Reproduced,
-        (Some("ECONNRESET"), Some("EPIPE")) if total > read => Verdict::Differs,
+    let total: usize = results.iter().flatten().sum();
+    let errors = results.iter().filter_map(|result| result.as_ref().err());
+    let errors: Vec<String> = errors.map(name_of).collect();
+    let verdict = match errors.iter().map(String::as_str).collect::<Vec<_>>()[..] {
+        ["EPIPE", ..] => Verdict::Reproduced,
+        ["ECONNRESET", "EPIPE", ..] if total > read => Verdict::Differs,
         _ => {
-            return Err(io::Error::other(format!(
-                "the writer's errors were {errors:?}, of {total} bytes {read} were read"
+            let counts = format!("of {total} bytes {read} were read");
+            return Err(fail(format!(
+                "the writer's errors were {errors:?}, {counts}"
             )));
         }
     };
-    Ok(Outcome::new(verdict)
-        .with(
-            "blocked after",
-            format!("{} bytes in whole writes", thousands(whole)),
-        )
-        .with(
-            "the write that waited, when the reader was killed",
-            format!("{}, no error", thousands(total - whole)),
-        )
-        .with("the next two writes", errors.join(", then "))
-        .with("written in all", format!("{} bytes", thousands(total)))
-        .with("read by the server", format!("{} bytes", thousands(read)))
-        .with("lost", format!("{} bytes", thousands(total - read))))
+    let (part, lost) = (total - whole, total - read);
+    verdict.measured(values![whole, part, errors, total, read, lost])
 }

@@ -1,24 +1,21 @@
-//! Write deadlines: Go's, as the loop keeps them, beside the time-out of a blocking socket. C55 and C56, whose texts are in `write.rs`.
+//! Write deadlines: Go's, as the loop keeps them, beside the timeout of a blocking socket. C55 and
+//! C56.
 
-use std::io::{self, Write};
-use std::net::TcpStream;
-use std::time::Duration;
-
-use glassloop::{SendError, Verdict as Next};
+use glassloop::{Context, SendError, Verdict as Next};
 
 use super::beside;
-use super::claim::{Lab, Outcome, Verdict};
-use super::lone::Lone;
-use super::tools::{drain, name_of, pair_with_buffers, result, thousands};
+use super::lines::{Lines, Lone};
+use super::prelude::*;
 
 /// How far ahead the deadlines are.
 const AHEAD: Duration = Duration::from_millis(50);
-/// What is written at a time: more than the buffers hold, so that a part of it must be left.
+/// The size of a write: more than the buffers hold, so that a part of it is left.
 const WRITE: usize = 1 << 20;
 
-/// Gives the loop more than the sockets to its peer can hold, and a deadline once they are full. Returns how much, when that has passed.
-fn overfill(lone: &mut Lone) -> io::Result<usize> {
-    let data = vec![b'x'; 32_768];
+/// A loop with more bytes than the sockets to its peer can hold, when its write deadline has
+/// passed; and the number of these bytes.
+fn overfilled(on_deadline: fn(&mut Context<'_, Lines>) -> Next) -> io::Result<(Lone, usize)> {
+    let (mut lone, data) = (Lone::new(on_deadline)?, vec![b'x'; 32_768]);
     let queued = lone.with(|cx| {
         while cx.try_send(&data[..]).is_ok() {} // to the cap, 1 MiB
         cx.pending()
@@ -27,15 +24,15 @@ fn overfill(lone: &mut Lone) -> io::Result<usize> {
         lone.during(Duration::from_millis(1))?;
     }
     lone.with(|cx| cx.set_write_deadline(Some(cx.now() + AHEAD)))?;
-    let passed = lone.until(|diary| !diary.passed.is_empty())?;
-    if passed {
-        Ok(queued)
+    if lone.until(|record| !record.passed.is_empty())? {
+        Ok((lone, queued))
     } else {
-        Err(io::Error::other("the write deadline did not pass"))
+        Err(fail("the write deadline did not pass"))
     }
 }
 
-/// Writes to a peer that does not read, with a time-out for each write, until one takes nothing. Returns what each came to.
+/// Writes to a peer that does not read, with a timeout for each write, until one takes nothing.
+/// Returns the result of each.
 fn write_until_nothing(mut stream: &TcpStream) -> io::Result<Vec<io::Result<usize>>> {
     stream.set_write_timeout(Some(AHEAD))?;
     let (data, mut results) = (vec![b'x'; WRITE], Vec::new());
@@ -45,76 +42,30 @@ fn write_until_nothing(mut stream: &TcpStream) -> io::Result<Vec<io::Result<usiz
     Ok(results)
 }
 
-/// Whether a write gave up for want of room.
-fn timed_out(write: &io::Result<usize>) -> bool {
-    write
-        .as_ref()
-        .is_err_and(|error| name_of(error) == "EAGAIN")
-}
-
-fn sum(results: &[io::Result<usize>]) -> usize {
-    results
-        .iter()
-        .filter_map(|result| result.as_ref().ok())
-        .sum()
-}
-
 pub(crate) fn c55(_: Lab) -> io::Result<Outcome> {
-    let mut lone = Lone::new(|_| Next::Close)?;
-    let queued = overfill(&mut lone)?;
-    let reason = lone.diary().ended.clone().unwrap_or_default();
+    let (mut lone, queued) = overfilled(|_| Next::Close)?;
+    let reason = lone.record().ended.clone().unwrap_or_default();
     let counters = lone.reactor.counters();
-    let (sent, dropped) = (
-        counters.bytes_written as usize,
-        counters.bytes_dropped as usize,
-    );
+    let [sent, dropped] =
+        [counters.bytes_written, counters.bytes_dropped].map(|count| count as usize);
     let arrived = lone.read(usize::MAX)?;
 
     let (client, mut server) = pair_with_buffers(65_536)?;
-    let results = write_until_nothing(&client)?;
+    let took = write_until_nothing(&client)?;
     drop(client);
-    let (written, came) = (sum(&results), io::copy(&mut server, &mut io::sink())?);
-    let [first, .., last] = &results[..] else {
-        return Err(io::Error::other("the first write took nothing"));
+    let came = io::copy(&mut server, &mut io::sink())? as usize;
+    let written: usize = took.iter().flatten().sum();
+    let [Ok(first), .., last] = &took[..] else {
+        return Err(fail("the first write took nothing"));
     };
-    let took = results.iter().map(result).collect::<Vec<_>>().join(", ");
-    let is_partial = first.as_ref().is_ok_and(|count| *count < WRITE);
     let in_loop = sent > 0 && dropped > 0 && sent + dropped == queued && arrived == sent;
-    let as_known = in_loop && is_partial && timed_out(last) && written as u64 == came;
-    let go = beside::partial_write()?;
-    let verdict = Verdict::reproduced_if(as_known && go.agrees());
-    Ok(go.show(
-        Outcome::new(verdict)
-            .with(
-                "blocking socket, SO_SNDTIMEO of 50 ms, writes of 1,048,576 bytes",
-                took,
-            )
-            .with(
-                "the peer reads later",
-                format!(
-                    "{} bytes, of {} written",
-                    thousands(came as usize),
-                    thousands(written)
-                ),
-            )
-            .with("loop, write deadline in 50 ms", format!("closed: {reason}"))
-            .with(
-                "of what was queued there",
-                format!(
-                    "{} bytes: {} sent, {} dropped; the peer reads {}",
-                    thousands(queued),
-                    thousands(sent),
-                    thousands(dropped),
-                    thousands(arrived)
-                ),
-            )
-            .note("How large the part is depends on the buffers: see C52."),
-    ))
+    let as_known = in_loop && *first < WRITE && is_eagain(last) && written == came;
+    let values = values![took, came, written, reason, queued, sent, dropped, arrived];
+    beside::partial_write()?.measured(Verdict::reproduced_if(as_known), values)
 }
 
 pub(crate) fn c56(_: Lab) -> io::Result<Outcome> {
-    let mut lone = Lone::new(|_| Next::Continue)?; // it is not set anew
-    let queued = overfill(&mut lone)?;
+    let (mut lone, queued) = overfilled(|_| Next::Continue)?; // it is not set again
     let sent = lone.reactor.counters().bytes_written as usize;
     let arrived = lone.read(sent)?; // there is room again
     lone.during(AHEAD)?;
@@ -127,41 +78,12 @@ pub(crate) fn c56(_: Lab) -> io::Result<Outcome> {
     let rest = lone.read(queued - sent)?;
 
     let (client, server) = pair_with_buffers(65_536)?;
-    let results = write_until_nothing(&client)?;
+    let last = write_until_nothing(&client)?.pop();
     drain(&server)?;
     let next = (&client).write(b"more");
     let sticky =
         arrived == sent && more == 0 && refused.starts_with("refused") && rest == queued - sent;
-    let per_call =
-        results.last().is_some_and(timed_out) && next.as_ref().is_ok_and(|count| *count == 4);
-    let go = beside::partial_write()?;
-    let verdict = Verdict::reproduced_if(sticky && per_call && go.agrees());
-    Ok(go.show(
-        Outcome::new(verdict)
-            .with(
-                "loop, deadline passed",
-                format!(
-                    "{} of {} bytes were sent",
-                    thousands(sent),
-                    thousands(queued)
-                ),
-            )
-            .with(
-                "the peer has read them, there is room",
-                format!("{more} bytes go out; try_send is {refused}"),
-            )
-            .with(
-                "deadline cleared",
-                format!("the other {} bytes go out", thousands(rest)),
-            )
-            .with(
-                "blocking socket, SO_SNDTIMEO: last write into a full socket",
-                results.last().map(result).unwrap_or_default(),
-            )
-            .with(
-                "the peer has read all; the next write, nothing set anew",
-                result(&next),
-            )
-            .note("So SO_SNDTIMEO is not sticky."),
-    ))
+    let per_call = last.as_ref().is_some_and(is_eagain) && is_count(&next, 4);
+    let values = values![sent, queued, more, refused, rest, last, next];
+    beside::partial_write()?.measured(Verdict::reproduced_if(sticky && per_call), values)
 }

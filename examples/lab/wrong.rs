@@ -1,18 +1,16 @@
-//! Eight reactors that are wrong, each in a way that many are: the symptom, what catches it, and the fix.
+//! Eight reactors that are wrong, each in a common way: the symptom, what catches it, and the fix.
 //!
-//! Each is two files, `wrong.rs` and `right.rs`, which differ by the fix and nothing else, and a detector that is run against both.
+//! Three servers can make these mistakes, one at a time: `MISTAKE` chooses it, and with 0 a server
+//! makes none. The text of either version, and so the difference, comes from the source by
+//! [`version`].
 
-#[allow(clippy::needless_pass_by_value)] // it takes its listener as all of them do
-mod accept_spin;
+mod detect;
+mod edge;
+#[allow(clippy::needless_pass_by_value)] // they take their listener as the others do
+mod jobs;
 #[allow(clippy::needless_pass_by_value)]
-mod always_out;
-mod eof_drops;
-mod no_flush;
-mod no_generation;
-mod no_limit;
-mod one_read;
+mod level;
 mod subject;
-mod write_all;
 
 use std::io;
 use std::net::TcpListener;
@@ -26,46 +24,40 @@ use similar::TextDiff;
 
 use super::parts::Part;
 use super::report::{paragraph, say};
+use super::text::{Entry, entries};
 use subject::Subject;
 
 /// The processes in which they run.
 pub(crate) const PARTS: &[(&str, Part)] = &[(subject::PART, subject::play)];
 
-const ALL: [Wrong; 8] = [
-    one_read::WRONG,
-    write_all::WRONG,
-    eof_drops::WRONG,
-    always_out::WRONG,
-    no_generation::WRONG,
-    no_limit::WRONG,
-    no_flush::WRONG,
-    accept_spin::WRONG,
-];
+const W1: u32 = 1;
+const W2: u32 = 2;
+const W3: u32 = 3;
+const W4: u32 = 4;
+const W5: u32 = 5;
+const W6: u32 = 6;
+const W7: u32 = 7;
+const W8: u32 = 8;
 
-/// A mistake, in a reactor that makes it and in one that does not.
-#[derive(Clone)]
+/// The most reply bytes that were ever queued for a client.
+static QUEUED: AtomicUsize = AtomicUsize::new(0);
+static WAKE_UPS: AtomicUsize = AtomicUsize::new(0);
+/// Accepts that failed.
+static FAILED: AtomicUsize = AtomicUsize::new(0);
+
+/// A mistake: a server that makes it, the same server without it, and what finds it.
+#[derive(Clone, Copy)]
 pub(crate) struct Wrong {
-    /// w1 to w8.
+    id: &'static str,
     name: &'static str,
-    /// Where its two files are, below this directory.
-    folder: &'static str,
-    title: &'static str,
-    /// What a test looks at.
-    detector: &'static str,
-    /// The text of the wrong and of the right one.
-    sources: [&'static str; 2],
-    /// The two of them. They serve for ever.
+    /// The server, and its source below this folder.
+    server: (&'static str, &'static str),
+    /// With the mistake, and with the fix. They serve until they are killed.
     serve: [fn(TcpListener) -> io::Result<()>; 2],
     setting: Setting,
-    /// What the reactors count for the detector.
+    /// What the server counts for the detector.
     counter: Option<&'static AtomicUsize>,
     detect: fn(&mut Subject) -> io::Result<Finding>,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Version {
-    Wrong,
-    Right,
 }
 
 /// What must be scarce for the mistake to show.
@@ -76,32 +68,64 @@ enum Setting {
     FewDescriptors,
 }
 
-/// What a detector has come to.
+/// What a detector has found.
 struct Finding {
     caught: bool,
     /// What it saw, with figures.
     seen: String,
 }
 
-/// A mistake, looked for in both versions.
-struct Shown {
-    wrong: Wrong,
-    findings: [io::Result<Finding>; 2],
+macro_rules! wrong {
+    ($($number:ident $id:literal: $server:ident $name:ident $setting:ident $counter:expr;)*) => {
+        [$(Wrong {
+            id: $id,
+            name: stringify!($name),
+            server: (
+                concat!(stringify!($server), ".rs"),
+                include_str!(concat!("wrong/", stringify!($server), ".rs")),
+            ),
+            serve: [$server::serve::<$number>, $server::serve::<0>],
+            setting: Setting::$setting,
+            counter: $counter,
+            detect: detect::$name,
+        }),*]
+    };
 }
 
-/// The one with this name.
+const ALL: [Wrong; 8] = wrong! {
+    W1 "w1": edge one_read Ordinary None;
+    W2 "w2": edge write_all SmallBuffers None;
+    W3 "w3": edge eof_drops Ordinary None;
+    W4 "w4": level always_out Ordinary Some(&WAKE_UPS);
+    W5 "w5": jobs no_generation Ordinary None;
+    W6 "w6": edge no_limit SmallBuffers Some(&QUEUED);
+    W7 "w7": edge no_flush Ordinary None;
+    W8 "w8": level accept_spin FewDescriptors Some(&FAILED);
+};
+
+/// The text on a mistake: what it is, and what its detector does.
+fn text(id: &str) -> [String; 2] {
+    const FILE: &str = "src/guide/lab/wrong.md";
+    const FIELDS: [&str; 2] = ["Mistake", "Detector"];
+    let texts = entries(FILE, include_str!("../../src/guide/lab/wrong.md"), &FIELDS);
+    let texts = texts.unwrap_or_else(|error| panic!("the lab's texts: {error}"));
+    let entry: Option<&Entry> = texts.iter().find(|entry| entry.id == id);
+    let entry = entry.unwrap_or_else(|| panic!("{FILE} has no text for {id}"));
+    FIELDS.map(|name| {
+        entry
+            .text(name)
+            .unwrap_or_else(|error| panic!("{FILE}: {error}"))
+    })
+}
+
+/// The mistake with this id or name.
 ///
 /// # Errors
-/// If there is none: with the list of those that there are.
+/// If there is none: with the list of all.
 pub(crate) fn find(name: &str) -> Result<Wrong, String> {
-    let found = ALL
-        .into_iter()
-        .find(|wrong| name.eq_ignore_ascii_case(wrong.name) || name == wrong.folder);
-    found.ok_or_else(|| {
-        let names: Vec<String> = ALL
-            .iter()
-            .map(|wrong| format!("  {} {}", wrong.name, wrong.title))
-            .collect();
+    let is_meant = |wrong: &Wrong| name.eq_ignore_ascii_case(wrong.id) || name == wrong.name;
+    ALL.into_iter().find(is_meant).ok_or_else(|| {
+        let names = ALL.map(|Wrong { id, .. }| format!("  {id} {}", text(id)[0]));
         format!(
             "{name} is none of the wrong reactors, which are:\n{}",
             names.join("\n")
@@ -109,22 +133,19 @@ pub(crate) fn find(name: &str) -> Result<Wrong, String> {
     })
 }
 
-/// Runs these, or all: each as it is wrong and as it is right. Fails unless every wrong one is caught, and no right one.
+/// Runs these, or all: each with the mistake and with the fix. Fails unless each mistake is caught
+/// and each fix passes.
 pub(crate) fn run(chosen: Vec<Wrong>, json: bool) -> ExitCode {
-    let begun = Instant::now();
+    let (begun, mut all, mut results) = (Instant::now(), true, Vec::new());
     let chosen = if chosen.is_empty() {
         ALL.to_vec()
     } else {
         chosen
     };
-    let (mut all, mut results) = (true, Vec::new());
     let count = chosen.len();
     for wrong in chosen {
-        let shown = Shown {
-            findings: wrong.look(),
-            wrong,
-        };
-        all &= shown.caught() && shown.fix_passes();
+        let shown = Shown::of(&wrong);
+        all &= shown.caught && shown.fix_passes;
         if json {
             results.push(shown.json());
         } else {
@@ -139,83 +160,72 @@ pub(crate) fn run(chosen: Vec<Wrong>, json: bool) -> ExitCode {
         } else {
             "NOT every one is caught and its fix let pass"
         };
+        let took = begun.elapsed().as_secs_f64();
         say(format!(
-            "wrong reactors: {count}, in {:.1} s; {verdict}\n",
-            begun.elapsed().as_secs_f64()
+            "wrong reactors: {count}, in {took:.1} s; {verdict}\n"
         ));
     }
-    if all {
-        ExitCode::SUCCESS
-    } else {
-        ExitCode::FAILURE
-    }
+    ExitCode::from(u8::from(!all))
 }
 
-impl Wrong {
-    /// Runs the detector against the wrong and the right one, which do not meet.
-    fn look(&self) -> [io::Result<Finding>; 2] {
-        let look = |version| (self.detect)(&mut Subject::start(self, version)?);
-        thread::scope(|scope| {
-            let looks =
-                [Version::Wrong, Version::Right].map(|version| scope.spawn(move || look(version)));
-            looks.map(|look| look.join().expect("no detector panics"))
-        })
-    }
-
-    /// From wrong to right, as it is in the files.
-    fn diff(&self) -> String {
-        let [wrong, right] = self.sources;
-        let file =
-            |version: Version| format!("examples/lab/wrong/{}/{}.rs", self.folder, version.name());
-        TextDiff::from_lines(wrong, right)
-            .unified_diff()
-            .context_radius(2)
-            .header(&file(Version::Wrong), &file(Version::Right))
-            .to_string()
-    }
-}
-
-impl Version {
-    fn name(self) -> &'static str {
-        match self {
-            Self::Wrong => "wrong",
-            Self::Right => "right",
-        }
-    }
-
-    fn named(name: &str) -> Option<Self> {
-        [Self::Wrong, Self::Right]
-            .into_iter()
-            .find(|version| version.name() == name)
-    }
+/// What the detector found in both versions, and how they differ.
+struct Shown {
+    id: &'static str,
+    title: String,
+    detector: String,
+    caught: bool,
+    fix_passes: bool,
+    /// With the mistake, and with the fix.
+    seen: [String; 2],
+    diff: String,
 }
 
 impl Shown {
-    fn caught(&self) -> bool {
-        matches!(&self.findings[0], Ok(Finding { caught: true, .. }))
-    }
-
-    fn fix_passes(&self) -> bool {
-        matches!(&self.findings[1], Ok(Finding { caught: false, .. }))
-    }
-
-    /// What was seen of a version, or why nothing was.
-    fn seen(&self, version: Version) -> String {
-        match &self.findings[version as usize] {
-            Ok(finding) => finding.seen.clone(),
-            Err(error) => format!("the detector failed: {error}"),
+    /// Runs the detector against both versions, which do not meet.
+    fn of(wrong: &Wrong) -> Self {
+        let look = |version| (wrong.detect)(&mut Subject::start(wrong, version)?);
+        let findings = thread::scope(|scope| {
+            let looks = [0, 1].map(|version| scope.spawn(move || look(version)));
+            looks.map(|look| look.join().expect("no detector panics"))
+        });
+        let caught = findings
+            .each_ref()
+            .map(|finding| finding.as_ref().ok().map(|it| it.caught));
+        let [title, detector] = text(wrong.id);
+        let (file, source) = wrong.server;
+        let [from, to] = [version(source, wrong.id), version(source, "")];
+        let [old, new] = ["wrong", "right"].map(|version| format!("{file}, {version}"));
+        Self {
+            id: wrong.id,
+            title,
+            detector,
+            caught: caught[0] == Some(true),
+            fix_passes: caught[1] == Some(false),
+            seen: findings.map(|finding| match finding {
+                Ok(finding) => finding.seen,
+                Err(error) => format!("the detector failed: {error}"),
+            }),
+            diff: TextDiff::from_lines(&from, &to)
+                .unified_diff()
+                .context_radius(2)
+                .header(&old, &new)
+                .to_string(),
         }
     }
 
     fn text(&self) -> String {
         let yes_no = |yes| if yes { "yes" } else { "NO" };
-        let mut text = format!("{}  {}\n", self.wrong.name, self.wrong.title);
-        text += &paragraph("symptom", &self.seen(Version::Wrong));
-        text += &paragraph("detector", self.wrong.detector);
-        text += &paragraph("caught", yes_no(self.caught()));
-        text += &paragraph("with the fix", &self.seen(Version::Right));
-        text += &paragraph("fix passes", yes_no(self.fix_passes()));
-        for line in self.wrong.diff().lines() {
+        let mut text = format!("{}  {}\n", self.id, self.title);
+        for (name, value) in [
+            ("symptom", &*self.seen[0]),
+            ("detector", &*self.detector),
+            ("caught", yes_no(self.caught)),
+            ("with the fix", &*self.seen[1]),
+            ("fix passes", yes_no(self.fix_passes)),
+        ] {
+            text += &paragraph(name, value);
+        }
+        for line in self.diff.lines() {
             text += format!("    {line}").trim_end();
             text.push('\n');
         }
@@ -223,22 +233,46 @@ impl Shown {
     }
 
     fn json(&self) -> Value {
-        let Wrong {
-            name,
-            title,
-            detector,
-            ..
-        } = &self.wrong;
-        let (symptom, caught, fix_passes) =
-            (self.seen(Version::Wrong), self.caught(), self.fix_passes());
         json!({
-            "wrong": name,
-            "title": title,
-            "symptom": symptom,
-            "detector": detector,
-            "caught": caught,
-            "fix_passes": fix_passes,
-            "diff": self.wrong.diff(),
+            "wrong": self.id,
+            "title": self.title,
+            "symptom": self.seen[0],
+            "detector": self.detector,
+            "caught": self.caught,
+            "fix_passes": self.fix_passes,
+            "diff": self.diff,
         })
     }
+}
+
+/// A server's source with this mistake and no other: each `if MISTAKE == …` and `if MISTAKE != …`
+/// is replaced by the branch that it takes, and an `else` that is never taken is left out.
+fn version(source: &str, id: &str) -> String {
+    let (mut text, mut lines) = (Vec::new(), source.lines());
+    while let Some(line) = lines.next() {
+        let indent = &line[..line.len() - line.trim_start().len()];
+        let Some(condition) = line.trim_start().strip_prefix("if MISTAKE ") else {
+            text.push(line.to_string());
+            continue;
+        };
+        let (equal, rest) = condition.split_at(2);
+        let (number, rest) = rest.trim_start().split_at(2);
+        let taken = (equal == "==") == number.eq_ignore_ascii_case(id);
+        let further = rest.strip_prefix(" && ").filter(|_| taken);
+        text.extend(further.map(|further| format!("{indent}if {further}")));
+        let mut keep = taken;
+        for line in lines.by_ref() {
+            match line.strip_prefix(indent) {
+                Some("} else {") => keep = !keep,
+                Some("}") => break,
+                _ if keep && further.is_some() => text.push(line.to_string()),
+                _ if keep => text.push(line.replacen("    ", "", 1)),
+                _ => {}
+            }
+        }
+        text.extend(further.map(|_| format!("{indent}}}")));
+    }
+    let text = text.join("\n") + "\n";
+    text.replace("<const MISTAKE: u32>", "")
+        .replace("::<MISTAKE>", "")
 }

@@ -1,4 +1,4 @@
-//! One connection under load: what is due on it, what was sent, and the ack that must come next.
+//! One connection under load: its due and sent requests, and the next expected ack.
 
 use std::collections::VecDeque;
 use std::io::{ErrorKind, Read, Write};
@@ -10,45 +10,51 @@ use hdrhistogram::Histogram;
 use mio::net::TcpStream;
 
 use crate::Dialect;
-use crate::wire::{Batch, ack_of, count_up, explain};
+use crate::wire::{Batch, ack_of, describe_mismatch, increment};
 
-/// The ID of the first request after the greeting.
-const SECOND: u64 = 2;
-/// Where mio has epoll or kqueue, fewer bytes than there was room for prove that the socket is empty.
+/// Number of the ID of the first request under load. The connector has sent ID 1.
+const FIRST_ID: u64 = 2;
+/// With epoll or kqueue, a read that returns less than was asked for proves that the socket is
+/// empty.
 const SHORT_READ_IS_EMPTY: bool = cfg!(unix);
 
-/// From when a request's latency counts. All times are nanoseconds since the load began.
+/// When requests are due, and from when their latencies count. All times are nanoseconds since the
+/// load began.
 #[derive(Clone, Copy)]
 pub(crate) enum Pace {
-    /// From when it was sent: so many are always under way.
+    /// Closed loop: `depth` requests are always outstanding. Latency counts from the time of
+    /// sending.
     Closed { depth: u64 },
-    /// From when it was due: they take turns over so many connections, one each `gap`.
+    /// Open loop: one request is due each `gap`, on each of `conns` connections in turn. Latency
+    /// counts from the time when the request was due.
     Open { gap: f64, conns: u64 },
 }
 
-/// When the `n`-th request of an open loop is due.
+/// Returns when the `n`-th request of an open loop is due.
 #[inline]
 pub(crate) fn due_at(gap: f64, n: u64) -> u64 {
     (n as f64 * gap) as u64
 }
 
-/// What came of the load so far.
-pub(crate) struct Tally {
+/// The counts and latencies so far.
+pub(crate) struct Counts {
     pub(crate) began: Instant,
-    /// Of requests from `since` on.
+    /// Latencies of the requests that count from `since` or later.
     pub(crate) latencies: Histogram<u64>,
     pub(crate) since: u64,
     pub(crate) acked: u64,
 }
 
-impl Tally {
+impl Counts {
+    /// Returns the nanoseconds since the load began.
     #[inline]
     pub(crate) fn now(&self) -> u64 {
         self.began.elapsed().as_nanos() as u64
     }
 
+    /// Records `count` latencies from `from` to `now`.
     #[inline]
-    pub(crate) fn note(&mut self, from: u64, now: u64, count: u64) {
+    pub(crate) fn record(&mut self, from: u64, now: u64, count: u64) {
         if from >= self.since {
             self.latencies
                 .saturating_record_n(now.saturating_sub(from), count);
@@ -56,28 +62,29 @@ impl Tally {
     }
 }
 
-/// A connection. Its greeting was answered already, and is not among its requests and acks.
+/// A connection. The request and ack of its opening are not counted here.
 pub(crate) struct Conn {
     pub(crate) stream: TcpStream,
     number: u32,
     pub(crate) local: SocketAddr,
-    /// Requests that are to be sent by now.
+    /// Requests that are due so far.
     pub(crate) due: u64,
-    /// Requests that the socket has taken whole, and how much of the next one.
+    /// Requests that the socket has taken in full.
     sent: u64,
-    torn: usize,
+    /// Bytes of the next request that it has taken.
+    partial: usize,
     pub(crate) acked: u64,
-    /// The next ack, to the byte.
-    wanted: [u8; Ack::LEN],
-    /// The front of an ack that came in pieces.
+    /// The exact bytes of the next ack.
+    expected: [u8; Ack::LEN],
+    /// The first bytes of an ack that has arrived in part.
     part: [u8; Ack::LEN],
     part_len: usize,
-    /// Closed loop: when requests were sent that have no ack yet, and how many at once.
-    stamps: VecDeque<(u64, u64)>,
-    /// Whether the socket took no more.
+    /// Closed loop: requests without an ack, as the time of sending and the number sent then.
+    sent_at: VecDeque<(u64, u64)>,
+    /// True if the last write would have blocked.
     pub(crate) blocked: bool,
-    /// Since when it has waited for an ack without any coming.
-    pub(crate) waits_since: u64,
+    /// When the last ack came, or when requests became outstanding after that.
+    pub(crate) waiting_since: u64,
 }
 
 impl Conn {
@@ -88,92 +95,93 @@ impl Conn {
             local,
             due: 0,
             sent: 0,
-            torn: 0,
+            partial: 0,
             acked: 0,
-            wanted: ack_of(dialect, Id::nth(SECOND)),
+            expected: ack_of(dialect, Id::nth(FIRST_ID)),
             part: [0; Ack::LEN],
             part_len: 0,
-            stamps: VecDeque::new(),
+            sent_at: VecDeque::new(),
             blocked: false,
-            waits_since: 0,
+            waiting_since: 0,
         }
     }
 
+    /// Returns the number of due requests without an ack.
     pub(crate) fn outstanding(&self) -> u64 {
         self.due - self.acked
     }
 
-    /// Closed loop: makes as many requests due as may be under way.
+    /// Closed loop: makes requests due until `depth` are outstanding. Returns how many.
     #[inline]
     pub(crate) fn top_up(&mut self, depth: u64, now: u64) -> u64 {
         let more = self.acked + depth - self.due;
         if more > 0 {
-            self.stamps.push_back((now, more));
+            self.sent_at.push_back((now, more));
             self.due += more;
         }
         more
     }
 
-    /// Sends what is due, until the socket takes no more.
+    /// Sends the due requests, until the socket would block.
     #[inline]
     pub(crate) fn send(&mut self, batch: &mut Batch, now: u64) -> Result<(), String> {
         if self.sent == self.acked {
-            self.waits_since = now;
+            self.waiting_since = now;
         }
         while self.sent < self.due && !self.blocked {
-            let bytes = batch.of(Id::nth(self.sent + SECOND), self.due - self.sent);
-            match self.stream.write(&bytes[self.torn..]) {
-                Ok(0) => return Err(self.says("its socket takes nothing, and gives no reason")),
+            let bytes = batch.requests(Id::nth(self.sent + FIRST_ID), self.due - self.sent);
+            match self.stream.write(&bytes[self.partial..]) {
+                Ok(0) => return Err(self.describe("write returned 0")),
                 Ok(taken) => {
-                    let taken = self.torn + taken;
+                    let taken = self.partial + taken;
                     self.sent += (taken / batch.frame()) as u64;
-                    self.torn = taken % batch.frame();
+                    self.partial = taken % batch.frame();
                 }
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 Err(error) if error.kind() == ErrorKind::WouldBlock => self.blocked = true,
-                Err(error) => return Err(self.lost(&error.to_string())),
+                Err(error) => return Err(self.ended(&error.to_string())),
             }
         }
         Ok(())
     }
 
-    /// Reads and checks the acks that have come, until the socket is empty. Returns how many.
+    /// Reads and checks acks, until the socket is empty. Returns how many.
     #[inline]
     pub(crate) fn receive(
         &mut self,
         scratch: &mut [u8],
         pace: Pace,
-        tally: &mut Tally,
+        counts: &mut Counts,
     ) -> Result<u64, String> {
         let mut all = 0;
         loop {
             scratch[..self.part_len].copy_from_slice(&self.part[..self.part_len]);
             let room = scratch.len() - self.part_len;
             let read = match self.stream.read(&mut scratch[self.part_len..]) {
-                Ok(0) => return Err(self.lost("the server has closed it")),
+                Ok(0) => return Err(self.ended("closed by the server")),
                 Ok(read) => read,
                 Err(error) if error.kind() == ErrorKind::Interrupted => continue,
                 Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(all),
-                Err(error) => return Err(self.lost(&error.to_string())),
+                Err(error) => return Err(self.ended(&error.to_string())),
             };
-            let now = tally.now();
+            let now = counts.now();
             let mut acks = scratch[..self.part_len + read].chunks_exact(Ack::LEN);
             let before = self.acked;
             for ack in &mut acks {
-                if ack != self.wanted || self.acked == self.sent {
-                    return Err(self.wrong(ack));
+                if ack != self.expected || self.acked == self.sent {
+                    return Err(self.unexpected(ack));
                 }
                 self.acked += 1;
-                count_up(&mut self.wanted[5..Request::HEADER]);
+                increment(&mut self.expected[5..Request::HEADER]);
             }
             let rest = acks.remainder();
             self.part_len = rest.len();
             self.part[..self.part_len].copy_from_slice(rest);
             let fresh = self.acked - before;
             if fresh > 0 {
-                self.waits_since = now;
-                self.note(before, fresh, now, pace, tally);
-                tally.acked += fresh;
+                self.waiting_since = now;
+                self.record(before, fresh, now, pace, counts);
+                counts.acked += fresh;
                 all += fresh;
             }
             if read < room && SHORT_READ_IS_EMPTY {
@@ -182,36 +190,36 @@ impl Conn {
         }
     }
 
-    /// Takes down the latencies of `fresh` acks, of which the first answers request number `first`.
+    /// Records the latencies of `fresh` acks, of which the first is for request number `first`.
     #[inline]
-    fn note(&mut self, first: u64, mut fresh: u64, now: u64, pace: Pace, tally: &mut Tally) {
+    fn record(&mut self, first: u64, mut fresh: u64, now: u64, pace: Pace, counts: &mut Counts) {
         match pace {
             Pace::Closed { .. } => {
-                while let Some((sent, count)) = self.stamps.front_mut() {
+                while let Some((sent, count)) = self.sent_at.front_mut() {
                     let answered = fresh.min(*count);
-                    tally.note(*sent, now, answered);
+                    counts.record(*sent, now, answered);
                     (fresh, *count) = (fresh - answered, *count - answered);
                     if *count > 0 {
                         return;
                     }
-                    self.stamps.pop_front();
+                    self.sent_at.pop_front();
                 }
             }
             Pace::Open { gap, conns } => {
                 for n in first..first + fresh {
-                    tally.note(due_at(gap, n * conns + u64::from(self.number)), now, 1);
+                    counts.record(due_at(gap, n * conns + u64::from(self.number)), now, 1);
                 }
             }
         }
     }
 
-    /// Takes down how long the unanswered ones have waited so far.
-    pub(crate) fn give_up(&mut self, now: u64, pace: Pace, tally: &mut Tally) {
-        self.note(self.acked, self.outstanding(), now, pace, tally);
+    /// Records how long the requests without an ack have waited so far.
+    pub(crate) fn record_unanswered(&mut self, now: u64, pace: Pace, counts: &mut Counts) {
+        self.record(self.acked, self.outstanding(), now, pace, counts);
     }
 
-    /// What has happened, to whom.
-    pub(crate) fn says(&self, what: &str) -> String {
+    /// Returns an error message: the connection, its addresses, and what happened.
+    pub(crate) fn describe(&self, what: &str) -> String {
         let server = self
             .stream
             .peer_addr()
@@ -222,23 +230,27 @@ impl Conn {
         )
     }
 
-    fn lost(&self, why: &str) -> String {
+    /// Returns the message for a connection that has ended.
+    fn ended(&self, why: &str) -> String {
         let outstanding = self.outstanding();
-        self.says(&format!("{why}, after {} acks and with {outstanding} requests unanswered; the server's log may say why", self.acked + 1))
+        self.describe(&format!(
+            "{why}, after {} acks and with {outstanding} requests unanswered; see the server's log",
+            self.acked + 1
+        ))
     }
 
-    /// Why an ack is not the one that must come now.
-    fn wrong(&self, ack: &[u8]) -> String {
+    /// Returns the message for an ack that is not the expected one.
+    fn unexpected(&self, ack: &[u8]) -> String {
         let what = if self.acked == self.sent {
             format!(
-                "{} came although no request waits for an ack",
+                "received {} although no request waits for an ack",
                 ack.escape_ascii()
             )
         } else {
-            explain(ack, &self.wanted)
+            describe_mismatch(ack, &self.expected)
         };
-        self.says(&format!(
-            "{what}; {} acks before it were right",
+        self.describe(&format!(
+            "{what}; {} acks before it were correct",
             self.acked + 1
         ))
     }

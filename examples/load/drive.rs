@@ -1,4 +1,4 @@
-//! The load itself: a loop that keeps requests under way, in a closed or an open loop, and reads what comes back.
+//! The event loop: sends requests, in a closed or an open loop, and reads the acks.
 
 use std::error::Error;
 use std::io::{self, ErrorKind};
@@ -10,95 +10,101 @@ use mio::event::Source;
 use mio::net::TcpStream;
 use mio::{Events, Interest, Poll, Token};
 
-use crate::conn::{Conn, Pace, Tally, due_at};
-use crate::crowd::{self, Crowd};
+use crate::conn::{Conn, Counts, Pace, due_at};
+use crate::connector::{self, Connector};
 use crate::report::{Idle, Report, micros};
 use crate::server::Server;
 use crate::wire::Batch;
 use crate::{Args, server};
 
-/// Open loop: closer to the next request than this it is waited for awake, since the poller counts in milliseconds.
-const AWAKE: u64 = 2_000_000;
-/// How often it is looked who waits in vain.
-const LOOK: u64 = 100_000_000;
+/// Open loop: busy-polls if the next request is due sooner than this, in nanoseconds, since the
+/// poller's timeout is in milliseconds.
+const BUSY_POLL: u64 = 2_000_000;
+/// Interval of the checks for late acks, in nanoseconds.
+const CHECK_INTERVAL: u64 = 100_000_000;
 const SECOND: u64 = 1_000_000_000;
 
-/// Why a run came to nothing.
+/// Why a run failed.
 pub(crate) struct Failure {
     pub(crate) error: String,
-    /// Acks up to then.
+    /// Acks up to the failure.
     pub(crate) acked: u64,
 }
 
-/// A run from its first connection to its report.
+/// Runs the load, from opening the connections to the report.
 pub(crate) fn run(args: &Args, addr: SocketAddr) -> Result<Report, Failure> {
     let early = |error: Box<dyn Error>| Failure {
         error: error.to_string(),
         acked: 0,
     };
-    let (mut drive, crowd) = Drive::new(args, addr).map_err(early)?;
-    measure(&mut drive, crowd, args).map_err(|error| Failure {
+    let (mut driver, connector) = Driver::new(args, addr).map_err(early)?;
+    measure(&mut driver, connector, args).map_err(|error| Failure {
         error: error.to_string(),
-        acked: drive.tally.acked,
+        acked: driver.counts.acked,
     })
 }
 
-fn measure(drive: &mut Drive, mut crowd: Crowd, args: &Args) -> Result<Report, Box<dyn Error>> {
-    let server = args.server_pid.map(Server::of).transpose()?;
-    let memory = || server.as_ref().map(Server::settled_memory).transpose();
+/// Opens the idle connections, warms up, measures, and waits for the last acks.
+fn measure(
+    driver: &mut Driver,
+    mut connector: Connector,
+    args: &Args,
+) -> Result<Report, Box<dyn Error>> {
+    let server = args.server_pid.map(Server::new).transpose()?;
+    let memory = || server.as_ref().map(Server::memory_when_idle).transpose();
     let before = memory()?;
-    let idle = crowd.open(args.conns, args.idle, &mut drive.batch)?;
-    drive.tally.acked += u64::from(args.idle);
+    let idle = connector.open(args.conns, args.idle, &mut driver.batch)?;
+    driver.counts.acked += u64::from(args.idle);
     let per_idle = before
         .zip(memory()?)
         .map(|(before, after)| (after as f64 - before as f64) / f64::from(args.idle));
 
-    drive.begin();
-    drive.until(args.warmup, Aim::Load)?;
-    let opening = server.as_ref().map(Server::opening).transpose()?;
-    let (own, acked, from) = (server::own_cpu(), drive.tally.acked, drive.tally.now());
-    drive.tally.since = from;
-    drive.until(Duration::from_nanos(from) + args.secs, Aim::Load)?;
-    let seconds = (drive.tally.now() - from) as f64 / 1e9;
-    let requests = drive.tally.acked - acked;
+    driver.begin();
+    driver.run_until(args.warmup, Phase::Load)?;
+    let start = server.as_ref().map(Server::usage).transpose()?;
+    let (own, acked, from) = (server::own_cpu(), driver.counts.acked, driver.counts.now());
+    driver.counts.since = from;
+    driver.run_until(Duration::from_nanos(from) + args.secs, Phase::Load)?;
+    let seconds = (driver.counts.now() - from) as f64 / 1e9;
+    let requests = driver.counts.acked - acked;
     let client = own
         .zip(server::own_cpu())
         .map(|(before, after)| after.saturating_sub(before).as_secs_f64() / seconds);
-    let usage = match (&server, &opening) {
-        (Some(server), Some(opening)) => Some(server.since(opening)?),
+    let usage = match (&server, &start) {
+        (Some(server), Some(start)) => Some(server.usage_since(start)?),
         _ => None,
     };
-    // What was asked is to be answered, and counts.
-    let last = Duration::from_nanos(drive.tally.now() + 2 * LOOK) + args.ack_timeout; // longer than anybody may be silent
-    drive.until(last, Aim::Rest)?;
-    let unanswered = drive.give_up();
+    // Requests already due count, so wait for their acks: longer than any ack may take.
+    let last = Duration::from_nanos(driver.counts.now() + 2 * CHECK_INTERVAL) + args.ack_timeout;
+    driver.run_until(last, Phase::Drain)?;
+    let unanswered = driver.record_unanswered();
     Ok(Report {
         seconds,
         requests,
-        acked: drive.tally.acked,
+        acked: driver.counts.acked,
         unanswered,
-        latencies: drive.tally.latencies.clone(),
+        latencies: driver.counts.latencies.clone(),
         client,
         server: usage,
         idle: (args.idle > 0).then(|| Idle {
             conns: idle.len(),
             bytes_per_connection: per_idle,
-            closed: crowd::closed(&idle),
+            closed: connector::count_closed(&idle),
         }),
     })
 }
 
-/// What a stretch of the loop is for.
+/// A phase of the run.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Aim {
-    /// To keep the server busy.
+enum Phase {
+    /// Sends requests.
     Load,
-    /// To have the rest of the answers.
-    Rest,
+    /// Only waits for the outstanding acks.
+    Drain,
 }
 
-/// The loop.
-struct Drive {
+/// The event loop.
+struct Driver {
     poll: Poll,
     events: Events,
     conns: Vec<Conn>,
@@ -106,22 +112,23 @@ struct Drive {
     scratch: Vec<u8>,
     pace: Pace,
     spin: bool,
-    patience: Duration,
-    tally: Tally,
-    /// Requests made due, and of those the ones that wait for their acks.
+    timeout: Duration,
+    counts: Counts,
+    /// Requests made due so far.
     issued: u64,
+    /// Due requests without an ack.
     outstanding: u64,
-    /// Open loop: connections on which something has just become due.
-    asked: Vec<usize>,
-    next_look: u64,
-    next_word: u64,
+    /// Open loop: connections on which a request has just become due.
+    due_conns: Vec<usize>,
+    next_check: u64,
+    next_progress: u64,
     acked_before: u64,
 }
 
-impl Drive {
+impl Driver {
     /// Opens the connections, and registers each once.
-    fn new(args: &Args, addr: SocketAddr) -> Result<(Self, Crowd), Box<dyn Error>> {
-        let mut crowd = Crowd::new(
+    fn new(args: &Args, addr: SocketAddr) -> Result<(Self, Connector), Box<dyn Error>> {
+        let mut connector = Connector::new(
             addr,
             args.dialect,
             args.ack_timeout,
@@ -135,7 +142,11 @@ impl Drive {
         let mut batch = Batch::new(args.payload as usize, most);
         let poll = Poll::new()?;
         let mut conns = Vec::new();
-        for (stream, number) in crowd.open(0, args.conns, &mut batch)?.into_iter().zip(0..) {
+        for (stream, number) in connector
+            .open(0, args.conns, &mut batch)?
+            .into_iter()
+            .zip(0..)
+        {
             let local = stream.local_addr()?;
             let mut stream = TcpStream::from_std(stream);
             stream.register(
@@ -145,13 +156,13 @@ impl Drive {
             )?;
             conns.push(Conn::new(stream, number, local, args.dialect));
         }
-        let tally = Tally {
+        let counts = Counts {
             began: Instant::now(),
             latencies: Histogram::new_with_bounds(1, 3600 * SECOND, 3)?,
             since: u64::MAX,
             acked: args.conns.into(),
         };
-        let drive = Self {
+        let driver = Self {
             poll,
             events: Events::with_capacity(1024),
             batch,
@@ -166,55 +177,57 @@ impl Drive {
                 },
             },
             spin: args.spin,
-            patience: args.ack_timeout,
-            acked_before: tally.acked,
-            tally,
+            timeout: args.ack_timeout,
+            acked_before: counts.acked,
+            counts,
             issued: 0,
             outstanding: 0,
-            asked: Vec::new(),
-            next_look: LOOK,
-            next_word: SECOND,
+            due_conns: Vec::new(),
+            next_check: CHECK_INTERVAL,
+            next_progress: SECOND,
             conns,
         };
-        Ok((drive, crowd))
+        Ok((driver, connector))
     }
 
-    /// From here on the time counts.
+    /// Starts the clock.
     fn begin(&mut self) {
-        self.tally.began = Instant::now();
+        self.counts.began = Instant::now();
     }
 
-    /// Turns until so long after the beginning, or until nothing is left to be answered if that is all it is for.
-    fn until(&mut self, end: Duration, aim: Aim) -> Result<(), Box<dyn Error>> {
+    /// Runs the loop until `end`, counted from the start. [`Phase::Drain`] ends when no request is
+    /// outstanding.
+    fn run_until(&mut self, end: Duration, phase: Phase) -> Result<(), Box<dyn Error>> {
         let end = end.as_nanos() as u64;
         loop {
-            let now = self.tally.now();
-            if now >= end || (aim == Aim::Rest && self.outstanding == 0) {
+            let now = self.counts.now();
+            if now >= end || (phase == Phase::Drain && self.outstanding == 0) {
                 return Ok(());
             }
-            if now >= self.next_look {
-                self.look(now)?;
+            if now >= self.next_check {
+                self.check_progress(now)?;
             }
-            let next = if aim == Aim::Load {
-                self.issue(now)?
+            let next = if phase == Phase::Load {
+                self.send_due(now)?
             } else {
                 u64::MAX
             };
             self.wait(
-                next.min(end).min(self.next_look).saturating_sub(now),
+                next.min(end).min(self.next_check).saturating_sub(now),
                 next.saturating_sub(now),
             )?;
-            self.serve(aim)?;
+            self.serve(phase)?;
         }
     }
 
-    /// Sends what is due without an ack having come for it. Returns when the next request is due.
-    fn issue(&mut self, now: u64) -> Result<u64, String> {
+    /// Sends the requests that become due by time, and not by an ack. Returns when the next one is
+    /// due.
+    fn send_due(&mut self, now: u64) -> Result<u64, String> {
         match self.pace {
-            // Only once: from then on it is acks that make requests due.
+            // Only once: after that, acks make requests due.
             Pace::Closed { depth } if self.issued == 0 => {
                 for conn in &mut self.conns {
-                    self.issued += conn.top_up(depth, self.tally.now());
+                    self.issued += conn.top_up(depth, self.counts.now());
                     conn.send(&mut self.batch, now)?;
                 }
                 self.outstanding = self.issued;
@@ -224,25 +237,26 @@ impl Drive {
             Pace::Open { gap, .. } => {
                 let mut next = due_at(gap, self.issued);
                 while next <= now {
-                    let asked = (self.issued % self.conns.len() as u64) as usize;
-                    self.conns[asked].due += 1;
-                    self.asked.push(asked);
+                    let conn = (self.issued % self.conns.len() as u64) as usize;
+                    self.conns[conn].due += 1;
+                    self.due_conns.push(conn);
                     (self.issued, self.outstanding) = (self.issued + 1, self.outstanding + 1);
                     next = due_at(gap, self.issued);
                 }
-                for asked in self.asked.drain(..) {
-                    self.conns[asked].send(&mut self.batch, now)?; // all that has become due on it
+                for conn in self.due_conns.drain(..) {
+                    self.conns[conn].send(&mut self.batch, now)?; // sends all that is due on it
                 }
                 Ok(next)
             }
         }
     }
 
+    /// Polls for at most `nanos`, or without blocking if the next request is due soon.
     fn wait(&mut self, nanos: u64, to_next: u64) -> io::Result<()> {
-        let timeout = if self.spin || to_next < AWAKE {
+        let timeout = if self.spin || to_next < BUSY_POLL {
             0
         } else {
-            nanos.min(to_next - AWAKE / 2)
+            nanos.min(to_next - BUSY_POLL / 2)
         };
         match self
             .poll
@@ -256,15 +270,15 @@ impl Drive {
         }
     }
 
-    /// Reads the acks that have come, and sends what they make due.
-    fn serve(&mut self, aim: Aim) -> Result<(), String> {
+    /// Reads the acks that have arrived, and sends the requests that they make due.
+    fn serve(&mut self, phase: Phase) -> Result<(), String> {
         let Self {
             events,
             conns,
             batch,
             scratch,
             pace,
-            tally,
+            counts,
             issued,
             outstanding,
             ..
@@ -275,46 +289,52 @@ impl Drive {
                 conn.blocked = false;
             }
             if event.is_readable() || event.is_read_closed() {
-                *outstanding -= conn.receive(scratch, *pace, tally)?;
+                *outstanding -= conn.receive(scratch, *pace, counts)?;
             }
             match *pace {
-                Pace::Closed { depth } if aim == Aim::Load => {
-                    let now = tally.now();
+                Pace::Closed { depth } if phase == Phase::Load => {
+                    let now = counts.now();
                     let fresh = conn.top_up(depth, now);
                     (*issued, *outstanding) = (*issued + fresh, *outstanding + fresh);
                     conn.send(batch, now)?;
                 }
-                _ => conn.send(batch, tally.now())?,
+                _ => conn.send(batch, counts.now())?,
             }
             if event.is_read_closed() {
-                // Once more, behind the last acks: no further event would tell of the server's end.
-                *outstanding -= conn.receive(scratch, *pace, tally)?;
+                // Read once more after the last acks: no further event would report the server's
+                // close.
+                *outstanding -= conn.receive(scratch, *pace, counts)?;
             }
         }
         Ok(())
     }
 
-    /// Now and then: who waits in vain, and a word to whoever watches.
-    fn look(&mut self, now: u64) -> Result<(), String> {
-        self.next_look = now + LOOK;
+    /// Fails if an ack is late, and prints a progress line once a second.
+    fn check_progress(&mut self, now: u64) -> Result<(), String> {
+        self.next_check = now + CHECK_INTERVAL;
         let is_late = |conn: &&Conn| {
             conn.outstanding() > 0
-                && u128::from(now - conn.waits_since.min(now)) > self.patience.as_nanos()
+                && u128::from(now - conn.waiting_since.min(now)) > self.timeout.as_nanos()
         };
-        if let Some(silent) = self.conns.iter().find(is_late) {
+        if let Some(late) = self.conns.iter().find(is_late) {
             let all = self.conns.iter().filter(is_late).count();
-            let time = humantime::format_duration(self.patience);
-            return Err(silent.says(&format!(
-                "{} requests wait, and no ack has come for {time} (--ack-timeout); {} came before. So it is with {all} of {} connections: the server is stuck, or too slow for this load",
-                silent.outstanding(),
-                silent.acked + 1,
+            let time = humantime::format_duration(self.timeout);
+            return Err(late.describe(&format!(
+                "{} requests wait, and no ack has come for {time} (--ack-timeout); \
+                 {} came before. {all} of {} connections are affected: \
+                 the server is stuck, or too slow for this load",
+                late.outstanding(),
+                late.acked + 1,
                 self.conns.len()
             )));
         }
-        if now >= self.next_word {
-            let (acked, latencies) = (self.tally.acked - self.acked_before, &self.tally.latencies);
-            self.acked_before = self.tally.acked;
-            let rate = acked as f64 * 1e9 / (now - (self.next_word - SECOND)) as f64;
+        if now >= self.next_progress {
+            let (acked, latencies) = (
+                self.counts.acked - self.acked_before,
+                &self.counts.latencies,
+            );
+            self.acked_before = self.counts.acked;
+            let rate = acked as f64 * 1e9 / (now - (self.next_progress - SECOND)) as f64;
             let [p50, p99, max] = [
                 latencies.value_at_quantile(0.5),
                 latencies.value_at_quantile(0.99),
@@ -327,20 +347,20 @@ impl Drive {
                 format!("p50 {p50}, p99 {p99}, max {max}")
             };
             eprintln!(
-                "{:5.1} s  {rate:>12.0} acks/s  {:>8} under way  {stage}",
+                "{:5.1} s  {rate:>12.0} acks/s  {:>8} outstanding  {stage}",
                 now as f64 / 1e9,
                 self.outstanding
             );
-            self.next_word = now + SECOND;
+            self.next_progress = now + SECOND;
         }
         Ok(())
     }
 
-    /// Stops waiting: who has no answer by now has waited at least so long. Returns how many those are.
-    fn give_up(&mut self) -> u64 {
-        let now = self.tally.now();
+    /// Records the requests without an ack, which have waited at least until now. Returns how many.
+    fn record_unanswered(&mut self) -> u64 {
+        let now = self.counts.now();
         for conn in &mut self.conns {
-            conn.give_up(now, self.pace, &mut self.tally);
+            conn.record_unanswered(now, self.pace, &mut self.counts);
         }
         self.outstanding
     }

@@ -1,4 +1,4 @@
-//! What a run has shown, as text and as JSON.
+//! Formats the results of a run as text and as JSON.
 
 use std::fmt::Write;
 use std::net::SocketAddr;
@@ -9,31 +9,39 @@ use serde_json::{Value, json};
 use crate::Args;
 use crate::server::Usage;
 
+/// The results of a run.
 pub(crate) struct Report {
+    /// Measured time.
     pub(crate) seconds: f64,
-    /// Acks that came in that time.
+    /// Acks within that time.
     pub(crate) requests: u64,
-    /// All acks.
+    /// All acks of the run.
     pub(crate) acked: u64,
+    /// Due requests without an ack at the end.
     pub(crate) unanswered: u64,
     pub(crate) latencies: Histogram<u64>,
-    /// Share of a processor.
+    /// CPU use of the load itself, as a share of a processor.
     pub(crate) client: Option<f64>,
     pub(crate) server: Option<Usage>,
     pub(crate) idle: Option<Idle>,
 }
 
+/// The idle connections.
 pub(crate) struct Idle {
     pub(crate) conns: usize,
+    /// Memory of the server for each of them.
     pub(crate) bytes_per_connection: Option<f64>,
+    /// How many of them the server has closed.
     pub(crate) closed: usize,
 }
 
 impl Report {
+    /// Returns the requests a second.
     fn rate(&self) -> f64 {
         self.requests as f64 / self.seconds
     }
 
+    /// Formats the report as text.
     pub(crate) fn text(&self, args: &Args, addr: SocketAddr) -> String {
         let mut text = String::new();
         let conns = if args.conns == 1 {
@@ -77,7 +85,8 @@ impl Report {
         if self.unanswered > 0 {
             let _ = writeln!(
                 text,
-                "  overload  {} requests were due and had no ack at the end: the server does not keep up",
+                "  overload  {} requests were due and had no ack at the end: \
+                 the server does not keep up",
                 grouped(self.unanswered as f64)
             );
         }
@@ -110,6 +119,7 @@ impl Report {
         text
     }
 
+    /// Appends the lines about the server's process.
     fn add_server(&self, server: &Usage, text: &mut String) {
         let each = |total: f64| total / self.requests.max(1) as f64;
         let cpu = each(server.cpu.as_secs_f64() * 1e6);
@@ -122,12 +132,14 @@ impl Report {
         let (user, system) = (cpu * server.user_share, cpu * (1.0 - server.user_share));
         let _ = writeln!(
             text,
-            "  server    {cpu:.3} µs a request ({user:.3} user, {system:.3} system){softirq}; {:.2} of a processor",
+            "  server    {cpu:.3} µs a request ({user:.3} user, {system:.3} system){softirq}; \
+             {:.2} of a processor",
             server.cpu.as_secs_f64() / self.seconds
         );
         let _ = writeln!(
             text,
-            "            {:.3} voluntary and {:.3} involuntary context switches a request, {} threads, {:.1} MiB resident",
+            "            {:.3} voluntary and {:.3} involuntary context switches a request, \
+             {} threads, {:.1} MiB resident",
             each(server.voluntary as f64),
             each(server.involuntary as f64),
             server.threads,
@@ -135,6 +147,7 @@ impl Report {
         );
     }
 
+    /// Formats the report as one JSON object.
     pub(crate) fn json(&self, args: &Args, addr: SocketAddr) -> String {
         let latency = |nanos: u64| {
             if self.latencies.is_empty() {
@@ -144,6 +157,11 @@ impl Report {
             }
         };
         let at = |quantile| latency(self.latencies.value_at_quantile(quantile));
+        let mean = if self.latencies.is_empty() {
+            Value::Null
+        } else {
+            json!(self.latencies.mean() / 1e3)
+        };
         let each = |total: f64| total / self.requests.max(1) as f64;
         let server = self.server.as_ref().map(|server| {
             let cpu = each(server.cpu.as_secs_f64() * 1e6);
@@ -181,7 +199,7 @@ impl Report {
             "p99_us": at(0.99),
             "p999_us": at(0.999),
             "max_us": latency(self.latencies.max()),
-            "mean_us": if self.latencies.is_empty() { Value::Null } else { json!(self.latencies.mean() / 1e3) },
+            "mean_us": mean,
             "acked_total": self.acked,
             "unanswered": self.unanswered,
             "client_cpu": self.client,
@@ -192,7 +210,7 @@ impl Report {
     }
 }
 
-/// Nanoseconds, for people.
+/// Formats nanoseconds as µs, or as ms from 10 ms on.
 pub(crate) fn micros(nanos: u64) -> String {
     match nanos {
         0..100_000 => format!("{:.1} µs", nanos as f64 / 1e3),
@@ -201,7 +219,7 @@ pub(crate) fn micros(nanos: u64) -> String {
     }
 }
 
-/// A whole number with a comma at each thousand.
+/// Formats a whole number with thousands separators.
 fn grouped(number: f64) -> String {
     let digits = format!("{number:.0}");
     let mut text = String::new();

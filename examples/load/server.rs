@@ -1,35 +1,42 @@
-//! What Linux knows of the server's process: processor time, context switches, memory. Elsewhere there is no /proc, and `--server-pid` is refused.
+//! Reads the CPU time, context switches and memory of the server's process from Linux. Elsewhere
+//! there is no /proc, and `--server-pid` is refused.
 
 use std::fs;
 use std::io;
 use std::thread;
 use std::time::Duration;
 
-/// A process that is watched.
+/// The server's process.
 pub(crate) struct Server {
     pid: i32,
-    /// The kernel's network thread on the processor that the server is pinned to, if it is: under load it does part of the server's work.
+    /// The kernel's network thread (ksoftirqd) on the server's processor, if the server is pinned
+    /// to one. Under load this thread does part of the server's work.
     softirq: Option<i32>,
 }
 
-/// What it has used: at some time, or between two times.
+/// Resource usage of the process: up to a point in time, or between two of them.
 #[derive(Clone, Copy)]
 pub(crate) struct Usage {
-    /// By all threads.
+    /// CPU time of all threads.
     pub(crate) cpu: Duration,
-    /// User's part of it.
+    /// The share of it in user mode.
     pub(crate) user_share: f64,
+    /// CPU time of the kernel's network thread.
     pub(crate) softirq: Option<Duration>,
+    /// Voluntary context switches.
     pub(crate) voluntary: u64,
+    /// Involuntary context switches.
     pub(crate) involuntary: u64,
     pub(crate) threads: usize,
-    /// At the end.
+    /// Resident bytes at the end.
     pub(crate) rss: u64,
+    /// User and system time, in clock ticks.
     ticks: [u64; 2],
 }
 
 impl Server {
-    pub(crate) fn of(pid: i32) -> Result<Self, String> {
+    /// Finds the process, and the kernel thread that serves its processor.
+    pub(crate) fn new(pid: i32) -> Result<Self, String> {
         let status = fs::read_to_string(format!("/proc/{pid}/status"))
             .map_err(|error| format!("--server-pid {pid}: no such process in /proc ({error})"))?;
         let core =
@@ -38,24 +45,26 @@ impl Server {
             let name = fs::read_to_string(format!("/proc/{pid}/comm"));
             name.is_ok_and(|name| name.trim() == format!("ksoftirqd/{core}"))
         };
-        // It is one of the first processes.
+        // ksoftirqd is one of the first processes, so its ID is low.
         let softirq = core.and_then(|core| (2..4096).find(|pid| is_of(pid, core)));
         Ok(Self { pid, softirq })
     }
 
-    /// Resident bytes. The rollup is exact, where the figure in `status` lags behind by some pages for each processor.
+    /// Returns the resident bytes. `smaps_rollup` is exact; the figure in `status` lags by some
+    /// pages for each processor.
     fn memory(&self) -> io::Result<u64> {
         let pid = self.pid;
         let rollup = fs::read_to_string(format!("/proc/{pid}/smaps_rollup"));
         let (text, name) = match rollup {
             Ok(text) => (text, "Rss:"),
-            Err(_) => (self.read("status")?, "VmRSS:"), // another user's
+            Err(_) => (self.read("status")?, "VmRSS:"), // another user's process
         };
         Ok(field(&text, name) * 1024)
     }
 
-    /// The same, once it has stopped working for the moment: what it has done for its last client may not be over when that has its answer.
-    pub(crate) fn settled_memory(&self) -> io::Result<u64> {
+    /// Waits until the process uses no CPU time, for at most 200 ms, then returns its resident
+    /// bytes. After its last ack, a server may still have work to do.
+    pub(crate) fn memory_when_idle(&self) -> io::Result<u64> {
         let mut before = cpu_of(self.pid)?;
         for _ in 0..20 {
             thread::sleep(Duration::from_millis(10));
@@ -68,8 +77,8 @@ impl Server {
         self.memory()
     }
 
-    /// Its usage before a measurement: what takes long to read comes first.
-    pub(crate) fn opening(&self) -> io::Result<Usage> {
+    /// Reads the usage before a measurement. The slow reads come first.
+    pub(crate) fn usage(&self) -> io::Result<Usage> {
         let mut usage = Usage {
             cpu: Duration::ZERO,
             user_share: 0.0,
@@ -85,25 +94,25 @@ impl Server {
         Ok(usage)
     }
 
-    /// What it has used since then, read in the opposite order.
-    pub(crate) fn since(&self, opening: &Usage) -> io::Result<Usage> {
+    /// Returns the usage since `start`, read in the opposite order.
+    pub(crate) fn usage_since(&self, start: &Usage) -> io::Result<Usage> {
         let mut usage = Usage {
             voluntary: 0,
             involuntary: 0,
-            ..*opening
+            ..*start
         };
         self.read_times(&mut usage)?;
         self.read_switches(&mut usage)?;
         usage.rss = self.memory()?;
-        usage.cpu = usage.cpu.saturating_sub(opening.cpu);
+        usage.cpu = usage.cpu.saturating_sub(start.cpu);
         usage.softirq = usage
             .softirq
-            .zip(opening.softirq)
+            .zip(start.softirq)
             .map(|(now, then)| now.saturating_sub(then));
-        usage.voluntary = usage.voluntary.saturating_sub(opening.voluntary);
-        usage.involuntary = usage.involuntary.saturating_sub(opening.involuntary);
+        usage.voluntary = usage.voluntary.saturating_sub(start.voluntary);
+        usage.involuntary = usage.involuntary.saturating_sub(start.involuntary);
         let [user, system] =
-            [0, 1].map(|part| usage.ticks[part].saturating_sub(opening.ticks[part]) as f64);
+            [0, 1].map(|part| usage.ticks[part].saturating_sub(start.ticks[part]) as f64);
         usage.user_share = if user + system > 0.0 {
             user / (user + system)
         } else {
@@ -117,14 +126,14 @@ impl Server {
         fs::read_to_string(format!("/proc/{pid}/{file}")).map_err(|error| {
             io::Error::new(
                 error.kind(),
-                format!("the server's process {pid} is gone, or not to be read: {error}"),
+                format!("cannot read /proc/{pid}/{file} of the server: {error}"),
             )
         })
     }
 
     fn read_times(&self, usage: &mut Usage) -> io::Result<()> {
         usage.cpu = cpu_of(self.pid)?;
-        usage.softirq = self.softirq.and_then(ran);
+        usage.softirq = self.softirq.and_then(thread_cpu);
         let stat = self.read("stat")?;
         let fields = stat.rsplit_once(')').map_or("", |(_, fields)| fields);
         let tick = |number: usize| {
@@ -143,7 +152,7 @@ impl Server {
         for task in fs::read_dir(format!("/proc/{}/task", self.pid))? {
             let Ok(status) = fs::read_to_string(task?.path().join("status")) else {
                 continue;
-            }; // a thread that has just ended
+            }; // the thread has just ended
             usage.threads += 1;
             usage.voluntary += field(&status, "\nvoluntary_ctxt_switches:");
             usage.involuntary += field(&status, "\nnonvoluntary_ctxt_switches:");
@@ -152,8 +161,8 @@ impl Server {
     }
 }
 
-/// How long a kernel thread has run.
-fn ran(pid: i32) -> Option<Duration> {
+/// Returns the CPU time of a kernel thread.
+fn thread_cpu(pid: i32) -> Option<Duration> {
     let text = fs::read_to_string(format!("/proc/{pid}/schedstat")).ok()?;
     text.split(' ')
         .next()?
@@ -162,34 +171,38 @@ fn ran(pid: i32) -> Option<Duration> {
         .map(Duration::from_nanos)
 }
 
+/// Returns the word after `name` in the text of a /proc file.
 fn text_field<'a>(text: &'a str, name: &str) -> Option<&'a str> {
     let (_, rest) = text.split_once(name)?;
     rest.split_whitespace().next()
 }
 
+/// Returns the number after `name` in the text of a /proc file, or 0.
 fn field(text: &str, name: &str) -> u64 {
     text_field(text, name)
         .and_then(|number| number.parse().ok())
         .unwrap_or(0)
 }
 
-/// Processor time that this process has used.
+/// Returns the CPU time of this process.
 pub(crate) fn own_cpu() -> Option<Duration> {
     cpu_of(0).ok()
 }
 
-/// Processor time that all threads of a process have used, to the nanosecond; 0 is this process.
+/// Returns the CPU time of all threads of a process, in nanoseconds; 0 is this process.
 ///
-/// What /proc says of a thread that runs is only true as of the last tick, some milliseconds ago; a clock is brought up to date when it is read.
+/// It reads the process's CPU clock, which is updated when it is read. The figures in /proc for a
+/// running thread are only as of the last tick, which may be some milliseconds ago.
 #[cfg(target_os = "linux")]
-#[allow(unsafe_code)] // no safe crate here has the clocks of other processes
+#[allow(unsafe_code)] // no dependency has a safe call for this
 fn cpu_of(pid: i32) -> io::Result<Duration> {
     let mut clock = 0;
     let mut time = libc::timespec {
         tv_sec: 0,
         tv_nsec: 0,
     };
-    // SAFETY: both calls only write through the pointer they are given, which is to a local variable of the right type.
+    // SAFETY: both calls only write through the given pointer, which points to a local variable of
+    // the right type.
     let error = unsafe {
         match libc::clock_getcpuclockid(pid, &raw mut clock) {
             0 if libc::clock_gettime(clock, &raw mut time) == 0 => 0,
@@ -201,7 +214,7 @@ fn cpu_of(pid: i32) -> io::Result<Duration> {
         let error = io::Error::from_raw_os_error(error);
         return Err(io::Error::new(
             error.kind(),
-            format!("no processor time of process {pid}: {error}"),
+            format!("cannot read the CPU time of process {pid}: {error}"),
         ));
     }
     Ok(Duration::new(

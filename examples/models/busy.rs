@@ -1,14 +1,16 @@
-//! Non-blocking calls, and asking everybody all the time.
+//! Non-blocking calls in a busy loop: every socket is tried on every pass.
 //!
 //! ```text
-//!   ┌─► accept? ─► read 1? ─► read 2? ─► read 3? ─► … ─┐     each says at once: here it is, or EAGAIN
+//!   ┌─► accept? ─► read 1? ─► read 2? ─► read 3? ─► … ─┐
 //!   └──────────────────────────────────────────────────┘
 //! ```
 //!
-//! **Who waits, where:** nobody, nowhere.
+//! Each call returns at once, with a result or with `EAGAIN`.
 //!
-//! **Price:** a whole processor, idle or not, and millions of calls that come back with nothing; an answer takes longer the more clients there are;
-//! and a refused client that still sends is reset.
+//! **Which thread waits, and where:** none. The only thread never blocks.
+//!
+//! **Price:** a whole processor, idle or not, and millions of calls that return nothing. The more
+//! clients there are, the longer a reply takes. A refused client that still sends is reset.
 
 use std::io;
 use std::net::TcpListener;
@@ -23,7 +25,7 @@ pub(crate) fn serve(listener: &TcpListener) -> io::Result<()> {
         conns.retain_mut(|conn| {
             let received = conn.receive(&mut buffer);
             let sent = conn.transmit();
-            received != Step::Over && sent != Step::Over
+            received != Step::Closed && sent != Step::Closed
         });
     }
 }

@@ -1,4 +1,4 @@
-//! One of the servers as a process of its own, and what the system knows of it.
+//! Runs one of the servers as a child process, and reads its usage from /proc.
 
 use std::fs;
 use std::io::{self, BufRead, BufReader, Write};
@@ -9,30 +9,31 @@ use std::time::Duration;
 use super::Model;
 use super::sys::Call;
 
-/// The name of the thread that answers [`Server::calls`], and is not counted as one of the server's.
+/// Name of the thread that answers [`Server::calls`]. [`Usage`] does not count that thread.
 pub(crate) const REPORTER: &str = "reporter";
 
-/// A running server. It ends with this value.
+/// A running server process. Dropping this value kills it.
 pub(crate) struct Server {
     child: Child,
-    ask: ChildStdin,
-    answers: BufReader<ChildStdout>,
+    stdin: ChildStdin,
+    stdout: BufReader<ChildStdout>,
     pub(crate) addr: SocketAddr,
 }
 
-/// What the system says of it.
+/// What the system has counted for a server process.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Usage {
     pub(crate) threads: u64,
-    /// Time on a processor.
+    /// CPU time of all its threads.
     pub(crate) cpu: Duration,
-    /// How often one of its threads has gone to sleep, and was woken.
+    /// Voluntary context switches: how often a thread blocked and was woken up.
     pub(crate) sleeps: u64,
-    /// Memory of its own, in bytes.
+    /// Resident anonymous memory (`RssAnon`), in bytes.
     pub(crate) memory: u64,
 }
 
 impl Server {
+    /// Starts a server on a free loopback port, and waits until it listens.
     pub(crate) fn start(model: Model) -> io::Result<Self> {
         let mut child = Command::new(std::env::current_exe()?)
             .args([
@@ -44,12 +45,12 @@ impl Server {
             ])
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
-            .stderr(Stdio::null()) // some are made to fail, and would say so
+            .stderr(Stdio::null()) // some runs make a server fail on purpose, and it would log that
             .spawn()?;
-        let ask = child.stdin.take().expect("it is piped");
-        let mut answers = BufReader::new(child.stdout.take().expect("it is piped"));
+        let stdin = child.stdin.take().expect("stdin is piped");
+        let mut stdout = BufReader::new(child.stdout.take().expect("stdout is piped"));
         let mut greeting = String::new();
-        answers.read_line(&mut greeting)?;
+        stdout.read_line(&mut greeting)?;
         let addr = greeting
             .trim()
             .strip_prefix("listening on ")
@@ -59,28 +60,29 @@ impl Server {
         })?;
         let mut server = Self {
             child,
-            ask,
-            answers,
+            stdin,
+            stdout,
             addr,
         };
-        server.calls()?; // from then on the thread that answers has its name
+        server.calls()?; // once the reporting thread has answered, its name is set
         Ok(server)
     }
 
-    /// How many calls of each kind it has made, in the order of [`Call::ALL`].
+    /// Returns how many system calls of each kind it has made, in the order of [`Call::ALL`].
     pub(crate) fn calls(&mut self) -> io::Result<[u64; Call::ALL.len()]> {
-        writeln!(self.ask)?;
+        writeln!(self.stdin)?;
         let mut line = String::new();
-        self.answers.read_line(&mut line)?;
+        self.stdout.read_line(&mut line)?;
         let counts: Vec<u64> = line
             .split_whitespace()
             .filter_map(|count| count.parse().ok())
             .collect();
         counts
             .try_into()
-            .map_err(|_| io::Error::other(format!("not counts: {line:?}")))
+            .map_err(|_| io::Error::other(format!("not a line of counts: {line:?}")))
     }
 
+    /// Reads its threads, CPU time, context switches and memory from /proc.
     pub(crate) fn usage(&self) -> io::Result<Usage> {
         let process = format!("/proc/{}", self.child.id());
         let mut usage = Usage {
@@ -92,11 +94,11 @@ impl Server {
         };
         for task in fs::read_dir(format!("{process}/task"))? {
             let task = task?.path();
-            let look = |file| fs::read_to_string(task.join(file));
-            let (Ok(name), Ok(ran), Ok(status)) = (look("comm"), look("schedstat"), look("status"))
+            let read = |file| fs::read_to_string(task.join(file));
+            let (Ok(name), Ok(ran), Ok(status)) = (read("comm"), read("schedstat"), read("status"))
             else {
                 continue;
-            }; // it has just ended
+            }; // the thread has just ended
             if name.trim() == REPORTER {
                 continue;
             }
@@ -120,7 +122,7 @@ impl Drop for Server {
     }
 }
 
-/// A number in a file of /proc.
+/// Returns the number that follows `name` in the text of a /proc file, or 0.
 fn field(text: &str, name: &str) -> u64 {
     let line = text.lines().find_map(|line| line.strip_prefix(name));
     line.and_then(|line| line.split_whitespace().next())

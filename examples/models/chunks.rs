@@ -1,4 +1,4 @@
-//! A codec for code that cuts its frames itself, as code on a blocking socket does.
+//! A codec for code that splits frames itself, as code on a blocking socket does.
 
 use std::convert::Infallible;
 
@@ -6,7 +6,7 @@ use bytes::{BufMut, BytesMut};
 use glassloop::Codec;
 use glassloop::codec::Input;
 
-/// Whatever has come, as it has come.
+/// Passes on the bytes of each read as they are: one frame per chunk.
 pub(crate) struct Chunks;
 
 impl Codec for Chunks {

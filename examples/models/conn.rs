@@ -1,30 +1,30 @@
-//! What the servers that wait elsewhere do with one connection: a step that never waits.
+//! One non-blocking connection. The servers that wait for many sockets at once share it.
 
 use std::io::{self, ErrorKind};
 use std::net::{TcpListener, TcpStream};
 
 use super::session::Session;
-use super::{complain, rest_after, sys};
+use super::{back_off_after, log, sys};
 
-/// A connection: a non-blocking socket, and how far the conversation is.
+/// A connection: a non-blocking socket and its protocol state.
 pub(crate) struct Conn {
     pub(crate) stream: TcpStream,
     pub(crate) session: Session,
 }
 
-/// What a step came to.
+/// The result of one non-blocking step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Step {
-    /// Something was moved: another step may move more.
+    /// Bytes were read or written. Another step may move more.
     Moved,
-    /// Nothing to be read, no room to write, or not wanted: it is to be waited for.
+    /// Nothing to read, no room to write, or the session does not want this step now.
     Blocked,
-    /// All is said, or the connection is broken: drop it.
-    Over,
+    /// The conversation is finished, or the connection failed: drop it.
+    Closed,
 }
 
 impl Conn {
-    /// One `read`, if more can be taken, and the answers to what it brought.
+    /// Calls `read` once, unless the session takes no more, and queues the replies.
     pub(crate) fn receive(&mut self, buffer: &mut [u8]) -> Step {
         if !self.session.wants_read() {
             return Step::Blocked;
@@ -33,7 +33,7 @@ impl Conn {
         self.after(read, |session, count| session.feed(&buffer[..count]))
     }
 
-    /// One `write`, if something is to be sent.
+    /// Calls `write` once, if there are queued replies.
     pub(crate) fn transmit(&mut self) -> Step {
         if !self.session.wants_write() {
             return Step::Blocked;
@@ -42,7 +42,8 @@ impl Conn {
         self.after(written, Session::sent)
     }
 
-    /// Reads once and answers at once: on most days the kernel has room for an answer, and nobody need wait to hear so.
+    /// Reads once, then writes the replies without waiting for an event that the socket is
+    /// writable: the kernel's send buffer usually has room.
     pub(crate) fn receive_and_transmit(&mut self, buffer: &mut [u8]) -> Step {
         match self.receive(buffer) {
             Step::Moved if self.session.wants_write() => self.transmit(),
@@ -50,24 +51,30 @@ impl Conn {
         }
     }
 
-    fn after(&mut self, result: io::Result<usize>, then: impl FnOnce(&mut Session, usize)) -> Step {
+    /// Applies the result of a call to the session.
+    fn after(
+        &mut self,
+        result: io::Result<usize>,
+        apply: impl FnOnce(&mut Session, usize),
+    ) -> Step {
         match result {
-            Ok(count) => then(&mut self.session, count),
+            Ok(count) => apply(&mut self.session, count),
             Err(error) if error.kind() == ErrorKind::WouldBlock => return Step::Blocked,
             Err(error) => {
-                complain(format_args!("a connection ended: {error}"));
-                return Step::Over;
+                log(format_args!("connection closed: {error}"));
+                return Step::Closed;
             }
         }
         if self.session.is_done() {
-            Step::Over
+            Step::Closed
         } else {
             Step::Moved
         }
     }
 }
 
-/// Whoever waits at a non-blocking listener; `None`: nobody does.
+/// Accepts a connection from a non-blocking listener. Returns `None` if none is in the backlog, or
+/// on an error, after a pause.
 pub(crate) fn accept(listener: &TcpListener) -> Option<Conn> {
     let accepted = sys::accept(listener).and_then(|stream| {
         stream.set_nonblocking(true)?;
@@ -80,7 +87,7 @@ pub(crate) fn accept(listener: &TcpListener) -> Option<Conn> {
         }),
         Err(error) if error.kind() == ErrorKind::WouldBlock => None,
         Err(error) => {
-            rest_after(&error);
+            back_off_after(&error);
             None
         }
     }

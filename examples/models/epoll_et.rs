@@ -1,17 +1,21 @@
-//! epoll, edge-triggered: the kernel says who *has become* ready, once.
+//! epoll, edge-triggered: the kernel reports once that a socket *has become* ready.
 //!
 //! ```text
-//!   epoll_ctl: add 5 for IN and OUT          once for each client, and never again
-//!   epoll_wait ─── waits ──► [5: IN] ─► read 5 ─► answer ─► write 5 ─► read 5: EAGAIN ─► epoll_wait …
-//!                   ▲                                                     not before: who stops earlier is told nothing more
-//!                   └── does not wait while somebody was left half-way
+//!   epoll_ctl: add 5 for IN and OUT          once per client, never changed
+//!   epoll_wait ─ waits ─► [5: IN] ─► read 5 ─► reply ─► write 5 ─► read 5: EAGAIN ─┐
+//!       ▲                                                                          │
+//!       └──────────────────────────────────────────────────────────────────────────┘
 //! ```
 //!
-//! **Who waits, where:** one thread, in `epoll_wait`, for everybody.
+//! `epoll_wait` does not block while a connection still has work to do.
 //!
-//! **Price:** what was said is to be remembered until the kernel says the contrary (EAGAIN): two bits for each client. Who reads a client until EAGAIN without a limit
-//! serves nobody else while that one sends; who has a limit must come back by himself. A refused client that still sends is reset.
-//! That is a reactor in the bud: `reactor.rs` is the same, grown up.
+//! **Which thread waits, and where:** one thread, in `epoll_wait`, for all sockets.
+//!
+//! **Price:** the server must remember that a socket is ready until a call returns `EAGAIN`: two
+//! bits for each client. A loop that reads one client until `EAGAIN`, without a limit, serves no
+//! other client while that one keeps sending. With a limit, the loop must come back to the client
+//! by itself, because no further event reports the bytes that are left. A refused client that still
+//! sends is reset. This is a small reactor; `reactor.rs` is a complete one.
 
 use std::io;
 use std::mem;
@@ -25,10 +29,10 @@ use super::conn::{self, Conn, Step};
 use super::sys;
 
 const LISTENER: u64 = u64::MAX;
-/// Steps that one client may take before it is the others' turn.
+/// Steps that one client may take per pass, so that the others are served too.
 const BUDGET: u32 = 16;
 
-/// A connection, and what the kernel has last said of it.
+/// A connection and its readiness, as last reported by the kernel.
 struct Watched {
     conn: Conn,
     readable: bool,
@@ -38,39 +42,40 @@ struct Watched {
 pub(crate) fn serve(listener: &TcpListener) -> io::Result<()> {
     listener.set_nonblocking(true)?;
     let epoll = epoll::create(CreateFlags::CLOEXEC)?;
-    sys::epoll_add(&epoll, listener, LISTENER, EventFlags::IN)?; // level-triggered: one newcomer a turn
+    // Level-triggered, so one accept per pass is enough.
+    sys::epoll_add(&epoll, listener, LISTENER, EventFlags::IN)?;
     let (mut conns, mut buffer, mut events) = (
         Slab::<Watched>::new(),
         vec![0; 16 * 1024],
         Vec::with_capacity(256),
     );
-    let mut left_halfway = Vec::new();
+    let mut unfinished = Vec::new();
     loop {
         events.clear();
-        sys::epoll_wait(&epoll, &mut events, left_halfway.is_empty())?; // waits
-        let mut newcomers = false;
-        let mut turn = mem::take(&mut left_halfway);
+        sys::epoll_wait(&epoll, &mut events, unfinished.is_empty())?; // waits
+        let mut can_accept = false;
+        let mut queue = mem::take(&mut unfinished);
         for event in &events {
             let (key, flags) = (event.data.u64(), event.flags);
             if key == LISTENER {
-                newcomers = true;
+                can_accept = true;
                 continue;
             }
             let (watched, broken) = (&mut conns[key as usize], EventFlags::HUP | EventFlags::ERR);
             watched.readable |= flags.intersects(EventFlags::IN | EventFlags::RDHUP | broken);
             watched.writable |= flags.intersects(EventFlags::OUT | broken);
-            if !turn.contains(&key) {
-                turn.push(key);
+            if !queue.contains(&key) {
+                queue.push(key);
             }
         }
-        for key in turn {
+        for key in queue {
             match conns[key as usize].resume_connection(&mut buffer) {
-                Step::Moved => left_halfway.push(key),
+                Step::Moved => unfinished.push(key),
                 Step::Blocked => {}
-                Step::Over => drop(conns.remove(key as usize)),
+                Step::Closed => drop(conns.remove(key as usize)),
             }
         }
-        if newcomers {
+        if can_accept {
             accept(listener, &epoll, &mut conns)?;
         }
     }
@@ -82,7 +87,8 @@ fn accept(listener: &TcpListener, epoll: &OwnedFd, conns: &mut Slab<Watched>) ->
     };
     let slot = conns.vacant_entry();
     let interest = EventFlags::IN | EventFlags::OUT | EventFlags::RDHUP | EventFlags::ET;
-    sys::epoll_add(epoll, &conn.stream, slot.key() as u64, interest)?; // what is ready already is told as an edge
+    // If the socket is ready already, that is reported as an edge.
+    sys::epoll_add(epoll, &conn.stream, slot.key() as u64, interest)?;
     slot.insert(Watched {
         conn,
         readable: false,
@@ -92,7 +98,8 @@ fn accept(listener: &TcpListener, epoll: &OwnedFd, conns: &mut Slab<Watched>) ->
 }
 
 impl Watched {
-    /// Goes on until nothing can be done without a further word of the kernel's, or until the budget is spent.
+    /// Reads and writes until the socket would block both ways, or until the budget is spent. The
+    /// budget is spent if the result is [`Step::Moved`].
     fn resume_connection(&mut self, buffer: &mut [u8]) -> Step {
         for _ in 0..BUDGET {
             let may_write = self.writable && self.conn.session.wants_write();
@@ -105,7 +112,7 @@ impl Watched {
             match step {
                 Step::Moved => {}
                 Step::Blocked => *ready = false,
-                Step::Over => return Step::Over,
+                Step::Closed => return Step::Closed,
             }
         }
         Step::Moved

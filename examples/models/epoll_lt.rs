@@ -1,15 +1,17 @@
-//! epoll, level-triggered: the kernel keeps the list, and says who *is* ready, as long as he is.
+//! epoll, level-triggered: the kernel keeps the list, and reports a socket as long as it *is*
+//! ready.
 //!
 //! ```text
-//!   epoll_ctl: add 4, add 5, add 7          once for each client; once more when he stops or begins to be written to
-//!   epoll_wait ─── waits ──► [5: IN] ─► read 5 ─► answer ─► write 5 ─► epoll_wait …
+//!   epoll_ctl: add 4, add 5, add 7     once per client, and once per change of interest
+//!   epoll_wait ─ waits ─► [5: IN] ─► read 5 ─► reply ─► write 5 ─► epoll_wait …
 //! ```
 //!
-//! **Who waits, where:** one thread, in `epoll_wait`, for everybody.
+//! **Which thread waits, and where:** one thread, in `epoll_wait`, for all sockets.
 //!
-//! **Price:** what one asks for, one gets, again and again: interest in writing must be taken away when there is nothing to write, and interest in reading
-//! when nothing is taken, each with an `epoll_ctl`. A wait costs as much as there is news, not as there are clients. A refused client
-//! that still sends is reset.
+//! **Price:** a registered interest is reported again and again. So the server removes its interest
+//! in writing when there is nothing to write, and in reading while it takes no more input; each
+//! change is an `epoll_ctl`. The cost of a wait depends on the number of ready sockets, and not on
+//! the number of clients. A refused client that still sends is reset.
 
 use std::io;
 use std::net::TcpListener;
@@ -23,7 +25,7 @@ use super::sys;
 
 const LISTENER: u64 = u64::MAX;
 
-/// A connection, and what it is registered for.
+/// A connection and its registered interest.
 struct Watched {
     conn: Conn,
     interest: EventFlags,
@@ -41,37 +43,39 @@ pub(crate) fn serve(listener: &TcpListener) -> io::Result<()> {
     loop {
         events.clear();
         sys::epoll_wait(&epoll, &mut events, true)?; // waits
-        let mut newcomers = false;
+        let mut can_accept = false;
         for event in &events {
             let (key, flags) = (event.data.u64(), event.flags);
             if key == LISTENER {
-                newcomers = true;
+                can_accept = true;
                 continue;
             }
-            // No event can be for somebody else: those who come are let in behind the batch.
+            // The event cannot belong to a later connection with the same key: connections are
+            // accepted only after the batch of events.
             let watched = &mut conns[key as usize];
             let mut step = Step::Moved;
             if flags.contains(EventFlags::OUT) {
                 step = watched.conn.transmit();
             }
-            if step != Step::Over
+            if step != Step::Closed
                 && flags.intersects(EventFlags::IN | EventFlags::HUP | EventFlags::ERR)
             {
                 step = watched.conn.receive_and_transmit(&mut buffer);
             }
-            if step == Step::Over {
-                conns.remove(key as usize); // closing the socket takes it out of the kernel's list
+            if step == Step::Closed {
+                conns.remove(key as usize); // closing the socket also removes it from epoll
             } else {
                 watched.update(&epoll, key)?;
             }
         }
-        if newcomers {
+        if can_accept {
             accept(listener, &epoll, &mut conns)?;
         }
     }
 }
 
-/// Lets one in; if more wait, the next `epoll_wait` says so again.
+/// Accepts one connection. If the backlog holds more, the next `epoll_wait` reports the listener
+/// again.
 fn accept(listener: &TcpListener, epoll: &OwnedFd, conns: &mut Slab<Watched>) -> io::Result<()> {
     let Some(conn) = conn::accept(listener) else {
         return Ok(());
@@ -86,7 +90,7 @@ fn accept(listener: &TcpListener, epoll: &OwnedFd, conns: &mut Slab<Watched>) ->
 }
 
 impl Watched {
-    /// Tells the kernel what is wanted now, if that has changed.
+    /// Updates the interest registered with epoll, if it has changed.
     fn update(&mut self, epoll: &OwnedFd, key: u64) -> io::Result<()> {
         let mut interest = EventFlags::empty();
         interest.set(EventFlags::IN, self.conn.session.wants_read());

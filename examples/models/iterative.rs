@@ -1,31 +1,35 @@
-//! One after the other: a single thread, and blocking calls.
+//! One client after the other: a single thread and blocking calls.
 //!
 //! ```text
-//!   accept ─── waits ──► read ─── waits ──► answer ──► write ─── waits ──► read …until he leaves, then accept
+//!   accept ─ waits ─► read ─ waits ─► reply ─► write ─ waits ─► read … ─► end ─┐
+//!      ▲                                                                       │
+//!      └───────────────────────────────────────────────────────────────────────┘
 //! ```
 //!
-//! **Who waits, where:** the only thread, in `read`, for one client. All others wait for that client too.
+//! **Which thread waits, and where:** the only thread, in `read`, for one client. All other clients
+//! wait for that client too.
 //!
-//! **Price:** none, and no second client. Who connects and says nothing stops the server for everybody; and a refused client that still sends is reset.
+//! **Price:** no extra cost, but no second client. A client that connects and sends nothing blocks
+//! the server for all others. A refused client that still sends is reset.
 
 use std::io;
 use std::net::{TcpListener, TcpStream};
 
 use super::session::Session;
-use super::{complain, rest_after, sys};
+use super::{back_off_after, log, sys};
 
 pub(crate) fn serve(listener: &TcpListener) -> ! {
     loop {
         match sys::accept(listener) {
-            Ok(stream) => talk(&stream),
-            Err(error) => rest_after(&error),
+            Ok(stream) => serve_client(&stream),
+            Err(error) => back_off_after(&error),
         }
     }
 }
 
-fn talk(stream: &TcpStream) {
+fn serve_client(stream: &TcpStream) {
     if let Err(error) = handle(stream) {
-        complain(format_args!("a connection ended: {error}"));
+        log(format_args!("connection closed: {error}"));
     }
 }
 

@@ -1,8 +1,8 @@
-//! What the command line asks for, and all the modules.
+//! The command line, and the list of modules.
 
 mod measure;
 mod plot;
-#[path = "servers.rs"] // so that its modules stand beside it
+#[path = "servers.rs"] // keeps its modules in this directory
 mod servers;
 mod table;
 mod wait_cost;
@@ -14,24 +14,29 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand, ValueEnum};
 
-use servers::{Model, Serve, complain};
+use servers::{Model, Serve, log};
 
-/// Runs nine servers that speak the same protocol side by side, and prints what each costs.
+/// Runs nine servers that speak the same protocol, and prints what each costs
 #[derive(Parser)]
 #[command(version, args_conflicts_with_subcommands = true)]
 struct Args {
     #[command(subcommand)]
     command: Option<Command>,
 
-    /// Only these models [default: all]
+    /// Measure only these models [default: all]
     #[arg(long, value_enum, value_delimiter = ',')]
     models: Vec<Model>,
 
-    /// Idle connections beside which a wait is measured
-    #[arg(long, value_delimiter = ',', value_name = "N", default_values_t = [10, 100, 1_000, 5_000, 9_000])]
+    /// Numbers of idle connections with which one wait call is measured
+    #[arg(
+        long,
+        value_delimiter = ',',
+        value_name = "N",
+        default_values_t = [10, 100, 1_000, 5_000, 9_000]
+    )]
     idle: Vec<usize>,
 
-    /// Where the plots go
+    /// Directory for the plots
     #[arg(long, value_name = "DIR", default_value = "target/models")]
     svg: PathBuf,
 
@@ -54,7 +59,7 @@ pub(crate) fn main() -> ExitCode {
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
-        // Nobody reads any further: what was wanted has been said.
+        // The reader has closed the pipe: the rest of the output is not wanted.
         Err(error)
             if error
                 .downcast_ref()
@@ -63,7 +68,7 @@ pub(crate) fn main() -> ExitCode {
             ExitCode::SUCCESS
         }
         Err(error) => {
-            complain(format_args!("models: {error}"));
+            log(format_args!("models: {error}"));
             ExitCode::FAILURE
         }
     }
@@ -78,7 +83,7 @@ fn compare(args: &Args) -> Result<(), Box<dyn Error>> {
     };
     let mut rows = Vec::new();
     for (number, model) in models.iter().enumerate() {
-        complain(format_args!(
+        log(format_args!(
             "{} of {}: {}",
             number + 1,
             models.len(),
@@ -86,7 +91,7 @@ fn compare(args: &Args) -> Result<(), Box<dyn Error>> {
         ));
         rows.push(measure::measure(*model));
     }
-    complain("what a wait costs");
+    log("cost of a wait");
     let costs = wait_cost::measure(&args.idle);
     let mut out = io::stdout();
     if args.json {
@@ -97,7 +102,8 @@ fn compare(args: &Args) -> Result<(), Box<dyn Error>> {
     match plot::draw(&rows, &costs, &args.svg) {
         Ok(plots) if !args.json => writeln!(out, "\nplots: {}", plots.join(", "))?,
         Ok(_) => {}
-        Err(error) => complain(format_args!("models: no plots: {error}")), // the figures are out
+        // Not a failure: the tables are printed already.
+        Err(error) => log(format_args!("models: no plots: {error}")),
     }
     Ok(out.flush()?)
 }

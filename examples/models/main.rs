@@ -1,11 +1,12 @@
-//! Nine servers that speak the same protocol, and differ only in who waits, where.
+//! Nine servers that speak the same protocol and differ only in which thread waits, and where.
 //!
-//! `cargo run --release --example models` runs them side by side and prints what each costs; `… -- serve poll` runs one of them, to be looked at with strace.
+//! `cargo run --release --example models` measures all of them and prints what each costs.
+//! `… -- serve poll` runs one of them, for example under strace.
 
-#![allow(clippy::cast_precision_loss)] // figures for people
+#![allow(clippy::cast_precision_loss)] // printed figures need no more precision
 
 #[cfg(target_os = "linux")]
-#[path = "linux.rs"] // so that its modules stand beside it
+#[path = "linux.rs"] // keeps its modules in this directory
 mod linux;
 
 #[cfg(target_os = "linux")]
@@ -15,8 +16,6 @@ fn main() -> std::process::ExitCode {
 
 #[cfg(not(target_os = "linux"))]
 fn main() {
-    eprintln!(
-        "models: epoll is Linux's, and so are the figures in /proc; on this system there is nothing to be compared"
-    );
+    eprintln!("models: needs Linux: the servers use epoll, and the figures come from /proc");
     std::process::exit(1);
 }

@@ -1,4 +1,4 @@
-//! What one model costs, measured from outside.
+//! Measures one model from outside, as a client and through /proc.
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -12,52 +12,56 @@ use glassloop::submit::{Ack, ClientCodec, Id, Kind, Request};
 use super::servers::Model;
 use super::servers::child::Server;
 
-/// A row of the table: what a model costs, or why that is not known.
+/// A row of the table: the figures of a model, or the reason why there are none.
 pub(crate) struct Row {
     pub(crate) model: Model,
     pub(crate) figures: Result<Figures, String>,
 }
 
 pub(crate) struct Figures {
-    /// With so many idle clients.
+    /// Number of further idle clients during the first measurement.
     pub(crate) idle: usize,
     pub(crate) threads: u64,
-    /// In percent of one processor, while all clients are idle.
+    /// CPU use while all clients are idle, in percent of one processor.
     pub(crate) idle_cpu: f64,
+    /// Voluntary context switches a second while all clients are idle.
     pub(crate) wakeups: f64,
-    /// System calls a request, of a client that waits for each answer.
+    /// System calls a request, for a client that waits for each reply.
     pub(crate) calls: f64,
-    /// The same, of a client that sends a hundred at once.
+    /// The same, for a client that sends [`BATCH`] requests at once.
     pub(crate) calls_of_many: f64,
+    /// Latency of a lone request.
     pub(crate) p50: Duration,
     pub(crate) p99: Duration,
-    /// How many of the [`crowd_size`] clients were served at the same time.
+    /// How many of the [`max_clients`] clients were served at the same time.
     pub(crate) served: usize,
-    /// Bytes of memory for each of them.
+    /// Bytes of memory for each of them, if enough were served to tell.
     pub(crate) memory: Option<u64>,
-    /// Whether a client that sends and does not read keeps another one from being served.
+    /// True if a client that sends and does not read stops the server from serving another one.
     pub(crate) slow_hurts: bool,
 }
 
-/// Clients that try to be served at the same time, if there are descriptors for them.
-const CROWD: usize = 1_200;
-/// Descriptors that are left for everything else.
-const SPARE: u64 = 100;
+/// Clients that connect at the same time, if there are descriptors for them.
+const MAX_CLIENTS: usize = 1_200;
+/// Descriptors reserved for everything else.
+const RESERVED: u64 = 100;
 const IDLE: usize = 100;
 const LOCK_STEP: usize = 2_000;
 const BATCHES: usize = 50;
 const BATCH: usize = 100;
-/// Who is sure to be answered waits so long, however busy the machine is.
-const PATIENCE: Duration = Duration::from_secs(20);
-/// Who may not be answered at all has no answer by then.
-const DOUBT: Duration = Duration::from_secs(1);
-/// So many who are not answered one after the other prove that nobody is any more.
-const UNANSWERED: u32 = 3;
+/// Time limit for a reply that is certain to come, on however busy a machine.
+const LONG_TIMEOUT: Duration = Duration::from_secs(20);
+/// Time limit for a reply that may never come.
+const SHORT_TIMEOUT: Duration = Duration::from_secs(1);
+/// After this many clients in a row without a reply, no further client is tried.
+const MAX_UNANSWERED: u32 = 3;
 
-/// Clients that try to be served at the same time.
-pub(crate) fn crowd_size() -> usize {
+/// Returns how many clients are opened at the same time, within the limit on open files.
+pub(crate) fn max_clients() -> usize {
     let limit = rlimit::Resource::NOFILE.get_soft().unwrap_or(0);
-    CROWD.min(limit.saturating_sub(SPARE) as usize).max(1)
+    MAX_CLIENTS
+        .min(limit.saturating_sub(RESERVED) as usize)
+        .max(1)
 }
 
 pub(crate) fn measure(model: Model) -> Row {
@@ -68,36 +72,37 @@ pub(crate) fn measure(model: Model) -> Row {
 }
 
 fn figures(model: Model) -> io::Result<Figures> {
-    // The one who serves one client only has none left for others.
+    // The iterative server has no thread left for a second client.
     let idle = if model == Model::Iterative { 0 } else { IDLE };
     let mut child = Server::start(model)?;
-    let mut client = Client::connect(child.addr, PATIENCE)?;
+    let mut client = Client::connect(child.addr, LONG_TIMEOUT)?;
     let mut others = (0..idle)
-        .map(|_| Client::connect(child.addr, PATIENCE))
+        .map(|_| Client::connect(child.addr, LONG_TIMEOUT))
         .collect::<io::Result<Vec<_>>>()?;
-    client.ask(1)?;
-    others.iter_mut().try_for_each(|other| other.ask(1))?; // only then is each served, and silent from here on
+    client.exchange(1)?;
+    others.iter_mut().try_for_each(|other| other.exchange(1))?;
+    // Now every client has been served. All stay silent for the next second.
 
-    let (before, begun) = (child.usage()?, Instant::now());
+    let (before, started) = (child.usage()?, Instant::now());
     thread::sleep(Duration::from_secs(1));
-    let (after, seconds) = (child.usage()?, begun.elapsed().as_secs_f64());
+    let (after, seconds) = (child.usage()?, started.elapsed().as_secs_f64());
 
     let calls = calls_of(&mut child, LOCK_STEP, || {
-        (0..LOCK_STEP).try_for_each(|_| client.ask(1))
+        (0..LOCK_STEP).try_for_each(|_| client.exchange(1))
     })?;
     let calls_of_many = calls_of(&mut child, BATCHES * BATCH, || {
-        (0..BATCHES).try_for_each(|_| client.ask(BATCH))
+        (0..BATCHES).try_for_each(|_| client.exchange(BATCH))
     })?;
     let mut times = Vec::new();
     for _ in 0..LOCK_STEP {
-        let asked = Instant::now();
-        client.ask(1)?;
-        times.push(asked.elapsed());
+        let started = Instant::now();
+        client.exchange(1)?;
+        times.push(started.elapsed());
     }
     times.sort_unstable();
     drop((others, client, child));
 
-    let (served, memory) = crowd(model)?;
+    let (served, memory) = serve_many(model)?;
     Ok(Figures {
         idle,
         threads: after.threads,
@@ -113,29 +118,30 @@ fn figures(model: Model) -> io::Result<Figures> {
     })
 }
 
-/// How many calls the server makes for each of so many requests.
+/// Returns the server's system calls a request, while `send` sends `requests` requests.
 fn calls_of(
     child: &mut Server,
     requests: usize,
-    ask: impl FnOnce() -> io::Result<()>,
+    send: impl FnOnce() -> io::Result<()>,
 ) -> io::Result<f64> {
     let before: u64 = child.calls()?.iter().sum();
-    ask()?;
+    send()?;
     let after: u64 = child.calls()?.iter().sum();
     Ok((after - before) as f64 / requests as f64)
 }
 
-/// Many come, ask one question each, and stay: how many are answered, and what each costs in memory.
-fn crowd(model: Model) -> io::Result<(usize, Option<u64>)> {
+/// Opens many clients, each of which sends one request and stays connected. Returns how many of
+/// them were served, and the server's memory for each in bytes.
+fn serve_many(model: Model) -> io::Result<(usize, Option<u64>)> {
     let child = Server::start(model)?;
-    let mut clients = vec![Client::connect(child.addr, PATIENCE)?];
-    clients[0].ask(1)?;
+    let mut clients = vec![Client::connect(child.addr, LONG_TIMEOUT)?];
+    clients[0].exchange(1)?;
     let (before, mut served, mut unanswered) = (child.usage()?.memory, 1, 0);
-    while clients.len() < crowd_size() && unanswered < UNANSWERED {
-        let Ok(mut client) = Client::connect(child.addr, DOUBT) else {
+    while clients.len() < max_clients() && unanswered < MAX_UNANSWERED {
+        let Ok(mut client) = Client::connect(child.addr, SHORT_TIMEOUT) else {
             break;
         };
-        if client.ask(1).is_ok() {
+        if client.exchange(1).is_ok() {
             (served, unanswered) = (served + 1, 0);
         } else {
             unanswered += 1;
@@ -149,42 +155,44 @@ fn crowd(model: Model) -> io::Result<(usize, Option<u64>)> {
     ))
 }
 
-/// One sends without reading until he is stopped; is another one served meanwhile?
+/// Returns whether a client that sends until its writes block, and never reads, stops the server
+/// from serving another client.
 fn slow_hurts(model: Model) -> io::Result<bool> {
     let child = Server::start(model)?;
-    let mut slow = Client::connect(child.addr, PATIENCE)?;
+    let mut slow = Client::connect(child.addr, LONG_TIMEOUT)?;
     let requests = request(0).repeat(1_000);
-    slow.stream.set_write_timeout(Some(DOUBT / 2))?;
+    slow.stream.set_write_timeout(Some(SHORT_TIMEOUT / 2))?;
     for _ in 0..10_000 {
         if slow.stream.write_all(&requests).is_err() {
             break;
         }
     }
-    let Ok(mut other) = Client::connect(child.addr, DOUBT) else {
+    let Ok(mut other) = Client::connect(child.addr, SHORT_TIMEOUT) else {
         return Ok(true);
     };
-    Ok((0..20).try_for_each(|_| other.ask(1)).is_err())
+    Ok((0..20).try_for_each(|_| other.exchange(1)).is_err())
 }
 
-/// A client that asks and waits.
+/// A client that sends requests and waits for the acks.
 struct Client {
     stream: TcpStream,
-    asked: u64,
+    sent: u64,
 }
 
 impl Client {
-    fn connect(addr: SocketAddr, patience: Duration) -> io::Result<Self> {
-        let stream = TcpStream::connect_timeout(&addr, patience)?;
+    /// Connects, and gives each read `timeout` to return.
+    fn connect(addr: SocketAddr, timeout: Duration) -> io::Result<Self> {
+        let stream = TcpStream::connect_timeout(&addr, timeout)?;
         stream.set_nodelay(true)?;
-        stream.set_read_timeout(Some(patience))?;
-        Ok(Self { stream, asked: 0 })
+        stream.set_read_timeout(Some(timeout))?;
+        Ok(Self { stream, sent: 0 })
     }
 
-    /// Asks so often at once, and waits for all answers.
-    fn ask(&mut self, times: usize) -> io::Result<()> {
-        let first = self.asked;
+    /// Sends `times` requests at once, and waits for all acks.
+    fn exchange(&mut self, times: usize) -> io::Result<()> {
+        let first = self.sent;
         let requests: Vec<u8> = (first..first + times as u64).flat_map(request).collect();
-        self.asked += times as u64;
+        self.sent += times as u64;
         self.stream.write_all(&requests)?;
         let mut acks = vec![0; times * Ack::LEN];
         self.stream.read_exact(&mut acks)?;
@@ -195,7 +203,7 @@ impl Client {
         wrong.map_or(Ok(()), |(ack, number)| {
             Err(io::Error::new(
                 ErrorKind::InvalidData,
-                format!("{ack:?} is no ack of {number}"),
+                format!("{ack:?} is not the ack of request {number}"),
             ))
         })
     }
@@ -210,6 +218,6 @@ fn request(number: u64) -> BytesMut {
     };
     ClientCodec::default()
         .encode(request, &mut bytes)
-        .expect("it is short");
+        .expect("the request is short");
     bytes
 }

@@ -1,18 +1,22 @@
-//! The netpoller's illusion: straight-line code on the reactor, on one thread.
+//! Straight-line code on the reactor, on one thread: the programming model of Go's netpoller.
 //!
 //! ```text
-//!   handle(conn):  read().await ┄ parked ┄► feed ─► write().await ─► read().await ┄ parked ┄► …      a task for each client
-//!                       ▲ │                                                                          (Go: a goroutine)
+//!   handle(conn):  read().await ┄ parked ┄► feed ─► write().await ─► read().await ┄ …
+//!                       ▲ │                         a task per client (Go: goroutine)
 //!                  wake │ │ park
 //!                       │ ▼
-//!   the reactor:   poll ─ waits ─► events ─► read ─► frame() ─► … ─► flush                           one thread for all
+//!   the reactor:   poll ─ waits ─► events ─► read ─► frame() ─► … ─► flush
+//!                                                      one thread for all clients
 //! ```
 //!
-//! **Who waits, where:** each task, in `read().await`, as it seems. In truth one thread, in `epoll_wait`: what waits is a value on the heap, about a kilobyte, half of it its buffer.
+//! **Which thread waits, and where:** each task appears to wait in `read().await`. In fact one
+//! thread waits, in `epoll_wait`. A parked task is a value on the heap: about a kilobyte, half of
+//! it its buffer.
 //!
-//! **Price:** an allocation for each client, a copy of each chunk of bytes; and a task that computes keeps all others waiting. Go has more threads for that.
+//! **Price:** an allocation for each client, and a copy of each chunk of bytes. A task that
+//! computes delays all others; Go has more threads for that.
 //!
-//! Compare [`handle`] with its namesake in `threads.rs`.
+//! Compare [`handle`] with the function of the same name in `threads.rs`.
 
 use std::cell::RefCell;
 use std::error::Error;
@@ -41,49 +45,54 @@ async fn handle(stream: Stream) {
     }
 }
 
-/// What a task knows of its connection: its end of two pipes, to the reactor and from it. Go's `pollDesc`.
+/// A task's connection: the task's side of two byte pipes, from the reactor and to it. Go's
+/// `pollDesc`.
 #[derive(Clone, Default)]
 struct Stream(Rc<RefCell<Pipes>>);
 
 #[derive(Default)]
 struct Pipes {
-    came: BytesMut,
-    ended: bool,
-    goes: BytesMut,
+    incoming: BytesMut,
+    eof: bool,
+    outgoing: BytesMut,
     has_room: bool,
 }
 
 impl Stream {
-    /// Some bytes, or none at the end: as read(2), but while there is nothing the task is parked.
+    /// Reads some bytes, or 0 at the end of the stream, as read(2). Parks the task while there are
+    /// none.
     async fn read(&self, buffer: &mut [u8]) -> usize {
         poll_fn(|_| {
-            let Pipes { came, ended, .. } = &mut *self.0.borrow_mut();
-            if came.is_empty() && !*ended {
+            let Pipes { incoming, eof, .. } = &mut *self.0.borrow_mut();
+            if incoming.is_empty() && !*eof {
                 return Poll::Pending;
             }
-            let count = came.len().min(buffer.len());
-            buffer[..count].copy_from_slice(&came.split_to(count));
+            let count = incoming.len().min(buffer.len());
+            buffer[..count].copy_from_slice(&incoming.split_to(count));
             Poll::Ready(count)
         })
         .await
     }
 
-    /// Takes all of them, once there is room: a peer that does not read parks the task.
+    /// Writes all of `bytes`, once there is room. A peer that does not read parks the task.
     async fn write(&self, bytes: &[u8]) -> usize {
         poll_fn(|_| {
-            let Pipes { goes, has_room, .. } = &mut *self.0.borrow_mut();
+            let Pipes {
+                outgoing, has_room, ..
+            } = &mut *self.0.borrow_mut();
             if !*has_room {
                 return Poll::Pending;
             }
-            goes.put_slice(bytes);
-            *has_room = false; // until the reactor has seen how much that was
+            outgoing.put_slice(bytes);
+            *has_room = false; // until the reactor has counted these bytes
             Poll::Ready(bytes.len())
         })
         .await
     }
 }
 
-/// The executor: it lets the task go on whose connection has news. Nothing else can wake one, so it needs no list of those who are awake.
+/// The executor. It polls a task when its connection has an event. Nothing else can wake a task, so
+/// it keeps no queue of ready tasks.
 struct Executor;
 
 /// A parked task.
@@ -93,25 +102,26 @@ struct Task {
 }
 
 impl Executor {
-    fn wake(cx: &mut Context<'_, Self>) -> Verdict {
+    /// Polls the connection's task until it is parked or done, and sends what it has written.
+    fn poll_task(cx: &mut Context<'_, Self>) -> Verdict {
         loop {
             let has_room = cx.has_room();
             let Task { stream, code } = cx.state();
             stream.0.borrow_mut().has_room = has_room;
-            let over = code
+            let is_done = code
                 .as_mut()
                 .poll(&mut task::Context::from_waker(Waker::noop()))
                 .is_ready();
-            let (goes, is_full) = {
+            let (outgoing, has_input) = {
                 let mut pipes = stream.0.borrow_mut();
-                (pipes.goes.split(), !pipes.came.is_empty())
+                (pipes.outgoing.split(), !pipes.incoming.is_empty())
             };
-            cx.send(&goes[..]);
-            match (over, goes.is_empty(), is_full) {
+            cx.send(&outgoing[..]);
+            match (is_done, outgoing.is_empty(), has_input) {
                 (true, ..) => return Verdict::Close,
-                (_, false, _) => {} // it had something to say, and may have more
-                (_, true, true) => return Verdict::Pause, // it waits for room, and reads nothing meanwhile
-                (_, true, false) => return Verdict::Continue, // it waits for the peer
+                (_, false, _) => {} // it has written, and may have more to write
+                (_, true, true) => return Verdict::Pause, // it waits for room, and does not read
+                (_, true, false) => return Verdict::Continue, // it waits for input
             }
         }
     }
@@ -134,17 +144,17 @@ impl Handler for Executor {
     }
 
     fn frame(&mut self, bytes: &[u8], cx: &mut Context<'_, Self>) -> Verdict {
-        cx.state().stream.0.borrow_mut().came.put_slice(bytes);
-        Self::wake(cx)
+        cx.state().stream.0.borrow_mut().incoming.put_slice(bytes);
+        Self::poll_task(cx)
     }
 
     fn eof(&mut self, cx: &mut Context<'_, Self>) -> Verdict {
-        cx.state().stream.0.borrow_mut().ended = true;
-        Self::wake(cx)
+        cx.state().stream.0.borrow_mut().eof = true;
+        Self::poll_task(cx)
     }
 
     fn drained(&mut self, cx: &mut Context<'_, Self>) -> Verdict {
-        let verdict = Self::wake(cx);
+        let verdict = Self::poll_task(cx);
         if verdict == Verdict::Continue {
             let id = cx.id();
             cx.resume(id);

@@ -1,4 +1,4 @@
-//! The figures as pictures.
+//! Draws the figures as SVG plots.
 
 use std::error::Error;
 use std::fs;
@@ -10,7 +10,7 @@ use plotters::prelude::*;
 use super::measure::{Figures, Row};
 use super::wait_cost::{CALLS, Cost};
 
-/// Draws them into a directory, and says which files they are.
+/// Writes the plots into a directory, and returns the paths of the files.
 pub(crate) fn draw(
     rows: &[Row],
     costs: &[Cost],
@@ -18,7 +18,7 @@ pub(crate) fn draw(
 ) -> Result<Vec<String>, Box<dyn Error>> {
     fs::create_dir_all(directory).map_err(|error| {
         format!(
-            "cannot make the directory {} for the plots: {error}",
+            "cannot create the directory {} for the plots: {error}",
             directory.display()
         )
     })?;
@@ -27,13 +27,13 @@ pub(crate) fn draw(
     draw_waits(costs, &waits)?;
     draw_bars(
         rows,
-        "system calls a request, one at a time",
+        "system calls a request, one request at a time",
         |figures| figures.calls,
         &calls,
     )?;
     draw_bars(
         rows,
-        "% of a processor while all clients are silent",
+        "% of a processor while all clients are idle",
         |figures| figures.idle_cpu,
         &cpu,
     )?;
@@ -55,7 +55,7 @@ fn draw_waits(costs: &[Cost], file: &str) -> Result<(), Box<dyn Error>> {
     root.fill(&WHITE)?;
     let mut chart = ChartBuilder::on(&root)
         .margin(16)
-        .caption("one wait, one client ready", ("sans-serif", 20))
+        .caption("cost of one wait with one client ready", ("sans-serif", 20))
         .x_label_area_size(44)
         .y_label_area_size(72)
         .build_cartesian_2d(x.log_scale(), y.log_scale())?;
@@ -69,7 +69,7 @@ fn draw_waits(costs: &[Cost], file: &str) -> Result<(), Box<dyn Error>> {
     for (call, color) in [RED, BLUE, BLACK].into_iter().enumerate() {
         let line = LineSeries::new(known(call), color.stroke_width(2)).point_size(3);
         let name = if CALLS[call] == "select" {
-            "select: up to 1,023"
+            "select: descriptors up to 1,023"
         } else {
             CALLS[call]
         };
@@ -87,7 +87,8 @@ fn draw_waits(costs: &[Cost], file: &str) -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// From the least of them to the greatest, and a little more on both sides.
+/// Returns the range of the values, with a margin on both sides; without values, a decade from
+/// `otherwise` on.
 fn range(values: impl Iterator<Item = f64>, otherwise: f64) -> Range<f64> {
     let (least, most) = values.fold((f64::INFINITY, 0.0), |(least, most), value| {
         (value.min(least), value.max(most))
@@ -99,7 +100,7 @@ fn range(values: impl Iterator<Item = f64>, otherwise: f64) -> Range<f64> {
     }
 }
 
-#[allow(clippy::trivially_copy_pass_by_ref)] // plotters wants it so
+#[allow(clippy::trivially_copy_pass_by_ref)] // the signature that plotters requires
 fn time(nanos: &f64) -> String {
     match *nanos {
         nanos if nanos < 1e3 => format!("{nanos:.0} ns"),
@@ -108,7 +109,8 @@ fn time(nanos: &f64) -> String {
     }
 }
 
-/// Bars on a logarithmic scale: one that is fifty times as long as the others would leave nothing of them to be seen. The axis begins at 0.1.
+/// Draws bars on a logarithmic scale that begins at 0.1. On a linear one, a bar fifty times as long
+/// as the others would make them invisible.
 fn draw_bars(
     rows: &[Row],
     what: &str,

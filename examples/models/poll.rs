@@ -1,15 +1,16 @@
-//! `poll(2)`: a list of descriptors with what is wanted of each is handed over, and comes back with what each is ready for.
+//! `poll(2)`: each call passes a list of descriptors and interests, and gets their readiness back.
 //!
 //! ```text
-//!   [listener: IN, 4: IN, 5: IN, 7: OUT] ─► poll ─── waits ──► [-, -, 5: IN, -] ─► the whole list is looked through ─┐
-//!                     ▲                                                                                             │
-//!                     └──────────────────────────── the list built anew ◄───────────────────────────────────────────┘
+//!   [listener: IN, 4: IN, 7: OUT] ─► poll ─ waits ─► [-, 4: IN, -] ─► scan the list ─┐
+//!                 ▲                                                                  │
+//!                 └────────────────────── build the list again ◄─────────────────────┘
 //! ```
 //!
-//! **Who waits, where:** one thread, in `poll`, for everybody.
+//! **Which thread waits, and where:** one thread, in `poll`, for all sockets.
 //!
-//! **Price:** as many descriptors as one likes, but each call copies the whole list and the kernel asks every one of them: ten times the idle clients, ten times the cost;
-//! and a refused client that still sends is reset.
+//! **Price:** there is no limit on descriptors, but each call copies the whole list, and the kernel
+//! checks every descriptor: ten times the idle clients, ten times the cost. A refused client that
+//! still sends is reset.
 
 use std::io;
 use std::net::TcpListener;
@@ -24,29 +25,30 @@ pub(crate) fn serve(listener: &TcpListener) -> io::Result<()> {
     let (mut conns, mut buffer) = (Vec::<Conn>::new(), vec![0; 16 * 1024]);
     loop {
         let ready = wait(listener, &conns)?;
-        let (newcomers, ready) = ready.split_first().expect("the listener is the first");
+        let (listener_ready, ready) = ready.split_first().expect("the listener is first");
         let mut ready = ready.iter();
         conns.retain_mut(|conn| {
-            let ready = *ready.next().expect("one for each");
+            let ready = *ready.next().expect("one per connection");
             let mut step = Step::Moved;
             if ready.contains(PollFlags::OUT) {
                 step = conn.transmit();
             }
-            // Broken connections are read too: that tells what is wrong with them.
-            if step != Step::Over
+            // A failed connection is read too: the call returns the error.
+            if step != Step::Closed
                 && ready.intersects(PollFlags::IN | PollFlags::HUP | PollFlags::ERR)
             {
                 step = conn.receive_and_transmit(&mut buffer);
             }
-            step != Step::Over
+            step != Step::Closed
         });
-        if !newcomers.is_empty() {
+        if !listener_ready.is_empty() {
             conns.extend(conn::accept(listener));
         }
     }
 }
 
-/// What everybody is ready for, the listener first.
+/// Waits until a socket is ready. Returns what each is ready for: the listener, then the
+/// connections.
 fn wait(listener: &TcpListener, conns: &[Conn]) -> io::Result<Vec<PollFlags>> {
     let mut fds = vec![PollFd::new(listener, PollFlags::IN)];
     fds.extend(conns.iter().map(|conn| {

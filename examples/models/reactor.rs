@@ -1,14 +1,16 @@
-//! The reactor: the library.
+//! The reactor: a server on the library.
 //!
 //! ```text
-//!   turn:  poll ─ waits ─► events ─► read ─► decode ─► frame() ─► encode ─► flush ─► deadlines ─► …
-//!                                                        └── all that is left to be written
+//!   turn:  poll ─ waits ─► events ─► read ─► decode ─► frame() ─► encode ─► flush ─► …
+//!                                                        └── the only code to write
 //! ```
 //!
-//! **Who waits, where:** one thread, in `epoll_wait` (kqueue, …), for everybody, for the next deadline, and for other threads.
+//! **Which thread waits, and where:** one thread, in `epoll_wait` (kqueue, …), for all sockets, for
+//! the next deadline, and for other threads.
 //!
-//! **Price:** one who computes in `frame` keeps all others waiting; and code that would wait in the middle has to be cut at that place, what it
-//! remembers put into a state of its own. `netpoll.rs` takes that back.
+//! **Price:** a `frame` that computes for long delays all other connections. Code that would wait
+//! in the middle must be split there, and its local variables move into the connection's state.
+//! `netpoll.rs` avoids the split.
 
 use std::error::Error;
 use std::net::TcpListener;
@@ -40,10 +42,13 @@ pub(crate) fn serve(listener: &TcpListener) -> Result<(), Box<dyn Error>> {
     run(Service, listener)
 }
 
-/// Runs a loop for as long as the process lives. It counts its calls itself, but for a few that do not depend on requests: the accept that
-/// says that nobody waits any more, one for each time that somebody came; and the `epoll_ctl`s of the listener and of the bell, at the start.
+/// Runs a reactor until the process ends, and publishes the calls that it counts.
+///
+/// A few calls that do not depend on requests are not counted: the `accept` that finds the backlog
+/// empty, once per accept event; and at the start the `epoll_ctl` calls for the listener and the
+/// waker.
 pub(crate) fn run<H: Handler>(handler: H, listener: &TcpListener) -> Result<(), Box<dyn Error>> {
-    // Without the deadlines that the other models do not have: idle clients are kept.
+    // The other models have no deadlines, so idle clients are kept here too.
     let config = Config {
         idle_timeout: None,
         ..Config::default()

@@ -1,15 +1,16 @@
-//! `select(2)`: three sets of descriptors are handed over, and come back with those that are ready.
+//! `select(2)`: each call passes three sets of descriptors, and gets the ready ones back.
 //!
 //! ```text
-//!   {listener, 4, 5, 7} ─► select ─── waits ──► {5} ─► read 5 ─► answer ─► write 5 ─┐
-//!            ▲                                                                       │
-//!            └──────────────────────── all sets built anew ◄─────────────────────────┘
+//!   {listener, 4, 5, 7} ─► select ─── waits ──► {5} ─► read 5 ─► reply ─► write 5 ─┐
+//!            ▲                                                                     │
+//!            └──────────────────────── build all sets again ◄──────────────────────┘
 //! ```
 //!
-//! **Who waits, where:** one thread, in `select`, for everybody.
+//! **Which thread waits, and where:** one thread, in `select`, for all sockets.
 //!
-//! **Price:** each call copies all sets, and the kernel looks at every number up to the highest. A set holds the numbers 0 to 1,023 and no others,
-//! however few they are. A refused client that still sends is reset.
+//! **Price:** each call copies all sets, and the kernel checks every number up to the highest. A
+//! set holds the descriptors 0 to 1,023 and no others, however few are in use. A refused client
+//! that still sends is reset.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -19,12 +20,12 @@ use std::os::fd::{AsRawFd, RawFd};
 use rustix::event::{FdSetElement, FdSetIter, fd_set_insert};
 
 use super::conn::{self, Conn, Step};
-use super::{complain, sys};
+use super::{log, sys};
 
-/// How many numbers an `fd_set` of the C library has room for.
+/// How many descriptors an `fd_set` of the C library holds.
 pub(crate) const FD_SETSIZE: RawFd = 1024;
 
-/// A set of descriptors: a bit for each.
+/// A set of descriptors: one bit each.
 type Set = [FdSetElement; FD_SETSIZE as usize / (8 * size_of::<FdSetElement>())];
 
 pub(crate) fn serve(listener: &TcpListener) -> io::Result<()> {
@@ -50,7 +51,7 @@ pub(crate) fn serve(listener: &TcpListener) -> io::Result<()> {
         for fd in FdSetIter::new(&write) {
             if conns
                 .get_mut(&fd)
-                .is_some_and(|conn| conn.transmit() == Step::Over)
+                .is_some_and(|conn| conn.transmit() == Step::Closed)
             {
                 conns.remove(&fd);
             }
@@ -58,25 +59,27 @@ pub(crate) fn serve(listener: &TcpListener) -> io::Result<()> {
         for fd in FdSetIter::new(&read) {
             if conns
                 .get_mut(&fd)
-                .is_some_and(|conn| conn.receive_and_transmit(&mut buffer) == Step::Over)
+                .is_some_and(|conn| conn.receive_and_transmit(&mut buffer) == Step::Closed)
             {
                 conns.remove(&fd);
             }
         }
-        // Last: a newcomer may have the number of one who has just left, and what is ready was said of that one.
+        // Accept last: a new connection may get the number of one just closed, and the readiness in
+        // the sets belongs to the closed one.
         if FdSetIter::new(&read).any(|fd| fd == listener.as_raw_fd()) {
             conns.extend(accept(listener));
         }
     }
 }
 
-/// A newcomer, if its descriptor fits into a set. In C nothing would stop the bit from being written behind the set, into somebody else's memory.
+/// Accepts a connection, if its descriptor fits into a set. In C nothing would stop the program
+/// from setting a bit beyond the set, in other memory.
 fn accept(listener: &TcpListener) -> Option<(RawFd, Conn)> {
     let conn = conn::accept(listener)?;
     let fd = conn.stream.as_raw_fd();
     if fd >= FD_SETSIZE {
-        complain(format_args!(
-            "select cannot watch descriptor {fd}: its sets end at {}; the client is sent away",
+        log(format_args!(
+            "client refused: descriptor {fd} does not fit into select's sets, which end at {}",
             FD_SETSIZE - 1
         ));
         return None;

@@ -1,7 +1,8 @@
-//! The nine servers, and how one of them is started.
+//! The nine servers, and the code that starts one of them.
 //!
-//! They differ in who waits, where; and, since the answer of a call is looked up in it, in the container of the connections: a list for busy and
-//! poll, which go through all of them, a tree by descriptor for select, a slab for who gets keys back, and none for who blocks.
+//! They differ in which thread waits, and where. They also differ in the container that maps a
+//! result to its connection: a list for busy and poll, which scan all connections; a tree by
+//! descriptor for select; a slab where the kernel returns keys; and none where the thread blocks.
 
 mod busy;
 pub(crate) mod child;
@@ -28,29 +29,30 @@ use std::time::Duration;
 use clap::ValueEnum;
 use socket2::{Domain, Socket, Type};
 
-/// Which server is to run, and how.
+/// Which server to run, and how.
 #[derive(clap::Args)]
 pub(crate) struct Serve {
     #[arg(value_enum)]
     model: Model,
 
-    /// Where it listens
+    /// Address and port to listen on
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:8888")]
     listen: String,
 
-    /// Print the calls made so far for each line that comes in, and end with the input
+    /// For each line on stdin, print the counts of system calls so far; exit at the end of the
+    /// input
     #[arg(long)]
     report: bool,
 }
 
-/// Who waits, where.
+/// The nine models, by which thread waits, and where.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Model {
     /// One client after the other, blocking
     Iterative,
     /// A thread for each client, blocking
     Threads,
-    /// Non-blocking, asking everybody all the time
+    /// Non-blocking, in a busy loop over all clients
     Busy,
     /// select(2)
     Select,
@@ -75,7 +77,7 @@ impl Model {
     }
 }
 
-/// Serves until the process is ended.
+/// Serves until the process ends.
 pub(crate) fn serve(
     Serve {
         model,
@@ -89,7 +91,7 @@ pub(crate) fn serve(
         thread::Builder::new()
             .name(child::REPORTER.into())
             .stack_size(64 * 1024)
-            .spawn(tell_calls)?;
+            .spawn(report_calls)?;
     }
     writeln!(io::stdout(), "listening on {}", listener.local_addr()?)?;
     match model {
@@ -106,19 +108,22 @@ pub(crate) fn serve(
     Ok(())
 }
 
-/// A line on stderr; if nobody reads that, nobody does.
-pub(crate) fn complain(what: impl Display) {
+/// Writes a line to stderr. Write errors are ignored.
+pub(crate) fn log(what: impl Display) {
     let _ = writeln!(io::stderr(), "{what}");
 }
 
-/// After an error of accept: too many open files, as a rule. The client stays in the queue, so who goes on at once spins. Here all wait a
-/// little instead; the reactor waits for this with a timer, and goes on serving meanwhile.
-fn rest_after(error: &io::Error) {
-    complain(format_args!("accept: {error}"));
+/// Logs an error of `accept`, and sleeps for 50 ms.
+///
+/// The usual error is too many open files. The client stays in the backlog, so a loop that
+/// continues at once would spin. This sleep stops the whole thread; the reactor sets a timer
+/// instead, and keeps serving.
+fn back_off_after(error: &io::Error) {
+    log(format_args!("accept: {error}"));
     thread::sleep(Duration::from_millis(50));
 }
 
-/// A listener with room for many newcomers: std's own has room for 128.
+/// Binds a listener with a backlog of 4096; std's own has 128.
 fn bind(addr: &str) -> io::Result<TcpListener> {
     let addr: std::net::SocketAddr = addr.parse().map_err(io::Error::other)?;
     let socket = Socket::new(Domain::for_address(addr), Type::STREAM, None)?;
@@ -128,9 +133,10 @@ fn bind(addr: &str) -> io::Result<TcpListener> {
     Ok(socket.into())
 }
 
-/// Says for each line how many calls were made so far, and for the last time at the end of the lines, with which the server ends.
-fn tell_calls() {
-    let tell = || {
+/// Prints the counts of system calls for each line on stdin. At the end of the input, stops further
+/// calls, prints the final counts and exits.
+fn report_calls() {
+    let report = || {
         let counts = sys::counts().map(|count| count.to_string()).join(" ");
         let _ = writeln!(io::stdout(), "{counts}");
     };
@@ -138,8 +144,8 @@ fn tell_calls() {
         .lock()
         .lines()
         .map_while(Result::ok)
-        .for_each(|_| tell());
-    sys::make_no_more();
-    tell();
+        .for_each(|_| report());
+    sys::stop_calls();
+    report();
     std::process::exit(0);
 }

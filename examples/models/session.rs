@@ -1,35 +1,39 @@
-//! What all nine servers share: bytes in, bytes out. No socket, no clock, nobody waits in here.
+//! The protocol that all nine servers share: bytes in, bytes out. No sockets, no clock, no waiting.
 
 use bytes::{Buf, BytesMut};
 use glassloop::Codec;
 use glassloop::codec::Input;
 use glassloop::submit::{Ack, Outcome, Request, ServerCodec};
 
-/// What the service does with a request. It cannot fail.
+/// Handles a request, which cannot fail, and returns its ack.
 pub(crate) fn answer(request: &Request<'_>) -> Ack {
     request.ack(Outcome::Done)
 }
 
-/// One connection's side of the conversation.
+/// The protocol state of one connection.
 #[derive(Default)]
 pub(crate) struct Session {
     codec: ServerCodec,
     input: BytesMut,
     output: BytesMut,
-    over: bool,
+    ended: bool,
 }
 
-/// Answers that may wait for a peer who does not read: with more than this nothing further is taken from him.
+/// Bytes of queued replies from which on no more input is taken: the limit for a peer that does not
+/// read.
 const HIGH: usize = 64 * 1024;
 
 impl Session {
-    /// Takes what was read, and queues an ack for each whole request. No bytes: the peer has ended its sending.
+    /// Takes the bytes of a read, and queues an ack for each whole request. An empty slice is the
+    /// end of the peer's stream.
     ///
-    /// Behind bytes that are no request nothing more is taken; what was answered before still goes out. Who then closes, with bytes unread, resets
-    /// the client: seven of the servers do. The library reads on, drops what comes, and waits a while for the client's end.
+    /// After bytes that are not a request, no more input is taken; the acks queued before are still
+    /// sent. A server that then closes the socket with bytes unread resets the client: seven of the
+    /// servers do. The library keeps reading for a while, drops the bytes, and waits for the client
+    /// to close (a lingering close).
     pub(crate) fn feed(&mut self, bytes: &[u8]) {
         self.input.extend_from_slice(bytes);
-        self.over |= bytes.is_empty();
+        self.ended |= bytes.is_empty();
         let mut input = Input::new(&self.input);
         loop {
             match self.codec.decode(&mut input) {
@@ -39,7 +43,7 @@ impl Session {
                     .expect("an ack always fits"),
                 Ok(None) => break,
                 Err(_) => {
-                    self.over = true;
+                    self.ended = true;
                     break;
                 }
             }
@@ -48,28 +52,28 @@ impl Session {
         self.input.advance(taken);
     }
 
-    /// What is to be sent.
+    /// Returns the bytes to send.
     pub(crate) fn output(&self) -> &[u8] {
         &self.output
     }
 
-    /// So much of it was.
+    /// Removes the first `count` bytes of the output, which the socket has taken.
     pub(crate) fn sent(&mut self, count: usize) {
         self.output.advance(count);
     }
 
-    /// Whether it can take more: the peer has not ended, and reads what it gets.
+    /// True if it takes more input: the peer has not ended its stream, and reads its replies.
     pub(crate) fn wants_read(&self) -> bool {
-        !self.over && self.output.len() < HIGH
+        !self.ended && self.output.len() < HIGH
     }
 
-    /// Whether something is to be sent.
+    /// True if there are bytes to send.
     pub(crate) fn wants_write(&self) -> bool {
         !self.output.is_empty()
     }
 
-    /// Whether all is said: nothing more comes, and nothing is left to be sent.
+    /// True if no more input is taken and no output is left.
     pub(crate) fn is_done(&self) -> bool {
-        self.over && self.output.is_empty()
+        self.ended && self.output.is_empty()
     }
 }

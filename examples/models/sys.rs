@@ -1,6 +1,6 @@
-//! The system calls that the servers make, each counted: what a model costs is how often it goes to the kernel.
+//! The system calls that the servers make, each counted: a model's cost is mainly its system calls.
 //!
-//! A thin layer: every function is one call, under the name that it has in the manual (section 2).
+//! A thin layer: every function is one call, with its name from section 2 of the manual.
 
 use std::io::{self, Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -10,7 +10,7 @@ use std::thread;
 
 use rustix::event::{FdSetElement, PollFd, Timespec, epoll};
 
-/// A kind of call.
+/// A kind of system call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Call {
     Accept,
@@ -32,41 +32,47 @@ impl Call {
     ];
 }
 
-/// How often each was made, by all threads.
+/// How often each was made, by all threads, in the order of [`Call::ALL`].
 static COUNTS: [AtomicU64; 5] = [const { AtomicU64::new(0) }; 5];
-static OVER: AtomicBool = AtomicBool::new(false);
+/// True once no further call may be made.
+static STOPPED: AtomicBool = AtomicBool::new(false);
 
+/// Counts a call that is about to be made. Parks the thread for good after [`stop_calls`].
 fn count(call: Call) {
-    while OVER.load(Ordering::Relaxed) {
+    while STOPPED.load(Ordering::Relaxed) {
         thread::park();
     }
     COUNTS[call as usize].fetch_add(1, Ordering::Relaxed);
 }
 
-/// So far, in the order of [`Call::ALL`].
+/// Returns the counts so far, in the order of [`Call::ALL`].
 pub(crate) fn counts() -> [u64; 5] {
     Call::ALL.map(|call| COUNTS[call as usize].load(Ordering::Relaxed))
 }
 
-/// From here on no call is made: the counts stay true to the end of the process, also of who never waits.
-pub(crate) fn make_no_more() {
-    OVER.store(true, Ordering::Relaxed);
+/// Stops all further calls, so that the counts stay exact until the process ends, even for a server
+/// that never blocks.
+pub(crate) fn stop_calls() {
+    STOPPED.store(true, Ordering::Relaxed);
 }
 
-/// For who makes calls elsewhere and counts them there.
+/// Replaces the counts, for a server that makes and counts its calls elsewhere.
 pub(crate) fn set_counts(counts: [u64; 5]) {
     for (call, value) in Call::ALL.into_iter().zip(counts) {
         COUNTS[call as usize].store(value, Ordering::Relaxed);
     }
 }
 
+/// `accept(2)`. Sets `TCP_NODELAY` on the new socket.
 pub(crate) fn accept(listener: &TcpListener) -> io::Result<TcpStream> {
     count(Call::Accept);
     let (stream, _) = listener.accept()?;
-    stream.set_nodelay(true)?; // an ack is not to wait for the ack of the one before (tcp(7))
+    // Else a reply waits until the client's TCP acknowledges the one before (tcp(7)).
+    stream.set_nodelay(true)?;
     Ok(stream)
 }
 
+/// `read(2)`, repeated if a signal interrupts it.
 pub(crate) fn read(mut stream: &TcpStream, buffer: &mut [u8]) -> io::Result<usize> {
     loop {
         count(Call::Read);
@@ -77,6 +83,7 @@ pub(crate) fn read(mut stream: &TcpStream, buffer: &mut [u8]) -> io::Result<usiz
     }
 }
 
+/// `write(2)`, repeated if a signal interrupts it.
 pub(crate) fn write(mut stream: &TcpStream, bytes: &[u8]) -> io::Result<usize> {
     loop {
         count(Call::Write);
@@ -87,28 +94,31 @@ pub(crate) fn write(mut stream: &TcpStream, bytes: &[u8]) -> io::Result<usize> {
     }
 }
 
-/// `poll(2)`, for as long as it takes.
+/// `poll(2)` without a timeout. Returns 0 if a signal interrupts it.
 pub(crate) fn poll(fds: &mut [PollFd<'_>]) -> io::Result<usize> {
     count(Call::Wait);
-    interrupted_is_nothing(rustix::event::poll(fds, None))
+    ignore_interrupt(rustix::event::poll(fds, None))
 }
 
-/// `select(2)`, for as long as it takes. The sets are replaced by what is ready in them.
+/// `select(2)` without a timeout. Replaces the sets by their ready members. Returns 0 if a signal
+/// interrupts it.
 ///
-/// All of their members must be open descriptors.
+/// All members of the sets must be open descriptors.
 pub(crate) fn select(
     highest: i32,
     read: &mut [FdSetElement],
     write: &mut [FdSetElement],
 ) -> io::Result<usize> {
     count(Call::Wait);
-    // SAFETY: a descriptor in a set must be open, and stay so. Who calls has just put in those of sockets that it owns, and waits meanwhile.
-    #[allow(unsafe_code)] // select(2) takes bare numbers: just that is the lesson
+    // SAFETY: a descriptor in a set must be open, and stay open. The caller has just inserted the
+    // descriptors of sockets that it owns, and is blocked in this call meanwhile.
+    #[allow(unsafe_code)] // select(2) takes bare numbers, which is the point of the example
     let ready = unsafe { rustix::event::select(highest + 1, Some(read), Some(write), None, None) };
-    interrupted_is_nothing(ready.map(i32::unsigned_abs).map(|count| count as usize))
+    ignore_interrupt(ready.map(i32::unsigned_abs).map(|count| count as usize))
 }
 
-/// `epoll_wait(2)`, for as long as it takes, or not at all. Adds to `events`, up to their capacity.
+/// `epoll_wait(2)`, without a timeout if `waits`, else with a timeout of zero. Appends to `events`,
+/// up to its capacity. Returns 0 if a signal interrupts it.
 pub(crate) fn epoll_wait(
     epoll: &OwnedFd,
     events: &mut Vec<epoll::Event>,
@@ -119,13 +129,14 @@ pub(crate) fn epoll_wait(
         tv_sec: 0,
         tv_nsec: 0,
     });
-    interrupted_is_nothing(epoll::wait(
+    ignore_interrupt(epoll::wait(
         epoll,
         rustix::buffer::spare_capacity(events),
         timeout.as_ref(),
     ))
 }
 
+/// `epoll_ctl(2)` with `EPOLL_CTL_ADD`.
 pub(crate) fn epoll_add(
     epoll: &OwnedFd,
     fd: impl AsFd,
@@ -141,6 +152,7 @@ pub(crate) fn epoll_add(
     )?)
 }
 
+/// `epoll_ctl(2)` with `EPOLL_CTL_MOD`.
 pub(crate) fn epoll_modify(
     epoll: &OwnedFd,
     fd: impl AsFd,
@@ -156,7 +168,8 @@ pub(crate) fn epoll_modify(
     )?)
 }
 
-fn interrupted_is_nothing(result: rustix::io::Result<usize>) -> io::Result<usize> {
+/// Replaces the error `EINTR` by 0 ready descriptors.
+fn ignore_interrupt(result: rustix::io::Result<usize>) -> io::Result<usize> {
     match result {
         Err(rustix::io::Errno::INTR) => Ok(0),
         result => Ok(result?),

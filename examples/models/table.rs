@@ -1,10 +1,10 @@
-//! The figures as text and as JSON.
+//! Formats the figures as text and as JSON.
 
 use std::fmt::Write;
 
 use serde_json::Value;
 
-use super::measure::{Figures, Row, crowd_size};
+use super::measure::{Figures, Row, max_clients};
 use super::wait_cost::{CALLS, Cost};
 
 const HEAD: [&str; 11] = [
@@ -13,15 +13,15 @@ const HEAD: [&str; 11] = [
     "CPU idle",
     "wake-ups/s",
     "calls/req",
-    "of 100",
+    "batched",
     "p50 µs",
     "p99 µs",
     "clients",
     "bytes/client",
-    "a slow client hurts others",
+    "slow client blocks others",
 ];
 
-/// What each model costs.
+/// Formats the table of the models.
 pub(crate) fn models(rows: &[Row]) -> String {
     let mut lines = vec![HEAD.map(String::from)];
     lines.extend(rows.iter().map(|row| {
@@ -36,13 +36,17 @@ pub(crate) fn models(rows: &[Row]) -> String {
     let figures = || rows.iter().filter_map(|row| row.figures.as_ref().ok());
     let _ = writeln!(
         text,
-        "\nthreads, CPU and wake-ups: with one client and {} more, all silent (iterative: with the one that it can serve)\n\
-         calls/req: system calls a request, of a client that waits for each answer; of 100: of one that sends a hundred at once\n\
-         (epoll-et: up to 4 a request; fewer if the next request comes before the read that would have said EAGAIN)\n\
-         p50, p99: how long that first client waits\n\
-         clients: how many of {} were answered at the same time; bytes/client: memory of the process, without the kernel's",
+        "\nthreads, CPU idle, wake-ups: with one client and {} more, all idle \
+         (iterative: only the one that it can serve)\n\
+         calls/req: system calls a request, for a client that waits for each reply\n\
+         batched: the same, for a client that sends 100 requests at once\n\
+         epoll-et: up to 4 calls a request; fewer if the next request arrives before the read \
+         that would return EAGAIN\n\
+         p50, p99: latency of the first client's requests\n\
+         clients: how many of {} clients were served at the same time\n\
+         bytes/client: memory of the process, without the kernel's buffers",
         figures().map(|figures| figures.idle).max().unwrap_or(0),
-        crowd_size(),
+        max_clients(),
     );
     for row in rows {
         if let Err(why) = &row.figures {
@@ -52,9 +56,9 @@ pub(crate) fn models(rows: &[Row]) -> String {
     text
 }
 
-/// A row, without its model.
+/// Formats the figures of a row, without its model.
 fn cells(figures: &Figures) -> [String; HEAD.len() - 1] {
-    let most = crowd_size();
+    let tried = max_clients();
     [
         figures.threads.to_string(),
         format!("{:.1} %", figures.idle_cpu),
@@ -63,10 +67,10 @@ fn cells(figures: &Figures) -> [String; HEAD.len() - 1] {
         format!("{:.2}", figures.calls_of_many),
         format!("{:.0}", micros(figures.p50)),
         format!("{:.0}", micros(figures.p99)),
-        if figures.served < most {
+        if figures.served < tried {
             figures.served.to_string()
         } else {
-            format!("≥ {most}")
+            format!("≥ {tried}")
         },
         figures
             .memory
@@ -75,9 +79,9 @@ fn cells(figures: &Figures) -> [String; HEAD.len() - 1] {
     ]
 }
 
-/// What a wait costs.
+/// Formats the table of the costs of one wait.
 pub(crate) fn wait_costs(costs: &[Cost]) -> String {
-    let mut lines = vec![vec!["a wait, ns".to_string()]];
+    let mut lines = vec![vec!["cost of a wait, ns".to_string()]];
     lines[0].extend(costs.iter().map(|cost| format!("{} idle", cost.idle)));
     for (number, call) in CALLS.iter().enumerate() {
         let mut line = vec![(*call).to_string()];
@@ -94,7 +98,7 @@ pub(crate) fn wait_costs(costs: &[Cost]) -> String {
             if let Err(why) = nanos {
                 let _ = writeln!(
                     text,
-                    "n/a: {call} beside {} idle connections: {why}",
+                    "n/a: {call} with {} idle connections: {why}",
                     cost.idle
                 );
             }
@@ -103,6 +107,7 @@ pub(crate) fn wait_costs(costs: &[Cost]) -> String {
     text
 }
 
+/// Aligns the cells in columns: the first to the left, the others to the right.
 fn columns<L: AsRef<[String]>>(lines: &[L]) -> String {
     let mut text = String::new();
     for line in lines {
@@ -126,7 +131,7 @@ fn micros(time: std::time::Duration) -> f64 {
     time.as_secs_f64() * 1e6
 }
 
-/// Everything, as one object.
+/// Formats all figures as one JSON object.
 pub(crate) fn json(rows: &[Row], costs: &[Cost]) -> String {
     let rows: Vec<String> = rows.iter().map(json_row).collect();
     let calls: Vec<String> = CALLS
@@ -155,7 +160,7 @@ pub(crate) fn json(rows: &[Row], costs: &[Cost]) -> String {
     )
 }
 
-/// A row: an "error" has it if its figures are not known.
+/// Formats a row. Without figures, its numbers are null and `error` holds the reason.
 fn json_row(row: &Row) -> String {
     let known = row.figures.as_ref().ok();
     let number = |digits: usize, of: fn(&Figures) -> f64| {
@@ -173,7 +178,7 @@ fn json_row(row: &Row) -> String {
         ),
         ("p50_us", number(1, |figures| micros(figures.p50))),
         ("p99_us", number(1, |figures| micros(figures.p99))),
-        ("clients_tried", crowd_size().to_string()),
+        ("clients_tried", max_clients().to_string()),
         ("clients_served", number(0, |figures| figures.served as f64)),
         (
             "bytes_per_client",

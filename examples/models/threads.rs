@@ -1,42 +1,45 @@
-//! A thread for each connection, and blocking calls: what the lesson's Go server looks like.
+//! A thread for each connection and blocking calls, as in the lesson's Go server.
 //!
 //! ```text
-//!   accept ─ waits ─► accept ─ waits ─► …          one thread
-//!      └─► read ─ waits ─► answer ─► write ─► read …      and one for each client
+//!   accept ─ waits ─► accept ─ waits ─► …                one thread
+//!      └─► read ─ waits ─► reply ─► write ─► read …      and one more per client
 //! ```
 //!
-//! **Who waits, where:** each thread, in `read`, for its own client. Nobody waits for anybody else.
+//! **Which thread waits, and where:** each thread, in `read`, for its own client. No client waits
+//! for another one.
 //!
-//! **Price:** a thread for each client, idle or not: a stack, a place in the scheduler, two context switches a request; and a refused client that still sends is reset.
+//! **Price:** a thread for each client, idle or not: a stack, a scheduler entry, and two context
+//! switches a request. A refused client that still sends is reset.
 
 use std::io;
 use std::net::{TcpListener, TcpStream};
 use std::thread;
 
 use super::session::Session;
-use super::{complain, rest_after, sys};
+use super::{back_off_after, log, sys};
 
 pub(crate) fn serve(listener: &TcpListener) -> io::Result<()> {
     loop {
         match sys::accept(listener) {
             Ok(stream) => {
-                // No thread for him: the closure is dropped, and his connection with it.
+                // If no thread can be started, the closure is dropped, and the connection with it.
                 if let Err(error) = thread::Builder::new()
                     .stack_size(128 * 1024)
-                    .spawn(move || talk(&stream))
+                    .spawn(move || serve_client(&stream))
                 {
-                    complain(format_args!("no thread for a client: {error}"));
+                    log(format_args!("cannot start a thread for a client: {error}"));
                 }
             }
-            // The lesson's loop ends here, whatever the error is. No descriptor left, say, is no reason to: some will be free again.
-            Err(error) => rest_after(&error),
+            // The lesson's loop ends here on any error. Running out of descriptors, for one, is no
+            // reason to end: some will be free again.
+            Err(error) => back_off_after(&error),
         }
     }
 }
 
-fn talk(stream: &TcpStream) {
+fn serve_client(stream: &TcpStream) {
     if let Err(error) = handle(stream) {
-        complain(format_args!("a connection ended: {error}"));
+        log(format_args!("connection closed: {error}"));
     }
 }
 

@@ -1,4 +1,4 @@
-//! What a single wait costs, with one descriptor ready and many that are not.
+//! Measures the cost of one wait call, with one descriptor ready and many idle.
 
 use std::io::{self, Write};
 use std::net::{TcpListener, TcpStream};
@@ -10,50 +10,53 @@ use rustix::event::{FdSetElement, PollFd, PollFlags, fd_set_insert, fd_set_num_e
 
 use super::servers::{select, sys};
 
-/// The calls that wait, in the order of [`Cost::nanos`].
+/// The wait calls, in the order of [`Cost::nanos`].
 pub(crate) const CALLS: [&str; 3] = ["select", "poll", "epoll"];
 
-/// What a wait costs beside so many idle connections, in nanoseconds; or why that is not known.
+/// The cost of a wait with `idle` idle connections, for each call: nanoseconds, or the reason why
+/// it could not be measured.
 pub(crate) struct Cost {
     pub(crate) idle: usize,
     pub(crate) nanos: [Result<f64, String>; 3],
 }
 
+/// Measures all calls, for each number of idle connections.
 pub(crate) fn measure(idle: &[usize]) -> Vec<Cost> {
     idle.iter()
         .map(|&idle| Cost {
             idle,
-            nanos: beside(idle).unwrap_or_else(|error| [(); 3].map(|()| Err(error.to_string()))),
+            nanos: measure_with(idle)
+                .unwrap_or_else(|error| [(); 3].map(|()| Err(error.to_string()))),
         })
         .collect()
 }
 
-fn beside(idle: usize) -> io::Result<[Result<f64, String>; 3]> {
+fn measure_with(idle: usize) -> io::Result<[Result<f64, String>; 3]> {
     let limit = rlimit::Resource::NOFILE.get_soft()? as usize;
     if idle + 100 > limit {
         return Err(io::Error::other(format!(
-            "at most {limit} descriptors (ulimit -n)"
+            "only {limit} descriptors are allowed (ulimit -n)"
         )));
     }
-    let crowd = Crowd::new(idle)?;
+    let connections = Connections::new(idle)?;
     Ok([
-        crowd.select().map_err(|error| error.to_string()),
-        Ok(crowd.poll()?),
-        Ok(crowd.epoll()?),
+        connections.select().map_err(|error| error.to_string()),
+        Ok(connections.poll()?),
+        Ok(connections.epoll()?),
     ])
 }
 
-/// Many connections, of which one has something to be read.
-struct Crowd {
-    /// Both ends of each pair: an end whose other one is closed would be ready.
+/// Many connections, of which one has bytes to read.
+struct Connections {
+    /// Both ends of each pair: if one end were closed, the other would be ready.
     ends: Vec<TcpStream>,
-    /// So many of them are waited for; with an odd number, one end is left out.
+    /// How many of `ends` are waited for. If this is odd, one end is not used.
     idle: usize,
     ready: TcpStream,
     _peer: TcpStream,
 }
 
-impl Crowd {
+impl Connections {
     fn new(idle: usize) -> io::Result<Self> {
         let listener = TcpListener::bind("127.0.0.1:0")?;
         let pair = || {
@@ -84,7 +87,7 @@ impl Crowd {
         let highest = self.all().map(AsRawFd::as_raw_fd).max().unwrap_or(0);
         if highest >= select::FD_SETSIZE {
             return Err(io::Error::other(format!(
-                "descriptors up to {} only",
+                "select takes descriptors up to {} only",
                 select::FD_SETSIZE - 1
             )));
         }
@@ -93,7 +96,7 @@ impl Crowd {
             .for_each(|stream| fd_set_insert(&mut wanted, stream.as_raw_fd()));
         let (mut read, mut write) = (wanted.clone(), vec![FdSetElement::default(); wanted.len()]);
         time(|| {
-            read.copy_from_slice(&wanted); // it comes back changed
+            read.copy_from_slice(&wanted); // the call changes its sets
             sys::select(highest, &mut read, &mut write)
         })
     }
@@ -119,19 +122,20 @@ impl Crowd {
     }
 }
 
-/// Nanoseconds that a call takes: the best of some rounds, since whatever disturbs one makes it longer.
+/// Returns the nanoseconds that a call takes: the best of several rounds, since a disturbance can
+/// only make a round longer.
 fn time(mut call: impl FnMut() -> io::Result<usize>) -> io::Result<f64> {
     let mut best = f64::INFINITY;
-    let begun = Instant::now();
+    let first_started = Instant::now();
     for round in 0.. {
         let started = Instant::now();
         let mut calls = 0;
         while calls < 200 && (calls < 4 || started.elapsed().as_millis() < 20) {
-            assert_eq!(call()?, 1, "one is ready");
+            assert_eq!(call()?, 1, "exactly one descriptor is ready");
             calls += 1;
         }
         best = best.min(started.elapsed().as_nanos() as f64 / f64::from(calls));
-        if round >= 5 && begun.elapsed().as_millis() > 50 {
+        if round >= 5 && first_started.elapsed().as_millis() > 50 {
             break;
         }
     }

@@ -1,20 +1,21 @@
-//! Runs the loop in simulated worlds, one for each seed, and looks whether anything was lost, doubled, altered or forgotten.
+//! Runs the loop on a simulated network, once for each seed, and checks that no frame is lost,
+//! duplicated, altered or late.
 //!
 //! `cargo run --release --features sim --example simulate -- --seeds 1000`
 
-mod guest;
-mod hub;
-mod judge;
-mod ledger;
-mod oracle;
+mod client;
+mod delivery;
+mod handler;
+mod invariants;
 mod plan;
+mod record;
 mod relay;
 mod report;
-mod scene;
+mod run;
 mod seeds;
 mod shrink;
+mod verify;
 mod wire;
-mod witness;
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
@@ -29,13 +30,13 @@ use glassloop::sim::Fault;
 use crate::plan::Plan;
 use crate::report::Report;
 
-/// Runs the loop in simulated worlds, and checks every frame. Exits with 1 if anything was wrong.
+/// Runs the loop on a simulated network, and checks every frame. Exits with 1 if a check fails
 #[derive(Parser)]
 struct Args {
     /// How many seeds to run [default: 100, or 1 with --seed]
     #[arg(long, value_parser = clap::value_parser!(u64).range(1..))]
     seeds: Option<u64>,
-    /// The first of them [default: 0]
+    /// The first seed [default: 0]
     #[arg(long)]
     seed: Option<u64>,
     /// Print the summary as one JSON object
@@ -44,19 +45,19 @@ struct Args {
     /// Print every step of the loop
     #[arg(long)]
     trace: bool,
-    /// Threads that run seeds at the same time [default: one for each processor]
+    /// Threads to run seeds on [default: one for each processor]
     #[arg(long)]
     threads: Option<usize>,
-    /// Stop at the first failure, and do not look for a smaller one
+    /// Stop at the first failure, and do not shrink it
     #[arg(long)]
     first: bool,
-    /// Only these clients take part, by their numbers
+    /// Only these clients take part (comma-separated numbers)
     #[arg(long, value_delimiter = ',')]
     clients: Option<Vec<usize>>,
     /// The most requests that each client makes
     #[arg(long)]
     requests: Option<usize>,
-    /// Faults that do not happen, by their names
+    /// Faults that do not happen (comma-separated names)
     #[arg(long, value_delimiter = ',', value_parser = fault)]
     without: Vec<Fault>,
 }
@@ -65,7 +66,7 @@ fn fault(name: &str) -> Result<Fault, String> {
     let found = Fault::ALL.iter().find(|fault| fault.name() == name);
     found.copied().ok_or_else(|| {
         format!(
-            "no fault has this name; there are {}",
+            "unknown fault; the faults are {}",
             Fault::ALL
                 .iter()
                 .map(|fault| fault.name())
@@ -83,12 +84,12 @@ fn main() -> ExitCode {
         .unwrap_or(if args.seed.is_some() { 1 } else { 100 });
     let Some(end) = first.checked_add(count) else {
         eprintln!(
-            "{count} seeds from {first} on are more than there are: the last one is {}",
+            "{count} seeds from {first} on exceed the last seed, {}",
             u64::MAX - 1
         );
         return ExitCode::from(2);
     };
-    // One after the other, if their steps are to be read.
+    // Steps of several seeds at once would be mixed.
     let threads = if args.trace {
         1
     } else {
@@ -100,7 +101,7 @@ fn main() -> ExitCode {
         without: args.without.clone(),
         ..Plan::of(seed)
     };
-    let (begun, mut told, mut report) = (Instant::now(), Instant::now(), Report::default());
+    let (begun, mut reported_at, mut report) = (Instant::now(), Instant::now(), Report::default());
     seeds::run(
         first..end,
         threads,
@@ -108,18 +109,18 @@ fn main() -> ExitCode {
         || show(args.trace),
         |seed, outcome| {
             report.add(seed, outcome);
-            if told.elapsed() > Duration::from_secs(5) {
-                told = Instant::now();
+            if reported_at.elapsed() > Duration::from_secs(5) {
+                reported_at = Instant::now();
                 let Report {
                     seeds,
                     frames,
-                    tally,
+                    fault_counts,
                     failed,
                     ..
                 } = &report;
                 eprintln!(
                     "{seeds} of {count} seeds: {frames} frames, {} faults, {} failed",
-                    tally.total(),
+                    fault_counts.total(),
                     failed.len()
                 );
             }
@@ -137,24 +138,27 @@ fn main() -> ExitCode {
     };
     eprintln!("seed {seed} failed: {}", violations.join("; "));
     if report.failed.len() > 1 {
-        eprintln!("and so did {}", report.other_failures(20).join(", "));
+        eprintln!(
+            "other seeds that failed: {}",
+            report.other_failures(20).join(", ")
+        );
     }
     if !args.first {
         let small = shrink::shrink(plan(seed));
         let (steps, last) = steps_of(&small);
         eprintln!(
-            "\nThe smallest world that was found to fail takes {steps} steps. The last of them:\n{}",
+            "\nThe smallest failing run found has {steps} steps. The last of them:\n{}",
             last.join("\n")
         );
         eprintln!(
-            "\nTo see all of them:\n  {} --trace",
+            "\nTo print all steps:\n  {} --trace",
             shrink::command(&small)
         );
     }
     ExitCode::FAILURE
 }
 
-/// Prints steps, or does not.
+/// Returns an observer that prints every step if `trace` is set.
 fn show(trace: bool) -> impl FnMut(Duration, &Step<'_>) + 'static {
     move |now, step| {
         if trace {
@@ -165,18 +169,18 @@ fn show(trace: bool) -> impl FnMut(Duration, &Step<'_>) + 'static {
 
 fn line(now: Duration, step: &Step<'_>) -> String {
     match step {
-        // Without the instant: it is another one in every run.
+        // Without the instant, which differs in every run.
         Step::Turn { events, .. } => format!("{now:>14.6?} Turn {{ events: {events} }}"),
         step => format!("{now:>14.6?} {step:?}"),
     }
 }
 
-/// How many steps a run takes, and the last of them.
+/// Counts the steps of a run, and keeps the last 20.
 fn steps_of(plan: &Plan) -> (usize, Vec<String>) {
     let seen = Rc::new(RefCell::new((0, VecDeque::new())));
-    let book = seen.clone();
-    let outcome = scene::run(plan, move |now, step| {
-        let (count, last) = &mut *book.borrow_mut();
+    let observed = seen.clone();
+    let outcome = run::run(plan, move |now, step| {
+        let (count, last) = &mut *observed.borrow_mut();
         *count += 1;
         last.push_back(line(now, step));
         if last.len() > 20 {

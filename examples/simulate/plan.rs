@@ -1,120 +1,122 @@
-//! What one seed draws: which workload, which limits, which clients, and what each of them will do. And what is left out of it when a failure is made small.
+//! The scenario that a seed draws: workload, limits, clients and what each client does; and what
+//! shrinking leaves out.
 
 use std::time::Duration;
 
-use glassloop::sim::{Dice, Fault, Faults};
+use glassloop::sim::{Fault, Faults, Rng};
 use glassloop::{Config, Stop};
 
-/// One run, to be repeated at will.
+/// What to run. The same plan gives the same run.
 #[derive(Clone, Debug)]
 pub(crate) struct Plan {
     pub seed: u64,
     /// The clients that take part; `None`: all.
     pub clients: Option<Vec<usize>>,
-    /// The most requests that each of them makes.
+    /// The most requests that each client makes.
     pub requests: Option<usize>,
     /// Faults that do not happen.
     pub without: Vec<Fault>,
 }
 
-/// What is simulated.
+/// The protocol and the handler of a run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Workload {
-    /// The submit server, and a handler that does everything a handler may.
+    /// The submit protocol, with [`TestHandler`](crate::handler::TestHandler).
     Submit,
-    /// Lines with long answers.
+    /// Lines with long answers, with the same handler.
     Lines,
-    /// Clients who are passed on to somebody else.
+    /// Length-prefixed frames, with [`Relay`](crate::relay::Relay).
     Relay,
 }
 
-/// What a request asks the handler for, besides its ack.
+/// What a request asks of the handler, besides its ack.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Op {
     Ack,
-    /// So many replies more of about so many bytes (lines only).
-    Much(u16),
-    /// No further frame until a timer has come.
+    /// This many more replies of about the request's size (lines only).
+    Replies(u16),
+    /// Pause for this many milliseconds.
     Pause(u16),
-    /// A message to another client.
-    Tell(u16),
-    /// The end of another client.
+    /// Send a message to another client.
+    MessageOther(u16),
+    /// Close another client.
     CloseOther(u16),
     Close,
     Abort,
     Panic,
-    /// A panic when the connection is told that it is over.
+    /// Panic in `Handler::close`.
     PanicAtClose,
     Timer(u16),
-    /// A read deadline, which the handler clears when it has passed.
+    /// A read deadline, which the handler clears when it expires.
     ReadDeadline(u16),
-    /// The same for writing.
+    /// A write deadline, cleared in the same way.
     WriteDeadline(u16),
     Stop,
 }
 
-/// How a client behaves.
+/// The behavior of a client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Manner {
-    /// It sends, reads, and leaves in good order when it has all its answers.
+pub(crate) enum Behavior {
+    /// Sends, reads, and closes when it has all its answers.
     Waits,
-    /// It sends all it has, ends its sending, and reads until the end.
+    /// Sends everything, shuts down its sending side, and reads to the end.
     HalfCloses,
-    /// It sends something that is no frame, after its requests.
-    Garbage,
-    /// It ends its sending in the middle of a frame.
+    /// Sends bytes that are no frame, after its requests.
+    SendsGarbage,
+    /// Shuts down its sending side within a frame.
     Truncates,
-    /// It resets the connection at some time.
+    /// Resets the connection after its requests.
     Resets,
-    /// It closes at some time without having read everything.
-    Leaves,
-    /// It sends nothing, and waits until the world is kind again.
-    Mute,
-    /// It does not read until the world is kind again.
-    Deaf,
-    /// It begins a frame, and does not go on until the world is kind again; then it ends there.
+    /// Closes after its requests, without reading everything.
+    ClosesEarly,
+    /// Sends nothing until the faults end.
+    Silent,
+    /// Does not read until the faults end.
+    StopsReading,
+    /// Sends the start of a frame and waits until the faults end; then shuts down its sending side.
     Stalls,
 }
 
-/// What one client will do.
+/// What one client does.
 #[derive(Clone, Debug)]
-pub(crate) struct Client {
+pub(crate) struct ClientPlan {
     pub number: usize,
-    pub dice: Dice,
-    pub manner: Manner,
-    pub comes: Duration,
+    pub rng: Rng,
+    pub behavior: Behavior,
+    pub connects_at: Duration,
     pub requests: usize,
-    /// Requests that it makes at once, and the most that are unanswered.
+    /// Requests made at once, and the most that are unanswered.
     pub burst: usize,
     pub window: usize,
     /// The longest time between two bursts.
-    pub thinks: Duration,
+    pub think_time: Duration,
     pub payload: usize,
-    /// Of a million requests, how many ask for more than an ack.
-    pub special: u32,
+    /// The rate, per million requests, of those that ask for more than an ack.
+    pub special_rate: u32,
 }
 
-/// All that a seed draws.
+/// Everything that a seed draws.
 #[derive(Debug)]
-pub(crate) struct Drawn {
+pub(crate) struct Scenario {
     pub workload: Workload,
-    /// Whether the poller makes a short read mean that the socket is empty.
-    pub strict: bool,
+    /// True if a short read means that the socket is empty; see [`SimNet`](glassloop::sim::SimNet).
+    pub short_read_is_empty: bool,
     pub faults: Faults,
     pub config: Config,
-    pub clients: Vec<Client>,
-    /// How long the world is unkind.
-    pub rough: Duration,
-    /// When the loop is told to stop, if it is, and how.
+    pub clients: Vec<ClientPlan>,
+    /// How long faults happen.
+    pub fault_time: Duration,
+    /// When and how the loop is told to stop, if it is.
     pub stop: Option<(Duration, Stop)>,
-    /// Whether handlers may do what ends connections.
-    pub violent: bool,
-    /// Whether all deadlines that end connections are off, so that nobody may be left behind.
-    pub unguarded: bool,
+    /// True if requests may ask for what ends connections.
+    pub may_close: bool,
+    /// True if no timeout may end a connection.
+    pub no_timeouts: bool,
 }
 
-impl Drawn {
-    /// Whether the poller reports in order and completely, as [`glassloop::internals::Net::poll`] asks.
+impl Scenario {
+    /// True if the poller reports in order and completely, as [`glassloop::internals::Net::poll`]
+    /// requires.
     pub(crate) fn reports_in_order(&self) -> bool {
         let broken = [
             Fault::BatchOfOne,
@@ -126,14 +128,14 @@ impl Drawn {
         broken.iter().all(|fault| self.faults.rate(*fault) == 0)
     }
 
-    /// Whether the poller reports at once what there is to read.
+    /// True if the poller reports unread bytes without delay.
     pub(crate) fn reports_at_once(&self) -> bool {
         [Fault::EdgeWithheld, Fault::ReadBlocked]
             .iter()
             .all(|fault| self.faults.rate(*fault) == 0)
     }
 
-    /// Whether the loop is never kept from running, so that nothing may come late.
+    /// True if the loop always runs on time, so that nothing may be late.
     pub(crate) fn is_punctual(&self) -> bool {
         [Fault::LateWake, Fault::TimeJump, Fault::Stopped]
             .iter()
@@ -151,33 +153,33 @@ impl Plan {
         }
     }
 
-    pub(crate) fn draw(&self) -> Drawn {
-        let whole = Dice::new(self.seed);
-        let mut dice = whole.fork(10);
-        let workload = dice.pick(&[
+    pub(crate) fn scenario(&self) -> Scenario {
+        let whole = Rng::new(self.seed);
+        let mut rng = whole.fork(10);
+        let workload = rng.pick(&[
             Workload::Submit,
             Workload::Submit,
             Workload::Lines,
             Workload::Relay,
         ]);
-        let mut faults = Faults::drawn(&mut whole.fork(1));
+        let mut faults = Faults::random(&mut whole.fork(1));
         for fault in &self.without {
             faults.set(*fault, 0);
         }
-        let unguarded = dice.one_in(2);
-        let mut config = config(&mut whole.fork(11), unguarded);
+        let no_timeouts = rng.one_in(2);
+        let mut config = config(&mut whole.fork(11), no_timeouts);
         if workload == Workload::Relay {
             config.drain_timeout = config.drain_timeout.min(Duration::from_secs(20));
         }
-        let rough = Duration::from_millis(dice.magnitude(10, 60_000) as u64);
-        let stop = dice
+        let fault_time = Duration::from_millis(rng.magnitude(10, 60_000) as u64);
+        let stop = rng
             .one_in(4)
-            .then(|| (dice.time(rough * 2), stop(&mut dice)));
-        let violent = dice.one_in(2);
-        let count = dice.magnitude(1, 48);
-        let total = dice.magnitude(2_000, 12_000);
-        let hostile = dice.one_in(2);
-        let mut clients: Vec<Client> = (0..count)
+            .then(|| (rng.duration(fault_time * 2), stop(&mut rng)));
+        let may_close = rng.one_in(2);
+        let count = rng.magnitude(1, 48);
+        let total = rng.magnitude(2_000, 12_000);
+        let hostile = rng.one_in(2);
+        let mut clients: Vec<ClientPlan> = (0..count)
             .map(|number| {
                 client(
                     number,
@@ -188,117 +190,128 @@ impl Plan {
             })
             .collect();
         for client in &mut clients {
-            client.comes = if dice.one_in(2) {
+            client.connects_at = if rng.one_in(2) {
                 Duration::ZERO
             } else {
-                client.dice.time(rough)
+                client.rng.duration(fault_time)
             };
             client.requests = client.requests.min(self.requests.unwrap_or(usize::MAX));
         }
         if let Some(kept) = &self.clients {
             clients.retain(|client| kept.contains(&client.number));
         }
-        Drawn {
+        Scenario {
             workload,
-            strict: self.seed % 2 == 0,
+            short_read_is_empty: self.seed % 2 == 0,
             faults,
             config,
             clients,
-            rough,
+            fault_time,
             stop,
-            violent,
-            unguarded,
+            may_close,
+            no_timeouts,
         }
     }
 }
 
-fn client(number: usize, mut dice: Dice, hostile: bool, share: usize) -> Client {
-    use Manner::{Deaf, Garbage, HalfCloses, Leaves, Mute, Resets, Stalls, Truncates, Waits};
-    let manner = if hostile && dice.one_in(3) {
-        dice.pick(&[Garbage, Truncates, Stalls, Resets, Leaves, Mute, Deaf])
-    } else {
-        dice.pick(&[Waits, HalfCloses])
+fn client(number: usize, mut rng: Rng, hostile: bool, share: usize) -> ClientPlan {
+    use Behavior::{
+        ClosesEarly, HalfCloses, Resets, SendsGarbage, Silent, Stalls, StopsReading, Truncates,
+        Waits,
     };
-    let payload = if dice.one_in(8) { 20_000 } else { 200 };
-    let requests = dice.between(share / 2, share + share / 2).max(1);
-    Client {
+    let behavior = if hostile && rng.one_in(3) {
+        rng.pick(&[
+            SendsGarbage,
+            Truncates,
+            Stalls,
+            Resets,
+            ClosesEarly,
+            Silent,
+            StopsReading,
+        ])
+    } else {
+        rng.pick(&[Waits, HalfCloses])
+    };
+    let payload = if rng.one_in(8) { 20_000 } else { 200 };
+    let requests = rng.between(share / 2, share + share / 2).max(1);
+    ClientPlan {
         number,
-        manner,
-        comes: Duration::ZERO,
-        requests: if manner == Mute { 0 } else { requests },
-        burst: dice.magnitude(1, 256),
-        window: dice.magnitude(1, 1024),
-        thinks: Duration::from_micros(dice.magnitude(1, 10_000_000) as u64),
-        payload: dice.magnitude(1, payload),
-        special: dice.magnitude(1, 100_000) as u32,
-        dice,
+        behavior,
+        connects_at: Duration::ZERO,
+        requests: if behavior == Silent { 0 } else { requests },
+        burst: rng.magnitude(1, 256),
+        window: rng.magnitude(1, 1024),
+        think_time: Duration::from_micros(rng.magnitude(1, 10_000_000) as u64),
+        payload: rng.magnitude(1, payload),
+        special_rate: rng.magnitude(1, 100_000) as u32,
+        rng,
     }
 }
 
-fn stop(dice: &mut Dice) -> Stop {
-    match dice.below(4) {
+fn stop(rng: &mut Rng) -> Stop {
+    match rng.below(4) {
         0 => Stop::AtOnce,
-        1 => Stop::Within(Duration::from_millis(dice.magnitude(1, 20_000) as u64)),
+        1 => Stop::Within(Duration::from_millis(rng.magnitude(1, 20_000) as u64)),
         _ => Stop::Gracefully,
     }
 }
 
-fn config(dice: &mut Dice, unguarded: bool) -> Config {
-    let time = |dice: &mut Dice, low: usize, high: usize| {
-        Duration::from_millis(dice.magnitude(low, high) as u64)
+fn config(rng: &mut Rng, no_timeouts: bool) -> Config {
+    let time = |rng: &mut Rng, low: usize, high: usize| {
+        Duration::from_millis(rng.magnitude(low, high) as u64)
     };
-    let guard = |dice: &mut Dice| (!unguarded && dice.one_in(2)).then(|| time(dice, 50, 60_000));
-    let guards = [guard(dice), guard(dice), guard(dice), guard(dice)];
-    let write_high = dice.magnitude(64, 65_536);
-    let buffered_high = guard(dice).map_or(usize::MAX, |_| dice.magnitude(16_384, 4 << 20));
+    let guard = |rng: &mut Rng| (!no_timeouts && rng.one_in(2)).then(|| time(rng, 50, 60_000));
+    let guards = [guard(rng), guard(rng), guard(rng), guard(rng)];
+    let write_high = rng.magnitude(64, 65_536);
+    let buffered_high = guard(rng).map_or(usize::MAX, |_| rng.magnitude(16_384, 4 << 20));
     Config {
-        accept_backoff: time(dice, 1, 1_000),
-        accepts_per_turn: dice.magnitude(1, 32),
+        accept_backoff: time(rng, 1, 1_000),
+        accepts_per_turn: rng.magnitude(1, 32),
         buffered_high,
         buffered_low: buffered_high / 2,
-        calls_per_turn: dice.magnitude(1, 1024),
-        command_high: dice.magnitude(64, 1 << 20),
-        drain_timeout: if unguarded {
+        calls_per_turn: rng.magnitude(1, 1024),
+        command_high: rng.magnitude(64, 1 << 20),
+        drain_timeout: if no_timeouts {
             Duration::from_secs(1_000_000)
         } else {
-            time(dice, 100, 20_000)
+            time(rng, 100, 20_000)
         },
-        events_per_turn: dice.magnitude(1, 1024),
+        events_per_turn: rng.magnitude(1, 1024),
         frame_timeout: guards[0],
         handshake_timeout: guards[3],
         idle_timeout: guards[1],
-        linger_timeout: if unguarded {
+        linger_timeout: if no_timeouts {
             Duration::from_secs(1_000_000)
         } else {
-            time(dice, 10, 5_000)
+            time(rng, 10, 5_000)
         },
-        max_connections: dice.one_in(4).then(|| dice.magnitude(4, 64)),
-        scratch: dice.magnitude(16, 262_144),
+        max_connections: rng.one_in(4).then(|| rng.magnitude(4, 64)),
+        scratch: rng.magnitude(16, 262_144),
         write_cap: write_high + (1 << 20),
         write_high,
-        write_low: dice.below(write_high),
+        write_low: rng.below(write_high),
         write_timeout: guards[2],
-        retained_capacity: dice.magnitude(64, 65_536),
+        retained_capacity: rng.magnitude(64, 65_536),
         mailbox_cap: 2048,
         ..Config::default()
     }
 }
 
-/// What a request asks for; `violent`: even what ends connections.
-pub(crate) fn op(dice: &mut Dice, special: u32, violent: bool) -> Op {
-    if !dice.happens(special) {
+/// Draws what a request asks for. With `may_close` this includes what ends connections.
+pub(crate) fn op(rng: &mut Rng, special_rate: u32, may_close: bool) -> Op {
+    if !rng.chance(special_rate) {
         return Op::Ack;
     }
-    let arg = dice.magnitude(1, 60_000) as u16;
-    let mild = [
-        Op::Much(arg % 512),
+    let arg = rng.magnitude(1, 60_000) as u16;
+    let harmless = [
+        Op::Replies(arg % 512),
         Op::Pause(arg % 4096),
-        Op::Tell(arg),
+        Op::MessageOther(arg),
         Op::Timer(arg),
         Op::ReadDeadline(arg % 8192),
         Op::WriteDeadline(arg % 8192),
     ];
-    let wild = [
+    let closing = [
         Op::CloseOther(arg),
         Op::Close,
         Op::Abort,
@@ -306,13 +319,13 @@ pub(crate) fn op(dice: &mut Dice, special: u32, violent: bool) -> Op {
         Op::PanicAtClose,
         Op::Stop,
     ];
-    if !violent || dice.one_in(2) {
-        return dice.pick(&mild);
+    if !may_close || rng.one_in(2) {
+        return rng.pick(&harmless);
     }
-    let wild = dice.pick(&wild);
-    if wild == Op::Stop && !dice.one_in(8) {
+    let closing = rng.pick(&closing);
+    if closing == Op::Stop && !rng.one_in(8) {
         Op::Close
     } else {
-        wild
+        closing
     }
 }

@@ -1,4 +1,4 @@
-//! A handler that passes clients on: for each it dials somebody else, and carries frames both ways.
+//! A relay handler: for each client it dials a backend, and forwards frames both ways.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -6,61 +6,63 @@ use std::time::Duration;
 use glassloop::codec::{Framed, LengthField};
 use glassloop::{Address, CloseReason, ConnectionId, Context, Handler, Origin, Verdict};
 
-use crate::ledger::Book;
-use crate::oracle::{HUB, Party};
+use crate::delivery::{HANDLER, Party};
+use crate::record::SharedRecord;
 use crate::wire::read;
 
-/// The relay, and where it passes clients on to.
+/// The relay and its backends.
 pub(crate) struct Relay {
-    book: Book,
+    record: SharedRecord,
     backends: Vec<Address>,
     fronts: BTreeMap<u64, Front>,
     dials: u64,
 }
 
-/// Bytes that may be on their way for one client: else who reads slowly at one side would fill up the other.
+/// The most unanswered bytes of one client. Without it a slow reader on one side would fill the
+/// buffers of the other.
 const WINDOW: usize = 262_144;
 
-/// A client who is passed on.
+/// A client of the relay.
 #[derive(Debug)]
 struct Front {
     id: ConnectionId,
     client: Option<Party>,
     back: Option<ConnectionId>,
-    /// Bytes of requests that went on and are not answered; and whether that is so much that it may not go on itself.
+    /// Bytes of requests forwarded and not answered; and whether the client is paused because of
+    /// them.
     unanswered: usize,
     waits: bool,
     ended: bool,
 }
 
-/// What a connection is for.
+/// The role of a connection.
 #[derive(Debug)]
 pub(crate) enum Role {
     Front(Option<u64>),
     Back(u64),
-    /// The loop itself, dialed by itself.
+    /// The accepted end of a dial to the loop's own second listener.
     Backend,
 }
 
 impl Relay {
-    pub(crate) fn new(book: Book, backends: Vec<Address>) -> Self {
+    pub(crate) fn new(record: SharedRecord, backends: Vec<Address>) -> Self {
         Self {
-            book,
+            record,
             backends,
             fronts: BTreeMap::new(),
             dials: 0,
         }
     }
 
-    /// A request goes on; what it is for the oracle: an answer is owed.
+    /// Forwards a request, and records that its answer is expected.
     fn forward(&mut self, key: u64, body: &[u8], cx: &mut Context<'_, Self>) -> Verdict {
         let Some(front) = self.fronts.get_mut(&key) else {
             return Verdict::Close;
         };
-        let (Some(back), Some((name, _, intact))) = (front.back, read(body)) else {
+        let (Some(back), Some((id, _, intact))) = (front.back, read(body)) else {
             return Verdict::Close;
         };
-        front.client = Some(name.from);
+        front.client = Some(id.from);
         front.unanswered += body.len();
         front.waits = front.unanswered >= WINDOW;
         let verdict = if front.waits {
@@ -68,15 +70,15 @@ impl Relay {
         } else {
             Verdict::Continue
         };
-        let mut book = self.book.borrow_mut();
-        book.oracle.see(HUB, name.from, name.number, intact);
-        book.oracle.owe(name.from, name.from);
-        book.ids.insert(name.from, front.id);
+        let mut record = self.record.borrow_mut();
+        record.delivery.receive(HANDLER, id.from, id.number, intact);
+        record.delivery.expect_message(id.from, id.from);
+        record.ids.insert(id.from, front.id);
         cx.send_to(back, body);
         verdict
     }
 
-    /// An answer comes back.
+    /// Forwards an answer to the client.
     fn back(&mut self, key: u64, body: &[u8], cx: &mut Context<'_, Self>) -> Verdict {
         let Some(front) = self.fronts.get_mut(&key) else {
             return Verdict::Close;
@@ -92,7 +94,7 @@ impl Relay {
     fn close_if_done(&mut self, key: u64, cx: &mut Context<'_, Self>) -> Verdict {
         let front = &self.fronts[&key];
         if front.ended && front.unanswered == 0 {
-            self.book.borrow_mut().done.extend(front.client);
+            self.record.borrow_mut().relayed.extend(front.client);
             cx.close(front.id);
             front.back.into_iter().for_each(|back| cx.close(back));
         }
@@ -189,7 +191,7 @@ impl Handler for Relay {
             return;
         };
         let id = cx.id();
-        // Who is left alone goes too.
+        // The other side of the relay closes, too.
         if let Some(front) = self.fronts.remove(&key) {
             for other in [Some(front.id), front.back]
                 .into_iter()

@@ -1,31 +1,31 @@
-//! The sum of many runs, as text and as JSON.
+//! The summary of many runs, as text and as JSON.
 
 use std::fmt;
 use std::time::Duration;
 
-use glassloop::sim::{Fault, Tally};
+use glassloop::sim::{Fault, FaultCounts};
 
-use crate::oracle::Wrongs;
-use crate::scene::Outcome;
+use crate::delivery::DeliveryErrors;
+use crate::run::Outcome;
 
-/// What all seeds came to.
+/// The summary of all seeds.
 #[derive(Debug, Default)]
 pub(crate) struct Report {
     pub seeds: u64,
     pub turns: u64,
-    /// The most turns that a loop needed in a kind world.
-    pub kind_turns: u32,
-    /// All traces in one, whatever their order.
+    /// The most turns that a run needed after the faults ended.
+    pub healed_turns: u32,
+    /// The XOR of all traces, independent of their order.
     pub trace: u64,
     pub frames: u64,
-    pub tally: Tally,
-    pub wrongs: Wrongs,
+    pub fault_counts: FaultCounts,
+    pub errors: DeliveryErrors,
     pub stuck: u64,
     pub panics: u64,
-    pub lived: Duration,
+    pub connection_time: Duration,
     pub clock: Duration,
     pub real: Duration,
-    /// The seeds that failed, and how.
+    /// The seeds that failed, with their violations.
     pub failed: Vec<(u64, Vec<String>)>,
 }
 
@@ -33,24 +33,24 @@ impl Report {
     pub(crate) fn add(&mut self, seed: u64, outcome: Outcome) {
         self.seeds += 1;
         self.turns += outcome.turns;
-        self.kind_turns = self.kind_turns.max(outcome.kind_turns);
+        self.healed_turns = self.healed_turns.max(outcome.healed_turns);
         self.trace ^= outcome.trace;
         self.frames += outcome.frames;
-        self.tally.add(&outcome.tally);
-        self.wrongs.lost += outcome.wrongs.lost;
-        self.wrongs.duplicated += outcome.wrongs.duplicated;
-        self.wrongs.reordered += outcome.wrongs.reordered;
-        self.wrongs.altered += outcome.wrongs.altered;
+        self.fault_counts.add(&outcome.fault_counts);
+        self.errors.lost += outcome.errors.lost;
+        self.errors.duplicated += outcome.errors.duplicated;
+        self.errors.reordered += outcome.errors.reordered;
+        self.errors.altered += outcome.errors.altered;
         self.stuck += outcome.stuck;
         self.panics += outcome.panics;
-        self.lived += outcome.lived;
+        self.connection_time += outcome.connection_time;
         self.clock += outcome.clock;
         if !outcome.violations.is_empty() {
             self.failed.push((seed, outcome.violations));
         }
     }
 
-    /// The first failure by seed.
+    /// The failure with the lowest seed.
     pub(crate) fn failure(&self) -> Option<(u64, &[String])> {
         self.failed
             .iter()
@@ -58,7 +58,7 @@ impl Report {
             .map(|(seed, violations)| (*seed, violations.as_slice()))
     }
 
-    /// The seeds of the others, or of the first so many of them.
+    /// The other seeds that failed, the first `most` of them.
     pub(crate) fn other_failures(&self, most: usize) -> Vec<String> {
         let mut seeds: Vec<u64> = self.failed.iter().map(|(seed, _)| *seed).collect();
         seeds.sort_unstable();
@@ -75,7 +75,7 @@ impl Report {
 
     /// Faults that never happened.
     pub(crate) fn silent(&self) -> Vec<Fault> {
-        self.tally
+        self.fault_counts
             .iter()
             .filter(|(_, count)| *count == 0)
             .map(|(fault, _)| fault)
@@ -83,26 +83,26 @@ impl Report {
     }
 
     fn connection_hours(&self) -> f64 {
-        self.lived.as_secs_f64() / 3600.0
+        self.connection_time.as_secs_f64() / 3600.0
     }
 
-    /// The simulated clocks beside the real one.
+    /// Virtual time divided by real time.
     fn speedup(&self) -> f64 {
         self.clock.as_secs_f64() / self.real.as_secs_f64().max(1e-9)
     }
 
     pub(crate) fn json(&self) -> String {
         let faults: Vec<String> = self
-            .tally
+            .fault_counts
             .iter()
             .map(|(fault, count)| format!("\"{fault}\":{count}"))
             .collect();
-        let Wrongs {
+        let DeliveryErrors {
             lost,
             duplicated,
             reordered,
             altered,
-        } = self.wrongs;
+        } = self.errors;
         format!(
             "{{\"seeds\":{},\"connection_hours\":{:.3},\"turns\":{},\"frames\":{},\"faults\":{{{}}},\"lost\":{lost},\"duplicated\":{duplicated},\
              \"reordered\":{reordered},\"altered\":{altered},\"stuck\":{},\"panics\":{},\"failed\":{},\"trace\":\"{:016x}\",\"speedup\":{:.1}}}",
@@ -122,26 +122,26 @@ impl Report {
 
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (fault, count) in self.tally.iter() {
+        for (fault, count) in self.fault_counts.iter() {
             writeln!(f, "{:>24} {count:>12}", fault.name())?;
         }
-        let Wrongs {
+        let DeliveryErrors {
             lost,
             duplicated,
             reordered,
             altered,
-        } = self.wrongs;
+        } = self.errors;
         writeln!(
             f,
             "{} seeds: {} frames checked, {} faults, {} turns",
             self.seeds,
             self.frames,
-            self.tally.total(),
+            self.fault_counts.total(),
             self.turns
         )?;
         writeln!(
             f,
-            "{:.1} connection-hours; {:.1} hours by the simulated clocks in {:.1} s: {:.0} times as fast",
+            "{:.1} connection-hours; {:.1} hours of virtual time in {:.1} s: {:.0} times as fast",
             self.connection_hours(),
             self.clock.as_secs_f64() / 3600.0,
             self.real.as_secs_f64(),
@@ -158,10 +158,10 @@ impl fmt::Display for Report {
         }
         writeln!(
             f,
-            "{} seeds failed; trace {:016x}, at most {} turns to the end",
+            "{} seeds failed; trace {:016x}, at most {} turns after the faults",
             self.failed.len(),
             self.trace,
-            self.kind_turns
+            self.healed_turns
         )
     }
 }

@@ -1,4 +1,4 @@
-//! Many runs at the same time.
+//! Runs many seeds in parallel.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc;
@@ -8,9 +8,10 @@ use std::time::Duration;
 use glassloop::Step;
 
 use crate::plan::Plan;
-use crate::scene::{self, Outcome};
+use crate::run::{self, Outcome};
 
-/// Runs the plans of all `seeds` on so many threads; `take` gets what each came to, and says whether to go on.
+/// Runs the plans of all `seeds` on `threads` threads. `take` gets each outcome, and returns false
+/// to stop.
 pub(crate) fn run<S: FnMut(Duration, &Step<'_>) + 'static>(
     seeds: std::ops::Range<u64>,
     threads: usize,
@@ -30,7 +31,7 @@ pub(crate) fn run<S: FnMut(Duration, &Step<'_>) + 'static>(
                     })
                 };
                 while let Ok(seed) = draw() {
-                    if done.send((seed, scene::run(&plan(seed), show()))).is_err() {
+                    if done.send((seed, run::run(&plan(seed), show()))).is_err() {
                         break;
                     }
                 }
@@ -45,7 +46,7 @@ pub(crate) fn run<S: FnMut(Duration, &Step<'_>) + 'static>(
     });
 }
 
-/// As many threads as there are processors.
+/// The number of processors.
 pub(crate) fn threads() -> usize {
     thread::available_parallelism().map_or(1, usize::from)
 }

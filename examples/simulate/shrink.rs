@@ -1,15 +1,16 @@
-//! Makes a failure small: fewer clients, fewer requests, fewer kinds of faults, as long as something still goes wrong.
+//! Shrinks a failure: fewer clients, fewer requests, fewer kinds of faults, as long as the run
+//! still fails.
 
 use glassloop::sim::Fault;
 
 use crate::plan::Plan;
-use crate::scene;
+use crate::run;
 
-/// The smallest plan that still fails, as far as taking away one thing after the other leads.
+/// Removes one thing after the other from the plan as long as it still fails.
 pub(crate) fn shrink(mut plan: Plan) -> Plan {
-    let fails = |plan: &Plan| !scene::run(plan, |_, _| {}).violations.is_empty();
+    let fails = |plan: &Plan| !run::run(plan, |_, _| {}).violations.is_empty();
     let all: Vec<usize> = plan
-        .draw()
+        .scenario()
         .clients
         .iter()
         .map(|client| client.number)
@@ -24,7 +25,7 @@ pub(crate) fn shrink(mut plan: Plan) -> Plan {
         }
         better
     };
-    // Halves first, then one by one.
+    // Halves first, then single clients.
     let mut part = plan.clients.as_ref().map_or(1, Vec::len);
     while part > 0 {
         let mut at = 0;
@@ -42,14 +43,14 @@ pub(crate) fn shrink(mut plan: Plan) -> Plan {
             break;
         }
     }
-    let faults = plan.draw().faults;
+    let faults = plan.scenario().faults;
     for fault in Fault::ALL.iter().filter(|fault| faults.rate(**fault) > 0) {
         try_with(&mut plan, &|plan| plan.without.push(*fault));
     }
     plan
 }
 
-/// The command that runs it again.
+/// The command that repeats the run.
 pub(crate) fn command(plan: &Plan) -> String {
     let mut command = format!(
         "cargo run --release --features sim --example simulate -- --seed {}",

@@ -1,43 +1,48 @@
-//! How requests and answers look on the wires of the simulated workloads, from both sides.
+//! The wire formats of the simulated workloads, for both sides.
 
 use bytes::BufMut;
 use glassloop::Codec;
 use glassloop::codec::{Framed, LengthField, Line};
 use glassloop::submit::{Ack, Dialect, Id, Kind, Outcome, ServerCodec};
 
-use crate::oracle::Party;
+use crate::delivery::Party;
 use crate::plan::Op;
 
-/// Bytes of a request's text before its filler: who, which, what, and how much, in hexadecimal digits.
+/// Length of a request's text without its filler: sender, number, operation and argument, in
+/// hexadecimal digits.
 pub(crate) const HEAD: usize = 8 + 8 + 2 + 4;
 
-/// A message's name: whose stream it belongs to, and its place there.
+/// The identity of a message: its sender, and its number in the sender's stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Name {
+pub(crate) struct MessageId {
     pub from: Party,
     pub number: u32,
 }
 
-/// A protocol that a [`Hub`](crate::hub::Hub) speaks.
+/// A protocol for [`TestHandler`](crate::handler::TestHandler).
 pub(crate) trait Wire: 'static {
     type Codec: Codec;
 
     fn codec() -> Self::Codec;
-    /// The text of a request that came in.
+    /// The text of a received request.
     fn text<'a>(frame: &<Self::Codec as Codec>::Frame<'a>) -> &'a [u8];
-    /// An answer, of about `size` bytes if the protocol has room for any.
-    fn answer(name: Name, size: usize, text: &mut Vec<u8>) -> <Self::Codec as Codec>::Message<'_>;
-    /// A client's request.
-    fn request(name: Name, text: &[u8], out: &mut Vec<u8>);
-    /// The first answer in `bytes`, if it is whole: its length, its name, and whether it is as it should be.
-    fn first(bytes: &[u8]) -> Option<(usize, Name, bool)>;
+    /// An answer, of about `size` bytes if the protocol allows any size.
+    fn answer(
+        message: MessageId,
+        size: usize,
+        text: &mut Vec<u8>,
+    ) -> <Self::Codec as Codec>::Message<'_>;
+    /// Appends a client's request to `out`.
+    fn request(message: MessageId, text: &[u8], out: &mut Vec<u8>);
+    /// The first whole answer in `bytes`: its length, its identity, and whether it is intact.
+    fn first(bytes: &[u8]) -> Option<(usize, MessageId, bool)>;
 }
 
-/// The submit protocol, as the example server speaks it.
+/// The submit protocol, in the dialect of the example server.
 pub(crate) struct Submit;
 /// Lines, with answers of any length.
 pub(crate) struct Lines;
-/// Frames with their length in front.
+/// Frames with a length field in front.
 pub(crate) struct Frames;
 
 impl Wire for Submit {
@@ -51,27 +56,27 @@ impl Wire for Submit {
         frame.payload
     }
 
-    fn answer(name: Name, _: usize, _: &mut Vec<u8>) -> Ack {
+    fn answer(message: MessageId, _: usize, _: &mut Vec<u8>) -> Ack {
         Ack {
             kind: Kind::Submit,
-            id: Id(id(name)),
+            id: Id(id(message)),
             outcome: Outcome::Done,
         }
     }
 
-    fn request(name: Name, text: &[u8], out: &mut Vec<u8>) {
+    fn request(message: MessageId, text: &[u8], out: &mut Vec<u8>) {
         out.put_u32(13 + text.len() as u32);
         out.put_u8(0x02);
-        out.put_slice(&id(name));
+        out.put_slice(&id(message));
         out.put_slice(text);
     }
 
-    fn first(bytes: &[u8]) -> Option<(usize, Name, bool)> {
+    fn first(bytes: &[u8]) -> Option<(usize, MessageId, bool)> {
         let ack = bytes.first_chunk::<14>()?;
         let word = |at: usize| u32::from_be_bytes([ack[at], ack[at + 1], ack[at + 2], ack[at + 3]]);
         Some((
             14,
-            Name {
+            MessageId {
                 from: word(5),
                 number: word(9),
             },
@@ -91,21 +96,21 @@ impl Wire for Lines {
         frame
     }
 
-    fn answer(name: Name, size: usize, text: &mut Vec<u8>) -> &[u8] {
-        compose(name, Op::Ack, size, text);
+    fn answer(message: MessageId, size: usize, text: &mut Vec<u8>) -> &[u8] {
+        compose(message, Op::Ack, size, text);
         text
     }
 
-    fn request(_: Name, text: &[u8], out: &mut Vec<u8>) {
+    fn request(_: MessageId, text: &[u8], out: &mut Vec<u8>) {
         out.extend_from_slice(text);
         out.push(b'\n');
     }
 
-    fn first(bytes: &[u8]) -> Option<(usize, Name, bool)> {
+    fn first(bytes: &[u8]) -> Option<(usize, MessageId, bool)> {
         let end = bytes.iter().position(|byte| *byte == b'\n')?;
         Some(read(&bytes[..end]).map_or(
-            (end + 1, Name { from: 0, number: 0 }, false),
-            |(name, _, intact)| (end + 1, name, intact),
+            (end + 1, MessageId { from: 0, number: 0 }, false),
+            |(message, _, intact)| (end + 1, message, intact),
         ))
     }
 }
@@ -121,41 +126,41 @@ impl Wire for Frames {
         frame.body
     }
 
-    fn answer(name: Name, size: usize, text: &mut Vec<u8>) -> Framed<'_> {
-        compose(name, Op::Ack, size, text);
+    fn answer(message: MessageId, size: usize, text: &mut Vec<u8>) -> Framed<'_> {
+        compose(message, Op::Ack, size, text);
         Framed {
             head: &[],
             body: text,
         }
     }
 
-    fn request(_: Name, text: &[u8], out: &mut Vec<u8>) {
+    fn request(_: MessageId, text: &[u8], out: &mut Vec<u8>) {
         out.put_u32(4 + text.len() as u32);
         out.put_slice(text);
     }
 
-    fn first(bytes: &[u8]) -> Option<(usize, Name, bool)> {
+    fn first(bytes: &[u8]) -> Option<(usize, MessageId, bool)> {
         let length = u32::from_be_bytes(*bytes.first_chunk::<4>()?) as usize;
         let text = bytes.get(4..length)?;
         Some(read(text).map_or(
-            (length, Name { from: 0, number: 0 }, false),
-            |(name, _, intact)| (length, name, intact),
+            (length, MessageId { from: 0, number: 0 }, false),
+            |(message, _, intact)| (length, message, intact),
         ))
     }
 }
 
-/// Eight bytes that name a message.
-pub(crate) fn id(name: Name) -> [u8; 8] {
-    (u64::from(name.from) << 32 | u64::from(name.number)).to_be_bytes()
+/// The identity of a message as eight bytes.
+pub(crate) fn id(message: MessageId) -> [u8; 8] {
+    (u64::from(message.from) << 32 | u64::from(message.number)).to_be_bytes()
 }
 
-/// A request's text: its head, and a filler that belongs to it alone.
-pub(crate) fn compose(name: Name, op: Op, size: usize, text: &mut Vec<u8>) {
+/// Writes a request's text: its header, and a filler derived from its identity.
+pub(crate) fn compose(message: MessageId, op: Op, size: usize, text: &mut Vec<u8>) {
     let (code, arg) = op.code();
     text.clear();
     for (word, digits) in [
-        (name.from, 8),
-        (name.number, 8),
+        (message.from, 8),
+        (message.number, 8),
         (code.into(), 2),
         (arg.into(), 4),
     ] {
@@ -165,16 +170,16 @@ pub(crate) fn compose(name: Name, op: Op, size: usize, text: &mut Vec<u8>) {
                 .map(|digit| b"0123456789abcdef"[(word >> (4 * digit)) as usize & 15]),
         );
     }
-    text.extend((0..size).map(|at| filler(name, at)));
+    text.extend((0..size).map(|at| filler(message, at)));
 }
 
-/// Takes a text apart again; whether its filler is its own.
-pub(crate) fn read(text: &[u8]) -> Option<(Name, Op, bool)> {
+/// Parses a text. The last field is true if the filler is intact.
+pub(crate) fn read(text: &[u8]) -> Option<(MessageId, Op, bool)> {
     let head = text.get(..HEAD)?;
     let word = |from: usize, to: usize| {
         u32::from_str_radix(std::str::from_utf8(&head[from..to]).ok()?, 16).ok()
     };
-    let name = Name {
+    let message = MessageId {
         from: word(0, 8)?,
         number: word(8, 16)?,
     };
@@ -182,21 +187,21 @@ pub(crate) fn read(text: &[u8]) -> Option<(Name, Op, bool)> {
     let intact = text[HEAD..]
         .iter()
         .enumerate()
-        .all(|(at, byte)| *byte == filler(name, at));
-    Some((name, op, intact))
+        .all(|(at, byte)| *byte == filler(message, at));
+    Some((message, op, intact))
 }
 
-fn filler(name: Name, at: usize) -> u8 {
-    b'a' + ((name.from as usize).wrapping_mul(7) + name.number as usize * 3 + at) as u8 % 26
+fn filler(message: MessageId, at: usize) -> u8 {
+    b'a' + ((message.from as usize).wrapping_mul(7) + message.number as usize * 3 + at) as u8 % 26
 }
 
 impl Op {
     fn code(self) -> (u8, u16) {
         match self {
             Op::Ack => (0, 0),
-            Op::Much(arg) => (1, arg),
+            Op::Replies(arg) => (1, arg),
             Op::Pause(arg) => (2, arg),
-            Op::Tell(arg) => (3, arg),
+            Op::MessageOther(arg) => (3, arg),
             Op::CloseOther(arg) => (4, arg),
             Op::Close => (5, 0),
             Op::Abort => (6, 0),
@@ -212,9 +217,9 @@ impl Op {
     fn decode(code: u8, arg: u16) -> Option<Op> {
         Some(match code {
             0 => Op::Ack,
-            1 => Op::Much(arg),
+            1 => Op::Replies(arg),
             2 => Op::Pause(arg),
-            3 => Op::Tell(arg),
+            3 => Op::MessageOther(arg),
             4 => Op::CloseOther(arg),
             5 => Op::Close,
             6 => Op::Abort,

@@ -166,8 +166,8 @@ impl<C: Codec, S> Connection<C, S> {
         self.apply(cause, shared);
     }
 
-    /// Gives a partial frame the time since `queued_at` back: its bytes could have been read, and the
-    /// loop did not come to it. That delay is the loop's, not the peer's.
+    /// Gives a partial frame the time since `queued_at` back: its bytes could have been read, and
+    /// the loop did not come to it. That delay is the loop's, not the peer's.
     pub(crate) fn extend_frame_time(&mut self, queued_at: Timestamp, shared: &Shared) {
         let started_at = shared.clock.without(queued_at, self.inbox.started_at());
         self.inbox.restart_timer(started_at);

@@ -1,45 +1,47 @@
-//! What can go wrong, how often it shall, and how often it did.
+//! The faults that the simulator injects, their rates, and how often each has happened.
 
 use std::fmt;
 use std::ops::{Index, IndexMut};
 
-use super::Dice;
+use super::Rng;
 
-/// Writes the list of faults once: the enum, all of them in order, and their names.
+/// Defines the enum, the list of all faults in order, and their names.
 macro_rules! faults {
-    ($($(#[$doc:meta])* $kind:ident $name:literal $most:literal,)*) => {
-        /// A way in which the simulated net is unkind, by its own will. What peers do to the loop is for the workload to say.
+    ($($(#[$doc:meta])* $kind:ident $name:literal $max:literal,)*) => {
+        /// A fault of the simulated network or operating system. What peers do to the loop is up to
+        /// the test.
         ///
-        /// None of them is unlawful: a system may do each of them to a program, however seldom it does.
+        /// An operating system may do each of them to a program, however seldom it does.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
         #[non_exhaustive]
         pub enum Fault { $($(#[$doc])* $kind,)* }
 
         impl Fault {
-            /// All of them.
+            /// All faults, in order.
             pub const ALL: &'static [Fault] = &[$(Fault::$kind),*];
 
-            /// A short constant name, for a table or a command line.
+            /// A short constant name, for tables and command lines.
             pub fn name(self) -> &'static str {
                 match self { $(Fault::$kind => $name,)* }
             }
 
-            /// The highest rate, of a million, at which it is drawn: what ends connections must leave some to be watched.
-            fn most(self) -> u32 {
-                match self { $(Fault::$kind => $most,)* }
+            /// The highest rate that is drawn, per million. Faults that end connections have a low
+            /// one, so that some connections live long.
+            fn max_rate(self) -> u32 {
+                match self { $(Fault::$kind => $max,)* }
             }
         }
     };
 }
 
 faults! {
-    /// A read takes fewer bytes than are there, where the poller's contract lets it.
+    /// A read returns fewer bytes than have arrived, where the poller's contract allows it.
     ShortRead "short_read" 1_000_000,
-    /// A write takes fewer bytes than there is room for.
+    /// A write accepts fewer bytes than there is room for.
     ShortWrite "short_write" 1_000_000,
-    /// A read finds nothing though bytes are there; an event tells of them later.
+    /// A read returns `WouldBlock` although bytes have arrived; an event reports them later.
     ReadBlocked "read_blocked" 500_000,
-    /// A write finds no room though there is some; an event tells of it later.
+    /// A write returns `WouldBlock` although there is room; an event reports it later.
     WriteBlocked "write_blocked" 500_000,
     /// A signal interrupts a read.
     ReadInterrupted "read_interrupted" 500_000,
@@ -47,93 +49,97 @@ faults! {
     WriteInterrupted "write_interrupted" 500_000,
     /// A signal interrupts an accept.
     AcceptInterrupted "accept_interrupted" 500_000,
-    /// A signal ends the poller's wait, early and with nothing reported.
+    /// A signal interrupts a poll: it returns early, with no events.
     PollInterrupted "poll_interrupted" 500_000,
-    /// A read fails, with an error that is not a reset. The connection is broken with it.
+    /// A read fails with an error other than a reset. The connection is broken.
     ReadFailed "read_failed" 1_000,
-    /// A write fails, and the connection is broken with it.
+    /// A write fails. The connection is broken.
     WriteFailed "write_failed" 1_000,
-    /// A write takes nothing and says so: zero bytes, no error.
+    /// A write returns `Ok(0)`.
     WriteZero "write_zero" 500,
     /// The network resets a connection.
     ResetInTransit "reset_in_transit" 500,
-    /// A reset takes what had arrived and was not read yet with it.
+    /// A reset discards what has arrived and was not read.
     ResetPurges "reset_purges" 1_000_000,
-    /// The peer's end comes together with its last bytes, in one event.
+    /// The peer's FIN arrives with its last bytes, in one event.
     EndWithData "end_with_data" 1_000_000,
-    /// An event that nothing stands behind.
+    /// An event without cause.
     SpuriousEvent "spurious_event" 300_000,
-    /// An event for a socket whose registration has ended.
+    /// An event for a registration that has ended.
     StaleEvent "stale_event" 300_000,
-    /// No event for what happened before a read or an accept said that there was nothing left.
+    /// No event for what happened before a read or an accept returned `WouldBlock`.
     EdgeWithheld "edge_withheld" 1_000_000,
-    /// Of all that is ready the poller reports one.
+    /// The poller reports one of several events.
     BatchOfOne "batch_of_one" 1_000_000,
-    /// The poller reports in another order than things happened in.
+    /// The poller reports events out of order.
     BatchShuffled "batch_shuffled" 1_000_000,
-    /// What an event hints at beyond readable and writable is left out, where the poller's contract lets it.
+    /// An event lacks hints beyond readable and writable, where the poller's contract allows it.
     HintWithheld "hint_withheld" 1_000_000,
-    /// An event reports all that is the case, and not only what is new.
+    /// An event reports all current readiness, not only what is new.
     FullEvent "full_event" 1_000_000,
-    /// The poller wakes late, with the next full step of a coarse clock, so that much falls due together.
+    /// The poller wakes late, at the next step of a coarse clock, so that many deadlines expire
+    /// together.
     LateWake "late_wake" 1_000_000,
-    /// The loop is kept from running for seconds.
+    /// The loop does not run for up to 200 seconds.
     TimeJump "time_jump" 5_000,
-    /// The waker is heard though nobody rang.
+    /// A waker event without a wake-up.
     SpuriousWake "spurious_wake" 200_000,
-    /// A connection is gone before it is accepted, and the accept says so (`ECONNABORTED`, `EPROTO`).
+    /// A connection ends before it is accepted, and the accept fails (`ECONNABORTED`, `EPROTO`).
     AcceptAborted "accept_aborted" 50_000,
-    /// No descriptor is free (`EMFILE`, `ENFILE`).
+    /// An accept finds no free file descriptor (`EMFILE`, `ENFILE`).
     AcceptNoDescriptor "accept_no_descriptor" 500_000,
-    /// No memory is free (`ENOBUFS`, `ENOMEM`).
+    /// An accept finds no free memory (`ENOBUFS`, `ENOMEM`).
     AcceptNoMemory "accept_no_memory" 500_000,
-    /// The listener itself fails (`EINVAL`).
+    /// An accept fails because of the listener (`EINVAL`).
     AcceptFailed "accept_failed" 300_000,
-    /// A peer has reset its connection before it is accepted; the accept does not say so.
+    /// A peer resets its connection before it is accepted; the accept succeeds.
     ResetBeforeAccept "reset_before_accept" 50_000,
-    /// A listener's queue is full: a newcomer is not let in and tries again.
+    /// A listener's backlog is full. The SYN is dropped, and sent again after a second.
     BacklogFull "backlog_full" 300_000,
-    /// The poller takes no further socket (`ENOSPC`, `ENOMEM`).
+    /// A registration fails (`ENOSPC`, `ENOMEM`).
     RegisterFailed "register_failed" 50_000,
-    /// The end of a registration fails.
+    /// A deregistration fails.
     DeregisterFailed "deregister_failed" 300_000,
-    /// Nobody listens where a dial goes.
+    /// A dial is refused.
     DialRefused "dial_refused" 200_000,
     /// A dial fails at once (`ENETUNREACH`, `EADDRNOTAVAIL`).
     DialImpossible "dial_impossible" 200_000,
     /// A dial is never answered.
     DialUnanswered "dial_unanswered" 100_000,
-    /// A dial meets itself: its own port was the one it went to.
+    /// A dial connects to itself: its own port was the one it dialed.
     DialMeetsItself "dial_meets_itself" 200_000,
-    /// A dial is called writable before it is decided.
+    /// A dial is reported writable before it is decided.
     DialEarlyEvent "dial_early_event" 1_000_000,
-    /// The path of a connection is stopped up for a while.
+    /// The path of a connection carries nothing for up to 5 seconds.
     Clogged "clogged" 20_000,
     /// A peer sends a byte of urgent data.
     Urgent "urgent" 10_000,
-    /// The process is stopped in the poller and continued much later: a signal ends the call, with nothing reported of all that came meanwhile.
+    /// The process is stopped in the poller and continued much later: the poll is interrupted, and
+    /// reports nothing of what arrived meanwhile.
     Stopped "stopped" 20_000,
 }
 
-/// How often each fault shall happen: of a million occasions.
+/// The rate of each fault, per million occasions.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Faults([u32; Fault::ALL.len()]);
 
 impl Faults {
-    /// None: the net is as kind as it can be.
+    /// All rates zero.
     pub fn none() -> Self {
         Self([0; Fault::ALL.len()])
     }
 
-    /// A mix of the dice: many faults not at all, some now and then, some nearly always. So one seed is rough in one way only, and
-    /// another in many, and what two kinds of faults would hide from each other shows somewhere.
-    pub fn drawn(dice: &mut Dice) -> Self {
+    /// Draws rates: 60% of the faults never happen, the others at up to their highest rate, at
+    /// least a thousandth of it. So some seeds have one kind of fault and others many, and an
+    /// effect that one fault hides shows in a seed without that fault.
+    pub fn random(rng: &mut Rng) -> Self {
         let mut faults = Self::none();
         for fault in Fault::ALL {
-            // One draw each, used or not: so each kind is drawn by itself.
+            // Each fault draws the same number of times, so that its rate does not depend on the
+            // others.
             let (drawn, rate) = (
-                dice.below(100),
-                dice.magnitude(fault.most() as usize / 1000, fault.most() as usize),
+                rng.below(100),
+                rng.magnitude(fault.max_rate() as usize / 1000, fault.max_rate() as usize),
             );
             if drawn < 40 {
                 faults.set(*fault, rate as u32);
@@ -142,40 +148,40 @@ impl Faults {
         faults
     }
 
-    /// How often `fault` shall happen, of a million occasions.
+    /// The rate of `fault`, per million occasions.
     pub fn rate(&self, fault: Fault) -> u32 {
         self.0[fault as usize]
     }
 
-    /// Lets `fault` happen in `rate` of a million occasions.
+    /// Sets the rate of `fault`, per million occasions.
     pub fn set(&mut self, fault: Fault, rate: u32) {
         self.0[fault as usize] = rate;
     }
 }
 
-/// How often each fault did happen.
+/// How often each fault has happened.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Tally([u64; Fault::ALL.len()]);
+pub struct FaultCounts([u64; Fault::ALL.len()]);
 
-impl Default for Tally {
+impl Default for FaultCounts {
     fn default() -> Self {
         Self([0; Fault::ALL.len()])
     }
 }
 
-impl Tally {
-    /// All together.
+impl FaultCounts {
+    /// The sum of all counts.
     pub fn total(&self) -> u64 {
         self.0.iter().sum()
     }
 
-    /// Each with its count.
+    /// Each fault with its count.
     pub fn iter(&self) -> impl Iterator<Item = (Fault, u64)> + '_ {
         Fault::ALL.iter().map(|fault| (*fault, self[*fault]))
     }
 
-    /// Adds what another one has counted.
-    pub fn add(&mut self, other: &Tally) {
+    /// Adds the counts of `other`.
+    pub fn add(&mut self, other: &FaultCounts) {
         self.0
             .iter_mut()
             .zip(other.0)
@@ -183,7 +189,7 @@ impl Tally {
     }
 }
 
-impl Index<Fault> for Tally {
+impl Index<Fault> for FaultCounts {
     type Output = u64;
 
     fn index(&self, fault: Fault) -> &u64 {
@@ -191,7 +197,7 @@ impl Index<Fault> for Tally {
     }
 }
 
-impl IndexMut<Fault> for Tally {
+impl IndexMut<Fault> for FaultCounts {
     fn index_mut(&mut self, fault: Fault) -> &mut u64 {
         &mut self.0[fault as usize]
     }

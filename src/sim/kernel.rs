@@ -1,30 +1,30 @@
-//! What the two systems at the ends of a connection do: carry bytes, ends and resets, as TCP would.
+//! The TCP of both ends: carries bytes, FINs and resets.
 
 use std::io::{self, ErrorKind};
 use std::mem;
 use std::time::Duration;
 
-use super::link::{Dial, End, EndId, Holder, Link, Path, Pipe, Tail};
-use super::world::{Happening, World};
-use super::{Blame, Fate, Fault};
+use super::link::{Dial, End, EndId, Link, Owner, Path, Pipe, Tail};
+use super::world::{ScheduledEvent, World};
+use super::{Blame, Fault, PeerState};
 
 impl World {
     pub(super) fn end(&mut self, id: EndId) -> &mut End {
         &mut self.links[id.link].ends[id.side]
     }
 
-    /// What an end sends, and what it receives.
+    /// The outgoing and the incoming pipe of an end.
     pub(super) fn pipes(&mut self, id: EndId) -> (&mut Pipe, &mut Pipe) {
         let (_, outgoing, incoming) = self.links[id.link].at(id.side);
         (outgoing, incoming)
     }
 
-    /// A new link; its first end is the one who dials.
-    pub(super) fn connect(&mut self, ends: [End; 2]) -> EndId {
+    /// Adds a link. Its first end is the one that dials.
+    pub(super) fn add_link(&mut self, ends: [End; 2]) -> EndId {
         let path = self
             .path
             .clone()
-            .unwrap_or_else(|| Path::drawn(&mut self.dice));
+            .unwrap_or_else(|| Path::random(&mut self.rng));
         self.links.push(Link {
             path,
             ends,
@@ -38,16 +38,16 @@ impl World {
         }
     }
 
-    /// How long something is under way on a link.
+    /// Draws how long the next arrival on a link takes.
     pub(super) fn latency(&mut self, link: usize) -> Duration {
         let Path {
             latency, jitter, ..
         } = self.links[link].path;
         let wait = self.links[link].clogged_until.saturating_sub(self.now);
-        wait + latency + self.dice.time(jitter)
+        wait + latency + self.rng.duration(jitter)
     }
 
-    /// Sees to it that what an end has sent moves on.
+    /// Schedules the next arrival of what this end has sent, unless one is scheduled.
     pub(super) fn transmit(&mut self, from: EndId, busy: Duration) {
         let buffer = self.links[from.link].path.receive_buffer;
         let pipe = self.pipes(from).0;
@@ -55,8 +55,8 @@ impl World {
             return;
         }
         pipe.moving = true;
-        if self.strikes(Fault::Clogged) {
-            let clogged = Duration::from_millis(self.dice.magnitude(1, 5_000) as u64);
+        if self.inject(Fault::Clogged) {
+            let clogged = Duration::from_millis(self.rng.magnitude(1, 5_000) as u64);
             self.links[from.link].clogged_until = self.now + clogged;
         }
         let delay = if busy.is_zero() {
@@ -64,11 +64,11 @@ impl World {
         } else {
             busy
         };
-        self.plan(delay, Happening::Arrive(from));
+        self.schedule(delay, ScheduledEvent::Delivery(from));
     }
 
-    /// Something arrives.
-    pub(super) fn arrive(&mut self, from: EndId) {
+    /// Delivers the next segment, FIN or reset of this end to the other end.
+    pub(super) fn deliver(&mut self, from: EndId) {
         let to = from.other();
         let Path {
             receive_buffer,
@@ -76,15 +76,15 @@ impl World {
             byte_time,
             ..
         } = self.links[from.link].path;
-        let with_data = self.may_strike(Fault::EndWithData);
-        if self.links[from.link].blame.is_none() && self.strikes(Fault::ResetInTransit) {
-            self.sever(from.link);
+        let with_data = self.would_inject(Fault::EndWithData);
+        if self.links[from.link].blame.is_none() && self.inject(Fault::ResetInTransit) {
+            self.reset_link(from.link);
         }
         let now = self.now;
         let pipe = self.pipes(from).0;
         pipe.moving = false;
         let count = pipe
-            .pending()
+            .in_flight()
             .min(segment)
             .min(receive_buffer.saturating_sub(pipe.arrived));
         if pipe.arrived == 0 {
@@ -92,83 +92,86 @@ impl World {
         }
         pipe.arrived += count;
         let is_due =
-            pipe.pending() == 0 || (pipe.tail == Tail::Reset && pipe.arrived >= receive_buffer);
+            pipe.in_flight() == 0 || (pipe.tail == Tail::Reset && pipe.arrived >= receive_buffer);
         let tail = pipe.tail;
-        // The end may come with the last bytes, or behind them.
-        let comes = matches!(tail, Tail::Fin | Tail::Reset) && is_due && (count == 0 || with_data);
-        if comes {
-            pipe.tail = Tail::Over;
+        // The FIN arrives with the last bytes, or after them.
+        let end_arrives =
+            matches!(tail, Tail::Fin | Tail::Reset) && is_due && (count == 0 || with_data);
+        if end_arrives {
+            pipe.tail = Tail::Delivered;
         }
-        self.tally[Fault::EndWithData] += u64::from(comes && count > 0);
+        self.fault_counts[Fault::EndWithData] += u64::from(end_arrives && count > 0);
         if !self.end(to).open {
             if count > 0 {
-                let by = self.holder(to);
-                self.abort(to, by); // nobody is there to take it
+                let by = self.owner(to);
+                self.abort(to, by); // data for a closed socket
             }
-        } else if comes && tail == Tail::Reset {
-            self.broke(to);
-        } else if count > 0 || comes {
-            self.end(to).ended |= comes;
-            self.came(to, comes);
-            self.arrived +=
-                (count as u64 + u64::from(comes)) * u64::from(self.end(to).watch().is_some());
+        } else if end_arrives && tail == Tail::Reset {
+            self.handle_reset(to);
+        } else if count > 0 || end_arrives {
+            self.end(to).ended |= end_arrives;
+            self.notify_arrival(to, end_arrives);
+            self.arrived += (count as u64 + u64::from(end_arrives))
+                * u64::from(self.end(to).loop_socket().is_some());
         }
-        self.has_left(from);
+        self.handle_send_room(from);
         self.transmit(from, byte_time * count as u32);
     }
 
-    /// Bytes or an end have come to an open end.
-    fn came(&mut self, to: EndId, end: bool) {
-        if !end && self.end(to).watch().is_some() && self.strikes(Fault::Urgent) {
+    /// Reports bytes or a FIN that arrived at an open end.
+    fn notify_arrival(&mut self, to: EndId, end: bool) {
+        if !end && self.end(to).loop_socket().is_some() && self.inject(Fault::Urgent) {
             let incoming = self.pipes(to).1;
             incoming.mark.get_or_insert(incoming.arrived);
-            let watch = self.end(to).watch().expect("just seen");
-            watch.news.urgent = true;
-            return self.tell(to, true, false);
+            let socket = self.end(to).loop_socket().expect("just seen");
+            socket.pending_event.urgent = true;
+            return self.add_readiness(to, true, false);
         }
-        if let Some(watch) = self.end(to).watch() {
-            let owed = mem::replace(&mut watch.owes_read, false);
-            // An end that comes later than a short read must be told where such a read counts as empty.
-            if owed || (end && self.short_read_is_empty) || !self.strikes(Fault::EdgeWithheld) {
-                self.tell(to, true, false);
+        if let Some(socket) = self.end(to).loop_socket() {
+            let armed = mem::replace(&mut socket.read_armed, false);
+            // If a short read means that the socket is empty, a FIN that arrives after it must be
+            // reported.
+            if armed || (end && self.short_read_is_empty) || !self.inject(Fault::EdgeWithheld) {
+                self.add_readiness(to, true, false);
             }
         }
-        self.take_in(to);
+        self.read_as_peer(to);
     }
 
-    /// A peer reads what is there, if it reads.
-    pub(super) fn take_in(&mut self, peer: EndId) {
+    /// Reads what has arrived, if the end is a peer that reads.
+    pub(super) fn read_as_peer(&mut self, peer: EndId) {
         let (end, _, pipe) = self.links[peer.link].at(peer.side);
-        let Holder::Peer(mind) = &mut end.holder else {
+        let Owner::Peer(peer_socket) = &mut end.owner else {
             return;
         };
-        if !mind.reads || !end.open {
+        if !peer_socket.reads || !end.open {
             return;
         }
         let count = mem::take(&mut pipe.arrived);
-        mind.received.extend(pipe.bytes.drain(..count));
-        let before = mind.fate;
+        peer_socket.received.extend(pipe.bytes.drain(..count));
+        let before = peer_socket.state;
         if end.broken {
-            mind.fate = Fate::Reset;
-        } else if pipe.tail == Tail::Over && pipe.bytes.is_empty() {
-            mind.fate = Fate::Ended;
+            peer_socket.state = PeerState::Reset;
+        } else if pipe.tail == Tail::Delivered && pipe.bytes.is_empty() {
+            peer_socket.state = PeerState::Ended;
         }
-        self.stirred |= count > 0 || mind.fate != before;
+        self.peer_changed |= count > 0 || peer_socket.state != before;
         if count > 0 {
             self.transmit(peer.other(), Duration::ZERO);
         }
     }
 
-    /// A reset has come to an open end.
-    fn broke(&mut self, to: EndId) {
+    /// Handles a reset that arrives at an end.
+    fn handle_reset(&mut self, to: EndId) {
         if self.end(to).broken {
-            return; // it hears nothing any more
+            return; // already reset
         }
-        let purges = self.strikes(Fault::ResetPurges);
+        let purges = self.inject(Fault::ResetPurges);
         let (outgoing, incoming) = self.pipes(to);
-        outgoing.bytes.truncate(outgoing.arrived); // what is there already is the other one's
+        // What has arrived stays readable at the other end.
+        outgoing.bytes.truncate(outgoing.arrived);
         if outgoing.tail != Tail::Reset {
-            outgoing.tail = Tail::Over;
+            outgoing.tail = Tail::Delivered;
         }
         if purges {
             incoming.clear();
@@ -177,77 +180,77 @@ impl World {
         }
         let end = self.end(to);
         end.broken = true;
-        // Behind the other one's end it is no news for a reader, but a pipe that is broken for a writer (tcp_reset);
-        // a system that throws away what it had must not call that an end.
+        // After a FIN, Linux reports a reset to writers only, as EPIPE (tcp_reset). A system that
+        // purges unread bytes must not report that FIN as a clean end.
         end.ended &= !purges;
         end.error = Some(if end.ended {
             ErrorKind::BrokenPipe
         } else {
             ErrorKind::ConnectionReset
         });
-        self.tell(to, true, true);
-        self.take_in(to);
+        self.add_readiness(to, true, true);
+        self.read_as_peer(to);
     }
 
-    /// Some of what an end has sent has left its buffer.
-    fn has_left(&mut self, from: EndId) {
+    /// Handles room that became free in an end's send buffer.
+    fn handle_send_room(&mut self, from: EndId) {
         let buffer = self.links[from.link].path.send_buffer;
-        let pending = self.pipes(from).0.pending();
-        match &mut self.end(from).holder {
-            // Linux tells of room only when a third is free (sk_stream_is_writeable).
-            Holder::Loop(watch) if watch.owes_write && pending * 3 <= buffer * 2 => {
-                watch.owes_write = false;
-                self.tell(from, false, true);
+        let in_flight = self.pipes(from).0.in_flight();
+        match &mut self.end(from).owner {
+            // Linux reports room only when a third is free (sk_stream_is_writeable).
+            Owner::Loop(socket) if socket.write_armed && in_flight * 3 <= buffer * 2 => {
+                socket.write_armed = false;
+                self.add_readiness(from, false, true);
             }
-            Holder::Loop(_) => {}
-            Holder::Peer(_) => self.pump(from),
+            Owner::Loop(_) => {}
+            Owner::Peer(_) => self.write_as_peer(from),
         }
     }
 
-    /// A peer's system takes as much as it has room for.
-    pub(super) fn pump(&mut self, peer: EndId) {
+    /// Moves a peer's unsent bytes into its send buffer, as far as there is room.
+    pub(super) fn write_as_peer(&mut self, peer: EndId) {
         let buffer = self.links[peer.link].path.send_buffer;
         let (end, pipe, _) = self.links[peer.link].at(peer.side);
-        let Holder::Peer(mind) = &mut end.holder else {
+        let Owner::Peer(peer_socket) = &mut end.owner else {
             return;
         };
-        if end.broken || pipe.tail != Tail::Open || mind.fate == Fate::Connecting {
+        if end.broken || pipe.tail != Tail::Open || peer_socket.state == PeerState::Connecting {
             return;
         }
-        let count = mind
+        let count = peer_socket
             .outgoing
             .len()
-            .min(buffer.saturating_sub(pipe.pending()));
-        pipe.bytes.extend(mind.outgoing.drain(..count));
-        if mind.shut && mind.outgoing.is_empty() {
+            .min(buffer.saturating_sub(pipe.in_flight()));
+        pipe.bytes.extend(peer_socket.outgoing.drain(..count));
+        if peer_socket.shut && peer_socket.outgoing.is_empty() {
             pipe.tail = Tail::Fin;
         }
         self.transmit(peer, Duration::ZERO);
     }
 
-    /// Puts news of a loop's socket before the poller.
-    pub(super) fn tell(&mut self, id: EndId, readable: bool, writable: bool) {
-        let Some(watch) = self.end(id).watch() else {
+    /// Adds readiness to a socket of the loop, and queues it for the poller.
+    pub(super) fn add_readiness(&mut self, id: EndId, readable: bool, writable: bool) {
+        let Some(socket) = self.end(id).loop_socket() else {
             return;
         };
-        watch.news.readable |= readable;
-        watch.news.writable |= writable;
-        self.list(id);
+        socket.pending_event.readable |= readable;
+        socket.pending_event.writable |= writable;
+        self.queue_socket(id);
     }
 
-    /// What was held back is told.
-    pub(super) fn remind(&mut self, id: EndId) {
-        let Some(watch) = self.end(id).watch() else {
+    /// Reports readiness that a fault withheld.
+    pub(super) fn report_late(&mut self, id: EndId) {
+        let Some(socket) = self.end(id).loop_socket() else {
             return;
         };
         let (read, write) = (
-            mem::take(&mut watch.owes_read),
-            mem::take(&mut watch.owes_write),
+            mem::take(&mut socket.read_armed),
+            mem::take(&mut socket.write_armed),
         );
-        self.tell(id, read, write);
+        self.add_readiness(id, read, write);
     }
 
-    /// An end is closed as a program does it: in good order if all was read, else with a reset.
+    /// close(2): sends a FIN if all was read, else a reset.
     pub(super) fn close(&mut self, id: EndId, by: Blame) {
         if !mem::replace(&mut self.end(id).open, false) {
             return;
@@ -265,24 +268,24 @@ impl World {
         }
     }
 
-    /// An end is closed with a reset. Part of what it has sent may be under way and arrive before.
+    /// Closes an end with a reset. Some of what it sent may still arrive before the reset.
     pub(super) fn abort(&mut self, id: EndId, by: Blame) {
         self.links[id.link].blame.get_or_insert(by);
         self.end(id).open = false;
         let window = self.links[id.link].path.receive_buffer;
-        let keep = self.pipes(id).0.pending().min(window);
-        let keep = self.dice.between(0, keep);
+        let keep = self.pipes(id).0.in_flight().min(window);
+        let keep = self.rng.between(0, keep);
         let (outgoing, incoming) = self.pipes(id);
         incoming.clear();
-        incoming.tail = Tail::Over;
+        incoming.tail = Tail::Delivered;
         outgoing.bytes.truncate(outgoing.arrived + keep);
-        // Behind its end too, if that was sent already.
+        // Also after a FIN that is already sent.
         outgoing.tail = Tail::Reset;
         self.transmit(id, Duration::ZERO);
     }
 
-    /// The network resets a connection, for both ends.
-    pub(super) fn sever(&mut self, link: usize) {
+    /// Resets a connection from the network, for both ends.
+    pub(super) fn reset_link(&mut self, link: usize) {
         self.links[link].blame.get_or_insert(Blame::Net);
         for side in 0..2 {
             let pipe = &mut self.links[link].pipes[side];
@@ -292,29 +295,29 @@ impl World {
         }
     }
 
-    /// Who holds a socket.
-    fn holder(&mut self, id: EndId) -> Blame {
-        if self.end(id).watch().is_some() {
+    /// The side that owns a socket.
+    fn owner(&mut self, id: EndId) -> Blame {
+        if self.end(id).loop_socket().is_some() {
             Blame::Loop
         } else {
             Blame::Peer
         }
     }
 
-    /// Whether a dial from this end is through; one who was dialed is.
+    /// True unless this end has a dial that is not decided.
     fn is_established(&self, id: EndId) -> bool {
-        match &self.links[id.link].ends[id.side].holder {
-            Holder::Loop(watch) => watch.dial != Dial::Undecided,
-            Holder::Peer(mind) => mind.fate != Fate::Connecting,
+        match &self.links[id.link].ends[id.side].owner {
+            Owner::Loop(socket) => socket.dial != Dial::Pending,
+            Owner::Peer(peer_socket) => peer_socket.state != PeerState::Connecting,
         }
     }
 
-    /// The network breaks a connection of the loop with an error of the system.
-    pub(super) fn fail(&mut self, id: EndId, error: ErrorKind) -> io::Error {
+    /// Breaks a connection of the loop with an error of the operating system.
+    pub(super) fn fail_connection(&mut self, id: EndId, error: ErrorKind) -> io::Error {
         self.abort(id, Blame::Net);
         let end = self.end(id);
         (end.open, end.broken) = (true, true);
-        self.tell(id, true, true);
+        self.add_readiness(id, true, true);
         error.into()
     }
 }

@@ -1,31 +1,31 @@
-//! What a connection is made of in the simulated world: two ends, and a pipe in each direction.
+//! A simulated connection: two ends, and a pipe in each direction.
 
 use std::collections::VecDeque;
 use std::io::ErrorKind;
 use std::time::Duration;
 
-use super::{Blame, Dice, Fate, Truth};
+use super::{ActualIo, Blame, PeerState, Rng};
 use crate::net::{Address, Event};
 
-/// What a connection's way through the network is like.
+/// The path of a connection through the network: latency, bandwidth and buffers.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Path {
-    /// How long a byte is under way.
+    /// How long a byte is in flight.
     pub latency: Duration,
-    /// How much longer it may take, drawn anew each time.
+    /// The most that is added to the latency, drawn anew for each arrival.
     pub jitter: Duration,
-    /// How long a byte keeps the line busy: the reciprocal of the bandwidth. Zero is a line without end.
+    /// The time to send one byte, the reciprocal of the bandwidth. Zero means unlimited bandwidth.
     pub byte_time: Duration,
-    /// The most bytes that arrive at once.
+    /// The most bytes that arrive in one step.
     pub segment: usize,
-    /// Bytes that each side's system keeps of what was written and has not arrived.
+    /// Send buffer of each side, in bytes: written and not arrived.
     pub send_buffer: usize,
-    /// Bytes that each side's system keeps of what has arrived and was not read.
+    /// Receive buffer of each side, in bytes: arrived and not read.
     pub receive_buffer: usize,
 }
 
 impl Path {
-    /// A short way with room for much, as on one machine.
+    /// A path as on one machine: 20 µs of latency, and buffers of 1 MiB.
     pub fn local() -> Self {
         Self {
             latency: Duration::from_micros(20),
@@ -37,25 +37,25 @@ impl Path {
         }
     }
 
-    /// Any way at all: from a cable in the room to a line to the moon, with buffers of a few bytes or of a megabyte.
-    pub fn drawn(dice: &mut Dice) -> Self {
-        let micros = |dice: &mut Dice, most| Duration::from_micros(dice.magnitude(1, most) as u64);
+    /// Draws a path: latency from 1 µs to 300 ms, buffers from 64 bytes to 1 MiB.
+    pub fn random(rng: &mut Rng) -> Self {
+        let micros = |rng: &mut Rng, most| Duration::from_micros(rng.magnitude(1, most) as u64);
         Self {
-            latency: micros(dice, 300_000),
-            jitter: if dice.one_in(2) {
-                micros(dice, 100_000)
+            latency: micros(rng, 300_000),
+            jitter: if rng.one_in(2) {
+                micros(rng, 100_000)
             } else {
                 Duration::ZERO
             },
-            byte_time: Duration::from_nanos(dice.magnitude(1, 20_000) as u64 - 1),
-            segment: dice.magnitude(1, 65_536),
-            send_buffer: dice.magnitude(64, 1 << 20),
-            receive_buffer: dice.magnitude(64, 1 << 20),
+            byte_time: Duration::from_nanos(rng.magnitude(1, 20_000) as u64 - 1),
+            segment: rng.magnitude(1, 65_536),
+            send_buffer: rng.magnitude(64, 1 << 20),
+            receive_buffer: rng.magnitude(64, 1 << 20),
         }
     }
 }
 
-/// One end of a link, by its numbers.
+/// The index of a link, and which of its two ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct EndId {
     pub(super) link: usize,
@@ -71,21 +71,21 @@ impl EndId {
     }
 }
 
-/// A connection, or what is left of it. They are kept, so that their numbers stay true.
+/// A connection, open or closed. Links are never removed, so that their indices stay valid.
 #[derive(Debug)]
 pub(super) struct Link {
     pub(super) path: Path,
     pub(super) ends: [End; 2],
-    /// Each carries what the end of the same number sends.
+    /// `pipes[n]` carries what `ends[n]` sends.
     pub(super) pipes: [Pipe; 2],
-    /// Until then nothing moves.
+    /// Nothing arrives before this time.
     pub(super) clogged_until: Duration,
-    /// Who broke it.
+    /// The side that broke it.
     pub(super) blame: Option<Blame>,
 }
 
 impl Link {
-    /// One end, what it sends, and what it receives.
+    /// One end, its outgoing pipe and its incoming pipe.
     pub(super) fn at(&mut self, side: usize) -> (&mut End, &mut Pipe, &mut Pipe) {
         let [one, other] = &mut self.pipes;
         let (outgoing, incoming) = if side == 0 {
@@ -97,52 +97,52 @@ impl Link {
     }
 }
 
-/// One direction: written ─► under way ─► arrived ─► read.
+/// One direction: written ─► in flight ─► arrived ─► read.
 #[derive(Debug, Default)]
 pub(super) struct Pipe {
-    /// What was written and not read; the first `arrived` of it can be.
+    /// Written and not read. The first `arrived` bytes can be read.
     pub(super) bytes: VecDeque<u8>,
     pub(super) arrived: usize,
-    /// When the first byte of what has arrived came.
+    /// When the first unread byte arrived.
     pub(super) since: Duration,
     pub(super) tail: Tail,
-    /// Whether something is under way, and will arrive by itself.
+    /// True if an arrival is scheduled.
     pub(super) moving: bool,
-    /// How many bytes of what was not read lie before a byte of urgent data.
+    /// The number of unread bytes before the urgent mark.
     pub(super) mark: Option<usize>,
 }
 
-/// What comes behind the last byte.
+/// What follows the last byte.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) enum Tail {
-    /// More bytes, perhaps.
+    /// Perhaps more bytes.
     #[default]
     Open,
-    /// The end, not arrived yet.
+    /// A FIN that has not arrived yet.
     Fin,
-    /// A reset, not arrived yet.
+    /// A reset that has not arrived yet.
     Reset,
-    /// Nothing more: the end has arrived.
-    Over,
+    /// Nothing: the FIN or reset has arrived.
+    Delivered,
 }
 
 impl Pipe {
-    /// Bytes that were written and have not arrived: they fill the sender's buffer.
-    pub(super) fn pending(&self) -> usize {
+    /// Bytes written and not arrived. They fill the sender's buffer.
+    pub(super) fn in_flight(&self) -> usize {
         self.bytes.len() - self.arrived
     }
 
-    /// Whether anything could arrive, where the receiver keeps up to `buffer` bytes.
+    /// True if something can arrive at a receive buffer of `buffer` bytes.
     pub(super) fn can_move(&self, buffer: usize) -> bool {
         let full = self.arrived >= buffer;
         match self.tail {
-            Tail::Open | Tail::Over => self.pending() > 0 && !full,
-            Tail::Fin => self.pending() == 0 || !full,
+            Tail::Open | Tail::Delivered => self.in_flight() > 0 && !full,
+            Tail::Fin => self.in_flight() == 0 || !full,
             Tail::Reset => true,
         }
     }
 
-    /// Forgets what is in it.
+    /// Drops all bytes.
     pub(super) fn clear(&mut self) {
         self.bytes = VecDeque::new();
         self.arrived = 0;
@@ -150,79 +150,82 @@ impl Pipe {
     }
 }
 
-/// One end of a connection: a socket, and who holds it.
+/// One end of a connection: a socket and its owner.
 #[derive(Debug)]
 pub(super) struct End {
     pub(super) addr: Address,
-    pub(super) holder: Holder,
-    /// Whether the socket is not closed.
+    pub(super) owner: Owner,
+    /// False once the socket is closed.
     pub(super) open: bool,
-    /// What the next read, once nothing is left to be read, or the next write comes to. Said once.
+    /// The error of the next write, or of the next read after the unread bytes. It is reported once
+    /// (`SO_ERROR`).
     pub(super) error: Option<ErrorKind>,
-    /// Whether the connection is broken, for this end.
+    /// True once a reset or an error has arrived at this end.
     pub(super) broken: bool,
-    /// Whether it has shut its sending side.
+    /// True once this end has shut down its sending side.
     pub(super) shut: bool,
-    /// Whether the other one's end has arrived here.
+    /// True once the FIN of the other end has arrived.
     pub(super) ended: bool,
 }
 
-/// Who holds a socket.
+/// The owner of a socket.
 #[derive(Debug)]
-pub(super) enum Holder {
+pub(super) enum Owner {
     /// The loop.
-    Loop(Watch),
+    Loop(LoopSocket),
     /// A peer.
-    Peer(Mind),
+    Peer(PeerSocket),
 }
 
-/// What the poller knows of a socket of the loop.
+/// A socket of the loop, and its state in the poller.
 #[derive(Debug, Default)]
-pub(super) struct Watch {
-    /// Under which it is registered.
+pub(super) struct LoopSocket {
+    /// The token of its registration.
     pub(super) token: Option<usize>,
-    /// What is to be reported. The token in it has no meaning.
-    pub(super) news: Event,
-    /// Whether it stands on the list of those with news.
-    pub(super) listed: bool,
-    /// Whether an event is owed for the next thing that happens.
-    pub(super) owes_read: bool,
-    pub(super) owes_write: bool,
-    /// Whether the peer's end was reported, or urgent data: a short read proves nothing from then on.
-    pub(super) told: bool,
+    /// The next event to report. Its token is not used.
+    pub(super) pending_event: Event,
+    /// True if it is on the ready queue.
+    pub(super) queued: bool,
+    /// True if the next arrival, or the next room in the send buffer, must be reported: a call
+    /// returned `WouldBlock`, or read less than asked.
+    pub(super) read_armed: bool,
+    pub(super) write_armed: bool,
+    /// True once the peer's FIN or urgent data was reported. From then on a short read does not
+    /// mean that the socket is empty.
+    pub(super) hint_reported: bool,
     pub(super) dial: Dial,
-    /// What really happened, for an oracle.
-    pub(super) truth: Truth,
+    /// Counts of what the loop read and wrote, for a test to compare with.
+    pub(super) actual: ActualIo,
 }
 
-/// How an outgoing connection stands.
+/// The state of an outgoing connection.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) enum Dial {
-    /// Established, or an incoming one.
+    /// Decided, or an incoming connection.
     #[default]
     Done,
-    Undecided,
-    MetItself,
+    Pending,
+    SelfConnected,
 }
 
-/// What a peer has in mind, and what it has got.
+/// A peer's socket: what the test wants sent, and what was received.
 #[derive(Debug, Default)]
-pub(super) struct Mind {
-    /// What it wants to send and its system had no room for.
+pub(super) struct PeerSocket {
+    /// Bytes to send that the send buffer had no room for.
     pub(super) outgoing: VecDeque<u8>,
-    /// Whether it wants to end its sending after that.
+    /// True if a FIN follows them.
     pub(super) shut: bool,
-    /// What it has read and nobody has looked at.
+    /// Bytes read that the test has not taken.
     pub(super) received: Vec<u8>,
     pub(super) reads: bool,
-    pub(super) fate: Fate,
+    pub(super) state: PeerState,
 }
 
 impl End {
-    pub(super) fn new(addr: Address, holder: Holder) -> Self {
+    pub(super) fn new(addr: Address, owner: Owner) -> Self {
         Self {
             addr,
-            holder,
+            owner,
             open: true,
             error: None,
             broken: false,
@@ -231,17 +234,17 @@ impl End {
         }
     }
 
-    pub(super) fn watch(&mut self) -> Option<&mut Watch> {
-        match &mut self.holder {
-            Holder::Loop(watch) => Some(watch),
-            Holder::Peer(_) => None,
+    pub(super) fn loop_socket(&mut self) -> Option<&mut LoopSocket> {
+        match &mut self.owner {
+            Owner::Loop(socket) => Some(socket),
+            Owner::Peer(_) => None,
         }
     }
 
-    pub(super) fn mind(&mut self) -> Option<&mut Mind> {
-        match &mut self.holder {
-            Holder::Peer(mind) => Some(mind),
-            Holder::Loop(_) => None,
+    pub(super) fn peer_socket(&mut self) -> Option<&mut PeerSocket> {
+        match &mut self.owner {
+            Owner::Peer(peer_socket) => Some(peer_socket),
+            Owner::Loop(_) => None,
         }
     }
 }

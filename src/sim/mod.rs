@@ -1,12 +1,14 @@
-//! A simulated network and clock for the loop, harsher than any real one, and the same again for the same seed.
+//! A deterministic network and clock to test handlers on: virtual time, injected faults, the same
+//! run for the same seed.
 //!
-//! [`Sim`] runs a real [`Reactor`], with all its connections, deadlines and queues, over a [`Net`](crate::net::Net) that is made
-//! up. Time is virtual: a minute of waiting takes no longer than a call. What can go wrong is drawn from the
-//! seed ([`Faults::drawn`]), and so is everything else, so that a run that fails can be looked at again and again.
+//! [`Sim`] runs a real [`Reactor`], with all its connections, deadlines and queues, over a
+//! simulated [`Net`](crate::net::Net). Time is virtual: a minute of waiting costs one call. The
+//! seed chooses the faults ([`Faults::random`]), the paths and everything else, so a failing run
+//! can be repeated.
 //!
 //! ```
 //! use glassloop::codec::Line;
-//! use glassloop::sim::{Fate, Sim};
+//! use glassloop::sim::{PeerState, Sim};
 //! use glassloop::{Config, Context, Handler, Origin, Verdict};
 //!
 //! struct Echo;
@@ -32,58 +34,68 @@
 //!     let peer = sim.connect(&addr);
 //!     peer.send(b"one\ntwo\nthree\n");
 //!     peer.shut_write();
-//!     sim.run(std::time::Duration::from_secs(2)); // the net is as the seed wants it
-//!     sim.finish(10_000); //                        and now it is kind
+//!     sim.run(std::time::Duration::from_secs(2)); // with the faults of the seed
+//!     sim.finish(10_000); // without faults, until nothing is left to do
 //!     if peer.blame().is_none() {
 //!         assert_eq!(peer.received(), b"one\ntwo\nthree\n", "seed {seed}");
-//!         assert_eq!(peer.fate(), Fate::Ended, "seed {seed}");
+//!         assert_eq!(peer.state(), PeerState::Ended, "seed {seed}");
 //!     }
 //! }
 //! ```
 //!
 //! # What is simulated, and what is not
 //!
-//! TCP as a program sees it: connections with latency, bandwidth and two buffers in each direction ([`Path`]); half-close, resets, ends with
-//! data before them; listeners with a queue; dials that succeed, fail or are never answered; an edge-triggered poller. Not
-//! simulated: packets, threads (a [`Handle`](crate::Handle) works, from the same thread), and the time that code takes: a callback takes none.
-//! A [`Fault`] is something that a system is free to do. `tests/reality.rs` compares the
-//! simulated system with the one it runs on.
+//! Simulated is TCP as a program sees it:
+//!
+//! - connections with latency, bandwidth and two buffers in each direction ([`Path`]);
+//! - half-close, resets, and a FIN behind data;
+//! - listeners with a backlog;
+//! - dials that succeed, fail or are never answered;
+//! - an edge-triggered poller.
+//!
+//! Not simulated are packets, threads (a [`Handle`](crate::Handle) works, from the same thread),
+//! and the time that code takes: a callback takes none. A [`Fault`] is something that an operating
+//! system may do. `tests/reality.rs` compares the simulator with the kernel it runs on.
 
-mod calls;
-mod dice;
 mod fault;
+mod inspect;
 pub mod internals;
 mod kernel;
 mod link;
 mod net;
 mod peer;
+mod poller;
+mod rng;
+mod sockets;
+mod syscalls;
 mod trace;
 mod world;
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::rc::Rc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-pub use self::dice::Dice;
-pub use self::fault::{Fault, Faults, Tally};
+pub use self::fault::{Fault, FaultCounts, Faults};
 pub use self::link::Path;
-use self::link::{End, Holder, Mind, Watch};
+use self::link::{End, LoopSocket, Owner, PeerSocket};
 pub use self::net::{SimListener, SimNet, SimStream};
-pub use self::peer::{Blame, Fate, Peer, Truth};
+pub use self::peer::{ActualIo, Blame, Peer, PeerState};
+pub use self::rng::Rng;
+pub use self::sockets::{Sockets, Unread};
 use self::trace::Trace;
-use self::world::{Door, Happening, World};
+use self::world::{Listener, ScheduledEvent, World};
 use crate::config::Config;
 use crate::error::Error;
 use crate::handler::Handler;
-use crate::id::{ConnectionId, Token};
 use crate::net::Address;
 use crate::observe::Step;
 use crate::reactor::{Reactor, Turn};
 
-/// A loop in a simulated world, and the hand on that world.
+/// A reactor on a simulated network, and control over that network.
 ///
-/// Between two turns a test does what it likes: it lets peers send and close, looks at what they have got, and asks the [`reactor`](Self::reactor).
+/// Between two turns a test lets peers send and close, reads what they received, and calls the
+/// [`reactor`](Self::reactor).
 pub struct Sim<H: Handler, const SHORT_READ_IS_EMPTY: bool = true> {
     reactor: Reactor<H, SimNet<SHORT_READ_IS_EMPTY>>,
     world: Rc<RefCell<World>>,
@@ -91,24 +103,26 @@ pub struct Sim<H: Handler, const SHORT_READ_IS_EMPTY: bool = true> {
 }
 
 impl<H: Handler> Sim<H> {
-    /// A world with the faults and the paths that `seed` draws, and a loop that listens nowhere yet.
+    /// Creates a network with the faults and paths that `seed` draws, and a reactor without
+    /// listeners.
     ///
     /// # Panics
     /// If the limits in `config` contradict each other.
     pub fn new(seed: u64, handler: H, config: Config) -> Self {
-        let faults = Faults::drawn(&mut Dice::new(seed).fork(1));
+        let faults = Faults::random(&mut Rng::new(seed).fork(1));
         Self::with_faults(seed, faults, handler, config)
     }
 }
 
 impl<H: Handler, const SHORT_READ_IS_EMPTY: bool> Sim<H, SHORT_READ_IS_EMPTY> {
-    /// The same with faults of one's own. Where the second parameter is `false` the poller promises less; see [`SimNet`].
+    /// Like [`new`](Sim::new), with the given faults. If the second parameter of the type is
+    /// `false`, the poller promises less; see [`SimNet`].
     ///
     /// # Panics
     /// If the limits in `config` contradict each other.
     pub fn with_faults(seed: u64, faults: Faults, handler: H, config: Config) -> Self {
         let world = World::new(
-            Dice::new(seed).fork(2),
+            Rng::new(seed).fork(2),
             faults,
             config.events_per_turn,
             SHORT_READ_IS_EMPTY,
@@ -128,7 +142,8 @@ impl<H: Handler, const SHORT_READ_IS_EMPTY: bool> Sim<H, SHORT_READ_IS_EMPTY> {
         sim
     }
 
-    /// Lets `observer` see every step of the loop, with the time by the simulation's clock, instead of the one before.
+    /// Calls `observer` with every step of the loop and the virtual time. It replaces the observer
+    /// set before.
     pub fn observe(&mut self, mut observer: impl FnMut(Duration, &Step<'_>) + 'static) {
         let (world, trace) = (self.world.clone(), self.trace.clone());
         self.reactor.set_observer(move |step: &Step<'_>| {
@@ -138,12 +153,12 @@ impl<H: Handler, const SHORT_READ_IS_EMPTY: bool> Sim<H, SHORT_READ_IS_EMPTY> {
         });
     }
 
-    /// The loop itself.
+    /// The reactor.
     pub fn reactor(&mut self) -> &mut Reactor<H, SimNet<SHORT_READ_IS_EMPTY>> {
         &mut self.reactor
     }
 
-    /// Lets the loop listen, at an address of its own.
+    /// Adds a listener to the reactor, and returns its address.
     ///
     /// # Panics
     /// If the loop is stopping.
@@ -155,57 +170,61 @@ impl<H: Handler, const SHORT_READ_IS_EMPTY: bool> Sim<H, SHORT_READ_IS_EMPTY> {
         addr
     }
 
-    /// A listener that the loop knows nothing of, and its address, for who drives the [`net`](Self::net) himself.
+    /// Creates a listener that is not added to the reactor, for tests that drive the
+    /// [`net`](Self::net) directly.
     pub fn listener(&mut self) -> (SimListener, Address) {
         let mut world = self.world.borrow_mut();
-        let number = world.doors.len();
+        let number = world.listeners.len();
         let addr: Address = core::net::SocketAddr::from(([127, 0, 0, 1], 1 + number as u16)).into();
-        world.doors.push(Door {
+        world.listeners.push(Listener {
             addr: addr.clone(),
             token: None,
-            queue: VecDeque::default(),
-            listed: false,
-            owes: false,
+            backlog: VecDeque::default(),
+            queued: false,
+            armed: false,
         });
         (SimListener { number }, addr)
     }
 
-    /// The net below the loop, for who asks it himself, call by call. The loop should not turn meanwhile: its events would be missing.
+    /// The simulated network, for tests that drive it directly. **Trap:** the reactor must not turn
+    /// meanwhile: it would miss the events that the test takes.
     pub fn net(&self) -> SimNet<SHORT_READ_IS_EMPTY> {
         SimNet {
             world: self.world.clone(),
         }
     }
 
-    /// A client that connects to one of the loop's listeners, in a while.
+    /// Creates a peer that connects to one of the reactor's listeners after the latency of its
+    /// path.
     ///
     /// # Panics
-    /// If the loop never listened there.
+    /// If no listener has this address.
     pub fn connect(&mut self, addr: &Address) -> Peer {
         let mut world = self.world.borrow_mut();
         let number = world
-            .doors
+            .listeners
             .iter()
-            .position(|door| door.addr == *addr)
-            .unwrap_or_else(|| panic!("the loop does not listen on {addr}"));
+            .position(|listener| listener.addr == *addr)
+            .unwrap_or_else(|| panic!("no listener has the address {addr}"));
         let from = world.fresh_addr();
-        let mind = Mind {
+        let peer_socket = PeerSocket {
             reads: true,
-            ..Mind::default()
+            ..PeerSocket::default()
         };
-        let id = world.connect([
-            End::new(from, Holder::Peer(mind)),
-            End::new(addr.clone(), Holder::Loop(Watch::default())),
+        let id = world.add_link([
+            End::new(from, Owner::Peer(peer_socket)),
+            End::new(addr.clone(), Owner::Loop(LoopSocket::default())),
         ]);
         let delay = world.latency(id.link);
-        world.plan(delay, Happening::Knock(id, number));
+        world.schedule(delay, ScheduledEvent::Syn(id, number));
         Peer {
             world: self.world.clone(),
             id,
         }
     }
 
-    /// Somebody else listens from here on, at an address that the loop can dial. Every other address refuses.
+    /// Adds a host that the loop can dial, and returns its address. Every other address refuses
+    /// connections.
     pub fn host(&mut self) -> Address {
         let mut world = self.world.borrow_mut();
         let addr: Address =
@@ -214,8 +233,9 @@ impl<H: Handler, const SHORT_READ_IS_EMPTY: bool> Sim<H, SHORT_READ_IS_EMPTY> {
         addr
     }
 
-    /// The next connection that the loop has made to a [`host`](Self::host), as that one sees it.
-    pub fn visitor(&mut self, host: &Address) -> Option<Peer> {
+    /// Takes the next connection that the loop has established to a [`host`](Self::host); `None` if
+    /// there is none.
+    pub fn accept_at(&mut self, host: &Address) -> Option<Peer> {
         let id = self.world.borrow_mut().hosts.get_mut(host)?.pop_front()?;
         Some(Peer {
             world: self.world.clone(),
@@ -223,24 +243,25 @@ impl<H: Handler, const SHORT_READ_IS_EMPTY: bool> Sim<H, SHORT_READ_IS_EMPTY> {
         })
     }
 
-    /// Lets all connections that are made from here on go over this path. Until then each has one of its own, drawn from the seed.
+    /// Sets the path of all connections made from now on. By default each connection draws its own
+    /// from the seed.
     pub fn set_path(&mut self, path: Path) {
         self.world.borrow_mut().path = Some(path);
     }
 
-    /// One turn of the loop, which sleeps as long as it wants to, but not beyond `until`.
+    /// Runs one turn of the loop. It blocks as long as the loop asks for, but not beyond `until`.
     ///
     /// # Errors
-    /// [`Error::Poll`] if the poller is broken, which the simulated one never is.
+    /// [`Error::Poll`] if the poller fails; the simulated one never does.
     ///
     /// # Panics
-    /// If the loop has contained a panic of its own code
-    /// ([`Counters::internal_errors`](crate::Counters::internal_errors)), or if it and the world
-    /// disagree on how many sockets are open or registered afterwards.
+    /// If the reactor caught a panic of its own code
+    /// ([`Counters::internal_errors`](crate::Counters::internal_errors)), or if after the turn the
+    /// numbers of connections, open sockets and registrations differ.
     pub fn turn(&mut self, until: Option<Duration>) -> Result<Turn, Error> {
         {
             let mut world = self.world.borrow_mut();
-            (world.alarm, world.stirred) = (until, false);
+            (world.poll_deadline, world.peer_changed) = (until, false);
         }
         let turn = self.reactor.turn(None)?;
         if let Some(error) = &self.trace.borrow().internal_error {
@@ -260,7 +281,7 @@ impl<H: Handler, const SHORT_READ_IS_EMPTY: bool> Sim<H, SHORT_READ_IS_EMPTY> {
         Ok(turn)
     }
 
-    /// Turns until `time` has passed, or the loop has stopped.
+    /// Runs turns until `time` has passed or the loop has stopped.
     ///
     /// # Panics
     /// As [`turn`](Self::turn).
@@ -277,7 +298,7 @@ impl<H: Handler, const SHORT_READ_IS_EMPTY: bool> Sim<H, SHORT_READ_IS_EMPTY> {
         }
     }
 
-    /// Makes the world kind: from here on no fault happens, and all paths are short and free. Only buffers stay as small as they are.
+    /// Ends all faults, and makes all paths short and fast. Buffers keep their sizes.
     pub fn heal(&mut self) {
         let mut world = self.world.borrow_mut();
         world.faults = Faults::none();
@@ -298,107 +319,29 @@ impl<H: Handler, const SHORT_READ_IS_EMPTY: bool> Sim<H, SHORT_READ_IS_EMPTY> {
         }
     }
 
-    /// Makes the world kind, and turns until nothing more will happen by itself.
+    /// Calls [`heal`](Self::heal), then runs turns until the loop has nothing left to do.
     ///
     /// # Panics
-    /// If that takes more than `turns`, and as [`turn`](Self::turn).
+    /// If that takes more than `turns` turns; and as [`turn`](Self::turn).
     pub fn finish(&mut self, turns: usize) {
         self.heal();
         for _ in 0..turns {
             let turn = self.turn(None).unwrap_or_else(|error| panic!("{error}"));
-            if turn == Turn::Stopped || (self.is_asleep() && self.reactor.next_deadline().is_none())
+            if turn == Turn::Stopped
+                || (self.is_blocked_forever() && self.reactor.next_deadline().is_none())
             {
                 return;
             }
         }
         panic!(
-            "the loop does not come to rest in {turns} turns: {:?}",
+            "the loop still has work after {turns} turns: {:?}",
             self.reactor
         );
     }
 
-    /// Lets the world go on without the loop until nothing more will arrive: after it has stopped, what it has sent last is still under way.
-    pub fn go_on_without_loop(&mut self) {
-        self.world.borrow_mut().go_on_to(Duration::MAX);
-    }
-
-    /// Whether the loop, in its last turn, would have slept for ever: nothing was to be done, and nothing would have come.
-    pub fn is_asleep(&self) -> bool {
-        self.world.borrow().asleep
-    }
-
-    /// The time by the simulation's clock, from its beginning.
-    pub fn now(&self) -> Duration {
-        self.world.borrow().now
-    }
-
-    /// The same as the loop sees it.
-    pub fn instant(&self) -> Instant {
-        self.world.borrow().instant()
-    }
-
-    /// What `at` is by the simulation's clock.
-    pub fn elapsed(&self, at: Instant) -> Duration {
-        self.world.borrow().elapsed(at)
-    }
-
-    /// Bytes and ends that have come to the loop's sockets so far: what the loop can have a reason to turn for.
-    pub fn arrived(&self) -> u64 {
-        self.world.borrow().arrived
-    }
-
-    /// A view of what waits in the loop's sockets, for an observer.
-    pub fn sockets(&self) -> Sockets {
-        Sockets {
-            world: self.world.clone(),
-        }
-    }
-
-    /// How long the loop's sockets were open, all together.
-    pub fn lived(&self) -> Duration {
-        self.world.borrow().lived
-    }
-
-    /// Which faults have happened, and how often.
-    pub fn tally(&self) -> Tally {
-        self.world.borrow().tally.clone()
-    }
-
-    /// A number that stands for all steps so far: the same for the same run, on every machine.
-    pub fn trace(&self) -> u64 {
-        self.trace.borrow().hash
-    }
-}
-
-/// A view of what waits in the loop's sockets. It can be used while the loop turns: by an [observer](Sim::observe), for instance.
-#[derive(Clone, Debug)]
-pub struct Sockets {
-    world: Rc<RefCell<World>>,
-}
-
-/// What waits in one socket of the loop.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Unread {
-    /// Bytes that have arrived and were not read.
-    pub bytes: usize,
-    /// When the first of them came, by the simulation's clock.
-    pub since: Duration,
-    /// Whether the poller has an event for a reader that it has not reported yet.
-    pub unreported: bool,
-}
-
-impl Sockets {
-    /// What waits in a connection's socket; nothing if it has none.
-    pub fn unread(&self, id: ConnectionId) -> Unread {
-        self.world.borrow_mut().unread(Token::of(id).pack())
-    }
-}
-
-impl<H: Handler, const SHORT_READ_IS_EMPTY: bool> std::fmt::Debug for Sim<H, SHORT_READ_IS_EMPTY> {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Sim")
-            .field("now", &self.now())
-            .field("reactor", &self.reactor)
-            .finish_non_exhaustive()
+    /// Delivers everything in flight without running the loop, for example the last bytes of a loop
+    /// that has stopped.
+    pub fn deliver_in_flight(&mut self) {
+        self.world.borrow_mut().advance_to(Duration::MAX);
     }
 }

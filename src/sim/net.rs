@@ -1,4 +1,4 @@
-//! The loop's way into the simulated world: the same trait that the real sockets stand behind.
+//! [`SimNet`]: the [`Net`] trait over the simulated world.
 
 use std::cell::RefCell;
 use std::fmt;
@@ -13,13 +13,14 @@ use super::world::World;
 use super::{Blame, Fault};
 use crate::net::{Address, Established, Event, Net, Stream, Wake};
 
-/// ENFILE, EMFILE and ENOBUFS, which have no [`ErrorKind`].
+/// ENFILE, EMFILE and ENOBUFS. They have no [`ErrorKind`].
 const NO_DESCRIPTOR: [i32; 2] = [23, 24];
 const NO_BUFFER: i32 = 105;
 
-/// Sockets, readiness and a clock that are all made up.
+/// Simulated sockets, readiness and clock.
 ///
-/// With `SHORT_READ_IS_EMPTY` it keeps to what epoll and kqueue promise ([`Net::SHORT_READ_IS_EMPTY`]); without, reads may be short at any time.
+/// With `SHORT_READ_IS_EMPTY` it keeps the promise of epoll and kqueue
+/// ([`Net::SHORT_READ_IS_EMPTY`]). Without it, any read may be short.
 #[derive(Debug)]
 pub struct SimNet<const SHORT_READ_IS_EMPTY: bool = true> {
     pub(super) world: Rc<RefCell<World>>,
@@ -91,14 +92,15 @@ impl Stream for SimStream {
             return Err(error.into());
         }
         let broken = end.broken;
-        let watch = end.watch().expect("a socket of the loop");
-        Ok(match watch.dial {
-            // Its error was told, and who was at the other end is forgotten: getpeername(2) fails.
+        let socket = end.loop_socket().expect("a socket of the loop");
+        Ok(match socket.dial {
+            // Its error was already reported, and the peer is no longer known: getpeername(2)
+            // fails.
             Dial::Done if broken => Established::NotYet,
             Dial::Done => Established::Yes,
-            Dial::MetItself => Established::WithItself,
-            Dial::Undecided => {
-                watch.owes_write = true;
+            Dial::SelfConnected => Established::WithItself,
+            Dial::Pending => {
+                socket.write_armed = true;
                 Established::NotYet
             }
         })
@@ -109,10 +111,10 @@ impl Stream for SimStream {
     }
 }
 
-/// Makes a poll of the simulated world return.
-struct Bell(Arc<AtomicBool>);
+/// Makes a poll return.
+struct WakeFlag(Arc<AtomicBool>);
 
-impl Wake for Bell {
+impl Wake for WakeFlag {
     fn wake(&self) {
         self.0.store(true, Ordering::Release);
     }
@@ -130,37 +132,35 @@ impl<const SHORT_READ_IS_EMPTY: bool> Net for SimNet<SHORT_READ_IS_EMPTY> {
     fn accept(&mut self, listener: &mut SimListener) -> io::Result<(SimStream, Address)> {
         let mut guard = self.world.borrow_mut();
         let world = &mut *guard;
-        if world.strikes(Fault::AcceptInterrupted) {
+        if world.inject(Fault::AcceptInterrupted) {
             return Err(ErrorKind::Interrupted.into());
         }
-        let Some(waiting) = world.doors[listener.number].queue.front().copied() else {
-            world.doors[listener.number].owes = true;
+        let Some(waiting) = world.listeners[listener.number].backlog.front().copied() else {
+            world.listeners[listener.number].armed = true;
             return Err(ErrorKind::WouldBlock.into());
         };
-        if world.strikes(Fault::AcceptNoDescriptor) || world.now < world.exhausted_until {
-            if world.now >= world.exhausted_until && world.dice.one_in(2) {
-                world.exhausted_until = world.now + world.a_while();
+        if world.inject(Fault::AcceptNoDescriptor) || world.now < world.exhausted_until {
+            if world.now >= world.exhausted_until && world.rng.one_in(2) {
+                world.exhausted_until = world.now + world.short_delay();
             }
-            return Err(io::Error::from_raw_os_error(
-                world.dice.pick(&NO_DESCRIPTOR),
-            ));
+            return Err(io::Error::from_raw_os_error(world.rng.pick(&NO_DESCRIPTOR)));
         }
-        if world.strikes(Fault::AcceptNoMemory) {
-            let no_buffer = world.dice.one_in(2);
+        if world.inject(Fault::AcceptNoMemory) {
+            let no_buffer = world.rng.one_in(2);
             return Err(if no_buffer {
                 io::Error::from_raw_os_error(NO_BUFFER)
             } else {
                 ErrorKind::OutOfMemory.into()
             });
         }
-        if world.strikes(Fault::AcceptFailed) {
+        if world.inject(Fault::AcceptFailed) {
             return Err(ErrorKind::InvalidInput.into());
         }
-        world.doors[listener.number].queue.pop_front();
-        if world.strikes(Fault::AcceptAborted) {
+        world.listeners[listener.number].backlog.pop_front();
+        if world.inject(Fault::AcceptAborted) {
             world.abort(waiting, Blame::Net);
             return Err(world
-                .dice
+                .rng
                 .pick(&[
                     ErrorKind::ConnectionAborted,
                     ErrorKind::ConnectionReset,
@@ -168,8 +168,8 @@ impl<const SHORT_READ_IS_EMPTY: bool> Net for SimNet<SHORT_READ_IS_EMPTY> {
                 ])
                 .into());
         }
-        if world.strikes(Fault::ResetBeforeAccept) {
-            world.sever(waiting.link);
+        if world.inject(Fault::ResetBeforeAccept) {
+            world.reset_link(waiting.link);
         }
         let peer = world.end(waiting.other()).addr.clone();
         drop(guard);
@@ -191,19 +191,19 @@ impl<const SHORT_READ_IS_EMPTY: bool> Net for SimNet<SHORT_READ_IS_EMPTY> {
 
     fn listen(&mut self, listener: &mut SimListener, token: usize) -> io::Result<()> {
         let mut world = self.world.borrow_mut();
-        let door = &mut world.doors[listener.number];
-        (door.token, door.owes) = (Some(token), true);
+        let listener = &mut world.listeners[listener.number];
+        (listener.token, listener.armed) = (Some(token), true);
         Ok(())
     }
 
     fn unlisten(&mut self, listener: SimListener) -> io::Result<()> {
         let mut world = self.world.borrow_mut();
-        let door = &mut world.doors[listener.number];
-        let (token, queue) = (door.token.take(), std::mem::take(&mut door.queue));
+        let listener = &mut world.listeners[listener.number];
+        let (token, backlog) = (listener.token.take(), std::mem::take(&mut listener.backlog));
         if let Some(token) = token {
-            world.forget(token);
+            world.add_former_token(token);
         }
-        for waiting in queue {
+        for waiting in backlog {
             world.abort(waiting, Blame::Net);
         }
         Ok(())
@@ -214,7 +214,7 @@ impl<const SHORT_READ_IS_EMPTY: bool> Net for SimNet<SHORT_READ_IS_EMPTY> {
     }
 
     fn waker(&self) -> Arc<dyn Wake> {
-        Arc::new(Bell(self.world.borrow().bell.clone()))
+        Arc::new(WakeFlag(self.world.borrow().wake_flag.clone()))
     }
 
     fn descriptor_limit(&self) -> Option<usize> {

@@ -1,130 +1,133 @@
-//! The far end of a connection, as a test plays it.
+//! The far end of a connection, controlled by a test.
 
 use std::cell::{RefCell, RefMut};
 use std::fmt;
 use std::rc::Rc;
 use std::time::Duration;
 
-use super::link::{EndId, Mind};
+use super::link::{EndId, PeerSocket};
 use super::world::World;
 use crate::net::Address;
 
-/// The far end of one of the loop's connections: a client, or whoever the loop has dialed.
+/// The far end of one of the loop's connections: a client, or a host that the loop has dialed.
 ///
-/// What it is told to do it does as far as its own system's buffers let it, while the simulation goes on. Clones are the same peer.
+/// A peer carries out calls as far as its buffers allow, while the simulation runs. Clones are the
+/// same peer.
 #[derive(Clone)]
 pub struct Peer {
     pub(super) world: Rc<RefCell<World>>,
     pub(super) id: EndId,
 }
 
-/// How a connection stands, as its peer sees it.
+/// The state of a connection, as its peer sees it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Fate {
+pub enum PeerState {
     /// Not established yet.
     #[default]
     Connecting,
-    /// Established, and nothing has ended it. What the peer itself has closed is so too, until the other side has ended.
+    /// Established, and not ended by the loop. A connection that only the peer has closed is still
+    /// open.
     Open,
-    /// The loop's end was read: everything that it has sent is there.
+    /// The loop's FIN was read: the peer has received everything that the loop sent.
     Ended,
-    /// Broken. What the loop has sent last may be missing.
+    /// Reset. The last bytes that the loop sent may be missing.
     Reset,
-    /// Nobody listened.
+    /// No listener had the address.
     Refused,
 }
 
-/// Who broke a connection.
+/// The side that broke a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Blame {
-    /// The loop: it closed the socket while bytes were unread, or still came in.
+    /// The loop: it closed the socket with bytes unread or still arriving.
     Loop,
-    /// The peer, on purpose, or by closing while bytes were unread or still came in.
+    /// The peer: it reset the connection, or closed it with bytes unread or still arriving.
     Peer,
-    /// One of the [`Fault`](super::Fault)s.
+    /// The network: one of the [`Fault`](super::Fault)s.
     Net,
 }
 
-/// What really happened on the loop's side of a connection, for an oracle to compare with.
+/// What the loop's socket really read and wrote, for a test to compare with.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Truth {
+pub struct ActualIo {
     /// Bytes that the loop has read.
     pub read: u64,
-    /// Bytes that it has written.
+    /// Bytes that the loop has written.
     pub written: u64,
-    /// When it last read some, by the simulation's clock.
+    /// When the loop last read bytes, in virtual time.
     pub last_read: Duration,
-    /// When it last wrote some.
+    /// When the loop last wrote bytes, in virtual time.
     pub last_write: Duration,
 }
 
 impl Peer {
-    fn mind(&self) -> RefMut<'_, Mind> {
+    fn peer_socket(&self) -> RefMut<'_, PeerSocket> {
         RefMut::map(self.world.borrow_mut(), |world| {
-            world.end(self.id).mind().expect("a peer's own end")
+            world.end(self.id).peer_socket().expect("a peer's own end")
         })
     }
 
-    /// Its own address: what the loop knows it by.
+    /// The peer's address, as the loop sees it.
     pub fn addr(&self) -> Address {
         self.world.borrow_mut().end(self.id).addr.clone()
     }
 
-    /// Sends bytes, as soon as there is room for them.
+    /// Queues bytes to send. They are sent as the send buffer has room.
     pub fn send(&self, bytes: &[u8]) {
-        self.mind().outgoing.extend(bytes);
-        self.world.borrow_mut().pump(self.id);
+        self.peer_socket().outgoing.extend(bytes);
+        self.world.borrow_mut().write_as_peer(self.id);
     }
 
-    /// Bytes that it was told to send and that its own system has had no room for yet.
+    /// Bytes queued that the send buffer has had no room for.
     pub fn unsent(&self) -> usize {
-        self.mind().outgoing.len()
+        self.peer_socket().outgoing.len()
     }
 
-    /// What it has read since this was last asked.
+    /// Takes what the peer has read since the last call.
     pub fn received(&self) -> Vec<u8> {
-        std::mem::take(&mut self.mind().received)
+        std::mem::take(&mut self.peer_socket().received)
     }
 
-    /// Whether it reads. It does from the beginning.
+    /// Makes the peer read what arrives, or stop reading. Peers read by default.
     pub fn set_reading(&self, reads: bool) {
-        self.mind().reads = reads;
-        self.world.borrow_mut().take_in(self.id);
+        self.peer_socket().reads = reads;
+        self.world.borrow_mut().read_as_peer(self.id);
     }
 
-    /// Ends its sending, after all that it was told to send.
+    /// Shuts down the sending side, after all queued bytes.
     pub fn shut_write(&self) {
-        self.mind().shut = true;
-        self.world.borrow_mut().pump(self.id);
+        self.peer_socket().shut = true;
+        self.world.borrow_mut().write_as_peer(self.id);
     }
 
-    /// Closes its socket at once. What it was told to send and had no room for is not sent; what it has not read makes a reset of it.
+    /// Closes the socket at once. Queued bytes without room in the send buffer are dropped. Unread
+    /// bytes turn the close into a reset.
     pub fn close(&self) {
         self.world.borrow_mut().close(self.id, Blame::Peer);
     }
 
-    /// Closes its socket with a reset.
+    /// Closes the socket with a reset.
     pub fn reset(&self) {
         self.world.borrow_mut().abort(self.id, Blame::Peer);
     }
 
-    /// How the connection stands.
-    pub fn fate(&self) -> Fate {
-        self.mind().fate
+    /// The state of the connection.
+    pub fn state(&self) -> PeerState {
+        self.peer_socket().state
     }
 
-    /// Who broke the connection, if somebody did.
+    /// The side that broke the connection; `None` if none did.
     pub fn blame(&self) -> Option<Blame> {
         self.world.borrow().links[self.id.link].blame
     }
 
-    /// What really happened at the loop's end.
-    pub fn truth(&self) -> Truth {
+    /// What the loop's socket really read and wrote.
+    pub fn actual_io(&self) -> ActualIo {
         self.world
             .borrow_mut()
             .end(self.id.other())
-            .watch()
-            .map(|watch| watch.truth)
+            .loop_socket()
+            .map(|socket| socket.actual)
             .unwrap_or_default()
     }
 }
@@ -133,7 +136,7 @@ impl fmt::Debug for Peer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Peer")
             .field("link", &self.id.link)
-            .field("fate", &self.fate())
+            .field("state", &self.state())
             .finish_non_exhaustive()
     }
 }

@@ -1,16 +1,16 @@
-//! What happened in a run, boiled down to one number.
+//! A hash of everything that happened in a run.
 
 use std::time::Duration;
 
 use crate::net::{Fill, Flush};
 use crate::observe::Step;
 
-/// A hash of all steps of a run: two runs that differ anywhere differ in it (FNV-1a, over words).
+/// A hash of all steps of a run: FNV-1a over words. Two runs with different steps have different
+/// hashes.
 #[derive(Debug)]
 pub(super) struct Trace {
     pub(super) hash: u64,
-    /// The first panic of the loop's own code that was contained: for which connection, and its
-    /// message.
+    /// The first panic of the loop's own code that was caught: the connection and the message.
     pub(super) internal_error: Option<String>,
 }
 

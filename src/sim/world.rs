@@ -1,127 +1,125 @@
-//! The simulated world: its clock, what will happen when, and the poller that looks into it.
+//! The state of the simulated world: its clock, its scheduled events, its sockets and listeners.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap, VecDeque};
 use std::io;
-use std::mem;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
-use super::link::{Dial, EndId, Holder, Link, Tail};
-use super::{Dice, Fault, Faults, Path, Tally, Unread};
-use crate::id::Token;
-use crate::net::{Address, Event};
+use super::link::{Dial, EndId, Link, Owner, Tail};
+use super::{Fault, FaultCounts, Faults, Path, Rng, Unread};
+use crate::net::Address;
 
 /// Everything outside of the loop.
 #[derive(Debug)]
 pub(super) struct World {
     begun: Instant,
     pub(super) now: Duration,
-    pub(super) dice: Dice,
+    pub(super) rng: Rng,
     pub(super) faults: Faults,
-    pub(super) tally: Tally,
-    /// What all connections' ways are like; `None`: each is drawn.
+    pub(super) fault_counts: FaultCounts,
+    /// The path of new connections. `None`: each connection draws its own.
     pub(super) path: Option<Path>,
     pub(super) links: Vec<Link>,
-    pub(super) doors: Vec<Door>,
-    /// Who answers elsewhere, and whom they have met.
+    pub(super) listeners: Vec<Listener>,
+    /// Addresses that the loop can dial, each with the established connections not yet taken by
+    /// [`Sim::accept_at`](super::Sim::accept_at).
     pub(super) hosts: BTreeMap<Address, VecDeque<EndId>>,
-    agenda: BinaryHeap<Reverse<(Duration, u64, Happening)>>,
-    serial: u64,
-    /// Who has news for the poller, in the order in which they got them.
-    ready: VecDeque<Source>,
-    /// Tokens whose registrations have ended, as far as they are remembered.
-    former: VecDeque<usize>,
-    pub(super) bell: Arc<AtomicBool>,
-    /// The poller returns then, whatever the loop has asked for.
-    pub(super) alarm: Option<Duration>,
-    /// Whether a peer has read something, or learned how its connection stands: then the poller returns, so that the peer can answer.
-    pub(super) stirred: bool,
-    /// Whether the last poll would have slept for ever.
-    pub(super) asleep: bool,
-    /// The step of the clock in late wake-ups.
-    coarse: Duration,
-    /// How many sockets of the loop are open, and which are registered.
+    pub(super) scheduled: BinaryHeap<Reverse<(Duration, u64, ScheduledEvent)>>,
+    sequence: u64,
+    /// Sockets and listeners with an event that the poller has not reported, oldest first.
+    pub(super) ready: VecDeque<Source>,
+    /// Tokens of the last registrations that ended, for stale events.
+    pub(super) former_tokens: VecDeque<usize>,
+    pub(super) wake_flag: Arc<AtomicBool>,
+    /// A poll returns at this time, whatever timeout the loop asked for.
+    pub(super) poll_deadline: Option<Duration>,
+    /// True if a peer read something, or its connection changed state. The poll then returns, so
+    /// that the test can let the peer answer.
+    pub(super) peer_changed: bool,
+    /// True if the last poll would have blocked forever.
+    pub(super) blocked_forever: bool,
+    /// The step of the clock that late wake-ups are rounded up to.
+    pub(super) clock_step: Duration,
+    /// Open sockets of the loop, and those that are registered.
     pub(super) sockets: usize,
     pub(super) registered: Vec<EndId>,
-    /// The time that all sockets of the loop were open, together.
-    pub(super) lived: Duration,
-    /// Bytes and ends that have come to sockets of the loop.
+    /// How long the loop's sockets were open, added up over all sockets.
+    pub(super) connection_time: Duration,
+    /// Bytes and FINs that have arrived at the loop's sockets.
     pub(super) arrived: u64,
-    /// Until then no descriptor is free.
+    /// No file descriptor is free before this time.
     pub(super) exhausted_until: Duration,
     pub(super) events_cap: usize,
     pub(super) short_read_is_empty: bool,
 }
 
-/// A listener of the loop, and who waits there.
+/// A listener of the loop, with its backlog.
 #[derive(Debug)]
-pub(super) struct Door {
+pub(super) struct Listener {
     pub(super) addr: Address,
-    /// Under which it is registered; `None` before that, and when it is closed.
+    /// The token of its registration. `None` before it is registered and after it is closed.
     pub(super) token: Option<usize>,
-    pub(super) queue: VecDeque<EndId>,
-    pub(super) listed: bool,
-    /// Whether an event is owed for the next one who comes.
-    pub(super) owes: bool,
+    pub(super) backlog: VecDeque<EndId>,
+    pub(super) queued: bool,
+    /// True if the next connection must be reported: an accept found the backlog empty.
+    pub(super) armed: bool,
 }
 
-/// What comes by itself when its time has come.
+/// An event that happens at its scheduled time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Happening {
-    /// Bytes or an end of this end's arrive at the other one.
-    Arrive(EndId),
-    /// A newcomer knocks at a door.
-    Knock(EndId, usize),
-    /// A dial is decided.
-    Decide(EndId),
-    /// An event that is owed for a read or write that found nothing against the truth.
-    Remind(EndId),
+pub(super) enum ScheduledEvent {
+    /// Bytes, a FIN or a reset that this end sent arrive at the other end.
+    Delivery(EndId),
+    /// A connection request arrives at a listener.
+    Syn(EndId, usize),
+    /// A dial to a host succeeds or fails.
+    DialResult(EndId),
+    /// Readiness is reported that an earlier read or write withheld.
+    LateReadiness(EndId),
 }
 
-/// Who may have news.
+/// What an event of the poller is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Source {
-    Door(usize),
+pub(super) enum Source {
+    Listener(usize),
     End(EndId),
 }
 
-/// Tokens of former registrations that are remembered, to be named in stale events.
-const FORMER: usize = 64;
-/// What a poll that does not wait takes.
-const POLL: Duration = Duration::from_nanos(250);
+/// How many tokens of ended registrations are remembered for stale events.
+const MAX_FORMER_TOKENS: usize = 64;
 
 impl World {
     pub(super) fn new(
-        mut dice: Dice,
+        mut rng: Rng,
         faults: Faults,
         events_cap: usize,
         short_read_is_empty: bool,
     ) -> Self {
-        let coarse = Duration::from_millis(dice.magnitude(1, 200) as u64);
+        let clock_step = Duration::from_millis(rng.magnitude(1, 200) as u64);
         Self {
             begun: Instant::now(),
             now: Duration::ZERO,
-            dice,
+            rng,
             faults,
-            tally: Tally::default(),
+            fault_counts: FaultCounts::default(),
             path: None,
             links: Vec::new(),
-            doors: Vec::new(),
+            listeners: Vec::new(),
             hosts: BTreeMap::new(),
-            agenda: BinaryHeap::new(),
-            serial: 0,
+            scheduled: BinaryHeap::new(),
+            sequence: 0,
             ready: VecDeque::new(),
-            former: VecDeque::new(),
-            bell: Arc::new(AtomicBool::new(false)),
-            alarm: None,
-            stirred: false,
-            asleep: false,
-            coarse,
+            former_tokens: VecDeque::new(),
+            wake_flag: Arc::new(AtomicBool::new(false)),
+            poll_deadline: None,
+            peer_changed: false,
+            blocked_forever: false,
+            clock_step,
             sockets: 0,
             registered: Vec::new(),
-            lived: Duration::ZERO,
+            connection_time: Duration::ZERO,
             arrived: 0,
             exhausted_until: Duration::ZERO,
             events_cap,
@@ -129,70 +127,75 @@ impl World {
         }
     }
 
-    /// The time as the loop sees it.
+    /// The virtual time as an [`Instant`].
     pub(super) fn instant(&self) -> Instant {
         self.begun + self.now
     }
 
-    /// How far the clock has gone at `at`.
+    /// The virtual time of `at`.
     pub(super) fn elapsed(&self, at: Instant) -> Duration {
         at.duration_since(self.begun)
     }
 
-    /// Whether a fault happens now, if there is an occasion for it. Who says yes counts it himself, if there was.
+    /// Draws whether to inject `fault`. The caller counts it if it had an effect.
     #[inline]
-    pub(super) fn may_strike(&mut self, fault: Fault) -> bool {
-        self.dice.happens(self.faults.rate(fault))
+    pub(super) fn would_inject(&mut self, fault: Fault) -> bool {
+        self.rng.chance(self.faults.rate(fault))
     }
 
-    /// Whether a fault happens now; it is counted if it does.
+    /// Draws whether to inject `fault`, and counts it if so.
     #[inline]
-    pub(super) fn strikes(&mut self, fault: Fault) -> bool {
-        let strikes = self.may_strike(fault);
-        self.tally[fault] += u64::from(strikes);
-        strikes
+    pub(super) fn inject(&mut self, fault: Fault) -> bool {
+        let inject = self.would_inject(fault);
+        self.fault_counts[fault] += u64::from(inject);
+        inject
     }
 
-    /// Lets something happen after `delay`.
-    pub(super) fn plan(&mut self, delay: Duration, what: Happening) {
-        self.serial += 1;
-        self.agenda
-            .push(Reverse((self.now.saturating_add(delay), self.serial, what)));
+    /// Schedules an event after `delay`.
+    pub(super) fn schedule(&mut self, delay: Duration, what: ScheduledEvent) {
+        self.sequence += 1;
+        self.scheduled.push(Reverse((
+            self.now.saturating_add(delay),
+            self.sequence,
+            what,
+        )));
     }
 
-    /// A short time, after which what was held back comes.
-    pub(super) fn a_while(&mut self) -> Duration {
-        Duration::from_micros(self.dice.magnitude(1, 20_000) as u64)
+    /// Draws a delay of up to 20 ms, after which withheld readiness is reported.
+    pub(super) fn short_delay(&mut self) -> Duration {
+        Duration::from_micros(self.rng.magnitude(1, 20_000) as u64)
     }
 
-    /// A socket of the loop has news.
-    pub(super) fn list(&mut self, end: EndId) {
-        let Some(watch) = self
+    /// Puts a socket of the loop on the ready queue.
+    pub(super) fn queue_socket(&mut self, end: EndId) {
+        let Some(socket) = self
             .end(end)
-            .watch()
-            .filter(|watch| watch.token.is_some() && !watch.listed)
+            .loop_socket()
+            .filter(|socket| socket.token.is_some() && !socket.queued)
         else {
             return;
         };
-        watch.listed = true;
+        socket.queued = true;
         self.ready.push_back(Source::End(end));
     }
 
-    /// A listener has news.
-    pub(super) fn list_door(&mut self, number: usize) {
-        let door = &mut self.doors[number];
-        if door.token.is_some() && !door.listed {
-            door.listed = true;
-            self.ready.push_back(Source::Door(number));
+    /// Puts a listener on the ready queue.
+    pub(super) fn queue_listener(&mut self, number: usize) {
+        let listener = &mut self.listeners[number];
+        if listener.token.is_some() && !listener.queued {
+            listener.queued = true;
+            self.ready.push_back(Source::Listener(number));
         }
     }
 
-    /// What waits in the socket that is registered under `token`.
+    /// The unread bytes of the socket that is registered under `token`.
     pub(super) fn unread(&mut self, token: usize) -> Unread {
         let mut registered = self.registered.iter().copied();
-        let Some(id) =
-            registered.find(|id| matches!(&self.links[id.link].ends[id.side].holder, Holder::Loop(watch) if watch.token == Some(token)))
-        else {
+        let owns_token = |id: &EndId| match &self.links[id.link].ends[id.side].owner {
+            Owner::Loop(socket) => socket.token == Some(token),
+            Owner::Peer(_) => false,
+        };
+        let Some(id) = registered.find(owns_token) else {
             return Unread::default();
         };
         let incoming = self.pipes(id).1;
@@ -202,253 +205,81 @@ impl World {
             since,
             unreported: self
                 .end(id)
-                .watch()
-                .is_some_and(|watch| watch.listed && watch.news.readable),
+                .loop_socket()
+                .is_some_and(|socket| socket.queued && socket.pending_event.readable),
         }
     }
 
-    /// What `epoll_ctl` does, to add a socket: what is ready is told at once.
+    /// `EPOLL_CTL_ADD`. What is ready at registration is reported by the next poll.
     pub(super) fn register(&mut self, id: EndId, token: usize) -> io::Result<()> {
-        if self.strikes(Fault::RegisterFailed) {
+        if self.inject(Fault::RegisterFailed) {
             return Err(self
-                .dice
+                .rng
                 .pick(&[io::ErrorKind::OutOfMemory, io::ErrorKind::StorageFull])
                 .into());
         }
         self.registered.push(id);
         let incoming = self.pipes(id).1;
-        let ripe = incoming.arrived > 0 || incoming.tail == Tail::Over;
-        let watch = self.end(id).watch().expect("a socket of the loop");
-        let done = watch.dial == Dial::Done;
-        watch.token = Some(token);
-        (watch.owes_read, watch.owes_write) = (!ripe, !done);
-        if ripe || done {
-            self.tell(id, ripe, done);
+        let readable = incoming.arrived > 0 || incoming.tail == Tail::Delivered;
+        let socket = self.end(id).loop_socket().expect("a socket of the loop");
+        let done = socket.dial == Dial::Done;
+        socket.token = Some(token);
+        (socket.read_armed, socket.write_armed) = (!readable, !done);
+        if readable || done {
+            self.add_readiness(id, readable, done);
         }
         Ok(())
     }
 
-    /// The same, to take it away. Where that fails the socket is not registered either.
+    /// `EPOLL_CTL_DEL`. If it fails, the socket is not registered either.
     pub(super) fn deregister(&mut self, id: EndId) -> io::Result<()> {
         self.registered.retain(|registered| *registered != id);
-        let token = self.end(id).watch().and_then(|watch| watch.token.take());
+        let token = self
+            .end(id)
+            .loop_socket()
+            .and_then(|socket| socket.token.take());
         if let Some(token) = token {
-            self.forget(token);
+            self.add_former_token(token);
         }
-        if self.strikes(Fault::DeregisterFailed) {
+        if self.inject(Fault::DeregisterFailed) {
             Err(io::ErrorKind::NotFound.into())
         } else {
             Ok(())
         }
     }
 
-    /// A registration has ended.
-    pub(super) fn forget(&mut self, token: usize) {
-        self.former.push_back(token);
-        if self.former.len() > FORMER {
-            self.former.pop_front();
+    /// Remembers the token of a registration that has ended.
+    pub(super) fn add_former_token(&mut self, token: usize) {
+        self.former_tokens.push_back(token);
+        if self.former_tokens.len() > MAX_FORMER_TOKENS {
+            self.former_tokens.pop_front();
         }
     }
 
-    /// Waits as the loop has asked, while the world goes on, and reports what there is.
-    pub(super) fn poll(
-        &mut self,
-        events: &mut Vec<Event>,
-        timeout: Option<Duration>,
-    ) -> io::Result<Instant> {
-        let before = self.now;
-        // As mio does, and epoll_wait(2): in milliseconds, rounded up.
-        let until = timeout.map(|timeout| {
-            self.now.saturating_add(Duration::from_millis(
-                timeout.as_nanos().div_ceil(1_000_000) as u64,
-            ))
-        });
-        self.asleep = false;
-        let waits = self.ready.is_empty()
-            && !self.bell.load(Ordering::Relaxed)
-            && timeout != Some(Duration::ZERO);
-        let mut interrupted = false;
-        if waits && self.strikes(Fault::PollInterrupted) {
-            interrupted = true;
-            let end = until
-                .unwrap_or(self.now + Duration::from_secs(1))
-                .min(self.alarm.unwrap_or(Duration::MAX));
-            let early = self.dice.time(end.saturating_sub(self.now));
-            self.go_on_to(self.now + early);
-        } else if waits && self.strikes(Fault::Stopped) {
-            interrupted = true;
-            let stopped = Duration::from_millis(self.dice.magnitude(100, 200_000) as u64);
-            self.go_on_to(self.now + stopped);
-        } else {
-            self.sleep(until);
-        }
-        if timeout == Some(Duration::ZERO) {
-            self.go_on_to(self.now.saturating_add(POLL)); // who polls again and again is not outside of time
-        } else {
-            // Kept over the polls before: a loop that has waited awake, and sleeps only now, would else sleep over what a peer has to answer.
-            self.stirred = false;
-        }
-        if !interrupted {
-            self.oversleep();
-            self.report(events);
-        }
-        self.lived += self.now.saturating_sub(before) * self.sockets as u32;
-        if interrupted {
-            Err(io::ErrorKind::Interrupted.into())
-        } else {
-            Ok(self.instant())
-        }
-    }
-
-    /// Lets time pass until there is news, the time is up, or nothing will happen any more.
-    fn sleep(&mut self, until: Option<Duration>) {
-        let until = [until, self.alarm].into_iter().flatten().min();
-        while self.ready.is_empty() && !self.stirred && !self.bell.load(Ordering::Relaxed) {
-            match (self.agenda.peek(), until) {
-                (Some(Reverse((at, _, _))), until) if until.is_none_or(|until| *at <= until) => {
-                    self.next_happens();
-                }
-                (_, Some(until)) => return self.now = self.now.max(until),
-                (_, None) => return self.asleep = true,
-            }
-        }
-    }
-
-    /// Lets what is on the agenda until then happen.
-    pub(super) fn go_on_to(&mut self, until: Duration) {
+    /// Runs the scheduled events up to `until`, and moves the clock there.
+    pub(super) fn advance_to(&mut self, until: Duration) {
         while self
-            .agenda
+            .scheduled
             .peek()
             .is_some_and(|Reverse((at, _, _))| *at <= until)
         {
-            self.next_happens();
+            self.run_next_event();
         }
         if until != Duration::MAX {
             self.now = self.now.max(until);
         }
     }
 
-    fn next_happens(&mut self) {
-        let Some(Reverse((at, _, what))) = self.agenda.pop() else {
+    pub(super) fn run_next_event(&mut self) {
+        let Some(Reverse((at, _, what))) = self.scheduled.pop() else {
             return;
         };
         self.now = self.now.max(at);
         match what {
-            Happening::Arrive(from) => self.arrive(from),
-            Happening::Knock(end, door) => self.knock(end, door),
-            Happening::Decide(end) => self.decide(end),
-            Happening::Remind(end) => self.remind(end),
+            ScheduledEvent::Delivery(from) => self.deliver(from),
+            ScheduledEvent::Syn(end, listener) => self.handle_syn(end, listener),
+            ScheduledEvent::DialResult(end) => self.finish_dial(end),
+            ScheduledEvent::LateReadiness(end) => self.report_late(end),
         }
-    }
-
-    /// The loop wakes later than it might have.
-    fn oversleep(&mut self) {
-        if self.may_strike(Fault::LateWake) {
-            let steps = self.now.as_nanos().div_ceil(self.coarse.as_nanos()) as u32;
-            self.tally[Fault::LateWake] += u64::from(self.coarse * steps > self.now);
-            self.go_on_to(self.coarse * steps);
-        }
-        if self.strikes(Fault::TimeJump) {
-            let jump = Duration::from_millis(self.dice.magnitude(100, 200_000) as u64);
-            self.go_on_to(self.now + jump);
-        }
-    }
-
-    /// Puts together what the poller says.
-    fn report(&mut self, events: &mut Vec<Event>) {
-        let cap = self.events_cap;
-        if self.bell.swap(false, Ordering::Relaxed) || self.strikes(Fault::SpuriousWake) {
-            events.push(Event {
-                token: Token::Waker.pack(),
-                readable: true,
-                ..Event::default()
-            });
-        }
-        let mut count = self.ready.len().min(cap - events.len());
-        if count > 1 && self.strikes(Fault::BatchOfOne) {
-            count = 1;
-        }
-        let shuffled = count > 1 && self.strikes(Fault::BatchShuffled);
-        for _ in 0..count {
-            let place = if shuffled {
-                self.dice.below(self.ready.len())
-            } else {
-                0
-            };
-            let source = self.ready.remove(place).expect("as many as were counted");
-            events.extend(self.event_of(source));
-        }
-        if events.len() < cap && !self.former.is_empty() && self.strikes(Fault::StaleEvent) {
-            let token = self.former[self.dice.below(self.former.len())];
-            let (closed, broken) = (self.dice.one_in(2), self.dice.one_in(2));
-            events.push(Event {
-                token,
-                readable: true,
-                writable: true,
-                read_closed: closed,
-                write_closed: broken,
-                broken,
-                ..Event::default()
-            });
-        }
-        if events.len() < cap && !self.registered.is_empty() && self.strikes(Fault::SpuriousEvent) {
-            let end = self.registered[self.dice.below(self.registered.len())];
-            let (readable, writable) = (self.dice.one_in(2), self.dice.one_in(2));
-            let token = self.end(end).watch().and_then(|watch| watch.token);
-            events.extend(token.map(|token| Event {
-                token,
-                readable,
-                writable,
-                ..Event::default()
-            }));
-        }
-    }
-
-    /// The event that a source's news come to; none if it is not registered any more.
-    fn event_of(&mut self, source: Source) -> Option<Event> {
-        let id = match source {
-            Source::Door(number) => {
-                let door = &mut self.doors[number];
-                door.listed = false;
-                return door.token.map(|token| Event {
-                    token,
-                    readable: true,
-                    ..Event::default()
-                });
-            }
-            Source::End(id) => id,
-        };
-        let (full, shy) = (
-            self.may_strike(Fault::FullEvent),
-            self.may_strike(Fault::HintWithheld),
-        );
-        let buffer = self.links[id.link].path.send_buffer;
-        let (outgoing, incoming) = self.pipes(id);
-        let (room, waiting, over) = (
-            outgoing.pending() * 3 <= buffer * 2,
-            incoming.arrived > 0,
-            incoming.tail == Tail::Over,
-        );
-        let strict = self.short_read_is_empty;
-        let end = self.end(id);
-        let (broken, shut) = (end.broken, end.shut);
-        let watch = end.watch()?;
-        watch.listed = false;
-        let mut event = mem::take(&mut watch.news);
-        event.token = watch.token?;
-        let new = event;
-        if full && watch.dial == Dial::Done {
-            event.readable |= waiting || over || broken;
-            event.writable |= room || broken || shut; // a write would not wait, but fail
-        }
-        // Where a short read is to prove the socket empty, the end must have been told by then.
-        event.read_closed = (over || broken) && (!shy || strict);
-        // Ended from both sides it is closed as well (EPOLLHUP).
-        (event.write_closed, event.broken) = ((broken || (over && shut)) && !shy, broken && !shy);
-        watch.told |= event.read_closed || event.urgent;
-        self.tally[Fault::FullEvent] +=
-            u64::from((event.readable, event.writable) != (new.readable, new.writable));
-        self.tally[Fault::HintWithheld] += u64::from(shy && (broken || (over && !strict)));
-        Some(event)
     }
 }

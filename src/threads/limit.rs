@@ -237,8 +237,8 @@ impl Permits {
         self.waiter.granted.load(Ordering::Acquire) || state.open < self.limit.max()
     }
 
-    /// Releases all permits but those of `used` connections. Leaves the queue unless `keep_waiting`,
-    /// which is true while the loop has connections to accept.
+    /// Releases all permits but those of `used` connections. Leaves the queue unless
+    /// `keep_waiting`, which is true while the loop has connections to accept.
     #[inline]
     pub(crate) fn release_unused(&mut self, used: usize, keep_waiting: bool) {
         debug_assert!(self.held >= used, "a connection has no permit");

@@ -1,4 +1,4 @@
-//! However a stream is cut, the same frames come out of it, and the same error at the same place.
+//! A codec decodes the same frames, and the same error at the same place, however a stream is cut.
 
 use std::cell::Cell;
 use std::rc::Rc;
@@ -11,35 +11,36 @@ use glassloop::submit::Dialect;
 use glassloop::{CloseReason, Config, Context, Handler, Origin, Verdict};
 
 use super::draw::{Draw, size};
-use super::reference::{Acks, ErrorOf, Field, FrameOf, Line, Parts, Requests, Rules};
+use super::reference::{Acks, ErrorOf, Field, FrameOf, Line, Parts, ReferenceCodec, Requests};
 
-/// Pieces beyond these come as one: an input is to take a millisecond, not a second.
-const MOST_PIECES: usize = 300;
+/// The most pieces of one stream, so that an input takes a millisecond and not a second. The rest
+/// comes as one piece.
+const MAX_PIECES: usize = 300;
 
-/// What one read brings.
+/// The bytes of one read.
 #[derive(Clone, Copy, Debug)]
 pub struct Piece {
     pub size: usize,
-    /// Whether as much of it as possible is read straight into place.
-    pub placed: bool,
+    /// True if as much of it as possible is read directly into the frame's place.
+    pub direct: bool,
 }
 
 impl Piece {
     fn of(byte: u8) -> Self {
         Self {
             size: size(byte & !1) / 2,
-            placed: byte & 1 == 1,
+            direct: byte & 1 == 1,
         }
     }
 }
 
-/// Input: which codec, and its limits; the number of pieces, and a byte for each; the stream.
+/// Input: the codec and its limits; the number of pieces, and a byte for each; the stream.
 pub fn codecs(data: &[u8]) {
     let draw = &mut Draw::new(data);
     match draw.byte() % 4 {
         0 => {
             let delimiter = draw.of(b"\n\n\0;");
-            resume_connection(
+            run_codec(
                 &Line {
                     delimiter,
                     max: draw.of(&[65_536, 1, 2, 3, 16, 200, 5000, u32::MAX]),
@@ -52,7 +53,7 @@ pub fn codecs(data: &[u8]) {
             let (offset, width, whole) = (shape >> 4 & 3, 1 + (shape & 7), shape & 8 > 0);
             let min = draw.byte().into();
             let least = u32::from(offset + width).max(min);
-            resume_connection(
+            run_codec(
                 &Field {
                     offset,
                     width,
@@ -65,7 +66,7 @@ pub fn codecs(data: &[u8]) {
         }
         2 => {
             let dialect = draw.of(&[Dialect::Text, Dialect::Source]);
-            resume_connection(
+            run_codec(
                 &Requests {
                     dialect,
                     max: draw.of(&[65_536, 13, 14, 17, 100, 5000, 1 << 20, u32::MAX]),
@@ -75,12 +76,12 @@ pub fn codecs(data: &[u8]) {
         }
         _ => {
             let dialect = draw.of(&[Dialect::Text, Dialect::Source]);
-            resume_connection(&Acks { dialect }, draw);
+            run_codec(&Acks { dialect }, draw);
         }
     }
 }
 
-fn resume_connection<R: Rules>(rules: &R, draw: &mut Draw<'_>) {
+fn run_codec<R: ReferenceCodec>(codec: &R, draw: &mut Draw<'_>) {
     let count = draw.byte().into();
     let pieces: Vec<Piece> = draw
         .take(count)
@@ -88,75 +89,77 @@ fn resume_connection<R: Rules>(rules: &R, draw: &mut Draw<'_>) {
         .map(|byte| Piece::of(*byte))
         .collect();
     cut(
-        rules,
-        &stream(rules, draw.clone()),
-        pieces.iter().copied().cycle().take(MOST_PIECES),
+        codec,
+        &stream(codec, draw.clone()),
+        pieces.iter().copied().cycle().take(MAX_PIECES),
     );
 }
 
-/// A stream in a few bytes: `n` below 128 is a whole frame around the next `n` bytes; up to 191, the next `n - 128` as they are; beyond, a long frame.
-fn stream<R: Rules>(rules: &R, mut draw: Draw<'_>) -> Vec<u8> {
+/// Builds a stream from a few bytes. `n` below 128 is a whole frame around the next `n` bytes; up
+/// to 191, the next `n - 128` bytes unchanged; above, a long frame.
+fn stream<R: ReferenceCodec>(codec: &R, mut draw: Draw<'_>) -> Vec<u8> {
     let mut stream = Vec::new();
     while !draw.is_empty() && stream.len() < 200_000 {
         let n = usize::from(draw.byte());
-        let dressed = match n {
-            ..128 => rules.dress(draw.take(n)),
+        let encoded = match n {
+            ..128 => codec.encode(draw.take(n)),
             128..192 => Ok(draw.take(n - 128).to_vec()),
-            _ => rules.dress(&vec![b'.'; (n - 192) * 1024 + usize::from(draw.byte())]),
+            _ => codec.encode(&vec![b'.'; (n - 192) * 1024 + usize::from(draw.byte())]),
         };
-        stream.extend(dressed.unwrap_or_default()); // what the codec cannot express is not sent
+        stream.extend(encoded.unwrap_or_default()); // empty if the codec cannot encode it
     }
     stream
 }
 
-/// Decodes `stream` in one go, in `pieces` through a connection, and naively; what is left when there are no more pieces is the last one.
-pub fn cut<R: Rules>(rules: &R, stream: &[u8], pieces: impl Iterator<Item = Piece>) {
-    let expected = naively(rules, stream);
+/// Decodes `stream` at once, in `pieces` through a connection, and with the reference codec; all
+/// three must agree. When the pieces run out, the rest is the last piece.
+pub fn cut<R: ReferenceCodec>(codec: &R, stream: &[u8], pieces: impl Iterator<Item = Piece>) {
+    let expected = decode_with_reference(codec, stream);
     assert_eq!(
-        in_one_go(rules, stream),
+        decode_at_once(codec, stream),
         expected,
-        "in one go, by {:?}",
-        rules.max()
+        "decoded at once, with a limit of {:?}",
+        codec.max()
     );
-    Cut::new(rules, stream).play(pieces, &expected);
+    Cut::new(codec, stream).play(pieces, &expected);
 }
 
-/// The frames at the front, how many bytes they have, and what ends them.
+/// The decoded frames, how many bytes they have, and the error after them.
 type Decoded<R> = (Vec<Parts>, usize, Option<ErrorOf<R>>);
 
-fn naively<R: Rules>(rules: &R, stream: &[u8]) -> Decoded<R> {
+fn decode_with_reference<R: ReferenceCodec>(codec: &R, stream: &[u8]) -> Decoded<R> {
     let (mut frames, mut taken) = (Vec::new(), 0);
     loop {
-        match rules.first(&stream[taken..]) {
+        match codec.first(&stream[taken..]) {
             Some(Ok((length, parts))) => {
                 frames.push(parts);
                 taken += length;
             }
-            Some(Err(error)) => return (frames, taken, Some(R::essence(error))),
+            Some(Err(error)) => return (frames, taken, Some(R::comparable(error))),
             None => return (frames, taken, None),
         }
     }
 }
 
-fn in_one_go<R: Rules>(rules: &R, stream: &[u8]) -> Decoded<R> {
-    let (mut codec, mut input, mut frames) = (rules.codec(), Input::new(stream), Vec::new());
+fn decode_at_once<R: ReferenceCodec>(codec: &R, stream: &[u8]) -> Decoded<R> {
+    let (mut codec, mut input, mut frames) = (codec.codec(), Input::new(stream), Vec::new());
     loop {
         let before = input.taken();
         match codec.decode(&mut input) {
             Ok(Some(frame)) => frames.push(R::parts(&frame)),
             Ok(None) => return (frames, before, None),
-            Err(error) => return (frames, before, Some(R::essence(error))),
+            Err(error) => return (frames, before, Some(R::comparable(error))),
         }
     }
 }
 
-/// A codec under observation.
-struct Watched<C> {
+/// A codec that counts the calls of `decode` and checks them.
+struct CountingCodec<C> {
     codec: C,
-    looks: Rc<Cell<u64>>,
+    decode_calls: Rc<Cell<u64>>,
 }
 
-impl<C: Codec> Codec for Watched<C> {
+impl<C: Codec> Codec for CountingCodec<C> {
     type Frame<'a> = C::Frame<'a>;
     type Message<'a> = C::Message<'a>;
     type Error = C::Error;
@@ -164,15 +167,11 @@ impl<C: Codec> Codec for Watched<C> {
     fn decode<'a>(&mut self, input: &mut Input<'a>) -> Result<Option<C::Frame<'a>>, C::Error> {
         let before = input.taken();
         let decoded = self.codec.decode(input);
-        self.looks.set(self.looks.get() + 1);
-        // A panic here ends the connection, and is counted.
+        self.decode_calls.set(self.decode_calls.get() + 1);
+        // A panic here closes the connection, and is counted.
         match &decoded {
-            Ok(Some(_)) => assert!(input.taken() > before, "a frame of nothing"),
-            Ok(None) => assert_eq!(
-                input.taken(),
-                before,
-                "bytes were taken, and no frame was made of them"
-            ),
+            Ok(Some(_)) => assert!(input.taken() > before, "a frame took no bytes"),
+            Ok(None) => assert_eq!(input.taken(), before, "bytes were taken without a frame"),
             Err(_) => {}
         }
         decoded
@@ -187,23 +186,23 @@ impl<C: Codec> Codec for Watched<C> {
     }
 }
 
-/// Remembers all frames.
+/// A handler that collects all frames.
 struct Collector<'r, R> {
-    rules: &'r R,
-    looks: Rc<Cell<u64>>,
+    codec: &'r R,
+    decode_calls: Rc<Cell<u64>>,
     frames: Vec<Parts>,
 }
 
-impl<R: Rules> Handler for Collector<'_, R> {
-    type Codec = Watched<R::Codec>;
+impl<R: ReferenceCodec> Handler for Collector<'_, R> {
+    type Codec = CountingCodec<R::Codec>;
     type State = ();
     type Mail = ();
 
     fn connection(&mut self, _: &Origin) -> (Self::Codec, ()) {
         (
-            Watched {
-                codec: self.rules.codec(),
-                looks: Rc::clone(&self.looks),
+            CountingCodec {
+                codec: self.codec.codec(),
+                decode_calls: Rc::clone(&self.decode_calls),
             },
             (),
         )
@@ -215,26 +214,26 @@ impl<R: Rules> Handler for Collector<'_, R> {
     }
 }
 
-/// One stream on its way through a connection.
-struct Cut<'s, R: Rules> {
+/// One stream, received by a connection in pieces.
+struct Cut<'s, R: ReferenceCodec> {
     stream: &'s [u8],
     handler: Collector<'s, R>,
-    connection: Connection<Watched<R::Codec>, ()>,
+    connection: Connection<CountingCodec<R::Codec>, ()>,
     shared: Shared,
-    /// How much has been received.
+    /// Bytes received.
     fed: usize,
-    /// How much of that the naive decoder has made into frames, and how many.
+    /// Bytes that the reference codec has decoded, and the number of frames in them.
     taken: usize,
     frames: usize,
-    /// What it has to say against the bytes that follow.
+    /// The reference codec's error for the bytes that follow.
     error: Option<ErrorOf<R>>,
 }
 
-impl<'s, R: Rules> Cut<'s, R> {
-    fn new(rules: &'s R, stream: &'s [u8]) -> Self {
+impl<'s, R: ReferenceCodec> Cut<'s, R> {
+    fn new(codec: &'s R, stream: &'s [u8]) -> Self {
         let mut handler = Collector {
-            rules,
-            looks: Rc::default(),
+            codec,
+            decode_calls: Rc::default(),
             frames: Vec::new(),
         };
         let connection = Connection::unconnected(&mut handler);
@@ -255,7 +254,7 @@ impl<'s, R: Rules> Cut<'s, R> {
         while self.fed < self.stream.len() {
             self.receive(pieces.next().unwrap_or(Piece {
                 size: usize::MAX,
-                placed: true,
+                direct: true,
             }));
             self.check(&expected.0);
         }
@@ -263,7 +262,7 @@ impl<'s, R: Rules> Cut<'s, R> {
         if self.error.is_none() {
             assert!(
                 self.connection.is_reading() && !self.connection.has_backlog(),
-                "all is handled, and more is wanted"
+                "all frames are handled, and the connection reads on"
             );
             self.connection
                 .end_of_input(&mut self.handler, &mut self.shared);
@@ -272,8 +271,12 @@ impl<'s, R: Rules> Cut<'s, R> {
                     reason,
                     linger: false,
                 } => match **reason {
-                    CloseReason::Truncated { held: told } => assert!(told == held && held > 0),
-                    CloseReason::PeerClosed => assert_eq!(held, 0, "a tail was dropped in silence"),
+                    CloseReason::Truncated { held: reported } => {
+                        assert!(reported == held && held > 0);
+                    }
+                    CloseReason::PeerClosed => {
+                        assert_eq!(held, 0, "bytes were dropped without an error");
+                    }
                     ref other => panic!("{other:?} at the end of input, with {held} bytes left"),
                 },
                 other => panic!("{other:?} at the end of input, with {held} bytes left"),
@@ -287,25 +290,28 @@ impl<'s, R: Rules> Cut<'s, R> {
         assert_eq!(
             self.connection.heap(),
             0,
-            "nothing is held once all is over"
+            "an ended connection holds no memory"
         );
         let counters = self.shared.observe.counters();
         assert_eq!(
             (counters.frames, counters.bytes_discarded, counters.panics),
             (expected.0.len() as u64, held as u64, 0)
         );
-        if let Some(each) = self.handler.rules.looks() {
-            let (looks, most) = (self.handler.looks.get(), each * (counters.frames + 1));
+        if let Some(each) = self.handler.codec.max_decode_calls() {
+            let (decode_calls, most) = (
+                self.handler.decode_calls.get(),
+                each * (counters.frames + 1),
+            );
             assert!(
-                looks <= most,
-                "{looks} looks at {} frames: what was said to be needed was not enough",
+                decode_calls <= most,
+                "{decode_calls} calls of decode for {} frames: its hints were too low",
                 counters.frames
             );
         }
     }
 
     fn receive(&mut self, piece: Piece) {
-        let place = if piece.placed {
+        let place = if piece.direct {
             self.connection.frame_space()
         } else {
             &mut []
@@ -313,18 +319,19 @@ impl<'s, R: Rules> Cut<'s, R> {
         let rest = &self.stream[self.fed..];
         let piece = &rest[..rest.len().min(piece.size)];
         self.fed += piece.len();
-        let (placed, scratch) = piece.split_at(piece.len().min(place.len()));
-        place[..placed.len()].copy_from_slice(placed);
-        self.connection.filled(placed.len());
+        let (direct, scratch) = piece.split_at(piece.len().min(place.len()));
+        place[..direct.len()].copy_from_slice(direct);
+        self.connection.filled(direct.len());
         self.connection
             .receive(scratch, &mut self.handler, &mut self.shared);
     }
 
-    /// What has come so far is handled as far as the naive decoder can, and no byte further.
+    /// Everything received is decoded as far as the reference codec decodes it, and no byte
+    /// further.
     fn check(&mut self, expected: &[Parts]) {
         while let (None, Some(first)) = (
             &self.error,
-            self.handler.rules.first(&self.stream[self.taken..self.fed]),
+            self.handler.codec.first(&self.stream[self.taken..self.fed]),
         ) {
             match first {
                 Ok((length, parts)) => {
@@ -338,7 +345,7 @@ impl<'s, R: Rules> Cut<'s, R> {
                     self.frames += 1;
                     self.taken += length;
                 }
-                Err(error) => self.error = Some(R::essence(error)),
+                Err(error) => self.error = Some(R::comparable(error)),
             }
         }
         assert_eq!(
@@ -355,12 +362,12 @@ impl<'s, R: Rules> Cut<'s, R> {
             (State::Open(Reading::Flowing), None) => {
                 assert!(
                     heap <= 2 * held + 4096 && (held > 0 || heap == 0),
-                    "{heap} bytes of memory for {held} of a frame"
+                    "{heap} bytes of memory for {held} bytes of a frame"
                 );
                 assert!(
-                    held < self.handler.rules.max(),
+                    held < self.handler.codec.max(),
                     "{held} bytes held, a frame has at most {}",
-                    self.handler.rules.max()
+                    self.handler.codec.max()
                 );
             }
             (
@@ -375,13 +382,13 @@ impl<'s, R: Rules> Cut<'s, R> {
                     "{reason:?} where {error:?} was expected"
                 );
                 assert_eq!(
-                    reason.protocol().map(|told| R::essence(*told)).as_ref(),
+                    reason
+                        .protocol()
+                        .map(|reported| R::comparable(*reported))
+                        .as_ref(),
                     Some(error)
                 );
-                assert_eq!(
-                    heap, 0,
-                    "an ending connection holds nothing that it will not handle"
-                );
+                assert_eq!(heap, 0, "a closing connection holds no unhandled bytes");
             }
             (state, error) => panic!(
                 "{state:?} after {} of {} bytes, where {error:?} was expected",

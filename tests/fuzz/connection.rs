@@ -1,4 +1,4 @@
-//! A connection, driven through anything that can happen to one, beside a model of what it should be.
+//! Drives a connection through random events, and compares it with a model.
 
 use std::num::NonZeroU32;
 use std::time::{Duration, Instant};
@@ -7,14 +7,15 @@ use glassloop::internals::{Connection, Reading, Shared, State};
 use glassloop::{Config, ConnectionId, Origin};
 
 use super::draw::{Draw, size};
-use super::model::{CLEAR_DEADLINES, CLOSE, Puppet, Stand, Talk};
+use super::model::{CLEAR_DEADLINES, CLOSE, Duplex, ModelHandler, ModelState};
 use super::reference::{Field, Line};
 
-/// Input: which codec, and its limit; the marks; the times; how the handler answers what is no frame; what happens, one after the other.
+/// Input: the codec and its limit; the write marks; the timeouts; the handler's responses in
+/// callbacks other than `frame`; the events.
 pub fn connection(data: &[u8]) {
     let draw = &mut Draw::new(data);
     let (codec, number) = (draw.byte(), usize::from(draw.byte() % 4));
-    // One in four with a limit at an extreme, as far as a field has room for it.
+    // One in four has an extreme limit, as far as the field has room for it.
     let is_extreme = codec >> 2 & 3 == 1;
     let max = (if is_extreme {
         [1, 2, u32::MAX - 1, u32::MAX]
@@ -44,13 +45,13 @@ pub fn connection(data: &[u8]) {
     }
 }
 
-fn play<R: Talk>(rules: &R, draw: &mut Draw<'_>) {
+fn play<R: Duplex>(codec: &R, draw: &mut Draw<'_>) {
     let scale = draw.of(&[1, 1, 16, 200]);
     let write_low = usize::from(draw.byte()) * scale;
     let write_high = write_low + 1 + usize::from(draw.byte()) * scale;
     let above = usize::from(draw.byte());
     let times = draw.byte();
-    // One in eight without any bound: the cap is the largest number, or the mark as well.
+    // One in eight has no write cap, and one in eight neither cap nor mark.
     let (write_high, write_cap) = match times >> 5 {
         6 => (write_high, usize::MAX),
         7 => (usize::MAX, usize::MAX),
@@ -72,12 +73,12 @@ fn play<R: Talk>(rules: &R, draw: &mut Draw<'_>) {
     };
     config.check().expect("the marks are in order");
     let count = usize::from(draw.byte() % 32);
-    let moods = draw.take(count).to_vec();
+    let responses = draw.take(count).to_vec();
     while !draw.is_empty() {
         let begun = Instant::now();
-        let puppet = Puppet::new(rules.clone(), config.clone(), moods.clone(), begun);
-        Stage::new(
-            puppet,
+        let model = ModelHandler::new(codec.clone(), config.clone(), responses.clone(), begun);
+        Driver::new(
+            model,
             Shared::new(config.clone(), begun),
             begun,
             draw.bool(),
@@ -86,25 +87,25 @@ fn play<R: Talk>(rules: &R, draw: &mut Draw<'_>) {
     }
 }
 
-/// A connection and all that a reactor would have beside it.
-struct Stage<R: Talk> {
+/// A connection and everything that a reactor has beside it.
+struct Driver<R: Duplex> {
     connection: Connection<R::Codec, ()>,
-    puppet: Puppet<R>,
+    model: ModelHandler<R>,
     shared: Shared,
     begun: Instant,
-    lent: bool,
+    has_borrowed_buffer: bool,
 }
 
-impl<R: Talk> Stage<R> {
-    fn new(mut puppet: Puppet<R>, shared: Shared, begun: Instant, dialed: bool) -> Self {
-        let mut connection = Connection::unconnected(&mut puppet);
+impl<R: Duplex> Driver<R> {
+    fn new(mut model: ModelHandler<R>, shared: Shared, begun: Instant, dialed: bool) -> Self {
+        let mut connection = Connection::unconnected(&mut model);
         if dialed {
             let origin = Origin::Dialed {
                 peer: connection.peer_addr(),
                 key: 7,
             };
             connection =
-                Connection::new(ConnectionId::new(1, NonZeroU32::MAX), &origin, &mut puppet);
+                Connection::new(ConnectionId::new(1, NonZeroU32::MAX), &origin, &mut model);
             assert!(
                 matches!(connection.state(), State::Connecting)
                     && !connection.is_reading()
@@ -113,40 +114,41 @@ impl<R: Talk> Stage<R> {
         }
         Self {
             connection,
-            puppet,
+            model,
             shared,
             begun,
-            lent: false,
+            has_borrowed_buffer: false,
         }
     }
 
-    /// Lets things happen until the connection is over or the bytes are used up; then sees to it that it ends well.
+    /// Runs events until the connection is closed or the bytes are used up. Then ends the
+    /// connection cleanly.
     fn play(mut self, draw: &mut Draw<'_>) {
         self.connection
-            .established(&mut self.puppet, &mut self.shared);
+            .established(&mut self.model, &mut self.shared);
         self.check();
-        while !draw.is_empty() && !self.puppet.is_closed() {
+        while !draw.is_empty() && !self.model.is_closed() {
             self.step(draw);
             self.check();
         }
-        if !self.puppet.is_closed() {
-            self.heal();
+        if !self.model.is_closed() {
+            self.unblock();
             self.end();
         }
         self.settle();
         let Self {
             connection,
-            mut puppet,
+            mut model,
             mut shared,
             ..
         } = self;
-        connection.finish_close(&mut puppet, &mut shared);
-        puppet.check();
-        puppet.check_farewell();
+        connection.finish_close(&mut model, &mut shared);
+        model.check();
+        model.check_callbacks();
         assert_eq!(
             shared.observe.counters().panics,
-            puppet.panics,
-            "panics of the handler, and no others"
+            model.panics,
+            "only the handler's own panics are counted"
         );
     }
 
@@ -154,12 +156,12 @@ impl<R: Talk> Stage<R> {
         match draw.byte() % 20 {
             0 => {
                 let count = draw.byte().into();
-                self.puppet.stream.extend_from_slice(draw.take(count));
+                self.model.stream.extend_from_slice(draw.take(count));
             }
             1 | 2 => {
-                let (how, much, more) = (draw.byte(), draw.byte(), size(draw.byte()));
-                self.puppet
-                    .peer_sends(&[&[how, much], &vec![b'p'; more][..]].concat());
+                let (how, amount, more) = (draw.byte(), draw.byte(), size(draw.byte()));
+                self.model
+                    .peer_sends(&[&[how, amount], &vec![b'p'; more][..]].concat());
             }
             3..=5 => self.receive(size(draw.byte()), draw.bool()),
             6 => self.receive(usize::MAX, draw.bool()),
@@ -178,190 +180,199 @@ impl<R: Talk> Stage<R> {
         }
     }
 
-    fn receive(&mut self, most: usize, placed: bool) {
-        if self.puppet.input_ended {
-            return; // nothing comes after the end
+    fn receive(&mut self, most: usize, direct: bool) {
+        if self.model.input_ended {
+            return; // no bytes follow a FIN
         }
-        let place = if placed {
+        let place = if direct {
             self.connection.frame_space()
         } else {
             &mut []
         };
-        let fresh = &self.puppet.stream[self.puppet.fed..];
+        let fresh = &self.model.stream[self.model.fed..];
         let fresh = fresh[..fresh.len().min(most)].to_vec();
-        let (placed, scratch) = fresh.split_at(fresh.len().min(place.len()));
-        place[..placed.len()].copy_from_slice(placed);
-        self.connection.filled(placed.len());
-        self.puppet.receives(fresh.len());
+        let (direct, scratch) = fresh.split_at(fresh.len().min(place.len()));
+        place[..direct.len()].copy_from_slice(direct);
+        self.connection.filled(direct.len());
+        self.model.record_received(fresh.len());
         self.connection
-            .receive(scratch, &mut self.puppet, &mut self.shared);
+            .receive(scratch, &mut self.model, &mut self.shared);
         self.after_batch();
     }
 
     fn proceed(&mut self) {
-        self.puppet.proceeds();
-        self.connection.proceed(&mut self.puppet, &mut self.shared);
+        self.model.before_proceed();
+        self.connection.proceed(&mut self.model, &mut self.shared);
         self.after_batch();
     }
 
     fn after_batch(&mut self) {
-        self.puppet.after_batch(matches!(
+        self.model.after_batch(matches!(
             self.connection.state(),
             State::Open(Reading::Yielded)
         ));
         assert!(
             !self.connection.has_backlog(),
-            "a batch ends with nothing left that could be handled at once"
+            "no frame that could be handled is left after a batch"
         );
     }
 
     fn write(&mut self, most: usize) {
         if self.connection.is_writing() {
             let n = most.min(self.connection.unsent().len());
-            self.puppet.writes(n);
+            self.model.record_written(n);
             self.connection.sent(n, &self.shared);
         }
     }
 
     fn after_flush(&mut self) {
-        self.puppet.after_flush();
+        self.model.after_flush();
         self.connection.after_flush(&mut self.shared);
     }
 
-    /// What a reactor does when it leaves a connection for another one.
+    /// What a reactor does after it has served a connection.
     fn settle(&mut self) {
-        if self.lent {
+        if self.has_borrowed_buffer {
             self.connection.return_write_buffer(&mut self.shared);
-            self.lent = false;
+            self.has_borrowed_buffer = false;
         } else {
             self.connection.shrink();
         }
         if self.connection.is_drained(&self.shared) {
-            self.connection.drained(&mut self.puppet, &mut self.shared);
+            self.connection.drained(&mut self.model, &mut self.shared);
             self.after_flush();
             self.connection.shrink();
         }
         self.check();
         let (held, unsent, heap) = (
-            self.puppet.held(),
-            self.puppet.queue.len(),
+            self.model.held(),
+            self.model.queue.len(),
             self.connection.heap(),
         );
         let most = |bytes: usize| if bytes > 0 { 5 * bytes + 4096 } else { 0 };
         assert!(
             heap <= most(held) + most(unsent),
-            "{heap} bytes of memory for {held} received and {unsent} to be sent"
+            "{heap} bytes of memory for {held} bytes received and {unsent} unsent"
         );
     }
 
     fn borrow_write_buffer(&mut self) {
-        if !self.lent {
-            self.lent = self.connection.borrow_write_buffer(&mut self.shared);
+        if !self.has_borrowed_buffer {
+            self.has_borrowed_buffer = self.connection.borrow_write_buffer(&mut self.shared);
             assert!(
-                !self.lent || self.connection.unsent().is_empty(),
-                "what is lent is empty"
+                !self.has_borrowed_buffer || self.connection.unsent().is_empty(),
+                "a borrowed buffer is empty"
             );
         }
     }
 
     fn end_of_input(&mut self) {
         if self.connection.is_reading() && !self.connection.has_backlog() {
-            self.puppet.ends_input();
+            self.model.record_eof();
             self.connection
-                .end_of_input(&mut self.puppet, &mut self.shared);
+                .end_of_input(&mut self.model, &mut self.shared);
         }
     }
 
-    /// Like a reactor it asks nothing more of who is ending.
+    /// Like a reactor, it sends nothing on a closing connection.
     fn queue(&mut self, size: usize) {
-        if self.puppet.is_open() {
-            let bytes = self.puppet.is_sent(size);
+        if self.model.is_open() {
+            let bytes = self.model.record_message(size);
             self.connection.queue(&bytes, &mut self.shared);
         }
     }
 
     fn resume(&mut self) {
-        self.puppet.resumes();
+        self.model.record_resume();
         self.connection.resume(&mut self.shared);
     }
 
-    fn call(&mut self, how: u8, much: u8) {
-        if self.puppet.is_open() {
+    fn call(&mut self, how: u8, amount: u8) {
+        if self.model.is_open() {
             self.connection
-                .call(&mut self.puppet, &mut self.shared, |puppet, cx| {
-                    puppet.called(cx, how, much)
+                .call(&mut self.model, &mut self.shared, |model, cx| {
+                    model.called(cx, how, amount)
                 });
         }
     }
 
     fn advance(&mut self, byte: u8) {
         let ms = u64::from(byte) * if byte < 128 { 1 } else { 10 };
-        self.puppet.now += ms;
+        self.model.now += ms;
         self.shared
-            .advance(self.begun + Duration::from_millis(self.puppet.now));
+            .advance(self.begun + Duration::from_millis(self.model.now));
     }
 
-    fn expire(&mut self, only_tell: bool) {
-        self.puppet.begins_telling();
-        if only_tell {
+    fn expire(&mut self, notify_only: bool) {
+        self.model.before_deadlines();
+        if notify_only {
             self.connection
-                .notify_deadlines(&mut self.puppet, &mut self.shared);
-            return self.puppet.after_telling();
+                .notify_deadlines(&mut self.model, &mut self.shared);
+            return self.model.after_deadlines();
         }
-        let possible = self.puppet.possible_ends();
-        let expired = self.connection.expire(&mut self.puppet, &mut self.shared);
+        let possible = self.model.possible_timeouts();
+        let expired = self.connection.expire(&mut self.model, &mut self.shared);
         if !expired {
-            let late = possible.iter().find(|end| end.is_late);
+            let late = possible.iter().find(|timeout| timeout.is_late);
             return assert!(
-                late.is_none() && !self.puppet.is_any_due(),
-                "it should be over by now: {late:?}"
+                late.is_none() && !self.model.is_any_due(),
+                "a timeout is overdue: {late:?}"
             );
         }
-        if !self.puppet.told.is_empty() {
-            return self.puppet.after_telling();
+        if !self.model.notified.is_empty() {
+            return self.model.after_deadlines();
         }
-        let stand = Stand::of::<R>(self.connection.state());
-        let end = possible.into_iter().find(|end| end.stand == stand);
-        self.puppet.moves_to(
+        let state = ModelState::of::<R>(self.connection.state());
+        let end = possible.into_iter().find(|end| end.state == state);
+        self.model.set_state(
             end.unwrap_or_else(|| {
-                panic!("{stand:?} is too early, or wrong: {:?}", self.puppet.state)
+                panic!(
+                    "{state:?} is too early or wrong, after {:?}",
+                    self.model.state
+                )
             })
-            .stand,
+            .state,
         );
     }
 
-    /// From here on nobody stands in its way, so all whole frames are handled.
-    fn heal(&mut self) {
-        for _ in 0..2 * self.puppet.stream.len() + 4 {
+    /// Removes everything that blocks the connection, so that all whole frames are handled.
+    fn unblock(&mut self) {
+        for _ in 0..2 * self.model.stream.len() + 4 {
             self.write(usize::MAX);
             self.after_flush();
             self.check();
-            if !self.puppet.is_open() || self.puppet.input_ended || self.puppet.is_silenced() {
+            if !self.model.is_open()
+                || self.model.input_ended
+                || self.model.is_blocked_by_commands()
+            {
                 return;
             }
             self.call(CLEAR_DEADLINES, 0);
             self.resume();
             self.check();
-            if matches!(self.puppet.state, Stand::Open(Reading::Yielded))
+            if matches!(self.model.state, ModelState::Open(Reading::Yielded))
                 || self.connection.has_backlog()
             {
                 self.proceed();
-            } else if self.puppet.queue.is_empty() {
+            } else if self.model.queue.is_empty() {
                 return assert!(
-                    !self.puppet.is_frame_waiting(),
-                    "a frame waits, and nobody will ever come for it"
+                    !self.model.is_frame_waiting(),
+                    "a whole frame is left, and nothing will handle it"
                 );
             }
             self.check();
         }
-        panic!("there is no end to what it does: {:?}", self.puppet.state);
+        panic!(
+            "the connection does not come to rest: {:?}",
+            self.model.state
+        );
     }
 
     fn end(&mut self) {
-        if self.puppet.is_open() {
+        if self.model.is_open() {
             self.connection
-                .call(&mut self.puppet, &mut self.shared, |puppet, cx| {
-                    puppet.called(cx, CLEAR_DEADLINES | CLOSE, 0)
+                .call(&mut self.model, &mut self.shared, |model, cx| {
+                    model.called(cx, CLEAR_DEADLINES | CLOSE, 0)
                 });
         }
         self.check();
@@ -371,30 +382,30 @@ impl<R: Talk> Stage<R> {
         self.end_of_input();
         self.check();
         assert!(
-            self.puppet.is_closed(),
-            "{:?} after all was sent and the peer's end was read",
-            self.puppet.state
+            self.model.is_closed(),
+            "{:?} after everything was sent and the peer's FIN was read",
+            self.model.state
         );
     }
 
-    /// The connection is what the model says.
+    /// Compares the connection with the model.
     fn check(&self) {
-        let (connection, puppet) = (&self.connection, &self.puppet);
-        puppet.check();
-        assert_eq!(Stand::of::<R>(connection.state()), puppet.state);
+        let (connection, model) = (&self.connection, &self.model);
+        model.check();
+        assert_eq!(ModelState::of::<R>(connection.state()), model.state);
         assert!(
-            connection.unsent() == puppet.queue,
-            "{} bytes to be sent, {} expected",
+            connection.unsent() == model.queue,
+            "{} bytes unsent, {} expected",
             connection.unsent().len(),
-            puppet.queue.len()
+            model.queue.len()
         );
-        assert_eq!(connection.is_reading(), puppet.is_reading());
-        assert_eq!(connection.is_writing(), puppet.is_writing());
-        assert_eq!(connection.is_drained(&self.shared), puppet.is_drained());
-        if puppet.is_reading() && puppet.is_frame_waiting() {
+        assert_eq!(connection.is_reading(), model.is_reading());
+        assert_eq!(connection.is_writing(), model.is_writing());
+        assert_eq!(connection.is_drained(&self.shared), model.is_drained());
+        if model.is_reading() && model.is_frame_waiting() {
             assert!(
                 connection.has_backlog() && !connection.is_caught_up(),
-                "a whole frame is inside, and nobody is told"
+                "a whole frame is received, and the connection does not report it"
             );
         }
         let counters = self.shared.observe.counters();
@@ -406,12 +417,7 @@ impl<R: Talk> Stage<R> {
         );
         assert_eq!(
             counted,
-            (
-                puppet.frames,
-                puppet.panics,
-                puppet.discarded(),
-                puppet.dropped
-            ),
+            (model.frames, model.panics, model.discarded(), model.dropped),
             "frames, panics, bytes discarded, dropped"
         );
     }

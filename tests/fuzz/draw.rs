@@ -1,6 +1,6 @@
-//! Decisions, drawn from the fuzzer's bytes.
+//! Decisions drawn from the fuzzer's bytes.
 
-/// A reader that never fails: when the bytes are used up it goes on with zeros.
+/// A reader that never fails: after the last byte it returns zeros.
 #[derive(Clone)]
 pub struct Draw<'a>(&'a [u8]);
 
@@ -29,7 +29,7 @@ impl<'a> Draw<'a> {
         choices[usize::from(self.byte()) % choices.len()]
     }
 
-    /// The next `n` bytes, or as many as there are.
+    /// The next `n` bytes, or as many as are left.
     pub fn take(&mut self, n: usize) -> &'a [u8] {
         let (bytes, rest) = self.0.split_at(n.min(self.0.len()));
         self.0 = rest;
@@ -37,7 +37,7 @@ impl<'a> Draw<'a> {
     }
 }
 
-/// A size from a byte: small ones one by one, then in steps of 300 up to 16,800.
+/// A size from a byte: single bytes up to 199, then steps of 300 up to 16,800.
 pub fn size(byte: u8) -> usize {
     let byte = usize::from(byte);
     if byte < 200 { byte } else { (byte - 199) * 300 }

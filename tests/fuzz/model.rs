@@ -1,4 +1,5 @@
-//! What a connection should be, by the rules of its documentation, written down as naively as can be: and the handler that knows them.
+//! A simple model of a connection, written from its documentation, and the handler that checks
+//! against it.
 
 use std::panic::resume_unwind;
 use std::time::{Duration, Instant};
@@ -10,28 +11,28 @@ use glassloop::{
 };
 
 use super::draw::size;
-use super::reference::{ErrorOf, Field, FrameOf, Line, Rules};
+use super::reference::{ErrorOf, Field, FrameOf, Line, ReferenceCodec};
 
-/// Rules for both directions: what is sent looks like what comes in.
-pub trait Talk: Rules {
+/// A codec whose messages have the format of its frames.
+pub trait Duplex: ReferenceCodec {
     fn message(body: &[u8]) -> <Self::Codec as Codec>::Message<'_>;
 }
 
-impl Talk for Field {
+impl Duplex for Field {
     fn message(body: &[u8]) -> glassloop::codec::Framed<'_> {
         body.into()
     }
 }
 
-impl Talk for Line {
+impl Duplex for Line {
     fn message(body: &[u8]) -> &[u8] {
         body
     }
 }
 
-/// A state that can be compared.
+/// A connection's state in a form that can be compared.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Stand {
+pub enum ModelState {
     Connecting,
     Open(Reading),
     Draining { reason: String, linger: bool },
@@ -39,88 +40,90 @@ pub enum Stand {
     Closed(String),
 }
 
-impl Stand {
-    pub fn of<R: Rules>(state: &State) -> Self {
+impl ModelState {
+    pub fn of<R: ReferenceCodec>(state: &State) -> Self {
         match state {
-            State::Connecting => Stand::Connecting,
-            State::Open(reading) => Stand::Open(*reading),
-            State::Draining { reason, linger } => Stand::Draining {
+            State::Connecting => ModelState::Connecting,
+            State::Open(reading) => ModelState::Open(*reading),
+            State::Draining { reason, linger } => ModelState::Draining {
                 reason: text::<R>(reason),
                 linger: *linger,
             },
-            State::Lingering(reason) => Stand::Lingering(text::<R>(reason)),
-            State::Closed(reason) => Stand::Closed(text::<R>(reason)),
+            State::Lingering(reason) => ModelState::Lingering(text::<R>(reason)),
+            State::Closed(reason) => ModelState::Closed(text::<R>(reason)),
         }
     }
 }
 
-/// A reason with all its numbers.
-fn text<R: Rules>(reason: &CloseReason) -> String {
-    match reason.protocol().copied().map(R::essence) {
+/// A close reason with all its numbers.
+fn text<R: ReferenceCodec>(reason: &CloseReason) -> String {
+    match reason.protocol().copied().map(R::comparable) {
         Some(error) => format!("{}: {error}", reason.name()),
         None => reason.to_string(),
     }
 }
 
-/// How a connection may end when its time is up.
+/// A state that an expired timeout leads to.
 #[derive(Debug)]
-pub struct End {
-    pub stand: Stand,
-    /// Whether it should have ended by now.
+pub struct Timeout {
+    pub state: ModelState,
+    /// True if it should have been enforced by now.
     pub is_late: bool,
 }
 
-/// A deadline of the handler's.
+/// A deadline set by the handler.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Due {
     Never,
     At(u64),
-    Passed,
+    Expired,
 }
 
-/// What the handler's answer says besides its verdict, in the upper half of a byte.
+/// In the upper half of a response: clear both deadlines.
 pub const CLEAR_DEADLINES: u8 = 0xf0;
-/// No message is made longer than this for a limit that is longer: it would take gigabytes.
-const LONGEST: usize = 70_000;
-/// The verdict [`Verdict::Close`], in the lower half.
+/// The longest message that a test builds. At the highest limits, messages would take gigabytes.
+const MAX_BODY: usize = 70_000;
+/// In the lower half of a response: [`Verdict::Close`].
 pub const CLOSE: u8 = 0x0b;
 
-/// The handler, and the model. What it finds wrong in a callback it writes down: a panic there would only end the connection.
-pub struct Puppet<R> {
-    rules: R,
+/// The handler and the model. It stores errors found in callbacks, since a panic there would only
+/// close the connection.
+pub struct ModelHandler<R> {
+    codec: R,
     config: Config,
-    moods: Vec<u8>,
-    mood: usize,
-    wrong: Option<String>,
-    /// Milliseconds since the beginning, which was then.
+    responses: Vec<u8>,
+    next_index: usize,
+    error: Option<String>,
+    /// Milliseconds since `begun`.
     pub now: u64,
     begun: Instant,
 
-    /// All that the peer has written; how much of it was received, and how much of that handled.
+    /// Everything the peer has sent; how many bytes were received, and how many of them handled.
     pub stream: Vec<u8>,
     pub fed: usize,
     handled: usize,
-    /// Up to which byte had come when.
+    /// Bytes received in total after each read, and its time.
     arrivals: Vec<(usize, u64)>,
     pub input_ended: bool,
 
-    pub state: Stand,
-    /// Sent, and not yet written.
+    pub state: ModelState,
+    /// Queued and not written.
     pub queue: Vec<u8>,
-    /// How much of it there was before the batch.
+    /// Its length before the batch.
     queue_before: usize,
-    held_back: bool,
+    write_blocked: bool,
     full: bool,
-    /// Why a message was not taken, in this callback.
+    /// Why a message was refused in this callback.
     refused: Option<CloseReason>,
-    /// Whether other connections were asked for something: nobody carries it out here.
-    asked: bool,
+    /// True if a command for another connection was queued. No reactor carries it out here.
+    command_queued: bool,
     serial: usize,
 
-    /// For reading and for writing; those of which the handler was told in this round, and whether it has set any in it.
+    /// The read and the write deadline; those that the handler was notified of in this round, and
+    /// whether it set one in it.
     deadlines: [Due; 2],
-    pub told: Vec<Direction>,
-    set_anew: bool,
+    pub notified: Vec<Direction>,
+    deadline_set: bool,
     active: u64,
     moved: u64,
     handshake: Option<u64>,
@@ -133,14 +136,14 @@ pub struct Puppet<R> {
     closes: u32,
 }
 
-impl<R: Talk> Puppet<R> {
-    pub fn new(rules: R, config: Config, moods: Vec<u8>, begun: Instant) -> Self {
+impl<R: Duplex> ModelHandler<R> {
+    pub fn new(codec: R, config: Config, responses: Vec<u8>, begun: Instant) -> Self {
         Self {
-            rules,
+            codec,
             config,
-            moods,
-            mood: 0,
-            wrong: None,
+            responses,
+            next_index: 0,
+            error: None,
             now: 0,
             begun,
             stream: Vec::new(),
@@ -148,17 +151,17 @@ impl<R: Talk> Puppet<R> {
             handled: 0,
             arrivals: Vec::new(),
             input_ended: false,
-            state: Stand::Open(Reading::Flowing),
+            state: ModelState::Open(Reading::Flowing),
             queue: Vec::new(),
             queue_before: 0,
-            held_back: false,
+            write_blocked: false,
             full: false,
             refused: None,
-            asked: false,
+            command_queued: false,
             serial: 0,
             deadlines: [Due::Never; 2],
-            told: Vec::new(),
-            set_anew: false,
+            notified: Vec::new(),
+            deadline_set: false,
             active: 0,
             moved: 0,
             handshake: None,
@@ -171,41 +174,41 @@ impl<R: Talk> Puppet<R> {
         }
     }
 
-    // What is so.
+    // State.
 
     pub fn check(&self) {
-        if let Some(wrong) = &self.wrong {
-            panic!("{wrong}");
+        if let Some(error) = &self.error {
+            panic!("{error}");
         }
     }
 
     pub fn is_open(&self) -> bool {
-        matches!(self.state, Stand::Open(_))
+        matches!(self.state, ModelState::Open(_))
     }
 
     pub fn is_closed(&self) -> bool {
-        matches!(self.state, Stand::Closed(_))
+        matches!(self.state, ModelState::Closed(_))
     }
 
     pub fn is_reading(&self) -> bool {
-        let flowing =
-            self.state == Stand::Open(Reading::Flowing) && self.due(Direction::Read) != Due::Passed;
-        flowing || matches!(self.state, Stand::Lingering(_))
+        let flowing = self.state == ModelState::Open(Reading::Flowing)
+            && self.due(Direction::Read) != Due::Expired;
+        flowing || matches!(self.state, ModelState::Lingering(_))
     }
 
     pub fn is_writing(&self) -> bool {
-        let held_up = self.is_open() && self.due(Direction::Write) == Due::Passed;
-        !self.queue.is_empty() && !held_up
+        let deadline_passed = self.is_open() && self.due(Direction::Write) == Due::Expired;
+        !self.queue.is_empty() && !deadline_passed
     }
 
     pub fn is_drained(&self) -> bool {
         self.full
             && self.queue.len() <= self.config.write_low
             && self.is_open()
-            && self.due(Direction::Write) != Due::Passed
+            && self.due(Direction::Write) != Due::Expired
     }
 
-    /// Received, and neither handled nor dropped.
+    /// Bytes received, and neither handled nor dropped.
     pub fn held(&self) -> usize {
         if self.is_open() {
             self.fed - self.handled
@@ -214,23 +217,23 @@ impl<R: Talk> Puppet<R> {
         }
     }
 
-    /// Received and dropped: all or nothing of what was not handled.
+    /// Bytes received and dropped: all or none of the unhandled ones.
     pub fn discarded(&self) -> u64 {
         (self.fed - self.handled - self.held()) as u64
     }
 
-    /// Whether a whole frame stands first, or something that can never be one.
+    /// True if a whole frame, or bytes that can never be one, are first in the inbox.
     pub fn is_frame_waiting(&self) -> bool {
         self.is_open()
             && self
-                .rules
+                .codec
                 .first(&self.stream[self.handled..self.fed])
                 .is_some()
     }
 
-    /// Whether what was asked of others holds up all batches.
-    pub fn is_silenced(&self) -> bool {
-        self.asked && self.config.command_high == 1
+    /// True if queued commands block all batches.
+    pub fn is_blocked_by_commands(&self) -> bool {
+        self.command_queued && self.config.command_high == 1
     }
 
     fn due(&self, direction: Direction) -> Due {
@@ -241,82 +244,82 @@ impl<R: Talk> Puppet<R> {
         matches!(self.due(direction), Due::At(at) if at <= self.now)
     }
 
-    fn is_over(&self, direction: Direction) -> bool {
-        self.is_due(direction) || self.due(direction) == Due::Passed
+    fn has_expired(&self, direction: Direction) -> bool {
+        self.is_due(direction) || self.due(direction) == Due::Expired
     }
 
     pub fn is_any_due(&self) -> bool {
         self.is_open() && (self.is_due(Direction::Read) || self.is_due(Direction::Write))
     }
 
-    // What happens.
+    // Events.
 
     pub fn peer_sends(&mut self, body: &[u8]) {
         self.stream
-            .extend(self.rules.dress(body).unwrap_or_default());
+            .extend(self.codec.encode(body).unwrap_or_default());
     }
 
-    pub fn receives(&mut self, n: usize) {
+    pub fn record_received(&mut self, n: usize) {
         self.fed += n;
         self.arrivals.push((self.fed, self.now));
         self.active = self.now;
         self.queue_before = self.queue.len();
     }
 
-    pub fn proceeds(&mut self) {
+    pub fn before_proceed(&mut self) {
         self.queue_before = self.queue.len();
-        if self.state == Stand::Open(Reading::Yielded) {
-            self.state = Stand::Open(Reading::Flowing);
+        if self.state == ModelState::Open(Reading::Yielded) {
+            self.state = ModelState::Open(Reading::Flowing);
         }
     }
 
-    /// Every frame that could be handled was, and nothing else stops a batch.
+    /// After a batch every frame that could be handled was, or something else stops the batch.
     pub fn after_batch(&mut self, has_yielded: bool) {
-        if self.state != Stand::Open(Reading::Flowing) {
+        if self.state != ModelState::Open(Reading::Flowing) {
             return;
         }
-        if self.is_over(Direction::Read) || self.is_silenced() {
-            // It need not have looked at what is no whole frame.
+        if self.has_expired(Direction::Read) || self.is_blocked_by_commands() {
+            // It need not have checked whether the bytes are a whole frame.
             if has_yielded && self.held() > 0 {
-                self.state = Stand::Open(Reading::Yielded);
+                self.state = ModelState::Open(Reading::Yielded);
             } else if self.is_frame_waiting() {
-                self.fails("a frame that may not be handled yet was forgotten");
+                self.set_error("a frame that may not be handled yet was lost");
             }
             return;
         }
-        match self.rules.first(&self.stream[self.handled..self.fed]) {
+        match self.codec.first(&self.stream[self.handled..self.fed]) {
             None => {}
-            Some(Ok(_)) => self.fails("a whole frame was not handled"),
-            Some(Err(error)) => self.closes_for(&CloseReason::Protocol(Box::new(error))),
+            Some(Ok(_)) => self.set_error("a whole frame was not handled"),
+            Some(Err(error)) => self.close_gracefully(&CloseReason::Protocol(Box::new(error))),
         }
     }
 
-    pub fn writes(&mut self, n: usize) {
+    pub fn record_written(&mut self, n: usize) {
         self.queue.drain(..n);
         (self.active, self.moved) = (self.now, self.now);
     }
 
     pub fn after_flush(&mut self) {
-        self.held_back &= self.queue.len() > self.config.write_low;
+        self.write_blocked &= self.queue.len() > self.config.write_low;
         match &self.state {
-            Stand::Open(Reading::WriteBlocked) if !self.held_back => {
-                self.state = Stand::Open(Reading::Flowing);
+            ModelState::Open(Reading::WriteBlocked) if !self.write_blocked => {
+                self.state = ModelState::Open(Reading::Flowing);
             }
-            Stand::Draining { reason, linger } if self.queue.is_empty() => {
+            ModelState::Draining { reason, linger } if self.queue.is_empty() => {
                 let reason = reason.clone();
-                self.moves_to(if *linger {
-                    Stand::Lingering(reason)
+                self.set_state(if *linger {
+                    ModelState::Lingering(reason)
                 } else {
-                    Stand::Closed(reason)
+                    ModelState::Closed(reason)
                 });
             }
             _ => {}
         }
     }
 
-    pub fn resumes(&mut self) {
-        if self.state == Stand::Open(Reading::Paused) {
-            self.state = Stand::Open(if self.held_back {
+    pub fn record_resume(&mut self) {
+        if self.state == ModelState::Open(Reading::Paused) {
+            self.state = ModelState::Open(if self.write_blocked {
                 Reading::WriteBlocked
             } else {
                 Reading::Flowing
@@ -324,44 +327,44 @@ impl<R: Talk> Puppet<R> {
         }
     }
 
-    /// Another connection sends something here. Returns its bytes.
-    pub fn is_sent(&mut self, size: usize) -> Vec<u8> {
-        let words = self.words(size);
-        let bytes = self.rules.dress(&words).unwrap_or(words);
+    /// Another connection sends a message here. Returns its bytes.
+    pub fn record_message(&mut self, size: usize) -> Vec<u8> {
+        let body = self.body(size);
+        let bytes = self.codec.encode(&body).unwrap_or(body);
         let (queued, cap) = (self.queue.len() + bytes.len(), self.config.write_cap);
-        if self.is_over(Direction::Write) {
-            self.fails_for(&CloseReason::WriteDeadline { unsent: queued });
+        if self.has_expired(Direction::Write) {
+            self.close_at_once(&CloseReason::WriteDeadline { unsent: queued });
         } else if queued > cap {
-            self.closes_for(&CloseReason::OutboxFull { queued, cap });
+            self.close_gracefully(&CloseReason::OutboxFull { queued, cap });
         } else {
             self.enqueue(&bytes);
         }
         bytes
     }
 
-    /// The peer's end comes, and the handler is not told of it before it has happened.
-    pub fn ends_input(&mut self) {
+    /// The peer's FIN is read. The handler is called after that.
+    pub fn record_eof(&mut self) {
         self.input_ended = true;
-        if let Stand::Lingering(reason) = &self.state {
-            return self.moves_to(Stand::Closed(reason.clone()));
+        if let ModelState::Lingering(reason) = &self.state {
+            return self.set_state(ModelState::Closed(reason.clone()));
         }
         let held = self.held();
-        self.state = Stand::Open(Reading::Ended);
+        self.state = ModelState::Open(Reading::Ended);
         if held > 0 {
-            self.closes_for(&CloseReason::Truncated { held });
+            self.close_gracefully(&CloseReason::Truncated { held });
         }
     }
 
-    /// What may come of it that the time is up for something, and nobody is told.
-    pub fn possible_ends(&self) -> Vec<End> {
+    /// The timeouts that may have expired.
+    pub fn possible_timeouts(&self) -> Vec<Timeout> {
         let mut ends = Vec::new();
-        let mut consider = |since: u64, time: Option<Duration>, slack: u64, stand: Stand| {
+        let mut consider = |since: u64, time: Option<Duration>, slack: u64, state: ModelState| {
             let Some(over) = time.map(|time| since + time.as_millis() as u64) else {
                 return;
             };
             if over <= self.now {
-                ends.push(End {
-                    stand,
+                ends.push(Timeout {
+                    state,
                     is_late: self.now > over + slack,
                 });
             }
@@ -378,7 +381,7 @@ impl<R: Talk> Puppet<R> {
         let after = |time: Option<Duration>| time.unwrap_or_default();
         let (held, unsent) = (self.held(), self.queue.len());
         match &self.state {
-            Stand::Open(_) => {
+            ModelState::Open(_) => {
                 if let Some(since) = self.handshake {
                     let reason = CloseReason::HandshakeTimeout {
                         after: after(handshake_timeout),
@@ -406,7 +409,7 @@ impl<R: Talk> Puppet<R> {
                         self.moved,
                         write_timeout,
                         20,
-                        Stand::Closed(text::<R>(&reason)),
+                        ModelState::Closed(text::<R>(&reason)),
                     );
                 }
                 let reason = CloseReason::IdleTimeout {
@@ -414,89 +417,94 @@ impl<R: Talk> Puppet<R> {
                 };
                 consider(self.active, idle_timeout, 20, self.closing(&reason));
             }
-            Stand::Draining { reason, .. } => {
+            ModelState::Draining { reason, .. } => {
                 let late = text::<R>(&CloseReason::DrainTimeout { unsent });
                 let reason = if unsent > 0 { late } else { reason.clone() };
-                consider(self.moved, Some(drain_timeout), 2, Stand::Closed(reason));
+                consider(
+                    self.moved,
+                    Some(drain_timeout),
+                    2,
+                    ModelState::Closed(reason),
+                );
             }
-            Stand::Lingering(reason) => {
+            ModelState::Lingering(reason) => {
                 consider(
                     self.active,
                     Some(linger_timeout),
                     2,
-                    Stand::Closed(reason.clone()),
+                    ModelState::Closed(reason.clone()),
                 );
                 consider(
                     self.moved,
                     Some(drain_timeout),
                     2,
-                    Stand::Closed(reason.clone()),
+                    ModelState::Closed(reason.clone()),
                 );
             }
-            Stand::Connecting | Stand::Closed(_) => {}
+            ModelState::Connecting | ModelState::Closed(_) => {}
         }
         ends
     }
 
-    pub fn begins_telling(&mut self) {
-        self.told.clear();
-        self.set_anew = false;
+    pub fn before_deadlines(&mut self) {
+        self.notified.clear();
+        self.deadline_set = false;
     }
 
-    /// Of deadlines that the handler sets while it is told of others it may learn later.
-    pub fn after_telling(&mut self) {
-        if self.is_any_due() && !self.set_anew {
-            self.fails("a deadline has passed, and the handler was not told");
+    /// The handler may be notified later of deadlines that it sets during a notification.
+    pub fn after_deadlines(&mut self) {
+        if self.is_any_due() && !self.deadline_set {
+            self.set_error("a deadline has expired, and the handler was not called");
         }
     }
 
-    /// It goes over into another state.
-    pub fn moves_to(&mut self, stand: Stand) {
-        if stand == self.state {
+    /// Changes the state.
+    pub fn set_state(&mut self, state: ModelState) {
+        if state == self.state {
             return;
         }
-        if let Stand::Closed(_) = stand {
+        if let ModelState::Closed(_) = state {
             self.dropped += self.queue.len() as u64;
             self.queue.clear();
         }
         (self.active, self.moved) = (self.now, self.now);
-        self.state = stand;
+        self.state = state;
     }
 
-    fn closing(&self, reason: &CloseReason) -> Stand {
+    fn closing(&self, reason: &CloseReason) -> ModelState {
         use CloseReason::{FrameTimeout, HandshakeTimeout, IdleTimeout, ReadDeadline};
-        let was_too_slow = matches!(
+        let is_peer_timeout = matches!(
             reason,
             FrameTimeout { .. } | HandshakeTimeout { .. } | IdleTimeout { .. } | ReadDeadline
         );
-        let linger = !was_too_slow && self.state != Stand::Open(Reading::Ended);
-        Stand::Draining {
+        let linger = !is_peer_timeout && self.state != ModelState::Open(Reading::Ended);
+        ModelState::Draining {
             reason: text::<R>(reason),
             linger,
         }
     }
 
-    /// It ends, and sends what is queued first.
-    fn closes_for(&mut self, reason: &CloseReason) {
+    /// Closes the connection after sending the queue.
+    fn close_gracefully(&mut self, reason: &CloseReason) {
         if self.is_open() {
-            self.moves_to(self.closing(reason));
+            self.set_state(self.closing(reason));
         }
     }
 
-    /// It ends at once.
-    fn fails_for(&mut self, reason: &CloseReason) {
-        if let Stand::Open(_) | Stand::Draining { .. } = self.state {
-            self.moves_to(Stand::Closed(text::<R>(reason)));
+    /// Closes the connection at once.
+    fn close_at_once(&mut self, reason: &CloseReason) {
+        if let ModelState::Open(_) | ModelState::Draining { .. } = self.state {
+            self.set_state(ModelState::Closed(text::<R>(reason)));
         }
     }
 
-    fn fails(&mut self, wrong: impl Into<String>) {
-        self.wrong.get_or_insert(wrong.into());
+    fn set_error(&mut self, error: impl Into<String>) {
+        self.error.get_or_insert(error.into());
     }
 
     fn expect(&mut self, right: bool, what: &str) {
         if !right {
-            self.fails(format!("{what}; the connection should be {:?}", self.state));
+            self.set_error(format!("{what}; the connection should be {:?}", self.state));
         }
     }
 
@@ -508,8 +516,8 @@ impl<R: Talk> Puppet<R> {
         self.full |= self.queue.len() >= self.config.write_high;
     }
 
-    /// A body that is like no other, so that it is seen if one is lost or comes twice.
-    fn words(&mut self, n: usize) -> Vec<u8> {
+    /// A body that differs from all others, so that a lost or repeated message is noticed.
+    fn body(&mut self, n: usize) -> Vec<u8> {
         self.serial += 1;
         (self.serial..)
             .take(n)
@@ -517,52 +525,56 @@ impl<R: Talk> Puppet<R> {
             .collect()
     }
 
-    // What it does.
+    // Responses.
 
-    /// A callback that the stage has asked for.
-    pub fn called(&mut self, cx: &mut Context<'_, Self>, how: u8, much: u8) -> Verdict {
-        self.answer(cx, (how, much), CloseReason::Handler)
+    /// A callback that the driver asked for.
+    pub fn called(&mut self, cx: &mut Context<'_, Self>, how: u8, amount: u8) -> Verdict {
+        self.answer(cx, (how, amount), CloseReason::Handler)
     }
 
-    fn mood(&mut self) -> (u8, u8) {
-        let [how, much] = [0, 1].map(|n| {
-            self.moods
-                .get((self.mood + n) % self.moods.len().max(1))
+    fn next_response(&mut self) -> (u8, u8) {
+        let [how, amount] = [0, 1].map(|n| {
+            self.responses
+                .get((self.next_index + n) % self.responses.len().max(1))
                 .copied()
                 .unwrap_or(0)
         });
-        self.mood += 2;
-        (how, much)
+        self.next_index += 2;
+        (how, amount)
     }
 
-    /// Does what two bytes say, in one callback; a verdict to close means `close` there.
+    /// Does what the two bytes of a response say, in one callback. A verdict to close has the
+    /// reason `close`.
     fn answer(
         &mut self,
         cx: &mut Context<'_, Self>,
-        (how, much): (u8, u8),
+        (how, amount): (u8, u8),
         close: CloseReason,
     ) -> Verdict {
         self.expect(
             self.refused.is_none() && cx.pending() == self.queue.len(),
-            "a callback begins with what the one before has left",
+            "a callback starts with the queue that the previous one left",
         );
         match how >> 4 {
             0 | 1 => {}
-            2..=5 => self.send(cx, size(much)),
-            6 | 7 => self.try_send(cx, size(much)),
-            8 => (0..much % 8).for_each(|n| self.send(cx, n.into())),
-            9 => self.set_deadline(cx, Direction::Read, much),
-            10 => self.set_deadline(cx, Direction::Write, much),
+            2..=5 => self.send(cx, size(amount)),
+            6 | 7 => self.try_send(cx, size(amount)),
+            8 => (0..amount % 8).for_each(|n| self.send(cx, n.into())),
+            9 => self.set_deadline(cx, Direction::Read, amount),
+            10 => self.set_deadline(cx, Direction::Write, amount),
             11 => {
                 cx.resume(cx.id());
-                self.asked = true;
+                self.command_queued = true;
             }
             12 => {
                 cx.expect_handshake();
                 self.handshake = Some(self.now);
             }
-            13 => self.send(cx, self.rules.max().min(LONGEST) + usize::from(much)),
-            14 => self.try_send(cx, self.config.write_cap.min(LONGEST) + usize::from(much)),
+            13 => self.send(cx, self.codec.max().min(MAX_BODY) + usize::from(amount)),
+            14 => self.try_send(
+                cx,
+                self.config.write_cap.min(MAX_BODY) + usize::from(amount),
+            ),
             _ => {
                 cx.set_deadline(None);
                 self.deadlines = [Due::Never; 2];
@@ -576,47 +588,49 @@ impl<R: Talk> Puppet<R> {
             14 => self.panic(),
             _ => Verdict::Continue,
         };
-        self.conclude(verdict, close);
+        self.apply_verdict(verdict, close);
         verdict
     }
 
-    fn conclude(&mut self, verdict: Verdict, close: CloseReason) {
+    fn apply_verdict(&mut self, verdict: Verdict, close: CloseReason) {
         match (verdict, self.refused.take()) {
-            (Verdict::Abort, _) => self.fails_for(&CloseReason::Aborted),
-            (_, Some(reason @ CloseReason::WriteDeadline { .. })) => self.fails_for(&reason),
-            (_, Some(reason)) => self.closes_for(&reason),
+            (Verdict::Abort, _) => self.close_at_once(&CloseReason::Aborted),
+            (_, Some(reason @ CloseReason::WriteDeadline { .. })) => self.close_at_once(&reason),
+            (_, Some(reason)) => self.close_gracefully(&reason),
             (Verdict::Pause, None)
-                if self.is_open() && self.state != Stand::Open(Reading::Ended) =>
+                if self.is_open() && self.state != ModelState::Open(Reading::Ended) =>
             {
-                self.state = Stand::Open(Reading::Paused);
+                self.state = ModelState::Open(Reading::Paused);
             }
             (Verdict::Close, None) => match close {
-                CloseReason::WriteDeadline { .. } => self.fails_for(&CloseReason::WriteDeadline {
-                    unsent: self.queue.len(),
-                }),
-                close => self.closes_for(&close),
+                CloseReason::WriteDeadline { .. } => {
+                    self.close_at_once(&CloseReason::WriteDeadline {
+                        unsent: self.queue.len(),
+                    });
+                }
+                close => self.close_gracefully(&close),
             },
             _ => {}
         }
     }
 
-    /// Panics past the panic hook: it is meant so.
+    /// Panics without calling the panic hook.
     fn panic(&mut self) -> ! {
         self.panics += 1;
         self.refused = None;
-        self.closes_for(&CloseReason::HandlerPanicked);
-        resume_unwind(Box::new("meant so"));
+        self.close_gracefully(&CloseReason::HandlerPanicked);
+        resume_unwind(Box::new("deliberate"));
     }
 
-    /// What becomes of a message.
-    fn fate(&self, body: &[u8]) -> Result<Vec<u8>, SendError<ErrorOf<R>>> {
+    /// The expected result of sending a message.
+    fn expected_result(&self, body: &[u8]) -> Result<Vec<u8>, SendError<ErrorOf<R>>> {
         if self.refused.is_some() || self.is_closed() {
             return Err(SendError::Closed);
         }
-        if self.is_over(Direction::Write) {
+        if self.has_expired(Direction::Write) {
             return Err(SendError::DeadlinePassed);
         }
-        let wire = self.rules.dress(body).map_err(SendError::Unencodable)?;
+        let wire = self.codec.encode(body).map_err(SendError::Unencodable)?;
         let (queued, cap) = (self.queue.len() + wire.len(), self.config.write_cap);
         if queued > cap {
             Err(SendError::OutboxFull { queued, cap })
@@ -626,10 +640,10 @@ impl<R: Talk> Puppet<R> {
     }
 
     fn send(&mut self, cx: &mut Context<'_, Self>, size: usize) {
-        let body = self.words(size);
-        let fate = self.fate(&body);
+        let body = self.body(size);
+        let expected_result = self.expected_result(&body);
         cx.send(R::message(&body));
-        match fate {
+        match expected_result {
             Ok(wire) => self.enqueue(&wire),
             Err(SendError::DeadlinePassed) => {
                 self.refused = Some(CloseReason::WriteDeadline {
@@ -648,13 +662,15 @@ impl<R: Talk> Puppet<R> {
     }
 
     fn try_send(&mut self, cx: &mut Context<'_, Self>, size: usize) {
-        let body = self.words(size);
-        let fate = self.fate(&body);
+        let body = self.body(size);
+        let expected_result = self.expected_result(&body);
         let message: MessageOf<'_, Self> = R::message(&body);
-        match (cx.try_send(message), fate) {
+        match (cx.try_send(message), expected_result) {
             (Ok(()), Ok(wire)) => self.enqueue(&wire),
-            (Err(told), Err(expected)) if told.to_string() == expected.to_string() => {}
-            (told, expected) => self.fails(format!("{told:?} where {expected:?} was expected")),
+            (Err(notified), Err(expected)) if notified.to_string() == expected.to_string() => {}
+            (result, expected) => {
+                self.set_error(format!("{result:?} where {expected:?} was expected"));
+            }
         }
         self.check_queue(cx);
     }
@@ -662,14 +678,14 @@ impl<R: Talk> Puppet<R> {
     fn check_queue(&mut self, cx: &Context<'_, Self>) {
         let is_right = cx.pending() == self.queue.len()
             && cx.has_room() == (self.queue.len() < self.config.write_high);
-        self.expect(is_right, "what is queued");
+        self.expect(is_right, "the queue is wrong");
     }
 
-    fn set_deadline(&mut self, cx: &mut Context<'_, Self>, direction: Direction, much: u8) {
-        // What has been over for long, what is over now, what comes, none.
-        let at = match much {
-            0..=9 => Some(self.now.saturating_sub(much.into())),
-            10..=219 => Some(self.now + u64::from(much)),
+    fn set_deadline(&mut self, cx: &mut Context<'_, Self>, direction: Direction, amount: u8) {
+        // A time in the past, now, in the future, or none.
+        let at = match amount {
+            0..=9 => Some(self.now.saturating_sub(amount.into())),
+            10..=219 => Some(self.now + u64::from(amount)),
             _ => None,
         };
         let instant = at.map(|at| self.begun + Duration::from_millis(at));
@@ -678,39 +694,39 @@ impl<R: Talk> Puppet<R> {
             Direction::Write => cx.set_write_deadline(instant),
         }
         self.deadlines[direction as usize] = at.map_or(Due::Never, Due::At);
-        self.set_anew = true;
+        self.deadline_set = true;
     }
 }
 
-impl<R: Talk> Handler for Puppet<R> {
+impl<R: Duplex> Handler for ModelHandler<R> {
     type Codec = R::Codec;
     type State = ();
     type Mail = ();
 
     fn connection(&mut self, _: &Origin) -> (R::Codec, ()) {
-        (self.rules.codec(), ())
+        (self.codec.codec(), ())
     }
 
     fn open(&mut self, cx: &mut Context<'_, Self>) -> Verdict {
         self.opens += 1;
-        self.expect(self.opens == 1, "opened once");
-        let mood = self.mood();
-        self.answer(cx, mood, CloseReason::Handler)
+        self.expect(self.opens == 1, "open is called once");
+        let response = self.next_response();
+        self.answer(cx, response, CloseReason::Handler)
     }
 
     fn frame(&mut self, frame: FrameOf<'_, R>, cx: &mut Context<'_, Self>) -> Verdict {
         let parts = R::parts(&frame);
         self.expect(
-            self.state == Stand::Open(Reading::Flowing),
-            "a frame comes only while frames are wanted",
+            self.state == ModelState::Open(Reading::Flowing),
+            "a frame is handled only while the connection reads",
         );
         self.expect(
-            !self.is_over(Direction::Read) && !self.is_silenced(),
-            "a frame comes only while frames may come",
+            !self.has_expired(Direction::Read) && !self.is_blocked_by_commands(),
+            "a frame is handled only before its deadline, without blocking commands",
         );
-        match self.rules.first(&self.stream[self.handled..self.fed]) {
+        match self.codec.first(&self.stream[self.handled..self.fed]) {
             Some(Ok((length, expected))) if expected == parts => self.handled += length,
-            other => self.fails(format!(
+            other => self.set_error(format!(
                 "{parts:?} at byte {}, where {other:?} was expected",
                 self.handled
             )),
@@ -720,9 +736,9 @@ impl<R: Talk> Handler for Puppet<R> {
         let byte = |n: usize| parts.1.get(n).copied().unwrap_or(0);
         let verdict = self.answer(cx, (byte(0), byte(1)), CloseReason::Handler);
         if self.queue.len() >= self.config.write_high && self.queue.len() > self.queue_before {
-            self.held_back = true;
-            if self.state == Stand::Open(Reading::Flowing) {
-                self.state = Stand::Open(Reading::WriteBlocked);
+            self.write_blocked = true;
+            if self.state == ModelState::Open(Reading::Flowing) {
+                self.state = ModelState::Open(Reading::WriteBlocked);
             }
         }
         verdict
@@ -731,53 +747,53 @@ impl<R: Talk> Handler for Puppet<R> {
     fn eof(&mut self, cx: &mut Context<'_, Self>) -> Verdict {
         self.eofs += 1;
         self.expect(
-            self.eofs == 1 && self.state == Stand::Open(Reading::Ended),
-            "the end of input comes once, and after all frames",
+            self.eofs == 1 && self.state == ModelState::Open(Reading::Ended),
+            "eof is called once, after all frames",
         );
-        let mood = self.mood();
-        self.answer(cx, mood, CloseReason::PeerClosed)
+        let response = self.next_response();
+        self.answer(cx, response, CloseReason::PeerClosed)
     }
 
     fn drained(&mut self, cx: &mut Context<'_, Self>) -> Verdict {
         self.expect(
             self.is_drained(),
-            "the handler is told of room when there is room again",
+            "drained is called when there is room again",
         );
         self.full = false;
-        let mood = self.mood();
-        let verdict = self.answer(cx, mood, CloseReason::Handler);
+        let response = self.next_response();
+        let verdict = self.answer(cx, response, CloseReason::Handler);
         self.full |= self.queue.len() >= self.config.write_high;
         verdict
     }
 
     fn deadline(&mut self, which: Direction, cx: &mut Context<'_, Self>) -> Verdict {
         self.expect(
-            self.is_open() && self.is_due(which) && !self.told.contains(&which),
-            "a deadline is told once, when it has passed",
+            self.is_open() && self.is_due(which) && !self.notified.contains(&which),
+            "deadline is called once, after it has expired",
         );
-        self.told.push(which);
-        self.deadlines[which as usize] = Due::Passed;
-        let mood = self.mood();
+        self.notified.push(which);
+        self.deadlines[which as usize] = Due::Expired;
+        let response = self.next_response();
         let close = match which {
             Direction::Read => CloseReason::ReadDeadline,
             Direction::Write => CloseReason::WriteDeadline { unsent: 0 },
         };
-        self.answer(cx, mood, close)
+        self.answer(cx, response, close)
     }
 
     fn close(&mut self, cx: &mut Context<'_, Self>, reason: &CloseReason) {
         self.closes += 1;
-        let is_right = self.closes == 1 && self.state == Stand::Closed(text::<R>(reason));
-        self.expect(is_right, "the end comes once, and its reason stays");
-        let mood = self.mood();
-        let _ = self.answer(cx, mood, CloseReason::Handler);
-        self.expect(self.queue.is_empty(), "nothing is sent after the end");
+        let is_right = self.closes == 1 && self.state == ModelState::Closed(text::<R>(reason));
+        self.expect(is_right, "close is called once, with the first reason");
+        let response = self.next_response();
+        let _ = self.answer(cx, response, CloseReason::Handler);
+        self.expect(self.queue.is_empty(), "nothing is queued after the close");
     }
 }
 
-impl<R> Puppet<R> {
-    /// All is over.
-    pub fn check_farewell(&self) {
+impl<R> ModelHandler<R> {
+    /// Checks the number of calls after the close.
+    pub fn check_callbacks(&self) {
         assert!(
             self.closes == 1 && self.opens == 1,
             "{} opens, {} closes",

@@ -1,4 +1,4 @@
-//! What one side writes the other side reads, and nothing else is taken for a packet.
+//! Packets that one side encodes, the other side decodes, and nothing else counts as a packet.
 
 use bytes::BytesMut;
 use glassloop::codec::{Codec, Input, LengthField, LengthFieldError};
@@ -7,13 +7,13 @@ use glassloop::submit::{
 };
 
 use super::draw::Draw;
-use super::reference::{Acks, Requests, Rules, acks, wire};
+use super::reference::{Acks, ReferenceCodec, Requests, acks, wire};
 
 /// The default limit.
 const MAX_FRAME: usize = LengthField::DEFAULT_MAX as usize;
 
-/// Input: dialect, kind, outcome and ID; a limit for requests, a number that claims to be a length, one that lengthens the payload; the payload, which
-/// is also taken for bytes from a stranger.
+/// Input: dialect, kind, outcome and ID; a limit for requests, a length field, a number that
+/// lengthens the payload; the payload, which is also decoded as a stream from an untrusted peer.
 pub fn packets(data: &[u8]) {
     let draw = &mut Draw::new(data);
     let dialect = draw.of(&[Dialect::Text, Dialect::Source]);
@@ -23,7 +23,7 @@ pub fn packets(data: &[u8]) {
     for (byte, drawn) in id.0.iter_mut().zip(draw.take(8)) {
         *byte = *drawn;
     }
-    let (max, claimed, filler) = (
+    let (max, length_field, filler) = (
         draw.u32().max(13),
         draw.u32(),
         draw.u32() as usize % (MAX_FRAME + 100),
@@ -31,9 +31,9 @@ pub fn packets(data: &[u8]) {
     let bytes = draw.take(MAX_FRAME);
 
     let ack = Ack { kind, id, outcome };
-    acks_cross_the_wire(dialect, ack);
+    acks_round_trip(dialect, ack);
     let payload = [bytes, &vec![b'x'; filler]].concat();
-    requests_cross_the_wire(
+    requests_round_trip(
         dialect,
         max,
         Request {
@@ -42,12 +42,12 @@ pub fn packets(data: &[u8]) {
             payload: &payload,
         },
     );
-    claims_are_checked(dialect, max, claimed);
-    strangers_are_read_to_the_letter(dialect, max, bytes);
-    ids_are_safe_to_log(id, u64::from(claimed) << 32 | u64::from(max));
+    lengths_are_checked(dialect, max, length_field);
+    decoded_packets_encode_to_the_same_bytes(dialect, max, bytes);
+    ids_are_safe_to_log(id, u64::from(length_field) << 32 | u64::from(max));
 }
 
-fn acks_cross_the_wire(dialect: Dialect, ack: Ack) {
+fn acks_round_trip(dialect: Dialect, ack: Ack) {
     let (kind, outcome) = (
         usize::from(ack.kind == Kind::Submit),
         u8::from(ack.outcome == Outcome::Failed),
@@ -71,26 +71,26 @@ fn acks_cross_the_wire(dialect: Dialect, ack: Ack) {
         (ClientCodec::new(dialect).decode(input), input.taken()),
         (Ok(Some(ack)), 14)
     );
-    let of_the_other = if dialect == Dialect::Text {
+    let other_dialect = if dialect == Dialect::Text {
         Dialect::Source
     } else {
         Dialect::Text
     };
-    let heard = ClientCodec::new(of_the_other).decode(&mut Input::new(ack_bytes));
-    match acks(of_the_other)
+    let decoded = ClientCodec::new(other_dialect).decode(&mut Input::new(ack_bytes));
+    match acks(other_dialect)
         .iter()
         .position(|command| *command == ack_bytes[4])
     {
-        // 0x81 means one thing in the one dialect, and another in the other: nobody can tell.
+        // 0x81 is an ack in both dialects, with different meanings.
         Some(kind) => assert_eq!(
-            heard,
+            decoded,
             Ok(Some(Ack {
                 kind: [Kind::Conn, Kind::Submit][kind],
                 ..ack
             }))
         ),
         None => assert_eq!(
-            heard,
+            decoded,
             Err(Error::UnknownCommand {
                 command: ack_bytes[4]
             })
@@ -106,7 +106,7 @@ fn acks_cross_the_wire(dialect: Dialect, ack: Ack) {
     );
 }
 
-fn requests_cross_the_wire(dialect: Dialect, max: u32, request: Request<'_>) {
+fn requests_round_trip(dialect: Dialect, max: u32, request: Request<'_>) {
     let (length, limit) = (13 + request.payload.len(), max as usize);
     let mut out = BytesMut::from(&b"before"[..]);
     let encoded = ClientCodec::new(dialect).encode(request, &mut out);
@@ -156,8 +156,8 @@ fn requests_cross_the_wire(dialect: Dialect, max: u32, request: Request<'_>) {
     }
 }
 
-/// A length is refused or waited for on its four bytes alone.
-fn claims_are_checked(dialect: Dialect, max: u32, claimed: u32) {
+/// A length is accepted or refused on its four bytes alone.
+fn lengths_are_checked(dialect: Dialect, max: u32, length_field: u32) {
     let near = [
         0,
         12,
@@ -166,14 +166,14 @@ fn claims_are_checked(dialect: Dialect, max: u32, claimed: u32) {
         max - 1,
         max,
         max.saturating_add(1),
-        claimed,
-        claimed.wrapping_neg(),
-        claimed % 32,
+        length_field,
+        length_field.wrapping_neg(),
+        length_field % 32,
     ];
-    for claimed in near {
-        let (bytes, length) = (claimed.to_be_bytes(), u64::from(claimed));
+    for length_field in near {
+        let (bytes, length) = (length_field.to_be_bytes(), u64::from(length_field));
         let verdict = |min: usize, max: u32| {
-            let (too_short, too_long) = ((claimed as usize) < min, claimed > max);
+            let (too_short, too_long) = ((length_field as usize) < min, length_field > max);
             let max = max as usize;
             match (too_short, too_long) {
                 (true, _) => Err(Error::Length(LengthFieldError::TooShort { length, min })),
@@ -181,19 +181,19 @@ fn claims_are_checked(dialect: Dialect, max: u32, claimed: u32) {
                 _ => Ok(()),
             }
         };
-        let heard = ServerCodec::with_max_frame(dialect, max)
+        let decoded = ServerCodec::with_max_frame(dialect, max)
             .decode(&mut Input::new(&bytes))
             .map(|request| assert_eq!(request, None));
-        assert_eq!(heard, verdict(13, max));
-        let heard = ClientCodec::new(dialect)
+        assert_eq!(decoded, verdict(13, max));
+        let decoded = ClientCodec::new(dialect)
             .decode(&mut Input::new(&bytes))
             .map(|ack| assert_eq!(ack, None));
-        assert_eq!(heard, verdict(14, 14));
+        assert_eq!(decoded, verdict(14, 14));
     }
 }
 
-/// Whatever is taken for a packet is written again as it came.
-fn strangers_are_read_to_the_letter(dialect: Dialect, max: u32, bytes: &[u8]) {
+/// Whatever decodes as a packet encodes to the same bytes.
+fn decoded_packets_encode_to_the_same_bytes(dialect: Dialect, max: u32, bytes: &[u8]) {
     let (mut server, mut client) = (
         ServerCodec::with_max_frame(dialect, max),
         ClientCodec::new(dialect),

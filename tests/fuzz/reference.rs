@@ -1,37 +1,38 @@
-//! The shipped codecs once more, as naively as can be: what the fast ones are compared with.
+//! Simple reference versions of the shipped codecs, to compare the fast ones with.
 
 use glassloop::codec::{self, Codec, Framed, LengthField, LengthFieldError, LineError};
 use glassloop::submit::{Ack, ClientCodec, Dialect, Error, Kind, Outcome, Request, ServerCodec};
 
-pub type FrameOf<'a, R> = <<R as Rules>::Codec as Codec>::Frame<'a>;
-pub type ErrorOf<R> = <<R as Rules>::Codec as Codec>::Error;
+pub type FrameOf<'a, R> = <<R as ReferenceCodec>::Codec as Codec>::Frame<'a>;
+pub type ErrorOf<R> = <<R as ReferenceCodec>::Codec as Codec>::Error;
 
-/// A frame as plain bytes: what stands before its body, and the body.
+/// A frame as plain bytes: its header and its body.
 pub type Parts = (Vec<u8>, Vec<u8>);
 
-/// How a codec cuts its stream.
-pub trait Rules: Clone {
+/// A simple version of a codec.
+pub trait ReferenceCodec: Clone {
     type Codec: Codec<Error: Copy + PartialEq>;
 
     fn codec(&self) -> Self::Codec;
 
-    /// The first frame of `bytes`, with its length on the wire; `None` if it is not there whole.
+    /// The first frame of `bytes` and its length on the wire; `None` if it is incomplete.
     fn first(&self, bytes: &[u8]) -> Option<Result<(usize, Parts), ErrorOf<Self>>>;
 
     fn parts(frame: &FrameOf<'_, Self>) -> Parts;
 
-    /// A frame with this body, as it stands on the wire.
-    fn dress(&self, body: &[u8]) -> Result<Vec<u8>, ErrorOf<Self>>;
+    /// Encodes a frame with this body.
+    fn encode(&self, body: &[u8]) -> Result<Vec<u8>, ErrorOf<Self>>;
 
     fn max(&self) -> usize;
 
-    /// How often the codec may look at one frame, however it comes; `None` if it must look whenever some of it has come.
-    fn looks(&self) -> Option<u64> {
-        Some(3) // for the header, for the whole length, and when all is there
+    /// The most calls of `decode` for one frame, however it is cut; `None` if the codec must be
+    /// called after every read.
+    fn max_decode_calls(&self) -> Option<u64> {
+        Some(3) // for the header, for the length, and for the whole frame
     }
 
-    /// The error without what depends on how much had come when it was found.
-    fn essence(error: ErrorOf<Self>) -> ErrorOf<Self> {
+    /// The error without numbers that depend on how much was received.
+    fn comparable(error: ErrorOf<Self>) -> ErrorOf<Self> {
         error
     }
 }
@@ -42,7 +43,7 @@ pub struct Line {
     pub max: u32,
 }
 
-impl Rules for Line {
+impl ReferenceCodec for Line {
     type Codec = codec::Line;
 
     fn codec(&self) -> codec::Line {
@@ -71,7 +72,7 @@ impl Rules for Line {
         (Vec::new(), line.to_vec())
     }
 
-    fn dress(&self, line: &[u8]) -> Result<Vec<u8>, LineError> {
+    fn encode(&self, line: &[u8]) -> Result<Vec<u8>, LineError> {
         if let Some(at) = line.iter().position(|byte| *byte == self.delimiter) {
             return Err(LineError::DelimiterInside { at });
         }
@@ -90,11 +91,11 @@ impl Rules for Line {
         self.max as usize
     }
 
-    fn looks(&self) -> Option<u64> {
+    fn max_decode_calls(&self) -> Option<u64> {
         None
     }
 
-    fn essence(error: LineError) -> LineError {
+    fn comparable(error: LineError) -> LineError {
         match error {
             LineError::TooLong { length, max } => {
                 assert!(
@@ -135,7 +136,7 @@ impl Field {
     }
 }
 
-impl Rules for Field {
+impl ReferenceCodec for Field {
     type Codec = LengthField;
 
     fn codec(&self) -> LengthField {
@@ -177,7 +178,7 @@ impl Rules for Field {
         (frame.head.to_vec(), frame.body.to_vec())
     }
 
-    fn dress(&self, body: &[u8]) -> Result<Vec<u8>, LengthFieldError> {
+    fn encode(&self, body: &[u8]) -> Result<Vec<u8>, LengthFieldError> {
         let total = self.check((self.header() + body.len()) as u128)?;
         let value = if self.whole { total } else { body.len() };
         let field = (value as u64).to_be_bytes();
@@ -196,10 +197,10 @@ impl Rules for Field {
     }
 }
 
-/// What all four packets are made of: total length, command, ID, and the rest.
+/// The parts of all four packets: total length, command, ID, and the rest.
 type Packet<'a> = (usize, u8, &'a [u8], &'a [u8]);
 
-/// The first of them, taken apart.
+/// Parses the first packet.
 fn packet(bytes: &[u8], min: usize, max: usize) -> Option<Result<Packet<'_>, Error>> {
     let total = u32::from_be_bytes(bytes.get(..4)?.try_into().unwrap());
     let length = u64::from(total);
@@ -214,7 +215,7 @@ fn packet(bytes: &[u8], min: usize, max: usize) -> Option<Result<Packet<'_>, Err
     Some(Ok((total, packet[4], &packet[5..13], &packet[13..])))
 }
 
-/// The bytes of a packet.
+/// Encodes a packet.
 pub fn wire(command: u8, id: &[u8], rest: &[u8]) -> Vec<u8> {
     let total = u32::try_from(13 + rest.len()).unwrap();
     [&total.to_be_bytes()[..], &[command], id, rest].concat()
@@ -228,14 +229,14 @@ pub fn acks(dialect: Dialect) -> [u8; 2] {
     }
 }
 
-/// What a server reads.
+/// The codec of a server.
 #[derive(Clone, Debug)]
 pub struct Requests {
     pub dialect: Dialect,
     pub max: u32,
 }
 
-impl Rules for Requests {
+impl ReferenceCodec for Requests {
     type Codec = ServerCodec;
 
     fn codec(&self) -> ServerCodec {
@@ -259,7 +260,7 @@ impl Rules for Requests {
         )
     }
 
-    fn dress(&self, payload: &[u8]) -> Result<Vec<u8>, Error> {
+    fn encode(&self, payload: &[u8]) -> Result<Vec<u8>, Error> {
         let wire = wire(payload.len() as u8 % 2 + 1, b"00000001", payload);
         if wire.len() > self.max() {
             return Err(LengthFieldError::TooLong {
@@ -276,13 +277,13 @@ impl Rules for Requests {
     }
 }
 
-/// What a client reads.
+/// The codec of a client.
 #[derive(Clone, Debug)]
 pub struct Acks {
     pub dialect: Dialect,
 }
 
-impl Rules for Acks {
+impl ReferenceCodec for Acks {
     type Codec = ClientCodec;
 
     fn codec(&self) -> ClientCodec {
@@ -310,7 +311,7 @@ impl Rules for Acks {
         )
     }
 
-    fn dress(&self, body: &[u8]) -> Result<Vec<u8>, Error> {
+    fn encode(&self, body: &[u8]) -> Result<Vec<u8>, Error> {
         let [conn, submit] = acks(self.dialect);
         let first = body.first().copied().unwrap_or(0);
         Ok(wire(

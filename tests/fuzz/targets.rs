@@ -1,16 +1,16 @@
-//! What holds for any bytes: three functions that take arbitrary input, and panic where a property is broken.
+//! The fuzz targets: three functions that take any bytes, and panic if a property is violated.
 //!
-//! `tests/fuzz.rs` calls them for some seconds with every `cargo test`. For hours, with coverage to guide it, where a nightly toolchain
-//! and cargo-fuzz are installed:
+//! `tests/fuzz.rs` calls them for some seconds with every `cargo test`. To run them for hours with
+//! coverage feedback, use cargo-fuzz on a nightly toolchain:
 //!
 //! ```sh
 //! cargo +nightly fuzz run --fuzz-dir tests/fuzz codecs
 //! ```
 //!
-//! The first bytes of an input choose limits and sizes, the rest says what happens. What a run finds it adds to `corpus`, where
-//! git overlooks it: an input that is worth keeping is given a telling name there.
+//! The first bytes of an input choose limits and sizes, the rest the events. A run adds new inputs
+//! to `corpus`, where git ignores them. To keep one, give it a descriptive name there.
 
-#![allow(dead_code, unreachable_pub, unused_imports)] // who includes this uses a part of it
+#![allow(dead_code, unreachable_pub, unused_imports)] // each includer uses a part of it
 
 mod codecs;
 mod connection;
@@ -22,4 +22,4 @@ mod reference;
 pub use self::codecs::{Piece, codecs, cut};
 pub use self::connection::connection;
 pub use self::packets::packets;
-pub use self::reference::{Acks, Field, Line, Requests, Rules};
+pub use self::reference::{Acks, Field, Line, ReferenceCodec, Requests};

@@ -1,4 +1,4 @@
-//! The system that the tests run on: real sockets on the loopback interface, and far ends that block, in the same thread.
+//! [`Kernel`]: real sockets on the loopback interface, with blocking peers in the same thread.
 
 use std::collections::HashMap;
 use std::io::{ErrorKind, Read, Write};
@@ -10,20 +10,21 @@ use glassloop::internals::{Listener, MioNet, Socket, Token};
 use mio::{Events, Interest, Poll};
 use socket2::{Domain, SockRef, Type};
 
-use super::world::{EVENTS, ROUND, ROUNDS, Sign, World};
+use super::backend::{Arrival, Backend, EVENTS, MAX_POLLS, POLL_TIME};
 
-/// No far end waits longer for anything.
-const PATIENCE: Duration = Duration::from_secs(20);
+/// The timeout of every blocking call of a peer.
+const TIMEOUT: Duration = Duration::from_secs(20);
 
-/// Small, so that they are soon full; and the first one of many of the second, so that it empties little by little. The system doubles both.
+/// Both are small, so that they fill up soon. The receive buffer is much smaller, so that the send
+/// buffer empties little by little. Linux doubles both.
 const SEND_BUFFER: usize = 200_000;
 const RECEIVE_BUFFER: usize = 16_384;
 
 pub struct Kernel {
     net: MioNet,
     hosts: HashMap<Address, TcpListener>,
-    /// Bound, so that nobody else gets the port, and not listening.
-    nobodies: Vec<socket2::Socket>,
+    /// Sockets that are bound, so that their ports stay taken, and not listening.
+    refusing: Vec<socket2::Socket>,
 }
 
 impl Kernel {
@@ -32,11 +33,12 @@ impl Kernel {
         Self {
             net,
             hosts: HashMap::new(),
-            nobodies: Vec::new(),
+            refusing: Vec::new(),
         }
     }
 
-    /// A socket on a port that the system chooses; what it accepts has its buffers.
+    /// Binds a socket to a port that the system chooses. Sockets that it accepts inherit its buffer
+    /// sizes.
     fn bound() -> (socket2::Socket, Address) {
         let socket = small_socket();
         socket
@@ -54,36 +56,37 @@ fn small_socket() -> socket2::Socket {
     socket
 }
 
-fn patient(stream: TcpStream) -> TcpStream {
+fn with_timeouts(stream: TcpStream) -> TcpStream {
     stream.set_nodelay(true).unwrap();
-    stream.set_read_timeout(Some(PATIENCE)).unwrap();
-    stream.set_write_timeout(Some(PATIENCE)).unwrap();
+    stream.set_read_timeout(Some(TIMEOUT)).unwrap();
+    stream.set_write_timeout(Some(TIMEOUT)).unwrap();
     stream
 }
 
-/// Whether a second poller, asked afresh, sees that sign: it takes nothing from the first one, and no error from the socket.
-fn shows(stream: &Socket, sign: Sign) -> bool {
+/// True if a second poller reports the arrival. It takes no event from the first poller, and no
+/// error from the socket.
+fn has_arrived(stream: &Socket, arrival: Arrival) -> bool {
     let Socket::Tcp(stream) = stream else {
         unreachable!("all sockets here are on the network")
     };
-    if let Sign::Bytes(count) = sign {
+    if let Arrival::Bytes(count) = arrival {
         return stream
             .peek(&mut vec![0; count])
             .is_ok_and(|waiting| waiting == count);
     }
-    let twin = SockRef::from(stream).try_clone().unwrap();
-    let mut twin = mio::net::TcpStream::from_std(twin.into());
+    let duplicate = SockRef::from(stream).try_clone().unwrap();
+    let mut duplicate = mio::net::TcpStream::from_std(duplicate.into());
     let (mut poll, mut events) = (Poll::new().unwrap(), Events::with_capacity(1));
     poll.registry()
         .register(
-            &mut twin,
+            &mut duplicate,
             mio::Token(0),
             Interest::READABLE | Interest::WRITABLE,
         )
         .unwrap();
-    poll.poll(&mut events, Some(ROUND)).unwrap();
+    poll.poll(&mut events, Some(POLL_TIME)).unwrap();
     events.iter().any(|event| {
-        if matches!(sign, Sign::End) {
+        if matches!(arrival, Arrival::End) {
             event.is_read_closed()
         } else {
             event.is_error()
@@ -91,9 +94,9 @@ fn shows(stream: &Socket, sign: Sign) -> bool {
     })
 }
 
-impl World for Kernel {
+impl Backend for Kernel {
     type Net = MioNet;
-    type Far = TcpStream;
+    type Peer = TcpStream;
 
     fn net(&mut self) -> &mut MioNet {
         &mut self.net
@@ -108,7 +111,7 @@ impl World for Kernel {
     fn client(&mut self, addr: &Address) -> Option<TcpStream> {
         let socket = small_socket();
         match socket.connect(&addr.tcp().unwrap().into()) {
-            Ok(()) => Some(patient(socket.into())),
+            Ok(()) => Some(with_timeouts(socket.into())),
             Err(error) if error.kind() == ErrorKind::ConnectionRefused => None,
             Err(error) => panic!("{error}"),
         }
@@ -121,81 +124,82 @@ impl World for Kernel {
         addr
     }
 
-    fn nobody(&mut self) -> Address {
+    fn refusing_addr(&mut self) -> Address {
         let (socket, addr) = Self::bound();
-        self.nobodies.push(socket);
+        self.refusing.push(socket);
         addr
     }
 
-    fn visitor(&mut self, host: &Address) -> TcpStream {
-        patient(self.hosts[host].accept().unwrap().0)
+    fn accept_at(&mut self, host: &Address) -> TcpStream {
+        with_timeouts(self.hosts[host].accept().unwrap().0)
     }
 
-    /// On purpose it takes a socket of one's own: by chance, as the loop may meet itself, it takes thousands of tries.
-    fn dial_itself(&mut self) -> Socket {
+    /// Binds a socket and connects it to its own address. By chance, as it happens to the loop, it
+    /// takes thousands of tries.
+    fn dial_self(&mut self) -> Socket {
         let (socket, addr) = Self::bound();
         socket.set_nonblocking(true).unwrap();
-        let _ = socket.connect(&addr.tcp().unwrap().into()); // says that it is under way
+        let _ = socket.connect(&addr.tcp().unwrap().into()); // EINPROGRESS
         Socket::Tcp(mio::net::TcpStream::from_std(socket.into()))
     }
 
-    fn addr(&self, far: &TcpStream) -> Address {
-        far.local_addr().unwrap().into()
+    fn addr(&self, peer: &TcpStream) -> Address {
+        peer.local_addr().unwrap().into()
     }
 
-    fn arrives(&mut self, stream: &Socket, sign: Sign) {
-        for _ in 0..ROUNDS {
-            if shows(stream, sign) {
+    fn wait_for(&mut self, stream: &Socket, arrival: Arrival) {
+        for _ in 0..MAX_POLLS {
+            if has_arrived(stream, arrival) {
                 return;
             }
             std::thread::yield_now();
         }
-        panic!("{sign:?} should have arrived");
+        panic!("{arrival:?} did not arrive");
     }
 
-    fn arrives_there(&mut self, far: &TcpStream) {
-        assert_eq!(far.peek(&mut [0]).unwrap(), 1);
+    fn wait_for_peer(&mut self, peer: &TcpStream) {
+        assert_eq!(peer.peek(&mut [0]).unwrap(), 1);
     }
 
-    fn arrived_there(&mut self, far: &mut TcpStream) -> usize {
-        far.peek(&mut vec![0; 1 << 22]).unwrap()
+    fn arrived_at_peer(&mut self, peer: &mut TcpStream) -> usize {
+        peer.peek(&mut vec![0; 1 << 22]).unwrap()
     }
 
-    fn send(&mut self, far: &mut TcpStream, bytes: &[u8]) {
-        far.write_all(bytes).unwrap();
+    fn send(&mut self, peer: &mut TcpStream, bytes: &[u8]) {
+        peer.write_all(bytes).unwrap();
     }
 
-    fn send_urgent(&mut self, far: &mut TcpStream, byte: u8) {
-        assert_eq!(SockRef::from(&*far).send_out_of_band(&[byte]).unwrap(), 1);
+    fn send_urgent(&mut self, peer: &mut TcpStream, byte: u8) {
+        assert_eq!(SockRef::from(&*peer).send_out_of_band(&[byte]).unwrap(), 1);
     }
 
-    fn shut_write(&mut self, far: &mut TcpStream) {
-        far.shutdown(Shutdown::Write).unwrap();
+    fn shut_write(&mut self, peer: &mut TcpStream) {
+        peer.shutdown(Shutdown::Write).unwrap();
     }
 
-    fn close(&mut self, far: TcpStream) {
-        drop(far);
+    fn close(&mut self, peer: TcpStream) {
+        drop(peer);
     }
 
-    fn reset(&mut self, far: TcpStream) {
-        SockRef::from(&far)
+    fn reset(&mut self, peer: TcpStream) {
+        SockRef::from(&peer)
             .set_linger(Some(Duration::ZERO))
             .unwrap();
     }
 
-    fn take_some(&mut self, far: &mut TcpStream) -> usize {
-        far.read(&mut [0; 4096]).unwrap()
+    fn recv_some(&mut self, peer: &mut TcpStream) -> usize {
+        peer.read(&mut [0; 4096]).unwrap()
     }
 
-    fn hear(&mut self, far: &mut TcpStream, count: usize) -> Vec<u8> {
+    fn recv_exact(&mut self, peer: &mut TcpStream, count: usize) -> Vec<u8> {
         let mut bytes = vec![0; count];
-        far.read_exact(&mut bytes).unwrap();
+        peer.read_exact(&mut bytes).unwrap();
         bytes
     }
 
-    fn hear_out(&mut self, far: &mut TcpStream) -> (Vec<u8>, &'static str) {
+    fn recv_to_end(&mut self, peer: &mut TcpStream) -> (Vec<u8>, &'static str) {
         let mut bytes = Vec::new();
-        match far.read_to_end(&mut bytes) {
+        match peer.read_to_end(&mut bytes) {
             Ok(_) => (bytes, "end"),
             Err(error) if error.kind() == ErrorKind::ConnectionReset => (bytes, "reset"),
             Err(error) => panic!("{error}"),

@@ -1,13 +1,13 @@
-//! The simulator: a world that is as kind as it can be, but for the faults that a test asks for.
+//! [`Simulated`]: the simulator, with no faults but those that a test asks for.
 
 use glassloop::codec::Line;
 use glassloop::internals::Net;
-use glassloop::sim::{Fate, Fault, Faults, Path, Peer, Sim, SimListener, SimNet, SimStream};
+use glassloop::sim::{Fault, Faults, Path, Peer, PeerState, Sim, SimListener, SimNet, SimStream};
 use glassloop::{Address, Config, Context, Handler, Origin, Verdict};
 
-use super::world::{EVENTS, Sign, World};
+use super::backend::{Arrival, Backend, EVENTS};
 
-/// A loop is part of a simulation; this one never turns.
+/// A simulation needs a handler. This one is never called, since the loop does not turn.
 struct Idle;
 
 impl Handler for Idle {
@@ -30,13 +30,14 @@ pub struct Simulated {
 }
 
 impl Simulated {
-    /// Each of `always` happens whenever it can; and as epoll does it, an event reports all that is the case.
+    /// Each fault in `always` happens whenever it can. Events report all current readiness, as
+    /// epoll does.
     pub fn new(always: &[Fault]) -> Self {
         Self::with([Fault::FullEvent].iter().chain(always))
     }
 
-    /// An event reports only what is new.
-    pub fn terse() -> Self {
+    /// Events report only what is new.
+    pub fn new_only() -> Self {
         Self::with(&[])
     }
 
@@ -63,20 +64,20 @@ impl Simulated {
         Self { sim, net }
     }
 
-    /// Lets all that is under way arrive.
-    fn settle(&mut self) {
-        self.sim.go_on_without_loop();
+    /// Delivers everything in flight.
+    fn deliver_all(&mut self) {
+        self.sim.deliver_in_flight();
     }
 }
 
-fn quiet(far: Peer) -> Peer {
-    far.set_reading(false);
-    far
+fn not_reading(peer: Peer) -> Peer {
+    peer.set_reading(false);
+    peer
 }
 
-impl World for Simulated {
+impl Backend for Simulated {
     type Net = SimNet;
-    type Far = Peer;
+    type Peer = Peer;
 
     fn net(&mut self) -> &mut SimNet {
         &mut self.net
@@ -87,88 +88,89 @@ impl World for Simulated {
     }
 
     fn client(&mut self, addr: &Address) -> Option<Peer> {
-        let far = quiet(self.sim.connect(addr));
-        self.settle();
-        (far.fate() != Fate::Refused).then_some(far)
+        let peer = not_reading(self.sim.connect(addr));
+        self.deliver_all();
+        (peer.state() != PeerState::Refused).then_some(peer)
     }
 
     fn host(&mut self) -> Address {
         self.sim.host()
     }
 
-    fn nobody(&mut self) -> Address {
+    fn refusing_addr(&mut self) -> Address {
         core::net::SocketAddr::from(([127, 0, 2, 1], 1)).into()
     }
 
-    fn visitor(&mut self, host: &Address) -> Peer {
-        self.settle();
-        quiet(self.sim.visitor(host).expect("somebody should have come"))
+    fn accept_at(&mut self, host: &Address) -> Peer {
+        self.deliver_all();
+        not_reading(self.sim.accept_at(host).expect("no connection arrived"))
     }
 
-    /// Where the fault strikes, every dial does.
-    fn dial_itself(&mut self) -> SimStream {
+    /// With [`Fault::DialMeetsItself`], every dial connects to itself.
+    fn dial_self(&mut self) -> SimStream {
         let host = self.host();
         self.net.connect(&host).unwrap()
     }
 
-    fn addr(&self, far: &Peer) -> Address {
-        far.addr()
+    fn addr(&self, peer: &Peer) -> Address {
+        peer.addr()
     }
 
-    fn arrives(&mut self, _: &SimStream, _: Sign) {
-        self.settle();
+    fn wait_for(&mut self, _: &SimStream, _: Arrival) {
+        self.deliver_all();
     }
 
-    fn arrives_there(&mut self, _: &Peer) {
-        self.settle();
+    fn wait_for_peer(&mut self, _: &Peer) {
+        self.deliver_all();
     }
 
-    fn arrived_there(&mut self, far: &mut Peer) -> usize {
-        self.settle();
-        self.take_some(far)
+    fn arrived_at_peer(&mut self, peer: &mut Peer) -> usize {
+        self.deliver_all();
+        self.recv_some(peer)
     }
 
-    fn send(&mut self, far: &mut Peer, bytes: &[u8]) {
-        far.send(bytes);
-        self.settle();
+    fn send(&mut self, peer: &mut Peer, bytes: &[u8]) {
+        peer.send(bytes);
+        self.deliver_all();
     }
 
-    /// Nobody sends one here: where the fault strikes, the first bytes that arrive have one behind them.
+    /// Does nothing: with [`Fault::Urgent`], the first bytes that arrive have an urgent byte behind
+    /// them.
     fn send_urgent(&mut self, _: &mut Peer, _: u8) {}
 
-    fn shut_write(&mut self, far: &mut Peer) {
-        far.shut_write();
+    fn shut_write(&mut self, peer: &mut Peer) {
+        peer.shut_write();
     }
 
-    fn close(&mut self, far: Peer) {
-        far.close();
+    fn close(&mut self, peer: Peer) {
+        peer.close();
     }
 
-    fn reset(&mut self, far: Peer) {
-        far.reset();
+    fn reset(&mut self, peer: Peer) {
+        peer.reset();
     }
 
-    fn take_some(&mut self, far: &mut Peer) -> usize {
-        far.set_reading(true);
-        far.set_reading(false);
-        far.received().len()
+    fn recv_some(&mut self, peer: &mut Peer) -> usize {
+        peer.set_reading(true);
+        peer.set_reading(false);
+        peer.received().len()
     }
 
-    fn hear(&mut self, far: &mut Peer, count: usize) -> Vec<u8> {
-        far.set_reading(true);
-        self.settle();
-        far.set_reading(false);
-        let bytes = far.received();
+    fn recv_exact(&mut self, peer: &mut Peer, count: usize) -> Vec<u8> {
+        peer.set_reading(true);
+        self.deliver_all();
+        peer.set_reading(false);
+        let bytes = peer.received();
         assert_eq!(bytes.len(), count);
         bytes
     }
 
-    fn hear_out(&mut self, far: &mut Peer) -> (Vec<u8>, &'static str) {
-        far.set_reading(true);
-        self.settle();
-        match far.fate() {
-            Fate::Ended => (far.received(), "end"),
-            Fate::Reset => (far.received(), "reset"),
+    fn recv_to_end(&mut self, peer: &mut Peer) -> (Vec<u8>, &'static str) {
+        peer.set_reading(true);
+        self.deliver_all();
+        match peer.state() {
+            PeerState::Ended => (peer.received(), "end"),
+            PeerState::Reset => (peer.received(), "reset"),
             fate => panic!("{fate:?}"),
         }
     }

@@ -1,4 +1,4 @@
-//! The words that the tests speak: a server in a thread, and a client that expects.
+//! Helpers for tests: a server in a thread, a blocking client, and functions that wait.
 
 #![allow(dead_code, unreachable_pub)] // each test file uses its own part
 
@@ -18,10 +18,10 @@ mod session;
 
 pub(crate) use session::Service;
 
-/// No test waits longer for anything; none waits that long unless it fails.
-pub const PATIENCE: Duration = Duration::from_secs(20);
+/// The longest that a test waits for anything. A test that passes never waits that long.
+pub const TIMEOUT: Duration = Duration::from_secs(20);
 
-/// The example server's service, with its defaults.
+/// Returns the example server's handler, with its defaults.
 pub(crate) fn service() -> Service {
     Service {
         dialect: Dialect::Text,
@@ -30,11 +30,11 @@ pub(crate) fn service() -> Service {
     }
 }
 
-/// A reactor that runs in a thread of its own until it is stopped or dropped.
+/// A reactor that runs in its own thread until it is stopped or dropped.
 pub struct Server<M = ()> {
     pub addr: SocketAddr,
     pub handle: Handle<M>,
-    ends: Receiver<String>,
+    close_reasons: Receiver<String>,
     thread: Option<JoinHandle<Counters>>,
 }
 
@@ -46,17 +46,17 @@ impl Server {
 
 impl<M: Send + 'static> Server<M> {
     pub fn start<H: Handler<Mail = M> + Send + 'static>(handler: H, config: Config) -> Self {
-        let (tell, told) = mpsc::channel();
-        let (end, ends) = mpsc::channel();
+        let (sender, receiver) = mpsc::channel();
+        let (reasons, close_reasons) = mpsc::channel();
         let thread = thread::spawn(move || {
             let mut reactor = Reactor::new(handler, config).unwrap();
-            let addr = reactor.listen((own_host(), 0)).unwrap();
+            let addr = reactor.listen((unique_host(), 0)).unwrap();
             reactor.set_observer(move |step: &Step<'_>| {
                 if let Step::Closed { reason, .. } = step {
-                    let _ = end.send(reason.to_string());
+                    let _ = reasons.send(reason.to_string());
                 }
             });
-            tell.send((addr, reactor.handle())).unwrap();
+            sender.send((addr, reactor.handle())).unwrap();
             reactor.run().unwrap();
             assert_eq!(
                 (reactor.connections(), reactor.buffered()),
@@ -66,15 +66,15 @@ impl<M: Send + 'static> Server<M> {
             assert_eq!(
                 reactor.counters().internal_errors,
                 0,
-                "the loop's own code has panicked"
+                "the loop's own code panicked"
             );
             reactor.counters()
         });
-        let (addr, handle) = told.recv().unwrap();
+        let (addr, handle) = receiver.recv().unwrap();
         Self {
             addr,
             handle,
-            ends,
+            close_reasons,
             thread: Some(thread),
         }
     }
@@ -83,14 +83,14 @@ impl<M: Send + 'static> Server<M> {
         Client::connect(self.addr)
     }
 
-    /// Why the next connection ended.
-    pub fn next_end(&self) -> String {
-        self.ends
-            .recv_timeout(PATIENCE)
-            .expect("a connection should have ended")
+    /// Waits until a connection closes, and returns its close reason.
+    pub fn next_close_reason(&self) -> String {
+        self.close_reasons
+            .recv_timeout(TIMEOUT)
+            .expect("a connection should have closed")
     }
 
-    /// Stops it gracefully and returns its counters.
+    /// Stops the reactor gracefully and returns its counters.
     pub fn stop(mut self) -> Counters {
         self.handle.stop(Stop::Gracefully);
         let thread = self.thread.take().unwrap();
@@ -112,16 +112,16 @@ impl<M> Drop for Server<M> {
     }
 }
 
-/// A loopback address that no other test uses: a port that is released there is not taken by
-/// another test.
+/// Returns a loopback address that no other test uses, so that no other test takes a port that is
+/// released there.
 ///
 /// Linux has all of 127.0.0.0/8; elsewhere it is 127.0.0.1, where a released port may be taken.
-pub fn own_host() -> Ipv4Addr {
+pub fn unique_host() -> Ipv4Addr {
     static HOSTS: AtomicU32 = AtomicU32::new(0);
     if !cfg!(target_os = "linux") {
         return Ipv4Addr::LOCALHOST;
     }
-    // 127.64.0.1 and up: 127.0.0.1 is everybody's, and 127.1.0.0/16 is where some tests dial from.
+    // 127.64.0.1 and up: many tests use 127.0.0.1, and some tests dial from 127.1.0.0/16.
     let number = std::process::id()
         .wrapping_mul(256)
         .wrapping_add(HOSTS.fetch_add(1, Ordering::Relaxed))
@@ -129,7 +129,7 @@ pub fn own_host() -> Ipv4Addr {
     Ipv4Addr::from_bits(Ipv4Addr::new(127, 64, 0, 1).to_bits() + number)
 }
 
-/// A socket with a port of its own, at which nobody listens yet.
+/// Returns a bound socket that does not listen yet, and its address.
 pub fn bound() -> (Socket, SocketAddr) {
     let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
     socket
@@ -139,15 +139,18 @@ pub fn bound() -> (Socket, SocketAddr) {
     (socket, addr)
 }
 
-/// A listener that answers nobody, since its queue is full: only as long as all of it is held.
-pub struct Silent {
+/// A listener that answers no connect because its backlog is full.
+///
+/// The backlog stays full as long as the sockets in `queue` are open.
+pub struct FullListener {
     pub addr: SocketAddr,
     pub listener: Socket,
     pub queue: Vec<TcpStream>,
 }
 
-impl Silent {
-    /// `None` where the system does not have that. Linux has: it drops the first packet of a newcomer for whom there is no room.
+impl FullListener {
+    /// Returns `None` on a system whose backlog does not fill. Linux drops the SYN of a connection
+    /// that has no room in the backlog.
     pub fn listen() -> Option<Self> {
         let (listener, addr) = bound();
         listener.listen(0).unwrap();
@@ -165,12 +168,12 @@ impl Silent {
                 Err(error) => panic!("{error}"),
             }
         }
-        println!("not tested: the queues of this system do not fill");
+        println!("not tested: the backlog of this system does not fill");
         None
     }
 }
 
-/// A loop in the test's own hands, with room for many who wait to be accepted.
+/// Returns a reactor that the test turns itself, with a long backlog, and its address.
 pub fn reactor<H: Handler>(handler: H, config: Config) -> (Reactor<H>, SocketAddr) {
     let (socket, _) = bound();
     socket.listen(4096).unwrap();
@@ -179,12 +182,12 @@ pub fn reactor<H: Handler>(handler: H, config: Config) -> (Reactor<H>, SocketAdd
     (reactor, addr)
 }
 
-/// Where a loop listens.
+/// Returns the address on which a reactor listens.
 pub fn addr_of<H: Handler>(reactor: &Reactor<H>) -> SocketAddr {
     reactor.local_addrs()[0].tcp().unwrap()
 }
 
-/// A blocking client that knows what it wants to hear.
+/// A blocking client that checks what it receives.
 pub struct Client {
     pub stream: TcpStream,
 }
@@ -193,8 +196,8 @@ impl Client {
     pub fn connect(addr: SocketAddr) -> Self {
         let stream = TcpStream::connect(addr).unwrap();
         stream.set_nodelay(true).unwrap();
-        stream.set_read_timeout(Some(PATIENCE)).unwrap();
-        stream.set_write_timeout(Some(PATIENCE)).unwrap();
+        stream.set_read_timeout(Some(TIMEOUT)).unwrap();
+        stream.set_write_timeout(Some(TIMEOUT)).unwrap();
         Self { stream }
     }
 
@@ -203,34 +206,36 @@ impl Client {
     }
 
     #[track_caller]
-    pub fn expect(&mut self, wanted: &[u8]) {
-        let mut got = vec![0; wanted.len()];
+    pub fn expect(&mut self, expected: &[u8]) {
+        let mut got = vec![0; expected.len()];
         self.stream
             .read_exact(&mut got)
-            .unwrap_or_else(|error| panic!("{} bytes wanted: {error}", wanted.len()));
+            .unwrap_or_else(|error| panic!("{} bytes expected: {error}", expected.len()));
         assert!(
-            got == wanted,
-            "got {}\nwanted {}",
+            got == expected,
+            "got {}\nexpected {}",
             got.escape_ascii(),
-            wanted.escape_ascii()
+            expected.escape_ascii()
         );
     }
 
-    /// The peer's orderly end, and not a reset.
+    /// Expects an orderly end of the connection, not a reset.
     #[track_caller]
-    pub fn expect_end(&mut self) {
+    pub fn expect_eof(&mut self) {
         let mut rest = Vec::new();
-        self.stream.read_to_end(&mut rest).expect("an orderly end");
+        self.stream
+            .read_to_end(&mut rest)
+            .expect("expected an orderly end");
         assert!(rest.is_empty(), "{} before the end", rest.escape_ascii());
     }
 
-    /// Any end at all.
+    /// Expects the end of the connection, orderly or by a reset.
     #[track_caller]
-    pub fn expect_gone(&mut self) {
+    pub fn expect_closed(&mut self) {
         match self.stream.read(&mut [0; 64]) {
             Ok(0) => {}
             Err(error) if error.kind() == ErrorKind::ConnectionReset => {}
-            other => panic!("the connection should be gone: {other:?}"),
+            other => panic!("the connection should be closed: {other:?}"),
         }
     }
 
@@ -238,7 +243,7 @@ impl Client {
         self.stream.shutdown(Shutdown::Write).unwrap();
     }
 
-    /// Closes with a reset.
+    /// Closes the connection with a reset.
     pub fn reset(self) {
         socket2::SockRef::from(&self.stream)
             .set_linger(Some(Duration::ZERO))
@@ -246,36 +251,33 @@ impl Client {
     }
 }
 
-/// Waits until `done` says so.
+/// Waits until `done` returns true.
 #[track_caller]
 pub fn wait_until(what: &str, mut done: impl FnMut() -> bool) {
-    let end = Instant::now() + PATIENCE;
+    let end = Instant::now() + TIMEOUT;
     while !done() {
-        assert!(Instant::now() < end, "waited in vain for {what}");
+        assert!(Instant::now() < end, "timed out while waiting for {what}");
         thread::sleep(Duration::from_millis(5));
     }
 }
 
-/// Turns the loop until `done` says so.
+/// Turns the loop until `done` returns true.
 #[track_caller]
 pub fn turn_until<H: Handler>(
     reactor: &mut Reactor<H>,
     mut done: impl FnMut(&mut Reactor<H>) -> bool,
 ) {
-    let end = Instant::now() + PATIENCE;
+    let end = Instant::now() + TIMEOUT;
     while !done(reactor) {
-        assert!(
-            Instant::now() < end,
-            "the loop did not get there: {reactor:?}"
-        );
+        assert!(Instant::now() < end, "timed out: {reactor:?}");
         if reactor.turn(Some(Duration::from_millis(1))).unwrap() == Turn::Stopped {
-            assert!(done(reactor), "the loop stopped before it got there");
+            assert!(done(reactor), "the loop stopped too early");
             return;
         }
     }
 }
 
-/// A submit request.
+/// Encodes a submit request.
 pub fn submit(id: [u8; 8], payload: &[u8]) -> Vec<u8> {
     request(0x02, id, payload)
 }
@@ -291,7 +293,7 @@ pub fn request(command: u8, id: [u8; 8], payload: &[u8]) -> Vec<u8> {
     packet
 }
 
-/// The ack of a submit, in the text's dialect.
+/// Encodes the ack of a submit, in the dialect of the lesson's text.
 pub fn ack(id: [u8; 8]) -> Vec<u8> {
     request(0x82, id, &[0])
 }

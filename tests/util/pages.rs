@@ -1,20 +1,20 @@
-//! What tests of the documentation need: the text of a file, and whether what it names is there.
+//! Helpers for tests of the documentation: read a file, and check that a test that it names exists.
 
 #![allow(dead_code, unreachable_pub)] // each test file uses its own part
 
 use std::path::{Path, PathBuf};
 
-/// The crate's own directory.
+/// Returns the crate's directory.
 pub fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
 
-/// The text of a file, if it is there.
+/// Returns the text of a file, if it exists.
 pub fn read(file: &str) -> Option<String> {
     std::fs::read_to_string(root().join(file)).ok()
 }
 
-/// All files of one kind below a directory, in order.
+/// Returns all files below a directory that have this extension, in order.
 pub fn files(dir: &str, extension: &str) -> Vec<PathBuf> {
     fn walk(dir: &Path, found: &mut Vec<PathBuf>) {
         for entry in
@@ -35,9 +35,10 @@ pub fn files(dir: &str, extension: &str) -> Vec<PathBuf> {
     found
 }
 
-/// Whether there is a test of this name: `closing::name` in `tests/closing.rs`, `src/time/timers::name` in `src/time/timers.rs`.
+/// Checks that a test exists: `closing::name` in `tests/closing.rs`, `src/time/timers::name` in
+/// `src/time/timers.rs`.
 pub fn is_there(named: &str) -> Result<(), String> {
-    let (file, name) = named.rsplit_once("::").ok_or("no name of a test")?;
+    let (file, name) = named.rsplit_once("::").ok_or("not a test's name")?;
     let file = if file.starts_with("src/") {
         format!("{file}.rs")
     } else {
@@ -46,7 +47,7 @@ pub fn is_there(named: &str) -> Result<(), String> {
     let text = read(&file).ok_or(format!("there is no {file}"))?;
     let mut lines = text.lines().map(str::trim_start);
     while lines.any(|line| line == "#[test]") {
-        // Other attributes may stand between; then comes the function.
+        // Other attributes may come before the function.
         let function = lines.find_map(|line| line.strip_prefix("fn "));
         if function.is_some_and(|function| {
             function
@@ -59,9 +60,9 @@ pub fn is_there(named: &str) -> Result<(), String> {
     Err(format!("no such test in {file}"))
 }
 
-/// What stands between backticks, line by line.
+/// Returns the code spans of a text, line by line.
 pub fn quoted(text: &str) -> impl Iterator<Item = &str> {
-    // In each line every second piece.
+    // Every second piece of a line is between backticks.
     text.lines()
         .flat_map(|line| line.split('`').skip(1).step_by(2))
 }

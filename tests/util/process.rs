@@ -1,4 +1,4 @@
-//! The examples as processes of their own, watched from outside.
+//! Runs the examples as processes.
 
 #![allow(dead_code, unreachable_pub)] // each test file uses its own part
 
@@ -10,12 +10,11 @@ use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
 use std::sync::{Arc, Mutex, Once};
 use std::thread::{self, JoinHandle};
 
-use super::util::{PATIENCE, own_host, wait_until};
+use super::util::{TIMEOUT, unique_host, wait_until};
 
-/// The path of an example, built if need be.
+/// Builds the examples if needed, and returns the path of one.
 ///
-/// In the profile of tests: so it is what `cargo test` has built already, and is not built a second
-/// time.
+/// The build uses the profile of the tests, so it reuses what `cargo test` has already built.
 pub fn example(name: &str) -> PathBuf {
     static BUILD: Once = Once::new();
     BUILD.call_once(|| {
@@ -34,12 +33,12 @@ pub fn example(name: &str) -> PathBuf {
         .join(name)
 }
 
-/// What the example client does, from its beginning to its end.
+/// Runs the example client to its end.
 pub fn client(args: &[&str]) -> Output {
     Command::new(example("client")).args(args).output().unwrap()
 }
 
-/// A process whose output is read as it comes; it is killed with the test.
+/// A process whose output is read as it comes. It is killed when the test ends.
 pub struct Process {
     child: Child,
     lines: Receiver<String>,
@@ -48,27 +47,27 @@ pub struct Process {
 }
 
 impl Process {
-    /// The example server.
+    /// Starts the example server.
     pub fn server(args: &[&str]) -> Self {
         Self::run(Command::new(example("server")).args(args))
     }
 
-    /// The example server on a free port, with that port.
+    /// Starts the example server on a free port, and returns its address.
     pub fn listening(args: &[&str]) -> (Self, SocketAddr) {
-        Self::greeting(
+        Self::run_listening(
             Command::new(example("server"))
-                .args(["--listen", &format!("{}:0", own_host())])
+                .args(["--listen", &format!("{}:0", unique_host())])
                 .args(args),
         )
     }
 
-    /// The example server with so many descriptors and no right to more.
+    /// Starts the example server with at most `limit` descriptors.
     pub fn with_descriptors(limit: u32, args: &[&str]) -> (Self, SocketAddr) {
         let script = format!(
             "ulimit -n {limit} && exec \"$0\" --listen {}:0 \"$@\"",
-            own_host()
+            unique_host()
         );
-        Self::greeting(
+        Self::run_listening(
             Command::new("sh")
                 .arg("-c")
                 .arg(script)
@@ -77,14 +76,15 @@ impl Process {
         )
     }
 
-    /// A process that says first where it listens, and that address.
+    /// Starts a process that prints its address first, and returns that address.
     #[track_caller]
-    pub fn greeting(command: &mut Command) -> (Self, SocketAddr) {
+    pub fn run_listening(command: &mut Command) -> (Self, SocketAddr) {
         let mut process = Self::run(command);
         let addr = process.listening_on();
         (process, addr)
     }
 
+    /// Starts a process.
     pub fn run(command: &mut Command) -> Self {
         let mut child = command
             .stdin(Stdio::piped())
@@ -92,13 +92,13 @@ impl Process {
             .stderr(Stdio::piped())
             .spawn()
             .unwrap();
-        let (tell, lines) = mpsc::channel();
+        let (sender, lines) = mpsc::channel();
         let stdout = BufReader::new(child.stdout.take().unwrap());
         thread::spawn(move || {
             stdout
                 .lines()
                 .map_while(Result::ok)
-                .try_for_each(|line| tell.send(line))
+                .try_for_each(|line| sender.send(line))
         });
         let (log, mut stderr) = (
             Arc::new(Mutex::new(String::new())),
@@ -125,8 +125,8 @@ impl Process {
         self.child.id()
     }
 
-    /// What is typed into it.
-    pub fn type_in(&mut self, text: &str) {
+    /// Writes to the stdin of the process.
+    pub fn write_stdin(&mut self, text: &str) {
         self.child
             .stdin
             .as_mut()
@@ -135,50 +135,50 @@ impl Process {
             .unwrap();
     }
 
-    /// The end of what is typed into it.
-    pub fn end_of_input(&mut self) {
+    /// Closes the stdin of the process.
+    pub fn close_stdin(&mut self) {
         self.child.stdin = None;
     }
 
-    /// The next line on stdout.
+    /// Returns the next line on stdout.
     #[track_caller]
     pub fn line(&mut self) -> String {
         self.lines
-            .recv_timeout(PATIENCE)
-            .unwrap_or_else(|_| panic!("no further line on stdout; on stderr: {}", self.log()))
+            .recv_timeout(TIMEOUT)
+            .unwrap_or_else(|_| panic!("no further line on stdout; stderr: {}", self.log()))
     }
 
-    /// No further line stands on stdout.
+    /// Expects that no further line is on stdout yet.
     #[track_caller]
     pub fn expect_no_line(&self) {
         assert_eq!(self.lines.try_recv().ok(), None);
     }
 
-    /// No further line comes, up to the end of stdout.
+    /// Expects the end of stdout without a further line.
     #[track_caller]
     pub fn expect_end_of_lines(&self) {
         assert_eq!(
-            self.lines.recv_timeout(PATIENCE),
+            self.lines.recv_timeout(TIMEOUT),
             Err(RecvTimeoutError::Disconnected)
         );
     }
 
-    /// The address in the next line on stdout.
+    /// Returns the address in the next line on stdout.
     #[track_caller]
     pub fn listening_on(&mut self) -> SocketAddr {
         let line = self.line();
         let addr = line
             .strip_prefix("listening on ")
-            .unwrap_or_else(|| panic!("not a greeting: {line:?}"));
+            .unwrap_or_else(|| panic!("not an address line: {line:?}"));
         addr.parse().unwrap()
     }
 
-    /// What stands on stderr so far.
+    /// Returns the text on stderr so far.
     pub fn log(&self) -> String {
         self.log.lock().unwrap().clone()
     }
 
-    /// Waits until a line on stderr has `text` in it.
+    /// Waits until stderr contains `text`.
     #[track_caller]
     pub fn wait_for_log(&self, text: &str) {
         wait_until(&format!("{text:?} in the log"), || {
@@ -198,12 +198,12 @@ impl Process {
         self.child.try_wait().unwrap().is_none()
     }
 
-    /// Waits for the end, with nothing more to be typed; returns the exit code and what stood on stderr.
+    /// Closes stdin and waits for the exit. Returns the exit code and the text on stderr.
     #[track_caller]
     pub fn end(mut self) -> (Option<i32>, String) {
-        self.end_of_input();
+        self.close_stdin();
         let mut status = None;
-        wait_until("the end of the process", || {
+        wait_until("the exit of the process", || {
             status = self.child.try_wait().unwrap();
             status.is_some()
         });
@@ -211,8 +211,8 @@ impl Process {
         (status.unwrap().code(), self.log())
     }
 
-    /// Processor time that it has used, in the system's clock ticks (proc(5)); Linux only.
-    pub fn ticks(&self) -> u64 {
+    /// Returns the CPU time used, in clock ticks of the system (see proc(5)). Linux only.
+    pub fn cpu_ticks(&self) -> u64 {
         let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.pid())).unwrap();
         let (_, fields) = stat.rsplit_once(')').unwrap();
         let field = |number: usize| {

@@ -1,7 +1,8 @@
-// Go's net, a goroutine for each connection, written with care.
+// Go's net with a goroutine for each connection, optimized.
 //
-// Idiomatic: bufio on both sides; requests are read where they lie in the buffer (Peek, Discard), acks are written in place
-// (AvailableBuffer), nothing is allocated for a request, and all acks of a batch are flushed at once, before the goroutine may sleep.
+// Idiomatic: bufio in both directions. Requests are read in the buffer (Peek, Discard), and acks
+// are written in place (AvailableBuffer). A request allocates nothing. All acks of a batch are
+// flushed at once, before the goroutine may block.
 //
 // usage: batched PORT
 package main
@@ -20,7 +21,7 @@ const (
 	maxFrame = 64 * 1024
 )
 
-// whole tells whether the reader holds the next request to its end.
+// whole reports whether the reader holds all of the next request.
 func whole(r *bufio.Reader) bool {
 	if r.Buffered() < 4 {
 		return false
@@ -47,9 +48,9 @@ func answer(w *bufio.Writer, h []byte) error {
 
 func serve(c net.Conn) {
 	defer c.Close()
-	// The longest request fits into the buffer; of what is not touched the system gives no memory.
+	// The longest request fits into the buffer. Pages that are never touched take no memory.
 	r, w := bufio.NewReaderSize(c, maxFrame), bufio.NewWriter(c)
-	defer w.Flush() // also the acks of the requests before a wrong one
+	defer w.Flush() // sends the acks of the requests before an invalid one
 	for {
 		if !whole(r) && w.Flush() != nil {
 			return

@@ -1,10 +1,11 @@
-/* The yardstick: submit/ack on epoll, in C, with nothing between the program and the kernel.
+/* The yardstick: submit/ack on epoll, in C, without a library between the program and the kernel.
  *
- * Idiomatic: what epoll(7) recommends for edge-triggered sockets. Each is registered once, for both directions; a wake is one recv
- * into a buffer that all connections share, and one send of all its acks from another one. A short read says that the socket is
- * empty, so no further recv asks. A connection holds memory only while it holds half a frame, or acks that its socket would not
- * take; as long as it does the latter it is not read (back-pressure). Every frame lies in one piece, as whole as a handler would need
- * it, when it is acked.
+ * Idiomatic: what epoll(7) recommends for edge-triggered sockets. Each socket is registered once,
+ * for both directions. An event costs one recv into a buffer that all connections share, and one
+ * send of all acks from another shared buffer. A short read proves that the socket is empty, so
+ * there is no further recv. A connection holds memory only for part of a frame, or for acks that
+ * its socket has not taken. While it holds unsent acks, it is not read (back-pressure). Each frame
+ * is contiguous when it is acked, as a handler would need it.
  *
  * usage: epoll PORT
  */
@@ -28,17 +29,17 @@ enum {
     HEADER = 13,             /* length, command and ID */
     ACK = 14,
     MAX_FRAME = 64 * 1024,
-    READ = 256 * 1024,       /* at most so much of a connection at once */
-    READS = 16,              /* and so often in one wake */
+    READ = 256 * 1024,       /* at most this many bytes per recv */
+    READS = 16,              /* at most this many recvs per event */
     EVENTS = 1024,
-    PLACE = 4096,            /* from so many missing bytes on, a frame is completed where its front lies */
+    PLACE = 4096,            /* if so many bytes are missing, recv into the frame itself */
 };
 
 struct conn {
-    unsigned char *part;     /* the front of a frame, with room for all of it, or NULL */
+    unsigned char *part;     /* first bytes of a frame, with room for all of it, or NULL */
     unsigned char *left;     /* acks that the socket has not taken, or NULL */
     uint32_t part_len, left_at, left_len;
-    uint8_t is_open, ends;
+    uint8_t is_open, ended;
 };
 
 static struct conn *conns;   /* by descriptor */
@@ -54,14 +55,14 @@ static uint32_t big_endian(const unsigned char *bytes)
     return ntohl(number);
 }
 
-/* The length of a frame, or 0 if no frame has it. */
+/* Returns the length of a frame, or 0 if it is invalid. */
 static uint32_t length_of(const unsigned char *frame)
 {
     uint32_t length = big_endian(frame);
     return length < HEADER || length > MAX_FRAME ? 0 : length;
 }
 
-/* Writes the ack of a whole frame, if it is a conn or a submit. */
+/* Writes the ack of a whole frame. Returns 0 if it is neither a conn nor a submit. */
 static int answer(const unsigned char *frame, unsigned char *ack)
 {
     unsigned char command = frame[4];
@@ -74,7 +75,8 @@ static int answer(const unsigned char *frame, unsigned char *ack)
     return 1;
 }
 
-static void drop(int fd)
+/* Frees the connection's memory and closes its socket. */
+static void close_conn(int fd)
 {
     free(conns[fd].part);
     free(conns[fd].left);
@@ -82,8 +84,8 @@ static void drop(int fd)
     close(fd);
 }
 
-/* Sends until the socket takes no more. Returns how much it took, or -1 if the connection is broken. */
-static ssize_t push(int fd, const unsigned char *bytes, size_t length)
+/* Sends until the socket would block. Returns the bytes sent, or -1 on an error. */
+static ssize_t send_bytes(int fd, const unsigned char *bytes, size_t length)
 {
     size_t at = 0;
     while (at < length) {
@@ -98,10 +100,10 @@ static ssize_t push(int fd, const unsigned char *bytes, size_t length)
     return at;
 }
 
-/* Sends acks, and keeps what the socket does not take. Returns 1 if all has gone, 0 if not, -1 if the connection is over. */
-static int put(int fd, struct conn *c, size_t length)
+/* Sends acks, and keeps the unsent ones. Returns 1 if all were sent, 0 if not, -1 to close. */
+static int send_acks(int fd, struct conn *c, size_t length)
 {
-    ssize_t n = push(fd, out, length);
+    ssize_t n = send_bytes(fd, out, length);
     if (n < 0 || (size_t)n == length)
         return n < 0 ? -1 : 1;
     c->left_at = 0;
@@ -113,10 +115,10 @@ static int put(int fd, struct conn *c, size_t length)
     return 0;
 }
 
-/* Sends what was kept; returns the same. */
+/* Sends the acks that were kept. Returns the same as send_acks. */
 static int flush(int fd, struct conn *c)
 {
-    ssize_t n = push(fd, c->left + c->left_at, c->left_len - c->left_at);
+    ssize_t n = send_bytes(fd, c->left + c->left_at, c->left_len - c->left_at);
     if (n < 0)
         return -1;
     c->left_at += n;
@@ -127,14 +129,14 @@ static int flush(int fd, struct conn *c)
     return 1;
 }
 
-/* How long the frame is whose front is kept, as far as is known. */
+/* Returns the length of the partial frame; its header's length while that is not known. */
 static uint32_t part_size(const struct conn *c)
 {
     return c->part_len < 4 ? HEADER : length_of(c->part);
 }
 
-/* Keeps the front of a frame. */
-static int keep(struct conn *c, const unsigned char *bytes, size_t length)
+/* Saves the first bytes of a frame. Returns 0 without memory. */
+static int save_part(struct conn *c, const unsigned char *bytes, size_t length)
 {
     c->part = malloc(length < 4 ? HEADER : length_of(bytes));
     if (!c->part)
@@ -144,9 +146,9 @@ static int keep(struct conn *c, const unsigned char *bytes, size_t length)
     return 1;
 }
 
-/* Acks all whole frames in the buffer, behind `acks` bytes of acks that are there already, and keeps what is left.
- * Returns how many bytes of acks there are then; *good says whether all was well. */
-static size_t take(struct conn *c, size_t length, size_t acks, int *good)
+/* Acks all whole frames in the buffer, after the `acks` bytes of acks already written, and saves
+ * the rest. Returns the bytes of acks written in all. Sets *good to 0 on an invalid frame. */
+static size_t ack_frames(struct conn *c, size_t length, size_t acks, int *good)
 {
     size_t at = 0;
     *good = 1;
@@ -162,18 +164,18 @@ static size_t take(struct conn *c, size_t length, size_t acks, int *good)
         acks += ACK;
     }
     if (at < length)
-        *good = keep(c, in + at, length - at);
+        *good = save_part(c, in + at, length - at);
     return acks;
 }
 
-/* Reads once, acks what is whole. Returns 1 if there may be more to read, 0 if not, -1 if the connection is over. */
-static int turn(int fd)
+/* Reads once, and acks all whole frames. Returns 1 if more may follow, 0 if not, -1 to close. */
+static int read_once(int fd)
 {
     struct conn *c = &conns[fd];
     size_t front = c->part_len, missing = c->part ? part_size(c) - front : 0, acks = 0;
-    int good = 1, place = missing >= PLACE;
+    int good = 1, in_place = missing >= PLACE;
     ssize_t n;
-    if (place) {
+    if (in_place) {
         struct iovec both[2] = {{c->part + front, missing}, {in, READ}};
         n = readv(fd, both, 2);
     } else {
@@ -183,12 +185,12 @@ static int turn(int fd)
     }
     if (n <= 0)
         return n < 0 && errno == EINTR ? 1 : n < 0 && errno == EAGAIN ? 0 : -1;
-    size_t wanted = place ? missing + READ : READ, in_len = front + n;
-    if (place && (size_t)n < missing) {
+    size_t wanted = in_place ? missing + READ : READ, in_len = front + n;
+    if (in_place && (size_t)n < missing) {
         c->part_len += n;
-        return c->ends;
+        return c->ended;
     }
-    if (place) {
+    if (in_place) {
         good = answer(c->part, out);
         acks = good ? ACK : 0;
         in_len = n - missing;
@@ -199,11 +201,11 @@ static int turn(int fd)
         c->part_len = 0;
     }
     if (good)
-        acks = take(c, in_len, acks, &good);
-    int sent = acks ? put(fd, c, acks) : 1;
+        acks = ack_frames(c, in_len, acks, &good);
+    int sent = acks ? send_acks(fd, c, acks) : 1;
     if (!good || sent < 0)
         return -1;
-    return sent && ((size_t)n == wanted || c->ends);
+    return sent && ((size_t)n == wanted || c->ended);
 }
 
 static void serve(int fd, uint32_t events)
@@ -211,18 +213,20 @@ static void serve(int fd, uint32_t events)
     struct conn *c = &conns[fd];
     if (!c->is_open)
         return;
-    c->ends |= (events & (EPOLLRDHUP | EPOLLHUP | EPOLLERR)) != 0; /* then only the end itself proves it empty */
+    /* From then on only recv's 0 proves that all was read. */
+    c->ended |= (events & (EPOLLRDHUP | EPOLLHUP | EPOLLERR)) != 0;
     int more = c->left ? flush(fd, c) : (events & ~(uint32_t)EPOLLOUT) != 0;
     for (int reads = 0; more > 0; reads++) {
-        if (reads == READS) { /* others have waited long enough: ask for the edge again */
-            struct epoll_event e = {.events = EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLET, .data.fd = fd};
+        if (reads == READS) { /* serve the others first: EPOLL_CTL_MOD reports the edge again */
+            struct epoll_event e = {.events = EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLET,
+                                    .data.fd = fd};
             epoll_ctl(ep, EPOLL_CTL_MOD, fd, &e);
             return;
         }
-        more = turn(fd);
+        more = read_once(fd);
     }
     if (more < 0)
-        drop(fd);
+        close_conn(fd);
 }
 
 static void accept_all(int listener)
@@ -247,18 +251,19 @@ int main(int argc, char **argv)
     files.rlim_cur = files.rlim_max;
     setrlimit(RLIMIT_NOFILE, &files);
     room = files.rlim_cur < 1 << 20 ? (int)files.rlim_cur : 1 << 20;
-    conns = calloc(room, sizeof *conns); /* pages that nobody touches take no memory */
+    conns = calloc(room, sizeof *conns); /* untouched pages take no memory */
 
     int listener = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0), on = 1;
     struct sockaddr_in addr = {.sin_family = AF_INET,
                                .sin_port = htons(argc > 1 ? atoi(argv[1]) : 8888),
                                .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
     setsockopt(listener, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on);
-    setsockopt(listener, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on); /* on Linux, accepted sockets have it from here */
+    /* On Linux, accepted sockets inherit it. */
+    setsockopt(listener, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
     ep = epoll_create1(EPOLL_CLOEXEC);
     struct epoll_event e = {.events = EPOLLIN, .data.fd = listener};
-    if (!conns || ep < 0 || bind(listener, (struct sockaddr *)&addr, sizeof addr) || listen(listener, 4096) ||
-        epoll_ctl(ep, EPOLL_CTL_ADD, listener, &e)) {
+    if (!conns || ep < 0 || bind(listener, (struct sockaddr *)&addr, sizeof addr) ||
+        listen(listener, 4096) || epoll_ctl(ep, EPOLL_CTL_ADD, listener, &e)) {
         perror("epoll");
         return 1;
     }

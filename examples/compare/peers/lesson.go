@@ -1,8 +1,10 @@
-// Go's net, a goroutine for each connection, in the shape of the lesson's own servers: bufio on both sides, encoding/binary for the
-// length, a frame and a packet made for each request and taken back to a pool.
+// Go's net with a goroutine for each connection, structured like the lesson's own servers: bufio in
+// both directions, encoding/binary for the length, a frame and a packet for each request, and a
+// pool of packets.
 //
-// Idiomatic: what Go programs do first. The lesson's third server never flushes before its buffer is full, so a client that waits for its
-// ack waits for ever; here each ack is flushed, as it must be where nothing says that more is coming.
+// Idiomatic: the first version of most Go programs. The lesson's third server flushes only when its
+// buffer is full, so a client that waits for its ack waits forever. This one flushes each ack,
+// which is necessary where the server cannot know that more requests are coming.
 //
 // usage: lesson PORT
 package main

@@ -1,4 +1,4 @@
-//! The peers that are written in Rust, and are parts of this program.
+//! The peers written in Rust, which are part of this program.
 
 mod threads;
 mod tokio_framed;
@@ -25,7 +25,7 @@ impl RustPeer {
     }
 }
 
-/// Serves until it is killed.
+/// Runs a peer until the process is killed.
 pub(crate) fn serve(peer: RustPeer, port: u16) -> Result<(), Box<dyn Error>> {
     rlimit::increase_nofile_limit(u64::MAX)?;
     match peer {

@@ -1,25 +1,21 @@
-//! The queue of those who are connected and not yet accepted: C32 to C34.
+//! The queue of connections that are not accepted yet: C32 to C34.
 
 use std::fs;
-use std::io::{self, Read, Write};
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
-use std::thread;
-use std::time::{Duration, Instant};
+use std::net::Ipv4Addr;
 
-use socket2::{Domain, SockRef, Socket, Type};
+use socket2::SockRef;
 
-use super::super::claim::{Lab, Outcome, Verdict};
 use super::super::listen::tcp_info;
-use super::super::tools::{PATIENCE, listen, wait_for};
+use super::super::prelude::*;
 
-/// How many more come than there is room for.
+/// How many more clients come than the queue has room for.
 const TOO_MANY: usize = 5;
 
-/// A listener that accepts nobody by itself, and those who have come to it.
+/// A listener that does not accept by itself, and its clients.
 pub(super) struct Queue {
     listener: TcpListener,
     pub(super) addr: SocketAddr,
-    /// How many it should hold.
+    /// How many connections it should hold.
     room: usize,
     clients: Vec<Client>,
 }
@@ -49,32 +45,28 @@ impl Queue {
         })
     }
 
-    /// One to which more come than there is room for.
+    /// A queue with more clients than room.
     fn crowded(backlog: i32) -> io::Result<Self> {
         let mut queue = Self::new(backlog)?;
         queue.come(queue.room + TOO_MANY)?;
         Ok(queue)
     }
 
-    /// One that has no room: who comes to it hears nothing.
+    /// A full queue: a connect to it gets no answer.
     pub(super) fn full() -> io::Result<Self> {
         let mut queue = Self::new(0)?;
         queue.come(1)?;
-        if queue.inside_once(1) == 1 {
-            Ok(queue)
-        } else {
-            Err(io::Error::other("a queue could not be filled"))
+        match queue.inside_once(1) {
+            1 => Ok(queue),
+            _ => Err(fail("a queue could not be filled")),
         }
     }
 
-    /// So many come, one behind the other.
+    /// This many clients connect, one after the other.
     fn come(&mut self, count: usize) -> io::Result<()> {
         let mut has_room = true;
         for _ in 0..count {
-            let (came, socket) = (
-                Instant::now(),
-                Socket::new(Domain::IPV4, Type::STREAM, None)?,
-            );
+            let (came, socket) = (Instant::now(), socket(0, 0)?);
             socket.set_nonblocking(true)?;
             match socket.connect(&self.addr.into()) {
                 Err(error) if error.raw_os_error() != Some(libc::EINPROGRESS) => return Err(error),
@@ -84,9 +76,7 @@ impl Queue {
                 }),
             }
             // Two handshakes at once could both find the last place free.
-            while has_room
-                && !(self.inside() == self.clients.len() && self.waiting() == self.clients.len())
-            {
+            while has_room && [self.inside(), self.waiting()] != [self.clients.len(); 2] {
                 thread::sleep(Duration::from_millis(1));
                 has_room = came.elapsed() < Duration::from_millis(30);
             }
@@ -99,14 +89,14 @@ impl Queue {
         self.clients.iter().filter(|client| client.is_in()).count()
     }
 
-    /// How many are, once there are so many, and a while later.
+    /// The same, a while after it has reached this number.
     fn inside_once(&self, expected: usize) -> usize {
         wait_for(|| self.inside() >= expected);
         thread::sleep(Duration::from_millis(20));
         self.inside()
     }
 
-    /// Those for whom there was no room when they came.
+    /// The clients that found no room.
     fn outside(&self) -> &[Client] {
         &self.clients[self.room..self.room + TOO_MANY]
     }
@@ -118,10 +108,11 @@ impl Queue {
 }
 
 pub(super) fn c32(_: Lab) -> io::Result<Outcome> {
-    let mut queues = Vec::new();
-    for backlog in [0, 1, 4, 8] {
-        queues.push(Queue::crowded(backlog)?);
-    }
+    let queues = [0, 1, 4, 8]
+        .map(Queue::crowded)
+        .into_iter()
+        .collect::<io::Result<Vec<_>>>();
+    let mut queues = queues?;
     let inside: Vec<usize> = queues
         .iter()
         .map(|queue| queue.inside_once(queue.room))
@@ -130,27 +121,26 @@ pub(super) fn c32(_: Lab) -> io::Result<Outcome> {
     queues[0].clients[0].stream.write_all(b"early")?;
     let (accepted, mut taken) = (Instant::now(), Vec::new());
     for queue in &queues {
-        SockRef::from(&queue.listener).set_read_timeout(Some(PATIENCE))?; // accept keeps to it (socket(7))
+        // The timeout holds for accept, too (socket(7)).
+        SockRef::from(&queue.listener).set_read_timeout(Some(PATIENCE))?;
         taken.push(queue.listener.accept()?.0);
     }
     let mut early = [0; 5];
     taken[0].set_read_timeout(Some(PATIENCE))?;
     taken[0].read_exact(&mut early)?;
 
-    // To the first queue somebody comes at once; in the others the place is for those who have waited.
+    // A new client comes to the first queue at once. The other queues leave the place to the
+    // waiting.
     let (first, others) = queues.split_first_mut().expect("there are four");
     first.come(1)?;
     let newcomer_is_in = wait_for(|| first.clients.last().is_some_and(Client::is_in));
     let overtakes = newcomer_is_in && !first.outside().iter().any(Client::is_in);
     let mut waited = vec![None; others.len()];
     let all_moved_up = wait_for(|| {
-        for (waited, queue) in waited
-            .iter_mut()
-            .zip(others.iter())
-            .filter(|(waited, _)| waited.is_none())
-        {
-            let lucky = queue.outside().iter().find(|client| client.is_in());
-            *waited = lucky.map(|client| (accepted.elapsed(), client.came.elapsed()));
+        for (waited, queue) in waited.iter_mut().zip(others.iter()) {
+            let next = queue.outside().iter().find(|client| client.is_in());
+            let times = next.map(|client| (accepted.elapsed(), client.came.elapsed()));
+            *waited = waited.or(times);
         }
         waited.iter().all(Option::is_some)
     });
@@ -158,148 +148,101 @@ pub(super) fn c32(_: Lab) -> io::Result<Outcome> {
         .iter()
         .all(|queue| wait_for(|| queue.waiting() == queue.room));
 
-    let counts_hold = queues
-        .iter()
-        .zip(&inside)
-        .all(|(queue, inside)| queue.room == *inside);
+    let rooms = queues.iter().map(|queue| queue.room);
+    let counts_hold = rooms.eq(inside.iter().copied()) && early == *b"early";
     let by_retry = all_moved_up
         && waited
             .iter()
             .flatten()
             .all(|(_, since)| *since >= SYN_AGAIN);
-    let mut outcome = Outcome::new(
-        Verdict::Refined
-            .only_if(counts_hold && &early == b"early" && overtakes && by_retry && full_again),
-    );
-    for (queue, inside) in queues.iter().zip(&inside) {
-        outcome = outcome.with(
-            format!(
-                "listen(fd, {}), {} clients",
-                queue.room - 1,
-                queue.room + TOO_MANY
-            ),
-            format!("{inside} connected"),
-        );
-    }
-    for (queue, (accept, own)) in queues[1..].iter().zip(waited.into_iter().flatten()) {
-        let what = format!("listen(fd, {}), one accept", queue.room - 1);
-        outcome = outcome.with(
-            what,
-            format!("one more is connected {accept:.0?} later, {own:.2?} after his connect began"),
-        );
-    }
-    Ok(outcome
-        .with(
-            "listen(fd, 0), one accept, a newcomer",
-            if overtakes {
-                "is connected before the 5 who wait"
-            } else {
-                "does not overtake"
-            },
-        )
-        .with(
-            "sent before the accept",
-            format!("{:?} is read after it", String::from_utf8_lossy(&early)),
-        ))
+    let counts = queues
+        .iter()
+        .zip(&inside)
+        .map(|(Queue { room, .. }, inside)| {
+            let name = format!("listen(fd, {}), {} clients", room - 1, room + TOO_MANY);
+            (name, format!("{inside} connected"))
+        });
+    let waits = queues[1..].iter().zip(waited.into_iter().flatten());
+    let waits = waits.map(|(Queue { room, .. }, (accept, own))| {
+        let name = format!("listen(fd, {}), one accept", room - 1);
+        let times = format!("{accept:.0?} later, {own:.2?} after its connect began");
+        (name, format!("one more is connected {times}"))
+    });
+    let holds = counts_hold && overtakes && by_retry && full_again;
+    let early = String::from_utf8_lossy(&early).into_owned();
+    let outcome = Outcome::new(Verdict::Refined.only_if(holds), values![overtakes, early]);
+    Ok(outcome.with_all(counts).with_all(waits))
 }
 
-/// When a SYN that was dropped is sent again: after 1 s, which the kernel's timers may round a little.
+/// When a dropped SYN is sent again: after 1 s, which the kernel's timers may round a little.
 pub(super) const SYN_AGAIN: Duration = Duration::from_millis(900);
 
 pub(super) fn c33(_: Lab) -> io::Result<Outcome> {
     let setting = setting("net/core/somaxconn")?;
     let std = tcp_info(&listen()?)?.tcpi_sacked;
-    let mio = tcp_info(&mio::net::TcpListener::bind(
-        (Ipv4Addr::LOCALHOST, 0).into(),
-    )?)?
-    .tcpi_sacked;
+    let mio = mio::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0).into())?;
+    let mio = tcp_info(&mio)?.tcpi_sacked;
     let most = tcp_info(&Queue::new(i32::MAX)?.listener)?.tcpi_sacked;
     let verdict = match most {
         128 => Verdict::Reproduced,
         _ if most == setting => Verdict::Differs,
         _ => Verdict::WrongAsWritten, // it is not somaxconn at all
     };
-    Ok(Outcome::new(verdict)
-        .with("net.core.somaxconn", setting)
-        .with(
-            "listen(fd, i32::MAX)",
-            format!("a queue of {most} (and one more)"),
-        )
-        .with("std's TcpListener::bind", format!("a queue of {std}"))
-        .with("mio's TcpListener::bind", format!("a queue of {mio}")))
+    verdict.measured(values![setting, most, std, mio])
 }
 
 pub(super) fn c34(_: Lab) -> io::Result<Outcome> {
-    let (most, half_open) = (
-        setting("net/core/somaxconn")?,
-        setting("net/ipv4/tcp_max_syn_backlog")?,
-    );
+    let most = setting("net/core/somaxconn")?;
+    let half_open = setting("net/ipv4/tcp_max_syn_backlog")?;
     let asked = [0, 1, 8, 100, i32::MAX];
-    let mut limits = Vec::new();
-    for backlog in asked {
-        limits.push(tcp_info(&Queue::new(backlog)?.listener)?.tcpi_sacked);
-    }
-    let follows = limits
-        .iter()
-        .zip(asked)
-        .all(|(limit, asked)| *limit == asked.unsigned_abs().min(most));
-    let listed = |numbers: &[String]| numbers.join(", ");
+    let limit = |backlog| io::Result::Ok(tcp_info(&Queue::new(backlog)?.listener)?.tcpi_sacked);
+    let limits = asked
+        .map(limit)
+        .into_iter()
+        .collect::<io::Result<Vec<u32>>>()?;
+    let follows = asked.map(|asked| asked.unsigned_abs().min(most)) == limits[..];
     let outcome = |holds| {
-        Outcome::new(Verdict::WrongAsWritten.only_if(holds))
-            .with(
-                "net.core.somaxconn, tcp_max_syn_backlog",
-                format!("{most}, {half_open}"),
-            )
-            .with("listen(fd, n), n is", listed(&asked.map(|n| n.to_string())))
-            .with(
-                "the queue's limit",
-                listed(&limits.iter().map(ToString::to_string).collect::<Vec<_>>()),
-            )
+        let verdict = Verdict::WrongAsWritten.only_if(holds);
+        Outcome::new(verdict, values![most, half_open, asked, limits])
     };
-    let elsewhere = super::in_own_network("other-settings")
-        .and_then(|mut player| SETTINGS.iter().map(|_| player.line()).collect());
-    let counts: io::Result<Vec<String>> = elsewhere;
-    Ok(match counts {
-        Ok(counts) => SETTINGS.iter().zip(&counts).fold(
-            outcome(follows && counts == ["9", "9", "3"]),
-            |outcome, ((name, value), inside)| {
-                outcome.with(
-                    format!("listen(fd, 8) with {name} = {value}"),
-                    format!("{inside} of {} are in", 9 + TOO_MANY),
-                )
-            },
-        ),
-        Err(_) => outcome(follows).note(format!("Other settings: NOT HERE. {}", super::NO_NETWORK)),
-    })
+    let elsewhere = super::in_own_network("other-settings");
+    let counts: io::Result<Vec<String>> =
+        elsewhere.and_then(|mut player| SETTINGS.iter().map(|_| player.line()).collect());
+    let Ok(counts) = counts else {
+        let note = format!("Other settings: NOT HERE. {}", super::NO_NETWORK);
+        return Ok(outcome(follows).note(note));
+    };
+    let lines = SETTINGS.iter().zip(&counts).map(|((name, value), inside)| {
+        let all = 9 + TOO_MANY;
+        let name = format!("listen(fd, 8) with {name} = {value}");
+        (name, format!("{inside} of {all} are connected"))
+    });
+    Ok(outcome(follows && counts == ["9", "9", "3"]).with_all(lines))
 }
 
-/// What is set in a network of one's own, one behind the other.
+/// What is set in a network namespace, one after the other.
 const SETTINGS: [(&str, u32); 3] = [
     ("tcp_max_syn_backlog", 2048),
     ("tcp_max_syn_backlog", 1),
     ("somaxconn", 2),
 ];
 
-/// Counts with each of the settings who gets in without an accept.
+/// Counts, with each of the settings, the clients that connect without an accept.
 pub(super) fn other_settings(_: &[String]) -> io::Result<()> {
     if !super::lo_up() {
-        return Err(io::Error::other(super::NO_IP));
+        return Err(fail(super::NO_IP));
     }
     for (name, value) in SETTINGS {
         let group = if name == "somaxconn" { "core" } else { "ipv4" };
         fs::write(format!("/proc/sys/net/{group}/{name}"), value.to_string())?;
         let queue = Queue::crowded(8)?;
-        println!(
-            "{}",
-            queue.inside_once(queue.room.min(setting("net/core/somaxconn")? as usize + 1))
-        );
+        let room = queue.room.min(setting("net/core/somaxconn")? as usize + 1);
+        println!("{}", queue.inside_once(room));
     }
     Ok(())
 }
 
 pub(super) fn setting(name: &str) -> io::Result<u32> {
-    fs::read_to_string(format!("/proc/sys/{name}"))?
-        .trim()
-        .parse()
-        .map_err(io::Error::other)
+    let text = fs::read_to_string(format!("/proc/sys/{name}"))?;
+    text.trim().parse().map_err(io::Error::other)
 }

@@ -1,16 +1,11 @@
-//! Connecting to where nobody answers: C36 and C37.
+//! Connecting without an answer: C36 and C37.
 
-use std::io::{self, ErrorKind};
-use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd};
-use std::thread;
-use std::time::{Duration, Instant};
 
-use socket2::{Domain, SockFilter, SockRef, Socket, Type};
+use socket2::{SockFilter, SockRef, Socket};
 
-use super::super::claim::{Lab, Outcome, Verdict};
 use super::super::listen::tcp_info;
-use super::super::tools::{PATIENCE, listen, name_of};
+use super::super::prelude::*;
 use super::backlog::{Queue, SYN_AGAIN, setting};
 
 /// A connect under way, and how it ended.
@@ -19,7 +14,7 @@ struct Attempt {
     begun: Instant,
     /// When its SYN was seen to have been sent again.
     again: Vec<Duration>,
-    /// After how long it ended, and what it came to.
+    /// After how long it ended, and its error, if any.
     end: Option<(Duration, Option<io::Error>)>,
 }
 
@@ -28,7 +23,7 @@ impl Attempt {
         addr: SocketAddr,
         prepare: impl FnOnce(&Socket) -> io::Result<()>,
     ) -> io::Result<Self> {
-        let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
+        let socket = socket(0, 0)?;
         socket.set_nonblocking(true)?;
         prepare(&socket)?;
         let begun = Instant::now();
@@ -58,33 +53,27 @@ impl Attempt {
         Ok(())
     }
 
-    /// Whether it timed out, and not before so many seconds.
+    /// Whether it timed out, and not before this many seconds.
     fn gave_up_after(&self, seconds: f64) -> bool {
-        self.end.as_ref().is_some_and(|(took, error)| {
-            error
-                .as_ref()
-                .is_some_and(|error| error.kind() == ErrorKind::TimedOut)
-                && took.as_secs_f64() > 0.95 * seconds
-        })
+        matches!(&self.end, Some((took, Some(error)))
+            if error.kind() == ErrorKind::TimedOut && took.as_secs_f64() > 0.95 * seconds)
     }
 
     fn connected_after(&self) -> Option<Duration> {
-        self.end
-            .as_ref()
-            .filter(|(_, error)| error.is_none())
-            .map(|(took, _)| *took)
+        match &self.end {
+            Some((took, None)) => Some(*took),
+            _ => None,
+        }
     }
 
-    fn told(&self) -> String {
-        let again: Vec<String> = self
+    fn shown(&self) -> String {
+        let again = self
             .again
             .iter()
-            .map(|time| format!("{:.1}", time.as_secs_f64()))
-            .collect();
-        let again = if again.is_empty() {
-            String::new()
-        } else {
-            format!("; SYN again after {} s", again.join(", "))
+            .map(|time| format!("{:.1}", time.as_secs_f64()));
+        let again = match again.collect::<Vec<_>>().join(", ") {
+            none if none.is_empty() => none,
+            some => format!("; SYN again after {some} s"),
         };
         let Some((took, error)) = &self.end else {
             return format!("still waits{again}");
@@ -110,15 +99,11 @@ fn watch(
 }
 
 pub(super) fn c36(lab: Lab) -> io::Result<Outcome> {
-    let (retries, linear) = (
-        setting("net/ipv4/tcp_syn_retries")?,
-        setting("net/ipv4/tcp_syn_linear_timeouts").unwrap_or(0),
-    );
+    let retries = setting("net/ipv4/tcp_syn_retries")?;
+    let linear = setting("net/ipv4/tcp_syn_linear_timeouts").unwrap_or(0);
     let full = Queue::full()?;
     let mut attempts = vec![
-        Attempt::begin(full.addr, |socket| {
-            socket.set_tcp_user_timeout(Some(Duration::from_secs(1)))
-        })?,
+        Attempt::begin(full.addr, one_second)?,
         Attempt::begin(full.addr, |socket| set_retries(socket, 1))?,
     ];
     if lab.slow {
@@ -135,32 +120,23 @@ pub(super) fn c36(lab: Lab) -> io::Result<Outcome> {
     let short = attempts[0].gave_up_after(1.0)
         && attempts[1].gave_up_after(soon.seconds)
         && attempts[1].again.len() == soon.sent_again;
-    let long = attempts
-        .get(2)
-        .is_none_or(|attempt| attempt.gave_up_after(by_default.seconds));
+    let last = attempts.get(2);
+    let long = last.is_none_or(|attempt| attempt.gave_up_after(by_default.seconds));
     let two_minutes = (120.0..180.0).contains(&by_default.seconds);
     let here = if two_minutes {
         Verdict::Reproduced
     } else {
         Verdict::Differs
-    }; // the settings here are others
-    let outcome = Outcome::new(here.only_if(short && long))
-        .with("by the rule, TCP_SYNCNT 1", soon.told())
-        .with(
-            format!("by the rule, tcp_syn_retries {retries} (tcp_syn_linear_timeouts {linear})"),
-            by_default.told(),
-        );
-    let names = [
-        "with TCP_USER_TIMEOUT 1000",
-        "with TCP_SYNCNT 1",
-        "with the default",
-    ];
-    Ok(names
-        .iter()
-        .zip(&attempts)
-        .fold(outcome, |outcome, (name, attempt)| {
-            outcome.with(*name, attempt.told())
-        }))
+    }; // by its settings
+    here.only_if(short && long).measured(values![
+        soon = soon.shown(),
+        retries,
+        linear,
+        by_default = by_default.shown(),
+        user_timeout = attempts[0].shown(),
+        one_retry = attempts[1].shown(),
+        default = last.map(Attempt::shown)
+    ])
 }
 
 /// When the kernel gives up, and how often it has sent the SYN again until then.
@@ -170,7 +146,7 @@ struct GivesUp {
 }
 
 impl GivesUp {
-    fn told(&self) -> String {
+    fn shown(&self) -> String {
         format!(
             "{} s, and the SYN {} times again",
             self.seconds, self.sent_again
@@ -193,7 +169,12 @@ fn gives_up(retries: u32, linear: u32) -> GivesUp {
     }
 }
 
-/// How often its SYN is sent again.
+/// Limits the retries of a connect to a second.
+fn one_second(socket: &Socket) -> io::Result<()> {
+    socket.set_tcp_user_timeout(Some(Duration::from_secs(1)))
+}
+
+/// Sets how often the SYN is sent again.
 fn set_retries(socket: &Socket, count: libc::c_int) -> io::Result<()> {
     let (fd, size) = (
         socket.as_fd().as_raw_fd(),
@@ -217,30 +198,29 @@ fn set_retries(socket: &Socket, count: libc::c_int) -> io::Result<()> {
 
 pub(super) fn c37(_: Lab) -> io::Result<Outcome> {
     let losses = match Losses::measure() {
-        // Some kernels let only those attach a filter who may administrate the network. In one of his own everybody may.
-        Err(error) if error.kind() == ErrorKind::PermissionDenied => match Losses::elsewhere() {
-            Ok(losses) => losses,
-            Err(_) => {
-                return Ok(Outcome::new(Verdict::NotHere)
-                    .note(format!("No filter: {error}. {}", super::NO_NETWORK)));
-            }
-        },
+        // On some kernels only an administrator of the network may attach a filter. In a network
+        // namespace of its own every process may.
+        Err(error) if error.kind() == ErrorKind::PermissionDenied => {
+            let Ok(losses) = Losses::elsewhere() else {
+                let reason = format!("No filter: {error}. {}", super::NO_NETWORK);
+                return Ok(Outcome::not_here(reason));
+            };
+            losses
+        }
         losses => losses?,
     };
-    let [ill, dead, lossy] = losses.told;
-    Ok(Outcome::new(Verdict::reproduced_if(losses.holds))
-        .with(format!("all SYNs are lost for {WELL_AGAIN:?}"), ill)
-        .with("all are lost, TCP_USER_TIMEOUT 1000", dead)
-        .with(format!("half of them are lost, {MANY} connects"), lossy))
+    let [ill, dead, lossy] = losses.shown;
+    let values = values![outage = OUTAGE, ill, dead, many = MANY, lossy];
+    Verdict::reproduced_if(losses.holds).measured(values)
 }
 
-const WELL_AGAIN: Duration = Duration::from_millis(300);
+const OUTAGE: Duration = Duration::from_millis(300);
 const MANY: usize = 12;
 
 /// What came of connects whose SYNs were lost.
 struct Losses {
     holds: bool,
-    told: [String; 3],
+    shown: [String; 3],
 }
 
 impl Losses {
@@ -249,8 +229,6 @@ impl Losses {
         SockRef::from(&ill).attach_filter(&drop_all())?;
         SockRef::from(&dead).attach_filter(&drop_all())?;
         SockRef::from(&lossy).attach_filter(&drop_half_of_all_syns())?;
-        let one_second =
-            |socket: &Socket| socket.set_tcp_user_timeout(Some(Duration::from_secs(1)));
         let mut attempts = vec![
             Attempt::begin(ill.local_addr()?, |_| Ok(()))?,
             Attempt::begin(dead.local_addr()?, one_second)?,
@@ -260,7 +238,7 @@ impl Losses {
         }
         let mut is_ill = true;
         watch(&mut attempts, |attempts, elapsed| {
-            if is_ill && elapsed >= WELL_AGAIN {
+            if is_ill && elapsed >= OUTAGE {
                 SockRef::from(&ill).detach_filter()?;
                 is_ill = false;
             }
@@ -272,19 +250,21 @@ impl Losses {
         let late = single[0]
             .connected_after()
             .is_some_and(|took| took >= SYN_AGAIN);
-        // Each SYN that was lost costs a second at least.
-        let of_many = || {
-            many.iter()
-                .filter_map(|attempt| Some((attempt.again.len(), attempt.connected_after()?)))
-        };
-        let in_steps = of_many().all(|(lost, took)| took >= SYN_AGAIN * lost as u32);
+        // Each lost SYN costs at least a second.
+        let many = many.iter();
+        let many =
+            many.filter_map(|attempt| Some((attempt.again.len(), attempt.connected_after()?)));
+        let many: Vec<(usize, Duration)> = many.collect();
+        let in_steps = many
+            .iter()
+            .all(|(lost, took)| *took >= SYN_AGAIN * *lost as u32);
         let [at_once, one, two] =
-            [0, 1, 2].map(|wanted| of_many().filter(|(lost, _)| *lost == wanted).count());
+            [0, 1, 2].map(|wanted| many.iter().filter(|(lost, _)| *lost == wanted).count());
         let later = MANY - at_once - one - two;
         let lossy = format!("{at_once} at once, {one} after 1 s, {two} after 2 s, {later} later");
         Ok(Self {
             holds: late && in_steps && single[1].gave_up_after(1.0),
-            told: [single[0].told(), single[1].told(), lossy],
+            shown: [single[0].shown(), single[1].shown(), lossy],
         })
     }
 
@@ -292,37 +272,37 @@ impl Losses {
         let mut player = super::in_own_network("lossy-network")?;
         Ok(Self {
             holds: player.line()? == "true",
-            told: [player.line()?, player.line()?, player.line()?],
+            shown: [player.line()?, player.line()?, player.line()?],
         })
     }
 }
 
-/// Measures them in a network of its own.
+/// Measures them in its own network namespace.
 pub(super) fn lossy_network(_: &[String]) -> io::Result<()> {
     if !super::lo_up() {
-        return Err(io::Error::other(super::NO_IP));
+        return Err(fail(super::NO_IP));
     }
-    let Losses { holds, told } = Losses::measure()?;
-    println!("{holds}\n{}", told.join("\n"));
+    let Losses { holds, shown } = Losses::measure()?;
+    println!("{holds}\n{}", shown.join("\n"));
     Ok(())
 }
 
-/// A filter of classic BPF whose answer is the number of bytes that are let through: none.
+/// A filter of classic BPF that returns the number of bytes to let through: none.
 fn drop_all() -> [SockFilter; 1] {
     [instruction(libc::BPF_RET | libc::BPF_K, 0, 0, 0)]
 }
 
-/// Lets all through but every second SYN, by chance.
+/// Lets everything through but half of the SYNs, chosen at random.
 fn drop_half_of_all_syns() -> [SockFilter; 6] {
     const FLAGS: u32 = 13; // where they stand in a TCP header
     const SYN: u32 = 2;
-    #[allow(clippy::cast_sign_loss)] // a place before the packet's beginning is what means something else
+    #[allow(clippy::cast_sign_loss)] // an offset before the packet stands for something else
     const RANDOM: u32 = (libc::SKF_AD_OFF + libc::SKF_AD_RANDOM) as u32;
     [
         instruction(libc::BPF_LD | libc::BPF_B | libc::BPF_ABS, 0, 0, FLAGS),
-        instruction(libc::BPF_JMP | libc::BPF_JSET | libc::BPF_K, 0, 2, SYN), // no SYN: two further
+        instruction(libc::BPF_JMP | libc::BPF_JSET | libc::BPF_K, 0, 2, SYN), // no SYN: skip 2
         instruction(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, 0, 0, RANDOM),
-        instruction(libc::BPF_JMP | libc::BPF_JSET | libc::BPF_K, 1, 0, 1), // odd: one further
+        instruction(libc::BPF_JMP | libc::BPF_JSET | libc::BPF_K, 1, 0, 1), // odd: skip 1
         instruction(libc::BPF_RET | libc::BPF_K, 0, 0, u32::MAX),
         instruction(libc::BPF_RET | libc::BPF_K, 0, 0, 0),
     ]

@@ -9,7 +9,7 @@ import (
 	"time"
 )
 
-// result is what Read or Write came to, without the addresses that an error names.
+// result is what Read or Write returned, without the addresses that an error names.
 func result(n int, err error) string {
 	if errors.Is(err, os.ErrDeadlineExceeded) {
 		err = os.ErrDeadlineExceeded
@@ -17,7 +17,7 @@ func result(n int, err error) string {
 	return fmt.Sprintf("n=%d err=%v", n, err)
 }
 
-// readDeadline: a deadline that has passed fails every Read, also when bytes are there, until it is set anew.
+// readDeadline: a deadline that has passed fails every Read, even with bytes there, until it is set again.
 func readDeadline() {
 	client, server := pair()
 	buf := make([]byte, 10)
@@ -31,14 +31,15 @@ func readDeadline() {
 	say("Read, deadline reset", result(server.Read(buf)))
 }
 
-// writeDeadline: a Write that runs out of time has sent a part, and says how much. The deadline fails every Write after it.
+// writeDeadline: a Write that runs into its deadline has sent a part, and returns how much. The deadline
+// fails every later Write.
 func writeDeadline() {
 	client, server := pair()
 	data := make([]byte, 256<<20)
 	check(client.SetWriteDeadline(time.Now().Add(200 * time.Millisecond)))
 	n, err := client.Write(data)
 	say("bytes that Write is given", len(data))
-	say("Write, nobody reads", result(n, err))
+	say("Write, the peer does not read", result(n, err))
 	read, err := io.CopyN(io.Discard, server, int64(n))
 	check(err)
 	say("the peer reads", read)

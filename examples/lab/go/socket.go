@@ -10,7 +10,7 @@ import (
 	"time"
 )
 
-// open keeps all connections: one that nobody refers to any more is closed by the garbage collector.
+// open keeps all connections: the garbage collector closes one without references.
 var open []net.Conn
 
 // pair returns both ends of a connection.

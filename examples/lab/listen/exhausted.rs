@@ -1,17 +1,15 @@
-//! Three servers that have run out of descriptors, for C26: each a process of its own that lets in whom it can and greets him.
+//! Three servers without free descriptors, for C26. Each is a process that accepts clients as long
+//! as it can, and greets them.
 
-use std::io::{self, Read, Write};
-use std::net::{TcpListener, TcpStream};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::thread;
 
-use glassloop::codec::Line;
-use glassloop::{Config, Context, Handler, Origin, Reactor, Turn, Verdict};
+use glassloop::{Config, Reactor, Turn};
 use rustix::event::{PollFd, PollFlags};
 use socket2::SockRef;
 
+use super::super::lines::Lines;
 use super::super::parts::Part;
-use super::super::tools::{PATIENCE, listen, name_of};
+use super::super::prelude::*;
 
 pub(super) const PARTS: &[(&str, Part)] = &[
     ("accept-or-break", accept_or_break),
@@ -27,7 +25,7 @@ const HELLO: &[u8] = b"hello\n";
 /// The lesson's server.
 fn accept_or_break(_: &[String]) -> io::Result<()> {
     let listener = listen_with_few_descriptors()?;
-    SockRef::from(&listener).set_read_timeout(Some(PATIENCE))?; // should nobody come, the experiment is not to stand still
+    SockRef::from(&listener).set_read_timeout(Some(PATIENCE))?; // without a client it must end, too
     for count in 0.. {
         match listener.accept() {
             Ok((stream, _)) => drop(thread::spawn(move || handle(stream))),
@@ -48,13 +46,14 @@ fn handle(mut stream: TcpStream) -> io::Result<()> {
 
 static FAILED: AtomicU64 = AtomicU64::new(0);
 
-/// A level-triggered loop that takes a failed accept for nothing.
+/// A level-triggered loop that ignores a failed accept.
 fn accept_or_spin(_: &[String]) -> io::Result<()> {
     let (listener, mut clients) = (listen_with_few_descriptors()?, Vec::new());
     listener.set_nonblocking(true)?;
-    tell_failures();
+    print_failures();
     loop {
-        rustix::event::poll(&mut [PollFd::new(&listener, PollFlags::IN)], None)?; // does not wait: somebody is still there
+        // Does not wait: a connection is still in the queue.
+        rustix::event::poll(&mut [PollFd::new(&listener, PollFlags::IN)], None)?;
         match listener.accept() {
             Ok((mut stream, _)) => {
                 stream.write_all(HELLO)?;
@@ -65,45 +64,26 @@ fn accept_or_spin(_: &[String]) -> io::Result<()> {
     }
 }
 
-/// The reactor, told that it may have as many connections as it likes.
+/// The reactor, with a limit of connections that it does not reach.
 fn accept_or_rest(_: &[String]) -> io::Result<()> {
     let config = Config {
         max_connections: Some(1000),
         ..Config::default()
     };
-    let mut reactor = Reactor::new(Greeter, config).map_err(io::Error::other)?;
-    reactor
-        .listen_on(listen_with_few_descriptors()?)
-        .map_err(io::Error::other)?;
-    tell_failures();
-    while reactor.turn(None).map_err(io::Error::other)? == Turn::Running {
+    let service = Lines {
+        on_open: |_, cx| cx.send(&b"hello"[..]),
+        ..Lines::new(())
+    };
+    let mut reactor = Reactor::new(service, config)?;
+    reactor.listen_on(listen_with_few_descriptors()?)?;
+    print_failures();
+    while reactor.turn(None)? == Turn::Running {
         FAILED.store(reactor.counters().accept_errors, Ordering::Relaxed);
     }
     Ok(())
 }
 
-struct Greeter;
-
-impl Handler for Greeter {
-    type Codec = Line;
-    type State = ();
-    type Mail = ();
-
-    fn connection(&mut self, _: &Origin) -> (Line, ()) {
-        (Line::default(), ())
-    }
-
-    fn open(&mut self, cx: &mut Context<'_, Self>) -> Verdict {
-        cx.send(&b"hello"[..]);
-        Verdict::Continue
-    }
-
-    fn frame(&mut self, _: &[u8], _: &mut Context<'_, Self>) -> Verdict {
-        Verdict::Continue
-    }
-}
-
-/// Says where it listens.
+/// Prints where it listens.
 fn listen_with_few_descriptors() -> io::Result<TcpListener> {
     rlimit::Resource::NOFILE.set(DESCRIPTORS, DESCRIPTORS)?;
     let listener = listen()?;
@@ -111,8 +91,8 @@ fn listen_with_few_descriptors() -> io::Result<TcpListener> {
     Ok(listener)
 }
 
-/// Says for each line that comes in how many accepts have failed.
-fn tell_failures() {
+/// Prints for each line of input how many accepts have failed.
+fn print_failures() {
     thread::spawn(|| {
         io::stdin()
             .lines()

@@ -1,29 +1,22 @@
-//! A reactor that is looked at, as a process of its own: it may hang or spin, and is killed afterwards.
+//! A reactor under test, as a process of its own: it may hang or spin, and is killed afterwards.
 
 use std::fs;
-use std::io::{self, BufRead, Write};
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::io::BufRead;
 use std::os::fd::AsRawFd;
 use std::process;
 use std::sync::atomic::Ordering;
-use std::thread;
-use std::time::{Duration, Instant};
 
-use bytes::BytesMut;
-use glassloop::Codec;
-use glassloop::submit::{ClientCodec, Id, Kind, Request};
-use socket2::{Domain, Socket, Type};
-
-use super::{Setting, Version, Wrong};
+use super::{Setting, Wrong};
 use crate::linux::parts::Player;
-use crate::linux::tools::{PATIENCE, queues, wait_for};
+use crate::linux::prelude::*;
+use crate::linux::service::submit;
 
-/// So often it must be found asleep, one look after the other, to be taken for one that waits.
+/// The loop counts as sleeping if this many looks in a row find it asleep.
 pub(super) const LOOKS: u32 = 10;
 pub(super) const BETWEEN_LOOKS: Duration = Duration::from_millis(5);
-/// So many of anything, while there is nothing to do, are too many.
+/// With nothing to do, a count this high means that the loop spins.
 const TOO_MANY: usize = 1000;
-/// What the kernel is asked for, where buffers are to be small. It doubles the figure.
+/// The requested size of small buffers. The kernel doubles it.
 const BUFFER: usize = 4096;
 /// How many clients find a descriptor, where descriptors are few.
 const DESCRIPTORS: i32 = 4;
@@ -37,9 +30,9 @@ pub(super) struct Subject {
 }
 
 impl Subject {
-    /// Starts the process. It listens; it serves when it is told to.
-    pub(super) fn start(wrong: &Wrong, version: Version) -> io::Result<Self> {
-        let mut player = Player::start(PART, &[wrong.name, version.name()])?;
+    /// Starts the process, with the mistake or with the fix. It listens; it serves after `go`.
+    pub(super) fn start(wrong: &Wrong, version: usize) -> io::Result<Self> {
+        let mut player = Player::start(PART, &[wrong.id, &version.to_string()])?;
         let addr = player.line()?.parse().map_err(io::Error::other)?;
         Ok(Self {
             player,
@@ -61,50 +54,36 @@ impl Subject {
 
     /// A new client.
     pub(super) fn connect(&self) -> io::Result<TcpStream> {
-        let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
-        if self.setting == Setting::SmallBuffers {
-            socket.set_send_buffer_size(BUFFER)?;
-            socket.set_recv_buffer_size(BUFFER)?;
-        }
-        socket.connect(&self.addr.into())?;
-        let stream = TcpStream::from(socket);
-        stream.set_nodelay(true)?;
-        stream.set_read_timeout(Some(PATIENCE))?;
+        let size = self.setting.buffer();
+        let stream = connected(self.addr, size, size)?;
         stream.set_write_timeout(Some(PATIENCE))?;
         Ok(stream)
     }
 
-    /// Bytes of a client's that have come to the reactor's socket, and that it has not read. The end counts as one.
+    /// Bytes of a client that have reached the reactor's socket and are unread. The end counts as
+    /// 1.
     pub(super) fn unread(&self, client: &TcpStream) -> io::Result<usize> {
         Ok(queues(self.addr, Some(client.local_addr()?))?.received)
     }
 
     /// Waits until all that a client has sent is there.
     pub(super) fn await_unread(&self, client: &TcpStream, bytes: usize) -> io::Result<()> {
-        let there = wait_for(|| self.unread(client).is_ok_and(|unread| unread == bytes));
-        if there {
-            Ok(())
-        } else {
-            Err(io::Error::other("what the client has sent does not arrive"))
-        }
+        await_that("what the client has sent does not arrive", || {
+            self.unread(client).is_ok_and(|unread| unread == bytes)
+        })
     }
 
-    /// Waits until the loop sleeps, found so by one look after the other.
+    /// Waits until the loop sleeps in several looks, one after the other.
     ///
-    /// A thread that is woken is not asleep from that moment on, also where it has to wait for a processor. So one that is found asleep
+    /// A woken thread is not asleep, even while it waits for a CPU. So a loop that is found asleep
     /// has nothing to do, however busy the machine is.
     pub(super) fn sleeps(&self) -> io::Result<()> {
         let mut looks = 0;
-        let sleeps = wait_for(|| {
+        await_that("the loop does not come to rest", || {
             thread::sleep(BETWEEN_LOOKS);
             looks = if self.is_asleep() { looks + 1 } else { 0 };
             looks == LOOKS
-        });
-        if sleeps {
-            Ok(())
-        } else {
-            Err(io::Error::other("the loop does not come to rest"))
-        }
+        })
     }
 
     /// Whether the loop's thread, the process's first, waits for something (proc(5)).
@@ -115,17 +94,19 @@ impl Subject {
             .is_some_and(|(_, rest)| rest.trim_start().starts_with('S'))
     }
 
-    /// With nothing to be done: does it count on and on? Says how far and how long, or None, if it sleeps.
-    pub(super) fn spins(&mut self) -> io::Result<Option<(usize, Duration)>> {
+    /// With nothing to do, whether its count still rises: how far and how fast; `None` if it
+    /// sleeps.
+    pub(super) fn spins(&mut self, what: &str) -> io::Result<Option<String>> {
         let (begun, first) = (Instant::now(), self.count()?);
         let mut looks = 0;
         while looks < LOOKS {
             let counted = self.count()? - first;
             if counted >= TOO_MANY {
-                return Ok(Some((counted, begun.elapsed())));
+                let (count, took) = (thousands(counted), millis(begun.elapsed()));
+                return Ok(Some(format!("{count} {what} in {took:.0} ms")));
             }
             if begun.elapsed() > PATIENCE {
-                return Err(io::Error::other("it neither sleeps nor spins"));
+                return Err(fail("it neither sleeps nor spins"));
             }
             thread::sleep(BETWEEN_LOOKS);
             looks = if self.is_asleep() { looks + 1 } else { 0 };
@@ -134,75 +115,63 @@ impl Subject {
     }
 }
 
-/// Waits until what a client and the reactor have sent each other has arrived.
-///
-/// It looks into the table of all the machine's sockets, which may be long: for the end of an experiment, not for a loop.
-pub(super) fn nothing_is_under_way(client: &TcpStream) -> io::Result<()> {
-    let (there, here) = (client.peer_addr()?, client.local_addr()?);
-    let sending = |from, to| queues(from, Some(to)).map_or(0, |queues| queues.sending);
-    let arrived = wait_for(|| sending(here, there) == 0 && sending(there, here) == 0);
-    if arrived {
-        Ok(())
-    } else {
-        Err(io::Error::other("what was sent does not arrive"))
+impl Setting {
+    fn buffer(self) -> usize {
+        if self == Self::SmallBuffers {
+            BUFFER
+        } else {
+            0
+        }
     }
 }
 
-/// Bytes that have come to a client, and that it has not read.
+/// Waits until everything that a client and the reactor have sent each other has arrived.
+///
+/// It reads the table of all sockets of the machine, which may be long: do not call it in a loop.
+pub(super) fn nothing_is_in_flight(client: &TcpStream) -> io::Result<()> {
+    let (there, here) = (client.peer_addr()?, client.local_addr()?);
+    let sending = |from, to| queues(from, Some(to)).map_or(0, |queues| queues.sending);
+    await_that("what was sent does not arrive", || {
+        sending(here, there) == 0 && sending(there, here) == 0
+    })
+}
+
+/// Bytes that have come to a client and are unread.
 pub(super) fn unread_by(client: &TcpStream) -> io::Result<usize> {
     Ok(rustix::io::ioctl_fionread(client)? as usize)
 }
 
-/// So many submits as a client sends them, 13 bytes each.
+/// This many submits of 13 bytes each.
 pub(super) fn submits(count: usize) -> Vec<u8> {
-    let mut bytes = BytesMut::new();
-    for number in 1..=count {
-        let request = Request {
-            kind: Kind::Submit,
-            id: Id::nth(number as u64),
-            payload: b"",
-        };
-        ClientCodec::default()
-            .encode(request, &mut bytes)
-            .expect("a request without payload always fits");
-    }
-    bytes.to_vec()
+    (1..=count as u64).flat_map(|n| submit(n, b"")).collect()
 }
 
-/// The part: is a reactor, prints its address, serves when it is told to, and says what it has counted as often as it is asked. It ends with its input.
+/// The part: is a reactor, prints its address, serves after the first line of input, and prints its
+/// count for each further line. It ends with its input.
 pub(super) fn play(args: &[String]) -> io::Result<()> {
-    let [name, version] = args else {
-        return Err(io::Error::other("which one?"));
+    let [id, version] = args else {
+        return Err(fail("which reactor, and which version?"));
     };
-    let wrong = super::find(name).map_err(io::Error::other)?;
-    let version = Version::named(version).ok_or_else(|| io::Error::other("wrong or right?"))?;
-    let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
-    if wrong.setting == Setting::SmallBuffers {
-        socket.set_send_buffer_size(BUFFER)?; // those whom it accepts inherit it
-    }
-    socket.bind(&SocketAddr::from((Ipv4Addr::LOCALHOST, 0)).into())?;
-    socket.listen(16)?;
-    let listener = TcpListener::from(socket);
+    let wrong = super::find(id).map_err(io::Error::other)?;
+    let serve = wrong.serve[usize::from(version == "1")];
+    let (listener, addr) = listening(wrong.setting.buffer(), 0)?;
     listener.set_nonblocking(true)?;
-    println!("{}", listener.local_addr()?);
+    println!("{addr}");
     io::stdin().lock().read_line(&mut String::new())?;
     if wrong.setting == Setting::FewDescriptors {
         // Those below are taken, and epoll takes one more.
-        let most =
-            u64::try_from(listener.as_raw_fd() + 2 + DESCRIPTORS).map_err(io::Error::other)?;
+        let most = listener.as_raw_fd() + 2 + DESCRIPTORS;
+        let most = u64::try_from(most).map_err(io::Error::other)?;
         rlimit::Resource::NOFILE.set(most, most)?;
     }
     thread::spawn(move || {
         for _ in io::stdin().lock().lines() {
-            let _ = writeln!(
-                io::stdout(),
-                "{}",
-                wrong
-                    .counter
-                    .map_or(0, |counter| counter.load(Ordering::Relaxed))
-            );
+            let count = wrong
+                .counter
+                .map_or(0, |counter| counter.load(Ordering::Relaxed));
+            let _ = writeln!(io::stdout(), "{count}");
         }
         process::exit(0);
     });
-    wrong.serve[version as usize](listener)
+    serve(listener)
 }

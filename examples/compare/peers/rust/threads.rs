@@ -1,6 +1,7 @@
-//! Blocking calls of the standard library, and a thread for each connection.
+//! Blocking calls of the standard library, with a thread for each connection.
 //!
-//! Idiomatic: buffered on both sides; acks leave when the reader holds no further whole request, which is just before the thread may sleep.
+//! Idiomatic: both directions are buffered. Acks are flushed when the reader holds no further whole
+//! request, which is just before the thread may block.
 
 use std::io::{self, BufRead, BufReader, BufWriter, Read, Write};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
@@ -8,14 +9,14 @@ use std::thread;
 
 use super::wire::{MAX_FRAME, ack_of, length_of, whole};
 
-/// A thread that serves needs little.
+/// Stack of a serving thread, in bytes.
 const STACK: usize = 64 * 1024;
 
 pub(super) fn serve(port: u16) -> io::Result<()> {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, port))?;
     for stream in listener.incoming() {
         let stream = stream?;
-        // One that cannot be served is closed, and sees it.
+        // If no thread can be started, the connection is closed.
         let _ = thread::Builder::new()
             .stack_size(STACK)
             .spawn(move || serve_one(&stream));
@@ -29,7 +30,7 @@ fn serve_one(stream: &TcpStream) -> io::Result<()> {
     let mut writer = BufWriter::with_capacity(MAX_FRAME / 4, stream);
     let mut long = Vec::new();
     loop {
-        // Whole requests are read where they lie.
+        // Whole requests are read in the buffer, without a copy.
         if let Some(frame) = whole(reader.buffer())? {
             let length = frame.len();
             writer.write_all(&ack_of(frame)?)?;
@@ -43,7 +44,7 @@ fn serve_one(stream: &TcpStream) -> io::Result<()> {
             }
             continue;
         }
-        // One that lies across the end of the buffer is put together.
+        // A request that is only partly in the buffer is copied into one piece.
         let mut header = [0; 4];
         reader.read_exact(&mut header)?;
         let length = length_of(&header)?.unwrap_or(0);

@@ -1,7 +1,8 @@
-//! tokio on one thread, a task for each connection, framed by tokio-util.
+//! tokio on one thread, with a task for each connection, framed by tokio-util.
 //!
-//! Idiomatic: `Framed` with `LengthDelimitedCodec`, the way most programs on tokio speak such a protocol; but acks are fed, and flushed when
-//! no further whole request is there. (`send` for each ack, as many write, would be a system call for each.)
+//! Idiomatic: `Framed` with `LengthDelimitedCodec`, as most programs on tokio speak such a
+//! protocol. Acks are fed, and flushed when the buffer holds no further whole request. (Many
+//! programs call `send` for each ack, which would be a system call each.)
 
 use std::io;
 use std::net::Ipv4Addr;
@@ -28,7 +29,7 @@ pub(super) fn serve(port: u16) -> io::Result<()> {
 
 async fn serve_one(stream: TcpStream) -> io::Result<()> {
     stream.set_nodelay(true)?;
-    // Lengths count themselves here.
+    // In this protocol the length includes its own four bytes.
     let codec = LengthDelimitedCodec::builder()
         .length_adjustment(-4)
         .max_frame_length(MAX_FRAME)
@@ -38,7 +39,8 @@ async fn serve_one(stream: TcpStream) -> io::Result<()> {
         let ack = match packet.and_then(|packet| ack_of_packet(&packet)) {
             Ok(ack) => ack,
             Err(error) => {
-                let _ = SinkExt::<Bytes>::flush(&mut framed).await; // the acks before it
+                // Sends the acks of the requests before the invalid one.
+                let _ = SinkExt::<Bytes>::flush(&mut framed).await;
                 return Err(error);
             }
         };

@@ -1,6 +1,7 @@
-//! tokio on one thread, a task for each connection, read and written by hand.
+//! tokio on one thread, with a task for each connection, reading and writing by hand.
 //!
-//! Idiomatic: `read_buf` into a buffer of the task's own, as tokio's tutorial frames; all acks of one read in one `write_all`.
+//! Idiomatic: `read_buf` into the task's own buffer, as in the framing chapter of tokio's tutorial;
+//! one `write_all` for all acks of a read.
 
 use std::io;
 use std::net::Ipv4Addr;
@@ -10,7 +11,7 @@ use tokio::net::{TcpListener, TcpStream};
 
 use super::wire::{MAX_FRAME, answer};
 
-/// What a task begins with; a read that fills it doubles it.
+/// Initial buffer of a task, in bytes. A read that fills the buffer doubles it.
 const BUFFER: usize = MAX_FRAME / 4;
 
 pub(super) fn serve(port: u16) -> io::Result<()> {

@@ -1,4 +1,4 @@
-//! The protocol, as the Rust peers read and write it.
+//! The protocol code that the Rust peers share.
 
 use std::io::{self, ErrorKind};
 
@@ -6,7 +6,8 @@ pub(super) const HEADER: usize = 13;
 pub(super) const ACK: usize = 14;
 pub(super) const MAX_FRAME: usize = 64 * 1024;
 
-/// How long the frame is that begins here, if that is known yet.
+/// Returns the length of the frame at the start of `bytes`, or `None` if fewer than four bytes have
+/// arrived. Fails if no frame has this length.
 #[inline]
 pub(super) fn length_of(bytes: &[u8]) -> io::Result<Option<usize>> {
     let Some(length) = bytes.first_chunk() else {
@@ -16,27 +17,27 @@ pub(super) fn length_of(bytes: &[u8]) -> io::Result<Option<usize>> {
     if (HEADER..=MAX_FRAME).contains(&length) {
         Ok(Some(length))
     } else {
-        Err(bad("no frame is so long"))
+        Err(invalid("frame length out of range"))
     }
 }
 
-/// The first frame, if it is here as a whole.
+/// Returns the first frame, if all of it has arrived.
 #[inline]
 pub(super) fn whole(bytes: &[u8]) -> io::Result<Option<&[u8]>> {
     Ok(length_of(bytes)?.and_then(|length| bytes.get(..length)))
 }
 
-/// The ack of a frame.
+/// Returns the ack of a frame.
 #[inline]
 pub(super) fn ack_of(frame: &[u8]) -> io::Result<[u8; ACK]> {
     ack_of_packet(&frame[4..])
 }
 
-/// The ack of a frame without its length.
+/// Returns the ack of a frame, which is given without its length field.
 #[inline]
 pub(super) fn ack_of_packet(packet: &[u8]) -> io::Result<[u8; ACK]> {
     let Some([command @ (0x01 | 0x02), id @ ..]) = packet.first_chunk::<9>() else {
-        return Err(bad("no conn and no submit"));
+        return Err(invalid("neither a conn nor a submit"));
     };
     let mut ack = [0; ACK];
     ack[3] = ACK as u8;
@@ -45,7 +46,8 @@ pub(super) fn ack_of_packet(packet: &[u8]) -> io::Result<[u8; ACK]> {
     Ok(ack)
 }
 
-/// Appends the acks of all frames that are here as a whole. Returns how many bytes those have, and whether what follows may be one.
+/// Appends the acks of all whole frames. Returns the length of those frames in bytes, and an error
+/// if the bytes after them are not a frame.
 #[inline]
 pub(super) fn answer(bytes: &[u8], acks: &mut Vec<u8>) -> (usize, io::Result<()>) {
     let mut done = 0;
@@ -62,6 +64,6 @@ pub(super) fn answer(bytes: &[u8], acks: &mut Vec<u8>) -> (usize, io::Result<()>
     }
 }
 
-fn bad(what: &'static str) -> io::Error {
+fn invalid(what: &'static str) -> io::Error {
     io::Error::new(ErrorKind::InvalidData, what)
 }
