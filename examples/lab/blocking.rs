@@ -177,10 +177,8 @@ fn c13(_: Lab) -> io::Result<Outcome> {
     let (_, epoll_calls, epoll) = idle(Model::EpollLt)?;
     // Not a whole CPU: other processes may need it too. A tenth is enough.
     let holds = busy_reads > 1_000 && epoll_calls < 10 && busy > 20 * epoll;
-    let [busy, epoll] = [busy, epoll].map(|time| {
-        let share = 100.0 * time.as_secs_f64() / SILENCE.as_secs_f64();
-        format!("{:.2} ms ({share:.1} % of a CPU)", millis(time))
-    });
+    let share = |time: Duration| 100.0 * time.as_secs_f64() / SILENCE.as_secs_f64();
+    let [busy, epoll] = [busy, epoll].map(|time| (time, share(time)));
     let silence = SILENCE;
     let values = values![silence, busy_reads, busy_calls, busy, epoll_calls, epoll];
     Verdict::reproduced_if(holds).measured(values)

@@ -171,11 +171,8 @@ fn c39(_: Lab) -> io::Result<Outcome> {
     let flooded = together.both > 0 && together.down >= MUCH && together.up >= MUCH;
     let deadlocked = stuck.written < total && stuck.read == 0 && stuck.held < unbounded.held;
     let holds = flooded && deadlocked && unbounded.read == total && duplex.read == total;
-    let [stuck, unbounded, duplex] = [stuck, unbounded, duplex].map(|echo| {
-        let counts = [echo.written, total, echo.read, echo.held];
-        let [written, total, read, held] = counts.map(thousands);
-        format!("client wrote {written} of {total} bytes, got {read} back; the loop held {held}")
-    });
+    let [stuck, unbounded, duplex] =
+        [stuck, unbounded, duplex].map(|echo| [echo.written, total, echo.read, echo.held]);
     let (down, down_alone) = (together.rate(together.down), one.rate(one.down));
     let (up, up_alone) = (together.rate(together.up), other.rate(other.up));
     let (both, turns) = (together.both, together.turns);

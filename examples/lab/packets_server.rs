@@ -11,7 +11,7 @@ use super::demos::{Demo, Served, decode_frame, decode_packet};
 use super::prelude::*;
 use super::servers::Model;
 use super::servers::child::Server;
-use super::service::{Answers, Client, Loop, Service, hex, quietly, request, service, submit};
+use super::service::{Answers, Client, Loop, Service, quietly, request, service, submit};
 
 pub(crate) const RUNS: Runs = runs! { d10 d12 d13 d14 d15 d16 d17 d18 };
 
@@ -363,21 +363,27 @@ fn d18(_: Lab) -> io::Result<Outcome> {
     ];
     let server = Loop::submit()?;
     let mut honest = Client::connect(server.addr)?;
-    let (mut lines, mut deadly, mut refused, mut others) = (Vec::new(), 0, 0, 0);
+    let (mut theirs, mut ours, mut others) = (Vec::new(), Vec::new(), 0);
     for bytes in HOSTILE {
-        let theirs = fate_of_the_lessons(bytes);
-        let (acks, ours) = server.talk(bytes)?;
-        deadly += usize::from(theirs == "panics");
-        refused += usize::from(acks.is_empty() && ours.starts_with("protocol error by the peer"));
+        theirs.push(fate_of_the_lessons(bytes));
+        let (acks, end) = server.talk(bytes)?;
+        ours.push(if acks.is_empty() {
+            end
+        } else {
+            "it is answered".into()
+        });
         others += usize::from(honest.is_served(1)?);
-        let both = format!("the lesson's {theirs}; the reactor's ends with: {ours}");
-        lines.push((hex(bytes), both));
     }
     let handler = &mut service();
     let shared = &mut Shared::new(Config::default(), Instant::now());
     let mut connection = Connection::unconnected(handler);
     connection.receive(b"\0\x01\0\0", handler, shared); // the longest allowed, without its bytes
     let held = connection.heap();
-    let verdict = Verdict::reproduced_if((deadly, refused, others) == (4, 6, 6) && held <= 64);
-    Ok(Outcome::new(verdict, values![others, held]).with_all(lines))
+    let deadly = theirs.iter().filter(|fate| *fate == "panics").count();
+    let refused = ours
+        .iter()
+        .filter(|end| end.starts_with("protocol error by the peer"))
+        .count();
+    let holds = (deadly, refused, others) == (4, 6, 6) && held <= 64;
+    Verdict::reproduced_if(holds).measured(values![theirs, ours, others, held])
 }

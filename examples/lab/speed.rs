@@ -157,13 +157,7 @@ fn e4(_: Lab) -> io::Result<Outcome> {
     let rates = [measure(Model::Threads)?, measure(Model::Reactor)?];
     let verdict = Verdict::Refined.only_if(rates.iter().all(|[one, many]| *many > 2 * one));
     let [one, many] = [0, 1].map(|load| rates[1][load] as f64 / rates[0][load] as f64);
-    let [threads, reactor] = rates.map(|rates| {
-        let [waiting, ahead] = rates.map(thousands);
-        let gain = rates[1] / rates[0];
-        format!(
-            "{waiting} a second with 1 request in flight, {ahead} with 100: {gain} times as many"
-        )
-    });
+    let [threads, reactor] = rates.map(|[one, many]| [one, many, many / one]);
     let cores = thread::available_parallelism().map_or(1, usize::from);
     let note = if cfg!(debug_assertions) {
         "This build is not optimized; an optimized one gives other ratios."

@@ -44,13 +44,7 @@ fn e5(_: Lab) -> io::Result<Outcome> {
     let four = requests == REQUESTS
         && writes == 2 * REQUESTS
         && (2 * REQUESTS..=2 * REQUESTS + 1).contains(&reads);
-    let shown = |calls: [f64; 5]| {
-        let [reads, writes, waits] =
-            [Call::Read, Call::Write, Call::Wait].map(|call| calls[call as usize]);
-        format!("{reads:.2} reads, {writes:.2} writes and {waits:.2} waits a request")
-    };
-    let threads = shown(calls_of(Model::Threads, 1)?);
-    let reactor = shown(calls_of(Model::Reactor, 1)?);
+    let (threads, reactor) = (calls_of(Model::Threads, 1)?, calls_of(Model::Reactor, 1)?);
     let [reads, writes] = [reads, writes].map(|count| count as f64 / REQUESTS as f64);
     let values = values![reads, writes, share, threads, reactor];
     Verdict::reproduced_if(four && share > 50.0).measured(values)
@@ -125,26 +119,23 @@ fn e6(_: Lab) -> io::Result<Outcome> {
         rest,
     } = starve()?;
     let mut holds = is_eagain(&ack) && (request, bytes) == (293, 4096) && rest == stuck;
-    let mut lines = Vec::new();
+    let mut calls = Vec::new();
     for depth in [1, 10, 100] {
         let direct = demo_calls(Demo::Direct, depth)?;
         let flushing = demo_calls(Demo::Flushing, depth)?;
         let reactor = calls_of(Model::Reactor, depth)?;
-        let calls = reactor[Call::Read as usize] + reactor[Call::Write as usize];
+        let made = reactor[Call::Read as usize] + reactor[Call::Write as usize];
         let waits = reactor[Call::Wait as usize];
         // A loop may spin, and then it waits more often than it is woken.
-        let few = calls < 2.01
+        let few = made < 2.01
             && waits < 5.0
-            && (depth > 1 || calls > 1.99)
-            && (depth < 100 || flushing.max(calls) < 1.0);
+            && (depth > 1 || made > 1.99)
+            && (depth < 100 || flushing.max(made) < 1.0);
         holds &= (direct - 4.0).abs() < 0.01 && flushing < 2.1 && few;
-        let buffered = format!("with buffers, flushed before waiting {flushing:.2}");
-        let ours = format!("the reactor {calls:.2}, and {waits:.2} waits");
-        let line = format!("demo2 {direct:.2}; {buffered}; {ours}");
-        lines.push((format!("calls a request, {depth} at once"), line));
+        calls.push([direct, flushing, made, waits]);
     }
-    let values = values![ack, request, bytes, stuck, rest];
-    Ok(Outcome::new(Verdict::Refined.only_if(holds), values).with_all(lines))
+    let values = values![ack, request, bytes, stuck, rest, calls];
+    Verdict::Refined.only_if(holds).measured(values)
 }
 
 /// Calls a request of one of the lesson's servers.

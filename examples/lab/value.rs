@@ -210,14 +210,18 @@ fn fill(
             .ok_or_else(wrong)?;
         let (name, form) = inner.split_once(':').unwrap_or((inner, ""));
         let unknown = || format!("there is no value {name}");
-        let (name, index) = name.split_once('.').unwrap_or((name, ""));
+        let (name, places) = name.split_once('.').unwrap_or((name, ""));
         let found = values.iter().find(|(other, _)| *other == name);
         let (name, mut value) = found
             .map(|(name, value)| (name, value))
             .ok_or_else(unknown)?;
         named.push(name);
-        if let (Value::List(items), Ok(index)) = (value, index.parse::<usize>()) {
-            value = items.get(index).ok_or_else(unknown)?;
+        for place in places.split_terminator('.') {
+            let Value::List(items) = value else {
+                return Err(unknown());
+            };
+            let place: usize = place.parse().map_err(|_| unknown())?;
+            value = items.get(place).ok_or_else(unknown)?;
         }
         match value {
             Value::Nothing => known = false,

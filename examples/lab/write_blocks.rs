@@ -125,11 +125,9 @@ fn c51(_: Lab) -> io::Result<Outcome> {
         } = drained;
         is_eagain(blocked) && *read > 2 * step && read < full
     });
-    let [fixed, autotuned] = cases.each_ref().map(|(Drained { full, read, .. }, _)| {
-        let share = 100.0 * *read as f64 / *full as f64;
-        let [full, read] = [*full, *read].map(thousands);
-        format!("full with {full} bytes, writable when {read} were read: {share:.0} %")
-    });
+    let [fixed, autotuned] = cases
+        .each_ref()
+        .map(|(Drained { full, read, .. }, _)| [*full, *read, 100 * read / full]);
     let blocked = &cases[0].0.blocked;
     Verdict::Refined
         .only_if(as_known)
