@@ -126,6 +126,18 @@ fn copy_to(dir: &Path) {
 fn copy(from: &Path, to: &Path) {
     if from.is_dir() {
         fs::create_dir_all(to).unwrap();
+        // A file of an earlier run that has moved since must not be built.
+        for entry in fs::read_dir(to).unwrap() {
+            let old = entry.unwrap().path();
+            if !from.join(old.file_name().unwrap()).exists() {
+                let removed = if old.is_dir() {
+                    fs::remove_dir_all(&old)
+                } else {
+                    fs::remove_file(&old)
+                };
+                removed.unwrap();
+            }
+        }
         for entry in fs::read_dir(from).unwrap() {
             let name = entry.unwrap().file_name();
             copy(&from.join(&name), &to.join(&name));
