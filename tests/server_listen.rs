@@ -493,3 +493,15 @@ fn burst_of_connections_fits_in_the_backlog() {
         client.expect(&ack(id(1)));
     }
 }
+
+#[test]
+fn overlapping_addresses_of_one_server_are_named_in_the_error() {
+    let (socket, addr) = util::bound();
+    drop(socket);
+    let one = addr.to_string();
+    let all = format!("0.0.0.0:{}", addr.port());
+    let (code, log) = Process::server(&["--listen", &one, "--listen", &all]).end();
+    assert_eq!(code, Some(1));
+    let expected = format!("cannot listen on {all}: this server listens on {one} already");
+    assert!(log.contains(&expected), "{log}");
+}

@@ -8,11 +8,13 @@ mod process;
 mod util;
 
 use std::fs::File;
-use std::io::Read;
+use std::io::{BufRead, BufReader, Read, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::process::{Child, ChildStderr, Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use process::{Process, example};
 use util::wait_until;
@@ -203,4 +205,54 @@ fn client_exits_with_1_if_stdout_and_stderr_are_unwritable() {
         ),
         Some(1)
     );
+}
+
+/// A stdout that takes no byte: a socket whose buffers are full.
+#[test]
+fn unread_stdout_does_not_keep_the_server_from_stopping() {
+    let (_unread, stdout) = UnixStream::pair().unwrap();
+    stdout.set_nonblocking(true).unwrap();
+    let chunk = [b'x'; 4096];
+    while (&stdout).write(&chunk).is_ok() {}
+    while (&stdout).write(&chunk[..1]).is_ok() {}
+    stdout.set_nonblocking(false).unwrap();
+    let mut command = Command::new(example("server"));
+    command.args(["--listen", &format!("{}:0", util::unique_host())]);
+    let mut server = command
+        .stdout(OwnedFd::from(stdout))
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut stderr = BufReader::new(server.stderr.take().unwrap());
+    let mut line = String::new();
+    stderr.read_line(&mut line).unwrap();
+    assert!(line.contains("room for"), "{line}");
+    let pid = server.id().to_string();
+    let kill = Command::new("kill").args(["-s", "TERM", &pid]).status();
+    assert!(kill.unwrap().success());
+    let code = wait_with_timeout(&mut server);
+    let _ = server.kill();
+    assert_eq!(code, Some(0));
+}
+
+/// The exit code of a process that ends within the timeout.
+fn wait_with_timeout(process: &mut Child) -> Option<i32> {
+    let end = Instant::now() + util::TIMEOUT;
+    loop {
+        match process.try_wait().unwrap() {
+            Some(status) => return status.code(),
+            None if Instant::now() >= end => return None,
+            None => thread::sleep(Duration::from_millis(10)),
+        }
+    }
+}
+
+#[test]
+fn filter_for_the_library_keeps_the_servers_own_lines() {
+    let (server, _) = Process::listening(&["--log", "glassloop=warn"]);
+    server.wait_for_log("room for");
+    server.signal("TERM");
+    let (code, log) = server.end();
+    assert_eq!(code, Some(0));
+    assert!(log.contains("stopped: 0 connections"), "{log}");
 }
