@@ -4,6 +4,7 @@
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
+use std::io;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -61,7 +62,12 @@ pub(crate) struct InvariantChecker {
     pub closed: BTreeMap<ConnectionId, Tracked>,
     pub violations: Vec<String>,
     drain_time: Duration,
+    /// When an accept last failed because no descriptor was free.
+    no_descriptor_at: Option<Duration>,
 }
+
+/// EMFILE and ENFILE.
+const NO_DESCRIPTOR: [i32; 2] = [24, 23];
 
 impl InvariantChecker {
     pub(crate) fn new(config: Config, is_punctual: bool) -> Self {
@@ -73,6 +79,20 @@ impl InvariantChecker {
             closed: BTreeMap::new(),
             violations: Vec::new(),
             drain_time,
+            no_descriptor_at: None,
+        }
+    }
+
+    /// An accept has failed. Without a free descriptor all listeners back off.
+    fn accept_failed(&mut self, now: Duration, error: &io::Error) {
+        let number = error.raw_os_error().unwrap_or_default();
+        if NO_DESCRIPTOR.contains(&number) {
+            let last = self.no_descriptor_at.replace(now);
+            if let Some(last) = last.filter(|last| now < *last + self.config.accept_backoff) {
+                self.violations.push(format!(
+                    "accept failed with {error} at {last:?}, and was retried at {now:?}"
+                ));
+            }
         }
     }
 
@@ -90,6 +110,9 @@ impl InvariantChecker {
     }
 
     pub(crate) fn step(&mut self, now: Duration, step: &Step<'_>) {
+        if let Step::AcceptFailed { error, .. } = step {
+            self.accept_failed(now, error);
+        }
         let (Step::Accepted { id, .. }
         | Step::Dialed { id, .. }
         | Step::Read { id, .. }
