@@ -35,7 +35,7 @@
 //! ```text
 //!  listener ─► accept (≤ 16 a turn) ─► slab slot, registered once ─► Handler::open
 //!  socket ─► fill ─► decode ─► Handler::frame ─► encode ─► flush ─► socket
-//!             │        └───── repeated for every frame read ─────┘  └ one write a batch
+//!             │        └──── repeated for every frame read ────┘  └ one write a batch
 //!             └ into one buffer that all connections share
 //!
 //!  turn:  poll ─► events ─► resume queue ─► posts, commands

@@ -104,8 +104,10 @@ impl Report {
             altered,
         } = self.errors;
         format!(
-            "{{\"seeds\":{},\"connection_hours\":{:.3},\"turns\":{},\"frames\":{},\"faults\":{{{}}},\"lost\":{lost},\"duplicated\":{duplicated},\
-             \"reordered\":{reordered},\"altered\":{altered},\"stuck\":{},\"panics\":{},\"failed\":{},\"trace\":\"{:016x}\",\"speedup\":{:.1}}}",
+            "{{\"seeds\":{},\"connection_hours\":{:.3},\"turns\":{},\"frames\":{},\
+             \"faults\":{{{}}},\"lost\":{lost},\"duplicated\":{duplicated},\
+             \"reordered\":{reordered},\"altered\":{altered},\"stuck\":{},\"panics\":{},\
+             \"failed\":{},\"trace\":\"{:016x}\",\"speedup\":{:.1}}}",
             self.seeds,
             self.connection_hours(),
             self.turns,

@@ -170,7 +170,7 @@ impl<C: Codec, S> Connection<C, S> {
     /// time the loop could have read the frame's bytes, but was busy with other work. This delay
     /// must not count against the peer.
     pub(crate) fn extend_frame_time(&mut self, queued_at: Timestamp, shared: &Shared) {
-        let started_at = shared.clock.without(queued_at, self.inbox.started_at());
+        let started_at = shared.clock.postponed(self.inbox.started_at(), queued_at);
         self.inbox.restart_timer(started_at);
     }
 

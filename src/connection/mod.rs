@@ -87,8 +87,8 @@ pub struct Connection<C, S> {
     user: S,
     /// Deadlines that the handler has set or requested.
     deadlines: Deadlines,
-    /// When bytes last moved, in either direction. For a closing connection: when bytes last
-    /// arrived.
+    /// When bytes last moved, in either direction. In a closing connection it is never earlier than
+    /// the start of the closing state.
     last_activity: Timestamp,
     /// The last time at which the peer took bytes of `out`, or `out` was empty. In a closing
     /// connection it is never earlier than the start of the closing state.

@@ -16,8 +16,8 @@
 //!    `out` is down to [`Config::write_low`](crate::Config::write_low), `after_flush` ends the
 //!    state. Frames in the inbox are handled, then the socket is read. At the end `reschedule`
 //!    calls [`Handler::drained`], if `out` is still at or below the low mark. If the budget is
-//!    spent before that is done, the connection goes on the resume
-//!    queue, because no event will report that work.
+//!    spent before that is done, the connection goes on the resume queue, because no event will
+//!    report that work.
 //! 5. If the peer takes no byte for [`Config::write_timeout`](crate::Config::write_timeout),
 //!    `check_deadlines` in `reactor/deadlines.rs` tries once more to write. If nothing goes, the
 //!    connection closes at once with [`CloseReason::WriteTimeout`].

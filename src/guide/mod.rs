@@ -1,9 +1,9 @@
 //! A guide to event loops. Documentation only, no code.
 //!
 //! It is for programmers of servers in Go or Rust, and shows what a call does that seems to block.
-//! The chapters follow the lessons that this crate answers: Tony Bai's, 《Go语言第一课》, 36 to 38, on
-//! how to build a TCP server and how to make it fast. The lessons show what Go offers. This guide
-//! shows what Go hides, and where each part of that is in this crate.
+//! The chapters follow the lessons that this crate accompanies: Tony Bai's, 《Go语言第一课》, 36 to
+//! 38, on how to build a TCP server and how to make it fast. The lessons show what Go offers. This
+//! guide shows what Go hides, and where each part of that is in this crate.
 //!
 //! | | chapter | what it answers |
 //! |---|---|---|

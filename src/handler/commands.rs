@@ -162,11 +162,15 @@ impl Commands {
         !self.queue.is_empty() && self.held + self.queue.len() * size_of::<Command>() >= high
     }
 
-    /// Shrinks each list to at most `retained` bytes of unused memory. Messages are freed one by
-    /// one.
+    /// Shrinks the lists of commands to at most `retained` bytes of unused memory each. Messages
+    /// are freed one by one.
     pub(crate) fn shrink(&mut self, retained: usize) {
         self.queue.shrink_to(retained / size_of::<Command>());
         self.messages.shrink_to(retained / size_of::<Message>());
+    }
+
+    /// Shrinks the list of outgoing connections in the same way.
+    pub(crate) fn shrink_dials(&mut self, retained: usize) {
         self.dials.shrink_to(retained / size_of::<Dial>());
     }
 

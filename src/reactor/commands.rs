@@ -61,7 +61,7 @@ impl<H: Handler, N: Net> Reactor<H, N> {
             self.start_dial(dial);
         }
         let retained = self.shared.config.retained_capacity;
-        self.shared.commands.shrink(retained);
+        self.shared.commands.shrink_dials(retained);
     }
 
     /// Carries out the commands that callbacks queued for other connections.
@@ -131,18 +131,17 @@ impl<H: Handler, N: Net> Reactor<H, N> {
     /// Puts a connection on the pending-flush list, after a change outside of its own batch. The
     /// turn's flush writes its output and reschedules it.
     pub(super) fn schedule_flush(&mut self, id: ConnectionId) {
-        let Self {
-            slots,
-            pending_flush,
-            buffered,
-            ..
-        } = self;
-        OpenConnections {
-            slots,
-            pending_flush,
-            buffered,
-        }
-        .schedule_flush(id);
+        self.split().2.schedule_flush(id);
+    }
+
+    /// Borrows the handler, what callbacks share, and the open connections at once.
+    fn split(&mut self) -> (&mut H, &mut Shared, OpenConnections<'_, H, N>) {
+        let connections = OpenConnections {
+            slots: &mut self.slots,
+            pending_flush: &mut self.pending_flush,
+            buffered: &mut self.buffered,
+        };
+        (&mut self.handler, &mut self.shared, connections)
     }
 
     /// Runs a callback on an open connection. Returns whether the connection exists and is open.
@@ -151,20 +150,8 @@ impl<H: Handler, N: Net> Reactor<H, N> {
         id: ConnectionId,
         callback: impl FnOnce(&mut H, &mut Context<'_, H>) -> Verdict,
     ) -> bool {
-        let Self {
-            handler,
-            shared,
-            slots,
-            pending_flush,
-            buffered,
-            ..
-        } = self;
-        let was_there = OpenConnections {
-            slots,
-            pending_flush,
-            buffered,
-        }
-        .run(id, shared, |cx| callback(handler, cx));
+        let (handler, shared, mut connections) = self.split();
+        let was_there = connections.run(id, shared, |cx| callback(handler, cx));
         self.enforce_loop_limits();
         was_there
     }
@@ -174,19 +161,7 @@ impl<H: Handler, N: Net> Reactor<H, N> {
         &mut self,
         callback: impl FnOnce(&mut H, &mut LoopContext<'_, H>),
     ) {
-        let Self {
-            handler,
-            shared,
-            slots,
-            pending_flush,
-            buffered,
-            ..
-        } = self;
-        let mut connections = OpenConnections {
-            slots,
-            pending_flush,
-            buffered,
-        };
+        let (handler, shared, mut connections) = self.split();
         let called = catch_panic(|| {
             callback(
                 handler,

@@ -12,8 +12,8 @@
 //! - `pending_flush`: connections that got output, or were closed, outside of their own batch.
 //! - `closed`: connections to remove in `reap`. A slot is never freed inside a batch.
 //!
-//! A *batch* is all frames that one read has completed, handled in one go
-//! (`connection/callbacks.rs`).
+//! A *batch* is the frames that one call of `handle_frames` handles (`connection/callbacks.rs`):
+//! as a rule, all that one read has completed.
 
 mod accept;
 mod commands;
@@ -232,7 +232,7 @@ impl<H: Handler, N: Net> Reactor<H, N> {
 
         self.dispatch(); //        events: accept new connections, serve ready ones
         self.resume(resumable); // resume queue: connections with work left from the last turn
-        self.deliver(); //         commands from callbacks, posts from other threads
+        self.deliver(); //         posts from other threads, commands from callbacks
         self.expire(); //          deadlines and timers
         self.flush(); //           output that was queued outside of a batch
         self.reap(); //            remove closed connections

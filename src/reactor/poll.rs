@@ -55,10 +55,10 @@ impl<H: Handler, N: Net> Reactor<H, N> {
 
     /// Counts what an incomplete poll has reported.
     #[cold]
-    fn note_partial_poll(&mut self, before: u64) {
+    fn note_partial_poll(&mut self, begun: u64) {
         let sources = self.slots.len() + self.listeners.len() + 1; // 1 for the waker
         let mut partial_polls = self.partial_polls.unwrap_or(PartialPolls {
-            since: before,
+            since: begun,
             left: sources,
         });
         partial_polls.left = partial_polls.left.saturating_sub(self.events.len());

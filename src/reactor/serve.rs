@@ -144,12 +144,14 @@ impl<H: Handler, N: Net> Reactor<H, N> {
         self.slots.clear_panic_suspect();
     }
 
-    /// Carries out queued commands early, if they have reached the limit for all connections
-    /// ([`Config::command_high`](crate::Config::command_high)).
+    /// Enforces the limits for all connections together, after each piece of work: carries out
+    /// queued commands early at [`Config::command_high`](crate::Config::command_high), and closes
+    /// the connections that hold most above
+    /// [`Config::buffered_high`](crate::Config::buffered_high).
     ///
-    /// If this waited until later, the next connection would find the queue full and yield too. So
-    /// would every connection after it. The only callback that runs here is [`Handler::drained`];
-    /// commands that it queues wait for the next check.
+    /// If commands waited until later, the next connection would find the queue full and yield too.
+    /// So would every connection after it. The only callback that runs here is
+    /// [`Handler::drained`]; commands that it queues wait for the next check.
     pub(super) fn enforce_loop_limits(&mut self) {
         if self
             .shared

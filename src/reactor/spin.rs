@@ -1,8 +1,8 @@
 //! Busy-polling: when to poll without sleeping.
 //!
 //! ```text
-//!   sleep   poll ── blocks ········ event ── wakes up ─► turn     costs SLEEP_COST
-//!   spin    poll poll poll poll poll poll ► event ► turn          costs the time waited
+//!   sleep   poll ── blocks ········ event ── wakes up ─► turn    costs SLEEP_COST
+//!   spin    poll poll poll poll poll poll ► event ► turn         costs the time waited
 //! ```
 //!
 //! Blocking in the poller and waking up costs a few microseconds of CPU, and adds the same to the

@@ -171,9 +171,9 @@ impl Clock {
         }
     }
 
-    /// Moves `timestamp` forward by the time since `from`, but not beyond now.
-    pub(crate) fn without(&self, from: Timestamp, timestamp: Timestamp) -> Timestamp {
-        let age = self.age(timestamp).saturating_sub(self.age(from));
+    /// Returns `timestamp` moved forward by the time since `since`, but not beyond now.
+    pub(crate) fn postponed(&self, timestamp: Timestamp, since: Timestamp) -> Timestamp {
+        let age = self.age(timestamp).saturating_sub(self.age(since));
         self.timestamp().wrapping_sub(age)
     }
 
